@@ -1,0 +1,74 @@
+// The one error class of the project: what failed, what was expected, what was found, and the next step.
+
+export interface Failure {
+  /** The file, tensor, option or module the failure is about, as the user would name it. */
+  subject?: string;
+  expected?: string;
+  got?: string;
+  /** What to do next, as an instruction. */
+  next?: string;
+  /** Process exit status when the command line ends on it: 2 for wrong input (the default), 1 for a failure at work. */
+  exitCode?: 1 | 2;
+  cause?: unknown;
+}
+
+/**
+ * A failure that a person can act on. `message` says what failed; the other fields are printed below it.
+ * `code` is stable and machine-readable (`safetensors/overlap`, `lora/no-match`, …).
+ */
+export class LowrankError extends Error {
+  override readonly name = "LowrankError";
+  readonly subject?: string;
+  readonly expected?: string;
+  readonly got?: string;
+  readonly next?: string;
+  readonly exitCode: 1 | 2;
+
+  constructor(
+    readonly code: string,
+    message: string,
+    failure: Failure = {},
+  ) {
+    super(message, failure.cause === undefined ? undefined : { cause: failure.cause });
+    this.subject = failure.subject;
+    this.expected = failure.expected;
+    this.got = failure.got;
+    this.next = failure.next;
+    this.exitCode = failure.exitCode ?? 2;
+  }
+
+  /** The whole failure as text, one fact a line. */
+  describe(): string {
+    const lines = [this.subject ? `${this.subject}: ${this.message}` : this.message];
+    if (this.expected) lines.push(`  expected: ${this.expected}`);
+    if (this.got) lines.push(`  found:    ${this.got}`);
+    if (this.next) lines.push(`  next:     ${this.next}`);
+    return lines.join("\n");
+  }
+
+  toJSON(): Record<string, unknown> {
+    const { code, message, subject, expected, got, next } = this;
+    return { error: code, message, subject, expected, got, next };
+  }
+}
+
+/** The entries of `names` nearest to `wanted` by edit distance, for "did you mean" lines. */
+export function nearest(wanted: string, names: Iterable<string>, count = 3): string[] {
+  return [...new Set(names)]
+    .map((name) => ({ name, distance: editDistance(wanted, name) }))
+    .sort((a, b) => a.distance - b.distance || (a.name < b.name ? -1 : 1))
+    .slice(0, count)
+    .map(({ name }) => name);
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

@@ -1,0 +1,19 @@
+// How everything outside runtime/ and cli/ reaches files, so that it runs unchanged in a browser.
+
+/** Access to files by path. Paths use "/" and may be absolute. Reads past the end are errors, never short. */
+export interface Files {
+  /** Size in bytes; rejects with a LowrankError that names the path if it is missing or not a regular file. */
+  size(path: string): Promise<number>;
+  exists(path: string): Promise<boolean>;
+  read(path: string, offset: number, length: number): Promise<Uint8Array>;
+  /** The path with every symbolic link resolved (the Hugging Face cache is made of links). */
+  realPath(path: string): Promise<string>;
+  list(folder: string): Promise<string[]>;
+  /** Writes the whole file: to a temporary name beside it, synced, renamed. A crash leaves the old file or the new one. */
+  write(path: string, chunks: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void>;
+  makeFolder(folder: string): Promise<void>;
+  remove(path: string): Promise<void>;
+}
+
+/** Largest JSON or text side file (config.json, tokenizer.json, index) that is read whole. */
+export const MAX_TEXT_BYTES = 128 * 1024 * 1024;

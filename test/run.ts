@@ -1,0 +1,36 @@
+// Runs every *.test.ts below the folders given (default: test) with Node's own runner, and ends with one countable line.
+import { readdirSync, statSync } from "node:fs";
+import path from "node:path";
+import { run } from "node:test";
+import { spec } from "node:test/reporters";
+
+function testFiles(place: string): string[] {
+  if (statSync(place).isFile()) return [place];
+  return readdirSync(place, { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".test.ts"))
+    .map((name) => path.join(place, name))
+    .sort();
+}
+
+const places = process.argv.slice(2);
+const files = (places.length ? places : ["test"]).flatMap(testFiles).map((file) => path.resolve(file));
+const counts = { passed: 0, failed: 0, skipped: 0 };
+const stream = run({ files, concurrency: 2, timeout: 600_000 });
+const isFile = (name: string) => name.endsWith(".test.ts");
+stream.on("test:pass", (event) => {
+  if (event.skip !== undefined) counts.skipped++;
+  else if (!isFile(event.name) && event.details.type !== "suite") counts.passed++;
+});
+stream.on("test:fail", (event) => {
+  if (event.details.type !== "suite") counts.failed++;
+});
+stream.compose(new spec()).pipe(process.stdout);
+stream.on("end", () =>
+  setImmediate(() => {
+    process.exitCode = counts.failed > 0 || counts.passed === 0 ? 1 : 0;
+    process.on("exit", () => {
+      const skipped = counts.skipped ? `, ${counts.skipped} skipped` : "";
+      console.log(`${counts.passed} passed, ${counts.failed} failed${skipped}`);
+    });
+  }),
+);

@@ -1,0 +1,22 @@
+// errors.ts: a failure prints what a person needs, and "did you mean" finds the near names.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { LowrankError, nearest } from "../../src/errors.ts";
+
+test("describe names the subject, what was expected and found, and the next step", () => {
+  const error = new LowrankError("lora/no-match", "no module matches", {
+    subject: "targetModules: q_prj",
+    expected: "a module path or its end",
+    got: "q_prj",
+    next: "Did you mean q_proj?",
+  });
+  assert.equal(
+    error.describe(),
+    "targetModules: q_prj: no module matches\n  expected: a module path or its end\n  found:    q_prj\n  next:     Did you mean q_proj?",
+  );
+  assert.equal(error.exitCode, 2);
+});
+
+test("nearest sorts by edit distance", () => {
+  assert.deepEqual(nearest("q_prj", ["k_proj", "q_proj", "mlp.down_proj"], 2), ["q_proj", "k_proj"]);
+});
