@@ -1,0 +1,27 @@
+// What training data looks like on its way to the graph: an example of tokens, then a batch of rows.
+
+/** The label of a position that carries no loss (PyTorch's and Transformers' ignore_index). */
+export const IGNORE = -100;
+
+/** One tokenized example. `labels[i]` is the token at position i where it is a target and IGNORE where not (not shifted). */
+export interface Example {
+  ids: Int32Array;
+  labels: Int32Array;
+}
+
+/** A rectangle of tokens. All arrays but the loss ones are row-major [rows, width]. */
+export interface Batch {
+  rows: number;
+  width: number;
+  inputIds: Int32Array;
+  /** Position of each token in its own sequence (restarts at 0 in a packed row). */
+  positionIds: Int32Array;
+  /** 1 where a token may be attended to, 0 for padding. */
+  attentionMask: Int32Array;
+  /** Which sequence of its row a token belongs to: a token attends only within its segment. All 0 unless packed. */
+  segmentIds: Int32Array;
+  /** Flat positions (row * width + t) whose *next* token is a target, ascending: [targets]. */
+  lossRows: Int32Array;
+  /** The target token of each of `lossRows`: [targets]. */
+  lossLabels: Int32Array;
+}

@@ -1,0 +1,26 @@
+// The border between the training loop and the network: a flat parameter vector θ and a function of it.
+import type { Batch } from "../data/types.ts";
+
+/** One tensor inside θ. `key` is its name in the saved file; A and B factors may learn at different rates (LoRA+). */
+export interface ThetaEntry {
+  key: string;
+  offset: number;
+  shape: number[];
+  group: "A" | "B" | "weight";
+}
+
+/** Identifies the random numbers of one forward pass, so that dropout resumes to the same bits. */
+export interface DropoutKey {
+  seed: number;
+  step: number;
+  micro: number;
+}
+
+/** A network seen from the training loop. */
+export interface Objective {
+  readonly entries: readonly ThetaEntry[];
+  /** The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to θ (same length as θ). */
+  lossAndGradient(batch: Batch, theta: Float32Array, divisor: number, key: DropoutKey): Promise<{ loss: number; gradient: Float32Array }>;
+  /** The sum of the token losses of `batch`, without dropout. */
+  loss(batch: Batch, theta: Float32Array): Promise<number>;
+}
