@@ -12,6 +12,9 @@ export interface Files {
   /** Writes the whole file: to a temporary name beside it, synced, renamed. A crash leaves the old file or the new one. */
   write(path: string, chunks: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void>;
   makeFolder(folder: string): Promise<void>;
+  /** Renames a file or a folder in one step and syncs the folder it is in; `to` must not exist if `from` is a folder. */
+  rename(from: string, to: string): Promise<void>;
+  /** Removes a file, or a folder with all that is in it; nothing happens if the path is missing. */
   remove(path: string): Promise<void>;
 }
 
