@@ -20,7 +20,12 @@ export interface DropoutKey {
 export interface Objective {
   readonly entries: readonly ThetaEntry[];
   /** The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to θ (same length as θ). */
-  lossAndGradient(batch: Batch, theta: Float32Array, divisor: number, key: DropoutKey): Promise<{ loss: number; gradient: Float32Array }>;
+  lossAndGradient(
+    batch: Batch,
+    theta: Float32Array,
+    divisor: number,
+    key: DropoutKey,
+  ): Promise<{ loss: number; gradient: Float32Array }>;
   /** The sum of the token losses of `batch`, without dropout. */
   loss(batch: Batch, theta: Float32Array): Promise<number>;
 }
