@@ -1,0 +1,113 @@
+// Rotary position embedding: its config in v4 and v5 keys, and its inverse frequencies, after transformers/modeling_rope_utils.py.
+import { z } from "zod";
+import { LowrankError } from "../errors.ts";
+import { count, MAX_POSITIONS, readJson, shown } from "./schema.ts";
+
+export type RopeConfig =
+  | { type: "default"; theta: number }
+  | { type: "linear"; theta: number; factor: number }
+  | {
+      type: "llama3";
+      theta: number;
+      factor: number;
+      lowFreqFactor: number;
+      highFreqFactor: number;
+      originalMaxPositions: number;
+    };
+
+const DEFAULT_THETA = 10_000;
+const positive = z.number().positive();
+const linearKeys = z.object({ factor: positive });
+const llama3Keys = z.object({
+  factor: positive,
+  low_freq_factor: positive,
+  high_freq_factor: positive,
+  original_max_position_embeddings: count(MAX_POSITIONS).optional(),
+});
+const ropeTypes = ["default", "linear", "llama3"];
+
+/** The keys of config.json that describe RoPE: `rope_theta` and `rope_scaling` (v4), `rope_parameters` (v5). */
+export const ropeKeys = {
+  rope_theta: positive.nullish(),
+  rope_scaling: z.record(z.string(), z.unknown()).nullish(),
+  rope_parameters: z.record(z.string(), z.unknown()).nullish(),
+  partial_rotary_factor: z.number().nullish(),
+  original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
+};
+
+/**
+ * The RoPE config of a config.json in either form. A non-empty `rope_scaling` wins over `rope_parameters`, a theta inside
+ * it over the one beside it, as in Transformers. Rope types other than default, linear and llama3 are refused by name.
+ */
+export function ropeConfig(
+  keys: z.output<z.ZodObject<typeof ropeKeys>> & { max_position_embeddings: number },
+  file: string,
+): RopeConfig {
+  const v4 = keys.rope_scaling && Object.keys(keys.rope_scaling).length > 0;
+  const at = v4 ? "rope_scaling" : "rope_parameters";
+  const inner = (v4 ? keys.rope_scaling : keys.rope_parameters) ?? {};
+  const refuse = (key: string, message: string, expected: string, got: unknown): never => {
+    throw new LowrankError("model/unsupported", message, {
+      subject: `${file}: ${key}`,
+      expected,
+      got: shown(got),
+      next: "Choose another checkpoint; for this one the rotary positions would be wrong.",
+    });
+  };
+
+  const nested = Object.keys(inner).find((key) => key.endsWith("_attention"));
+  if (nested)
+    refuse(`${at}.${nested}`, "rotary positions that differ by layer type are not supported yet", "one set", inner[nested]);
+  const partial = inner["partial_rotary_factor"] ?? keys.partial_rotary_factor ?? 1;
+  if (partial !== 1) refuse("partial_rotary_factor", "rotating a part of each head is not supported yet", "1", partial);
+
+  const type = inner["rope_type"] ?? inner["type"] ?? "default";
+  const outer = keys.rope_theta ?? DEFAULT_THETA;
+  const theta = inner["rope_theta"] == null ? outer : readJson(positive, inner["rope_theta"], file, `${at}.rope_theta`);
+  switch (type) {
+    case "default":
+      return { type: "default", theta };
+    case "linear":
+      return { type: "linear", theta, factor: readJson(linearKeys, inner, file, at).factor };
+    case "llama3": {
+      const { factor, ...rest } = readJson(llama3Keys, inner, file, at);
+      const { low_freq_factor: lowFreqFactor, high_freq_factor: highFreqFactor } = rest;
+      if (highFreqFactor <= lowFreqFactor) {
+        refuse(
+          `${at}.high_freq_factor`,
+          "the frequency band is empty",
+          `more than low_freq_factor ${lowFreqFactor}`,
+          highFreqFactor,
+        );
+      }
+      const originalMaxPositions =
+        keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
+      return { type: "llama3", theta, factor, lowFreqFactor, highFreqFactor, originalMaxPositions };
+    }
+    default:
+      return refuse(`${at}.rope_type`, `the rope type ${shown(type)} is not supported yet`, ropeTypes.join(", "), type);
+  }
+}
+
+/**
+ * The inverse frequencies of a head of `headDim` (even) dimensions: [headDim / 2], radians per position.
+ * Transformers computes them in float32 whatever the model's dtype, and at position 8000 that rounding is visible in the
+ * angle, so every operation is rounded to float32 here in the same order (`scalar / tensor` is reciprocal, then product).
+ */
+export function ropeFrequencies(rope: RopeConfig, headDim: number): Float64Array {
+  const f32 = Math.fround;
+  const base = f32(rope.theta);
+  return Float64Array.from({ length: headDim / 2 }, (_, i) => {
+    const frequency = f32(1 / f32(base ** f32((2 * i) / headDim)));
+    if (rope.type === "default") return frequency;
+    const factor = f32(rope.factor);
+    if (rope.type === "linear") return f32(frequency / factor);
+
+    const { lowFreqFactor: low, highFreqFactor: high, originalMaxPositions: context } = rope;
+    const wavelength = f32(f32(1 / frequency) * f32(2 * Math.PI));
+    if (wavelength > f32(context / low)) return f32(frequency / factor);
+    if (wavelength < f32(context / high)) return frequency;
+    const smooth = f32(f32(f32(f32(1 / wavelength) * context) - f32(low)) / f32(high - low));
+    return f32(f32(f32(f32(1 - smooth) * frequency) / factor) + f32(smooth * frequency));
+  });
+}
