@@ -1,0 +1,53 @@
+// Reverse-mode differentiation, after tinygrad's gradient.py: walk the nodes backwards, one vjp rule at a time.
+import { LowrankError } from "../errors.ts";
+import { type Node, topological, type Value } from "./graph.ts";
+import { add } from "./ops/elementwise.ts";
+import { scalar } from "./ops/leaves.ts";
+import { table } from "./ops/table.ts";
+
+/**
+ * The gradients of the scalar `loss` with respect to each of `wrt`. Only nodes between the two are visited: what lies
+ * below every entry of `wrt`, or is frozen beside it, gets no backward node.
+ */
+export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
+  const nodes = topological([loss]);
+  const active = dependents(nodes, new Set(wrt));
+  if (!active.has(loss.node)) throw unreached("the loss depends on none of the trained tensors", wrt[0]);
+  const arrived = new Map<Value, Value>([[loss, scalar(1, loss)]]);
+  const wanted = new Set(wrt.map((value) => value.node));
+
+  for (const node of nodes.reverse()) {
+    const incoming = node.outputs.map((output) => arrived.get(output));
+    if (!active.has(node) || incoming.every((gradient) => gradient === undefined)) continue;
+    const useful = node.inputs.some((input) => active.has(input.node));
+    if (!useful) continue;
+    const { vjp } = table[node.op];
+    if (!vjp) throw unreached(`the op ${node.op} is declared not differentiable`, node.outputs[0]);
+    vjp(node, incoming).forEach((gradient, i) => {
+      const input = node.inputs[i]!;
+      if (gradient === null || !(active.has(input.node) || wanted.has(input.node))) return;
+      const before = arrived.get(input);
+      arrived.set(input, before ? add(before, gradient) : gradient);
+    });
+  }
+  return wrt.map((value) => {
+    const gradient = arrived.get(value);
+    if (!gradient) throw unreached("no gradient reaches it", value);
+    return gradient;
+  });
+}
+
+/** The nodes whose outputs depend on one of `sources`, the sources' own nodes included. */
+function dependents(nodes: readonly Node[], sources: ReadonlySet<Value>): Set<Node> {
+  const active = new Set<Node>();
+  for (const node of nodes) {
+    if (node.outputs.some((output) => sources.has(output)) || node.inputs.some((input) => active.has(input.node)))
+      active.add(node);
+  }
+  return active;
+}
+
+function unreached(message: string, value: Value | undefined): LowrankError {
+  const { op, attributes } = value?.node ?? { op: "nothing", attributes: {} as Record<string, unknown> };
+  return new LowrankError("graph/gradient", message, { subject: `${op} ${attributes["name"] ?? ""}`.trim(), exitCode: 1 });
+}

@@ -1,0 +1,143 @@
+// The tensor graph: immutable nodes over typed values with symbolic shapes. A pass is a function Graph → Graph.
+import { LowrankError } from "../errors.ts";
+import { type Shape, sameShape, showShape } from "./dims.ts";
+import type { OpName } from "./ops/names.ts";
+import { table } from "./ops/table.ts";
+
+export type ElementType = "float32" | "float64" | "int32" | "int64" | "bool";
+
+export interface Type {
+  readonly dtype: ElementType;
+  readonly shape: Shape;
+}
+
+export type Attribute = number | string | boolean | null | readonly number[] | Shape;
+export type Attributes = Readonly<Record<string, Attribute>>;
+
+/** One output of a node. */
+export interface Value extends Type {
+  readonly node: Node;
+  readonly index: number;
+}
+
+export interface Node {
+  readonly op: OpName;
+  readonly inputs: readonly Value[];
+  readonly attributes: Attributes;
+  readonly outputs: readonly Value[];
+}
+
+/** What is computed: the named outputs. Everything else is what they reach. */
+export interface Graph {
+  readonly outputs: Readonly<Record<string, Value>>;
+}
+
+/** Makes a node of `op`; its rule in the table checks the inputs and infers the outputs. */
+export function apply(op: OpName, inputs: readonly Value[], attributes: Attributes = {}): readonly Value[] {
+  const types = inferTypes(op, inputs, attributes);
+  const outputs: Value[] = [];
+  const node: Node = { op, inputs, attributes, outputs };
+  types.forEach((type, index) => {
+    outputs.push({ ...type, node, index });
+  });
+  return outputs;
+}
+
+/** `apply` for the ops with one output. */
+export const apply1 = (op: OpName, inputs: readonly Value[], attributes?: Attributes): Value => apply(op, inputs, attributes)[0]!;
+
+function inferTypes(op: OpName, inputs: readonly Type[], attributes: Attributes): readonly Type[] {
+  try {
+    return table[op].infer(inputs, attributes);
+  } catch (error) {
+    if (!(error instanceof TypeProblem)) throw error;
+    throw new LowrankError("graph/type", `${error.message}`, {
+      subject: `op ${op}`,
+      got: inputs.map(({ dtype, shape }) => dtype + showShape(shape)).join(", "),
+      next: "This is a fault in a model file or in a graph pass, not in your data; please report it.",
+      exitCode: 1,
+    });
+  }
+}
+
+/** Thrown by a rule's `infer`; `apply` turns it into an error that names the op and its inputs. */
+export class TypeProblem extends Error {}
+
+export function expect(condition: boolean, message: string): asserts condition {
+  if (!condition) throw new TypeProblem(message);
+}
+
+/** Every node that the values reach, inputs before users, in a fixed order. */
+export function topological(values: Iterable<Value>): Node[] {
+  const order: Node[] = [];
+  const seen = new Set<Node>();
+  for (const root of values) {
+    const stack: { node: Node; next: number }[] = seen.has(root.node) ? [] : [{ node: root.node, next: 0 }];
+    seen.add(root.node);
+    while (stack.length) {
+      const top = stack[stack.length - 1]!;
+      const input = top.node.inputs[top.next++];
+      if (input === undefined) {
+        order.push(top.node);
+        stack.pop();
+      } else if (!seen.has(input.node)) {
+        seen.add(input.node);
+        stack.push({ node: input.node, next: 0 });
+      }
+    }
+  }
+  return order;
+}
+
+export const nodesOf = (graph: Graph): Node[] => topological(Object.values(graph.outputs));
+
+/** For each value, the nodes that read it (once per reading input). */
+export function usersOf(nodes: readonly Node[]): Map<Value, Node[]> {
+  const users = new Map<Value, Node[]>();
+  for (const node of nodes) {
+    for (const input of node.inputs) {
+      const list = users.get(input);
+      if (list) list.push(node);
+      else users.set(input, [node]);
+    }
+  }
+  return users;
+}
+
+/**
+ * Rebuilds the graph from the leaves up. For each node `replace` sees the already rebuilt inputs and returns the values
+ * to stand for its outputs, or null to keep the node as it is. The result is checked.
+ */
+export function rewrite(graph: Graph, replace: (node: Node, inputs: readonly Value[]) => readonly Value[] | null): Graph {
+  const values = new Map<Value, Value>();
+  for (const node of nodesOf(graph)) {
+    const inputs = node.inputs.map((input) => values.get(input)!);
+    const unchanged = inputs.every((input, i) => input === node.inputs[i]);
+    const outputs = replace(node, inputs) ?? (unchanged ? node.outputs : apply(node.op, inputs, node.attributes));
+    node.outputs.forEach((output, i) => {
+      values.set(output, outputs[i]!);
+    });
+  }
+  const outputs = Object.fromEntries(Object.entries(graph.outputs).map(([name, value]) => [name, values.get(value)!]));
+  return check({ outputs });
+}
+
+/** Verifies every node against its rule, and that leaf names are unique. Returns the graph. */
+export function check(graph: Graph): Graph {
+  const leaves = new Map<string, Node>();
+  for (const node of nodesOf(graph)) {
+    const types = inferTypes(node.op, node.inputs, node.attributes);
+    const agrees = (type: Type, i: number) =>
+      type.dtype === node.outputs[i]?.dtype && sameShape(type.shape, node.outputs[i].shape);
+    if (types.length !== node.outputs.length || !types.every(agrees)) {
+      throw new LowrankError("graph/check", `the outputs of ${node.op} are not what its rule infers`, { exitCode: 1 });
+    }
+    if (node.op !== "input" && node.op !== "weight") continue;
+    const name = `${node.op} ${node.attributes["name"]}`;
+    if ((leaves.get(name) ?? node) !== node) {
+      throw new LowrankError("graph/check", `two different leaves are called ${name}`, { exitCode: 1 });
+    }
+    leaves.set(name, node);
+  }
+  return graph;
+}

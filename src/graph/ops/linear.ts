@@ -1,0 +1,102 @@
+// Matrix products: named linear layers (what LoRA adapts), GEMM with an accumulator, and batched products.
+import { type Dim, type Shape, sameShape } from "../dims.ts";
+import { apply1, expect, type Type, type Value } from "../graph.ts";
+import type { OpRule } from "../rule.ts";
+import { mul } from "./elementwise.ts";
+import { scalar } from "./leaves.ts";
+import { reduceSum } from "./reduction.ts";
+import { reshape, transpose } from "./shape.ts";
+
+interface Flags {
+  transA?: boolean;
+  transB?: boolean;
+  alpha?: number;
+}
+
+/** x [n, in] · Wᵀ + bias, with W [out, in] as PyTorch stores it. `path` is the module's name, by which LoRA finds it. */
+export const linear = (x: Value, weight: Value, path: string, bias?: Value): Value =>
+  apply1("linear", bias ? [x, weight, bias] : [x, weight], { path });
+
+/** alpha · op(a) · op(b) + c for matrices; c is [m, n]. */
+export const gemm = (a: Value, b: Value, { transA = false, transB = false, alpha = 1 }: Flags = {}, c?: Value): Value =>
+  apply1("gemm", c ? [a, b, c] : [a, b], { transA, transB, alpha });
+
+/** alpha · op(a) · op(b) over the last two axes; the leading axes must be the same. */
+export const matmul = (a: Value, b: Value, { transA = false, transB = false, alpha = 1 }: Flags = {}): Value =>
+  apply1("matmul", [a, b], { transA, transB, alpha });
+
+/** [m, k] of op(x) over the last two axes. */
+const effective = ({ shape }: Type, transposed: boolean): [Dim, Dim] => {
+  const [rows, columns] = shape.slice(-2) as [Dim, Dim];
+  return transposed ? [columns, rows] : [rows, columns];
+};
+
+function product(a: Type, b: Type, { transA, transB }: Flags): Shape {
+  const [m, k] = effective(a, transA!);
+  const [k2, n] = effective(b, transB!);
+  expect(k === k2, `the inner dims ${k} and ${k2} differ`);
+  expect(a.dtype === b.dtype, "the operands differ in dtype");
+  return [...a.shape.slice(0, -2), m, n];
+}
+
+type Product = (a: Value, b: Value, flags: Flags) => Value;
+
+/** Gradients of op(a)·op(b): the four textbook cases, in terms of the same product. */
+function productGradients(times: Product, a: Value, b: Value, d: Value, { transA, transB, alpha }: Flags): [Value, Value] {
+  const da = transA ? times(b, d, { transA: transB, transB: true, alpha }) : times(d, b, { transB: !transB, alpha });
+  const db = transB ? times(d, a, { transA: true, transB: transA, alpha }) : times(a, d, { transA: !transA, alpha });
+  return [da, db];
+}
+
+/** Up to this many columns a factor counts as thin: LoRA's ranks. */
+const THIN = 64;
+
+/** `gemm`, but dᵀ·a with a thin `a` is computed as (aᵀ·d)ᵀ: transposing the thin result is cheaper than transposing d. */
+function thinAwareGemm(a: Value, b: Value, flags: Flags): Value {
+  const columns = b.shape[1];
+  const thin = flags.transA && !flags.transB && typeof columns === "number" && columns <= THIN;
+  return thin ? transpose(gemm(b, a, { transA: true, alpha: flags.alpha }), [1, 0]) : gemm(a, b, flags);
+}
+
+export const linearRules = {
+  linear: {
+    infer: ([x, w, bias]) => {
+      expect(x!.shape.length === 2 && w!.shape.length === 2, "it takes x [n, in] and W [out, in]");
+      expect(!bias || sameShape(bias.shape, [w!.shape[0]!]), "the bias is not [out]");
+      return [{ dtype: x!.dtype, shape: product(x!, w!, { transA: false, transB: true }) }];
+    },
+    vjp: ({ inputs: [x, w, bias] }, [d]) => [
+      gemm(d!, w!),
+      gemm(d!, x!, { transA: true }),
+      ...(bias ? [reshape(reduceSum(d!, [0]), bias.shape)] : []),
+    ],
+    lower: (emit, _, inputs) => [emit.node("Gemm", inputs, { transB: 1 })],
+  },
+  gemm: {
+    infer: ([a, b, c], flags) => {
+      expect(a!.shape.length === 2 && b!.shape.length === 2, "it takes two matrices");
+      const shape = product(a!, b!, flags);
+      expect(!c || sameShape(c.shape, shape), "the accumulator has another shape than the product");
+      return [{ dtype: a!.dtype, shape }];
+    },
+    vjp: ({ inputs: [a, b, c], attributes }, [d]) => [
+      ...productGradients(thinAwareGemm, a!, b!, d!, attributes),
+      ...(c ? [d!] : []),
+    ],
+    lower: (emit, node, inputs) => {
+      const { transA, transB, alpha } = node.attributes;
+      return [emit.node("Gemm", inputs, { transA: Number(transA), transB: Number(transB), alpha })];
+    },
+  },
+  matmul: {
+    infer: ([a, b], flags) => {
+      expect(a!.shape.length >= 2 && sameShape(a!.shape.slice(0, -2), b!.shape.slice(0, -2)), "the leading axes differ");
+      return [{ dtype: a!.dtype, shape: product(a!, b!, flags) }];
+    },
+    vjp: ({ inputs: [a, b], attributes }, [d]) => productGradients(matmul, a!, b!, d!, attributes),
+    lower: (emit, node, inputs) => [emit.matmul(node.outputs[0]!, inputs[0]!, inputs[1]!, node.attributes)],
+  },
+} satisfies Record<string, OpRule>;
+
+/** y · s for a number s; y itself when s is 1. */
+export const scaled = (y: Value, s: number): Value => (s === 1 ? y : mul(y, scalar(s, y)));

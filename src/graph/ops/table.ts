@@ -1,0 +1,24 @@
+// The operator table: one row an op, grouped by file. Every row has a gradient test (test/unit/gradients.test.ts).
+import type { OpRule } from "../rule.ts";
+import { attentionRules } from "./attention.ts";
+import { elementwiseRules } from "./elementwise.ts";
+import { indexingRules } from "./indexing.ts";
+import { leafRules } from "./leaves.ts";
+import { linearRules } from "./linear.ts";
+import { lossRules } from "./loss.ts";
+import type { OpName } from "./names.ts";
+import { normalizationRules } from "./normalization.ts";
+import { reductionRules } from "./reduction.ts";
+import { shapeRules } from "./shape.ts";
+
+export const table: Record<OpName, OpRule> = {
+  ...leafRules,
+  ...elementwiseRules,
+  ...reductionRules,
+  ...shapeRules,
+  ...indexingRules,
+  ...linearRules,
+  ...normalizationRules,
+  ...attentionRules,
+  ...lossRules,
+};

@@ -1,0 +1,267 @@
+// Collects ONNX nodes for the rules of the operator table; names are made here, equal constants are shared.
+import { create } from "@bufbuild/protobuf";
+import { LowrankError } from "../errors.ts";
+import { type Dim, polynomial, type Shape } from "../graph/dims.ts";
+import type { ElementType, Type, Value } from "../graph/graph.ts";
+import {
+  type AttributeProto,
+  AttributeProtoSchema,
+  AttributeProto_AttributeType as Kind,
+  type NodeProto,
+  NodeProtoSchema,
+  type TensorProto,
+  TensorProto_DataLocation,
+  TensorProto_DataType,
+  TensorProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from "./proto/onnx_pb.ts";
+
+/** Where a stored tensor lies; `location` is relative to the folder the session is given. */
+export interface StoredTensor {
+  location: string;
+  offset: number;
+  length: number;
+  dtype: string;
+  shape: readonly number[];
+}
+
+export type LocateWeight = (name: string) => StoredTensor;
+
+type AttributeValue = number | string | boolean | readonly number[];
+
+export const onnxType: Record<string, TensorProto_DataType> = {
+  float32: TensorProto_DataType.FLOAT,
+  float64: TensorProto_DataType.DOUBLE,
+  float16: TensorProto_DataType.FLOAT16,
+  bfloat16: TensorProto_DataType.BFLOAT16,
+  int32: TensorProto_DataType.INT32,
+  int64: TensorProto_DataType.INT64,
+  bool: TensorProto_DataType.BOOL,
+};
+
+export class Emitter {
+  readonly nodes_: NodeProto[] = [];
+  readonly initializers: TensorProto[] = [];
+  readonly inputs: ValueInfoProto[] = [];
+  private readonly shared = new Map<string, string>();
+  private readonly symbols = new Map<string, { input: string; axis: number }>();
+  private count = 0;
+
+  constructor(
+    private readonly locate: LocateWeight,
+    private readonly used: ReadonlySet<Value>,
+  ) {}
+
+  /** Whether anything reads the value; a rule may leave unread outputs out. */
+  isUsed(value: Value): boolean {
+    return this.used.has(value);
+  }
+
+  elementType(dtype: ElementType): number {
+    return onnxType[dtype]!;
+  }
+
+  /** One ONNX node with one output. */
+  node(
+    opType: string,
+    inputs: readonly string[],
+    attributes: Record<string, AttributeValue> = {},
+    options: { domain?: string } = {},
+  ): string {
+    return this.nodes(opType, inputs, 1, attributes, options)[0]!;
+  }
+
+  nodes(
+    opType: string,
+    inputs: readonly string[],
+    outputs: number,
+    attributes: Record<string, AttributeValue> = {},
+    { domain = "" }: { domain?: string } = {},
+  ): string[] {
+    const names = Array.from({ length: outputs }, () => `${opType}_${this.count++}`);
+    const attribute = Object.entries(attributes).map(([name, value]) => attributeProto(name, value));
+    this.nodes_.push(create(NodeProtoSchema, { opType, domain, input: [...inputs], output: names, name: names[0]!, attribute }));
+    return names;
+  }
+
+  private once(key: string, make: () => string): string {
+    const known = this.shared.get(key);
+    if (known !== undefined) return known;
+    const name = make();
+    this.shared.set(key, name);
+    return name;
+  }
+
+  constant(dtype: ElementType, shape: readonly number[], values: readonly number[]): string {
+    return this.once(`constant ${dtype} ${shape} ${values}`, () => {
+      const name = `const_${this.count++}`;
+      const dims = shape.map(BigInt);
+      this.initializers.push(
+        create(TensorProtoSchema, { name, dims, dataType: onnxType[dtype]!, rawData: rawBytes(dtype, values) }),
+      );
+      return name;
+    });
+  }
+
+  input(name: string, { dtype, shape }: Type): string {
+    shape.forEach((dim, axis) => {
+      if (typeof dim === "string" && !/[+*]/.test(dim) && !this.symbols.has(dim)) this.symbols.set(dim, { input: name, axis });
+    });
+    const dim = shape.map((d) => ({
+      value: typeof d === "number" ? { case: "dimValue" as const, value: BigInt(d) } : { case: "dimParam" as const, value: d },
+    }));
+    this.inputs.push(
+      create(ValueInfoProtoSchema, {
+        name,
+        type: { value: { case: "tensorType", value: { elemType: onnxType[dtype]!, shape: { dim } } } },
+      }),
+    );
+    return name;
+  }
+
+  /** A stored tensor, converted to the graph's dtype if it is kept in another; ONNX Runtime folds the conversion when it loads. */
+  weight(name: string, { dtype, shape }: Type): string {
+    return this.once(`weight ${name}`, () => {
+      const stored = this.locate(name);
+      if (stored.shape.length !== shape.length || stored.shape.some((dim, i) => dim !== shape[i])) {
+        throw new LowrankError("checkpoint/shape", "the stored tensor has another shape than config.json says", {
+          subject: name,
+          expected: `[${shape.join(", ")}]`,
+          got: `[${stored.shape.join(", ")}] in ${stored.location}`,
+          next: "config.json and the weights must come from the same model; fetch both again.",
+        });
+      }
+      const entries = { location: stored.location, offset: String(stored.offset), length: String(stored.length) };
+      this.initializers.push(
+        create(TensorProtoSchema, {
+          name,
+          dims: stored.shape.map(BigInt),
+          dataType: onnxType[stored.dtype] ?? unsupported(name, stored.dtype),
+          dataLocation: TensorProto_DataLocation.EXTERNAL,
+          externalData: Object.entries(entries).map(([key, value]) => ({ key, value })),
+        }),
+      );
+      return stored.dtype === dtype ? name : this.node("Cast", [name], { to: onnxType[dtype]! });
+    });
+  }
+
+  /** The run-time value of a dim, int64 [1]. */
+  dim(dim: Dim): string {
+    if (typeof dim === "number") return this.constant("int64", [1], [dim]);
+    return this.once(`dim ${dim}`, () => {
+      const terms = [...polynomial(dim)].map(([monomial, coefficient]) => {
+        const factors = monomial === "" ? [] : monomial.split("*").map((symbol) => this.symbol(symbol));
+        if (coefficient !== 1 || factors.length === 0) factors.push(this.constant("int64", [1], [coefficient]));
+        return factors.reduce((a, b) => this.node("Mul", [a, b]));
+      });
+      return terms.reduce((a, b) => this.node("Add", [a, b]));
+    });
+  }
+
+  private symbol(symbol: string): string {
+    return this.once(`symbol ${symbol}`, () => {
+      const source = this.symbols.get(symbol);
+      if (!source) throw new LowrankError("onnx/symbol", `no input carries the dim ${symbol}`, { exitCode: 1 });
+      return this.node("Shape", [source.input], { start: source.axis, end: source.axis + 1 });
+    });
+  }
+
+  /** A shape as int64 [rank]. */
+  shape(shape: Shape): string {
+    if (shape.every((dim) => typeof dim === "number")) return this.constant("int64", [shape.length], shape as number[]);
+    return this.once(`shape ${shape.join(",")}`, () =>
+      this.concat(
+        shape.map((dim) => this.dim(dim)),
+        0,
+      ),
+    );
+  }
+
+  /** Reshape to `shape`; a single symbolic dim is left to ONNX Runtime to find. */
+  reshape(x: string, shape: Shape): string {
+    const symbolic = shape.filter((dim) => typeof dim !== "number");
+    const target =
+      symbolic.length === 1 && !shape.includes(0)
+        ? this.constant(
+            "int64",
+            [shape.length],
+            shape.map((dim) => (typeof dim === "number" ? dim : -1)),
+          )
+        : this.shape(shape);
+    return this.node("Reshape", [x, target], { allowzero: shape.includes(0) ? 1 : 0 });
+  }
+
+  slice(x: string, axis: number, start: string, end: string): string {
+    return this.node("Slice", [x, start, end, this.constant("int64", [1], [axis])]);
+  }
+
+  concat(parts: readonly string[], axis: number): string {
+    return parts.length === 1 ? parts[0]! : this.node("Concat", parts, { axis });
+  }
+
+  sum(parts: readonly string[]): string {
+    return parts.reduce((a, b) => this.node("Add", [a, b]));
+  }
+
+  /** alpha · op(a) · op(b) over the last two axes; `type` tells dtype and batch rank. */
+  matmul(
+    type: Type,
+    a: string,
+    b: string,
+    { transA = false, transB = false, alpha = 1 }: { transA?: boolean; transB?: boolean; alpha?: number },
+  ): string {
+    if (type.dtype === "float32") {
+      if (!transA && !transB && alpha === 1) return this.node("MatMul", [a, b]);
+      return this.node(
+        "FusedMatMul",
+        [a, b],
+        { transA: Number(transA), transB: Number(transB), alpha },
+        { domain: "com.microsoft" },
+      );
+    }
+    // FusedMatMul has a float kernel only.
+    const swapped = (x: string, yes: boolean) => (yes ? this.node("Transpose", [x], { perm: lastTwoSwapped(type) }) : x);
+    const product = this.node("MatMul", [swapped(a, transA), swapped(b, transB)]);
+    return alpha === 1 ? product : this.node("Mul", [product, this.constant(type.dtype, [], [alpha])]);
+  }
+}
+
+/** Attention folds its group axis, so tensors of rank 5 multiply with rank 4. */
+function lastTwoSwapped({ shape }: Type): number[] {
+  const rank = Math.min(shape.length, 4);
+  const axes = Array.from({ length: rank }, (_, i) => i);
+  return [...axes.slice(0, -2), rank - 1, rank - 2];
+}
+
+function attributeProto(name: string, value: AttributeValue): AttributeProto {
+  const integers = ["axis", "axes", "perm"].includes(name);
+  if (typeof value === "string")
+    return create(AttributeProtoSchema, { name, type: Kind.STRING, s: new TextEncoder().encode(value) });
+  if (typeof value === "object") return create(AttributeProtoSchema, { name, type: Kind.INTS, ints: value.map(BigInt) });
+  if (FLOAT_ATTRIBUTES.has(name) && !integers) return create(AttributeProtoSchema, { name, type: Kind.FLOAT, f: Number(value) });
+  return create(AttributeProtoSchema, { name, type: Kind.INT, i: BigInt(value) });
+}
+
+const FLOAT_ATTRIBUTES = new Set(["alpha", "beta", "epsilon"]);
+
+function rawBytes(dtype: ElementType, values: readonly number[]): Uint8Array<ArrayBuffer> {
+  const arrays: Record<ElementType, () => ArrayBufferView<ArrayBuffer>> = {
+    float32: () => Float32Array.from(values),
+    float64: () => Float64Array.from(values),
+    int32: () => Int32Array.from(values),
+    int64: () => BigInt64Array.from(values, BigInt),
+    bool: () => Uint8Array.from(values),
+  };
+  const array = arrays[dtype]();
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+function unsupported(name: string, dtype: string): never {
+  throw new LowrankError("checkpoint/dtype", "weights of this dtype cannot be computed with", {
+    subject: name,
+    expected: "float32, float16 or bfloat16",
+    got: dtype,
+    next: "Use the checkpoint's float version; quantized checkpoints are not supported yet.",
+  });
+}

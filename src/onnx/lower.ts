@@ -1,0 +1,44 @@
+// Graph → ONNX ModelProto bytes. Weights stay in the checkpoint: external-data entries that point into its files.
+import { create, toBinary } from "@bufbuild/protobuf";
+import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
+import { table } from "../graph/ops/table.ts";
+import { Emitter, type LocateWeight, onnxType } from "./emitter.ts";
+import { ModelProtoSchema, NodeProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
+
+const OPSET = 21n;
+const IR_VERSION = 10n;
+
+/** The graph as an ONNX model; `locate` says where each weight lies. Inputs and outputs keep their names. */
+export function lower(graph: Graph, locate: LocateWeight): Uint8Array {
+  const nodes = nodesOf(graph);
+  const used = new Set<Value>([...Object.values(graph.outputs), ...nodes.flatMap((node) => node.inputs)]);
+  const emit = new Emitter(locate, used);
+  const names = new Map<Value, string>();
+  // Inputs first, so that every dim symbol has a source before a shape asks for it.
+  const order = [...nodes.filter((node) => node.op === "input"), ...nodes.filter((node) => node.op !== "input")];
+  for (const node of order) {
+    const inputs = node.inputs.map((value) => names.get(value)!);
+    table[node.op].lower(emit, node, inputs).forEach((name, i) => {
+      names.set(node.outputs[i]!, name);
+    });
+  }
+  const outputs = Object.entries(graph.outputs).map(([name, value]) => {
+    emit.nodes_.push(
+      create(NodeProtoSchema, { opType: "Identity", name: `output ${name}`, input: [names.get(value)!], output: [name] }),
+    );
+    return create(ValueInfoProtoSchema, {
+      name,
+      type: { value: { case: "tensorType", value: { elemType: onnxType[value.dtype]! } } },
+    });
+  });
+  const model = create(ModelProtoSchema, {
+    irVersion: IR_VERSION,
+    producerName: "lowrank",
+    opsetImport: [
+      { domain: "", version: OPSET },
+      { domain: "com.microsoft", version: 1n },
+    ],
+    graph: { name: "lowrank", node: emit.nodes_, initializer: emit.initializers, input: emit.inputs, output: outputs },
+  });
+  return toBinary(ModelProtoSchema, model);
+}
