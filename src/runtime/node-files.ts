@@ -1,0 +1,212 @@
+// The Files interface on Node's file system: positioned reads, whole-or-absent writes. Follows rename(2) and fsync(2).
+import { constants as bufferLimits } from "node:buffer";
+import { randomUUID } from "node:crypto";
+import { type FileHandle, mkdir, open, readdir, realpath, rename, rm, rmdir, stat } from "node:fs/promises";
+import path from "node:path";
+import { type Failure, LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+
+/** Names of unfinished files and folders; a killed process leaves at most these behind. */
+const TEMPORARY = /^\.lowrank-[0-9a-f-]{36}\.tmp$/;
+const temporaryBeside = (target: string) => path.join(path.dirname(target), `.lowrank-${randomUUID()}.tmp`);
+
+/** Largest single read(2); Linux transfers at most 2 GiB a call. */
+const MAX_READ_CALL = 1 << 30;
+
+const REASONS: Record<string, { code: string; message: string; next?: string; exitCode?: 1 | 2 }> = {
+  ENOENT: { code: "file/missing", message: "no such file or folder", next: "Check the path." },
+  ENOTDIR: { code: "file/not-folder", message: "part of the path is not a folder", next: "Check the path." },
+  EISDIR: { code: "file/not-regular", message: "is a folder, not a file", next: "Give the path of a file." },
+  EACCES: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
+  EPERM: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
+  EROFS: { code: "file/read-only", message: "the file system is read-only", next: "Choose another folder." },
+  ELOOP: { code: "file/link-loop", message: "too many symbolic links", next: "Repair the links." },
+  ENAMETOOLONG: {
+    code: "file/name-too-long",
+    message: "the name is too long for the file system",
+    next: "Choose a shorter name.",
+  },
+  ENOTEMPTY: { code: "file/not-empty", message: "the folder is not empty", next: "Choose another folder, or empty this one." },
+  EEXIST: { code: "file/exists", message: "exists already", next: "Choose another name, or remove it." },
+  ENOSPC: { code: "file/no-space", message: "no space left on the disk", next: "Free some space, then run again.", exitCode: 1 },
+  EDQUOT: { code: "file/no-space", message: "the disk quota is used up", next: "Free some space, then run again.", exitCode: 1 },
+};
+
+/** Runs `work`; a system error becomes a LowrankError that names `subject`. */
+async function named<T>(subject: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const system = (error as NodeJS.ErrnoException)?.code;
+    if (error instanceof LowrankError || typeof system !== "string") throw error;
+    const reason = REASONS[system] ?? { code: "file/io", message: (error as Error).message, exitCode: 1 };
+    throw new LowrankError(reason.code, reason.message, { subject, next: reason.next, exitCode: reason.exitCode, cause: error });
+  }
+}
+
+const fail = (code: string, message: string, failure: Failure): never => {
+  throw new LowrankError(code, message, failure);
+};
+
+/** Size of a regular file. Asked before `open`, which would wait for ever on a named pipe. */
+async function regularSize(file: string): Promise<number> {
+  const found = await stat(file);
+  if (found.isFile()) return found.size;
+  const got = found.isDirectory() ? "a folder" : "a pipe, socket or device";
+  return fail("file/not-regular", "not a regular file", {
+    subject: file,
+    expected: "a regular file",
+    got,
+    next: "Give the path of a file.",
+  });
+}
+
+async function readRange(file: string, offset: number, length: number): Promise<Uint8Array> {
+  const size = await regularSize(file);
+  const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
+  if (!inside || offset + length > size) {
+    fail("file/past-end", "a read past the end of the file", {
+      subject: file,
+      expected: `at most ${size} bytes`,
+      got: `${length} bytes from offset ${offset}`,
+      next: "The file is shorter than its header or index says; fetch it again.",
+    });
+  }
+  if (length > bufferLimits.MAX_LENGTH) {
+    fail("file/read-too-long", "one read is longer than a buffer can be", {
+      subject: file,
+      expected: `at most ${bufferLimits.MAX_LENGTH} bytes`,
+      got: `${length} bytes`,
+      next: "Read it in parts.",
+    });
+  }
+  const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+  const handle = await open(file, "r");
+  try {
+    let done = 0;
+    while (done < length) {
+      const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, MAX_READ_CALL), offset + done);
+      if (bytesRead === 0) {
+        fail("file/past-end", "the file became shorter while it was read", {
+          subject: file,
+          expected: `${length} bytes from offset ${offset}`,
+          got: `${done} bytes`,
+          next: "Leave the file alone while it is in use.",
+        });
+      }
+      done += bytesRead;
+    }
+  } finally {
+    await handle.close();
+  }
+  return bytes;
+}
+
+/** Makes the names inside `folder` durable. Windows has no such call and needs none. */
+async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+type Chunks = Parameters<Files["write"]>[1];
+
+async function writeChunks(handle: FileHandle, chunks: Chunks): Promise<void> {
+  if (chunks instanceof Uint8Array) return handle.writeFile(chunks);
+  for await (const chunk of chunks) await handle.writeFile(chunk);
+}
+
+async function writeWhole(file: string, chunks: Chunks): Promise<void> {
+  const temporary = temporaryBeside(file);
+  const handle = await open(temporary, "wx");
+  try {
+    try {
+      await writeChunks(handle, chunks);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, file);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+  await syncFolder(path.dirname(file));
+}
+
+async function isTaken(folder: string): Promise<boolean> {
+  try {
+    return (await readdir(folder)).length > 0;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw error;
+  }
+}
+
+const refuseTaken = (folder: string) =>
+  fail("file/not-empty", "the folder is not empty", {
+    subject: folder,
+    expected: "a new or an empty folder",
+    next: "Choose another folder, or empty this one.",
+  });
+
+async function writeFolderWhole(target: string, fill: (folder: string) => Promise<void>): Promise<void> {
+  await mkdir(path.dirname(target), { recursive: true });
+  if (await isTaken(target)) refuseTaken(target);
+  const temporary = temporaryBeside(target);
+  await mkdir(temporary);
+  try {
+    await fill(temporary);
+    await syncFolder(temporary);
+    if (await isTaken(target)) refuseTaken(target);
+    await rmdir(target).catch((error) => error.code === "ENOENT" || Promise.reject(error));
+    await rename(temporary, target);
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    throw error;
+  }
+  await syncFolder(path.dirname(target));
+}
+
+/** Node's files. `list` is sorted; `remove` takes a folder with all it holds, and accepts that nothing is there. */
+export const nodeFiles: Files & { writeFolder: typeof writeFolder } = {
+  size: (file) => named(file, () => regularSize(file)),
+  exists: (file) =>
+    named(file, () =>
+      stat(file).then(
+        () => true,
+        (error) => (error.code === "ENOENT" || error.code === "ENOTDIR" ? false : Promise.reject(error)),
+      ),
+    ),
+  read: (file, offset, length) => named(file, () => readRange(file, offset, length)),
+  realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
+  list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
+  write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
+  makeFolder: (folder) => named(folder, async () => void (await mkdir(folder, { recursive: true }))),
+  rename: (from, to) =>
+    named(from, async () => {
+      await rename(from, to);
+      await syncFolder(path.dirname(to));
+    }),
+  remove: (file) => named(file, () => rm(file, { recursive: true, force: true })),
+  writeFolder,
+};
+
+/**
+ * Writes a whole folder or none: `fill` puts its files (by `nodeFiles.write`, which syncs each) into a temporary folder
+ * beside `target`, which is then renamed to it. A `target` that holds anything is refused, before `fill` and after.
+ */
+export async function writeFolder(target: string, fill: (folder: string) => Promise<void>): Promise<void> {
+  await named(target, () => writeFolderWhole(path.resolve(target), fill));
+}
+
+/** Removes the unfinished files and folders that killed processes left in `folder`. Only for the one process that writes there. */
+export async function removeTemporaries(folder: string): Promise<void> {
+  for (const name of await nodeFiles.list(folder)) {
+    if (TEMPORARY.test(name)) await nodeFiles.remove(path.join(folder, name));
+  }
+}
