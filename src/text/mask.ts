@@ -1,0 +1,122 @@
+// Which tokens of a rendered conversation are the assistant's: by {% generation %} marks as in Transformers, else by comparing renderings.
+import { LowrankError } from "../errors.ts";
+import { type ChatMessage, type ChatTemplate, type RenderOptions, renderChat, renderSource, sourceFor } from "./template.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** [start, end) in UTF-16 units of a text. */
+export type Span = [start: number, end: number];
+
+// Unicode non-characters, which no text for interchange holds.
+const OPEN = "\uFDD0";
+const CLOSE = "\uFDD1";
+const MARK = /(?:^[ \t]*)?\{%(-?)\s*(end)?generation\s*(-?)%\}\n?/gm;
+
+/**
+ * The text of a conversation and where the assistant's turns are in it, each with its end-of-turn token.
+ *
+ * A template with {% generation %} marks says so itself. For others, turn i is what rendering messages[0..i] adds to the
+ * rendering of messages[0..i-1] with a generation prompt. White space that follows the end-of-turn token is not part of
+ * the turn, since generation stops before it.
+ * @throws LowrankError `template/unstable` if the rendering of some messages changes when others follow.
+ */
+export function renderWithMask(
+  template: ChatTemplate,
+  messages: readonly ChatMessage[],
+  options: Omit<RenderOptions, "addGenerationPrompt"> = {},
+): { text: string; spans: Span[] } {
+  const text = renderChat(template, messages, options);
+  const source = sourceFor(template, options);
+  const marked = source.replace(
+    MARK,
+    (_, left: string, end: string | undefined, right: string) => `{{${left}'${end ? CLOSE : OPEN}'${right}}}`,
+  );
+  const spans =
+    marked === source ? comparedSpans(template, messages, text, options) : markedSpans(template, marked, messages, text, options);
+  return { text, spans };
+}
+
+function markedSpans(
+  template: ChatTemplate,
+  marked: string,
+  messages: readonly ChatMessage[],
+  text: string,
+  options: RenderOptions,
+): Span[] {
+  const rendered = renderSource(template, marked, messages, options);
+  const spans: Span[] = [];
+  let plain = "";
+  let start = -1;
+  for (const part of rendered.split(/([\uFDD0\uFDD1])/)) {
+    if (part === OPEN && start < 0) start = plain.length;
+    else if (part === CLOSE && start >= 0) {
+      if (plain.length > start) spans.push([start, plain.length]);
+      start = -1;
+    } else plain += part;
+  }
+  if (plain !== text || start >= 0) {
+    throw new LowrankError("template/marks", "the {% generation %} marks cannot be followed", {
+      subject: template.file,
+      expected: "marks in pairs, around text that is output as it is",
+      got: plain !== text ? "another text with the marks than without" : "a mark that is not closed",
+      next: "check the template's {% generation %} … {% endgeneration %} blocks",
+    });
+  }
+  return spans;
+}
+
+function comparedSpans(template: ChatTemplate, messages: readonly ChatMessage[], text: string, options: RenderOptions): Span[] {
+  const spans: Span[] = [];
+  for (const [i, message] of messages.entries()) {
+    if (message.role !== "assistant") continue;
+    const before = renderChat(template, messages.slice(0, i), { ...options, addGenerationPrompt: true });
+    const after = i + 1 === messages.length ? text : renderChat(template, messages.slice(0, i + 1), options);
+    if (!after.startsWith(before)) throw unstable(template, i, "the generation prompt before it is not how its turn begins");
+    if (!text.startsWith(after)) throw unstable(template, i, "its text changes when other messages follow");
+    const turn = after.slice(before.length);
+    const trimmed = turn.trimEnd();
+    // Where only white space follows the content, that white space is what ends the turn.
+    const content = message.content.trimEnd();
+    const end = content !== "" && trimmed.endsWith(content) ? turn.length : trimmed.length;
+    if (end > 0) spans.push([before.length, before.length + end]);
+  }
+  return spans;
+}
+
+const unstable = (template: ChatTemplate, index: number, got: string): LowrankError =>
+  new LowrankError("template/unstable", `the assistant's part cannot be told from the rest at message ${index}`, {
+    subject: template.file,
+    expected: "a template that renders a conversation's beginning the same whatever follows",
+    got,
+    next: "use a template with {% generation %} marks, end each record with its only assistant turn, or train on all tokens",
+  });
+
+/**
+ * Tokens of `text`, and for each whether it is in one of `spans` (ascending, not overlapping).
+ *
+ * The ids are always those of the whole text. Where encoding the pieces between the spans' ends gives the same ids, the
+ * bounds are exact. Otherwise a bound is the number of first ids that the text up to it has in common with the whole, so
+ * a token across a span's start counts as inside, and one across its end as outside.
+ */
+export function encodeSpans(tokenizer: Tokenizer, text: string, spans: readonly Span[]): { ids: Int32Array; inside: Uint8Array } {
+  const encode = (piece: string) => tokenizer.encode(piece, { addSpecialTokens: false });
+  const ids = encode(text);
+  const cuts = spans.flat();
+  const pieces = [...cuts, text.length].map((cut, i) => encode(text.slice(i === 0 ? 0 : cuts[i - 1], cut)));
+  const joined = pieces.flatMap((piece) => [...piece]);
+  let bounds: number[];
+  if (joined.length === ids.length && joined.every((id, i) => id === ids[i])) {
+    let length = 0;
+    bounds = cuts.map((_, i) => (length += pieces[i]!.length));
+  } else {
+    bounds = cuts.map((cut) => commonPrefix(encode(text.slice(0, cut)), ids));
+  }
+  const inside = new Uint8Array(ids.length);
+  for (let i = 0; i < bounds.length; i += 2) inside.fill(1, bounds[i], bounds[i + 1]);
+  return { ids, inside };
+}
+
+function commonPrefix(a: Int32Array, b: Int32Array): number {
+  let n = 0;
+  while (n < a.length && n < b.length && a[n] === b[n]) n++;
+  return n;
+}

@@ -1,0 +1,252 @@
+// Chat templates over @huggingface/jinja, with Transformers' context (utils/chat_template_utils.py) and bounds on what a template can cost.
+import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
+import { LowrankError } from "../errors.ts";
+
+/** Longest template source. The longest in use (tool calling) are near 20 k characters. */
+export const MAX_TEMPLATE_CHARS = 256 * 1024;
+/** Longest run of white space in a template: the package's tag expression is quadratic in it. */
+export const MAX_TEMPLATE_BLANKS = 1024;
+export const MAX_MESSAGES = 2048;
+/** Largest rendered text, and largest value on the way to it, in characters. */
+export const MAX_RENDERED_CHARS = 16 * 1024 * 1024;
+/** What a number, a list entry or a key counts as towards MAX_RENDERED_CHARS, so that lists of nothing are bounded too. */
+const VALUE_CHARS = 64;
+/** Longest list that `range` makes. */
+export const MAX_RANGE = 100_000;
+/** Most evaluations of a node of the template. A conversation of 1,000 turns takes about 100,000. */
+export const MAX_STEPS = 5_000_000;
+/** The longest a rendering may take, for templates whose single steps are slow. Real ones take milliseconds. */
+export const MAX_RENDER_MS = 10_000;
+
+/** A chat template as a checkpoint carries it. */
+export interface ChatTemplate {
+  source: string;
+  /** The template that Transformers uses instead when tools are given. */
+  toolUse?: string;
+  /** Where it comes from, for messages. */
+  file: string;
+  /** Special tokens by the names that templates use: bos_token, eos_token, … */
+  tokens: Record<string, string>;
+}
+
+/** One turn. Other keys (`tool_calls`, `name`, …) reach the template as they are. */
+export interface ChatMessage {
+  role: string;
+  content: string;
+  [key: string]: unknown;
+}
+
+export interface RenderOptions {
+  /** Ends with the header of an assistant turn. Default false. */
+  addGenerationPrompt?: boolean;
+  tools?: readonly unknown[];
+  /** What `strftime_now` tells. Default: the present. */
+  now?: Date;
+}
+
+/**
+ * The text of a conversation.
+ * @throws LowrankError `template/syntax`, `template/refused` (the template's own raise_exception), `template/failed`,
+ * `template/limit`.
+ */
+export function renderChat(template: ChatTemplate, messages: readonly ChatMessage[], options: RenderOptions = {}): string {
+  return renderSource(template, sourceFor(template, options), messages, options);
+}
+
+/** The source that is used for these options: the tool template where there is one and tools are given. */
+export const sourceFor = (template: ChatTemplate, { tools }: RenderOptions): string =>
+  tools !== undefined && template.toolUse !== undefined ? template.toolUse : template.source;
+
+/** `renderChat` with another source in the place of the template's own. */
+export function renderSource(
+  template: ChatTemplate,
+  source: string,
+  messages: readonly ChatMessage[],
+  { addGenerationPrompt = false, tools, now = new Date() }: RenderOptions,
+): string {
+  if (messages.length > MAX_MESSAGES) {
+    throw new LowrankError("template/limit", "the conversation is too long", {
+      subject: template.file,
+      expected: `at most ${MAX_MESSAGES} messages`,
+      got: `${messages.length}`,
+      next: "split it into several records",
+    });
+  }
+  const program = compile(template, source);
+  try {
+    const environment = new Environment();
+    for (const [name, value] of Object.entries(CONSTANTS)) environment.set(name, value);
+    environment.set("range", boundedRange);
+    environment.set("strftime_now", (format: unknown) => strftime(String(format), now));
+    environment.set("raise_exception", (message: unknown) => {
+      throw new LowrankError("template/refused", `the chat template refuses the conversation: ${String(message)}`, {
+        subject: template.file,
+        next: "change the conversation's roles or contents to what the template says",
+      });
+    });
+    for (const [name, token] of Object.entries(template.tokens)) environment.set(name, token);
+    environment.set("messages", messages);
+    environment.set("tools", tools ?? null);
+    environment.set("documents", null);
+    environment.set("add_generation_prompt", addGenerationPrompt);
+    const rendered: unknown = new BoundedInterpreter(environment).run(program).value;
+    if (typeof rendered !== "string") throw new TypeError("the template renders to no text");
+    return rendered;
+  } catch (error) {
+    if (error instanceof TooMuch) {
+      throw new LowrankError("template/limit", "the chat template was stopped", {
+        subject: template.file,
+        expected: error.message,
+        got: error.got,
+        next: "use a chat template that only formats messages",
+        cause: error,
+      });
+    }
+    if (error instanceof LowrankError) throw error;
+    throw new LowrankError("template/failed", "the chat template cannot be rendered", {
+      subject: template.file,
+      expected: "a template within the Jinja that @huggingface/jinja implements",
+      got: (error as Error).message,
+      next: "check the messages' keys against the template, or use another template",
+      cause: error,
+    });
+  }
+}
+
+// Title-case spellings are Jinja's own aliases.
+const CONSTANTS = { true: true, false: false, none: null, True: true, False: false, None: null };
+
+const programs = new WeakMap<ChatTemplate, Map<string, unknown>>();
+
+function compile(template: ChatTemplate, source: string): unknown {
+  const cache = programs.get(template) ?? new Map<string, unknown>();
+  programs.set(template, cache);
+  const known = cache.get(source);
+  if (known !== undefined) return known;
+  const blanks = (source.length <= MAX_TEMPLATE_CHARS ? (source.match(/\s+/g) ?? []) : []).find(
+    (run) => run.length > MAX_TEMPLATE_BLANKS,
+  );
+  if (source.length > MAX_TEMPLATE_CHARS || blanks !== undefined) {
+    throw new LowrankError("template/limit", "the chat template is too long", {
+      subject: template.file,
+      expected: `at most ${MAX_TEMPLATE_CHARS} characters, and ${MAX_TEMPLATE_BLANKS} of white space together`,
+      got: blanks === undefined ? `${source.length} characters` : `${blanks.length} characters of white space together`,
+      next: "use a chat template that only formats messages",
+    });
+  }
+  try {
+    const program: unknown = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
+    cache.set(source, program);
+    return program;
+  } catch (cause) {
+    throw new LowrankError("template/syntax", "the chat template cannot be parsed", {
+      subject: template.file,
+      expected: "a template within the Jinja that @huggingface/jinja implements",
+      got: (cause as Error).message,
+      next: "take the template from the model's page again, or use another one",
+      cause,
+    });
+  }
+}
+
+/** A bound that a template ran into; `message` is the bound, `got` what went over it. */
+class TooMuch extends Error {
+  constructor(
+    bound: string,
+    readonly got: string,
+  ) {
+    super(bound);
+  }
+}
+
+/** A value of the package's runtime, as far as it is looked at here. */
+interface RuntimeValue {
+  type: string;
+  value: unknown;
+}
+
+/** What is used of @huggingface/jinja (its type declarations do not resolve under NodeNext). */
+const Evaluator = Interpreter as new (
+  environment: unknown,
+) => { run(program: unknown): RuntimeValue; evaluate(node: unknown, environment: unknown): RuntimeValue };
+
+/** Every node of a template is evaluated through `evaluate`, so that is where steps, time and sizes are bounded. */
+class BoundedInterpreter extends Evaluator {
+  private steps = 0;
+  private readonly deadline = Date.now() + MAX_RENDER_MS;
+
+  override evaluate(node: unknown, environment: unknown): RuntimeValue {
+    if (++this.steps > MAX_STEPS) throw new TooMuch(`at most ${MAX_STEPS} steps`, "more, such as loops within loops");
+    if (Date.now() > this.deadline) throw new TooMuch(`at most ${MAX_RENDER_MS} ms`, "a longer rendering");
+    const value = super.evaluate(node, environment);
+    weigh(value);
+    return value;
+  }
+}
+
+const weights = new WeakMap<RuntimeValue, number>();
+
+/**
+ * Characters that a value could render to, counting what it holds as often as it holds it (a list of the same list ten
+ * times over, nested ten deep, is small in memory and endless as text). Lists and mappings never change, so theirs is kept.
+ */
+function weigh(value: RuntimeValue): number {
+  const { value: content } = value;
+  if (typeof content === "string") return bounded(VALUE_CHARS + content.length);
+  if (!Array.isArray(content) && !(content instanceof Map)) return VALUE_CHARS;
+  const known = weights.get(value);
+  if (known !== undefined) return known;
+  let weight = VALUE_CHARS;
+  for (const part of content.values() as Iterable<RuntimeValue>) {
+    // A namespace can be changed, even to hold itself, so it may not hide inside another value.
+    if (part.type === "NamespaceValue")
+      throw new TooMuch("a namespace held by a variable of its own", "a namespace inside a value");
+    weight = bounded(weight + weigh(part));
+  }
+  if (value.type !== "NamespaceValue") weights.set(value, weight);
+  return weight;
+}
+
+function bounded(weight: number): number {
+  if (weight > MAX_RENDERED_CHARS)
+    throw new TooMuch(`values and text of at most ${MAX_RENDERED_CHARS} characters`, "a larger one");
+  return weight;
+}
+
+/** Python's range, with a bound on its length. */
+function boundedRange(first: unknown, last?: unknown, by?: unknown): number[] {
+  const [start, stop, step] = last === undefined ? [0, first, 1] : [first, last, by ?? 1];
+  if (![start, stop, step].every(Number.isSafeInteger) || step === 0)
+    throw new TypeError("range() takes integers and a step other than 0");
+  const length = Math.max(0, Math.ceil(((stop as number) - (start as number)) / (step as number)));
+  if (length > MAX_RANGE) throw new TooMuch(`a range of at most ${MAX_RANGE} numbers`, `${length}`);
+  return Array.from({ length }, (_, i) => (start as number) + i * (step as number));
+}
+
+const DAYS = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const MONTHS = "January February March April May June July August September October November December".split(" ");
+const two = (n: number): string => String(n).padStart(2, "0");
+
+/** Python's strftime in the C locale, for local time. */
+const DATE_FIELDS: Record<string, (date: Date) => string> = {
+  Y: (date) => String(date.getFullYear()),
+  y: (date) => two(date.getFullYear() % 100),
+  m: (date) => two(date.getMonth() + 1),
+  d: (date) => two(date.getDate()),
+  B: (date) => MONTHS[date.getMonth()]!,
+  b: (date) => MONTHS[date.getMonth()]!.slice(0, 3),
+  A: (date) => DAYS[date.getDay()]!,
+  a: (date) => DAYS[date.getDay()]!.slice(0, 3),
+  H: (date) => two(date.getHours()),
+  M: (date) => two(date.getMinutes()),
+  S: (date) => two(date.getSeconds()),
+  "%": () => "%",
+};
+
+function strftime(format: string, date: Date): string {
+  return format.replace(/%(.)/g, (directive, letter: string) => {
+    const field = Object.hasOwn(DATE_FIELDS, letter) ? DATE_FIELDS[letter] : undefined;
+    if (field === undefined) throw new TypeError(`strftime_now: the directive ${directive} is not implemented`);
+    return field(date);
+  });
+}

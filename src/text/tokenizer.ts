@@ -1,0 +1,317 @@
+// A checkpoint's tokenizer over @huggingface/tokenizers; which file decides what follows Transformers' tokenization_utils_base.py.
+import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
+import { LowrankError } from "../errors.ts";
+import { type Files, MAX_TEXT_BYTES } from "../files.ts";
+import type { ChatTemplate } from "./template.ts";
+
+/** Largest token id accepted: an order of magnitude above the largest vocabularies (256 k), small enough to index by. */
+export const MAX_TOKEN_ID = (1 << 22) - 1;
+
+/** Tokens held back by a StreamDecoder while the text ends inside a character (UTF-8 needs 4 bytes, so 4 byte tokens). */
+const MAX_HELD_TOKENS = 16;
+
+const SPECIAL_NAMES = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] as const;
+
+type Json = Record<string, unknown>;
+
+/** What is used of @huggingface/tokenizers (its type declarations do not resolve under NodeNext). */
+interface Engine {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[]; tokens: string[] };
+  decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string;
+  token_to_id(token: string): number | undefined;
+  id_to_token(id: number): string | undefined;
+}
+
+/** Text to token ids and back, exactly as the checkpoint's own fast tokenizer does it. */
+export interface Tokenizer {
+  /** Token ids of `text`. `addSpecialTokens` (default true) adds what the post-processor adds, such as a BOS. */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): Int32Array;
+  /** Text of `ids`; ids outside the vocabulary are skipped, special tokens too if asked (default false). */
+  decode(ids: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string;
+  tokenToId(token: string): number | undefined;
+  /** One more than the largest token id: the fewest rows the embedding must have. */
+  readonly vocabSize: number;
+  /** The token that ends a text, appended to training targets. */
+  readonly eosId: number | undefined;
+  /** Every token that stops generation: `eosId` and generation_config.json's list. */
+  readonly eosIds: readonly number[];
+  readonly bosId: number | undefined;
+  /** Fills batches up; the EOS or 0 where the checkpoint names none (padding is masked, so its value is free). */
+  readonly padId: number;
+  readonly specialIds: ReadonlySet<number>;
+  /** The chat template, where the checkpoint has one. */
+  readonly template?: ChatTemplate;
+}
+
+/**
+ * Reads the tokenizer of a checkpoint folder: tokenizer.json, and where present tokenizer_config.json,
+ * special_tokens_map.json, generation_config.json and chat_template.jinja.
+ * @throws LowrankError `tokenizer/missing`, `tokenizer/malformed`, `tokenizer/too-large`.
+ */
+export async function loadTokenizer(files: Files, folder: string): Promise<Tokenizer> {
+  const path = `${folder}/tokenizer.json`;
+  if (!(await files.exists(path))) throw await missing(files, folder);
+  const json = await readJson(files, path);
+  const config = await readOptionalJson(files, `${folder}/tokenizer_config.json`);
+  const map = await readOptionalJson(files, `${folder}/special_tokens_map.json`);
+  const generation = await readOptionalJson(files, `${folder}/generation_config.json`);
+  const { vocabSize, added } = checkVocabulary(json, path);
+  const engine = makeEngine(json, config, path);
+
+  const names: Record<string, string> = {};
+  for (const name of SPECIAL_NAMES) {
+    const content = tokenContent(config[name]) ?? tokenContent(map[name]);
+    if (content !== undefined) names[name] = content;
+  }
+  const idOf = (name: string): number | undefined => {
+    const token = names[name];
+    if (token === undefined) return undefined;
+    const id = engine.token_to_id(token);
+    if (id === undefined) {
+      throw malformed(
+        `${folder}/tokenizer_config.json`,
+        `${name} is not in the vocabulary`,
+        `a token of ${path}`,
+        JSON.stringify(token),
+      );
+    }
+    return id;
+  };
+  const generationIds = (key: string) => idList(generation[key], key, `${folder}/generation_config.json`);
+  const eosIds = [...new Set([idOf("eos_token") ?? [], generationIds("eos_token_id")].flat())];
+  const eosId = eosIds[0];
+  const specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
+  for (const name of Object.keys(names)) {
+    const id = engine.token_to_id(names[name]!);
+    if (id !== undefined) specialIds.add(id);
+  }
+  const cleanUp = config["clean_up_tokenization_spaces"] === true;
+
+  return {
+    encode(text, { addSpecialTokens = true } = {}) {
+      const { ids, tokens } = engine.encode(text, { add_special_tokens: addSpecialTokens });
+      const unknown = ids.indexOf(undefined);
+      if (unknown >= 0) {
+        throw malformed(
+          path,
+          "a piece of the text is not in the vocabulary",
+          "a vocabulary with an unknown token",
+          JSON.stringify(tokens[unknown]),
+        );
+      }
+      return Int32Array.from(ids as number[]);
+    },
+    decode(ids, { skipSpecialTokens = false } = {}) {
+      const kept = Array.from(ids).filter(
+        (id) => engine.id_to_token(id) !== undefined && !(skipSpecialTokens && specialIds.has(id)),
+      );
+      if (kept.length === 0) return "";
+      return engine.decode(kept, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: cleanUp });
+    },
+    tokenToId: (token) => engine.token_to_id(token),
+    vocabSize,
+    eosId,
+    eosIds,
+    bosId: idOf("bos_token") ?? generationIds("bos_token_id")[0],
+    padId: idOf("pad_token") ?? generationIds("pad_token_id")[0] ?? eosId ?? 0,
+    specialIds,
+    template: await readTemplate(files, folder, config, names),
+  };
+}
+
+/** Turns a stream of ids into text deltas whose concatenation (with `flush()`) is the decoded whole. */
+export interface StreamDecoder {
+  /** The text that `id` completes: empty while it ends inside a multi-byte character. */
+  push(id: number): string;
+  /** What was held back at the end of the stream. */
+  flush(): string;
+}
+
+/**
+ * A decoder for generation. Each token is decoded together with the ones before it that last gave text, so that leading
+ * spaces survive; a trailing U+FFFD is held back until the bytes that complete it arrive.
+ */
+export function makeStreamDecoder(tokenizer: Tokenizer, { skipSpecialTokens = true } = {}): StreamDecoder {
+  let window: number[] = [];
+  let context = 0; // tokens at the front of `window` whose text is out already
+  let emitted = ""; // the part of the window's text that is out
+  const take = (whole: string, end: number): string => {
+    const delta = whole.slice(emitted.length, end);
+    emitted = whole.slice(0, Math.max(emitted.length, end));
+    return delta;
+  };
+  return {
+    push(id) {
+      if (skipSpecialTokens && tokenizer.specialIds.has(id)) return "";
+      window.push(id);
+      const whole = tokenizer.decode(window);
+      const inCharacter = whole.endsWith("\uFFFD") && window.length - context < MAX_HELD_TOKENS;
+      const delta = take(whole, inCharacter ? whole.length - 1 : whole.length);
+      if (!inCharacter && delta !== "") {
+        window = window.slice(context);
+        context = window.length;
+        emitted = tokenizer.decode(window);
+      }
+      return delta;
+    },
+    flush() {
+      const whole = tokenizer.decode(window);
+      return take(whole, whole.length);
+    },
+  };
+}
+
+function makeEngine(json: Json, config: Json, path: string): Engine {
+  const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
+  try {
+    return new HubTokenizer({ ...parts, ...json }, config) as Engine;
+  } catch (cause) {
+    throw malformed(
+      path,
+      "the tokenizer cannot be built",
+      "a fast tokenizer of a kind that @huggingface/tokenizers knows",
+      String(cause),
+      cause,
+    );
+  }
+}
+
+/** Checks that every id can be indexed by, before anything is sized by one. */
+function checkVocabulary(json: Json, path: string): { vocabSize: number; added: { id: number; special: boolean }[] } {
+  const model = json["model"];
+  if (!isObject(model)) throw malformed(path, "there is no model", "an object under the key model", kindOf(model));
+  const vocab = model["vocab"];
+  if (typeof vocab !== "object" || vocab === null) {
+    throw malformed(path, "there is no vocabulary", "model.vocab: an object or a list", kindOf(vocab));
+  }
+  let largest = -1;
+  const check = (id: unknown, token: string): number => {
+    if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id > MAX_TOKEN_ID) {
+      throw malformed(
+        path,
+        `token ${JSON.stringify(token)} has no usable id`,
+        `an integer from 0 to ${MAX_TOKEN_ID}`,
+        kindOf(id),
+      );
+    }
+    largest = Math.max(largest, id);
+    return id;
+  };
+  if (Array.isArray(vocab)) check(vocab.length - 1, "(last)");
+  else for (const [token, id] of Object.entries(vocab)) check(id, token);
+  const list = json["added_tokens"] ?? [];
+  if (!Array.isArray(list)) throw malformed(path, "added_tokens is not a list", "a list", kindOf(list));
+  const added = list.map((entry: unknown, index) => {
+    if (!isObject(entry) || typeof entry["content"] !== "string" || entry["content"] === "") {
+      throw malformed(path, `added_tokens[${index}] is no token`, "an object with id and content", kindOf(entry));
+    }
+    return { id: check(entry["id"], entry["content"]), special: entry["special"] === true };
+  });
+  return { vocabSize: largest + 1, added };
+}
+
+/** chat_template.jinja wins over tokenizer_config.json, as in Transformers; of several named templates, `default` is used. */
+async function readTemplate(
+  files: Files,
+  folder: string,
+  config: Json,
+  tokens: Record<string, string>,
+): Promise<ChatTemplate | undefined> {
+  const jinja = `${folder}/chat_template.jinja`;
+  if (await files.exists(jinja)) return { source: await readText(files, jinja), file: jinja, tokens };
+  const file = `${folder}/tokenizer_config.json`;
+  const value = config["chat_template"];
+  if (value === undefined || value === null) return undefined;
+  if (typeof value === "string") return { source: value, file, tokens };
+  const named = new Map<string, string>();
+  for (const entry of Array.isArray(value) ? value : []) {
+    if (isObject(entry) && typeof entry["name"] === "string" && typeof entry["template"] === "string") {
+      named.set(entry["name"], entry["template"]);
+    }
+  }
+  const source = named.get("default");
+  if (source === undefined) {
+    const got = named.size > 0 ? `templates named ${[...named.keys()].join(", ")}` : kindOf(value);
+    throw malformed(file, "chat_template cannot be used", "a string, or a list of {name, template} with one named default", got);
+  }
+  return { source, toolUse: named.get("tool_use"), file, tokens };
+}
+
+async function missing(files: Files, folder: string): Promise<LowrankError> {
+  const others: string[] = [];
+  for (const name of ["tokenizer.model", "vocab.json", "vocab.txt"]) {
+    if (await files.exists(`${folder}/${name}`)) others.push(name);
+  }
+  return new LowrankError("tokenizer/missing", "there is no tokenizer.json", {
+    subject: folder,
+    expected: "tokenizer.json, the fast tokenizer's file",
+    got: others.length > 0 ? `only ${others.join(", ")}` : "no tokenizer file",
+    next:
+      others.length > 0
+        ? "convert it once with Transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        : "copy tokenizer.json and tokenizer_config.json of the base model into the folder",
+  });
+}
+
+async function readText(files: Files, path: string): Promise<string> {
+  const size = await files.size(path);
+  if (size > MAX_TEXT_BYTES) {
+    throw new LowrankError("tokenizer/too-large", "the file is too large to be read whole", {
+      subject: path,
+      expected: `at most ${MAX_TEXT_BYTES} bytes`,
+      got: `${size} bytes`,
+      next: "check that it is the file it claims to be",
+    });
+  }
+  const bytes = await files.read(path, 0, size);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw malformed(path, "the text is not UTF-8", "UTF-8", "a byte sequence that is not", cause);
+  }
+}
+
+async function readJson(files: Files, path: string): Promise<Json> {
+  const text = await readText(files, path);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw malformed(path, "the file is not JSON", "a JSON object", (cause as Error).message, cause);
+  }
+  if (!isObject(value)) throw malformed(path, "the file holds no object", "a JSON object", kindOf(value));
+  return value;
+}
+
+const readOptionalJson = async (files: Files, path: string): Promise<Json> =>
+  (await files.exists(path)) ? readJson(files, path) : {};
+
+function idList(value: unknown, key: string, path: string): number[] {
+  if (value === undefined || value === null) return [];
+  const list = Array.isArray(value) ? value : [value];
+  for (const id of list) {
+    if (!Number.isInteger(id) || id < 0 || id > MAX_TOKEN_ID)
+      throw malformed(path, `${key} is no token id`, "an id or a list of ids", kindOf(id));
+  }
+  return list as number[];
+}
+
+/** Special tokens are written as a string or as an AddedToken object. */
+function tokenContent(value: unknown): string | undefined {
+  if (isObject(value)) value = value["content"];
+  return typeof value === "string" && value !== "" ? value : undefined;
+}
+
+const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value);
+
+const kindOf = (value: unknown): string =>
+  value === undefined ? "nothing" : Array.isArray(value) ? "a list" : isObject(value) ? "an object" : JSON.stringify(value);
+
+const malformed = (subject: string, message: string, expected: string, got: string, cause?: unknown): LowrankError =>
+  new LowrankError("tokenizer/malformed", message, {
+    subject,
+    expected,
+    got,
+    cause,
+    next: "download the file again from the model's page",
+  });
