@@ -1,0 +1,300 @@
+// Adapter folders in and out: adapter_config.json and adapter_model.safetensors, as PEFT 0.21.2 names and shapes them.
+import { LowrankError, nearest } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { bytesOf } from "../formats/dtypes.ts";
+import { isFloat, toFloat32 } from "../formats/float.ts";
+import { quote, readText } from "../formats/json.ts";
+import { readHeader, readTensor, type TensorEntry, type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
+import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
+import type { LoraFactors } from "./init.ts";
+import { type AdapterModule, type ModuleInfo, pathMatcher, scaleFinder } from "./match.ts";
+import type { MergeTarget } from "./merge.ts";
+import { MAX_PATH_CHARS, matchBudget } from "./regex.ts";
+
+export const ADAPTER_CONFIG_NAME = "adapter_config.json";
+export const ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors";
+const PICKLE_NAME = "adapter_model.bin";
+/** Longest key of a factor: a module path and what stands around it. */
+const MAX_KEY_CHARS = MAX_PATH_CHARS + 64;
+const PREFIX = "base_model.model.";
+/** Our own entry of the weight file's metadata; PEFT reads none of them. */
+const FINGERPRINT_KEY = "lowrank.base";
+
+/** The names of a module's factors in the weight file. */
+export const loraAKey = (path: string): string => `${PREFIX}${path}.lora_A.weight`;
+export const loraBKey = (path: string): string => `${PREFIX}${path}.lora_B.weight`;
+
+/** A whole adapter in memory. */
+export interface Adapter {
+  config: LoraConfig;
+  /** What is adapted, with which rank and scale, in the order of the file. */
+  modules: AdapterModule[];
+  /** The factors, by module path. */
+  tensors: Map<string, LoraFactors>;
+  /** Identifies the base it was trained on, if this project wrote it. */
+  baseFingerprint?: string;
+}
+
+/**
+ * Reads an adapter folder; float16 and bfloat16 become float32. Throws `adapter/*` and `lora/*` errors that name the
+ * tensor or field: a missing factor, keys that are not understood, shapes that disagree with each other or with the
+ * configuration, NaN and infinity, modules that the configuration does not target, weights in PyTorch's pickle format.
+ */
+export async function readAdapter(files: Files, folder: string): Promise<Adapter> {
+  const configPath = `${folder}/${ADAPTER_CONFIG_NAME}`;
+  const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
+  await checkFolder(files, folder);
+  const config = parseAdapterConfig(await readText(files, configPath), configPath);
+  const header = await readHeader(files, path);
+  const pairs = pairFactors(header.tensors, path);
+
+  const budget = matchBudget();
+  const scales = scaleFinder(config, budget);
+  const isTargeted = targetTest(config, budget);
+  const modules: AdapterModule[] = [];
+  const tensors = new Map<string, LoraFactors>();
+  for (const [modulePath, { a, b }] of pairs) {
+    const module = moduleOf(modulePath, a.shape, b.shape, scales.of(modulePath), path);
+    if (!isTargeted(modulePath)) {
+      throw failure("not-targeted", "the file has factors of a module that the configuration does not target", {
+        subject: path,
+        expected: "a path that target_modules selects: PEFT leaves the others out",
+        got: quote(modulePath),
+        next: `Correct target_modules in ${configPath}.`,
+      });
+    }
+    modules.push(module);
+    tensors.set(modulePath, {
+      loraA: await readFactor(files, path, loraAKey(modulePath), a),
+      loraB: await readFactor(files, path, loraBKey(modulePath), b),
+    });
+  }
+  const fingerprint = header.metadata[FINGERPRINT_KEY];
+  return { config, modules, tensors, ...(fingerprint === undefined ? {} : { baseFingerprint: fingerprint }) };
+}
+
+async function checkFolder(files: Files, folder: string): Promise<void> {
+  if (!(await files.exists(`${folder}/${ADAPTER_CONFIG_NAME}`))) {
+    throw failure("no-config", `no ${ADAPTER_CONFIG_NAME} in the folder`, {
+      subject: folder,
+      expected: `${ADAPTER_CONFIG_NAME} and ${ADAPTER_WEIGHTS_NAME}`,
+      next: "Give the folder of an adapter.",
+    });
+  }
+  if (await files.exists(`${folder}/${ADAPTER_WEIGHTS_NAME}`)) return;
+  const pickled = await files.exists(`${folder}/${PICKLE_NAME}`);
+  throw failure(
+    "no-weights",
+    pickled ? `the weights are in PyTorch's pickle format: ${PICKLE_NAME}` : "no weights in the folder",
+    {
+      subject: folder,
+      expected: ADAPTER_WEIGHTS_NAME,
+      next: pickled
+        ? "Convert them once with PEFT in Python: load the adapter, then save_pretrained(FOLDER, safe_serialization=True)."
+        : "Copy the whole adapter folder.",
+    },
+  );
+}
+
+/** What PEFT stores beside A and B, by the end of its key. */
+const OTHER_KEYS: [RegExp, string][] = [
+  [/\.lora_embedding_[AB]$/, "an adapter on an embedding, which is not supported yet"],
+  [/\.lora_magnitude_vector(\.weight)?$/, "DoRA's magnitudes, which are not supported"],
+  [/\.lora_[AB]\.bias$/, "a bias of a factor, which is not supported"],
+  [/\.trainable_tokens_delta$/, "trained token embeddings, which are not supported"],
+  [/\.lora_[AB]\.[^.]+\.weight$/, "a key with an adapter's name in it; PEFT's save_pretrained leaves the name out"],
+  [
+    /\.base_layer\.(weight|bias)$/,
+    "a weight of the base, stored with an adapter on an embedding or output layer, which is not supported yet",
+  ],
+];
+
+/** The entries of A and B of each module, in the order of the file. */
+function pairFactors(entries: ReadonlyMap<string, TensorEntry>, path: string) {
+  const found = new Map<string, { a?: TensorEntry; b?: TensorEntry }>();
+  const unknown: string[] = [];
+  for (const [key, entry] of entries) {
+    const known = key.startsWith(PREFIX) && key.length <= MAX_KEY_CHARS;
+    const match = known ? /^(.+)\.lora_([AB])\.weight$/s.exec(key.slice(PREFIX.length)) : null;
+    if (!match) {
+      unknown.push(key);
+      continue;
+    }
+    const pair = found.get(match[1]!) ?? {};
+    pair[match[2] === "A" ? "a" : "b"] = entry;
+    found.set(match[1]!, pair);
+  }
+  if (unknown.length > 0) {
+    const what = OTHER_KEYS.find(([pattern]) => pattern.test(unknown[0]!))?.[1] ?? "not understood";
+    throw failure(
+      "unknown-keys",
+      `${unknown.length} of ${entries.size} keys are not those of a LoRA factor; the first is ${what}`,
+      {
+        subject: path,
+        expected: `${PREFIX}<module path>.lora_A.weight and …lora_B.weight`,
+        got: `${unknown.slice(0, 5).map(quote).join(", ")}${unknown.length > 5 ? ", …" : ""}`,
+        next: "Save the adapter with PEFT without these tensors, or merge it there.",
+      },
+    );
+  }
+  if (found.size === 0)
+    throw failure("empty", "the file has no tensors", { subject: path, next: "Copy the whole adapter folder." });
+  return [...found].map(([modulePath, { a, b }]): [string, { a: TensorEntry; b: TensorEntry }] => {
+    if (a && b) return [modulePath, { a, b }];
+    throw failure("missing-factor", `a factor of ${quote(modulePath)} is missing`, {
+      subject: path,
+      expected: `both ${loraAKey(modulePath)} and ${loraBKey(modulePath)}`,
+      got: a ? "A alone" : "B alone",
+      next: "The file is incomplete; save the adapter again.",
+    });
+  });
+}
+
+/** Checks the shapes of A [rank, in] and B [out, rank] against each other and against the rank of the configuration. */
+function moduleOf(
+  path: string,
+  a: readonly number[],
+  b: readonly number[],
+  scale: { rank: number; alpha: number; scale: number },
+  subject: string,
+): AdapterModule {
+  const got = `A [${a.join(", ")}], B [${b.join(", ")}]`;
+  const next = "The adapter_config.json and the weights belong to different adapters, or the file is damaged.";
+  if (a.length !== 2 || b.length !== 2 || a[0] !== b[1] || [...a, ...b].includes(0)) {
+    throw failure("shape", `the factors of ${quote(path)} do not fit together`, {
+      subject,
+      expected: "A [rank, in] and B [out, rank]",
+      got,
+      next,
+    });
+  }
+  if (a[0] !== scale.rank) {
+    throw failure("rank", `the rank of ${quote(path)} is not the one that the configuration gives it`, {
+      subject,
+      expected: `rank ${scale.rank}`,
+      got,
+      next,
+    });
+  }
+  return { path, ...scale, inFeatures: a[1]!, outFeatures: b[0]! };
+}
+
+async function readFactor(files: Files, path: string, key: string, entry: TensorEntry): Promise<Float32Array> {
+  if (!isFloat(entry.dtype) || entry.dtype === "float64") {
+    throw failure("dtype", `${key} has a dtype that no factor has`, {
+      subject: path,
+      expected: "float32, float16 or bfloat16",
+      got: entry.dtype,
+      next: "Save the adapter in float32.",
+    });
+  }
+  const values = toFloat32(await readTensor(files, path, entry));
+  checkFinite(values, key, path);
+  return values;
+}
+
+function checkFinite(values: Float32Array, key: string, subject: string): void {
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  if (at < 0) return;
+  throw failure("not-finite", `${key} holds a value that is no number`, {
+    subject,
+    expected: "finite values",
+    got: `${values[at]} at element ${at}`,
+    next: "The training that made it diverged, or the file is damaged: use an earlier checkpoint.",
+  });
+}
+
+/** Whether the configuration's targets select a path. Those that depend on the model's layers select every path here. */
+function targetTest(config: LoraConfig, budget: ReturnType<typeof matchBudget>): (path: string) => boolean {
+  const { targetModules } = config;
+  if (targetModules === null || (typeof targetModules === "string" && targetModules.toLowerCase() === "all-linear"))
+    return () => true;
+  return pathMatcher(config, budget).isTargeted;
+}
+
+/**
+ * Writes an adapter folder that PEFT loads unchanged (`inference_mode` on, as PEFT saves it). Each file appears whole or
+ * not at all. Throws if a factor is missing, has the wrong size or holds NaN or infinity.
+ */
+export async function writeAdapter(files: Files, folder: string, adapter: Adapter): Promise<void> {
+  const { config, modules, tensors, baseFingerprint } = adapter;
+  const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
+  const sources = modules.flatMap((module): TensorSource[] => {
+    const { path: modulePath, rank, inFeatures, outFeatures } = module;
+    const factors = tensors.get(modulePath);
+    return [
+      factorSource(loraAKey(modulePath), [rank, inFeatures], factors?.loraA, path),
+      factorSource(loraBKey(modulePath), [outFeatures, rank], factors?.loraB, path),
+    ];
+  });
+  const metadata = { format: "pt", ...(baseFingerprint === undefined ? {} : { [FINGERPRINT_KEY]: baseFingerprint }) };
+  await files.makeFolder(folder);
+  await writeSafetensors(files, path, sources, metadata);
+  await files.write(
+    `${folder}/${ADAPTER_CONFIG_NAME}`,
+    new TextEncoder().encode(formatAdapterConfig({ ...config, inferenceMode: true })),
+  );
+}
+
+function factorSource(name: string, shape: [number, number], data: Float32Array | undefined, path: string): TensorSource {
+  if (data?.length !== shape[0] * shape[1]) {
+    throw failure("shape", `${name} has the wrong size`, {
+      subject: path,
+      expected: `${shape[0] * shape[1]} elements, [${shape.join(", ")}]`,
+      got: data ? `${data.length} elements` : "no tensor",
+      next: "Give both factors of each module.",
+    });
+  }
+  checkFinite(data, name, path);
+  return { name, dtype: "float32", shape, data: () => bytesOf(data) };
+}
+
+/**
+ * Checks that `adapter` fits a model with these modules. Throws `adapter/*` that names the first module that the model
+ * lacks, or whose shape differs.
+ */
+export function adapterAgainst(adapter: Adapter, modules: readonly ModuleInfo[]): void {
+  const byPath = new Map(modules.map((module) => [module.path, module]));
+  for (const { path, inFeatures, outFeatures } of adapter.modules) {
+    const module = byPath.get(path);
+    if (!module || module.kind === "embedding") {
+      throw failure("no-module", "the adapter is for a module that the model does not have as a linear layer", {
+        subject: path,
+        expected: `one of the model's layers, such as ${nearest(path.slice(0, 256), byPath.keys()).join(", ")}`,
+        got: module ? "an embedding" : "no such module",
+        next: "Use the base model that the adapter was trained on.",
+      });
+    }
+    if (module.inFeatures !== inFeatures || module.outFeatures !== outFeatures) {
+      throw failure("other-base", "the adapter was trained on a model of another shape", {
+        subject: path,
+        expected: `the model's ${module.inFeatures} inputs and ${module.outFeatures} outputs`,
+        got: `${inFeatures} inputs and ${outFeatures} outputs`,
+        next: `Use the base model that the adapter was trained on${adapter.config.baseModelNameOrPath ? `: ${adapter.config.baseModelNameOrPath}` : ""}.`,
+      });
+    }
+  }
+}
+
+/**
+ * What merging `adapter` into a model with these modules adds to which stored weight. `weightName` gives the stored name
+ * of a module's weight where it is not the path with ".weight" behind it.
+ */
+export function mergeTargets(
+  adapter: Adapter,
+  modules: readonly ModuleInfo[],
+  weightName: (path: string) => string = (path) => `${path}.weight`,
+): MergeTarget[] {
+  adapterAgainst(adapter, modules);
+  const conv1d = new Set(modules.filter(({ kind }) => kind === "conv1d").map(({ path }) => path));
+  return adapter.modules.map(({ path, rank, scale }) => ({
+    weightName: weightName(path),
+    ...adapter.tensors.get(path)!,
+    rank,
+    scale,
+    fanInFanOut: conv1d.has(path),
+  }));
+}
+
+const failure = (reason: string, message: string, facts: ConstructorParameters<typeof LowrankError>[2]) =>
+  new LowrankError(`adapter/${reason}`, message, facts);
