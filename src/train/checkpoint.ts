@@ -1,0 +1,200 @@
+// A training run on disk: checkpoint-<step>/ with the weights, the optimizer's exact bits and trainer_state.json, whole or absent.
+import { z } from "zod";
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { bytesOf } from "../formats/dtypes.ts";
+import { readJsonObject } from "../formats/json.ts";
+import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
+import type { Moments } from "./optimizer.ts";
+
+/** The options that determine the bits of a run, by name. */
+export type Facts = Record<string, string | number | boolean | null>;
+
+/** All that the rest of a run depends on, besides its options. `step` counts the finished steps. */
+export interface TrainState extends Moments {
+  theta: Float32Array;
+  /** One row a finished step: the mean loss over its targets, before its update. */
+  log: { step: number; loss: number; learningRate: number; gradNorm: number }[];
+  evals: { step: number; loss: number }[];
+}
+
+/** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. */
+export type SaveWeights = (folder: string, theta: Float32Array) => Promise<void>;
+
+const STATE_FILE = "trainer_state.json";
+const OPTIMIZER_FILE = "optimizer.safetensors";
+const VECTORS = ["theta", "m", "v"] as const;
+
+const record = z.object({
+  version: z.literal(1),
+  step: z.int().nonnegative(),
+  facts: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
+  log: z.array(z.object({ step: z.int(), loss: z.number(), learningRate: z.number(), gradNorm: z.number() })),
+  evals: z.array(z.object({ step: z.int(), loss: z.number() })),
+  bestEval: z.object({ step: z.int(), loss: z.number() }).nullable(),
+  /** Size in bytes of every other file of the folder. */
+  files: z.record(z.string(), z.int().nonnegative()),
+});
+type StateRecord = z.infer<typeof record>;
+
+const folderOf = (out: string, step: number): string => `${out}/checkpoint-${step}`;
+
+/**
+ * Writes `out`/checkpoint-<step> and returns its path. The folder is made under a temporary name and renamed when every
+ * file in it is on the disk; after a crash at any instant it is there whole or it is not there.
+ */
+export async function saveCheckpoint(
+  files: Files,
+  out: string,
+  state: TrainState,
+  facts: Facts,
+  saveWeights: SaveWeights,
+): Promise<string> {
+  const folder = folderOf(out, state.step);
+  const making = `${out}/.checkpoint-${state.step}.new`;
+  await files.remove(making);
+  await files.makeFolder(making);
+  await saveWeights(making, state.theta);
+  await writeSafetensors(
+    files,
+    `${making}/${OPTIMIZER_FILE}`,
+    VECTORS.map((name) => ({ name, dtype: "float32", shape: [state[name].length], data: () => bytesOf(state[name]) })),
+  );
+  const sizes: Record<string, number> = {};
+  for (const name of (await files.list(making)).sort()) sizes[name] = await files.size(`${making}/${name}`);
+  const bestEval = state.evals.reduce<StateRecord["bestEval"]>((best, now) => (best && best.loss <= now.loss ? best : now), null);
+  const { step, log, evals } = state;
+  const text = JSON.stringify({ version: 1, step, facts, bestEval, evals, log, files: sizes } satisfies StateRecord, null, 2);
+  await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(text + "\n"));
+  await discard(files, out, state.step);
+  await files.rename(making, folder);
+  return folder;
+}
+
+/** The newest whole checkpoint of `out`. Folders that are not whole (a copy cut short, a crash's leftovers) are passed over. */
+export async function latestCheckpoint(files: Files, out: string): Promise<{ step: number; folder: string } | undefined> {
+  for (const step of await checkpointSteps(files, out)) {
+    if (await readRecord(files, folderOf(out, step), step)) return { step, folder: folderOf(out, step) };
+  }
+  return undefined;
+}
+
+/**
+ * The checkpoint a run into `out` goes on from, or null when it starts at the beginning. A folder that holds checkpoints
+ * is refused when `resume` is false (another run's) and when none of them is whole (starting over would lose them).
+ */
+export async function resumable(files: Files, out: string, resume: boolean): Promise<string | null> {
+  const found = await checkpointSteps(files, out);
+  if (found.length === 0) return null;
+  const latest = resume ? await latestCheckpoint(files, out) : undefined;
+  if (latest) return latest.folder;
+  throw new LowrankError("train/output", resume ? "no whole checkpoint to resume from" : "the folder holds another run", {
+    subject: out,
+    expected: resume ? `a checkpoint folder with ${STATE_FILE} and every file it lists` : "a folder without checkpoints",
+    got: found.map((step) => `checkpoint-${step}`).join(", "),
+    next: resume ? "Train into another folder." : "Resume that run, or train into another folder.",
+  });
+}
+
+/**
+ * The state saved in `folder`, to the bit. Throws `train/resume-mismatch` if a fact of the run that made it differs from
+ * `facts`, naming the fact. `parameters` is the length of θ.
+ */
+export async function loadCheckpoint(files: Files, folder: string, facts: Facts, parameters: number): Promise<TrainState> {
+  const saved = await readRecord(files, folder);
+  if (!saved) {
+    throw new LowrankError("train/checkpoint", "not a whole checkpoint", {
+      subject: folder,
+      expected: `${STATE_FILE} and every file it lists, at its size`,
+      next: "Resume from another checkpoint.",
+    });
+  }
+  for (const name of [...new Set([...Object.keys(saved.facts), ...Object.keys(facts)])].sort()) {
+    if (saved.facts[name] === facts[name]) continue;
+    throw new LowrankError("train/resume-mismatch", `the checkpoint was made with another ${name}`, {
+      subject: folder,
+      expected: `${name} = ${JSON.stringify(saved.facts[name])}`,
+      got: `${name} = ${JSON.stringify(facts[name])}`,
+      next: "Resume with the options the run was started with, or train into another folder.",
+    });
+  }
+  const path = `${folder}/${OPTIMIZER_FILE}`;
+  const { tensors } = await readHeader(files, path);
+  const vector = async (name: string): Promise<Float32Array> => {
+    const entry = tensors.get(name);
+    if (entry?.dtype === "float32" && entry.shape.length === 1 && entry.shape[0] === parameters) {
+      return (await readTensor(files, path, entry)).data as Float32Array;
+    }
+    throw new LowrankError("train/checkpoint", `the tensor ${name} is not the one of this run`, {
+      subject: path,
+      expected: `float32 [${parameters}]`,
+      got: entry ? `${entry.dtype} [${entry.shape.join(", ")}]` : "no such tensor",
+      next: "Resume from another checkpoint.",
+    });
+  };
+  const [theta, m, v] = [await vector("theta"), await vector("m"), await vector("v")];
+  return { theta, m, v, step: saved.step, log: saved.log, evals: saved.evals };
+}
+
+/** A short name for the content of `chunks` (cyrb53, on their numbers): differs when they differ, short of bad luck. */
+export function fingerprint(chunks: Iterable<ArrayLike<number>>): string {
+  let a = 0xdeadbeef;
+  let b = 0x41c6ce57;
+  for (const chunk of chunks) {
+    for (let i = 0; i < chunk.length; i++) {
+      a = Math.imul(a ^ chunk[i]!, 2654435761);
+      b = Math.imul(b ^ chunk[i]!, 1597334677);
+    }
+    a = Math.imul(a ^ chunk.length, 2654435761);
+  }
+  a = Math.imul(a ^ (a >>> 16), 2246822507) ^ Math.imul(b ^ (b >>> 13), 3266489909);
+  b = Math.imul(b ^ (b >>> 16), 2246822507) ^ Math.imul(a ^ (a >>> 13), 3266489909);
+  return [a, b].map((word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
+}
+
+/** Removes all but the newest `keep` checkpoints up to `step`, the one just written. */
+export async function pruneCheckpoints(files: Files, out: string, step: number, keep: number): Promise<void> {
+  const steps = (await checkpointSteps(files, out)).filter((other) => other <= step);
+  for (const old of steps.slice(keep)) await discard(files, out, old);
+}
+
+/** Removes what a killed run left half-written or half-removed in `out`. */
+export async function removeLeftovers(files: Files, out: string): Promise<void> {
+  for (const name of await files.list(out)) {
+    if (/^\.checkpoint-\d+\.(new|old)$/.test(name)) await files.remove(`${out}/${name}`);
+  }
+}
+
+/** Removes a checkpoint so that a crash never leaves a part of it under its name. */
+async function discard(files: Files, out: string, step: number): Promise<void> {
+  if (!(await files.exists(folderOf(out, step)))) return;
+  const leaving = `${out}/.checkpoint-${step}.old`;
+  await files.remove(leaving);
+  await files.rename(folderOf(out, step), leaving);
+  await files.remove(leaving);
+}
+
+/** The steps of which `out` has a checkpoint folder, newest first. */
+async function checkpointSteps(files: Files, out: string): Promise<number[]> {
+  if (!(await files.exists(out))) return [];
+  const steps = (await files.list(out)).flatMap((name) => {
+    const digits = /^checkpoint-(0|[1-9]\d{0,14})$/.exec(name)?.[1];
+    return digits === undefined ? [] : [Number(digits)];
+  });
+  return steps.sort((a, b) => b - a);
+}
+
+/** The record of a whole checkpoint; undefined if it can't be read or a file it lists is missing or has another size. */
+async function readRecord(files: Files, folder: string, step?: number): Promise<StateRecord | undefined> {
+  try {
+    const saved = record.parse(await readJsonObject(files, `${folder}/${STATE_FILE}`));
+    if (step !== undefined && saved.step !== step) return undefined;
+    if (!(OPTIMIZER_FILE in saved.files)) return undefined;
+    for (const [name, bytes] of Object.entries(saved.files)) {
+      if (name.includes("/") || (await files.size(`${folder}/${name}`)) !== bytes) return undefined;
+    }
+    return saved;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,290 @@
+// The training loop as an async iterator of events: accumulate, clip, update, evaluate, save, stop, resume.
+import type { Batch } from "../data/types.ts";
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { sizeOf } from "../tensor.ts";
+import {
+  type Facts,
+  fingerprint,
+  loadCheckpoint,
+  pruneCheckpoints,
+  removeLeftovers,
+  resumable,
+  type SaveWeights,
+  saveCheckpoint,
+  type TrainState,
+} from "./checkpoint.ts";
+import type { Feed } from "./feed.ts";
+import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
+import { type ScheduleName, schedules } from "./schedule.ts";
+import type { Objective } from "./types.ts";
+
+/** What `train` reports. `loss` is in nats a target token, `step` counts finished steps, times are in seconds. */
+export type TrainEvent =
+  | { type: "start"; step: number; steps: number; parameters: number; resumedFrom: string | null }
+  | {
+      type: "step";
+      step: number;
+      /** Mean over the targets of the step, before its update. */
+      loss: number;
+      learningRate: number;
+      /** 2-norm of the whole gradient before clipping. */
+      gradNorm: number;
+      /** Tokens of the step that are not padding. */
+      tokens: number;
+      tokensPerSecond: number;
+      seconds: number;
+      etaSeconds: number;
+      memoryBytes: number | null;
+    }
+  | { type: "eval"; step: number; loss: number; perplexity: number }
+  | { type: "checkpoint"; step: number; folder: string }
+  | { type: "done"; step: number; stopped: boolean; seconds: number; folder: string | null };
+
+export interface OptimizerOptions extends AdamW {
+  learningRate: number;
+  weightDecay: number;
+  schedule: ScheduleName;
+  /** Steps over which the learning rate rises from 0. */
+  warmupSteps: number;
+  /** The gradient is scaled down to this 2-norm; left as it is if absent. */
+  maxGradNorm?: number;
+  /** LoRA+: how many times faster B factors learn. */
+  loraPlusRatio?: number;
+}
+
+export const optimizerDefaults: OptimizerOptions = {
+  learningRate: 2e-4,
+  weightDecay: 0,
+  schedule: "linear",
+  warmupSteps: 0,
+  maxGradNorm: 1,
+  beta1: 0.9,
+  beta2: 0.999,
+  eps: 1e-8,
+};
+
+export interface TrainOutput {
+  files: Files;
+  /** Gets checkpoint-<step>/ folders, and the final weights at the end. */
+  folder: string;
+  saveWeights: SaveWeights;
+  /** Steps between checkpoints. One is written before the first step and one at the end in any case. */
+  checkpointEvery?: number;
+  /** How many of the newest checkpoints stay; 2 if absent. */
+  keepCheckpoints?: number;
+  /** Go on from the newest whole checkpoint of `folder`, or from the start if it has none. */
+  resume?: boolean;
+}
+
+export interface TrainOptions {
+  objective: Objective;
+  /** The parameters at the start, updated in place: after `done` these are the trained ones. */
+  theta: Float32Array;
+  feed: Feed;
+  /** Length of the run: one of the two. A part of an epoch is rounded up to whole steps. */
+  steps?: number;
+  epochs?: number;
+  /** Seeds what the objective draws (dropout). */
+  seed: number;
+  optimizer: OptimizerOptions;
+  evaluation?: { batches: readonly Batch[]; every: number };
+  /** Absent: nothing is written. */
+  output?: TrainOutput;
+  /** What else determines the bits (base model, data, adapter), compared when a run is resumed. */
+  facts?: Facts;
+  /** When it fires the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
+  signal?: AbortSignal;
+  memoryBytes?: () => number;
+}
+
+/**
+ * Trains `theta` in place and reports as it goes. The same options give the same bits, whether the run is stopped, killed
+ * and resumed or not. Throws `train/non-finite` when a loss or gradient is not a number; the state before that step is saved.
+ */
+export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
+  const { objective, theta, feed, seed, optimizer, evaluation, output, signal, memoryBytes } = options;
+  checkOptions(options);
+  const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
+  const facts = factsOf(options, steps);
+  const ranges = parameterRanges(objective.entries, optimizer);
+  const began = performance.now();
+
+  const state: TrainState = { theta, m: zeros(theta), v: zeros(theta), step: 0, log: [], evals: [] };
+  let resumedFrom: string | null = null;
+  if (output) {
+    await output.files.makeFolder(output.folder);
+    await removeLeftovers(output.files, output.folder);
+    resumedFrom = await resumable(output.files, output.folder, output.resume ?? false);
+    if (resumedFrom) {
+      const { theta: saved, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
+      theta.set(saved);
+      Object.assign(state, rest);
+    }
+  }
+  let savedStep = resumedFrom ? state.step : -1;
+  let savedFolder = resumedFrom;
+  let learningRate = 0;
+  yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
+
+  async function* save(keep = output?.keepCheckpoints ?? 2): AsyncGenerator<TrainEvent, void, void> {
+    if (!output || savedStep === state.step) return;
+    const broken = theta.find((value) => !Number.isFinite(value));
+    if (broken !== undefined) throw nonFinite("a parameter", broken, state.step, learningRate, savedFolder);
+    savedFolder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
+    savedStep = state.step;
+    await pruneCheckpoints(output.files, output.folder, savedStep, keep);
+    yield { type: "checkpoint", step: savedStep, folder: savedFolder };
+  }
+
+  async function* fail(what: string, value: number, step: number): AsyncGenerator<TrainEvent, never, void> {
+    yield* save(Number.POSITIVE_INFINITY);
+    throw nonFinite(what, value, step, learningRate, savedFolder);
+  }
+
+  const startStep = state.step;
+  const startTime = performance.now();
+  yield* save();
+  while (state.step < steps && !signal?.aborted) {
+    const stepTime = performance.now();
+    const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
+    learningRate = optimizer.learningRate * factor;
+    const { loss, gradient, tokens } = await lossAndGradient(objective, theta, feed.microBatches(state.step), seed, state.step);
+    const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
+    if (!Number.isFinite(loss)) yield* fail("loss", loss, state.step + 1);
+    if (!Number.isFinite(gradNorm)) yield* fail("gradient norm", gradNorm, state.step + 1);
+    adamW(theta, gradient, state, ranges, factor, optimizer);
+    const { step } = state;
+    state.log.push({ step, loss, learningRate, gradNorm });
+
+    const now = performance.now();
+    const seconds = (now - stepTime) / 1000;
+    const etaSeconds = ((now - startTime) / 1000 / (step - startStep)) * (steps - step);
+    const rates = { tokens, tokensPerSecond: tokens / seconds, seconds, etaSeconds, memoryBytes: memoryBytes?.() ?? null };
+    yield { type: "step", step, loss, learningRate, gradNorm, ...rates };
+
+    if (evaluation && (step % evaluation.every === 0 || step === steps)) {
+      const result = await evaluate(objective, theta, evaluation.batches);
+      if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
+      state.evals.push({ step, loss: result.loss });
+      yield { type: "eval", step, ...result };
+    }
+    if (output?.checkpointEvery && step % output.checkpointEvery === 0) yield* save();
+  }
+  yield* save();
+  const stopped = state.step < steps;
+  if (output && !stopped) await output.saveWeights(output.folder, theta);
+  const seconds = (performance.now() - began) / 1000;
+  yield { type: "done", step: state.step, stopped, seconds, folder: output?.folder ?? null };
+}
+
+/** Mean loss over all targets of `batches`, without dropout, in nats a token. */
+export async function evaluate(
+  objective: Objective,
+  theta: Float32Array,
+  batches: readonly Batch[],
+): Promise<{ loss: number; perplexity: number }> {
+  let sum = 0;
+  for (const batch of batches) if (targetsOf(batch) > 0) sum += await objective.loss(batch, theta);
+  const loss = sum / total(batches, targetsOf);
+  return { loss, perplexity: Math.exp(loss) };
+}
+
+/** Mean loss over all targets of the micro-batches together, and its gradient: what one big batch of them gives. */
+async function lossAndGradient(
+  objective: Objective,
+  theta: Float32Array,
+  batches: readonly Batch[],
+  seed: number,
+  step: number,
+): Promise<{ loss: number; gradient: Float32Array; tokens: number }> {
+  const targets = total(batches, targetsOf);
+  if (targets === 0) {
+    throw new LowrankError("train/no-targets", `no token of step ${step + 1} is a target`, {
+      expected: "at least one label that is not masked",
+      next: "Leave out examples without targets, or make batches larger.",
+    });
+  }
+  let loss = 0;
+  let gradient: Float32Array | undefined;
+  for (const [micro, batch] of batches.entries()) {
+    if (targetsOf(batch) === 0) continue;
+    const part = await objective.lossAndGradient(batch, theta, targets, { seed, step, micro });
+    loss += part.loss;
+    if (!gradient) gradient = batches.length > 1 ? part.gradient.slice() : part.gradient;
+    else for (let i = 0; i < gradient.length; i++) gradient[i]! += part.gradient[i]!;
+  }
+  return { loss, gradient: gradient!, tokens: total(batches, tokensOf) };
+}
+
+const targetsOf = (batch: Batch): number => batch.lossLabels.length;
+const tokensOf = (batch: Batch): number => batch.attentionMask.reduce((sum, attended) => sum + attended, 0);
+const total = (batches: readonly Batch[], of: (batch: Batch) => number): number =>
+  batches.reduce((sum, batch) => sum + of(batch), 0);
+const zeros = (like: Float32Array): Float32Array => new Float32Array(like.length);
+
+/** The options that determine the bits. The number of steps is one of them unless the schedule does not look at it. */
+function factsOf({ objective, feed, seed, optimizer, facts }: TrainOptions, steps: number): Facts {
+  const { maxGradNorm = null, loraPlusRatio = null, ...rest } = optimizer;
+  const layout = objective.entries.map(({ key, shape, group }) => `${key} ${group} ${shape.join(" ")}`).join("\n");
+  return {
+    ...facts,
+    ...feed.facts,
+    ...rest,
+    maxGradNorm,
+    loraPlusRatio,
+    seed,
+    steps: optimizer.schedule === "constant" ? null : steps,
+    parameters: `${objective.entries.length} tensors, ${fingerprint([new TextEncoder().encode(layout)])}`,
+  };
+}
+
+function nonFinite(what: string, value: number, step: number, learningRate: number, saved: string | null): LowrankError {
+  return new LowrankError("train/non-finite", `${what} is ${value} at step ${step}`, {
+    expected: "finite numbers",
+    got: `${value}, at learning rate ${learningRate}`,
+    next: `Train again with a lower learning rate, more warm-up or maxGradNorm.${saved ? ` The last whole checkpoint is ${saved}.` : ""}`,
+    exitCode: 1,
+  });
+}
+
+function checkOptions({ objective, theta, steps, epochs, optimizer, evaluation, output }: TrainOptions): void {
+  const wrong = (subject: string, expected: string, got: unknown): never => {
+    throw new LowrankError("train/option", "this value can't be trained with", {
+      subject,
+      expected,
+      got: String(got),
+      next: `Give ${subject} another value.`,
+    });
+  };
+  const atLeast = (subject: string, value: number | undefined, least: number): void => {
+    if (value !== undefined && !(Number.isInteger(value) && value >= least)) wrong(subject, `an integer from ${least}`, value);
+  };
+  const positive = (subject: string, value: number | undefined): void => {
+    if (value !== undefined && !(value > 0 && Number.isFinite(value))) wrong(subject, "a positive number", value);
+  };
+  let end = 0;
+  for (const { key, offset, shape } of objective.entries) {
+    if (offset !== end) wrong(`objective.entries: ${key}`, `offset ${end}, behind the entry before it`, offset);
+    end += sizeOf(shape);
+  }
+  if (theta.length !== end || end === 0) wrong("theta", `the ${end} parameters of the objective, at least one`, theta.length);
+  if ((steps === undefined) === (epochs === undefined)) wrong("steps, epochs", "one of the two", `${steps}, ${epochs}`);
+  atLeast("steps", steps, 1);
+  positive("epochs", epochs);
+  positive("learningRate", optimizer.learningRate);
+  positive("maxGradNorm", optimizer.maxGradNorm);
+  positive("loraPlusRatio", optimizer.loraPlusRatio);
+  positive("eps", optimizer.eps);
+  if (!(optimizer.weightDecay >= 0 && Number.isFinite(optimizer.weightDecay)))
+    wrong("weightDecay", "a number from 0", optimizer.weightDecay);
+  for (const beta of ["beta1", "beta2"] as const) {
+    if (!(optimizer[beta] >= 0 && optimizer[beta] < 1)) wrong(beta, "a number from 0, below 1", optimizer[beta]);
+  }
+  if (!Object.hasOwn(schedules, optimizer.schedule)) wrong("schedule", Object.keys(schedules).join(", "), optimizer.schedule);
+  atLeast("warmupSteps", optimizer.warmupSteps, 0);
+  atLeast("evaluation.every", evaluation?.every, 1);
+  if (evaluation && total(evaluation.batches, targetsOf) === 0) wrong("evaluation.batches", "at least one target token", 0);
+  atLeast("output.checkpointEvery", output?.checkpointEvery, 1);
+  atLeast("output.keepCheckpoints", output?.keepCheckpoints, 1);
+}

@@ -1,0 +1,110 @@
+// A network small enough to differentiate by hand, for tests of the training loop: next token from a factored table.
+import type { Batch } from "../../src/data/types.ts";
+import { bytesOf } from "../../src/formats/dtypes.ts";
+import { writeSafetensors } from "../../src/formats/safetensors.ts";
+import { purpose, uniform } from "../../src/random.ts";
+import { nodeFiles } from "../../src/runtime/node-files.ts";
+import type { SaveWeights } from "../../src/train/checkpoint.ts";
+import type { Feed } from "../../src/train/feed.ts";
+import { type OptimizerOptions, optimizerDefaults } from "../../src/train/trainer.ts";
+import type { DropoutKey, Objective, ThetaEntry } from "../../src/train/types.ts";
+
+export const VOCAB = 11;
+const RANK = 3;
+
+/** logits = dropout(A[x]) B with A [VOCAB, RANK], B [RANK, VOCAB]; loss is cross-entropy, the gradient is written out. */
+export function toyObjective(dropout = 0): Objective {
+  const entries: ThetaEntry[] = [
+    { key: "toy.lora_A.weight", offset: 0, shape: [VOCAB, RANK], group: "A" },
+    { key: "toy.lora_B.weight", offset: VOCAB * RANK, shape: [RANK, VOCAB], group: "B" },
+  ];
+  function pass(batch: Batch, theta: Float32Array, divisor: number, key?: DropoutKey) {
+    const gradient = new Float32Array(theta.length);
+    const count = batch.lossRows.length * RANK;
+    const draws =
+      key && dropout > 0 ? uniform(key.seed, [purpose.dropout, key.step, key.micro], count) : new Float32Array(count).fill(1);
+    const keep = draws.map((draw) => (draw < dropout ? 0 : key ? 1 / (1 - dropout) : 1));
+    let loss = 0;
+    batch.lossRows.forEach((row, n) => {
+      const token = batch.inputIds[row]!;
+      const label = batch.lossLabels[n]!;
+      const hidden = Array.from({ length: RANK }, (_, k) => theta[token * RANK + k]! * keep[n * RANK + k]!);
+      const b = (k: number, o: number) => VOCAB * RANK + k * VOCAB + o;
+      const logits = Array.from({ length: VOCAB }, (_, o) => hidden.reduce((sum, h, k) => sum + h * theta[b(k, o)]!, 0));
+      const exps = logits.map((logit) => Math.exp(logit));
+      const z = exps.reduce((sum, e) => sum + e, 0);
+      loss += Math.log(z) - logits[label]!;
+      exps.forEach((e, o) => {
+        const d = (e / z - (o === label ? 1 : 0)) / divisor;
+        for (let k = 0; k < RANK; k++) {
+          gradient[b(k, o)]! += d * hidden[k]!;
+          gradient[token * RANK + k]! += d * theta[b(k, o)]! * keep[n * RANK + k]!;
+        }
+      });
+    });
+    return { loss: loss / divisor, gradient };
+  }
+  return {
+    entries,
+    lossAndGradient: async (batch, theta, divisor, key) => pass(batch, theta, divisor, key),
+    loss: async (batch, theta) => pass(batch, theta, 1).loss,
+  };
+}
+
+export const toyTheta = (): Float32Array => uniform(5, [purpose.init], 2 * VOCAB * RANK).map((value) => value - 0.5);
+
+/** A right-padded batch in which every token but the first of a row is a target. */
+export function toyBatch(rows: number[][]): Batch {
+  const width = Math.max(...rows.map((row) => row.length));
+  const flat = (of: (row: number[], t: number) => number) =>
+    Int32Array.from(rows.flatMap((row) => Array.from({ length: width }, (_, t) => of(row, t))));
+  const targets = rows.flatMap((row, r) => row.slice(1).map((label, t) => [r * width + t, label] as const));
+  return {
+    rows: rows.length,
+    width,
+    inputIds: flat((row, t) => row[t] ?? 0),
+    positionIds: flat((_, t) => t),
+    attentionMask: flat((row, t) => (t < row.length ? 1 : 0)),
+    segmentIds: flat(() => 0),
+    lossRows: Int32Array.from(targets, ([row]) => row),
+    lossLabels: Int32Array.from(targets, ([, label]) => label),
+  };
+}
+
+/** `count` rows of 2 to 9 random tokens. */
+export function toyRows(count: number, seed = 1): number[][] {
+  const draws = uniform(seed, [purpose.sample], count * 10);
+  return Array.from({ length: count }, (_, i) => {
+    const [length, ...tokens] = draws.subarray(10 * i, 10 * i + 10);
+    return tokens.slice(0, 2 + Math.floor(length! * 8)).map((draw) => Math.floor(draw * VOCAB));
+  });
+}
+
+/** `rows` in order, `micro` micro-batches of one row a step, round and round. */
+export function toyFeed(rows: number[][], micro: number): Feed {
+  const stepsPerEpoch = Math.ceil(rows.length / micro);
+  const row = (step: number, i: number) => rows[((step % stepsPerEpoch) * micro + i) % rows.length]!;
+  return {
+    stepsPerEpoch,
+    microBatches: (step) => Array.from({ length: micro }, (_, i) => toyBatch([row(step, i)])),
+    facts: { micro },
+  };
+}
+
+export const toyOptimizer: OptimizerOptions = {
+  ...optimizerDefaults,
+  learningRate: 0.05,
+  weightDecay: 0.01,
+  schedule: "cosine",
+  warmupSteps: 2,
+};
+
+export const saveToy: SaveWeights = async (folder, theta) => {
+  const tensors = toyObjective().entries.map(({ key, offset, shape }) => ({
+    name: key,
+    dtype: "float32" as const,
+    shape,
+    data: () => bytesOf(theta.subarray(offset, offset + shape[0]! * shape[1]!)),
+  }));
+  await writeSafetensors(nodeFiles, `${folder}/adapter_model.safetensors`, tensors, { format: "pt" });
+};
