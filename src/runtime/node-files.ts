@@ -6,9 +6,8 @@ import path from "node:path";
 import { type Failure, LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 
-/** Names of unfinished files and folders; a killed process leaves at most these behind. */
-const TEMPORARY = /^\.lowrank-[0-9a-f-]{36}\.tmp$/;
-const temporaryBeside = (target: string) => path.join(path.dirname(target), `.lowrank-${randomUUID()}.tmp`);
+/** The name of an unfinished file; all that a killed process leaves behind. */
+const temporaryBeside = (file: string) => path.join(path.dirname(file), `.lowrank-${randomUUID()}.tmp`);
 
 /** Largest single read(2); Linux transfers at most 2 GiB a call. */
 const MAX_READ_CALL = 1 << 30;
@@ -138,42 +137,21 @@ async function writeWhole(file: string, chunks: Chunks): Promise<void> {
   await syncFolder(path.dirname(file));
 }
 
-async function isTaken(folder: string): Promise<boolean> {
-  try {
-    return (await readdir(folder)).length > 0;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
-    throw error;
+/** An empty folder at `to` gives way (rmdir refuses any other); what `from` holds was synced as it was written. */
+async function renameDurably(from: string, to: string): Promise<void> {
+  const isFolder = (await named(from, () => stat(from))).isDirectory();
+  if (isFolder) {
+    await syncFolder(from);
+    await rmdir(to).catch((error) => error.code === "ENOENT" || Promise.reject(error));
   }
+  await rename(from, to);
+  const [source, target] = [path.dirname(path.resolve(from)), path.dirname(path.resolve(to))];
+  await syncFolder(target);
+  if (source !== target) await syncFolder(source);
 }
 
-const refuseTaken = (folder: string) =>
-  fail("file/not-empty", "the folder is not empty", {
-    subject: folder,
-    expected: "a new or an empty folder",
-    next: "Choose another folder, or empty this one.",
-  });
-
-async function writeFolderWhole(target: string, fill: (folder: string) => Promise<void>): Promise<void> {
-  await mkdir(path.dirname(target), { recursive: true });
-  if (await isTaken(target)) refuseTaken(target);
-  const temporary = temporaryBeside(target);
-  await mkdir(temporary);
-  try {
-    await fill(temporary);
-    await syncFolder(temporary);
-    if (await isTaken(target)) refuseTaken(target);
-    await rmdir(target).catch((error) => error.code === "ENOENT" || Promise.reject(error));
-    await rename(temporary, target);
-  } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
-    throw error;
-  }
-  await syncFolder(path.dirname(target));
-}
-
-/** Node's files. `list` is sorted; `remove` takes a folder with all it holds, and accepts that nothing is there. */
-export const nodeFiles: Files & { writeFolder: typeof writeFolder } = {
+/** Node's files. `list` is sorted. */
+export const nodeFiles: Files = {
   size: (file) => named(file, () => regularSize(file)),
   exists: (file) =>
     named(file, () =>
@@ -187,26 +165,6 @@ export const nodeFiles: Files & { writeFolder: typeof writeFolder } = {
   list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
   write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
   makeFolder: (folder) => named(folder, async () => void (await mkdir(folder, { recursive: true }))),
-  rename: (from, to) =>
-    named(from, async () => {
-      await rename(from, to);
-      await syncFolder(path.dirname(to));
-    }),
+  rename: (from, to) => named(to, () => renameDurably(from, to)),
   remove: (file) => named(file, () => rm(file, { recursive: true, force: true })),
-  writeFolder,
 };
-
-/**
- * Writes a whole folder or none: `fill` puts its files (by `nodeFiles.write`, which syncs each) into a temporary folder
- * beside `target`, which is then renamed to it. A `target` that holds anything is refused, before `fill` and after.
- */
-export async function writeFolder(target: string, fill: (folder: string) => Promise<void>): Promise<void> {
-  await named(target, () => writeFolderWhole(path.resolve(target), fill));
-}
-
-/** Removes the unfinished files and folders that killed processes left in `folder`. Only for the one process that writes there. */
-export async function removeTemporaries(folder: string): Promise<void> {
-  for (const name of await nodeFiles.list(folder)) {
-    if (TEMPORARY.test(name)) await nodeFiles.remove(path.join(folder, name));
-  }
-}

@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, beforeEach, describe, it } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
-import { nodeFiles, removeTemporaries, writeFolder } from "../../src/runtime/node-files.ts";
+import { writeFolder } from "../../src/formats/folder.ts";
+import { nodeFiles } from "../../src/runtime/node-files.ts";
 
 const root = mkdtempSync(path.join(tmpdir(), "lowrank-files-"));
 after(() => rmSync(root, { recursive: true }));
@@ -122,6 +123,31 @@ describe("nodeFiles writes", () => {
   });
 });
 
+describe("nodeFiles.rename", () => {
+  it("moves a file over another, and a folder to a free or an empty place", async () => {
+    writeFileSync(at("a"), "new");
+    writeFileSync(at("b"), "old");
+    await nodeFiles.rename(at("a"), at("b"));
+    assert.equal(readFileSync(at("b"), "utf8"), "new");
+    for (const name of ["d", "empty"]) {
+      mkdirSync(at("making"));
+      writeFileSync(at("making/f"), "");
+      if (name === "empty") mkdirSync(at(name));
+      await nodeFiles.rename(at("making"), at(name));
+      assert.deepEqual(readdirSync(at(name)), ["f"]);
+    }
+    assert.deepEqual(readdirSync(folder), ["b", "d", "empty"]);
+  });
+
+  it("never replaces a folder that holds something, or takes what is not there", async () => {
+    for (const name of ["a", "b"]) mkdirSync(at(name));
+    writeFileSync(at("b/f"), "");
+    await refused(nodeFiles.rename(at("a"), at("b")), "file/not-empty", at("b"));
+    await refused(nodeFiles.rename(at("none"), at("c")), "file/missing", at("none"));
+    assert.deepEqual(readdirSync(at("b")), ["f"]);
+  });
+});
+
 describe("writeFolder", () => {
   const fill = async (temporary: string) => {
     await nodeFiles.write(`${temporary}/one`, Uint8Array.of(49));
@@ -129,7 +155,7 @@ describe("writeFolder", () => {
   };
 
   it("shows the whole folder at once", async () => {
-    await writeFolder(at("deep/out"), async (temporary) => {
+    await writeFolder(nodeFiles, at("deep/out"), async (temporary) => {
       await fill(temporary);
       assert.ok(!existsSync(at("deep/out")));
     });
@@ -139,24 +165,24 @@ describe("writeFolder", () => {
 
   it("takes an empty folder's place, and no other's", async () => {
     mkdirSync(at("empty"));
-    await writeFolder(`${at("empty")}/`, fill);
+    await writeFolder(nodeFiles, `${at("empty")}/`, fill);
     assert.deepEqual(readdirSync(at("empty")), ["one", "two"]);
     let filled = false;
-    const again = writeFolder(at("empty"), async () => {
+    const again = writeFolder(nodeFiles, at("empty"), async () => {
       filled = true;
     });
-    await refused(again, "file/not-empty", at("empty"));
+    await refused(again, "folder/not-empty", at("empty"));
     assert.equal(filled, false);
   });
 
   it("leaves nothing when it fails, also when the target appears meanwhile", async () => {
-    const failing = writeFolder(at("out"), async (temporary) => {
+    const failing = writeFolder(nodeFiles, at("out"), async (temporary) => {
       await fill(temporary);
       throw new Error("half-way");
     });
     await assert.rejects(failing, /half-way/);
     assert.deepEqual(readdirSync(folder), []);
-    const late = writeFolder(at("out"), async (temporary) => {
+    const late = writeFolder(nodeFiles, at("out"), async (temporary) => {
       await fill(temporary);
       mkdirSync(at("out"));
       writeFileSync(at("out/other"), "");
@@ -166,11 +192,11 @@ describe("writeFolder", () => {
     assert.deepEqual(readdirSync(at("out")), ["other"]);
   });
 
-  it("what a killed process leaves is removed on request, and nothing else", async () => {
-    mkdirSync(at(".lowrank-01234567-89ab-cdef-0123-456789abcdef.tmp"));
-    writeFileSync(at(".lowrank-mine.tmp"), "");
-    writeFileSync(at("keep"), "");
-    await removeTemporaries(folder);
-    assert.deepEqual(readdirSync(folder).sort(), [".lowrank-mine.tmp", "keep"]);
+  it("starts afresh after an interrupted run", async () => {
+    mkdirSync(at(".out.new"));
+    writeFileSync(at(".out.new/stale"), "");
+    await writeFolder(nodeFiles, at("out"), fill);
+    assert.deepEqual(readdirSync(at("out")), ["one", "two"]);
+    assert.deepEqual(readdirSync(folder), ["out"]);
   });
 });
