@@ -1,0 +1,188 @@
+// A checkpoint folder as the Hugging Face hub has it: config.json, and model.safetensors or an index of shards. Nothing is loaded.
+import { LowrankError, nearest } from "../errors.ts";
+import type { Files } from "../files.ts";
+import type { Tensor } from "../tensor.ts";
+import { type Json, parseStrictJson, quote, readJsonObject, readText } from "./json.ts";
+import { MAX_TENSORS, readHeader, readTensor, type TensorEntry } from "./safetensors.ts";
+
+export const WEIGHTS_NAME = "model.safetensors";
+export const INDEX_NAME = "model.safetensors.index.json";
+/** Shards of one checkpoint; the largest models on the hub have some hundreds. */
+export const MAX_SHARDS = 10_000;
+/** Tensors of a sharded checkpoint. */
+const MAX_INDEX_VALUES = 8 * MAX_TENSORS;
+
+/** A tensor of a checkpoint: the real path of its file (links resolved), the absolute offset and the length in bytes. */
+export interface CheckpointTensor extends TensorEntry {
+  file: string;
+}
+
+export interface Checkpoint {
+  folder: string;
+  /** config.json as it is written. */
+  config: Record<string, unknown>;
+  /** By stored name; shard by shard, in the order of the payload. */
+  tensors: Map<string, CheckpointTensor>;
+  /** `__metadata__` of the first weight file. */
+  metadata: Record<string, string>;
+}
+
+/**
+ * Opens a checkpoint folder: config.json and the headers of its weight files are read and checked, no weight is.
+ * Codes of errors: `checkpoint/*` the folder, `index/*` the index of shards, `safetensors/*` a weight file.
+ */
+export async function openCheckpoint(files: Files, folder: string): Promise<Checkpoint> {
+  const names = new Set(await files.list(folder));
+  if (!names.has("config.json")) {
+    throw new LowrankError("checkpoint/no-config", "no config.json in the folder", {
+      subject: folder,
+      expected: `config.json and ${WEIGHTS_NAME}`,
+      got: listed(names),
+      next: names.has("adapter_config.json") ? "This is an adapter; give the folder of its base model." : "Check the path.",
+    });
+  }
+  const config = await readJsonObject(files, `${folder}/config.json`);
+  if (names.has(WEIGHTS_NAME)) return { folder, config, ...(await openShards(files, folder, [WEIGHTS_NAME], new Map())) };
+  if (!names.has(INDEX_NAME)) refuseWithoutWeights(folder, names);
+  const weightMap = await readIndex(files, `${folder}/${INDEX_NAME}`);
+  const shards = [...new Set(weightMap.values())].sort();
+  for (const shard of shards) {
+    if (!names.has(shard)) {
+      throw new LowrankError("checkpoint/missing-shard", `${quote(shard)} is missing`, {
+        subject: folder,
+        expected: `the ${shards.length} shards that ${INDEX_NAME} names`,
+        next: "Download the checkpoint again.",
+      });
+    }
+  }
+  return { folder, config, ...(await openShards(files, folder, shards, weightMap)) };
+}
+
+/** Reads one tensor of a checkpoint by its stored name. */
+export async function readWeights(files: Files, checkpoint: Checkpoint, name: string): Promise<Tensor> {
+  const entry = findTensor(checkpoint, name);
+  return readTensor(files, entry.file, entry);
+}
+
+/** The entry of a stored name; an unknown name is refused with the names most like it. */
+export function findTensor(checkpoint: Checkpoint, name: string): CheckpointTensor {
+  const entry = checkpoint.tensors.get(name);
+  if (entry) return entry;
+  throw new LowrankError("checkpoint/no-tensor", `the checkpoint has no tensor ${quote(name)}`, {
+    subject: checkpoint.folder,
+    next: `Check the name. Names most like it: ${nearest(name, checkpoint.tensors.keys()).join(", ") || "none"}.`,
+  });
+}
+
+const listed = (names: Set<string>): string => [...names].slice(0, 12).map(quote).join(", ") || "an empty folder";
+
+const OTHER_WEIGHTS: { code: string; pattern: RegExp; what: string; next: string }[] = [
+  {
+    code: "checkpoint/pytorch-weights",
+    pattern: /^(pytorch_model.*|consolidated.*|model.*)\.(bin|pth?|bin\.index\.json)$/,
+    what: "PyTorch's pickle format",
+    next: "Convert it once with Transformers in Python: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER).",
+  },
+  {
+    code: "checkpoint/gguf-weights",
+    pattern: /\.gguf$/i,
+    what: "GGUF",
+    next: "Download the model's original safetensors checkpoint.",
+  },
+  {
+    code: "checkpoint/other-framework",
+    pattern: /^(tf_model\.h5|flax_model\.msgpack)$/,
+    what: "TensorFlow's or Flax's format",
+    next: "Download the model's safetensors files, or convert it once with Transformers in Python.",
+  },
+  {
+    code: "checkpoint/adapter",
+    pattern: /^adapter_model\.safetensors$/,
+    what: "an adapter",
+    next: "Give the folder of the adapter's base model.",
+  },
+];
+
+function refuseWithoutWeights(folder: string, names: Set<string>): never {
+  for (const { code, pattern, what, next } of OTHER_WEIGHTS) {
+    const found = [...names].find((name) => pattern.test(name));
+    if (found === undefined) continue;
+    throw new LowrankError(code, `the only weights in the folder are ${what}: ${quote(found)}`, {
+      subject: folder,
+      expected: `${WEIGHTS_NAME} or ${INDEX_NAME}`,
+      next,
+    });
+  }
+  throw new LowrankError("checkpoint/no-weights", "no weights in the folder", {
+    subject: folder,
+    expected: `${WEIGHTS_NAME} or ${INDEX_NAME}`,
+    got: listed(names),
+    next: "Download the checkpoint's safetensors files.",
+  });
+}
+
+/** The index's weight_map: stored name → shard, each shard a plain file name. */
+async function readIndex(files: Files, path: string): Promise<Map<string, string>> {
+  const refuse = (reason: string, message: string, got?: string): never => {
+    throw new LowrankError(`index/${reason}`, message, {
+      subject: path,
+      expected: 'an object with "weight_map": { tensor name: shard file name }',
+      got,
+      next: "The index is damaged; download it again.",
+    });
+  };
+  const root = parseStrictJson(await readText(files, path), { code: "index", subject: path, maxValues: MAX_INDEX_VALUES });
+  const entries = root instanceof Map ? root.get("weight_map") : refuse("not-object", "the index is not an object");
+  if (!(entries instanceof Map)) return refuse("no-weight-map", "the index has no weight_map object");
+  if (entries.size === 0) refuse("empty", "the weight_map is empty");
+  const weightMap = new Map<string, string>();
+  for (const [name, shard] of entries as Map<string, Json>) {
+    if (typeof shard !== "string") return refuse("shard-name", `the shard of tensor ${quote(name)} is not a string`);
+    if (shard.includes("/") || shard.includes("\\") || shard.includes(":") || shard === "..") {
+      refuse("shard-outside", `the shard of tensor ${quote(name)} is a path, not a file name in the folder`, quote(shard));
+    }
+    if (!shard.endsWith(".safetensors") || shard.includes("\0")) {
+      refuse("shard-name", `the shard of tensor ${quote(name)} is no safetensors file`, quote(shard));
+    }
+    weightMap.set(name, shard);
+  }
+  const shards = new Set(weightMap.values()).size;
+  if (shards > MAX_SHARDS) refuse("too-many-shards", `more than ${MAX_SHARDS} shards`, `${shards}`);
+  return weightMap;
+}
+
+/**
+ * The tensors of all shards. A tensor that the index does not list is taken too, as Transformers takes it; where two
+ * shards hold the same name, the index decides.
+ */
+async function openShards(files: Files, folder: string, shards: string[], weightMap: Map<string, string>) {
+  let metadata: Record<string, string> | undefined;
+  const tensors = new Map<string, CheckpointTensor>();
+  const homes = new Map<string, string>();
+  for (const shard of shards) {
+    const file = await files.realPath(`${folder}/${shard}`);
+    const header = await readHeader(files, file);
+    metadata ??= header.metadata;
+    for (const [name, entry] of header.tensors) {
+      if ((weightMap.get(name) ?? shard) !== shard) continue;
+      const other = homes.get(name);
+      if (other !== undefined) {
+        throw new LowrankError("index/ambiguous-tensor", `two shards hold tensor ${quote(name)}, and the index lists neither`, {
+          subject: `${folder}/${INDEX_NAME}`,
+          got: `${quote(other)} and ${quote(shard)}`,
+          next: "Download the checkpoint again.",
+        });
+      }
+      homes.set(name, shard);
+      tensors.set(name, { ...entry, file });
+    }
+  }
+  for (const [name, shard] of weightMap) {
+    if (tensors.has(name)) continue;
+    throw new LowrankError("index/tensor-missing", `tensor ${quote(name)} is not in the shard that the index names`, {
+      subject: `${folder}/${shard}`,
+      next: "Index and shards do not belong together; download the checkpoint again.",
+    });
+  }
+  return { tensors, metadata: metadata! };
+}
