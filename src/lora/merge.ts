@@ -1,0 +1,249 @@
+// Merging: W' = W + s·B·A, and every other byte of the checkpoint as it was. Follows PEFT's merge_and_unload and Transformers' sharding.
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { type Checkpoint, type CheckpointTensor, findTensor, INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
+import { bytesOf, readableDType, tensorFromBytes } from "../formats/dtypes.ts";
+import { type FloatDType, fromFloat32, isFloat, toFloat32 } from "../formats/float.ts";
+import { writeFolder } from "../formats/folder.ts";
+import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
+import { bytesPerElement, sizeOf } from "../tensor.ts";
+
+/** Transformers' `max_shard_size`, "5GB". */
+const MAX_SHARD_BYTES = 5_000_000_000;
+/** Bytes of a checkpoint that are in memory at once, about. */
+const BLOCK_BYTES = 8 * 1024 * 1024;
+
+/** One adapted weight and its low-rank update, `s·B·A`. */
+export interface MergeTarget {
+  /** The stored name of the base weight. */
+  weightName: string;
+  /** A, [rank, in]. */
+  loraA: Float32Array;
+  /** B, [out, rank]. */
+  loraB: Float32Array;
+  rank: number;
+  /** s: alpha / rank, or alpha / sqrt(rank) with rsLoRA. */
+  scale: number;
+  /** The weight is stored as [in, out] (GPT-2's Conv1D). */
+  fanInFanOut?: boolean;
+}
+
+export interface MergeOptions {
+  checkpoint: Checkpoint;
+  targets: readonly MergeTarget[];
+  outFolder: string;
+  /** Stored names of weights that the model uses in two places (tied input and output embedding). */
+  tiedWeights?: readonly string[];
+  /** Size limit of a weight file; a tensor larger than it gets a file of its own. */
+  maxShardBytes?: number;
+  /** Called after each tensor, with bytes. */
+  onProgress?: (progress: { tensor: string; done: number; total: number }) => void;
+}
+
+/**
+ * Writes the merged checkpoint to `outFolder`, whole or not at all: merged weights in the base's dtype, the other
+ * tensors byte for byte, the config and tokenizer files. The base is only read; a few megabytes are in memory at once.
+ * Errors: `merge/*`.
+ */
+export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): Promise<void> {
+  const { checkpoint, outFolder, maxShardBytes = MAX_SHARD_BYTES, onProgress } = options;
+  const targets = checkTargets(checkpoint, options.targets, options.tiedWeights ?? []);
+  await refuseBaseFolder(files, checkpoint.folder, outFolder);
+  const sideFiles = (await files.list(checkpoint.folder)).filter((name) => SIDE_FILES.some((pattern) => pattern.test(name)));
+  const total = bytesIn(checkpoint.tensors.values());
+  let done = 0;
+
+  const source = (name: string): TensorSource => {
+    const entry = checkpoint.tensors.get(name)!;
+    const target = targets.get(name);
+    const chunks = target ? mergedBytes(files, entry, target) : copied(files, entry.file, entry.offset, entry.length);
+    return {
+      name,
+      dtype: entry.dtype,
+      shape: entry.shape,
+      data: async function* () {
+        yield* chunks;
+        done += entry.length;
+        onProgress?.({ tensor: name, done, total });
+      },
+    };
+  };
+
+  await writeFolder(files, outFolder, async (folder) => {
+    for (const name of sideFiles) {
+      const path = `${checkpoint.folder}/${name}`;
+      await files.write(`${folder}/${name}`, copied(files, path, 0, await files.size(path)));
+    }
+    const shards = splitIntoShards(checkpoint.tensors, maxShardBytes);
+    const metadata = { format: "pt", ...checkpoint.metadata };
+    for (const { file, names } of shards) await writeSafetensors(files, `${folder}/${file}`, names.map(source), metadata);
+    if (shards.length > 1) await files.write(`${folder}/${INDEX_NAME}`, encodeIndex(checkpoint, shards, total));
+  });
+}
+
+/** What belongs to a checkpoint beside its weights: configs, tokenizer, chat template, image processor, its own code. */
+const SIDE_FILES = [
+  /^((generation_)?config|added_tokens|special_tokens_map|tekken|(video_)?(pre)?processor_config)\.json$/,
+  /^(tokenizer|vocab|merges|spiece|sentencepiece|tiktoken|chat_template)[\w.-]*\.(json|txt|model|jinja)$/,
+  /^\w+\.py$/,
+];
+
+const bytesIn = (tensors: Iterable<CheckpointTensor>): number => [...tensors].reduce((sum, { length }) => sum + length, 0);
+
+/** The targets by weight name, each checked against its weight. */
+function checkTargets(
+  checkpoint: Checkpoint,
+  targets: readonly MergeTarget[],
+  tied: readonly string[],
+): Map<string, MergeTarget> {
+  const byName = new Map<string, MergeTarget>();
+  for (const target of targets) {
+    const { weightName: subject, loraA, loraB, rank } = target;
+    const { dtype, shape } = findTensor(checkpoint, subject);
+    const refuse = (reason: string, message: string, expected: string, got: string, next: string): never => {
+      throw new LowrankError(`merge/${reason}`, message, { subject, expected, got, next });
+    };
+    if (byName.has(subject))
+      refuse("duplicate-target", "two updates for one weight", "one", "two", "Combine the adapters first.");
+    if (tied.includes(subject)) {
+      const next = "Use the adapter without merging it, or untie the output layer in the base checkpoint first.";
+      const got = "a weight that is both the input embedding and the output layer";
+      refuse("tied", "merging this weight would change the output layer as well", "a weight with one use", got, next);
+    }
+    if (!isFloat(dtype)) {
+      refuse(
+        "dtype",
+        "the weight is not stored in floating point",
+        "a float dtype",
+        dtype,
+        "Merge into the unquantised checkpoint.",
+      );
+    }
+    const [rows, columns] = target.fanInFanOut ? [shape[1], shape[0]] : shape;
+    const fits = shape.length === 2 && rank > 0 && loraA.length === rank * columns! && loraB.length === rows! * rank;
+    if (!fits) {
+      const got = `A of ${loraA.length}, B of ${loraB.length}, rank ${rank}, weight [${shape.join(", ")}]`;
+      refuse(
+        "shape",
+        "the update does not fit the weight",
+        "A [rank, in], B [out, rank]",
+        got,
+        "Check that the base is the adapter's own.",
+      );
+    }
+    byName.set(subject, target);
+  }
+  if (byName.size > 0) return byName;
+  throw new LowrankError("merge/nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
+}
+
+async function refuseBaseFolder(files: Files, base: string, out: string): Promise<void> {
+  if (!(await files.exists(out)) || (await files.realPath(out)) !== (await files.realPath(base))) return;
+  throw new LowrankError("merge/out-is-base", "the output folder is the base checkpoint's own", {
+    subject: out,
+    expected: "a new or an empty folder",
+    next: "Choose another output folder.",
+  });
+}
+
+/** The merged weight in float32, not yet rounded to the base's dtype: row blocks in the stored layout. */
+export async function* mergedRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Float32Array> {
+  const dtype = readableDType(entry.dtype, target.weightName);
+  const [rows, columns] = entry.shape as [number, number];
+  const { loraA, loraB, rank, fanInFanOut } = target;
+  // Stored [out, in]: left = B [out, r], right = A [r, in]. Stored [in, out]: left = Aᵀ [in, r], right = Bᵀ [r, out].
+  const left = fanInFanOut ? transpose(loraA, rank, rows) : loraB;
+  const right = fanInFanOut ? transpose(loraB, columns, rank) : loraA;
+  const rowBytes = columns * bytesPerElement[dtype];
+  const step = Math.max(1, Math.floor(BLOCK_BYTES / Math.max(1, rowBytes)));
+  const update = new Float64Array(columns);
+  for (let row = 0; row < rows; row += step) {
+    const count = Math.min(step, rows - row);
+    const bytes = await files.read(entry.file, entry.offset + row * rowBytes, count * rowBytes);
+    const block = toFloat32(tensorFromBytes(dtype, [count, columns], bytes));
+    for (let i = 0; i < count; i++) {
+      update.fill(0);
+      for (let k = 0; k < rank; k++) {
+        const factor = left[(row + i) * rank + k]!;
+        const offset = k * columns;
+        for (let j = 0; j < columns; j++) update[j]! += factor * right[offset + j]!;
+      }
+      const offset = i * columns;
+      for (let j = 0; j < columns; j++) block[offset + j]! += Math.fround(target.scale * update[j]!);
+    }
+    yield block;
+  }
+}
+
+function transpose(data: Float32Array, rows: number, columns: number): Float32Array {
+  const out = new Float32Array(data.length);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = data[i * columns + j]!;
+  return out;
+}
+
+/** From here on a float32 value rounds to infinity. */
+const OVERFLOW: Record<FloatDType, number> = {
+  float64: Number.POSITIVE_INFINITY,
+  float32: Number.POSITIVE_INFINITY,
+  float16: 65520,
+  bfloat16: 2 ** 128 - 2 ** 119,
+};
+
+async function* mergedBytes(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Uint8Array> {
+  const dtype = entry.dtype as FloatDType;
+  const limit = OVERFLOW[dtype];
+  for await (const block of mergedRows(files, entry, target)) {
+    const bad = block.find((value) => !(Math.abs(value) < limit));
+    if (bad !== undefined) {
+      throw new LowrankError("merge/not-finite", `a merged value is not finite in ${dtype}`, {
+        subject: target.weightName,
+        got: `${bad}`,
+        next: "Check the adapter: it is damaged or diverged in training, or does not belong to this base.",
+        exitCode: 1,
+      });
+    }
+    yield bytesOf(fromFloat32(block, dtype));
+  }
+}
+
+async function* copied(files: Files, path: string, offset: number, length: number): AsyncGenerator<Uint8Array> {
+  for (let done = 0; done < length; done += BLOCK_BYTES) {
+    yield await files.read(path, offset + done, Math.min(BLOCK_BYTES, length - done));
+  }
+}
+
+interface Shard {
+  file: string;
+  names: string[];
+}
+
+/** Greedy, in the checkpoint's order, under Transformers' file names; a single file has no number. */
+function splitIntoShards(tensors: Map<string, CheckpointTensor>, limit: number): Shard[] {
+  const groups: string[][] = [];
+  let size = Number.POSITIVE_INFINITY;
+  for (const [name, { length }] of tensors) {
+    if (size + length > limit) {
+      groups.push([]);
+      size = 0;
+    }
+    groups.at(-1)!.push(name);
+    size += length;
+  }
+  const number = (value: number) => `${value}`.padStart(5, "0");
+  return groups.map((names, i) => ({
+    file: groups.length === 1 ? WEIGHTS_NAME : `model-${number(i + 1)}-of-${number(groups.length)}.safetensors`,
+    names,
+  }));
+}
+
+function encodeIndex(checkpoint: Checkpoint, shards: Shard[], total: number): Uint8Array {
+  const pairs = shards.flatMap(({ file, names }) => names.map((name): [string, string] => [name, file]));
+  const index = {
+    metadata: {
+      total_parameters: [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
+      total_size: total,
+    },
+    weight_map: Object.fromEntries(pairs.sort(([a], [b]) => (a < b ? -1 : 1))),
+  };
+  return new TextEncoder().encode(`${JSON.stringify(index, null, 2)}\n`);
+}
