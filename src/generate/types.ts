@@ -18,7 +18,10 @@ export interface Decoder {
   readonly maxPositions: number;
   /** Runs the prompts; the logits of each row's last position: [rows, vocabSize]. */
   start(prompts: PromptBatch): Promise<Float32Array>;
-  /** Appends one token to each row at the position given: [rows] each. The logits that follow: [rows, vocabSize]. */
+  /**
+   * Appends one token to each row at the position given: [rows] each. The logits that follow: [rows, vocabSize].
+   * A finished row is given padding at position 0, and its logits are not read.
+   */
   step(tokens: Int32Array, positionIds: Int32Array): Promise<Float32Array>;
   /** Lets go of the cache. Called once after `start`, whether generation ended, failed or was aborted. */
   end(): Promise<void>;
