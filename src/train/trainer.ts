@@ -114,8 +114,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   let resumedFrom: string | null = null;
   if (output) {
     await output.files.makeFolder(output.folder);
-    await removeLeftovers(output.files, output.folder);
     resumedFrom = await resumable(output.files, output.folder, output.resume ?? false);
+    await removeLeftovers(output.files, output.folder);
     if (resumedFrom) {
       const { theta: saved, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
       theta.set(saved);

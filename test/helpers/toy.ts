@@ -6,7 +6,7 @@ import { purpose, uniform } from "../../src/random.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import type { SaveWeights } from "../../src/train/checkpoint.ts";
 import type { Feed } from "../../src/train/feed.ts";
-import { type OptimizerOptions, optimizerDefaults } from "../../src/train/trainer.ts";
+import { type OptimizerOptions, optimizerDefaults, type TrainOptions, type TrainOutput } from "../../src/train/trainer.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "../../src/train/types.ts";
 
 export const VOCAB = 11;
@@ -108,3 +108,16 @@ export const saveToy: SaveWeights = async (folder, theta) => {
   }));
   await writeSafetensors(nodeFiles, `${folder}/adapter_model.safetensors`, tensors, { format: "pt" });
 };
+
+/** A run of 6 steps into a folder, with dropout, micro-batches and evaluations. */
+export const toyRun = (output: Partial<TrainOutput> & { folder: string }, change: Partial<TrainOptions> = {}): TrainOptions => ({
+  objective: toyObjective(0.2),
+  theta: toyTheta(),
+  feed: toyFeed(toyRows(10), 3),
+  steps: 6,
+  seed: 3,
+  optimizer: toyOptimizer,
+  evaluation: { batches: [toyBatch(toyRows(10))], every: 2 },
+  output: { files: nodeFiles, saveWeights: saveToy, ...output },
+  ...change,
+});

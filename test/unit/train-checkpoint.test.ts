@@ -18,7 +18,7 @@ import { LowrankError } from "../../src/errors.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { fingerprint, latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
-import { saveToy, toyBatch, toyFeed, toyObjective, toyOptimizer, toyRows, toyTheta } from "../helpers/toy.ts";
+import { toyFeed, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
 
 const root = mkdtempSync(path.join(tmpdir(), "lowrank-checkpoint-"));
 after(() => rmSync(root, { recursive: true, force: true }));
@@ -27,17 +27,8 @@ const fresh = (): string => path.join(root, `run-${folders++}`);
 
 const STEPS = 6;
 const rows = toyRows(10);
-const options = (output: Partial<TrainOutput> & { folder: string }, change: Partial<TrainOptions> = {}): TrainOptions => ({
-  objective: toyObjective(0.2),
-  theta: toyTheta(),
-  feed: toyFeed(rows, 3),
-  steps: STEPS,
-  seed: 3,
-  optimizer: toyOptimizer,
-  evaluation: { batches: [toyBatch(rows)], every: 2 },
-  output: { files: nodeFiles, saveWeights: saveToy, checkpointEvery: 1, keepCheckpoints: 100, ...output },
-  ...change,
-});
+const options = (output: Partial<TrainOutput> & { folder: string }, change: Partial<TrainOptions> = {}) =>
+  toyRun({ checkpointEvery: 1, keepCheckpoints: 100, ...output }, { steps: STEPS, ...change });
 
 /** Runs to the end, or asks it to stop when `step` steps are done. */
 async function run(of: TrainOptions, stopAt?: number): Promise<TrainEvent[]> {
