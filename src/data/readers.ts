@@ -6,7 +6,7 @@ import type { ChatMessage } from "../text/template.ts";
 
 /** Bytes read at a time. */
 export const READ_BLOCK_BYTES = 1 << 20;
-/** Longest line of a JSONL file, longest record of a CSV file: a thick book is 2 MB. */
+/** Longest line of a JSONL file, longest record of a CSV file (give or take a block): a thick book is 2 MB. */
 export const MAX_RECORD_BYTES = 8 << 20;
 export const MAX_CSV_COLUMNS = 10_000;
 
@@ -261,7 +261,8 @@ function kindOf(row: Row, keys: Keys, where: string): Kind {
   if (kinds.length === 1) return kinds[0]!;
   const found = [...row.keys()];
   const missing = keys.completion.filter((key) => !row.has(key));
-  const similar = missing.length === 1 ? nearest(missing[0]!, found, 1)[0] : undefined;
+  const others = found.filter((key) => !keys.completion.includes(key));
+  const similar = missing.length === 1 ? nearest(missing[0]!, others, 1)[0] : undefined;
   throw new LowrankError(
     "data/keys",
     kinds.length === 0 ? "the record's keys are not those of any kind" : "the record is of several kinds",

@@ -1,7 +1,7 @@
 // Which tokens of a rendered conversation are the assistant's: by {% generation %} marks as in Transformers, else by comparing renderings.
 import { LowrankError } from "../errors.ts";
 import { type ChatMessage, type ChatTemplate, type RenderOptions, renderChat, renderSource, sourceFor } from "./template.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { makeStreamDecoder, type Tokenizer } from "./tokenizer.ts";
 
 /** [start, end) in UTF-16 units of a text. */
 export type Span = [start: number, end: number];
@@ -93,26 +93,62 @@ const unstable = (template: ChatTemplate, index: number, got: string): LowrankEr
 /**
  * Tokens of `text`, and for each whether it is in one of `spans` (ascending, not overlapping).
  *
- * The ids are always those of the whole text. Where encoding the pieces between the spans' ends gives the same ids, the
- * bounds are exact. Otherwise a bound is the number of first ids that the text up to it has in common with the whole, so
- * a token across a span's start counts as inside, and one across its end as outside.
+ * The ids are always those of the whole text. Where its tokens begin and end is found in one of three ways:
+ * 1. The pieces between the spans' ends, encoded alone, give the same ids: the usual case, with special tokens around turns.
+ * 2. The ids decode to exactly the text: each token's place is what it decodes to. One that lies across a span's border
+ *    counts as inside, as in Transformers.
+ * 3. Otherwise (SentencePiece adds spaces) a border is after the first ids that the text up to it has in common with the
+ *    whole. A token across a span's start counts as inside, one across its end as outside.
  */
 export function encodeSpans(tokenizer: Tokenizer, text: string, spans: readonly Span[]): { ids: Int32Array; inside: Uint8Array } {
   const encode = (piece: string) => tokenizer.encode(piece, { addSpecialTokens: false });
   const ids = encode(text);
-  const cuts = spans.flat();
-  const pieces = [...cuts, text.length].map((cut, i) => encode(text.slice(i === 0 ? 0 : cuts[i - 1], cut)));
-  const joined = pieces.flatMap((piece) => [...piece]);
-  let bounds: number[];
-  if (joined.length === ids.length && joined.every((id, i) => id === ids[i])) {
-    let length = 0;
-    bounds = cuts.map((_, i) => (length += pieces[i]!.length));
-  } else {
-    bounds = cuts.map((cut) => commonPrefix(encode(text.slice(0, cut)), ids));
-  }
   const inside = new Uint8Array(ids.length);
-  for (let i = 0; i < bounds.length; i += 2) inside.fill(1, bounds[i], bounds[i + 1]);
+  const cuts = spans.flat();
+  const pieces = [...cuts, text.length].map((cut, i) => encode(text.slice(cuts[i - 1] ?? 0, cut)));
+  if (sameIds(pieces, ids)) {
+    let at = 0;
+    for (const [i, piece] of pieces.entries()) {
+      inside.fill(i % 2, at, at + piece.length);
+      at += piece.length;
+    }
+    return { ids, inside };
+  }
+  const places = decodedPlaces(tokenizer, text, ids);
+  if (places !== undefined) {
+    for (const [i, [from, to]] of places.entries()) {
+      if (spans.some(([start, end]) => from < end && to > start)) inside[i] = 1;
+    }
+    return { ids, inside };
+  }
+  for (const [start, end] of spans) {
+    inside.fill(1, commonPrefix(encode(text.slice(0, start)), ids), commonPrefix(encode(text.slice(0, end)), ids));
+  }
   return { ids, inside };
+}
+
+function sameIds(pieces: readonly Int32Array[], ids: Int32Array): boolean {
+  let at = 0;
+  for (const piece of pieces) for (const id of piece) if (id !== ids[at++]) return false;
+  return at === ids.length;
+}
+
+/** The part of `text` that each token decodes to, if together they decode to it; a token inside a character has all of it. */
+function decodedPlaces(tokenizer: Tokenizer, text: string, ids: Int32Array): Span[] | undefined {
+  const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+  const deltas = Array.from(ids, (id) => decoder.push(id));
+  if (deltas.join("") + decoder.flush() !== text) return undefined;
+  const places: Span[] = [];
+  let start = 0;
+  for (const delta of deltas) {
+    places.push([start, start + delta.length]);
+    start += delta.length;
+  }
+  for (let i = places.length - 1, end = text.length; i >= 0; i--) {
+    if (deltas[i] === "") places[i]![1] = end;
+    else end = places[i]![1];
+  }
+  return places;
 }
 
 function commonPrefix(a: Int32Array, b: Int32Array): number {

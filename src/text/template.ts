@@ -13,8 +13,8 @@ export const MAX_RENDERED_CHARS = 16 * 1024 * 1024;
 const VALUE_CHARS = 64;
 /** Longest list that `range` makes. */
 export const MAX_RANGE = 100_000;
-/** Most evaluations of a node of the template. A conversation of 1,000 turns takes about 100,000. */
-export const MAX_STEPS = 5_000_000;
+/** Most evaluations of a node of the template, and values put into lists. A conversation of 1,000 turns takes about 20,000. */
+export const MAX_STEPS = 500_000;
 /** The longest a rendering may take, for templates whose single steps are slow. Real ones take milliseconds. */
 export const MAX_RENDER_MS = 10_000;
 
@@ -179,7 +179,10 @@ class BoundedInterpreter extends Evaluator {
     if (++this.steps > MAX_STEPS) throw new TooMuch(`at most ${MAX_STEPS} steps`, "more, such as loops within loops");
     if (Date.now() > this.deadline) throw new TooMuch(`at most ${MAX_RENDER_MS} ms`, "a longer rendering");
     const value = super.evaluate(node, environment);
+    const isNew = !weights.has(value);
     weigh(value);
+    // Making a list of n values is n steps.
+    if (isNew && Array.isArray(value.value)) this.steps += value.value.length;
     return value;
   }
 }

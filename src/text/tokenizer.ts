@@ -1,7 +1,8 @@
 // A checkpoint's tokenizer over @huggingface/tokenizers; which file decides what follows Transformers' tokenization_utils_base.py.
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { LowrankError } from "../errors.ts";
-import { type Files, MAX_TEXT_BYTES } from "../files.ts";
+import type { Files } from "../files.ts";
+import { readJsonObject, readText } from "../formats/json.ts";
 import type { ChatTemplate } from "./template.ts";
 
 /** Largest token id accepted: an order of magnitude above the largest vocabularies (256 k), small enough to index by. */
@@ -11,6 +12,9 @@ export const MAX_TOKEN_ID = (1 << 22) - 1;
 const MAX_HELD_TOKENS = 16;
 
 const SPECIAL_NAMES = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] as const;
+
+/** Kinds of vocabulary; files of before 2020 name none. */
+const MODEL_TYPES: unknown[] = ["BPE", "WordPiece", "Unigram", "WordLevel", undefined];
 
 type Json = Record<string, unknown>;
 
@@ -46,23 +50,22 @@ export interface Tokenizer {
 /**
  * Reads the tokenizer of a checkpoint folder: tokenizer.json, and where present tokenizer_config.json,
  * special_tokens_map.json, generation_config.json and chat_template.jinja.
- * @throws LowrankError `tokenizer/missing`, `tokenizer/malformed`, `tokenizer/too-large`.
+ * @throws LowrankError `tokenizer/missing`, `tokenizer/malformed`, `json/…` and `text/…` for files that are no JSON.
  */
 export async function loadTokenizer(files: Files, folder: string): Promise<Tokenizer> {
   const path = `${folder}/tokenizer.json`;
   if (!(await files.exists(path))) throw await missing(files, folder);
-  const json = await readJson(files, path);
+  const json = await readJsonObject(files, path);
   const config = await readOptionalJson(files, `${folder}/tokenizer_config.json`);
   const map = await readOptionalJson(files, `${folder}/special_tokens_map.json`);
   const generation = await readOptionalJson(files, `${folder}/generation_config.json`);
   const { vocabSize, added } = checkVocabulary(json, path);
-  const engine = makeEngine(json, config, path);
-
   const names: Record<string, string> = {};
   for (const name of SPECIAL_NAMES) {
     const content = tokenContent(config[name]) ?? tokenContent(map[name]);
     if (content !== undefined) names[name] = content;
   }
+  const engine = makeEngine(json, { ...config, ...names }, path);
   const idOf = (name: string): number | undefined => {
     const token = names[name];
     if (token === undefined) return undefined;
@@ -180,6 +183,9 @@ function makeEngine(json: Json, config: Json, path: string): Engine {
 function checkVocabulary(json: Json, path: string): { vocabSize: number; added: { id: number; special: boolean }[] } {
   const model = json["model"];
   if (!isObject(model)) throw malformed(path, "there is no model", "an object under the key model", kindOf(model));
+  if (!MODEL_TYPES.includes(model["type"])) {
+    throw malformed(path, "the kind of model is not known", MODEL_TYPES.filter(Boolean).join(", "), kindOf(model["type"]));
+  }
   const vocab = model["vocab"];
   if (typeof vocab !== "object" || vocab === null) {
     throw malformed(path, "there is no vocabulary", "model.vocab: an object or a list", kindOf(vocab));
@@ -253,38 +259,8 @@ async function missing(files: Files, folder: string): Promise<LowrankError> {
   });
 }
 
-async function readText(files: Files, path: string): Promise<string> {
-  const size = await files.size(path);
-  if (size > MAX_TEXT_BYTES) {
-    throw new LowrankError("tokenizer/too-large", "the file is too large to be read whole", {
-      subject: path,
-      expected: `at most ${MAX_TEXT_BYTES} bytes`,
-      got: `${size} bytes`,
-      next: "check that it is the file it claims to be",
-    });
-  }
-  const bytes = await files.read(path, 0, size);
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (cause) {
-    throw malformed(path, "the text is not UTF-8", "UTF-8", "a byte sequence that is not", cause);
-  }
-}
-
-async function readJson(files: Files, path: string): Promise<Json> {
-  const text = await readText(files, path);
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw malformed(path, "the file is not JSON", "a JSON object", (cause as Error).message, cause);
-  }
-  if (!isObject(value)) throw malformed(path, "the file holds no object", "a JSON object", kindOf(value));
-  return value;
-}
-
 const readOptionalJson = async (files: Files, path: string): Promise<Json> =>
-  (await files.exists(path)) ? readJson(files, path) : {};
+  (await files.exists(path)) ? readJsonObject(files, path) : {};
 
 function idList(value: unknown, key: string, path: string): number[] {
   if (value === undefined || value === null) return [];

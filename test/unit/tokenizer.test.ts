@@ -1,0 +1,177 @@
+// text/tokenizer.ts: the ids and texts that Hugging Face's own tokenizers gave, and what is read from which file.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LowrankError } from "../../src/errors.ts";
+import { renderChat } from "../../src/text/template.ts";
+import { loadTokenizer, makeStreamDecoder, type Tokenizer } from "../../src/text/tokenizer.ts";
+import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
+import { memoryFiles } from "../helpers/memory-files.ts";
+import { smollm2Json, smollm2Tokenizer } from "../helpers/smollm2.ts";
+
+const llama2 = () => loadTokenizer(memoryFiles(llama2StyleFiles()), "base");
+
+/** A word-level tokenizer of a few entries, for tests of the files around it. */
+const tiny = (extra: Record<string, unknown> = {}) =>
+  JSON.stringify({
+    version: "1.0",
+    added_tokens: [
+      { id: 0, content: "<pad>", special: true },
+      { id: 1, content: "<end>", special: true },
+      { id: 2, content: "<turn>", special: false },
+    ],
+    normalizer: null,
+    pre_tokenizer: { type: "Whitespace" },
+    post_processor: null,
+    decoder: null,
+    model: { type: "BPE", vocab: { a: 3, b: 4 }, merges: [] },
+    ...extra,
+  });
+
+const stream = (tokenizer: Tokenizer, ids: Iterable<number>, skipSpecialTokens = true) => {
+  const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens });
+  const deltas = [...ids].map((id) => decoder.push(id));
+  return { deltas, text: deltas.join("") + decoder.flush() };
+};
+
+test("SmolLM2: ids and decoded texts are Hugging Face's", async () => {
+  const tokenizer = await smollm2Tokenizer();
+  const vectors = smollm2Json<{ text: string; ids: number[]; decoded: string }[]>("tokenizer-vectors.json");
+  assert.ok(vectors.length >= 15);
+  for (const { text, ids, decoded } of vectors) {
+    assert.deepEqual([...tokenizer.encode(text)], ids, text);
+    assert.equal(tokenizer.decode(ids), decoded, text);
+  }
+});
+
+test("SmolLM2: chats render and encode as Hugging Face's", async () => {
+  const tokenizer = await smollm2Tokenizer();
+  type Chat = { messages: { role: string; content: string }[]; text: string; text_generation: string; ids: number[] };
+  const chats = smollm2Json<Chat[]>("chat.json");
+  assert.ok(chats.length >= 3);
+  for (const chat of chats) {
+    const text = renderChat(tokenizer.template!, chat.messages);
+    assert.equal(text, chat.text);
+    assert.equal(renderChat(tokenizer.template!, chat.messages, { addGenerationPrompt: true }), chat.text_generation);
+    assert.deepEqual([...tokenizer.encode(text, { addSpecialTokens: false })], chat.ids);
+  }
+});
+
+test("SmolLM2: special tokens and sizes", async () => {
+  const tokenizer = await smollm2Tokenizer();
+  assert.equal(tokenizer.vocabSize, 49152);
+  assert.equal(tokenizer.bosId, 1);
+  assert.equal(tokenizer.eosId, 2);
+  assert.deepEqual(tokenizer.eosIds, [2]);
+  assert.equal(tokenizer.padId, 2);
+  assert.equal(tokenizer.tokenToId("<|im_end|>"), 2);
+  assert.ok(tokenizer.specialIds.has(1) && !tokenizer.specialIds.has(198));
+  assert.equal(tokenizer.decode([1, 4093, 2], { skipSpecialTokens: true }), "user");
+  assert.equal(tokenizer.decode([]), "");
+  assert.equal(tokenizer.decode([19556, 900_000, -1, 905]), "Hello world", "ids outside the vocabulary are skipped");
+});
+
+test("a SentencePiece-like tokenizer with byte fallback: ids and texts are Hugging Face's", async () => {
+  const tokenizer = await llama2();
+  const vectors = llama2StyleVectors();
+  assert.ok(vectors.some(({ ids }) => ids[0] === tokenizer.bosId));
+  for (const { text, ids, plain, decoded, decodedAll } of vectors) {
+    assert.deepEqual([...tokenizer.encode(text)], ids, text);
+    assert.deepEqual([...tokenizer.encode(text, { addSpecialTokens: false })], plain, text);
+    assert.equal(tokenizer.decode(ids, { skipSpecialTokens: true }), decoded, text);
+    assert.equal(tokenizer.decode(ids), decodedAll, text);
+  }
+});
+
+test("streamed deltas join to the whole text, and no delta breaks a character", async () => {
+  const texts = [
+    "Hello world",
+    " leading",
+    "naïve café — “quotes”",
+    "中文字符和标点，。",
+    "🙂👩‍👩‍👧‍👦🏳️‍🌈 ok",
+    "a\n\n  b\t",
+    "\uFFFD kept \uFFFD",
+    "\uFEFFbom",
+  ];
+  let held = 0;
+  for (const tokenizer of [await smollm2Tokenizer(), await llama2()]) {
+    for (const text of texts) {
+      const ids = tokenizer.encode(text, { addSpecialTokens: false });
+      const { deltas, text: joined } = stream(tokenizer, ids);
+      assert.equal(joined, tokenizer.decode(ids));
+      // The package's byte-fallback decoder drops a byte order mark at the start of a run of bytes.
+      if (!text.startsWith("\uFEFF")) assert.equal(joined, text);
+      if (!text.includes("\uFFFD")) assert.ok(deltas.every((delta) => !delta.includes("\uFFFD")));
+      held += deltas.filter((delta) => delta === "").length;
+    }
+  }
+  assert.ok(held > 10, "some tokens ended inside a character");
+});
+
+test("a stream's spaces survive special tokens between words", async () => {
+  const tokenizer = await llama2();
+  const words = [...tokenizer.encode("cheap food", { addSpecialTokens: false })];
+  const cut = [...tokenizer.encode("cheap", { addSpecialTokens: false })].length;
+  const ids = [tokenizer.bosId!, ...words.slice(0, cut), tokenizer.eosId!, ...words.slice(cut)];
+  assert.equal(stream(tokenizer, ids).text, "cheap food");
+  assert.equal(stream(tokenizer, ids, false).text, tokenizer.decode(ids));
+});
+
+test("a stream of broken bytes is neither held for ever nor lost", async () => {
+  const tokenizer = await llama2();
+  const lead = tokenizer.tokenToId("<0xF0>")!;
+  const { deltas, text } = stream(
+    tokenizer,
+    Array.from({ length: 100 }, () => lead),
+  );
+  assert.equal(text, "\uFFFD".repeat(100));
+  assert.ok(deltas.slice(0, 20).join("").length >= 15);
+});
+
+test("end tokens come from every file that names one", async () => {
+  const files = memoryFiles({
+    "m/tokenizer.json": tiny(),
+    "m/special_tokens_map.json": JSON.stringify({ eos_token: { content: "<end>" }, pad_token: "<pad>" }),
+    "m/generation_config.json": JSON.stringify({ eos_token_id: [2, 1], bos_token_id: 0 }),
+  });
+  const tokenizer = await loadTokenizer(files, "m");
+  assert.deepEqual(tokenizer.eosIds, [1, 2]);
+  assert.equal(tokenizer.eosId, 1);
+  assert.equal(tokenizer.padId, 0);
+  assert.equal(tokenizer.bosId, 0);
+  assert.equal(tokenizer.vocabSize, 5);
+  assert.equal(tokenizer.template, undefined);
+});
+
+test("chat_template.jinja wins; of named templates the default is used, with tools the tool template", async () => {
+  const named = {
+    chat_template: [
+      { name: "default", template: "D" },
+      { name: "tool_use", template: "T" },
+    ],
+    eos_token: "<end>",
+  };
+  const list = await loadTokenizer(
+    memoryFiles({ "m/tokenizer.json": tiny(), "m/tokenizer_config.json": JSON.stringify(named) }),
+    "m",
+  );
+  assert.equal(renderChat(list.template!, []), "D");
+  assert.equal(renderChat(list.template!, [], { tools: [{}] }), "T");
+  assert.deepEqual(list.template!.tokens, { eos_token: "<end>" });
+  const file = await loadTokenizer(
+    memoryFiles({ "m/tokenizer.json": tiny(), "m/tokenizer_config.json": JSON.stringify(named), "m/chat_template.jinja": "F" }),
+    "m",
+  );
+  assert.equal(renderChat(file.template!, [], { tools: [{}] }), "F");
+});
+
+test("a folder without tokenizer.json says what to do", async () => {
+  const slow = loadTokenizer(memoryFiles({ "m/tokenizer.model": "x", "m/vocab.json": "{}" }), "m");
+  await assert.rejects(slow, (error: LowrankError) => {
+    assert.equal(error.code, "tokenizer/missing");
+    assert.match(error.got!, /tokenizer\.model, vocab\.json/);
+    assert.match(error.next!, /save_pretrained/);
+    return true;
+  });
+  await assert.rejects(loadTokenizer(memoryFiles({}), "m"), { code: "tokenizer/missing", got: "no tokenizer file" });
+});
