@@ -51,6 +51,11 @@ export function mulDims(...dims: Dim[]): Dim {
   return spell(product);
 }
 
+/** dim / divisor, where every coefficient is divisible. */
+export function divideDim(dim: Dim, divisor: number): Dim {
+  return spell(new Map([...polynomial(dim)].map(([key, n]) => [key, n / divisor])));
+}
+
 /** Number of elements, as a dim. */
 export const elements = (shape: Shape): Dim => mulDims(...shape);
 

@@ -1,35 +1,41 @@
 // Graph → Graph: additions that a matrix product can do on the way.
-import { apply, type Graph, nodesOf, rewrite, usersOf, type Value } from "./graph.ts";
+import { sameShape } from "./dims.ts";
+import { apply1, type Graph, nodesOf, rewrite, usersOf, type Value } from "./graph.ts";
 
 /**
  * Turns add(product, z) into a gemm that accumulates onto z, where the product has no other reader. Gradients that meet,
- * and LoRA's update beside its frozen layer, then cost no pass of their own.
+ * LoRA's update beside its frozen layer, and the residual stream then cost no pass of their own.
  */
 export function fuseAdditions(graph: Graph): Graph {
-  const users = usersOf(nodesOf(graph));
-  const outputs = new Set(Object.values(graph.outputs));
-  const fusable = (value: Value) => !outputs.has(value) && users.get(value)?.length === 1 && asGemm(value) !== null;
+  const readers = new Map([...usersOf(nodesOf(graph))].map(([value, users]) => [value, users.length]));
+  for (const output of Object.values(graph.outputs)) readers.set(output, (readers.get(output) ?? 0) + 1);
+
   return rewrite(graph, (node, inputs) => {
     if (node.op !== "add") return null;
     for (const [product, other] of [
       [1, 0],
       [0, 1],
     ] as const) {
-      const [p, z] = [inputs[product]!, inputs[other]!];
-      // The old product tells how many readers it had; the rebuilt one may already have become an accumulator.
-      const gemm = fusable(node.inputs[product]!) ? asGemm(p) : null;
-      if (gemm && z.shape.length === 2 && z.shape.every((dim, i) => dim === p.shape[i])) {
-        return apply("gemm", [...gemm.inputs, z], gemm.attributes);
+      const p = inputs[product]!;
+      const z = inputs[other]!;
+      const whole = z.shape.length === 2 && sameShape(z.shape, p.shape);
+      if (!whole || readers.get(node.inputs[product]!) !== 1) continue;
+      const fused = accumulate(p, z, readers);
+      if (fused) {
+        readers.set(fused, readers.get(node.outputs[0]!) ?? 0);
+        return [fused];
       }
     }
     return null;
   });
 }
 
-/** A value as a gemm that has no accumulator yet, or null. */
-function asGemm({ node }: Value): Pick<typeof node, "inputs" | "attributes"> | null {
-  if (node.inputs.length !== 2) return null;
-  if (node.op === "gemm") return node;
-  if (node.op === "linear") return { inputs: node.inputs, attributes: { transA: false, transB: true, alpha: 1 } };
-  return null;
+/** `product` + z as one gemm, or null where the product is none or its accumulator is already taken and shared. */
+function accumulate({ node }: Value, z: Value, readers: Map<Value, number>): Value | null {
+  const [a, b, c] = node.inputs as [Value, Value, Value | undefined];
+  const attributes = node.op === "gemm" ? node.attributes : { transA: false, transB: true, alpha: 1 };
+  const isProduct = node.op === "gemm" || (node.op === "linear" && !c);
+  if (!isProduct) return null;
+  const start = !c ? z : readers.get(c) === 1 ? accumulate(c, z, readers) : null;
+  return start && apply1("gemm", [a, b, start], attributes);
 }

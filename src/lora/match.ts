@@ -1,7 +1,7 @@
 // Which modules of a model an adapter acts on, and with which rank and scale. Follows PEFT 0.21.2's tuners_utils.py and constants.py.
 import { LowrankError, nearest } from "../errors.ts";
 import type { LoraConfig } from "./config.ts";
-import { compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
+import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
 
 /** A module of the base model that carries a weight, as the model's forward pass names it. */
 export interface ModuleInfo {
@@ -212,9 +212,6 @@ function endingsOf(path: string): string[] {
     .map((start) => path.slice(start));
 }
 
-/** Where the components of `path` begin. */
-const beginningsOf = (path: string): number[] => [0, ...[...path.matchAll(/\./g)].map(({ index }) => index + 1)];
-
 function layerFinder(pattern: LoraConfig["layersPattern"], budget: MatchBudget): (path: string) => number | undefined {
   const names = pattern ? [pattern].flat() : [];
   if (names.length === 0) {
@@ -246,7 +243,7 @@ function layerFinder(pattern: LoraConfig["layersPattern"], budget: MatchBudget):
   };
 }
 
-/** An entry of rankPattern or alphaPattern: PEFT's `(.*\.)?(KEY)$`, matched from the start of a path. */
+/** An entry of rankPattern or alphaPattern. */
 interface EndPattern {
   option: "rankPattern" | "alphaPattern";
   key: string;
@@ -259,8 +256,7 @@ export function scaleFinder(config: LoraConfig, budget: MatchBudget) {
   const compile = (option: EndPattern["option"]): EndPattern[] =>
     Object.entries(config[option]).map(([key, value]) => {
       const pattern = compilePattern(key, `${option}: ${key}`, budget, true);
-      const matches = (path: string) => beginningsOf(path).some((start) => pattern.fullmatch(path, start));
-      return { option, key, value, matches };
+      return { option, key, value, matches: pattern.matchesEnd };
     });
   const ranks = compile("rankPattern");
   const alphas = compile("alphaPattern");

@@ -26,7 +26,7 @@ type Node = { id: number } & (
   | { type: "sequence"; items: Node[] }
   | { type: "choice"; options: Node[] }
   | { type: "repeat"; item: Node; min: number; max: number; lazy: boolean }
-  | { type: "anchor"; test: (text: readonly string[], at: number) => boolean }
+  | { type: "anchor"; test: (text: string, at: number) => boolean }
   | { type: "look"; item: Node; behind: number | null; negative: boolean }
 );
 /** `Node` without its id, as the parser builds it. */
@@ -37,10 +37,19 @@ export interface Pattern {
   readonly source: string;
   /** Whether it has alternatives outside of any group. */
   readonly hasAlternatives: boolean;
-  /** Python's `re.fullmatch(source, text[start:])`, except that anchors and look-behinds see the text before `start`. */
-  fullmatch(text: string, start?: number): boolean;
+  /** Python's `re.fullmatch(source, path)`. */
+  fullmatch(path: string): boolean;
+  /** Python's `re.match("(.*\\.)?(source)$", path)`: whether the whole path or what follows one of its dots matches. */
+  matchesEnd(path: string): boolean;
   /** Where a match that starts at `start` may end, in the order in which Python's engine would try them. */
-  ends(text: string, start: number): number[];
+  ends(path: string, start: number): number[];
+}
+
+/** Where the components of `path` begin: 0 and behind each dot. */
+export function beginningsOf(path: string): number[] {
+  const places = [0];
+  for (let dot = path.indexOf("."); dot >= 0; dot = path.indexOf(".", dot + 1)) places.push(dot + 1);
+  return places;
 }
 
 interface Flags {
@@ -65,21 +74,32 @@ export function compilePattern(source: string, subject: string, budget: MatchBud
   };
   if (source.length > MAX_PATTERN_CHARS) fail(`The pattern is longer than ${MAX_PATTERN_CHARS} characters.`);
   const { root, nodes } = parse([...source], embedded, fail);
-  const ends = (text: string, start: number): number[] => {
-    const chars = [...text];
-    if (chars.length > MAX_PATH_CHARS) fail(`A module path is longer than ${MAX_PATH_CHARS} characters.`);
-    const spend = (steps: number) => {
-      budget.left -= steps;
-      if (budget.left < 0) fail("Matching the pattern takes too many steps.", "Use a simpler pattern, or list the module names.");
-    };
-    return run(root, nodes, chars, start, spend);
+  const spend = (steps: number) => {
+    budget.left -= steps;
+    if (budget.left < 0) fail("Matching the pattern takes too many steps.", "Use a simpler pattern, or list the module names.");
   };
-  const fullmatch = (text: string, start = 0) => ends(text, start).includes([...text].length);
-  return { source, hasAlternatives: root.type === "choice", ends, fullmatch };
+  const ends = (text: string, start: number): number[] => {
+    if (text.length > MAX_PATH_CHARS) fail(`A module path is longer than ${MAX_PATH_CHARS} characters.`);
+    return run(root, nodes, text, start, spend);
+  };
+  // Most keys of rank patterns are names and dots alone, one for each module: JavaScript reads those in the same way.
+  const plainEnd = /^[\w.-]+$/.test(source) ? new RegExp(`(?:^|\\.)${source}$`, "s") : null;
+  const matchesEnd = (path: string) => {
+    if (!plainEnd) return beginningsOf(path).some((start) => ends(path, start).includes(path.length));
+    spend(1);
+    return plainEnd.test(path);
+  };
+  return {
+    source,
+    hasAlternatives: root.type === "choice",
+    ends,
+    matchesEnd,
+    fullmatch: (path) => ends(path, 0).includes(path.length),
+  };
 }
 
 /** All ends of matches of `root` that start at `start`. A Set keeps the order of first insertion: the engine's priority. */
-function run(root: Node, nodes: number, text: readonly string[], start: number, spend: (steps: number) => void): number[] {
+function run(root: Node, nodes: number, text: string, start: number, spend: (steps: number) => void): number[] {
   const memo = new Map<number, number[]>();
   const remember = (key: number, compute: () => number[]): number[] => {
     const known = memo.get(key);
@@ -89,7 +109,7 @@ function run(root: Node, nodes: number, text: readonly string[], start: number, 
     memo.set(key, found);
     return found;
   };
-  const keyOf = (node: Node, count: number, at: number) => ((count * nodes + node.id) * (text.length + 1) + at) as number;
+  const keyOf = (node: Node, count: number, at: number) => (count * nodes + node.id) * (text.length + 1) + at;
 
   const ends = (node: Node, at: number): number[] => {
     switch (node.type) {
@@ -106,14 +126,27 @@ function run(root: Node, nodes: number, text: readonly string[], start: number, 
       case "sequence":
         return remember(keyOf(node, 0, at), () => {
           let places = [at];
-          for (const item of node.items) places = union(places, (place) => ends(item, place));
+          for (const item of node.items) {
+            if (places.length === 0) break;
+            places = places.length === 1 ? ends(item, places[0]!) : union(places, (place) => ends(item, place));
+          }
           return places;
         });
       case "choice":
         return remember(keyOf(node, 0, at), () => union(node.options, (option) => ends(option, at)));
       case "repeat":
-        return repeat(node, at, 0);
+        return node.item.type === "char" ? span(node, node.item.test, at) : repeat(node, at, 0);
     }
+  };
+  /** The repeat of a single character: one scan. */
+  const span = ({ min, max, lazy }: Node & { type: "repeat" }, test: CharTest, at: number): number[] => {
+    const places: number[] = [];
+    for (let place = at; place - at <= max; place++) {
+      if (place - at >= min) places.push(place);
+      if (place === text.length || !test(text[place]!)) break;
+    }
+    spend(1 + places.length);
+    return lazy ? places : places.reverse();
   };
   const repeat = (node: Node & { type: "repeat" }, at: number, count: number): number[] =>
     remember(keyOf(node, count, at), () => {
@@ -146,8 +179,7 @@ const not =
   (test: CharTest): CharTest =>
   (c) =>
     !test(c);
-const wordBorder = (text: readonly string[], at: number) =>
-  (at > 0 && isWord(text[at - 1]!)) !== (at < text.length && isWord(text[at]!));
+const wordBorder = (text: string, at: number) => (at > 0 && isWord(text[at - 1]!)) !== (at < text.length && isWord(text[at]!));
 
 /** What stands for a class of characters or a place after a backslash. */
 const shorthands: Record<string, Shape> = {
@@ -164,7 +196,7 @@ const shorthands: Record<string, Shape> = {
 };
 const controls: Record<string, string> = { n: "\n", t: "\t", r: "\r", f: "\f", v: "\v", a: "\x07" };
 const hexDigits: Record<string, number> = { x: 2, u: 4, U: 8 };
-const atEnd = (text: readonly string[], at: number) => at === text.length || (at === text.length - 1 && text[at] === "\n");
+const atEnd = (text: string, at: number) => at === text.length || (at === text.length - 1 && text[at] === "\n");
 
 function parse(source: readonly string[], embedded: boolean, fail: (message: string) => never) {
   let at = 0;

@@ -44,7 +44,7 @@ export class Emitter {
   readonly nodes_: NodeProto[] = [];
   readonly initializers: TensorProto[] = [];
   readonly inputs: ValueInfoProto[] = [];
-  private readonly shared = new Map<string, string>();
+  private readonly known = new Map<string, string>();
   private readonly symbols = new Map<string, { input: string; axis: number }>();
   private count = 0;
 
@@ -85,11 +85,16 @@ export class Emitter {
     return names;
   }
 
+  /** `node` for bookkeeping on shapes and masks that many ops repeat: equal calls share one node. */
+  shared(opType: string, inputs: readonly string[], attributes: Record<string, AttributeValue> = {}): string {
+    return this.once(`${opType} ${inputs} ${JSON.stringify(attributes)}`, () => this.node(opType, inputs, attributes));
+  }
+
   private once(key: string, make: () => string): string {
-    const known = this.shared.get(key);
+    const known = this.known.get(key);
     if (known !== undefined) return known;
     const name = make();
-    this.shared.set(key, name);
+    this.known.set(key, name);
     return name;
   }
 
@@ -189,11 +194,11 @@ export class Emitter {
             shape.map((dim) => (typeof dim === "number" ? dim : -1)),
           )
         : this.shape(shape);
-    return this.node("Reshape", [x, target], { allowzero: shape.includes(0) ? 1 : 0 });
+    return this.shared("Reshape", [x, target], { allowzero: shape.includes(0) ? 1 : 0 });
   }
 
   slice(x: string, axis: number, start: string, end: string): string {
-    return this.node("Slice", [x, start, end, this.constant("int64", [1], [axis])]);
+    return this.shared("Slice", [x, start, end, this.constant("int64", [1], [axis])]);
   }
 
   concat(parts: readonly string[], axis: number): string {
@@ -227,11 +232,9 @@ export class Emitter {
   }
 }
 
-/** Attention folds its group axis, so tensors of rank 5 multiply with rank 4. */
 function lastTwoSwapped({ shape }: Type): number[] {
-  const rank = Math.min(shape.length, 4);
-  const axes = Array.from({ length: rank }, (_, i) => i);
-  return [...axes.slice(0, -2), rank - 1, rank - 2];
+  const axes = shape.map((_, i) => i);
+  return [...axes.slice(0, -2), axes.length - 1, axes.length - 2];
 }
 
 function attributeProto(name: string, value: AttributeValue): AttributeProto {

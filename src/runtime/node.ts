@@ -1,0 +1,66 @@
+// ONNX Runtime for Node behind the Session interface. run() blocks its thread, so each session has a worker of its own.
+import { Worker } from "node:worker_threads";
+import { LowrankError } from "../errors.ts";
+import type { Tensor } from "../tensor.ts";
+import type { OpenSession } from "./session.ts";
+
+export type Request =
+  | { kind: "open"; id: number }
+  | { kind: "run"; id: number; feeds: Record<string, Tensor>; fetches?: readonly string[] }
+  | { kind: "close"; id: number };
+
+export type Reply = { id: number; results?: Record<string, Tensor>; error?: string };
+
+type Unnumbered = Request extends infer R ? (R extends Request ? Omit<R, "id"> : never) : never;
+
+/** Opens a session in a worker thread. */
+export const openNodeSession: OpenSession = async (model, options = {}) => {
+  const worker = new Worker(new URL("./worker.mjs", import.meta.url), { workerData: { model, options } });
+  const waiting = new Map<number, { resolve: (reply: Reply) => void; reject: (error: Error) => void }>();
+  let next = 0;
+  let dead: Error | undefined;
+
+  const die = (error: Error) => {
+    dead ??= error;
+    for (const { reject } of waiting.values()) reject(dead);
+    waiting.clear();
+  };
+  worker.on("message", (reply: Reply) => {
+    const { resolve, reject } = waiting.get(reply.id)!;
+    waiting.delete(reply.id);
+    if (waiting.size === 0) worker.unref();
+    if (reply.error === undefined) resolve(reply);
+    else reject(engineError(reply.error));
+  });
+  worker.on("error", (error) => die(engineError(String(error))));
+  worker.on("exit", () => die(engineError("the session is closed")));
+
+  const ask = (request: Unnumbered) =>
+    new Promise<Reply>((resolve, reject) => {
+      if (dead) return reject(dead);
+      const id = next++;
+      waiting.set(id, { resolve, reject });
+      worker.ref();
+      worker.postMessage({ ...request, id });
+    });
+
+  await ask({ kind: "open" });
+  return {
+    run: async (feeds, fetches) => (await ask({ kind: "run", feeds, fetches })).results!,
+    close: async () => {
+      await ask({ kind: "close" });
+      await worker.terminate();
+    },
+  };
+};
+
+function engineError(message: string): LowrankError {
+  const memory = /bad_alloc|Failed to allocate|out of memory/i.test(message);
+  return new LowrankError("runtime/engine", memory ? "ONNX Runtime ran out of memory" : "ONNX Runtime failed", {
+    got: message,
+    next: memory
+      ? "Use fewer tokens a batch (--batch, --max-length), or a smaller model."
+      : "Please report this with the command you ran.",
+    exitCode: 1,
+  });
+}
