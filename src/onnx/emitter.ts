@@ -41,11 +41,13 @@ export const onnxType: Record<string, TensorProto_DataType> = {
 };
 
 export class Emitter {
-  readonly nodes_: NodeProto[] = [];
+  private readonly emitted: NodeProto[] = [];
+  private readonly renamed = new Map<string, string>();
   readonly initializers: TensorProto[] = [];
   readonly inputs: ValueInfoProto[] = [];
   private readonly known = new Map<string, string>();
   private readonly symbols = new Map<string, { input: string; axis: number }>();
+  private readonly produced = new Set<string>();
   private count = 0;
 
   constructor(
@@ -80,9 +82,26 @@ export class Emitter {
     { domain = "" }: { domain?: string } = {},
   ): string[] {
     const names = Array.from({ length: outputs }, () => `${opType}_${this.count++}`);
+    for (const name of names) this.produced.add(name);
     const attribute = Object.entries(attributes).map(([name, value]) => attributeProto(name, value));
-    this.nodes_.push(create(NodeProtoSchema, { opType, domain, input: [...inputs], output: names, name: names[0]!, attribute }));
+    this.emitted.push(create(NodeProtoSchema, { opType, domain, input: [...inputs], output: names, name: names[0]!, attribute }));
     return names;
+  }
+
+  /** Makes `value` an output of the model called `name`. */
+  output(name: string, value: string): void {
+    const free = !this.renamed.has(value) && this.produced.has(value);
+    this.renamed.set(free ? value : this.node("Identity", [value]), name);
+  }
+
+  /** The emitted nodes, with the outputs under their own names. */
+  finished(): NodeProto[] {
+    const named = (value: string) => this.renamed.get(value) ?? value;
+    for (const node of this.emitted) {
+      node.input = node.input.map(named);
+      node.output = node.output.map(named);
+    }
+    return this.emitted;
   }
 
   /** `node` for bookkeeping on shapes and masks that many ops repeat: equal calls share one node. */

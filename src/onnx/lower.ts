@@ -3,7 +3,7 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { table } from "../graph/ops/table.ts";
 import { Emitter, type LocateWeight, onnxType } from "./emitter.ts";
-import { ModelProtoSchema, NodeProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
+import { ModelProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
 
 const OPSET = 21n;
 const IR_VERSION = 10n;
@@ -23,9 +23,7 @@ export function lower(graph: Graph, locate: LocateWeight): Uint8Array {
     });
   }
   const outputs = Object.entries(graph.outputs).map(([name, value]) => {
-    emit.nodes_.push(
-      create(NodeProtoSchema, { opType: "Identity", name: `output ${name}`, input: [names.get(value)!], output: [name] }),
-    );
+    emit.output(name, names.get(value)!);
     return create(ValueInfoProtoSchema, {
       name,
       type: { value: { case: "tensorType", value: { elemType: onnxType[value.dtype]! } } },
@@ -38,7 +36,7 @@ export function lower(graph: Graph, locate: LocateWeight): Uint8Array {
       { domain: "", version: OPSET },
       { domain: "com.microsoft", version: 1n },
     ],
-    graph: { name: "lowrank", node: emit.nodes_, initializer: emit.initializers, input: emit.inputs, output: outputs },
+    graph: { name: "lowrank", node: emit.finished(), initializer: emit.initializers, input: emit.inputs, output: outputs },
   });
   return toBinary(ModelProtoSchema, model);
 }

@@ -3,12 +3,11 @@ import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { gradients } from "../graph/autodiff.ts";
 import { fuseAdditions } from "../graph/fuse.ts";
-import { check, type Graph, type Value } from "../graph/graph.ts";
+import { check, type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { mul } from "../graph/ops/elementwise.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { linearCrossEntropy } from "../graph/ops/loss.ts";
-import { concat, reshape, slice } from "../graph/ops/shape.ts";
 import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout } from "../lora/inject.ts";
 import type { AdapterModule } from "../lora/match.ts";
 import { decoderInputs } from "../models/blocks.ts";
@@ -46,8 +45,6 @@ export function loraEntries(modules: readonly AdapterModule[]): ThetaEntry[] {
   );
 }
 
-const totalSize = (entries: readonly ThetaEntry[]) => entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
-
 /** Σ of the target tokens' losses, from the inputs of `decoderInputs` and the batch's loss rows and labels. */
 export function lossGraph(config: DecoderConfig, { maxTargets, maxLength }: ObjectiveShape): Graph {
   const attentionBlocks = Math.min(MAX_BLOCKS, Math.max(1, Math.round(maxLength / QUERIES_PER_BLOCK)));
@@ -58,14 +55,16 @@ export function lossGraph(config: DecoderConfig, { maxTargets, maxLength }: Obje
   return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), head.weight, lossLabels, head.path, chunks) } };
 }
 
-/** A graph that also yields dloss/dθ: `parts` are the trained tensors in the order of θ. */
-function withGradient(graph: Graph, parts: readonly Value[]): Graph {
+/** A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. */
+function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
   const loss = mul(graph.outputs["loss"]!, input("lossScale", "float32", []));
-  const flat = gradients(loss, parts).map((gradient) => reshape(gradient, [sizeOf(gradient.shape as number[])]));
-  return fuseAdditions(check({ outputs: { loss, gradient: concat(flat, 0) } }));
+  const named = gradients(loss, parts).map((gradient, i) => [gradientName(entries[i]!), gradient]);
+  return fuseAdditions(check({ outputs: { loss, ...Object.fromEntries(named) } }));
 }
 
-/** The graph of LoRA training: θ is cut into factors, which are injected beside the frozen layers. */
+const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
+
+/** The graph of LoRA training: the tensors of θ are inputs under their keys, injected beside the frozen layers. */
 export function loraGraph(
   config: DecoderConfig,
   modules: readonly AdapterModule[],
@@ -73,8 +72,7 @@ export function loraGraph(
   dropout: boolean,
 ): Graph {
   const entries = loraEntries(modules);
-  const theta = input("theta", "float32", [totalSize(entries)]);
-  const parts = entries.map((entry) => reshape(slice(theta, 0, entry.offset, entry.offset + sizeOf(entry.shape)), entry.shape));
+  const parts = entries.map(({ key, shape }) => input(key, "float32", shape));
   const factors = new Map(
     modules.map(({ path, scale }, i): [string, LoraFactors] => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale }]),
   );
@@ -85,30 +83,57 @@ export function loraGraph(
         input("dropoutRate", "float32", []),
       )
     : undefined;
-  return withGradient(inject(lossGraph(config, shape), loraUpdate(factors, drop)), parts);
+  return withGradient(inject(lossGraph(config, shape), loraUpdate(factors, drop)), entries, parts);
 }
 
-export interface LoraObjectiveOptions extends ObjectiveShape {
+/** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */
+export function fullEntries(config: DecoderConfig): ThetaEntry[] {
+  let offset = 0;
+  return nodesOf(lossGraph(config, { maxTargets: 1, maxLength: 1 }))
+    .filter((node) => node.op === "weight")
+    .map(({ attributes }): ThetaEntry => {
+      const entry = { key: String(attributes["name"]), offset, shape: attributes["shape"] as number[], group: "weight" as const };
+      offset += sizeOf(entry.shape);
+      return entry;
+    });
+}
+
+/** The graph of full fine-tuning: every weight becomes an input under its stored name. */
+export function fullGraph(config: DecoderConfig, shape: ObjectiveShape): Graph {
+  const entries = fullEntries(config);
+  const parts = new Map(entries.map((entry) => [entry.key, input(entry.key, "float32", entry.shape)]));
+  const trainable = rewrite(lossGraph(config, shape), (node) =>
+    node.op === "weight" ? [parts.get(String(node.attributes["name"]))!] : null,
+  );
+  return withGradient(
+    inject(trainable, (_path, _x, y) => y),
+    entries,
+    [...parts.values()],
+  );
+}
+
+export interface ObjectiveOptions extends ObjectiveShape {
   checkpoint: Checkpoint;
   config: DecoderConfig;
-  modules: readonly AdapterModule[];
-  /** Probability that an input element of loraA is dropped in training. */
-  dropout: number;
   openSession: OpenSession;
   threads?: number;
+  /** Where ONNX Runtime's profile goes; off if absent. */
   profile?: string;
 }
 
-/** Opens the training session of a LoRA adapter. */
-export async function loraObjective(options: LoraObjectiveOptions): Promise<Objective & { close(): Promise<void> }> {
-  const { checkpoint, config, modules, dropout } = options;
-  const files = weightFiles(checkpoint);
-  const model = lower(loraGraph(config, modules, options, dropout > 0), files.locate);
-  const session = await options.openSession(model, {
-    weightsFolder: files.folder,
-    threads: options.threads,
-    profile: options.profile,
-  });
+export interface LoraObjectiveOptions extends ObjectiveOptions {
+  modules: readonly AdapterModule[];
+  /** Probability that an input element of loraA is dropped in training. */
+  dropout: number;
+}
+
+/** An objective holds a session; close it to free the weights. */
+export type OpenObjective = Objective & { close(): Promise<void> };
+
+/** Opens the training session of a LoRA adapter; θ holds its factors. */
+export async function loraObjective(options: LoraObjectiveOptions): Promise<OpenObjective> {
+  const { config, modules, dropout } = options;
+  const session = await openTraining(loraGraph(config, modules, options, dropout > 0), options);
   const width = dropoutPoolWidth(modules);
   const pool = (batch: Batch, key: DropoutKey | null): Record<string, Tensor> => {
     if (dropout === 0) return {};
@@ -121,24 +146,39 @@ export async function loraObjective(options: LoraObjectiveOptions): Promise<Obje
   return sessionObjective(session, loraEntries(modules), pool);
 }
 
+/** Opens the training session of all weights; θ holds them, so the checkpoint's files are read only for its first value. */
+export async function fullObjective(options: ObjectiveOptions): Promise<OpenObjective> {
+  const session = await openTraining(fullGraph(options.config, options), options);
+  return sessionObjective(session, fullEntries(options.config), () => ({}));
+}
+
+function openTraining(graph: Graph, { checkpoint, openSession, threads, profile }: ObjectiveOptions): Promise<Session> {
+  const files = weightFiles(checkpoint);
+  return openSession(lower(graph, files.locate), { weightsFolder: files.folder, threads, profile });
+}
+
 /** An Objective over an open session with the inputs and outputs of `withGradient`. */
 function sessionObjective(
   session: Session,
   entries: readonly ThetaEntry[],
   extra: (batch: Batch, key: DropoutKey | null) => Record<string, Tensor>,
-): Objective & { close(): Promise<void> } {
+): OpenObjective {
   const run = async (batch: Batch, theta: Float32Array, scale: number, key: DropoutKey | null) =>
     session.run({
       ...batchFeeds(batch),
-      theta: float32([theta.length], theta),
+      ...Object.fromEntries(
+        entries.map(({ key, offset, shape }) => [key, float32(shape, theta.subarray(offset, offset + sizeOf(shape)))]),
+      ),
       lossScale: float32([], Float32Array.of(scale)),
       ...extra(batch, key),
     });
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {
-      const { loss, gradient } = await run(batch, theta, 1 / divisor, key);
-      return { loss: Number(loss!.data[0]), gradient: gradient!.data as Float32Array };
+      const results = await run(batch, theta, 1 / divisor, key);
+      const gradient = new Float32Array(theta.length);
+      for (const entry of entries) gradient.set(results[gradientName(entry)]!.data as Float32Array, entry.offset);
+      return { loss: Number(results["loss"]!.data[0]), gradient };
     },
     loss: async (batch, theta) => Number((await run(batch, theta, 1, null))["loss"]!.data[0]),
     close: () => session.close(),
