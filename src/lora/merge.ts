@@ -6,11 +6,12 @@ import { bytesOf, readableDType, tensorFromBytes } from "../formats/dtypes.ts";
 import { type FloatDType, fromFloat32, isFloat, toFloat32 } from "../formats/float.ts";
 import { writeFolder } from "../formats/folder.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
+import { copySideFiles, readInBlocks } from "../formats/side-files.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
 
 /** Transformers' `max_shard_size`, "5GB". */
 const MAX_SHARD_BYTES = 5_000_000_000;
-/** Bytes of a checkpoint that are in memory at once, about. */
+/** Bytes of a weight that are merged at once, about. */
 const BLOCK_BYTES = 8 * 1024 * 1024;
 
 /** One adapted weight and its low-rank update, `s·B·A`. */
@@ -49,14 +50,13 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
   const { checkpoint, outFolder, maxShardBytes = MAX_SHARD_BYTES, onProgress } = options;
   const targets = checkTargets(checkpoint, options.targets, options.tiedWeights ?? []);
   await refuseBaseFolder(files, checkpoint.folder, outFolder);
-  const sideFiles = (await files.list(checkpoint.folder)).filter((name) => SIDE_FILES.some((pattern) => pattern.test(name)));
   const total = bytesIn(checkpoint.tensors.values());
   let done = 0;
 
   const source = (name: string): TensorSource => {
     const entry = checkpoint.tensors.get(name)!;
     const target = targets.get(name);
-    const chunks = target ? mergedBytes(files, entry, target) : copied(files, entry.file, entry.offset, entry.length);
+    const chunks = target ? mergedBytes(files, entry, target) : readInBlocks(files, entry.file, entry.offset, entry.length);
     return {
       name,
       dtype: entry.dtype,
@@ -70,23 +70,13 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
   };
 
   await writeFolder(files, outFolder, async (folder) => {
-    for (const name of sideFiles) {
-      const path = `${checkpoint.folder}/${name}`;
-      await files.write(`${folder}/${name}`, copied(files, path, 0, await files.size(path)));
-    }
+    await copySideFiles(files, checkpoint.folder, folder);
     const shards = splitIntoShards(checkpoint.tensors, maxShardBytes);
     const metadata = { format: "pt", ...checkpoint.metadata };
     for (const { file, names } of shards) await writeSafetensors(files, `${folder}/${file}`, names.map(source), metadata);
     if (shards.length > 1) await files.write(`${folder}/${INDEX_NAME}`, encodeIndex(checkpoint, shards, total));
   });
 }
-
-/** What belongs to a checkpoint beside its weights: configs, tokenizer, chat template, image processor, its own code. */
-const SIDE_FILES = [
-  /^((generation_)?config|added_tokens|special_tokens_map|tekken|(video_)?(pre)?processor_config)\.json$/,
-  /^(tokenizer|vocab|merges|spiece|sentencepiece|tiktoken|chat_template)[\w.-]*\.(json|txt|model|jinja)$/,
-  /^\w+\.py$/,
-];
 
 const bytesIn = (tensors: Iterable<CheckpointTensor>): number => [...tensors].reduce((sum, { length }) => sum + length, 0);
 
@@ -203,12 +193,6 @@ async function* mergedBytes(files: Files, entry: CheckpointTensor, target: Merge
       });
     }
     yield bytesOf(fromFloat32(block, dtype));
-  }
-}
-
-async function* copied(files: Files, path: string, offset: number, length: number): AsyncGenerator<Uint8Array> {
-  for (let done = 0; done < length; done += BLOCK_BYTES) {
-    yield await files.read(path, offset + done, Math.min(BLOCK_BYTES, length - done));
   }
 }
 

@@ -1,0 +1,50 @@
+// Full fine-tuning's θ and a checkpoint folder: the first value from the base's weights, the trained one as a whole checkpoint.
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { type Checkpoint, readWeights, WEIGHTS_NAME } from "../formats/checkpoint.ts";
+import { bytesOf, readableDType } from "../formats/dtypes.ts";
+import { fromFloat32, toFloat32 } from "../formats/float.ts";
+import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
+import { copySideFiles } from "../formats/side-files.ts";
+import { sizeOf } from "../tensor.ts";
+import type { ThetaEntry } from "./types.ts";
+
+const sizeOfEntries = (entries: readonly ThetaEntry[]): number => entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+
+/** The base's weights as one vector in float32. Throws if one is missing or has another shape than the config calls for. */
+export async function readTheta(files: Files, checkpoint: Checkpoint, entries: readonly ThetaEntry[]): Promise<Float32Array> {
+  const theta = new Float32Array(sizeOfEntries(entries));
+  for (const { key, offset, shape } of entries) {
+    const tensor = await readWeights(files, checkpoint, key);
+    if (tensor.shape.join() !== shape.join()) {
+      throw new LowrankError("checkpoint/shape", "a weight has another shape than config.json calls for", {
+        subject: `${checkpoint.folder}: ${key}`,
+        expected: `[${shape.join(", ")}]`,
+        got: `[${tensor.shape.join(", ")}]`,
+        next: "Check that config.json and the weights come from the same model.",
+      });
+    }
+    theta.set(toFloat32(tensor), offset);
+  }
+  return theta;
+}
+
+/**
+ * Writes a checkpoint folder with the weights of `theta`, each in the dtype it has in the base, and the base's config and
+ * tokenizer files. Tied weights are stored once; tensors that the model does not read are left out.
+ */
+export async function writeTheta(
+  files: Files,
+  checkpoint: Checkpoint,
+  entries: readonly ThetaEntry[],
+  folder: string,
+  theta: Float32Array,
+): Promise<void> {
+  const sources = entries.map(({ key, offset, shape }): TensorSource => {
+    const dtype = readableDType(checkpoint.tensors.get(key)!.dtype, key);
+    const values = () => bytesOf(fromFloat32(theta.subarray(offset, offset + sizeOf(shape)), dtype));
+    return { name: key, dtype, shape, data: values };
+  });
+  await writeSafetensors(files, `${folder}/${WEIGHTS_NAME}`, sources, { format: "pt", ...checkpoint.metadata });
+  await copySideFiles(files, checkpoint.folder, folder);
+}
