@@ -1,0 +1,39 @@
+// A base model's folder, opened: config, modules, where the weights lie, and the tokenizer if it is asked for.
+import type { Files } from "../files.ts";
+import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
+import type { ModuleInfo } from "../lora/match.ts";
+import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import { type DecoderConfig, decoderConfig } from "./config.ts";
+import { forwardGraph, modulesOf } from "./registry.ts";
+
+export interface Base {
+  checkpoint: Checkpoint;
+  config: DecoderConfig;
+  /** The embedding and the linear layers, in the order of the forward pass. */
+  modules: ModuleInfo[];
+  /**
+   * The folder's tokenizer, read at the first call: a checkpoint without one can still be inspected and merged. Its
+   * `eosIds` hold those of config.json too.
+   */
+  tokenizer(): Promise<Tokenizer>;
+}
+
+/** Opens a checkpoint folder. No weight is read. Fails with the errors of `openCheckpoint` and `decoderConfig`. */
+export async function loadBase(files: Files, folder: string): Promise<Base> {
+  const checkpoint = await openCheckpoint(files, folder);
+  const config = decoderConfig(checkpoint.config, `${folder}/config.json`);
+  let loading: Promise<Tokenizer> | undefined;
+  const load = async (): Promise<Tokenizer> => {
+    const tokenizer = await loadTokenizer(files, folder);
+    return { ...tokenizer, eosIds: [...new Set([...tokenizer.eosIds, ...config.eosIds])] };
+  };
+  return {
+    checkpoint,
+    config,
+    modules: modulesOf(forwardGraph(config)),
+    tokenizer: () => {
+      loading ??= load();
+      return loading;
+    },
+  };
+}
