@@ -1,0 +1,49 @@
+// Parameters of real model shapes, from config.json alone: PEFT's get_nb_trainable_parameters on the same configs.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { loraConfig } from "../../src/lora/config.ts";
+import { matchModules } from "../../src/lora/match.ts";
+import { decoderConfig, modelTypes } from "../../src/models/config.ts";
+import { countParameters, forwardGraph, modulesOf } from "../../src/models/registry.ts";
+import { sizeOf } from "../../src/tensor.ts";
+import { loraEntries } from "../../src/train/objective.ts";
+
+interface Row {
+  name: string;
+  config: { model_type: string };
+  r: number;
+  target_modules: string[] | string | null;
+  base_parameters: number;
+  adapted_modules: number;
+  trainable_parameters: number;
+}
+
+const all: Row[] = JSON.parse(readFileSync(new URL("../fixtures/parameter-counts.json", import.meta.url), "utf8"));
+const rows = all.filter(({ config }) => (modelTypes as string[]).includes(config.model_type));
+
+for (const row of rows) {
+  const { name, r, target_modules: targetModules } = row;
+  test(`${name}, rank ${r}, targets ${targetModules ?? "by default"}`, () => {
+    const config = decoderConfig(row.config);
+    const graph = forwardGraph(config);
+    const adapted = matchModules(modulesOf(graph), loraConfig({ rank: r, targetModules }), config.modelType);
+    const trainable = loraEntries(adapted).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    assert.deepEqual(
+      { base_parameters: countParameters(graph), adapted_modules: adapted.length, trainable_parameters: trainable },
+      {
+        base_parameters: row.base_parameters,
+        adapted_modules: row.adapted_modules,
+        trainable_parameters: row.trainable_parameters,
+      },
+    );
+  });
+}
+
+test("every model type that can be read has a row", () => {
+  assert.ok(rows.length >= 16);
+  assert.deepEqual(
+    modelTypes.filter((type) => !rows.some(({ config }) => config.model_type === type)),
+    [],
+  );
+});
