@@ -1,0 +1,93 @@
+// What LoRA steps need here, as one JSON line: `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2] [--profile FILE]`.
+// One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout.
+// Seconds are the median over the steps after the first two; rss_mb is the process's own peak.
+import { availableParallelism } from "node:os";
+import { parseArgs } from "node:util";
+import { makeBatch } from "../src/data/batch.ts";
+import { loraConfig } from "../src/lora/config.ts";
+import { initAdapter } from "../src/lora/init.ts";
+import { matchModules } from "../src/lora/match.ts";
+import { loadBase } from "../src/models/base.ts";
+import { uniform } from "../src/random.ts";
+import { openNodeSession } from "../src/runtime/node.ts";
+import { nodeFiles } from "../src/runtime/node-files.ts";
+import { sizeOf } from "../src/tensor.ts";
+import { loraObjective } from "../src/train/objective.ts";
+import { adamW, parameterRanges } from "../src/train/optimizer.ts";
+import { median } from "./median.ts";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    tokens: { type: "string", default: "512" },
+    batch: { type: "string", default: "1" },
+    steps: { type: "string", default: "6" },
+    rank: { type: "string", default: "8" },
+    threads: { type: "string", default: String(availableParallelism()) },
+    profile: { type: "string" },
+  },
+});
+const [tokens, rows, steps, rank, threads] = [values.tokens, values.batch, values.steps, values.rank, values.threads].map(
+  Number,
+) as [number, number, number, number, number];
+
+const opening = performance.now();
+const base = await loadBase(nodeFiles, positionals[0]!);
+const config = loraConfig({ rank, alpha: 2 * rank, targetModules: "all-linear" });
+const modules = matchModules(base.modules, config, base.config.modelType);
+const objective = await loraObjective({
+  checkpoint: base.checkpoint,
+  config: base.config,
+  modules,
+  dropout: 0,
+  maxTargets: rows * (tokens - 1),
+  maxLength: tokens,
+  openSession: openNodeSession,
+  threads,
+  profile: values.profile,
+});
+const openSeconds = (performance.now() - opening) / 1000;
+
+const theta = new Float32Array(objective.entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+const factors = [...initAdapter(modules, config, 0).values()].flatMap(({ loraA, loraB }) => [loraA, loraB]);
+factors.forEach((values, i) => {
+  theta.set(values, objective.entries[i]!.offset);
+});
+const draws = uniform(0, [0, 0, 0], rows * tokens);
+const examples = Array.from({ length: rows }, (_, row) => {
+  const ids = Int32Array.from({ length: tokens }, (_, i) => Math.floor(draws[row * tokens + i]! * base.config.vocabSize));
+  return [{ ids, labels: ids }];
+});
+const batch = makeBatch(examples, { padId: 0 });
+const moments = { m: new Float32Array(theta.length), v: new Float32Array(theta.length), step: 0 };
+const ranges = parameterRanges(objective.entries, { learningRate: 2e-4, weightDecay: 0.01 });
+
+const seconds: number[] = [];
+const losses: number[] = [];
+for (let step = 0; step < steps + 2; step++) {
+  const start = performance.now();
+  const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.lossRows.length, { seed: 0, step, micro: 0 });
+  adamW(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
+  seconds.push((performance.now() - start) / 1000);
+  losses.push(loss);
+}
+await objective.close();
+
+const step = median(seconds.slice(2));
+const round = (value: number, digits: number) => Number(value.toFixed(digits));
+console.log(
+  JSON.stringify({
+    tool: "lowrank",
+    dtype: "float32",
+    tokens,
+    batch: rows,
+    seconds: round(step, 4),
+    tokens_per_second: round((rows * tokens) / step, 1),
+    rss_mb: Math.round(process.resourceUsage().maxRSS / 1024),
+    open_seconds: round(openSeconds, 2),
+    first_step_seconds: round(seconds[0]!, 2),
+    loss_first: losses[0],
+    loss_last: losses.at(-1),
+    trainable: theta.length,
+  }),
+);
