@@ -29,7 +29,8 @@ if (!model) {
   process.exit(2);
 }
 
-const sizes = ["--tokens", values.tokens, "--batch", values.batch, ...(values.threads ? ["--threads", values.threads] : [])];
+const sizes = ["--tokens", values.tokens, "--batch", values.batch];
+const threads = values.threads ? ["--threads", values.threads] : [];
 const step = fileURLToPath(new URL("./step.ts", import.meta.url));
 
 /** Runs a command and reads the last line of its output as JSON. */
@@ -57,7 +58,7 @@ function measure(command: string, args: readonly string[], shell: boolean): Prom
 const quoted = (argument: string) => `'${argument.replaceAll("'", `'\\''`)}'`;
 
 const contenders: Record<string, () => Promise<Measurement>> = {
-  lowrank: () => measure(process.execPath, ["--import", "tsx", step, model, ...sizes], false),
+  lowrank: () => measure(process.execPath, ["--import", "tsx", step, model, ...sizes, ...threads], false),
 };
 if (values.peer) {
   const command = [values.peer, ...[model, ...sizes].map(quoted)].join(" ");

@@ -11,21 +11,42 @@ import * as ort from "onnxruntime-node";
 const { model, options } = workerData;
 /** @type {ort.InferenceSession} */
 let session;
+/**
+ * Inputs that stay here from run to run.
+ * @type {Record<string, ort.Tensor>}
+ */
+const bound = {};
 
-/** @returns {ort.InferenceSession.SessionOptions} */
+/**
+ * @param {Record<string, Tensor>} feeds
+ * @returns {Record<string, ort.Tensor>}
+ */
+function engineTensors(feeds) {
+  const tensors = Object.entries(feeds).map(([name, { dtype, data, shape }]) => [
+    name,
+    new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (data), shape),
+  ]);
+  return Object.fromEntries(tensors);
+}
+
+/**
+ * "basic" folds constants (bfloat16 weights become float32 once) and removes what is double; the larger fusions find
+ * nothing here and take seconds to look for it. A memory pattern would hold a second copy of all activations.
+ * @returns {ort.InferenceSession.SessionOptions}
+ */
 function sessionOptions() {
   /** @type {Record<string, string>} */
   const entries = {};
   if (options.weightsFolder) entries["model_external_initializers_file_folder_path"] = options.weightsFolder;
-  Object.assign(entries, JSON.parse(process.env["LOWRANK_ORT"] ?? "{}"));
   return {
     executionProviders: ["cpu"],
+    graphOptimizationLevel: "basic",
+    enableMemPattern: false,
     intraOpNumThreads: options.threads ?? 0,
-    logSeverityLevel: Number(process.env["LOWRANK_LOG"] ?? 3),
+    logSeverityLevel: 3,
     enableProfiling: options.profile !== undefined,
     profileFilePrefix: options.profile,
     extra: { session: entries },
-    ...JSON.parse(process.env["LOWRANK_OPT"] ?? "{}"),
   };
 }
 
@@ -39,14 +60,20 @@ async function answer(request) {
       session = await ort.InferenceSession.create(model, sessionOptions());
       return undefined;
     case "run": {
-      const feeds = Object.entries(request.feeds).map(([name, { dtype, data, shape }]) => [
-        name,
-        new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (data), shape),
-      ]);
-      const outputs = await session.run(Object.fromEntries(feeds), request.fetches ? [...request.fetches] : undefined);
-      const results = Object.entries(outputs).map(([name, { type, dims, data }]) => [name, { dtype: type, shape: dims, data }]);
-      return Object.fromEntries(results);
+      const { carry = {}, fetches = session.outputNames.filter((name) => !(name in carry)) } = request.options;
+      const names = [...new Set([...fetches, ...Object.keys(carry)])];
+      const outputs = await session.run({ ...bound, ...engineTensors(request.feeds) }, names);
+      for (const [output, input] of Object.entries(carry)) bound[input] = outputs[output];
+      return Object.fromEntries(
+        fetches.map((name) => {
+          const { type, dims, data } = outputs[name];
+          return [name, { dtype: type, shape: dims, data }];
+        }),
+      );
     }
+    case "bind":
+      Object.assign(bound, engineTensors(request.feeds));
+      return undefined;
     case "close":
       await session.release();
       return undefined;

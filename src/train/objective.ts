@@ -21,7 +21,7 @@ import { float32, int32, sizeOf, type Tensor } from "../tensor.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "./types.ts";
 
 /** Rows of the output layer's products; fewer hold less memory, more are faster up to about this many. */
-const ROWS_PER_LOSS_CHUNK = 128;
+const ROWS_PER_LOSS_CHUNK = 256;
 /** Queries of one attention block. */
 const QUERIES_PER_BLOCK = 128;
 const MAX_BLOCKS = 4;
