@@ -180,7 +180,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
 
 /** Mean loss over all targets of `batches`, without dropout, in nats a token. */
 export async function evaluate(
-  objective: Objective,
+  objective: Pick<Objective, "loss">,
   theta: Float32Array,
   batches: readonly Batch[],
 ): Promise<{ loss: number; perplexity: number }> {

@@ -1,0 +1,183 @@
+// Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
+import { finetuneDefaults } from "../train/options.ts";
+
+/** How a flag's value is written and what it becomes. */
+export type Kind = "text" | "texts" | "number" | "numbers" | "boolean" | "names" | "object" | "init";
+
+export interface Flag {
+  /** The name in config files and in the API; on the command line it is in kebab case, behind two dashes. */
+  name: string;
+  kind: Kind;
+  /** What help calls the value. */
+  value?: string;
+  help: string;
+  choices?: readonly string[];
+  required?: boolean;
+  default?: unknown;
+}
+
+export interface CommandTable {
+  summary: string;
+  /** A value without a flag. */
+  argument?: { name: string; help: string };
+  flags: Flag[];
+}
+
+const base: Flag = {
+  name: "base",
+  kind: "text",
+  value: "FOLDER",
+  help: "the base model: a checkpoint folder in Hugging Face's layout",
+  required: true,
+};
+const threads: Flag = { name: "threads", kind: "number", value: "N", help: "threads of one matrix product (all cores)" };
+
+const dataFlags: Flag[] = [
+  { name: "promptColumn", kind: "text", value: "NAME", help: 'the column or key of prompts, where it is not "prompt"' },
+  { name: "completionColumn", kind: "text", value: "NAME", help: 'that of completions, where it is not "completion"' },
+  { name: "textColumn", kind: "text", value: "NAME", help: 'that of texts, where it is not "text"' },
+  {
+    name: "trainOn",
+    kind: "text",
+    value: "PART",
+    choices: ["completion", "all"],
+    help: "which tokens are targets: completions and assistant turns, or all",
+  },
+  {
+    name: "maxLength",
+    kind: "number",
+    value: "TOKENS",
+    help: "longer examples are cut on the right (1024, or the model's positions if fewer)",
+  },
+  { name: "date", kind: "text", value: "YYYY-MM-DD", help: "the date that chat templates see (today)" },
+];
+
+const training: Flag[] = [
+  base,
+  { name: "data", kind: "text", value: "FILE", help: "training records: .jsonl, .ndjson or .csv", required: true },
+  {
+    name: "output",
+    kind: "text",
+    value: "FOLDER",
+    help: "gets checkpoints, and the adapter or model at the end",
+    required: true,
+  },
+  {
+    name: "method",
+    kind: "text",
+    value: "NAME",
+    choices: ["lora", "full"],
+    help: "train an adapter, or every weight of the base",
+  },
+  { name: "adapter", kind: "text", value: "FOLDER", help: "go on training this adapter" },
+  { name: "baseName", kind: "text", value: "NAME", help: "what adapter_config.json calls the base (--base as given)" },
+  { name: "rank", kind: "number", value: "N", help: "rank of the adapter" },
+  { name: "alpha", kind: "number", value: "N", help: "the update is scaled by alpha / rank" },
+  { name: "dropout", kind: "number", value: "P", help: "dropout on the adapter's input" },
+  {
+    name: "targetModules",
+    kind: "names",
+    value: "NAMES",
+    help: "names with commas between them, a regular expression over the whole path, or all-linear",
+  },
+  { name: "excludeModules", kind: "names", value: "NAMES", help: "names with commas between them, or a regular expression" },
+  { name: "layersToTransform", kind: "numbers", value: "N,N,…", help: "only these layers, counted from 0" },
+  { name: "rankPattern", kind: "object", value: "JSON", help: 'ranks of some modules, as in {"q_proj": 4}' },
+  { name: "alphaPattern", kind: "object", value: "JSON", help: 'alphas of some modules, as in {"q_proj": 8}' },
+  { name: "rslora", kind: "boolean", help: "scale by alpha / sqrt(rank)" },
+  {
+    name: "init",
+    kind: "init",
+    value: "KIND",
+    choices: ["true", "false", "gaussian"],
+    help: "first values: A uniform and B zero, both uniform, A normal and B zero",
+  },
+  { name: "evalData", kind: "text", value: "FILE", help: "records to evaluate on" },
+  { name: "evalSplit", kind: "number", value: "SHARE", help: "evaluate on this share of the training records instead" },
+  { name: "evalEvery", kind: "number", value: "STEPS", help: "steps between evaluations (an epoch's)" },
+  ...dataFlags,
+  { name: "packing", kind: "boolean", help: "put several examples into one row, each seeing only itself" },
+  { name: "epochs", kind: "number", value: "N", help: "passes over the data (3)" },
+  { name: "steps", kind: "number", value: "N", help: "optimizer steps, instead of epochs" },
+  { name: "batchSize", kind: "number", value: "N", help: "rows of a micro-batch" },
+  { name: "gradientAccumulation", kind: "number", value: "N", help: "micro-batches of a step" },
+  { name: "learningRate", kind: "number", value: "X", help: "the highest learning rate" },
+  {
+    name: "schedule",
+    kind: "text",
+    value: "NAME",
+    choices: ["constant", "linear", "cosine"],
+    help: "how the learning rate falls",
+  },
+  { name: "warmup", kind: "number", value: "N", help: "steps over which it rises, or below 1 a share of the run" },
+  { name: "weightDecay", kind: "number", value: "X", help: "AdamW's decoupled weight decay" },
+  { name: "maxGradNorm", kind: "number", value: "X", help: "gradients are scaled down to this norm; 0 leaves them" },
+  { name: "loraPlusRatio", kind: "number", value: "X", help: "LoRA+: how many times faster B learns than A" },
+  { name: "seed", kind: "number", value: "N", help: "the same seed gives the same bits" },
+  { name: "checkpointEvery", kind: "number", value: "STEPS", help: "steps between checkpoints" },
+  { name: "keepCheckpoints", kind: "number", value: "N", help: "how many of the newest checkpoints stay" },
+  { name: "resume", kind: "boolean", help: "go on from the newest checkpoint of --output, with the options kept there" },
+  threads,
+];
+
+const tables = {
+  train: { summary: "fine-tune a model on a data file", flags: training },
+  eval: {
+    summary: "loss and perplexity over a data file, with and without an adapter",
+    flags: [
+      base,
+      { name: "data", kind: "text", value: "FILE", help: "records: .jsonl, .ndjson or .csv", required: true },
+      { name: "adapter", kind: "text", value: "FOLDER", help: "an adapter to evaluate beside the base" },
+      ...dataFlags,
+      { name: "batchSize", kind: "number", value: "N", help: "rows that are run at once", default: 4 },
+      threads,
+    ],
+  },
+  generate: {
+    summary: "continue a prompt, or answer a conversation",
+    flags: [
+      base,
+      { name: "adapter", kind: "text", value: "FOLDER", help: "an adapter to attach" },
+      { name: "prompt", kind: "text", value: "TEXT", help: "the text to continue (standard input)" },
+      { name: "messages", kind: "text", value: "FILE", help: 'a conversation to answer: JSON, [{"role": …, "content": …}, …]' },
+      { name: "maxNewTokens", kind: "number", value: "N", help: "most tokens to generate", default: 256 },
+      { name: "temperature", kind: "number", value: "X", help: "0 takes the likeliest token", default: 0 },
+      { name: "topK", kind: "number", value: "N", help: "only the N likeliest tokens; 0 keeps all", default: 0 },
+      { name: "topP", kind: "number", value: "P", help: "only the likeliest tokens that make up this mass", default: 1 },
+      { name: "repetitionPenalty", kind: "number", value: "X", help: "above 1, tokens seen before are less likely", default: 1 },
+      { name: "stop", kind: "texts", value: "TEXT", help: "ends before this text; can be repeated" },
+      { name: "seed", kind: "number", value: "N", help: "the same seed gives the same text", default: 0 },
+      threads,
+    ],
+  },
+  merge: {
+    summary: "write the base with an adapter merged into its weights",
+    flags: [
+      base,
+      { name: "adapter", kind: "text", value: "FOLDER", help: "the adapter", required: true },
+      { name: "output", kind: "text", value: "FOLDER", help: "a new or an empty folder", required: true },
+      { name: "maxShardBytes", kind: "number", value: "BYTES", help: "largest weight file", default: 5_000_000_000 },
+    ],
+  },
+  inspect: {
+    summary: "what an adapter or a base model is: parameters, modules, ranks, norms",
+    argument: { name: "folder", help: "an adapter's or a base model's folder" },
+    flags: [{ ...base, required: false, help: "check the adapter against this base" }],
+  },
+} satisfies Record<string, CommandTable>;
+
+export type CommandName = keyof typeof tables;
+export const commands: Record<CommandName, CommandTable> = tables;
+
+/** `learningRate` → `--learning-rate`. */
+export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/** A flag's default as help shows it, where it has one. */
+export function defaultOf(command: CommandName, flag: Flag): string | undefined {
+  const value =
+    flag.default ??
+    (command === "train" ? finetuneDefaults[flag.name as keyof typeof finetuneDefaults] : undefined) ??
+    (flag.choices?.includes("completion") ? "completion" : undefined);
+  if (value === undefined || value === null || value === false || JSON.stringify(value) === "{}") return undefined;
+  return String(value);
+}

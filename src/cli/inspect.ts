@@ -1,0 +1,75 @@
+// lowrank inspect: what an adapter or a base model is.
+import { type AdapterInspection, type BaseInspection, inspect } from "../jobs/inspect.ts";
+import { runtime } from "../node.ts";
+import { bytes, grouped, print, printJson, table } from "./terminal.ts";
+import type { Values } from "./values.ts";
+
+/** Inspects; returns the exit status. */
+export async function run(values: Values, json: boolean): Promise<number> {
+  const { folder, base } = values as { folder: string; base?: string };
+  const found = await inspect(runtime.files, folder, base);
+  if (json) printJson(found.kind === "adapter" ? { ...found, ranks: Object.fromEntries(found.ranks) } : found);
+  else print(found.kind === "adapter" ? adapterText(found) : baseText(found));
+  return 0;
+}
+
+function adapterText(adapter: AdapterInspection): string {
+  const { config, modules, parameters, ranks, madeForBase } = adapter;
+  const facts = [
+    ["LoRA adapter", ""],
+    ["base", config.baseModelNameOrPath ?? "not named"],
+    ["parameters", grouped(parameters)],
+    ["modules", String(modules.length)],
+    ["ranks", [...ranks].map(([rank, count]) => `${rank} (${count} modules)`).join(", ")],
+    ["alpha", `${config.alpha}${config.useRslora ? ", rank-stabilised" : ""}`],
+    ["dropout", String(config.dropout)],
+    ["targets", config.targetModules === null ? "the model type's default" : [config.targetModules].flat().join(", ")],
+    ["norm of A", adapter.normA.toPrecision(4)],
+    ["norm of B", adapter.normB.toPrecision(4)],
+    ["norm of the update", adapter.normDelta.toPrecision(4)],
+  ];
+  if (madeForBase !== null) facts.push(["made for this base", madeForBase ? "yes" : "no: its config or tensors differ"]);
+  const rows = modules.map((module) => [
+    module.path,
+    String(module.rank),
+    module.scale.toPrecision(3),
+    grouped(module.parameters),
+    ...[module.normA, module.normB, module.normDelta].map((norm) => norm.toPrecision(4)),
+  ]);
+  return `${list(facts)}\n\n${table([["module", "rank", "scale", "parameters", "|A|", "|B|", "|s·B·A|"], ...rows])}`;
+}
+
+function baseText({ config, parameters, modules, weights }: BaseInspection): string {
+  const facts = [
+    [`${config.modelType} model`, ""],
+    ["parameters", grouped(parameters)],
+    ["layers", String(config.layers)],
+    ["hidden size", String(config.hiddenSize)],
+    ["heads", `${config.heads}, ${config.kvHeads} of keys and values, ${config.headDim} wide`],
+    ["vocabulary", grouped(config.vocabSize)],
+    ["positions", grouped(config.maxPositions)],
+    ["output layer", config.tieWordEmbeddings ? "tied to the embedding" : "of its own"],
+    [
+      "weights",
+      weights ? `${weights.tensors} tensors, ${bytes(weights.bytes)}, ${weights.dtypes.join(" and ")}` : "none in the folder",
+    ],
+  ];
+  return `${list(facts)}\n\n${table([["module", "in", "out", "count"], ...kindsOf(modules)])}`;
+}
+
+/** Modules that differ by their layer's number only, in one row. */
+function kindsOf(modules: BaseInspection["modules"]): string[][] {
+  const rows = new Map<string, { inFeatures: number; outFeatures: number; count: number }>();
+  for (const { path, inFeatures, outFeatures } of modules) {
+    const name = path.replace(/\.\d+\./, ".*.");
+    const row = rows.get(name) ?? { inFeatures, outFeatures, count: 0 };
+    rows.set(name, { ...row, count: row.count + 1 });
+  }
+  return [...rows].map(([name, row]) => [name, grouped(row.inFeatures), grouped(row.outFeatures), String(row.count)]);
+}
+
+/** Names and values, the values in a column. */
+function list(facts: readonly (readonly string[])[]): string {
+  const width = Math.max(...facts.map(([name]) => name!.length));
+  return facts.map(([name, value]) => `${name!.padEnd(width)}  ${value}`.trimEnd()).join("\n");
+}

@@ -1,0 +1,108 @@
+// The command line as commander sees it, made from the tables in flags.ts.
+import { readFileSync } from "node:fs";
+import { Command, CommanderError, Option } from "commander";
+import { LowrankError } from "../errors.ts";
+import { runtime } from "../node.ts";
+import { type CommandName, type CommandTable, commands, defaultOf, type Flag, flagOf } from "./flags.ts";
+import { printError } from "./terminal.ts";
+import { parseValue, readConfigFile, type Values } from "./values.ts";
+
+/** A command: it gets the values of its flags, and returns the exit status. */
+interface CommandFile {
+  run(values: Values, json: boolean): Promise<number>;
+}
+
+/** Each command's code, loaded when it is the one that runs. */
+const load: Record<CommandName, () => Promise<CommandFile>> = {
+  train: () => import("./train.ts"),
+  eval: () => import("./eval.ts"),
+  generate: () => import("./generate.ts"),
+  merge: () => import("./merge.ts"),
+  inspect: () => import("./inspect.ts"),
+};
+
+const version = (): string => JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")).version;
+
+/** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
+export async function main(args: readonly string[]): Promise<number> {
+  let status = 0;
+  const program = makeProgram((code) => {
+    status = code;
+  });
+  try {
+    await program.parseAsync(args.length > 0 ? args : ["--help"], { from: "user" });
+    return status;
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return 0;
+    return printError(error instanceof CommanderError ? usageError(error, args) : error, args.includes("--json"));
+  }
+}
+
+/** The program; `exit` gets the status that a command returns. */
+export function makeProgram(exit: (status: number) => void): Command {
+  const program = new Command("lowrank")
+    .description("LoRA fine-tuning: a Hugging Face checkpoint and your data in, a PEFT-compatible adapter out.")
+    .version(version())
+    .exitOverride()
+    .configureOutput({ outputError: () => {} });
+  for (const name of Object.keys(commands) as CommandName[]) addCommand(program, name, commands[name], exit);
+  return program;
+}
+
+function addCommand(program: Command, name: CommandName, table: CommandTable, exit: (status: number) => void): void {
+  const command = program.command(name).description(table.summary).exitOverride();
+  if (table.argument) command.argument(`<${table.argument.name}>`, table.argument.help);
+  for (const flag of table.flags) for (const option of optionsOf(name, flag)) command.addOption(option);
+  command.option("--config <FILE>", "a JSON file that sets any of these; the command line wins");
+  command.option("--json", "print JSON, one object a line");
+  command.action(async () => {
+    const { config, json = false, ...given } = command.opts() as Values & { config?: string; json?: boolean };
+    const file = config === undefined ? {} : await readConfigFile(runtime.files, config, table.flags);
+    const values: Values = { ...withoutAlternatives(file, given), ...given };
+    if (table.argument) values[table.argument.name] = command.args[0];
+    requireFlags(name, table.flags, values);
+    exit(await (await load[name]()).run(values, json));
+  });
+}
+
+/** Of two options that exclude each other, the one on the command line silences the config file's other. */
+function withoutAlternatives(file: Values, given: Values): Values {
+  const other: Record<string, string> = { steps: "epochs", epochs: "steps", evalData: "evalSplit", evalSplit: "evalData" };
+  return Object.fromEntries(Object.entries(file).filter(([name]) => !(other[name]! in given)));
+}
+
+/** The commander options of a flag. Defaults are told, not set: what is not given is left to the function that has it. */
+function optionsOf(command: CommandName, flag: Flag): Option[] {
+  const name = flagOf(flag.name);
+  const shown = defaultOf(command, flag);
+  const choices = flag.choices ? ` (${flag.choices.join(", ")})` : "";
+  const help = `${flag.help}${choices}${shown === undefined ? "" : ` (default ${shown})`}`;
+  if (flag.kind === "boolean") return [new Option(name, help), new Option(name.replace("--", "--no-")).hideHelp()];
+  const option = new Option(`${name} <${flag.value}>`, help);
+  const repeatable = flag.kind === "texts";
+  option.argParser((text: string, before: unknown) => {
+    const value = parseValue(flag, text);
+    return repeatable ? [...((before as unknown[] | undefined) ?? []), ...(value as unknown[])] : value;
+  });
+  return [option];
+}
+
+function requireFlags(name: CommandName, flags: readonly Flag[], values: Values): void {
+  const resumed = name === "train" && values["resume"] === true;
+  const missing = flags.filter((flag) => flag.required && values[flag.name] === undefined);
+  const wanted = resumed ? missing.filter((flag) => flag.name === "output") : missing;
+  if (wanted.length === 0) return;
+  throw new LowrankError("cli/usage", `${wanted.map((flag) => flagOf(flag.name)).join(", ")} must be given`, {
+    expected: wanted.map((flag) => `${flagOf(flag.name)} ${flag.value}: ${flag.help}`).join("; "),
+    next: `See lowrank ${name} --help.`,
+  });
+}
+
+function usageError(error: CommanderError, args: readonly string[]): LowrankError {
+  const [message, ...hints] = error.message.replace(/^error: /, "").split("\n");
+  const command = args.find((arg) => Object.hasOwn(commands, arg));
+  const help = `See lowrank ${command === undefined ? "" : `${command} `}--help.`;
+  return new LowrankError("cli/usage", message!, {
+    next: [...hints.map((hint) => hint.replace(/^\(|\)$/g, "")), help].join(" "),
+  });
+}

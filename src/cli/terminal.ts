@@ -1,0 +1,54 @@
+// What commands print with: results on standard output, everything else on standard error, and numbers as people read them.
+import { LowrankError } from "../errors.ts";
+
+/** One line of results. */
+export const print = (text: string): void => void process.stdout.write(`${text}\n`);
+
+/** One JSON object on a line of its own. Numbers that JSON has no way to write become null. */
+export const printJson = (value: unknown): void => print(JSON.stringify(value));
+
+/** A line that is no result: progress, notes. */
+export const note = (text: string): void => void process.stderr.write(`${text}\n`);
+
+/** Prints a failure and returns the process's exit status: the error's own, or 1 for one that nobody foresaw. */
+export function printError(error: unknown, json: boolean): number {
+  if (error instanceof LowrankError) {
+    process.stderr.write(`${json ? JSON.stringify(error) : `lowrank: ${error.describe()}`}\n`);
+    return error.exitCode;
+  }
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  process.stderr.write(
+    json
+      ? `${JSON.stringify({ error: "internal", message: text })}\n`
+      : `${text}\nlowrank: this is a fault of lowrank itself. Please report it with the command, the lines above and the output of lowrank --version.\n`,
+  );
+  return 1;
+}
+
+/** 134515008 → "134,515,008". */
+export const grouped = (value: number): string => value.toLocaleString("en-US");
+
+/** Bytes in the largest unit that leaves a number of at least 1, as in "1.2 GB". */
+export function bytes(value: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const unit = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(1, value)) / 3)));
+  const scaled = value / 1000 ** unit;
+  return `${scaled >= 100 || unit === 0 ? scaled.toFixed(0) : scaled.toFixed(1)} ${units[unit]}`;
+}
+
+/** Seconds as "45s", "3m 05s", "2h 07m". */
+export function duration(seconds: number): string {
+  const whole = Math.round(seconds);
+  const two = (value: number) => String(value).padStart(2, "0");
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m ${two(whole % 60)}s`;
+  return `${Math.floor(whole / 3600)}h ${two(Math.floor((whole % 3600) / 60))}m`;
+}
+
+/** Rows of cells with the columns lined up: the first to the left, the others to the right. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const line = (row: readonly string[]) =>
+    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ");
+  return rows.map((row) => line(row).trimEnd()).join("\n");
+}

@@ -1,0 +1,102 @@
+// lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
+import type { ExampleReport } from "../data/examples.ts";
+import { finetune } from "../node.ts";
+import type { FinetuneEvent } from "../train/finetune.ts";
+import type { FinetuneOptions } from "../train/options.ts";
+import { bytes, duration, grouped, note, print, printJson } from "./terminal.ts";
+import type { Values } from "./values.ts";
+
+type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
+
+/** Without a terminal, steps are printed about this often. */
+const PLAIN_SECONDS = 10;
+
+/** Exit status of a process that ended on a signal, as shells give it. */
+const signals = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** Trains; returns the exit status. */
+export async function run(options: Values, json: boolean): Promise<number> {
+  const stop = new AbortController();
+  let interrupted = 0;
+  const interrupt = (signal: keyof typeof signals) => {
+    if (interrupted) process.exit(signals[signal]);
+    interrupted = signals[signal];
+    stop.abort();
+    note("\nFinishing the step and saving. Once more stops at once.");
+  };
+  process.on("SIGINT", interrupt);
+  process.on("SIGTERM", interrupt);
+  const report = json ? printJson : progress();
+  let stopped = false;
+  try {
+    for await (const event of finetune({ ...(options as unknown as FinetuneOptions), signal: stop.signal })) {
+      report(event);
+      if (event.type === "done") stopped = event.stopped;
+    }
+  } finally {
+    process.off("SIGINT", interrupt);
+    process.off("SIGTERM", interrupt);
+  }
+  if (stopped) note(`Go on with: lowrank train --resume --output ${quoted(String(options["output"]))}`);
+  return stopped ? interrupted : 0;
+}
+
+/** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
+function progress(): (event: FinetuneEvent) => void {
+  const terminal = process.stderr.isTTY === true;
+  let steps = 0;
+  let lastPlain = Number.NEGATIVE_INFINITY;
+  const line = (text: string) => {
+    if (terminal) process.stderr.write("\r\x1b[K");
+    print(text);
+  };
+  const step = (event: StepEvent) => {
+    const text = stepLine(event, steps);
+    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
+    else if (event.step === steps || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
+      lastPlain = performance.now();
+      print(text);
+    }
+  };
+  return (event) => {
+    switch (event.type) {
+      case "prepared": {
+        const share = ((100 * event.trainable) / event.parameters).toPrecision(2);
+        const what = event.modules === null ? "every weight" : `${event.modules} modules`;
+        line(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
+        line(`data: ${dataLine(event.train)}`);
+        if (event.eval) line(`evaluation: ${dataLine(event.eval)}`);
+        break;
+      }
+      case "start":
+        steps = event.steps;
+        if (event.resumedFrom) line(`going on from ${event.resumedFrom}`);
+        break;
+      case "step":
+        step(event);
+        break;
+      case "eval":
+        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}, perplexity ${event.perplexity.toFixed(2)}`);
+        break;
+      case "checkpoint":
+        break;
+      case "done":
+        line(`${event.stopped ? "stopped" : "done"} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
+    }
+  };
+}
+
+function stepLine(event: StepEvent, steps: number): string {
+  const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
+  const speed = `${Math.round(event.tokensPerSecond)} tokens/s, ${duration(event.etaSeconds)} left`;
+  return `step ${event.step}/${steps}: loss ${event.loss.toFixed(4)}, ${speed}${memory}`;
+}
+
+function dataLine({ count, tokens, targets, longest, truncated, dropped }: ExampleReport): string {
+  const lost = [truncated ? `${truncated} cut to the maximum length` : "", dropped ? `${dropped} without a target left out` : ""];
+  const sizes = `${grouped(count)} examples, ${grouped(tokens)} tokens, ${grouped(targets)} of them targets, longest ${longest}`;
+  return [sizes, ...lost.filter(Boolean)].join(", ");
+}
+
+/** A word of a command line that a shell takes for one. */
+const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

@@ -1,0 +1,30 @@
+// The public API, and nothing else.
+export type { ExampleReport } from "./data/examples.ts";
+export { LowrankError } from "./errors.ts";
+export type { Generator, Prompt } from "./generate/generator.ts";
+export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";
+export type { EvaluateOptions, Evaluation, Score } from "./jobs/evaluate.ts";
+export { generateText } from "./jobs/generate-text.ts";
+export type { AdapterInspection, BaseInspection } from "./jobs/inspect.ts";
+export type { MergeAdapterOptions } from "./jobs/merge.ts";
+export type { Adapter } from "./lora/adapter.ts";
+export type { LoraConfig } from "./lora/config.ts";
+export type { ModuleDescription } from "./lora/describe.ts";
+export type { AdapterModule, ModuleInfo } from "./lora/match.ts";
+export type { Base } from "./models/base.ts";
+export type { DecoderConfig } from "./models/config.ts";
+export {
+  evaluate,
+  finetune,
+  inspectAdapter,
+  inspectBase,
+  loadAdapter,
+  loadBase,
+  mergeAdapter,
+  openGenerator,
+  saveAdapter,
+} from "./node.ts";
+export type { ChatMessage } from "./text/template.ts";
+export type { Tokenizer } from "./text/tokenizer.ts";
+export type { FinetuneEvent } from "./train/finetune.ts";
+export type { FinetuneOptions } from "./train/options.ts";

@@ -1,0 +1,92 @@
+// How well a base, alone and with an adapter, predicts the targets of a data file: the forward pass of training, nothing else.
+import type { ExampleReport } from "../data/examples.ts";
+import type { ReadOptions } from "../data/readers.ts";
+import type { Batch } from "../data/types.ts";
+import { check } from "../graph/graph.ts";
+import { input } from "../graph/ops/leaves.ts";
+import { adapterAgainst, readAdapter } from "../lora/adapter.ts";
+import { inject, type LoraFactors, loraUpdate } from "../lora/inject.ts";
+import type { AdapterModule } from "../lora/match.ts";
+import { type Base, loadBase } from "../models/base.ts";
+import { weightFiles } from "../models/weights.ts";
+import { lower } from "../onnx/lower.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import { float32, sizeOf } from "../tensor.ts";
+import { dataReader, evaluationBatches, shapeOf } from "../train/datasets.ts";
+import { batchFeeds, loraEntries, lossGraph } from "../train/objective.ts";
+import { thetaOf } from "../train/subject.ts";
+import { evaluate as meanLoss } from "../train/trainer.ts";
+
+export interface EvaluateOptions extends ReadOptions {
+  /** Folder of the base checkpoint. */
+  base: string;
+  /** Records, a .jsonl, .ndjson or .csv file. */
+  data: string;
+  /** Folder of an adapter to evaluate beside the base. */
+  adapter?: string;
+  /** As in training. */
+  trainOn?: "completion" | "all";
+  maxLength?: number;
+  date?: string;
+  /** Rows that are run at once. Default 4. */
+  batchSize?: number;
+  /** Threads of one matrix product. Default: all cores. */
+  threads?: number;
+}
+
+/** Mean over all targets, in nats a token, and e to its power. */
+export interface Score {
+  loss: number;
+  perplexity: number;
+}
+
+export interface Evaluation {
+  data: ExampleReport;
+  base: Score;
+  adapter: Score | null;
+}
+
+/** Evaluates the base on a data file, and the adapter on it where one is given. */
+export async function evaluate(options: EvaluateOptions, { files, openSession }: Runtime): Promise<Evaluation> {
+  const base = await loadBase(files, options.base);
+  const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
+  if (adapter) adapterAgainst(adapter, base.modules);
+  const { trainOn = "completion", batchSize = 4, threads } = options;
+  const reader = await dataReader(files, base, { ...options, trainOn });
+  const { examples, report } = await reader.read(options.data);
+  const batches = evaluationBatches(examples, batchSize, reader.padId);
+
+  const { checkpoint } = base;
+  const weights = weightFiles(checkpoint);
+  const model = lower(evaluationGraph(base, adapter?.modules ?? [], batches), weights.locate);
+  const session = await openSession(model, { weightsFolder: weights.folder, threads });
+  try {
+    const entries = loraEntries(adapter?.modules ?? []);
+    const score = (theta: Float32Array): Promise<Score> => {
+      const factors = entries.map(({ key, offset, shape }) => [
+        key,
+        float32(shape, theta.subarray(offset, offset + sizeOf(shape))),
+      ]);
+      const loss = async (batch: Batch) => {
+        const results = await session.run({ ...batchFeeds(batch), ...Object.fromEntries(factors) });
+        return Number(results["loss"]!.data[0]);
+      };
+      return meanLoss({ loss }, theta, batches);
+    };
+    // With B at zero an adapter changes nothing.
+    const zeros = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+    return { data: report, base: await score(zeros), adapter: adapter && (await score(thetaOf(adapter))) };
+  } finally {
+    await session.close();
+  }
+}
+
+/** Σ of the targets' losses; the factors are inputs under their keys. */
+function evaluationGraph({ config }: Base, modules: readonly AdapterModule[], batches: readonly Batch[]) {
+  const parts = loraEntries(modules).map(({ key, shape }) => input(key, "float32", shape));
+  const factors = modules.map(({ path, scale }, i): [string, LoraFactors] => [
+    path,
+    { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
+  ]);
+  return check(inject(lossGraph(config, shapeOf(batches)), loraUpdate(new Map(factors))));
+}

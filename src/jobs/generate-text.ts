@@ -1,0 +1,10 @@
+// The text of one generation, for those who need no stream.
+import type { Generator, Prompt } from "../generate/generator.ts";
+import type { GenerateOptions } from "../generate/types.ts";
+
+/** The whole continuation of one prompt. */
+export async function generateText(generator: Generator, prompt: Prompt, options?: GenerateOptions): Promise<string> {
+  let text = "";
+  for await (const event of generator.generate([prompt], options)) if (event.type === "done") text = event.text;
+  return text;
+}

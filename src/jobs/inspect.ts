@@ -1,0 +1,69 @@
+// What a folder holds: an adapter's configuration, size and norms, or a base model's shape. No session is opened.
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../formats/checkpoint.ts";
+import { readJsonObject } from "../formats/json.ts";
+import { ADAPTER_CONFIG_NAME, adapterAgainst, readAdapter } from "../lora/adapter.ts";
+import type { LoraConfig } from "../lora/config.ts";
+import { type AdapterDescription, describeAdapter } from "../lora/describe.ts";
+import type { ModuleInfo } from "../lora/match.ts";
+import { loadBase } from "../models/base.ts";
+import { type DecoderConfig, decoderConfig } from "../models/config.ts";
+import { countParameters, forwardGraph, modulesOf } from "../models/registry.ts";
+import { baseFingerprint } from "../train/subject.ts";
+
+export interface AdapterInspection extends AdapterDescription {
+  kind: "adapter";
+  config: LoraConfig;
+  /** Whether the base given is the one it was trained on; null if no base is given or the adapter does not say. */
+  madeForBase: boolean | null;
+}
+
+export interface BaseInspection {
+  kind: "base";
+  config: DecoderConfig;
+  parameters: number;
+  /** The embedding and the linear layers. */
+  modules: ModuleInfo[];
+  /** The weights on the disk; null if the folder has none. */
+  weights: { tensors: number; bytes: number; dtypes: string[] } | null;
+}
+
+/** What the folder of an adapter holds; with `base`, a base checkpoint's folder, it is checked against that base. */
+export async function inspectAdapter(files: Files, folder: string, base?: string): Promise<AdapterInspection> {
+  const adapter = await readAdapter(files, folder);
+  let madeForBase: boolean | null = null;
+  if (base !== undefined) {
+    const { checkpoint, modules } = await loadBase(files, base);
+    adapterAgainst(adapter, modules);
+    if (adapter.baseFingerprint !== undefined) madeForBase = adapter.baseFingerprint === baseFingerprint(checkpoint);
+  }
+  return { kind: "adapter", config: adapter.config, madeForBase, ...describeAdapter(adapter) };
+}
+
+/** What a base model's folder holds. Needs config.json only. */
+export async function inspectBase(files: Files, folder: string): Promise<BaseInspection> {
+  const file = `${folder}/config.json`;
+  const config = decoderConfig(await readJsonObject(files, file), file);
+  const graph = forwardGraph(config);
+  const stored = (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || (await files.exists(`${folder}/${INDEX_NAME}`));
+  const tensors = stored ? [...(await openCheckpoint(files, folder)).tensors.values()] : [];
+  const bytes = tensors.reduce((sum, { length }) => sum + length, 0);
+  const dtypes = [...new Set(tensors.map(({ dtype }) => dtype))].sort();
+  const weights = stored ? { tensors: tensors.length, bytes, dtypes } : null;
+  return { kind: "base", config, parameters: countParameters(graph), modules: modulesOf(graph), weights };
+}
+
+/** What a folder holds, whichever of the two it is. */
+export async function inspect(files: Files, folder: string, base?: string): Promise<AdapterInspection | BaseInspection> {
+  if (await files.exists(`${folder}/${ADAPTER_CONFIG_NAME}`)) return inspectAdapter(files, folder, base);
+  if (await files.exists(`${folder}/config.json`)) return inspectBase(files, folder);
+  throw new LowrankError("inspect/nothing", "the folder holds neither an adapter nor a base model", {
+    subject: folder,
+    expected: `${ADAPTER_CONFIG_NAME} or config.json`,
+    got: (await files.exists(folder))
+      ? (await files.list(folder)).slice(0, 12).join(", ") || "an empty folder"
+      : "no such folder",
+    next: "Check the path.",
+  });
+}

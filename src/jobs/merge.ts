@@ -1,0 +1,26 @@
+// An adapter folder merged into its base: a checkpoint that needs no adapter.
+import type { Files } from "../files.ts";
+import { mergeTargets, readAdapter } from "../lora/adapter.ts";
+import { type MergeOptions, mergeIntoCheckpoint } from "../lora/merge.ts";
+import { loadBase } from "../models/base.ts";
+
+export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
+  /** Folder of the base checkpoint; it is only read. */
+  base: string;
+  /** Folder of the adapter. */
+  adapter: string;
+  /** Folder of the merged checkpoint: a new or an empty one. */
+  output: string;
+}
+
+/**
+ * Writes the base with the adapter merged into its weights, in the base's dtype, with its config and tokenizer files.
+ * Throws `adapter/*` if the adapter does not fit the base and `merge/*` if it cannot be merged; then nothing is written.
+ */
+export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
+  const { base: folder, adapter, output, ...rest } = options;
+  const { checkpoint, config, modules } = await loadBase(files, folder);
+  const targets = mergeTargets(await readAdapter(files, adapter), modules);
+  const tiedWeights = config.tieWordEmbeddings ? ["model.embed_tokens.weight"] : [];
+  await mergeIntoCheckpoint(files, { checkpoint, targets, tiedWeights, outFolder: output, ...rest });
+}

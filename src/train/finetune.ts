@@ -1,0 +1,126 @@
+// From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
+import type { ExampleReport } from "../data/examples.ts";
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { loadBase } from "../models/base.ts";
+import { countParameters, forwardGraph } from "../models/registry.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import { resumable } from "./checkpoint.ts";
+import { type DataReader, type Dataset, dataReader, evaluationBatches, shapeOf } from "./datasets.ts";
+import { feedExamples } from "./feed.ts";
+import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
+import { baseFingerprint, subjects } from "./subject.ts";
+import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
+
+/** What `finetune` reports: what it is about to train, then the events of the training. */
+export type FinetuneEvent =
+  | {
+      type: "prepared";
+      /** How many modules are adapted; null when every weight is trained. */
+      modules: number | null;
+      /** Trained parameters, and those of the base. */
+      trainable: number;
+      parameters: number;
+      train: ExampleReport;
+      eval: ExampleReport | null;
+    }
+  | TrainEvent;
+
+/**
+ * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
+ * engine loads the base. The output folder gets run.json, checkpoint-<step>/ folders, and at the end the adapter
+ * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
+ */
+export async function* finetune(
+  { signal, ...given }: FinetuneOptions,
+  { files, openSession, memoryBytes }: Runtime,
+): AsyncGenerator<FinetuneEvent, void, void> {
+  const options = await readOptions(files, given);
+  const { method, seed, batchSize, gradientAccumulation, threads } = options;
+  const base = await loadBase(files, options.base);
+  const { checkpoint, config } = base;
+  const subject = await subjects[method](files, base, options);
+  await checkOutput(files, options);
+  const reader = await dataReader(files, base, options);
+  const data = await readData(reader, options);
+  const { padId } = reader;
+  const packLength = options.packing ? reader.maxLength : undefined;
+  const feed = feedExamples(data.train.examples, { batchSize, gradientAccumulation, seed, padId, packLength });
+  const evalBatches = evaluationBatches(data.held?.examples ?? [], batchSize, padId, packLength);
+  const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
+  const perEpoch = Math.min(steps, feed.stepsPerEpoch);
+  yield {
+    type: "prepared",
+    modules: subject.modules,
+    trainable: subject.theta.length,
+    parameters: countParameters(forwardGraph(config)),
+    train: data.train.report,
+    eval: data.held?.report ?? null,
+  };
+
+  const batches = Array.from({ length: perEpoch }, (_, step) => feed.microBatches(step)).flat();
+  const objective = await subject.open({ checkpoint, config, openSession, threads, ...shapeOf([...batches, ...evalBatches]) });
+  try {
+    const run = train({
+      objective,
+      theta: subject.theta,
+      feed,
+      steps,
+      seed,
+      optimizer: optimizerOf(options, steps),
+      evaluation: data.held && { batches: evalBatches, every: options.evalEvery ?? perEpoch },
+      output: {
+        files,
+        folder: options.output,
+        saveWeights: subject.saveWeights,
+        checkpointEvery: options.checkpointEvery,
+        keepCheckpoints: options.keepCheckpoints,
+        resume: options.resume,
+      },
+      facts: { method, base: baseFingerprint(checkpoint), ...subject.facts },
+      signal,
+      memoryBytes,
+    });
+    for await (const event of run) {
+      // The trainer has accepted the options by now, and has saved nothing yet.
+      if (event.type === "start") await writeRun(files, options);
+      yield event;
+    }
+  } finally {
+    await objective.close();
+  }
+}
+
+/** Fails now if the output folder can't be written, is the base's own, or holds a run that isn't to be resumed. */
+async function checkOutput(files: Files, { base, output, resume }: RunOptions): Promise<void> {
+  await files.makeFolder(output);
+  if ((await files.realPath(output)) === (await files.realPath(base))) {
+    throw new LowrankError("train/output", "the output folder is the base checkpoint's own", {
+      subject: output,
+      expected: "another folder",
+      next: "Choose another output folder.",
+    });
+  }
+  await resumable(files, output, resume);
+  const probe = `${output}/.writable`;
+  await files.write(probe, new Uint8Array());
+  await files.remove(probe);
+}
+
+async function readData(
+  reader: DataReader,
+  { data, evalData, evalSplit, seed }: RunOptions,
+): Promise<{ train: Dataset; held?: Dataset }> {
+  if (evalSplit !== undefined) return reader.split(data, evalSplit, seed);
+  return { train: await reader.read(data), held: evalData === undefined ? undefined : await reader.read(evalData) };
+}
+
+const optimizerOf = ({ learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup }: RunOptions, steps: number) => ({
+  ...optimizerDefaults,
+  learningRate,
+  schedule,
+  weightDecay,
+  maxGradNorm: maxGradNorm === 0 ? undefined : maxGradNorm,
+  loraPlusRatio,
+  warmupSteps: warmup < 1 ? Math.ceil(warmup * steps) : warmup,
+});

@@ -1,0 +1,211 @@
+// What a fine-tuning run is told: every option of `finetune` with its default, and run.json, from which a run is resumed.
+import { z } from "zod";
+import { LowrankError, nearest } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { readJsonObject } from "../formats/json.ts";
+import { type LoraConfig, loraConfig } from "../lora/config.ts";
+import { optimizerDefaults } from "./trainer.ts";
+
+/** The options of a run, kept in its output folder. */
+export const RUN_NAME = "run.json";
+
+const path = z.string().min(1);
+const names = z.union([z.string().min(1), z.array(z.string().min(1))]).nullable();
+const count = z.int().min(1);
+
+/** The options that make a new adapter; the values are checked by `loraConfig`. */
+const loraFields = {
+  /** Rows of A and columns of B. */
+  rank: z.number().default(8),
+  /** The update is scaled by alpha / rank. */
+  alpha: z.number().default(16),
+  /** Probability that an element of A's input is dropped in training. */
+  dropout: z.number().default(0),
+  /** Module names or ends of paths, a regular expression over the whole path, "all-linear", or null for PEFT's default of the model type. */
+  targetModules: names.default("all-linear"),
+  excludeModules: names.default(null),
+  /** Only layers with these indices, counted from 0; only with a list of target modules. */
+  layersToTransform: z.array(z.number()).nullable().default(null),
+  /** Rank of the modules whose path ends with a match of the key. */
+  rankPattern: z.record(z.string(), z.number()).default({}),
+  alphaPattern: z.record(z.string(), z.number()).default({}),
+  /** Scale alpha / sqrt(rank) instead of alpha / rank. */
+  rslora: z.boolean().default(false),
+  /** true: A uniform, B zero. "gaussian": A normal, B zero. false: both uniform. */
+  init: z.union([z.boolean(), z.literal("gaussian")]).default(true),
+};
+
+const schema = z.strictObject({
+  /** Folder of the base checkpoint, in Hugging Face's layout. */
+  base: path,
+  /** Training records, a .jsonl, .ndjson or .csv file. */
+  data: path,
+  /** Folder that gets checkpoints, and the adapter (or the whole model) at the end. */
+  output: path,
+  /** "lora" trains an adapter, "full" every weight of the base. */
+  method: z.enum(["lora", "full"]).default("lora"),
+  /** Folder of an adapter to go on training; its configuration takes the place of the adapter options. */
+  adapter: path.optional(),
+  /** What the adapter's configuration calls its base. Default: `base` as given. */
+  baseName: z.string().optional(),
+  ...loraFields,
+  /** Records to evaluate on. */
+  evalData: path.optional(),
+  /** Share of the training records to evaluate on instead of training on them. */
+  evalSplit: z.number().gt(0).lt(1).optional(),
+  /** Steps between evaluations. Default: once an epoch; there is one at the end in any case. */
+  evalEvery: count.optional(),
+  /** Names of the columns or keys, where they are not "prompt", "completion" and "text". */
+  promptColumn: z.string().optional(),
+  completionColumn: z.string().optional(),
+  textColumn: z.string().optional(),
+  /** "completion": only completions and assistant turns are targets. "all": every token is. */
+  trainOn: z.enum(["completion", "all"]).default("completion"),
+  /** Longer examples lose tokens on the right. Default: 1024, or the model's positions if they are fewer. */
+  maxLength: z.number().optional(),
+  /** Several examples in one row, each seeing only itself. */
+  packing: z.boolean().default(false),
+  /** The date that chat templates see, as in 2025-01-31. Default: today's, kept when the run is resumed. */
+  date: z.iso.date().optional(),
+  /** Length of the run: passes over the data (3 if neither is given) or optimizer steps. */
+  epochs: z.number().optional(),
+  steps: z.number().optional(),
+  /** Rows of a micro-batch. */
+  batchSize: z.number().default(4),
+  /** Micro-batches of a step. */
+  gradientAccumulation: z.number().default(1),
+  learningRate: z.number().default(optimizerDefaults.learningRate),
+  schedule: z.enum(["constant", "linear", "cosine"]).default(optimizerDefaults.schedule),
+  /** Over which the learning rate rises from 0: a number of steps, or below 1 a share of the run. */
+  warmup: z.number().min(0).default(0),
+  weightDecay: z.number().default(optimizerDefaults.weightDecay),
+  /** The gradient is scaled down to this 2-norm; 0 leaves it as it is. */
+  maxGradNorm: z.number().default(optimizerDefaults.maxGradNorm!),
+  /** LoRA+: how many times faster B learns than A. */
+  loraPlusRatio: z.number().optional(),
+  seed: z.int().default(0),
+  /** Steps between checkpoints. There is one at the start and one at the end in any case. */
+  checkpointEvery: count.default(100),
+  /** How many of the newest checkpoints stay. */
+  keepCheckpoints: count.default(2),
+  /** Go on from the newest checkpoint of `output`, with the options that are kept there. */
+  resume: z.boolean().default(false),
+  /** Threads of one matrix product. Default: all cores. */
+  threads: count.optional(),
+});
+
+/** The options of a run, complete. */
+export type RunOptions = z.output<typeof schema>;
+
+type Given = z.input<typeof schema>;
+
+/** What `finetune` is told. A run that is resumed needs its output folder only; what else is given replaces what was kept. */
+export type FinetuneOptions = (Given | (Partial<Given> & { output: string; resume: true })) & {
+  /** When it fires, the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
+  signal?: AbortSignal;
+};
+
+/** Every option that has a default, with it. */
+export const finetuneDefaults: Partial<RunOptions> = Object.fromEntries(
+  Object.entries(schema.parse({ base: "-", data: "-", output: "-" })).filter(([, value]) => value !== "-"),
+);
+
+/** Of each pair only one can be given. */
+const exclusive: [keyof RunOptions, keyof RunOptions][] = [
+  ["steps", "epochs"],
+  ["evalData", "evalSplit"],
+  ...(Object.keys(loraFields) as (keyof typeof loraFields)[]).map((name): [keyof RunOptions, keyof RunOptions] => [
+    name,
+    "adapter",
+  ]),
+];
+
+/**
+ * The options of a run, complete and checked: those given, for a resumed run over those its output folder keeps.
+ * Throws `train/option` that names the option, or `train/no-run` when there is nothing to resume.
+ */
+export async function readOptions(files: Files, given: Record<string, unknown>): Promise<RunOptions> {
+  const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  const kept = present["resume"] === true ? await readRun(files, present) : {};
+  for (const [a, b] of exclusive) {
+    if (a in present && b in present) throw refused(a, `${a} and ${b} cannot both be given`, `one of ${a} and ${b}`, "both");
+    if (a in present) delete kept[b];
+    if (b in present) delete kept[a];
+  }
+  const parsed = schema.safeParse({ ...kept, ...present }, { reportInput: true });
+  if (!parsed.success) throw optionError(parsed.error.issues[0]!);
+  const { date = new Date().toISOString().slice(0, 10), baseName, ...options } = parsed.data;
+  if (options.steps === undefined) options.epochs ??= 3;
+  return { ...options, date, baseName: baseName ?? options.base };
+}
+
+/** Keeps the options in the output folder; paths are made absolute, so that the run can be resumed from anywhere. */
+export async function writeRun(files: Files, options: RunOptions): Promise<void> {
+  const { resume, output, ...kept } = options;
+  for (const name of ["base", "data", "evalData", "adapter"] as const) {
+    const given = kept[name];
+    if (given !== undefined) kept[name] = await absolute(files, given);
+  }
+  const entries = Object.entries(kept).filter(([name]) => !(kept.adapter && name in loraFields));
+  const text = JSON.stringify({ version: 1, options: Object.fromEntries(entries) }, null, 2);
+  await files.write(`${output}/${RUN_NAME}`, new TextEncoder().encode(`${text}\n`));
+}
+
+/** The configuration of a new adapter. */
+export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions): LoraConfig =>
+  loraConfig({
+    rank: options.rank,
+    alpha: options.alpha,
+    dropout: options.dropout,
+    targetModules: options.targetModules,
+    excludeModules: options.excludeModules,
+    layersToTransform: options.layersToTransform,
+    rankPattern: options.rankPattern,
+    alphaPattern: options.alphaPattern,
+    useRslora: rslora,
+    initLoraWeights: init,
+    taskType: "CAUSAL_LM",
+    baseModelNameOrPath: baseName,
+  });
+
+/** The options kept in the output folder; none if the run can start without them. */
+async function readRun(files: Files, given: Record<string, unknown>): Promise<Record<string, unknown>> {
+  const file = `${given["output"]}/${RUN_NAME}`;
+  if (!(await files.exists(file))) {
+    if ("base" in given && "data" in given) return {};
+    throw new LowrankError("train/no-run", "there is no run to resume in the folder", {
+      subject: String(given["output"]),
+      expected: RUN_NAME,
+      next: "Give the output folder of the run, or base and data to start one.",
+    });
+  }
+  const { version, options } = await readJsonObject(files, file);
+  if (version === 1 && typeof options === "object" && options !== null) return { ...options };
+  throw new LowrankError("train/no-run", "the file does not hold the options of a run", {
+    subject: file,
+    expected: '{"version": 1, "options": {…}}',
+    got: `version ${JSON.stringify(version)}`,
+    next: "Give the options again, with a lowrank of the version that wrote the file.",
+  });
+}
+
+/** The folder of `file` with links resolved; the name as it is, since it tells the kind of file. */
+async function absolute(files: Files, file: string): Promise<string> {
+  const [, folder, name] = /^(.*?)([^/]+)\/*$/.exec(file) ?? ["", file, ""];
+  const real = await files.realPath(folder || ".");
+  return `${real.replace(/\/$/, "")}/${name}`;
+}
+
+function optionError(issue: z.core.$ZodIssue): LowrankError {
+  if (issue.code === "unrecognized_keys") {
+    const key = issue.keys[0]!;
+    const known = nearest(key, Object.keys(schema.shape)).join(", ");
+    return refused(key, "there is no such option", `one of ${known}`, key);
+  }
+  const subject = issue.path.map(String).join(".");
+  if (issue.input === undefined) return refused(subject, "the option is required", issue.message, "nothing");
+  return refused(subject, "this value can't be trained with", issue.message, JSON.stringify(issue.input));
+}
+
+const refused = (subject: string, message: string, expected: string, got: string): LowrankError =>
+  new LowrankError("train/option", message, { subject, expected, got, next: `Change ${subject}, or leave it out.` });

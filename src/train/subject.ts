@@ -1,0 +1,98 @@
+// What a run trains: θ, its first value, how the network is opened around it and how it is saved. One function a method.
+import type { Files } from "../files.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
+import { type Adapter, adapterAgainst, readAdapter, writeAdapter } from "../lora/adapter.ts";
+import { initAdapter, type LoraFactors } from "../lora/init.ts";
+import { matchModules, resolveConfig } from "../lora/match.ts";
+import type { Base } from "../models/base.ts";
+import { sizeOf } from "../tensor.ts";
+import { type Facts, fingerprint, type SaveWeights } from "./checkpoint.ts";
+import { readTheta, writeTheta } from "./full.ts";
+import {
+  fullEntries,
+  fullObjective,
+  loraEntries,
+  loraObjective,
+  type ObjectiveOptions,
+  type OpenObjective,
+} from "./objective.ts";
+import { loraConfigOf, type RunOptions } from "./options.ts";
+
+export interface Subject {
+  /** How many modules are adapted; null when every weight is trained. */
+  modules: number | null;
+  theta: Float32Array;
+  /** What of it determines the bits of the run. */
+  facts: Facts;
+  saveWeights: SaveWeights;
+  open(options: ObjectiveOptions): Promise<OpenObjective>;
+}
+
+export const subjects: Record<RunOptions["method"], (files: Files, base: Base, options: RunOptions) => Promise<Subject>> = {
+  lora: adapterSubject,
+  full: fullSubject,
+};
+
+/** A LoRA adapter: a new one, or the one to go on with. */
+async function adapterSubject(files: Files, base: Base, options: RunOptions): Promise<Subject> {
+  const adapter = options.adapter === undefined ? newAdapter(base, options) : await readAdapter(files, options.adapter);
+  adapterAgainst(adapter, base.modules);
+  const { config, modules } = adapter;
+  const named = { ...config, baseModelNameOrPath: options.baseName ?? null };
+  const { baseModelNameOrPath: _, ...determining } = config;
+  const theta = thetaOf(adapter);
+  return {
+    modules: modules.length,
+    theta,
+    facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
+    saveWeights: (folder, trained) =>
+      writeAdapter(files, folder, {
+        config: named,
+        modules,
+        tensors: new Map(factorsIn(adapter, trained)),
+        baseFingerprint: baseFingerprint(base.checkpoint),
+      }),
+    open: (options) => loraObjective({ ...options, modules, dropout: config.dropout }),
+  };
+}
+
+function newAdapter({ modules, config: { modelType } }: Base, options: RunOptions): Adapter {
+  const config = loraConfigOf(options);
+  const matched = matchModules(modules, config, modelType);
+  const tensors = initAdapter(matched, config, options.seed);
+  return { config: resolveConfig(config, modules, matched, modelType), modules: matched, tensors };
+}
+
+/** The factors of an adapter as one vector, in the order of `loraEntries`. */
+export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors">): Float32Array {
+  const theta = new Float32Array(loraEntries(adapter.modules).reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+  for (const [path, { loraA, loraB }] of factorsIn(adapter, theta)) {
+    loraA.set(adapter.tensors.get(path)!.loraA);
+    loraB.set(adapter.tensors.get(path)!.loraB);
+  }
+  return theta;
+}
+
+/** The factors of each module inside `theta`, not copied. */
+export function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): [string, LoraFactors][] {
+  const parts = loraEntries(modules).map(({ offset, shape }) => theta.subarray(offset, offset + sizeOf(shape)));
+  return modules.map(({ path }, i) => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]! }]);
+}
+
+/** Every weight of the base. */
+async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<Subject> {
+  const entries = fullEntries(config);
+  return {
+    modules: null,
+    theta: await readTheta(files, checkpoint, entries),
+    facts: {},
+    saveWeights: (folder, trained) => writeTheta(files, checkpoint, entries, folder, trained),
+    open: fullObjective,
+  };
+}
+
+/** A short name for a base: its config, and the names, dtypes and shapes of its tensors. The weights are not read. */
+export function baseFingerprint({ config, tensors }: Checkpoint): string {
+  const lines = [...tensors].map(([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join(" ")}`).sort();
+  return fingerprint([JSON.stringify(config), ...lines].map((text) => new TextEncoder().encode(text)));
+}
