@@ -1,0 +1,87 @@
+// Reading a golden folder: tensors, and the batches that its inputs and labels stand for.
+import { z } from "zod";
+import { type Batch, IGNORE } from "../../src/data/types.ts";
+import { LowrankError } from "../../src/errors.ts";
+import { isFloat, toFloat32 } from "../../src/formats/float.ts";
+import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
+import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { sizeOf, type Tensor } from "../../src/tensor.ts";
+import type { ThetaEntry } from "../../src/train/types.ts";
+
+/** All tensors of a safetensors file. */
+export async function readTensors(path: string): Promise<Map<string, Tensor>> {
+  const { tensors } = await readHeader(nodeFiles, path);
+  const read = [...tensors].map(
+    async ([name, entry]): Promise<[string, Tensor]> => [name, await readTensor(nodeFiles, path, entry)],
+  );
+  return new Map(await Promise.all(read));
+}
+
+/** Every tensor as numbers: floats in float32, integers as they are. */
+export function numbersOf(tensors: ReadonlyMap<string, Tensor>): Map<string, Float32Array | Int32Array> {
+  return new Map([...tensors].map(([name, tensor]) => [name, isFloat(tensor.dtype) ? toFloat32(tensor) : integers(tensor)]));
+}
+
+const integers = ({ data }: Tensor): Int32Array => Int32Array.from(data as Iterable<number | bigint>, Number);
+
+/** Prefixes of the batches in an io file: "" for a single one, "micro0." and so on, "segment0." for parts of a packed row. */
+export const batchPrefixes = (io: ReadonlyMap<string, Tensor>): string[] =>
+  [...io.keys()].filter((name) => /(^|\.)input_ids$/.test(name)).map((name) => name.slice(0, -"input_ids".length));
+
+/**
+ * The batch that Transformers computed from `<prefix>input_ids` [rows, width] and, where given, attention_mask,
+ * position_ids and labels. Without position_ids, positions count columns, padding included. position_ids without a mask
+ * are those of a packed row: a sequence begins wherever they do not go on by one.
+ */
+export function batchOf(io: ReadonlyMap<string, Tensor>, prefix: string): Batch {
+  const ids = io.get(`${prefix}input_ids`)!;
+  const [rows, width] = ids.shape as [number, number];
+  const given = (name: string) => {
+    const tensor = io.get(`${prefix}${name}`);
+    return tensor && integers(tensor);
+  };
+  const mask = given("attention_mask");
+  const positions = given("position_ids");
+  const labels = given("labels");
+  const targets = [...(labels?.keys() ?? [])].filter((i) => i % width > 0 && labels![i] !== IGNORE);
+  return {
+    rows,
+    width,
+    inputIds: integers(ids),
+    positionIds: positions ?? Int32Array.from({ length: rows * width }, (_, i) => i % width),
+    attentionMask: mask ?? new Int32Array(rows * width).fill(1),
+    segmentIds: positions && !mask ? segments(positions, width) : new Int32Array(rows * width),
+    lossRows: Int32Array.from(targets, (i) => i - 1),
+    lossLabels: Int32Array.from(targets, (i) => labels![i]!),
+  };
+}
+
+function segments(positions: Int32Array, width: number): Int32Array {
+  const ids = new Int32Array(positions.length);
+  for (let i = 0; i < ids.length; i++) {
+    if (i % width > 0) ids[i] = ids[i - 1]! + (positions[i] === positions[i - 1]! + 1 ? 0 : 1);
+  }
+  return ids;
+}
+
+/** θ with the tensors of an adapter file. */
+export function thetaOf(entries: readonly ThetaEntry[], tensors: ReadonlyMap<string, Tensor>): Float32Array {
+  const theta = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+  for (const { key, offset } of entries) {
+    const tensor = tensors.get(key);
+    if (!tensor) throw new LowrankError("oracle/missing", "the adapter's file lacks a tensor", { subject: key });
+    theta.set(toFloat32(tensor), offset);
+  }
+  return theta;
+}
+
+/** The parts of θ, or of its gradient, by key. */
+export const partsOf = (entries: readonly ThetaEntry[], theta: Float32Array): Map<string, Float32Array> =>
+  new Map(entries.map(({ key, offset, shape }) => [key, theta.subarray(offset, offset + sizeOf(shape))]));
+
+/** `value` as what a meta.json must hold; a file that holds something else is refused with the key. */
+export function parseMeta<T>(schema: z.ZodType<T>, value: unknown): T {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new LowrankError("oracle/meta", "meta.json is not in the goldens' format", { got: z.prettifyError(parsed.error) });
+}
