@@ -83,36 +83,6 @@ export function packExamples(examples: readonly Example[], maxLength: number): E
   return rows;
 }
 
-/** Prompts for generation, padded on the left so that every row's next token is at the right edge. All are [rows, width]. */
-export interface PromptBatch {
-  rows: number;
-  width: number;
-  inputIds: Int32Array;
-  attentionMask: Int32Array;
-  /** 0 at a row's first token, wherever it stands, and at padding. */
-  positionIds: Int32Array;
-}
-
-/** Pads prompts on the left. */
-export function leftPad(prompts: readonly ArrayLike<number>[], { padId, padTo }: BatchOptions): PromptBatch {
-  const width = widthOf(
-    prompts.map((prompt) => prompt.length),
-    padTo,
-  );
-  const inputIds = new Int32Array(prompts.length * width).fill(padId);
-  const attentionMask = new Int32Array(inputIds.length);
-  const positionIds = new Int32Array(inputIds.length);
-  for (const [r, prompt] of prompts.entries()) {
-    const start = (r + 1) * width - prompt.length;
-    for (let i = 0; i < prompt.length; i++) {
-      inputIds[start + i] = prompt[i]!;
-      attentionMask[start + i] = 1;
-      positionIds[start + i] = i;
-    }
-  }
-  return { rows: prompts.length, width, inputIds, attentionMask, positionIds };
-}
-
 export interface PlanOptions {
   batchSize: number;
   seed: number;

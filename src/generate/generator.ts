@@ -29,7 +29,10 @@ export interface Generator {
    * while another generation runs.
    */
   generate(prompts: readonly Prompt[], options?: GenerateOptions): AsyncGenerator<GenerateEvent, void, undefined>;
-  /** Attaches another adapter, or none, without opening the base again. Fails with `adapter/*` if it does not fit the base. */
+  /**
+   * Attaches another adapter, or none, without opening the base again. Fails with `adapter/*` if it does not fit the base
+   * and with `generate/busy` while a generation runs; the adapter before stays.
+   */
   useAdapter(adapter: Adapter | null): Promise<void>;
   close(): Promise<void>;
 }
@@ -40,9 +43,27 @@ export async function openGenerator(base: Base, { adapter = null, openSession, t
   const decoder = await openDecoder({ checkpoint: base.checkpoint, config: base.config, openSession, threads });
   const encoded = (prompt: Prompt) =>
     typeof prompt === "string" || prompt instanceof Int32Array ? prompt : chat(tokenizer, prompt);
+  let running = false;
+  const checkIdle = () => {
+    if (!running) return;
+    throw new LowrankError("generate/busy", "the generator is at work on other prompts", {
+      next: "Read the events of the generation before to their end, or open another generator.",
+    });
+  };
   const generator: Generator = {
-    generate: (prompts, options) => generate(decoder, tokenizer, prompts.map(encoded), options),
-    useAdapter: (next) => decoder.useAdapter(next),
+    async *generate(prompts, options) {
+      checkIdle();
+      running = true;
+      try {
+        yield* generate(decoder, tokenizer, prompts.map(encoded), options);
+      } finally {
+        running = false;
+      }
+    },
+    async useAdapter(next) {
+      checkIdle();
+      await decoder.useAdapter(next);
+    },
     close: () => decoder.close(),
   };
   try {

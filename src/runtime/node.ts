@@ -2,11 +2,12 @@
 import { Worker } from "node:worker_threads";
 import { LowrankError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
-import type { OpenSession } from "./session.ts";
+import type { OpenSession, RunOptions } from "./session.ts";
 
 export type Request =
   | { kind: "open"; id: number }
-  | { kind: "run"; id: number; feeds: Record<string, Tensor>; fetches?: readonly string[] }
+  | { kind: "run"; id: number; feeds: Record<string, Tensor>; options: RunOptions }
+  | { kind: "bind"; id: number; feeds: Record<string, Tensor> }
   | { kind: "close"; id: number };
 
 export type Reply = { id: number; results?: Record<string, Tensor>; error?: string };
@@ -46,7 +47,8 @@ export const openNodeSession: OpenSession = async (model, options = {}) => {
 
   await ask({ kind: "open" });
   return {
-    run: async (feeds, fetches) => (await ask({ kind: "run", feeds, fetches })).results!,
+    run: async (feeds, options = {}) => (await ask({ kind: "run", feeds, options })).results!,
+    bind: async (feeds) => void (await ask({ kind: "bind", feeds })),
     close: async () => {
       await ask({ kind: "close" });
       await worker.terminate();

@@ -10,9 +10,21 @@ export interface SessionOptions {
   profile?: string;
 }
 
+export interface RunOptions {
+  /** Outputs to return; all that are not carried if absent. */
+  fetches?: readonly string[];
+  /** Output → input: the output stays beside the engine, bound to that input, and is not returned unless fetched. */
+  carry?: Readonly<Record<string, string>>;
+}
+
 export interface Session {
-  /** Runs the model; rejects with a LowrankError that carries the engine's message. */
-  run(feeds: Record<string, Tensor>, fetches?: readonly string[]): Promise<Record<string, Tensor>>;
+  /**
+   * Runs the model on `feeds` and the bound inputs; where both have a name, `feeds` counts. Rejects with a LowrankError
+   * that carries the engine's message, and binds nothing then.
+   */
+  run(feeds: Record<string, Tensor>, options?: RunOptions): Promise<Record<string, Tensor>>;
+  /** Copies inputs beside the engine once. Each serves every run until it is bound again, by `bind` or by `carry`. */
+  bind(feeds: Record<string, Tensor>): Promise<void>;
   /** Frees the weights. The session cannot be used afterwards. */
   close(): Promise<void>;
 }

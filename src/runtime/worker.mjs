@@ -61,15 +61,15 @@ async function answer(request) {
       return undefined;
     case "run": {
       const { carry = {}, fetches = session.outputNames.filter((name) => !(name in carry)) } = request.options;
-      const names = [...new Set([...fetches, ...Object.keys(carry)])];
-      const outputs = await session.run({ ...bound, ...engineTensors(request.feeds) }, names);
-      for (const [output, input] of Object.entries(carry)) bound[input] = outputs[output];
-      return Object.fromEntries(
-        fetches.map((name) => {
-          const { type, dims, data } = outputs[name];
-          return [name, { dtype: type, shape: dims, data }];
-        }),
-      );
+      const returned = new Set(fetches);
+      const names = new Set([...fetches, ...Object.keys(carry)]);
+      const outputs = Object.entries(await session.run({ ...bound, ...engineTensors(request.feeds) }, [...names]));
+      for (const [name, tensor] of outputs) {
+        const input = carry[name];
+        if (input !== undefined) bound[input] = tensor;
+      }
+      const results = outputs.map(([name, { type, dims, data }]) => [name, { dtype: type, shape: dims, data }]);
+      return Object.fromEntries(results.filter(([name]) => returned.has(/** @type {string} */ (name))));
     }
     case "bind":
       Object.assign(bound, engineTensors(request.feeds));

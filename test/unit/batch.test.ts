@@ -1,7 +1,7 @@
 // data/batch.ts: padding, packing and the order of batches.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { leftPad, makeBatch, packExamples, planBatches } from "../../src/data/batch.ts";
+import { makeBatch, packExamples, planBatches } from "../../src/data/batch.ts";
 import { type Batch, type Example, IGNORE } from "../../src/data/types.ts";
 import { purpose, uniform } from "../../src/random.ts";
 
@@ -87,16 +87,6 @@ test("packing: nothing, one, and one that is too long", () => {
   assert.deepEqual(packExamples([], 8), []);
   assert.equal(packExamples([example(8, 1)], 8).length, 1);
   assert.throws(() => packExamples([example(9, 1)], 8), { code: "data/too-long", got: "9" });
-});
-
-test("left padding: positions count from the first token", () => {
-  assert.deepEqual(plain(leftPad([[5, 6, 7], Int32Array.from([8])], { padId: 9 }) as unknown as Batch), {
-    rows: 2,
-    width: 3,
-    inputIds: [5, 6, 7, 9, 9, 8],
-    attentionMask: [1, 1, 1, 0, 0, 1],
-    positionIds: [0, 1, 2, 0, 0, 0],
-  });
 });
 
 test("a plan has every row once, the same for the same arguments, another for another seed or epoch", () => {
