@@ -42,7 +42,7 @@ const loraAName = (path: string) => `loraA.${path}`;
 const loraBName = (path: string) => `loraB.${path}`;
 
 /** The decoding graph with every linear layer adapted, and its linear layers. */
-export function decodeGraph(config: DecoderConfig): { graph: Graph; modules: ModuleInfo[] } {
+function decodeGraph(config: DecoderConfig): { graph: Graph; modules: ModuleInfo[] } {
   const { hidden, head, present } = decoders[config.modelType](config, cachedInputs(config));
   const last = gatherRows(hidden, input("lastRows", "int32", ["batch"])); // [batch, hidden]
   const outputs = { logits: linear(last, head.weight, head.path) }; // [batch, vocab]
