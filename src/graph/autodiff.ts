@@ -14,18 +14,19 @@ export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
   const active = dependents(nodes, new Set(wrt));
   if (!active.has(loss.node)) throw unreached("the loss depends on none of the trained tensors", wrt[0]);
   const arrived = new Map<Value, Value>([[loss, scalar(1, loss)]]);
-  const wanted = new Set(wrt.map((value) => value.node));
 
   for (const node of nodes.reverse()) {
     const incoming = node.outputs.map((output) => arrived.get(output));
     if (!active.has(node) || incoming.every((gradient) => gradient === undefined)) continue;
     const useful = node.inputs.some((input) => active.has(input.node));
     if (!useful) continue;
-    const { vjp } = table[node.op];
+    const { vjp } = table()[node.op];
     if (!vjp) throw unreached(`the op ${node.op} is declared not differentiable`, node.outputs[0]);
     vjp(node, incoming).forEach((gradient, i) => {
       const input = node.inputs[i]!;
-      if (gradient === null || !(active.has(input.node) || wanted.has(input.node))) return;
+      if (!active.has(input.node)) return;
+      if (gradient === null)
+        throw unreached(`${node.op} passes no gradient to its input ${i}, which depends on a trained tensor`, input);
       const before = arrived.get(input);
       arrived.set(input, before ? add(before, gradient) : gradient);
     });

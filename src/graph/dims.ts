@@ -53,7 +53,9 @@ export function mulDims(...dims: Dim[]): Dim {
 
 /** dim / divisor, where every coefficient is divisible. */
 export function divideDim(dim: Dim, divisor: number): Dim {
-  return spell(new Map([...polynomial(dim)].map(([key, n]) => [key, n / divisor])));
+  const terms = [...polynomial(dim)].map(([key, n]): [string, number] => [key, n / divisor]);
+  if (!terms.every(([, n]) => Number.isInteger(n))) throw new RangeError(`${dim} is not divisible by ${divisor}`);
+  return spell(new Map(terms));
 }
 
 /** Number of elements, as a dim. */

@@ -11,6 +11,10 @@ export function fuseAdditions(graph: Graph): Graph {
   for (const output of Object.values(graph.outputs)) readers.set(output, (readers.get(output) ?? 0) + 1);
 
   return rewrite(graph, (node, inputs) => {
+    // A rebuilt value has the readers of the value it stands for.
+    node.inputs.forEach((input, i) => {
+      readers.set(inputs[i]!, readers.get(input)!);
+    });
     if (node.op !== "add") return null;
     for (const [product, other] of [
       [1, 0],
@@ -21,10 +25,7 @@ export function fuseAdditions(graph: Graph): Graph {
       const whole = z.shape.length === 2 && sameShape(z.shape, p.shape);
       if (!whole || readers.get(node.inputs[product]!) !== 1) continue;
       const fused = accumulate(p, z, readers);
-      if (fused) {
-        readers.set(fused, readers.get(node.outputs[0]!) ?? 0);
-        return [fused];
-      }
+      if (fused) return [fused];
     }
     return null;
   });

@@ -48,7 +48,7 @@ export const apply1 = (op: OpName, inputs: readonly Value[], attributes?: Attrib
 
 function inferTypes(op: OpName, inputs: readonly Type[], attributes: Attributes): readonly Type[] {
   try {
-    return table[op].infer(inputs, attributes);
+    return table()[op].infer(inputs, attributes);
   } catch (error) {
     if (!(error instanceof TypeProblem)) throw error;
     throw new LowrankError("graph/type", `${error.message}`, {

@@ -13,7 +13,7 @@ export function print(graph: Graph): string {
     const results = node.outputs.map((value) => `${names.get(value)}: ${value.dtype}${showShape(value.shape)}`).join(", ");
     const operands = node.inputs.map((value) => names.get(value)).join(", ");
     const attributes = Object.entries(node.attributes)
-      .filter(([key]) => !(leaf || ["dtype", "shape"].includes(key)))
+      .filter(([key, value]) => !(leaf || ["dtype", "shape"].includes(key) || (DEFAULTS.has(key) && DEFAULTS.get(key) === value)))
       .map(([key, value]) => ` ${key}=${showAttribute(value)}`)
       .join("");
     return `${results} = ${node.op}(${operands})${attributes}`;
@@ -21,6 +21,13 @@ export function print(graph: Graph): string {
   const outputs = Object.entries(graph.outputs).map(([name, value]) => `return ${name} = ${names.get(value)}`);
   return [...lines, ...outputs, ""].join("\n");
 }
+
+/** Attributes that go without saying. */
+const DEFAULTS = new Map<string, Attribute>([
+  ["transA", false],
+  ["transB", false],
+  ["alpha", 1],
+]);
 
 const MAX_SHOWN = 8;
 

@@ -30,7 +30,8 @@ export type LocateWeight = (name: string) => StoredTensor;
 
 type AttributeValue = number | string | boolean | readonly number[];
 
-export const onnxType: Record<string, TensorProto_DataType> = {
+/** The element types that can be stored and computed with. */
+export const onnxType: Record<string, TensorProto_DataType | undefined> = {
   float32: TensorProto_DataType.FLOAT,
   float64: TensorProto_DataType.DOUBLE,
   float16: TensorProto_DataType.FLOAT16,
@@ -128,6 +129,11 @@ export class Emitter {
     });
   }
 
+  /** One integer as int64 [1], the form ONNX takes bounds and axes in. */
+  int64(value: number): string {
+    return this.constant("int64", [1], [value]);
+  }
+
   input(name: string, { dtype, shape }: Type): string {
     shape.forEach((dim, axis) => {
       if (typeof dim === "string" && !/[+*]/.test(dim) && !this.symbols.has(dim)) this.symbols.set(dim, { input: name, axis });
@@ -172,11 +178,11 @@ export class Emitter {
 
   /** The run-time value of a dim, int64 [1]. */
   dim(dim: Dim): string {
-    if (typeof dim === "number") return this.constant("int64", [1], [dim]);
+    if (typeof dim === "number") return this.int64(dim);
     return this.once(`dim ${dim}`, () => {
       const terms = [...polynomial(dim)].map(([monomial, coefficient]) => {
         const factors = monomial === "" ? [] : monomial.split("*").map((symbol) => this.symbol(symbol));
-        if (coefficient !== 1 || factors.length === 0) factors.push(this.constant("int64", [1], [coefficient]));
+        if (coefficient !== 1 || factors.length === 0) factors.push(this.int64(coefficient));
         return factors.reduce((a, b) => this.node("Mul", [a, b]));
       });
       return terms.reduce((a, b) => this.node("Add", [a, b]));
@@ -217,7 +223,7 @@ export class Emitter {
   }
 
   slice(x: string, axis: number, start: string, end: string): string {
-    return this.shared("Slice", [x, start, end, this.constant("int64", [1], [axis])]);
+    return this.shared("Slice", [x, start, end, this.int64(axis)]);
   }
 
   concat(parts: readonly string[], axis: number): string {
@@ -257,11 +263,10 @@ function lastTwoSwapped({ shape }: Type): number[] {
 }
 
 function attributeProto(name: string, value: AttributeValue): AttributeProto {
-  const integers = ["axis", "axes", "perm"].includes(name);
   if (typeof value === "string")
     return create(AttributeProtoSchema, { name, type: Kind.STRING, s: new TextEncoder().encode(value) });
   if (typeof value === "object") return create(AttributeProtoSchema, { name, type: Kind.INTS, ints: value.map(BigInt) });
-  if (FLOAT_ATTRIBUTES.has(name) && !integers) return create(AttributeProtoSchema, { name, type: Kind.FLOAT, f: Number(value) });
+  if (FLOAT_ATTRIBUTES.has(name)) return create(AttributeProtoSchema, { name, type: Kind.FLOAT, f: Number(value) });
   return create(AttributeProtoSchema, { name, type: Kind.INT, i: BigInt(value) });
 }
 

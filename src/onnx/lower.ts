@@ -18,9 +18,11 @@ export function lower(graph: Graph, locate: LocateWeight): Uint8Array {
   const order = [...nodes.filter((node) => node.op === "input"), ...nodes.filter((node) => node.op !== "input")];
   for (const node of order) {
     const inputs = node.inputs.map((value) => names.get(value)!);
-    table[node.op].lower(emit, node, inputs).forEach((name, i) => {
-      names.set(node.outputs[i]!, name);
-    });
+    table()
+      [node.op].lower(emit, node, inputs)
+      .forEach((name, i) => {
+        names.set(node.outputs[i]!, name);
+      });
   }
   const outputs = Object.entries(graph.outputs).map(([name, value]) => {
     emit.output(name, names.get(value)!);

@@ -39,8 +39,6 @@ function blockDims(rows: Dim, keys: Dim, { blocks, group, causal }: AttentionAtt
   return [`${rows}@${i}/${blocks}`, causal ? `${keys}@0..${i}/${blocks}` : keys];
 }
 
-const int64 = (emit: Emitter, value: number) => emit.constant("int64", [1], [value]);
-
 /** How one block cuts rows (of q and what has its rows) and keys (of k, v), and widens what is cut by keys with zeros. */
 interface Cut {
   rows(x: string): string;
@@ -51,17 +49,17 @@ interface Cut {
 /** The cuts of all blocks: rows [queries·i/blocks, queries·(i+1)/blocks), all of them or, if causal, keys up to that end. */
 function cuts(emit: Emitter, keyType: Type, rowType: Type, { blocks, group, causal }: AttentionAttributes): Cut[] {
   const queries = divideDim(rowType.shape[2]!, group);
-  const bound = (i: number) => emit.shared("Div", [emit.shared("Mul", [emit.dim(queries), int64(emit, i)]), int64(emit, blocks)]);
-  const rowBound = (i: number) => emit.shared("Mul", [bound(i), int64(emit, group)]);
+  const bound = (i: number) => emit.shared("Div", [emit.shared("Mul", [emit.dim(queries), emit.int64(i)]), emit.int64(blocks)]);
+  const rowBound = (i: number) => emit.shared("Mul", [bound(i), emit.int64(group)]);
   return Array.from({ length: blocks }, (_, i): Cut => {
     const narrow = causal && i < blocks - 1;
     return {
       rows: (x) => (blocks === 1 ? x : emit.slice(x, 2, rowBound(i), rowBound(i + 1))),
-      keys: (x, axis) => (narrow ? emit.slice(x, axis, int64(emit, 0), bound(i + 1)) : x),
+      keys: (x, axis) => (narrow ? emit.slice(x, axis, emit.int64(0), bound(i + 1)) : x),
       widen: (x) => {
         if (!narrow) return x;
         const missing = emit.shared("Sub", [emit.dim(keyType.shape[2]!), bound(i + 1)]);
-        return emit.node("Pad", [x, emit.shared("Concat", [int64(emit, 0), missing], { axis: 0 }), "", int64(emit, 2)]);
+        return emit.node("Pad", [x, emit.shared("Concat", [emit.int64(0), missing], { axis: 0 }), "", emit.int64(2)]);
       },
     };
   });
@@ -93,7 +91,7 @@ function lowerAttentionGradient(emit: Emitter, node: Node, names: readonly strin
   const type = node.inputs[0]!;
   const { scale: alpha } = attributes;
   // Row sums of dP ∘ P equal row sums of dO ∘ O (Dao et al. 2022, eq. 4), which are cheaper.
-  const delta = emit.node("ReduceSum", [emit.node("Mul", [output, d]), int64(emit, 3)], { keepdims: 1 });
+  const delta = emit.node("ReduceSum", [emit.node("Mul", [output, d]), emit.int64(3)], { keepdims: 1 });
   const blocks = cuts(emit, node.inputs[1]!, type, attributes).map((cut, i) => {
     const p = probabilities[i]!;
     const [qRows, dRows, keys] = [cut.rows(q), cut.rows(d), cut.keys(k, 2)];
@@ -161,7 +159,7 @@ function lowerRotary(emit: Emitter, type: Type, [x, cosines, sines]: readonly st
   const half = width / heads / 2;
   if (type.dtype === "float32") {
     const tokens = emit.shared("Squeeze", [emit.dim(mulDims(batch, seq))]);
-    const rows = emit.shared("Range", [int64Scalar(emit, 0), tokens, int64Scalar(emit, 1)]);
+    const rows = emit.shared("Range", [emit.constant("int64", [], [0]), tokens, emit.constant("int64", [], [1])]);
     const places = emit.shared("Reshape", [rows, emit.shape([batch, seq])]);
     return emit.node(
       "RotaryEmbedding",
@@ -172,7 +170,7 @@ function lowerRotary(emit: Emitter, type: Type, [x, cosines, sines]: readonly st
   }
   const paired = emit.reshape(x!, [batch, seq, heads, 2, half]);
   const table = (t: string) => emit.reshape(t, [batch, seq, 1, 1, half]);
-  const [first, second] = [0, 1].map((i) => emit.slice(paired, 3, int64(emit, i), int64(emit, i + 1))) as [string, string];
+  const [first, second] = [0, 1].map((i) => emit.slice(paired, 3, emit.int64(i), emit.int64(i + 1))) as [string, string];
   const times = (a: string, t: string) => emit.node("Mul", [a, table(t)]);
   const rotated = emit.concat(
     [
@@ -183,5 +181,3 @@ function lowerRotary(emit: Emitter, type: Type, [x, cosines, sines]: readonly st
   );
   return emit.reshape(rotated, type.shape);
 }
-
-const int64Scalar = (emit: Emitter, value: number) => emit.constant("int64", [], [value]);

@@ -49,7 +49,7 @@ export const indexingRules = {
     lower: (emit, node, [d, indices]) => {
       const { dtype, shape } = node.outputs[0]!;
       const zeros = emit.node("Expand", [emit.constant(dtype, [], [0]), emit.shape(shape)]);
-      const column = emit.node("Unsqueeze", [indices!, emit.constant("int64", [1], [1])]);
+      const column = emit.node("Unsqueeze", [indices!, emit.int64(1)]);
       const everywhere = emit.node("Expand", [column, emit.shape(node.inputs[0]!.shape)]);
       return [emit.node("ScatterElements", [zeros, everywhere, d!], { axis: 0, reduction: "add" })];
     },

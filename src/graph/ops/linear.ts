@@ -2,8 +2,6 @@
 import { type Dim, type Shape, sameShape } from "../dims.ts";
 import { apply1, expect, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
-import { mul } from "./elementwise.ts";
-import { scalar } from "./leaves.ts";
 import { reduceSum } from "./reduction.ts";
 import { reshape, transpose } from "./shape.ts";
 
@@ -97,6 +95,3 @@ export const linearRules = {
     lower: (emit, node, inputs) => [emit.matmul(node.outputs[0]!, inputs[0]!, inputs[1]!, node.attributes)],
   },
 } satisfies Record<string, OpRule>;
-
-/** y · s for a number s; y itself when s is 1. */
-export const scaled = (y: Value, s: number): Value => (s === 1 ? y : mul(y, scalar(s, y)));

@@ -16,8 +16,6 @@ export const crossEntropy = (logits: Value, labels: Value): Value => apply1("cro
 export const linearCrossEntropy = (x: Value, weight: Value, labels: Value, path: string, chunks: number): Value =>
   apply("linearCrossEntropy", [x, weight, labels], { path, chunks })[0]!;
 
-const int64 = (emit: Emitter, value: number) => emit.constant("int64", [1], [value]);
-
 /** log Z + max - logits[label] summed, given the pieces of a stable softmax, each [n, 1]. */
 function lossOf(emit: Emitter, z: string, max: string, chosen: string): string {
   const each = emit.node("Sub", [emit.node("Add", [emit.node("Log", [z]), max]), chosen]);
@@ -26,23 +24,23 @@ function lossOf(emit: Emitter, z: string, max: string, chosen: string): string {
 
 /** Stable exponentials of logits [n, vocab]: exp(l - max) [n, vocab], their sum [n, 1], max [n, 1]. */
 function exponentials(emit: Emitter, logits: string): { e: string; z: string; max: string } {
-  const max = emit.node("ReduceMax", [logits, int64(emit, 1)], { keepdims: 1 });
+  const max = emit.node("ReduceMax", [logits, emit.int64(1)], { keepdims: 1 });
   const e = emit.node("Exp", [emit.node("Sub", [logits, max])]);
-  return { e, z: emit.node("ReduceSum", [e, int64(emit, 1)], { keepdims: 1 }), max };
+  return { e, z: emit.node("ReduceSum", [e, emit.int64(1)], { keepdims: 1 }), max };
 }
 
 function lowerFused(emit: Emitter, node: Node, [x, w, labels]: readonly string[], chunks: number, gradient: boolean): string[] {
   const losses: string[] = [];
   const gradients: string[] = [];
   const rows = emit.dim(node.inputs[0]!.shape[0]!);
-  const size = emit.node("Div", [emit.node("Add", [rows, int64(emit, chunks - 1)]), int64(emit, chunks)]); // ceil(n / chunks)
+  const size = emit.node("Div", [emit.node("Add", [rows, emit.int64(chunks - 1)]), emit.int64(chunks)]); // ceil(n / chunks)
   for (let i = 0; i < chunks; i++) {
-    const [start, end] = [i, i + 1].map((k) => emit.node("Mul", [size, int64(emit, k)])) as [string, string];
+    const [start, end] = [i, i + 1].map((k) => emit.node("Mul", [size, emit.int64(k)])) as [string, string];
     const cut = (value: string) => (chunks === 1 ? value : emit.slice(value, 0, start, end)); // Slice clamps the ends
     const xi = cut(x!); // [c, dim]
     const { e, z, max } = exponentials(emit, emit.node("Gemm", [xi, w!], { transB: 1 })); // [c, vocab]
     const target = emit.node("Gather", [w!, cut(labels!)]); // W[label]: [c, dim]
-    const chosen = emit.node("ReduceSum", [emit.node("Mul", [xi, target]), int64(emit, 1)], { keepdims: 1 }); // [c, 1]
+    const chosen = emit.node("ReduceSum", [emit.node("Mul", [xi, target]), emit.int64(1)], { keepdims: 1 }); // [c, 1]
     losses.push(lossOf(emit, z, max, chosen));
     if (gradient) gradients.push(emit.node("Sub", [emit.node("Div", [emit.node("Gemm", [e, w!]), z]), target])); // [c, dim]
   }
@@ -63,7 +61,7 @@ export const lossRules = {
     vjp: ({ inputs: [logits, labels] }, [d]) => [mul(apply1("crossEntropyGradient", [logits!, labels!]), d!), null],
     lower: (emit, _, [logits, labels]) => {
       const { z, max } = exponentials(emit, logits!);
-      const column = emit.node("Unsqueeze", [labels!, int64(emit, 1)]);
+      const column = emit.node("Unsqueeze", [labels!, emit.int64(1)]);
       return [lossOf(emit, z, max, emit.node("GatherElements", [logits!, column], { axis: 1 }))];
     },
   },
@@ -74,7 +72,7 @@ export const lossRules = {
     },
     vjp: null,
     lower: (emit, node, [logits, labels]) => {
-      const column = emit.node("Unsqueeze", [labels!, int64(emit, 1)]);
+      const column = emit.node("Unsqueeze", [labels!, emit.int64(1)]);
       const one = emit.node("Expand", [emit.constant(node.inputs[0]!.dtype, [], [-1]), emit.node("Shape", [column])]);
       const probabilities = emit.node("Softmax", [logits!], { axis: -1 });
       return [emit.node("ScatterElements", [probabilities, column, one], { axis: 1, reduction: "add" })];

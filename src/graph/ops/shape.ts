@@ -80,7 +80,7 @@ export const shapeRules = {
     },
     lower: (emit, node, [x]) => {
       const { axis, start, end } = node.attributes;
-      return [emit.slice(x!, axis, emit.constant("int64", [1], [start]), emit.constant("int64", [1], [end]))];
+      return [emit.slice(x!, axis, emit.int64(start), emit.int64(end))];
     },
   },
   broadcastTo: {

@@ -11,14 +11,20 @@ import { normalizationRules } from "./normalization.ts";
 import { reductionRules } from "./reduction.ts";
 import { shapeRules } from "./shape.ts";
 
-export const table: Record<OpName, OpRule> = {
-  ...leafRules,
-  ...elementwiseRules,
-  ...reductionRules,
-  ...shapeRules,
-  ...indexingRules,
-  ...linearRules,
-  ...normalizationRules,
-  ...attentionRules,
-  ...lossRules,
-};
+let rows: Record<OpName, OpRule> | undefined;
+
+/** Every op's rule. Gathered at the first call, since the rule files and the graph import each other. */
+export function table(): Record<OpName, OpRule> {
+  rows ??= {
+    ...leafRules,
+    ...elementwiseRules,
+    ...reductionRules,
+    ...shapeRules,
+    ...indexingRules,
+    ...linearRules,
+    ...normalizationRules,
+    ...attentionRules,
+    ...lossRules,
+  };
+  return rows;
+}
