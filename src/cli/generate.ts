@@ -3,7 +3,8 @@ import { text as readAll } from "node:stream/consumers";
 import { LowrankError } from "../errors.ts";
 import { readText } from "../formats/json.ts";
 import type { Prompt } from "../generate/generator.ts";
-import { openGenerator, runtime } from "../node.ts";
+import { openGenerator } from "../node.ts";
+import { nodeFiles } from "../runtime/node-files.ts";
 import type { ChatMessage } from "../text/template.ts";
 import { print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -37,7 +38,7 @@ async function readPrompt(prompt: string | undefined, messages: string | undefin
   if (prompt !== undefined && messages !== undefined) {
     throw new LowrankError("cli/usage", "--prompt and --messages cannot both be given", { next: "Leave out one of them." });
   }
-  if (messages !== undefined) return parseMessages(await readText(runtime.files, messages), messages);
+  if (messages !== undefined) return parseMessages(await readText(nodeFiles, messages), messages);
   if (prompt !== undefined) return prompt;
   if (process.stdin.isTTY) {
     throw new LowrankError("cli/usage", "there is no prompt", {

@@ -1,13 +1,13 @@
 // lowrank inspect: what an adapter or a base model is.
 import { type AdapterInspection, type BaseInspection, inspect } from "../jobs/inspect.ts";
-import { runtime } from "../node.ts";
+import { nodeFiles } from "../runtime/node-files.ts";
 import { bytes, grouped, print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Inspects; returns the exit status. */
 export async function run(values: Values, json: boolean): Promise<number> {
   const { folder, base } = values as { folder: string; base?: string };
-  const found = await inspect(runtime.files, folder, base);
+  const found = await inspect(nodeFiles, folder, base);
   if (json) printJson(found.kind === "adapter" ? { ...found, ranks: Object.fromEntries(found.ranks) } : found);
   else print(found.kind === "adapter" ? adapterText(found) : baseText(found));
   return 0;

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { LowrankError } from "../errors.ts";
-import { runtime } from "../node.ts";
+import { nodeFiles } from "../runtime/node-files.ts";
 import { type CommandName, type CommandTable, commands, defaultOf, type Flag, flagOf } from "./flags.ts";
 import { printError } from "./terminal.ts";
 import { parseValue, readConfigFile, type Values } from "./values.ts";
@@ -57,7 +57,7 @@ function addCommand(program: Command, name: CommandName, table: CommandTable, ex
   command.option("--json", "print JSON, one object a line");
   command.action(async () => {
     const { config, json = false, ...given } = command.opts() as Values & { config?: string; json?: boolean };
-    const file = config === undefined ? {} : await readConfigFile(runtime.files, config, table.flags);
+    const file = config === undefined ? {} : await readConfigFile(nodeFiles, config, table.flags);
     const values: Values = { ...withoutAlternatives(file, given), ...given };
     if (table.argument) values[table.argument.name] = command.args[0];
     requireFlags(name, table.flags, values);

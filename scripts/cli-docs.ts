@@ -1,0 +1,44 @@
+// npm run docs:cli: docs/cli.md from the tables that the command line is made of.
+import { writeFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import { type CommandName, commands, defaultOf, flagOf } from "../src/cli/flags.ts";
+
+const INTRODUCTION = `# The command line
+
+\`npx lowrank COMMAND [flags]\`. Every command takes \`--help\`, \`--json\` and \`--config FILE\`.
+
+- **Results** go to standard output, progress that rewrites itself and failures to standard error. With \`--json\` each event is
+  one JSON object on a line of its own, and a failure is \`{"error": code, "message", "subject", "expected", "got", "next"}\`.
+- **Config files** are JSON objects whose keys are the names in the tables below (\`{"learningRate": 1e-4, "targetModules":
+  ["q_proj", "v_proj"]}\`). A flag on the command line wins over the file; a key that the command does not have is refused.
+- **Exit status**: 0 done; 2 wrong input, found before any work; 1 a failure at work; 130 or 143 interrupted by SIGINT or SIGTERM.
+- **Interrupting \`train\`**: the first Ctrl+C finishes the step, saves a checkpoint and tells how to go on; the second stops at
+  once. A run that was interrupted or killed goes on with \`lowrank train --resume --output FOLDER\`: its options are kept in
+  \`FOLDER/run.json\`, and it ends with the bits that the run would have had undisturbed.
+- **Data** are \`.jsonl\` or \`.ndjson\` files of \`{"prompt", "completion"}\`, \`{"messages": [{"role", "content"}, …]}\` or
+  \`{"text"}\`, or \`.csv\` files with such columns.
+
+This file is made by \`npm run docs:cli\`.
+`;
+
+/** docs/cli.md. */
+export function cliDocs(): string {
+  const cell = (text: string) => text.replaceAll("|", "\\|");
+  const sections = (Object.keys(commands) as CommandName[]).map((name) => {
+    const { summary, argument, flags } = commands[name];
+    const rows = flags.map((flag) => {
+      const usage = `\`${flagOf(flag.name)}${flag.value ? ` ${flag.value}` : ""}\``;
+      const fallback = flag.required ? "required" : (defaultOf(name, flag) ?? "");
+      const choices = flag.choices ? ` (${flag.choices.join(", ")})` : "";
+      return `| ${cell(usage)} | \`${flag.name}\` | ${cell(flag.help + choices)} | ${cell(fallback)} |`;
+    });
+    const usage = `lowrank ${name}${argument ? ` ${argument.name.toUpperCase()}` : ""}`;
+    const heading = `## ${usage}\n\n${summary[0]!.toUpperCase()}${summary.slice(1)}.${argument ? ` ${argument.name.toUpperCase()}: ${argument.help}.` : ""}`;
+    return [heading, ["| flag | in a config file | what it is | default |", "|---|---|---|---|", ...rows].join("\n")].join(
+      "\n\n",
+    );
+  });
+  return `${[INTRODUCTION, ...sections].join("\n\n").replace(/\n{3,}/g, "\n\n")}\n`;
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]!).href) writeFileSync("docs/cli.md", cliDocs());
