@@ -136,13 +136,13 @@ describe("a run that is stopped and resumed", () => {
     dropout: 0.1,
     steps: 8,
     evalEvery: 3,
-    schedule: "cosine",
+    schedule: "cosine" as const,
     warmup: 0.25,
     loraPlusRatio: 4,
     targetModules: ["q_proj", "v_proj"],
     seed: 7,
     threads,
-  } as const;
+  };
 
   it("ends with the bits of the undisturbed run, its options read from the output folder", async () => {
     await events({ ...options, output: path.join(root, "whole") });
