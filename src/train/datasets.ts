@@ -11,7 +11,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ObjectiveShape } from "./objective.ts";
 
 /** Default longest example, in tokens. */
-export const MAX_LENGTH = 1024;
+const MAX_LENGTH = 1024;
 
 /** How records become examples. */
 export interface DataOptions extends ReadOptions {

@@ -74,7 +74,7 @@ export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors">): Float32A
 }
 
 /** The factors of each module inside `theta`, not copied. */
-export function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): [string, LoraFactors][] {
+function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): [string, LoraFactors][] {
   const parts = loraEntries(modules).map(({ offset, shape }) => theta.subarray(offset, offset + sizeOf(shape)));
   return modules.map(({ path }, i) => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]! }]);
 }
