@@ -132,7 +132,7 @@ async function logits({ base: { config, checkpoint }, modules, adapter, io }: Mo
     { loraA: factors[2 * i]!, loraB: factors[2 * i + 1]!, scale },
   ]);
   const forward = forwardGraph(config);
-  const adapted = inject(forward, loraUpdate(new Map(pairs)));
+  const adapted = inject(forward, loraUpdate(forward, new Map(pairs)));
   const graph = check({ outputs: { base: forward.outputs["logits"]!, adapter: adapted.outputs["logits"]! } });
   const theta = partsOf(entries, thetaOf(entries, adapter));
   const weights = entries.map(({ key, shape }): [string, Tensor] => [key, float32(shape, theta.get(key)!)]);

@@ -54,7 +54,7 @@ function decodeGraph(config: DecoderConfig): { graph: Graph; modules: ModuleInfo
     const loraB = input(loraBName(path), "float32", [outFeatures, rank]);
     return [path, { loraA, loraB, scale: 1 }];
   });
-  return { graph: fuseAdditions(check(inject({ outputs }, loraUpdate(new Map(factors))))), modules };
+  return { graph: fuseAdditions(check(inject({ outputs }, loraUpdate({ outputs }, new Map(factors))))), modules };
 }
 
 /** The factors of every linear layer, the scale in loraB; rank 0 where the adapter has none, which adds nothing. */

@@ -88,5 +88,6 @@ function evaluationGraph({ config }: Base, modules: readonly AdapterModule[], ba
     path,
     { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
   ]);
-  return check(inject(lossGraph(config, shapeOf(batches)), loraUpdate(new Map(factors))));
+  const graph = lossGraph(config, shapeOf(batches));
+  return check(inject(graph, loraUpdate(graph, new Map(factors))));
 }

@@ -1,10 +1,10 @@
 // LoRA as a graph pass: any graph whose linears are named can be adapted. Hu et al. 2021, as PEFT computes it.
-import { type Graph, rewrite, type Value } from "../graph/graph.ts";
+import { type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { add, div, less, sub, where } from "../graph/ops/elementwise.ts";
 import { scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
 import { crossEntropy } from "../graph/ops/loss.ts";
-import { slice } from "../graph/ops/shape.ts";
+import { concat, slice } from "../graph/ops/shape.ts";
 
 /** What takes the place of the output `y` of the linear layer called `path` with input `x`; null leaves the layer alone. */
 export type Update = (path: string, x: Value, y: Value) => Value | null;
@@ -37,17 +37,52 @@ export interface LoraFactors {
   scale: number;
 }
 
-/** y + scale · B(A dropout(x)), for the paths in `factors`. */
+/**
+ * y + scale · B(A dropout(x)), for the paths in `factors`. Layers of `graph` that read the same input, such as q, k and v,
+ * share one product with their A factors above each other, forward and backward; with dropout each has an input of its own.
+ */
 export function loraUpdate(
+  graph: Graph,
   factors: ReadonlyMap<string, LoraFactors>,
-  dropout: (path: string, x: Value) => Value = (_, x) => x,
+  dropout?: (path: string, x: Value) => Value,
 ): Update {
-  return (path, x, y) => {
-    const found = factors.get(path);
-    if (!found) return null;
-    const low = gemm(dropout(path, x), found.loraA, { transB: true }); // [n, rank]
-    return add(y, gemm(low, found.loraB, { transB: true, alpha: found.scale })); // [n, out]
+  const siblings = dropout ? new Map<string, string[]>() : readersOfSameInput(graph, factors);
+  const products = new Map<Value, Value>(); // input x [n, in] → x · [A₁; A₂; …]ᵀ [n, ranks]
+  const low = (path: string, x: Value, own: LoraFactors): Value => {
+    const group = siblings.get(path) ?? [path];
+    if (group.length === 1) return gemm(dropout ? dropout(path, x) : x, own.loraA, { transB: true }); // [n, rank]
+    const ranks = group.map((name) => Number(factors.get(name)!.loraA.shape[0]));
+    let product = products.get(x);
+    if (!product) {
+      product = gemm(
+        x,
+        concat(
+          group.map((name) => factors.get(name)!.loraA),
+          0,
+        ),
+        { transB: true },
+      );
+      products.set(x, product);
+    }
+    const at = group.indexOf(path);
+    const start = ranks.slice(0, at).reduce((sum, rank) => sum + rank, 0);
+    return slice(product, 1, start, start + ranks[at]!); // [n, rank]
   };
+  return (path, x, y) => {
+    const own = factors.get(path);
+    return own ? add(y, gemm(low(path, x, own), own.loraB, { transB: true, alpha: own.scale })) : null; // [n, out]
+  };
+}
+
+/** For each path in `factors`, the paths whose layers read the same input. Factors of symbolic rank stay alone. */
+function readersOfSameInput(graph: Graph, factors: ReadonlyMap<string, LoraFactors>): Map<string, string[]> {
+  const groups = new Map<Value, string[]>();
+  for (const { op, inputs, attributes } of nodesOf(graph)) {
+    const found = op === "linear" ? factors.get(String(attributes["path"])) : undefined;
+    if (typeof found?.loraA.shape[0] !== "number") continue;
+    groups.set(inputs[0]!, [...(groups.get(inputs[0]!) ?? []), String(attributes["path"])]);
+  }
+  return new Map([...groups.values()].flatMap((group) => group.map((path): [string, string[]] => [path, group])));
 }
 
 /** Columns by which the random numbers of two modules are apart; each reads the pool from its own offset. */

@@ -18,13 +18,19 @@ let session;
 const bound = {};
 
 /**
+ * ONNX Runtime takes no views of shared memory; those are copied here, in one stroke each.
+ * @param {Tensor["data"]} data
+ */
+const owned = (data) => (data.buffer instanceof SharedArrayBuffer ? data.slice() : data);
+
+/**
  * @param {Record<string, Tensor>} feeds
  * @returns {Record<string, ort.Tensor>}
  */
 function engineTensors(feeds) {
   const tensors = Object.entries(feeds).map(([name, { dtype, data, shape }]) => [
     name,
-    new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (data), shape),
+    new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (owned(data)), shape),
   ]);
   return Object.fromEntries(tensors);
 }
@@ -89,5 +95,7 @@ parentPort?.on("message", async (/** @type {Request} */ request) => {
   } catch (error) {
     reply.error = error instanceof Error ? error.message : String(error);
   }
-  parentPort?.postMessage(reply);
+  const arrays = Object.values(reply.results ?? {}).map(({ data }) => data);
+  const whole = arrays.filter((data) => data.byteLength === data.buffer.byteLength);
+  parentPort?.postMessage(reply, /** @type {ArrayBuffer[]} */ (whole.map((data) => data.buffer)));
 });

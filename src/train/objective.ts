@@ -83,7 +83,8 @@ export function loraGraph(
         input("dropoutRate", "float32", []),
       )
     : undefined;
-  return withGradient(inject(lossGraph(config, shape), loraUpdate(factors, drop)), entries, parts);
+  const graph = lossGraph(config, shape);
+  return withGradient(inject(graph, loraUpdate(graph, factors, drop)), entries, parts);
 }
 
 /** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */
@@ -163,15 +164,21 @@ function sessionObjective(
   entries: readonly ThetaEntry[],
   extra: (batch: Batch, key: DropoutKey | null) => Record<string, Tensor>,
 ): OpenObjective {
-  const run = async (batch: Batch, theta: Float32Array, scale: number, key: DropoutKey | null) =>
-    session.run({
+  // θ crosses to the worker in shared memory: one copy instead of a serialisation of hundreds of tensors a step.
+  let shared: Float32Array | undefined;
+  const run = async (batch: Batch, theta: Float32Array, scale: number, key: DropoutKey | null) => {
+    shared ??= new Float32Array(new SharedArrayBuffer(theta.byteLength));
+    shared.set(theta);
+    const values = shared;
+    return session.run({
       ...batchFeeds(batch),
       ...Object.fromEntries(
-        entries.map(({ key, offset, shape }) => [key, float32(shape, theta.subarray(offset, offset + sizeOf(shape)))]),
+        entries.map(({ key, offset, shape }) => [key, float32(shape, values.subarray(offset, offset + sizeOf(shape)))]),
       ),
       lossScale: float32([], Float32Array.of(scale)),
       ...extra(batch, key),
     });
+  };
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {

@@ -116,7 +116,8 @@ async function forward(
     return [path, { loraA, loraB: input(`B ${path}`, "float32", [outFeatures, rank]), scale }] as const;
   });
   const files = weightFiles(checkpoint);
-  const graph = inject(forwardGraph(config), loraUpdate(new Map(factors)));
+  const forward = forwardGraph(config);
+  const graph = inject(forward, loraUpdate(forward, new Map(factors)));
   const session = await openNodeSession(lower(graph, files.locate), { weightsFolder: files.folder, threads: 1 });
   const shape = [1, ids.length];
   const { logits } = await session.run({

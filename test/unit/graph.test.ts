@@ -186,7 +186,8 @@ for (const modelType of modelTypes) {
   test(`printed: a layer of ${modelType} with LoRA`, () => {
     const config = tinyConfig(modelType);
     const factors = loraFactors(tinyModules(config, { rank: 3, alpha: 6 }));
-    const text = print(inject(forwardGraph(config), loraUpdate(factors)));
+    const forward = forwardGraph(config);
+    const text = print(inject(forward, loraUpdate(forward, factors)));
     const file = new URL(`../fixtures/graphs/${modelType}.txt`, import.meta.url);
     if (process.env["UPDATE"] === "1") {
       mkdirSync(new URL(".", file), { recursive: true });
@@ -215,7 +216,8 @@ const RANK = 3;
 function differentiated(config: DecoderConfig, modules: readonly AdapterModule[]) {
   const factors = loraFactors(modules);
   const trained = [...factors.values()].flatMap(({ loraA, loraB }) => [loraA, loraB]);
-  const forward = inject(lossGraph(config, { maxTargets: 8, maxLength: 8 }), loraUpdate(factors));
+  const frozen = lossGraph(config, { maxTargets: 8, maxLength: 8 });
+  const forward = inject(frozen, loraUpdate(frozen, factors));
   const found = gradients(forward.outputs["loss"]!, trained);
   const forwardNodes = new Set(nodesOf(forward));
   const all = topological([...Object.values(forward.outputs), ...found]);
@@ -302,7 +304,7 @@ function twoLayers(dropout: boolean): { graph: Graph; modules: AdapterModule[] }
   const graph = { outputs: { y: linear(hidden, input("w2", "float32", [3, 4]), "second") } };
   const pool = input("pool", "float32", ["n", dropoutPoolWidth(modules)]);
   const drop = dropout ? pooledDropout(modules, pool, input("rate", "float32", [])) : undefined;
-  return { graph: inject(graph, loraUpdate(loraFactors(modules), drop)), modules };
+  return { graph: inject(graph, loraUpdate(graph, loraFactors(modules), drop)), modules };
 }
 
 test("dropout with rate 0 is no dropout, with another rate it changes the update only", async () => {

@@ -16,12 +16,13 @@ export const normalizationRules = {
       return [x!, { dtype: x!.dtype, shape: [...x!.shape.slice(0, -1), 1] }];
     },
     vjp: ({ inputs: [x, w], outputs: [, inverse] }, [d]) => {
-      const normal = mul(x!, inverse!);
-      const g = mul(d!, w!);
       const leading = x!.shape.slice(0, -1).map((_, i) => i);
+      const g = mul(d!, w!);
+      // dx = (g - x · mean(g·x) / rms²) / rms, with the factors of a row multiplied before they meet the row
+      const cube = mul(inverse!, mul(inverse!, inverse!));
       return [
-        mul(inverse!, sub(g, mul(normal, meanLast(mul(g, normal))))),
-        reshape(reduceSum(mul(d!, normal), leading), w!.shape),
+        sub(mul(g, inverse!), mul(x!, mul(cube, meanLast(mul(g, x!))))),
+        reshape(reduceSum(mul(d!, mul(x!, inverse!)), leading), w!.shape),
       ];
     },
     lower: (emit, node, inputs) =>
