@@ -86,6 +86,19 @@ async function answer(request) {
   }
 }
 
+/**
+ * The buffers that can move to the other thread instead of being copied: whole ones, of outputs that do not stay here.
+ * @param {Request} request
+ * @param {Record<string, Tensor>} results
+ */
+function transferable(request, results) {
+  const carry = (request.kind === "run" && request.options.carry) || {};
+  const leaving = Object.entries(results).filter(
+    ([name, { data }]) => !(name in carry) && data.byteLength === data.buffer.byteLength,
+  );
+  return /** @type {ArrayBuffer[]} */ (leaving.map(([, { data }]) => data.buffer));
+}
+
 parentPort?.on("message", async (/** @type {Request} */ request) => {
   /** @type {Reply} */
   const reply = { id: request.id };
@@ -95,7 +108,5 @@ parentPort?.on("message", async (/** @type {Request} */ request) => {
   } catch (error) {
     reply.error = error instanceof Error ? error.message : String(error);
   }
-  const arrays = Object.values(reply.results ?? {}).map(({ data }) => data);
-  const whole = arrays.filter((data) => data.byteLength === data.buffer.byteLength);
-  parentPort?.postMessage(reply, /** @type {ArrayBuffer[]} */ (whole.map((data) => data.buffer)));
+  parentPort?.postMessage(reply, transferable(request, reply.results ?? {}));
 });
