@@ -8,6 +8,7 @@ export type Request =
   | { kind: "open"; id: number }
   | { kind: "run"; id: number; feeds: Record<string, Tensor>; options: RunOptions }
   | { kind: "bind"; id: number; feeds: Record<string, Tensor> }
+  | { kind: "share"; id: number; inputs: Record<string, Tensor>; outputs: Record<string, Float32Array> }
   | { kind: "close"; id: number };
 
 export type Reply = { id: number; results?: Record<string, Tensor>; error?: string };
@@ -49,6 +50,7 @@ export const openNodeSession: OpenSession = async (model, options = {}) => {
   return {
     run: async (feeds, options = {}) => (await ask({ kind: "run", feeds, options })).results!,
     bind: async (feeds) => void (await ask({ kind: "bind", feeds })),
+    share: async (inputs, outputs) => void (await ask({ kind: "share", inputs, outputs })),
     close: async () => {
       await ask({ kind: "close" });
       await worker.terminate();

@@ -25,6 +25,11 @@ export interface Session {
   run(feeds: Record<string, Tensor>, options?: RunOptions): Promise<Record<string, Tensor>>;
   /** Copies inputs beside the engine once. Each serves every run until it is bound again, by `bind` or by `carry`. */
   bind(feeds: Record<string, Tensor>): Promise<void>;
+  /**
+   * Inputs and outputs in shared memory, for what is large and crosses at every run: each run reads the inputs' present
+   * values, and writes the outputs that it fetches there instead of returning them.
+   */
+  share(inputs: Record<string, Tensor>, outputs: Record<string, Float32Array>): Promise<void>;
   /** Frees the weights. The session cannot be used afterwards. */
   close(): Promise<void>;
 }

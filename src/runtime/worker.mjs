@@ -18,10 +18,15 @@ let session;
 const bound = {};
 
 /**
- * ONNX Runtime takes no views of shared memory; those are copied here, in one stroke each.
- * @param {Tensor["data"]} data
+ * Inputs in shared memory, each with the copy that ONNX Runtime reads: it takes no views of shared memory.
+ * @type {{ source: Tensor["data"], copy: Tensor["data"] }[]}
  */
-const owned = (data) => (data.buffer instanceof SharedArrayBuffer ? data.slice() : data);
+const live = [];
+/**
+ * Outputs that go to shared memory.
+ * @type {Record<string, Float32Array>}
+ */
+const shared = {};
 
 /**
  * @param {Record<string, Tensor>} feeds
@@ -30,7 +35,7 @@ const owned = (data) => (data.buffer instanceof SharedArrayBuffer ? data.slice()
 function engineTensors(feeds) {
   const tensors = Object.entries(feeds).map(([name, { dtype, data, shape }]) => [
     name,
-    new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (owned(data)), shape),
+    new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (data), shape),
   ]);
   return Object.fromEntries(tensors);
 }
@@ -69,16 +74,27 @@ async function answer(request) {
       const { carry = {}, fetches = session.outputNames.filter((name) => !(name in carry)) } = request.options;
       const returned = new Set(fetches);
       const names = new Set([...fetches, ...Object.keys(carry)]);
+      for (const { source, copy } of live) copy.set(/** @type {never} */ (source));
       const outputs = Object.entries(await session.run({ ...bound, ...engineTensors(request.feeds) }, [...names]));
       for (const [name, tensor] of outputs) {
         const input = carry[name];
         if (input !== undefined) bound[input] = tensor;
+        shared[name]?.set(/** @type {Float32Array} */ (tensor.data));
       }
-      const results = outputs.map(([name, { type, dims, data }]) => [name, { dtype: type, shape: dims, data }]);
-      return Object.fromEntries(results.filter(([name]) => returned.has(/** @type {string} */ (name))));
+      const leaving = outputs.filter(([name]) => returned.has(name) && !(name in shared));
+      const results = leaving.map(([name, { type, dims, data }]) => [name, { dtype: type, shape: dims, data }]);
+      return Object.fromEntries(results);
     }
     case "bind":
       Object.assign(bound, engineTensors(request.feeds));
+      return undefined;
+    case "share":
+      for (const [name, { dtype, data: source, shape }] of Object.entries(request.inputs)) {
+        const copy = source.slice();
+        live.push({ source, copy });
+        bound[name] = new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (copy), shape);
+      }
+      Object.assign(shared, request.outputs);
       return undefined;
     case "close":
       await session.release();

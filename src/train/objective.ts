@@ -158,36 +158,31 @@ function openTraining(graph: Graph, { checkpoint, openSession, threads, profile 
   return openSession(lower(graph, files.locate), { weightsFolder: files.folder, threads, profile });
 }
 
-/** An Objective over an open session with the inputs and outputs of `withGradient`. */
-function sessionObjective(
+/** An Objective over an open session with the inputs and outputs of `withGradient`. θ and its gradient are shared memory. */
+async function sessionObjective(
   session: Session,
   entries: readonly ThetaEntry[],
   extra: (batch: Batch, key: DropoutKey | null) => Record<string, Tensor>,
-): OpenObjective {
-  // θ crosses to the worker in shared memory: one copy instead of a serialisation of hundreds of tensors a step.
-  let shared: Float32Array | undefined;
-  const run = async (batch: Batch, theta: Float32Array, scale: number, key: DropoutKey | null) => {
-    shared ??= new Float32Array(new SharedArrayBuffer(theta.byteLength));
-    shared.set(theta);
-    const values = shared;
-    return session.run({
-      ...batchFeeds(batch),
-      ...Object.fromEntries(
-        entries.map(({ key, offset, shape }) => [key, float32(shape, values.subarray(offset, offset + sizeOf(shape)))]),
-      ),
-      lossScale: float32([], Float32Array.of(scale)),
-      ...extra(batch, key),
-    });
+): Promise<OpenObjective> {
+  const length = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const [values, slopes] = [0, 1].map(() => new Float32Array(new SharedArrayBuffer(4 * length))) as [Float32Array, Float32Array];
+  const part = (whole: Float32Array, { offset, shape }: ThetaEntry) => whole.subarray(offset, offset + sizeOf(shape));
+  await session.share(
+    Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, part(values, entry))])),
+    Object.fromEntries(entries.map((entry) => [gradientName(entry), part(slopes, entry)])),
+  );
+  const run = async (batch: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches?: string[]) => {
+    values.set(theta);
+    const feeds = { ...batchFeeds(batch), lossScale: float32([], Float32Array.of(scale)), ...extra(batch, key) };
+    return Number((await session.run(feeds, { fetches }))["loss"]!.data[0]);
   };
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {
-      const results = await run(batch, theta, 1 / divisor, key);
-      const gradient = new Float32Array(theta.length);
-      for (const entry of entries) gradient.set(results[gradientName(entry)]!.data as Float32Array, entry.offset);
-      return { loss: Number(results["loss"]!.data[0]), gradient };
+      const loss = await run(batch, theta, 1 / divisor, key);
+      return { loss, gradient: new Float32Array(slopes) };
     },
-    loss: async (batch, theta) => Number((await run(batch, theta, 1, null))["loss"]!.data[0]),
+    loss: (batch, theta) => run(batch, theta, 1, null, ["loss"]),
     close: () => session.close(),
   };
 }

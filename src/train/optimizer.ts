@@ -69,7 +69,7 @@ export function adamW(
   const { m, v } = state;
   const step = ++state.step;
   const correction1 = 1 - beta1 ** step;
-  const sqrtCorrection2 = Math.sqrt(1 - beta2 ** step);
+  const rootScale = 1 / Math.sqrt(1 - beta2 ** step);
   for (const { start, end, learningRate, weightDecay } of ranges) {
     const rate = learningRate * factor;
     const keep = 1 - rate * weightDecay;
@@ -80,7 +80,7 @@ export function adamW(
       const v1 = beta2 * v[i]! + (1 - beta2) * g * g;
       m[i] = m1;
       v[i] = v1;
-      theta[i] = theta[i]! * keep - (stepSize * m1) / (Math.sqrt(v1) / sqrtCorrection2 + eps);
+      theta[i] = theta[i]! * keep - (stepSize * m1) / (Math.sqrt(v1) * rootScale + eps);
     }
   }
 }
