@@ -3,9 +3,8 @@ import type { ExampleReport } from "../data/examples.ts";
 import type { ReadOptions } from "../data/readers.ts";
 import type { Batch } from "../data/types.ts";
 import { check } from "../graph/graph.ts";
-import { input } from "../graph/ops/leaves.ts";
 import { adapterAgainst, readAdapter } from "../lora/adapter.ts";
-import { inject, type LoraFactors, loraUpdate } from "../lora/inject.ts";
+import { inject, loraUpdate } from "../lora/inject.ts";
 import type { AdapterModule } from "../lora/match.ts";
 import { type Base, loadBase } from "../models/base.ts";
 import { weightFiles } from "../models/weights.ts";
@@ -13,7 +12,7 @@ import { lower } from "../onnx/lower.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { float32, sizeOf } from "../tensor.ts";
 import { dataReader, evaluationBatches, shapeOf } from "../train/datasets.ts";
-import { batchFeeds, loraEntries, lossGraph } from "../train/objective.ts";
+import { batchFeeds, loraEntries, loraInputs, lossGraph } from "../train/objective.ts";
 import { thetaOf } from "../train/subject.ts";
 import { evaluate as meanLoss } from "../train/trainer.ts";
 
@@ -83,11 +82,6 @@ export async function evaluate(options: EvaluateOptions, { files, openSession }:
 
 /** Σ of the targets' losses; the factors are inputs under their keys. */
 function evaluationGraph({ config }: Base, modules: readonly AdapterModule[], batches: readonly Batch[]) {
-  const parts = loraEntries(modules).map(({ key, shape }) => input(key, "float32", shape));
-  const factors = modules.map(({ path, scale }, i): [string, LoraFactors] => [
-    path,
-    { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
-  ]);
   const graph = lossGraph(config, shapeOf(batches));
-  return check(inject(graph, loraUpdate(graph, new Map(factors))));
+  return check(inject(graph, loraUpdate(graph, loraInputs(modules).factors)));
 }

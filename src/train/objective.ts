@@ -64,6 +64,16 @@ function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: reado
 
 const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
 
+/** The tensors of θ as inputs under their keys: in the order of `loraEntries`, and as the factors of each path. */
+export function loraInputs(modules: readonly AdapterModule[]): { parts: Value[]; factors: Map<string, LoraFactors> } {
+  const parts = loraEntries(modules).map(({ key, shape }) => input(key, "float32", shape));
+  const factors = modules.map(({ path, scale }, i): [string, LoraFactors] => [
+    path,
+    { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
+  ]);
+  return { parts, factors: new Map(factors) };
+}
+
 /** The graph of LoRA training: the tensors of θ are inputs under their keys, injected beside the frozen layers. */
 export function loraGraph(
   config: DecoderConfig,
@@ -71,11 +81,7 @@ export function loraGraph(
   shape: ObjectiveShape,
   dropout: boolean,
 ): Graph {
-  const entries = loraEntries(modules);
-  const parts = entries.map(({ key, shape }) => input(key, "float32", shape));
-  const factors = new Map(
-    modules.map(({ path, scale }, i): [string, LoraFactors] => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale }]),
-  );
+  const { parts, factors } = loraInputs(modules);
   const drop = dropout
     ? pooledDropout(
         modules,
@@ -84,7 +90,7 @@ export function loraGraph(
       )
     : undefined;
   const graph = lossGraph(config, shape);
-  return withGradient(inject(graph, loraUpdate(graph, factors, drop)), entries, parts);
+  return withGradient(inject(graph, loraUpdate(graph, factors, drop)), loraEntries(modules), parts);
 }
 
 /** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */
