@@ -3,6 +3,7 @@ import { LowrankError } from "../errors.ts";
 import { encodeSpans, renderWithMask } from "../text/mask.ts";
 import type { ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { type PromptFormat, promptFormatOf } from "./prompts.ts";
 import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord } from "./readers.ts";
 import { type Example, IGNORE } from "./types.ts";
 
@@ -33,6 +34,8 @@ export interface ExampleReport {
   targets: number;
   /** Length of the longest, in tokens. */
   longest: number;
+  /** How a model trained on them is asked. */
+  prompts: PromptFormat;
 }
 
 /**
@@ -58,8 +61,18 @@ export async function makeExamples(
     });
   }
   const examples: Example[] = [];
-  const report: ExampleReport = { count: 0, truncated: 0, dropped: 0, tokens: 0, targets: 0, longest: 0 };
+  const report: ExampleReport = {
+    count: 0,
+    truncated: 0,
+    dropped: 0,
+    tokens: 0,
+    targets: 0,
+    longest: 0,
+    prompts: { kind: "text" },
+  };
+  const prompts = promptFormatOf();
   for await (const { record, line } of records) {
+    prompts.add(record);
     const whole = atLine(source, line, () => makeExample(record, tokenizer, options));
     if (whole.ids.length > maxLength) report.truncated++;
     const example = { ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) };
@@ -90,6 +103,7 @@ export async function makeExamples(
       next: report.truncated > 0 ? "raise the maximum length or shorten the prompts" : "check that the completions are not empty",
     });
   }
+  report.prompts = prompts.format() ?? report.prompts;
   return { examples, report };
 }
 

@@ -83,7 +83,7 @@ export async function* finetune(
     });
     for await (const event of run) {
       // The trainer has accepted the options by now, and has saved nothing yet.
-      if (event.type === "start") await writeRun(files, options);
+      if (event.type === "start") await writeRun(files, options, data.train.report.prompts);
       yield event;
     }
   } finally {

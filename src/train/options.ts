@@ -1,5 +1,6 @@
 // What a fine-tuning run is told: every option of `finetune` with its default, and run.json, from which a run is resumed.
 import { z } from "zod";
+import type { PromptFormat } from "../data/prompts.ts";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
@@ -139,16 +140,34 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
   return { ...options, date, baseName: baseName ?? options.base };
 }
 
-/** Keeps the options in the output folder; paths are made absolute, so that the run can be resumed from anywhere. */
-export async function writeRun(files: Files, options: RunOptions): Promise<void> {
+/**
+ * Keeps the options in the output folder, and how the trained model is asked; paths are made absolute, so that the run can
+ * be resumed from anywhere.
+ */
+export async function writeRun(files: Files, options: RunOptions, prompts: PromptFormat): Promise<void> {
   const { resume, output, ...kept } = options;
   for (const name of ["base", "data", "evalData", "adapter"] as const) {
     const given = kept[name];
     if (given !== undefined) kept[name] = await absolute(files, given);
   }
   const entries = Object.entries(kept).filter(([name]) => !(kept.adapter && name in loraFields));
-  const text = JSON.stringify({ version: 1, options: Object.fromEntries(entries) }, null, 2);
+  const text = JSON.stringify({ version: 1, options: Object.fromEntries(entries), prompts }, null, 2);
   await files.write(`${output}/${RUN_NAME}`, new TextEncoder().encode(`${text}\n`));
+}
+
+const promptFormat = z.union([
+  z.object({ kind: z.enum(["messages", "text"]) }),
+  z.object({ kind: z.literal("completion"), before: z.string(), after: z.string() }),
+]);
+
+/** How the model trained in `folder`, or in the run that `folder` is a checkpoint of, is asked; null if nothing there says it. */
+export async function readPromptFormat(files: Files, folder: string): Promise<PromptFormat | null> {
+  for (const file of [`${folder}/${RUN_NAME}`, `${folder}/../${RUN_NAME}`]) {
+    if (!(await files.exists(file))) continue;
+    const { prompts } = await readJsonObject(files, file);
+    return promptFormat.safeParse(prompts).data ?? null;
+  }
+  return null;
 }
 
 /** The configuration of a new adapter. */

@@ -134,6 +134,7 @@ test("truncation is from the right and counted; an example without a target is d
     tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
     targets: examples.reduce((n, example) => n + targets(example).length, 0),
     longest: 10,
+    prompts: { kind: "completion", before: "", after: "" },
   });
   assert.equal(examples[0]!.ids.length, 10);
   assert.deepEqual(examples[0]!.ids, tokenizer.encode(`a\n${long}`).slice(0, 10));

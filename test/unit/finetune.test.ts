@@ -22,6 +22,7 @@ import { readHeader } from "../../src/formats/safetensors.ts";
 import { evaluate, type FinetuneEvent, type FinetuneOptions, finetune, loadAdapter } from "../../src/index.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { finetune as finetuneOn } from "../../src/train/finetune.ts";
+import { readPromptFormat } from "../../src/train/options.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
@@ -105,10 +106,15 @@ describe("an adapter", async () => {
 
   it("leaves the base's files as they were", () => assert.deepEqual(hashes(base), before));
 
-  it("keeps the newest checkpoints and the options of the run", () => {
+  it("keeps the newest checkpoints, the options of the run and how the model is asked", async () => {
     const names = readdirSync(output).sort();
     assert.deepEqual(names, ["adapter_config.json", "adapter_model.safetensors", "checkpoint-20", "checkpoint-24", "run.json"]);
-    assert.equal(JSON.parse(readFileSync(`${output}/run.json`, "utf8")).options.learningRate, 5e-3);
+    const { options, prompts } = JSON.parse(readFileSync(`${output}/run.json`, "utf8"));
+    assert.equal(options.learningRate, 5e-3);
+    assert.deepEqual(prompts, { kind: "completion", before: "", after: "\n" });
+    assert.deepEqual(await readPromptFormat(nodeFiles, output), prompts);
+    assert.deepEqual(await readPromptFormat(nodeFiles, `${output}/checkpoint-24`), prompts);
+    assert.equal(await readPromptFormat(nodeFiles, base), null);
   });
 
   it("can be trained further", async () => {
