@@ -1,4 +1,5 @@
 // Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
+import { CHAT_NEW_TOKENS } from "../jobs/chat.ts";
 import { finetuneDefaults } from "../train/options.ts";
 
 /** How a flag's value is written and what it becomes. */
@@ -147,6 +148,26 @@ const tables = {
       { name: "repetitionPenalty", kind: "number", value: "X", help: "above 1, tokens seen before are less likely", default: 1 },
       { name: "stop", kind: "texts", value: "TEXT", help: "ends before this text; can be repeated" },
       { name: "seed", kind: "number", value: "N", help: "the same seed gives the same text", default: 0 },
+      threads,
+    ],
+  },
+  chat: {
+    summary: "talk to a model in the terminal, with adapters switched on, off and compared",
+    flags: [
+      base,
+      { name: "adapter", kind: "texts", value: "FOLDER", help: "an adapter; can be repeated, the first one is attached" },
+      { name: "system", kind: "text", value: "TEXT", help: "the system message" },
+      { name: "compare", kind: "boolean", help: "each answer by the base and by the adapter" },
+      {
+        name: "raw",
+        kind: "boolean",
+        help: "messages are continued as they are; --no-raw: always by the chat template (as the model was trained)",
+      },
+      { name: "maxNewTokens", kind: "number", value: "N", help: "most tokens of an answer", default: CHAT_NEW_TOKENS },
+      { name: "temperature", kind: "number", value: "X", help: "0 takes the likeliest token (as generation_config.json says)" },
+      { name: "topK", kind: "number", value: "N", help: "only the N likeliest tokens; 0 keeps all (likewise)" },
+      { name: "topP", kind: "number", value: "P", help: "only the likeliest tokens that make up this mass (likewise)" },
+      { name: "seed", kind: "number", value: "N", help: "the same seed gives the same conversation", default: 0 },
       threads,
     ],
   },

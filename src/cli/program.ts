@@ -17,6 +17,7 @@ const load: Record<CommandName, () => Promise<CommandFile>> = {
   train: () => import("./train.ts"),
   eval: () => import("./eval.ts"),
   generate: () => import("./generate.ts"),
+  chat: () => import("./chat.ts"),
   merge: () => import("./merge.ts"),
   inspect: () => import("./inspect.ts"),
 };

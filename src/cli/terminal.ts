@@ -45,6 +45,12 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 3600)}h ${two(Math.floor((whole % 3600) / 60))}m`;
 }
 
+/** Text from a model or a file as a terminal may show it: without the characters that would move its cursor or change its state. */
+export const shown = (text: string): string => text.replace(/[^\P{Cc}\n\t]/gu, "\u{FFFD}");
+
+/** Text of lesser weight, where colours are not unwanted (no-color.org). */
+export const faint = (text: string): string => (process.env["NO_COLOR"] ? text : `\x1b[2m${text}\x1b[22m`);
+
 /** Rows of cells with the columns lined up: the first to the left, the others to the right. */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));

@@ -178,7 +178,8 @@ const numbers: Record<keyof Sampling | "maxNewTokens", Check> = {
   maxNewTokens: { valid: whole(1), expected: "a whole number of at least 1", default: DEFAULT_NEW_TOKENS },
 };
 
-function readOptions(options: GenerateOptions): { sampling: Sampling; maxNewTokens: number; stop: readonly string[] } {
+/** The options complete and checked: fails with `generate/option` that names the one that cannot be used. */
+export function readOptions(options: GenerateOptions): { sampling: Sampling; maxNewTokens: number; stop: readonly string[] } {
   const fail = (subject: string, expected: string, got: string): never => {
     const next = `Change ${subject} or leave it out.`;
     throw new LowrankError("generate/option", "the option has a value that cannot be used", { subject, expected, got, next });

@@ -42,7 +42,7 @@ export async function openGenerator(base: Base, { adapter = null, openSession, t
   const tokenizer = await base.tokenizer();
   const decoder = await openDecoder({ checkpoint: base.checkpoint, config: base.config, openSession, threads });
   const encoded = (prompt: Prompt) =>
-    typeof prompt === "string" || prompt instanceof Int32Array ? prompt : chat(tokenizer, prompt);
+    typeof prompt === "string" || prompt instanceof Int32Array ? prompt : encodeChat(tokenizer, prompt);
   let running = false;
   const checkIdle = () => {
     if (!running) return;
@@ -75,8 +75,11 @@ export async function openGenerator(base: Base, { adapter = null, openSession, t
   return generator;
 }
 
-/** The ids of a conversation up to the header of the answer. The template writes its special tokens itself. */
-function chat(tokenizer: Tokenizer, messages: readonly ChatMessage[]): Int32Array {
+/**
+ * The ids of a conversation up to the header of the answer. The template writes its special tokens itself. Fails with
+ * `generate/no-template` where the checkpoint has none, and with the template's own errors.
+ */
+export function encodeChat(tokenizer: Tokenizer, messages: readonly ChatMessage[]): Int32Array {
   if (!tokenizer.template) {
     throw new LowrankError("generate/no-template", "the checkpoint has no chat template", {
       subject: "messages",

@@ -22,7 +22,7 @@ const allowed: Record<string, string[]> = {
   runtime: ["node:", "onnxruntime-node"],
   train: ["data", "text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts", "runtime/runtime.ts", "zod"],
   generate: ["text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts"],
-  jobs: ["data", "graph", "onnx", "lora", "models", "formats", "train", "generate", "runtime/runtime.ts"],
+  jobs: ["data", "text", "graph", "onnx", "lora", "models", "formats", "train", "generate", "runtime/runtime.ts"],
 };
 
 /** The program around the library, for Node: it may import everything. */
