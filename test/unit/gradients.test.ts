@@ -12,7 +12,7 @@ import { constant, input, iota, weight } from "../../src/graph/ops/leaves.ts";
 import { gemm, linear, matmul } from "../../src/graph/ops/linear.ts";
 import { crossEntropy, linearCrossEntropy } from "../../src/graph/ops/loss.ts";
 import type { OpName } from "../../src/graph/ops/names.ts";
-import { rmsNorm } from "../../src/graph/ops/normalization.ts";
+import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { table } from "../../src/graph/ops/table.ts";
@@ -33,6 +33,9 @@ const float64: Bounds = { eps: 1e-6, atol: 1e-5, rtol: 1e-3 };
 /** Ops that are proved in float32, with bounds of their own, and why. */
 const inFloat32: Partial<Record<OpName, Bounds & { why: string }>> = {
   cast: { eps: 1e-2, atol: 1e-5, rtol: 1e-5, why: "one side of it is float32" },
+  erf: { eps: 1e-2, atol: 1e-3, rtol: 1e-3, why: "the kernel is for float32 only" },
+  gelu: { eps: 1e-2, atol: 1e-3, rtol: 1e-3, why: "the kernel is for float32 only" },
+  layerNorm: { eps: 1e-2, atol: 2e-3, rtol: 2e-3, why: "the kernel returns mean and 1/deviation as float32, in double too" },
   rmsNorm: { eps: 1e-2, atol: 2e-3, rtol: 2e-3, why: "the kernel returns 1/rms as float32, in double too" },
 };
 
@@ -132,6 +135,16 @@ function mask(batch: number, queries: number, group: number, keys: number, hidde
   return frozen({ dtype: "float", shape: [batch, 1, queries * group, keys], values });
 }
 
+/** The mask for each of `heads`, with a slope of its own over the keys (ALiBi). */
+function forHeads({ shape: [batch, , rows, keys], values, ...rest }: Given, heads: number): Given {
+  const size = rows! * keys!;
+  const sloped = Array.from({ length: batch! * heads * size }, (_, i) => {
+    const [b, h] = [Math.floor(i / (heads * size)), Math.floor(i / size) % heads];
+    return values[b * size + (i % size)]! + 0.3 * (h + 1) * (i % keys!);
+  });
+  return { ...rest, shape: [batch!, heads, rows!, keys!], values: sloped };
+}
+
 interface AttentionShape {
   group: number;
   blocks: number;
@@ -140,13 +153,18 @@ interface AttentionShape {
   keys?: number;
   dims?: boolean;
   hidden?: (b: number, i: number, j: number) => boolean;
+  softcap?: number;
+  /** A mask for each key head. */
+  perHead?: boolean;
 }
 
-function attentionCase(name: string, { group, blocks, causal, seq, keys = seq, dims, hidden }: AttentionShape): GradientCase {
+function attentionCase(name: string, shape: AttentionShape): GradientCase {
+  const { group, blocks, causal, seq, keys = seq, dims, hidden, softcap, perHead } = shape;
   const [batch, kv, dim] = [2, 2, 3];
   const queries = floats([batch, kv, seq * group, dim]);
   const [k, v] = [floats([batch, kv, keys, dim]), floats([batch, kv, keys, dim])];
-  const bias = mask(batch, seq, group, keys, hidden ?? ((_, i, j) => causal && j > i));
+  const shared = mask(batch, seq, group, keys, hidden ?? ((_, i, j) => causal && j > i));
+  const bias = perHead ? forHeads(shared, kv) : shared;
   const rows = group === 1 ? "seq" : `${group}*seq`;
   const given: Record<string, Given> = dims
     ? {
@@ -155,10 +173,12 @@ function attentionCase(name: string, { group, blocks, causal, seq, keys = seq, d
         q: symbolic(queries, ["batch", kv, rows, dim]),
         k: symbolic(k, ["batch", kv, "seq", dim]),
         v: symbolic(v, ["batch", kv, "seq", dim]),
-        mask: symbolic(bias, ["batch", 1, rows, "seq"]),
+        mask: symbolic(bias, ["batch", bias.shape[1]!, rows, "seq"]),
       }
     : { q: queries, k, v, mask: bias };
-  return one(name, given, (x) => attention(x["q"]!, x["k"]!, x["v"]!, x["mask"]!, { scale: 0.6, group, causal, blocks }));
+  return one(name, given, (x) =>
+    attention(x["q"]!, x["k"]!, x["v"]!, x["mask"]!, { scale: 0.6, group, causal, blocks, softcap }),
+  );
 }
 
 /** Cosines and sines of angles that are not small, [tokens, half]. */
@@ -199,6 +219,14 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
   sqrt: unary(elementwise.sqrt, "positive"),
   sin: unary(elementwise.sin),
   cos: unary(elementwise.cos),
+  tanh: unary(elementwise.tanh),
+  erf: unary(elementwise.erf),
+  gelu: (["none", "tanh"] as const).flatMap((approximate) => [
+    ...unary((x) => elementwise.gelu(x, approximate)),
+    one(`far from 0, ${approximate}`, { x: { dtype: "float", shape: [4], values: [-30, -4, 4, 30] } }, ({ x }) =>
+      elementwise.gelu(x!, approximate),
+    ),
+  ]),
   sigmoid: unary(elementwise.sigmoid),
   silu: [
     ...unary(elementwise.silu),
@@ -300,6 +328,12 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
       rmsNorm(v["x"]!, v["w"]!, 0.3),
     ),
   ],
+  layerNorm: [
+    one("matrix", { x: floats([3, 5]), w: floats([5]), b: floats([5]) }, (v) => layerNorm(v["x"]!, v["w"]!, v["b"]!, 1e-5)),
+    one("rank 3, an epsilon that counts", { x: symbolic(floats([2, 2, 4]), ["n", 2, 4]), w: floats([4]), b: floats([4]) }, (v) =>
+      layerNorm(v["x"]!, v["w"]!, v["b"]!, 0.3),
+    ),
+  ],
   attention: [
     attentionCase("one block", { group: 1, blocks: 1, causal: true, seq: 4 }),
     attentionCase("group 2", { group: 2, blocks: 1, causal: true, seq: 3 }),
@@ -309,6 +343,10 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
     attentionCase("more blocks than queries", { group: 1, blocks: 3, causal: true, seq: 2, dims: true }),
     attentionCase("not causal, 2 blocks", { group: 2, blocks: 2, causal: false, seq: 3 }),
     attentionCase("more keys than queries", { group: 2, blocks: 1, causal: false, seq: 2, keys: 5 }),
+    attentionCase("softcap", { group: 2, blocks: 1, causal: true, seq: 4, softcap: 0.8 }),
+    attentionCase("softcap, 2 blocks, symbolic", { group: 1, blocks: 2, causal: true, seq: 5, dims: true, softcap: 2 }),
+    attentionCase("a mask for each head, 2 blocks", { group: 2, blocks: 2, causal: true, seq: 5, perHead: true }),
+    attentionCase("a mask for each head, symbolic", { group: 1, blocks: 2, causal: true, seq: 5, perHead: true, dims: true }),
     attentionCase("padding and segments", {
       group: 2,
       blocks: 2,

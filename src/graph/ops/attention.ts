@@ -15,11 +15,13 @@ interface AttentionAttributes {
   causal: boolean;
   /** Number of query blocks. */
   blocks: number;
+  /** Scores become softcap · tanh(score / softcap) before the mask (Gemma 2). */
+  softcap?: number;
 }
 
 /**
  * softmax(scale · q kᵀ + mask) v with grouped heads: q [batch, kv, queries·group, dim], k and v [batch, kv, keys, dim],
- * additive mask [batch, 1, queries·group, keys] → the shape of q. The group is folded into the rows, so that k and v are
+ * additive mask [batch, 1 or kv, queries·group, keys] → the shape of q. The group is folded into the rows, so that k and v are
  * never repeated and dk, dv never reduced.
  */
 export const attention = (q: Value, k: Value, v: Value, mask: Value, attributes: AttentionAttributes): Value =>
@@ -72,10 +74,14 @@ function lowerAttention(
   attributes: AttentionAttributes,
 ): string[] {
   const type = node.inputs[0]!;
+  const { scale, softcap } = attributes;
   const blocks = cuts(emit, node.inputs[1]!, type, attributes).map((cut) => {
-    const scores = emit.matmul(type, cut.rows(q!), cut.keys(k!, 2), { transB: true, alpha: attributes.scale });
-    const p = emit.node("Softmax", [emit.node("Add", [scores, cut.keys(cut.rows(mask!), 3)])], { axis: -1 });
-    return { p, output: emit.matmul(type, p, cut.keys(v!, 2), {}) };
+    const alpha = softcap ? scale / softcap : scale;
+    const scores = emit.matmul(type, cut.rows(q!), cut.keys(k!, 2), { transB: true, alpha });
+    const capped = softcap ? [emit.node("Tanh", [scores])] : [];
+    const seen = capped.length ? emit.node("Mul", [capped[0]!, emit.constant(type.dtype, [], [softcap!])]) : scores;
+    const p = emit.node("Softmax", [emit.node("Add", [seen, cut.keys(cut.rows(mask!), 3)])], { axis: -1 });
+    return { p, capped, output: emit.matmul(type, p, cut.keys(v!, 2), {}) };
   });
   return [
     emit.concat(
@@ -83,20 +89,24 @@ function lowerAttention(
       2,
     ),
     ...blocks.map(({ p }) => p),
+    ...blocks.flatMap(({ capped }) => capped),
   ];
 }
 
 function lowerAttentionGradient(emit: Emitter, node: Node, names: readonly string[], attributes: AttentionAttributes): string[] {
-  const [q, k, v, output, d, ...probabilities] = names as [string, string, string, string, string, ...string[]];
+  const [q, k, v, output, d, ...saved] = names as [string, string, string, string, string, ...string[]];
   const type = node.inputs[0]!;
-  const { scale: alpha } = attributes;
+  const { scale: alpha, softcap, blocks: count } = attributes;
+  const one = emit.constant(type.dtype, [], [1]);
   // Row sums of dP ∘ P equal row sums of dO ∘ O (Dao et al. 2022, eq. 4), which are cheaper.
   const delta = emit.node("ReduceSum", [emit.node("Mul", [output, d]), emit.int64(3)], { keepdims: 1 });
   const blocks = cuts(emit, node.inputs[1]!, type, attributes).map((cut, i) => {
-    const p = probabilities[i]!;
+    const p = saved[i]!;
     const [qRows, dRows, keys] = [cut.rows(q), cut.rows(d), cut.keys(k, 2)];
     const dp = emit.matmul(type, dRows, cut.keys(v, 2), { transB: true });
-    const ds = emit.node("Mul", [p, emit.node("Sub", [dp, cut.rows(delta)])]);
+    const beforeMask = emit.node("Mul", [p, emit.node("Sub", [dp, cut.rows(delta)])]);
+    const t = saved[count + i]; // tanh(score / softcap)
+    const ds = softcap ? emit.node("Mul", [beforeMask, emit.node("Sub", [one, emit.node("Mul", [t!, t!])])]) : beforeMask;
     return {
       dq: emit.matmul(type, ds, keys, { alpha }),
       dk: cut.widen(emit.matmul(type, ds, qRows, { transA: true, alpha })),
@@ -114,16 +124,17 @@ export const attentionRules = {
       const [batch, kv, rows, dim] = q!.shape as [Dim, Dim, Dim, Dim];
       const keys = k!.shape[2]!;
       expect(sameShape(k!.shape, [batch, kv, keys, dim]), "k is not [batch, kv, keys, dim]");
-      expect(sameShape(mask!.shape, [batch, 1, rows, keys]), "the mask is not [batch, 1, rows, keys]");
+      const masks = mask!.shape[1] === kv ? kv : 1;
+      expect(sameShape(mask!.shape, [batch, masks, rows, keys]), "the mask is not [batch, 1 or kv, rows, keys]");
       const square = mulDims(keys, attributes.group) === rows;
       expect(!attributes.causal || attributes.blocks === 1 || square, "causal blocks need as many queries as keys");
       const probabilities = Array.from({ length: attributes.blocks }, (_, i): Type => {
         return { dtype: q!.dtype, shape: [batch, kv, ...blockDims(rows, keys, attributes, i)] };
       });
-      return [q!, ...probabilities];
+      return [q!, ...probabilities, ...(attributes.softcap ? probabilities : [])];
     },
-    vjp: ({ inputs: [q, k, v], outputs: [o, ...p], attributes }, [d]) => [
-      ...apply("attentionGradient", [q!, k!, v!, o!, d!, ...p], attributes),
+    vjp: ({ inputs: [q, k, v], outputs: [o, ...saved], attributes }, [d]) => [
+      ...apply("attentionGradient", [q!, k!, v!, o!, d!, ...saved], attributes),
       null,
     ],
     lower: (emit, node, inputs) => lowerAttention(emit, node, inputs, node.attributes),

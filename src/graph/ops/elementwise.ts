@@ -16,9 +16,13 @@ export const log = (x: Value): Value => apply1("log", [x]);
 export const sqrt = (x: Value): Value => apply1("sqrt", [x]);
 export const sin = (x: Value): Value => apply1("sin", [x]);
 export const cos = (x: Value): Value => apply1("cos", [x]);
+export const tanh = (x: Value): Value => apply1("tanh", [x]);
+export const erf = (x: Value): Value => apply1("erf", [x]);
 export const sigmoid = (x: Value): Value => apply1("sigmoid", [x]);
 /** x·σ(x), the swish of SwiGLU (Ramachandran et al. 2017). */
 export const silu = (x: Value): Value => apply1("silu", [x]);
+/** x·Φ(x) (Hendrycks & Gimpel 2016), exactly or by the tanh form of GPT-2. */
+export const gelu = (x: Value, approximate: "none" | "tanh"): Value => apply1("gelu", [x], { approximate });
 export const less = (a: Value, b: Value): Value => apply1("less", [a, b]);
 export const equal = (a: Value, b: Value): Value => apply1("equal", [a, b]);
 export const and = (a: Value, b: Value): Value => apply1("and", [a, b]);
@@ -79,6 +83,24 @@ function siluGradient(x: Value, d: Value, y: Value): Value {
   return mul(d, add(s, sub(y, mul(y, s))));
 }
 
+/** √(2/π) and the cubic term of GELU's tanh form. */
+const TANH_SCALE = Math.sqrt(2 / Math.PI);
+const CUBIC = 0.044715;
+
+/** Φ(x) + x·Φ'(x). */
+function geluGradient(x: Value, d: Value, approximate: "none" | "tanh"): Value {
+  const number = (value: number) => scalar(value, x);
+  const half = (y: Value) => mul(number(0.5), add(number(1), y));
+  if (approximate === "none") {
+    const density = mul(number(1 / Math.sqrt(2 * Math.PI)), exp(mul(number(-0.5), mul(x, x))));
+    return mul(d, add(half(erf(mul(x, number(Math.SQRT1_2)))), mul(x, density)));
+  }
+  const square = mul(x, x);
+  const t = tanh(mul(x, add(number(TANH_SCALE), mul(number(TANH_SCALE * CUBIC), square))));
+  const slope = add(number(TANH_SCALE), mul(number(3 * TANH_SCALE * CUBIC), square));
+  return mul(d, add(half(t), mul(mul(number(0.5), x), mul(sub(number(1), mul(t, t)), slope))));
+}
+
 export const elementwiseRules = {
   add: binary("Add", (_a, _b, d) => [d, d]),
   sub: binary("Sub", (_a, _b, d) => [d, neg(d)]),
@@ -90,6 +112,13 @@ export const elementwiseRules = {
   sqrt: unary("Sqrt", (_x, d, y) => div(mul(d, scalar(0.5, d)), y)),
   sin: unary("Sin", (x, d) => mul(d, cos(x))),
   cos: unary("Cos", (x, d) => neg(mul(d, sin(x)))),
+  tanh: unary("Tanh", (_x, d, y) => mul(d, sub(scalar(1, d), mul(y, y)))),
+  erf: unary("Erf", (x, d) => mul(d, mul(scalar(2 / Math.sqrt(Math.PI), d), exp(neg(mul(x, x)))))),
+  gelu: {
+    infer: ([x]) => [x!],
+    vjp: ({ inputs: [x], attributes }, [d]) => [geluGradient(x!, d!, attributes.approximate)],
+    lower: (emit, node, inputs) => [emit.node("Gelu", inputs, { approximate: node.attributes.approximate })],
+  },
   sigmoid: unary("Sigmoid", (_x, d, y) => mul(d, sub(y, mul(y, y)))),
   silu: {
     ...unary("", siluGradient),
