@@ -19,7 +19,7 @@ for await (const event of finetune({ base, data, evalData, output: adapter, epoc
     console.log(`  step ${event.step}: loss ${event.loss.toFixed(4)}, ${Math.round(event.tokensPerSecond)} tokens/s`);
   }
 }
-const { normDelta, modules } = await inspectAdapter(adapter, base);
+const { normDelta, modules } = await inspectAdapter(adapter, { base });
 const seconds = ((performance.now() - began) / 1000).toFixed(1);
 console.log(`  ${modules.length} modules adapted, norm of the update ${normDelta.toFixed(3)}, ${seconds} seconds`);
 

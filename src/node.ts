@@ -3,7 +3,7 @@
 import type { Generator } from "./generate/generator.ts";
 import { openGenerator as openGeneratorOn } from "./generate/generator.ts";
 import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
-import { inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
+import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
 import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
@@ -35,14 +35,17 @@ export const loadAdapter = (folder: string): Promise<Adapter> => readAdapter(nod
 /** Writes an adapter folder that PEFT loads unchanged. */
 export const saveAdapter = (folder: string, adapter: Adapter): Promise<void> => writeAdapter(nodeFiles, folder, adapter);
 
-/** Opens a base (its folder, or what `loadBase` gave) for generation, with an adapter (its folder, or itself) or none. */
+/**
+ * Opens a base (its folder, or what `loadBase` gave) for generation, with an adapter (its folder, or itself) or none.
+ * With `anyBase`, adapters that were made for another base of the same shape are taken too.
+ */
 export async function openGenerator(
   base: string | Base,
-  { adapter = null, threads }: { adapter?: string | Adapter | null; threads?: number } = {},
+  { adapter = null, ...options }: { adapter?: string | Adapter | null; anyBase?: boolean; threads?: number } = {},
 ): Promise<Generator> {
   const loaded = typeof base === "string" ? await loadBase(base) : base;
   const attached = typeof adapter === "string" ? await loadAdapter(adapter) : adapter;
-  return openGeneratorOn(loaded, { adapter: attached, threads, openSession: openNodeSession });
+  return openGeneratorOn(loaded, { ...options, adapter: attached, openSession: openNodeSession });
 }
 
 /** Evaluates a base on a data file, alone and with an adapter. */
@@ -52,7 +55,7 @@ export const evaluate = (options: EvaluateOptions) => evaluateOn(options, runtim
 export const mergeAdapter = (options: MergeAdapterOptions): Promise<void> => mergeAdapterIn(nodeFiles, options);
 
 /** What an adapter is: configuration, parameters, ranks, norms. With `base` it is checked against that base. */
-export const inspectAdapter = (folder: string, base?: string) => inspectAdapterIn(nodeFiles, folder, base);
+export const inspectAdapter = (folder: string, options?: InspectAdapterOptions) => inspectAdapterIn(nodeFiles, folder, options);
 
 /** What a base model is: configuration, parameters, modules. Needs its config.json only. */
 export const inspectBase = (folder: string) => inspectBaseIn(nodeFiles, folder);

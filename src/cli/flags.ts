@@ -31,6 +31,11 @@ const base: Flag = {
   help: "the base model: a checkpoint folder in Hugging Face's layout",
   required: true,
 };
+const anyBase: Flag = {
+  name: "anyBase",
+  kind: "boolean",
+  help: "take an adapter that was made for another base of the same shape",
+};
 const threads: Flag = { name: "threads", kind: "number", value: "N", help: "threads of one matrix product (all cores)" };
 
 const dataFlags: Flag[] = [
@@ -71,6 +76,7 @@ const training: Flag[] = [
     help: "train an adapter, or every weight of the base",
   },
   { name: "adapter", kind: "text", value: "FOLDER", help: "go on training this adapter" },
+  anyBase,
   { name: "baseName", kind: "text", value: "NAME", help: "what adapter_config.json calls the base (--base as given)" },
   { name: "rank", kind: "number", value: "N", help: "rank of the adapter" },
   { name: "alpha", kind: "number", value: "N", help: "the update is scaled by alpha / rank" },
@@ -129,6 +135,7 @@ const tables = {
       base,
       { name: "data", kind: "text", value: "FILE", help: "records: .jsonl, .ndjson or .csv", required: true },
       { name: "adapter", kind: "text", value: "FOLDER", help: "an adapter to evaluate beside the base" },
+      anyBase,
       ...dataFlags,
       { name: "batchSize", kind: "number", value: "N", help: "rows that are run at once", default: 4 },
       threads,
@@ -139,6 +146,7 @@ const tables = {
     flags: [
       base,
       { name: "adapter", kind: "text", value: "FOLDER", help: "an adapter to attach" },
+      anyBase,
       { name: "prompt", kind: "text", value: "TEXT", help: "the text to continue (standard input)" },
       { name: "messages", kind: "text", value: "FILE", help: 'a conversation to answer: JSON, [{"role": …, "content": …}, …]' },
       { name: "maxNewTokens", kind: "number", value: "N", help: "most tokens to generate", default: 256 },
@@ -176,6 +184,7 @@ const tables = {
     flags: [
       base,
       { name: "adapter", kind: "text", value: "FOLDER", help: "the adapter", required: true },
+      anyBase,
       { name: "output", kind: "text", value: "FOLDER", help: "a new or an empty folder", required: true },
       { name: "maxShardBytes", kind: "number", value: "BYTES", help: "largest weight file", default: 5_000_000_000 },
     ],
@@ -183,7 +192,7 @@ const tables = {
   inspect: {
     summary: "what an adapter or a base model is: parameters, modules, ranks, norms",
     argument: { name: "folder", help: "an adapter's or a base model's folder" },
-    flags: [{ ...base, required: false, help: "check the adapter against this base" }],
+    flags: [{ ...base, required: false, help: "check the adapter against this base" }, anyBase],
   },
 } satisfies Record<string, CommandTable>;
 

@@ -12,6 +12,7 @@ import type { Values } from "./values.ts";
 interface Options {
   base: string;
   adapter?: string;
+  anyBase?: boolean;
   prompt?: string;
   messages?: string;
   threads?: number;
@@ -19,9 +20,9 @@ interface Options {
 
 /** Generates; returns the exit status. */
 export async function run(values: Values, json: boolean): Promise<number> {
-  const { base, adapter, prompt, messages, threads, ...options } = values as Values & Options;
+  const { base, adapter, anyBase, prompt, messages, threads, ...options } = values as Values & Options;
   const given = await readPrompt(prompt, messages);
-  const generator = await openGenerator(base, { adapter, threads });
+  const generator = await openGenerator(base, { adapter, anyBase, threads });
   try {
     for await (const event of generator.generate([given], options)) {
       if (json) printJson(event.type === "done" ? { ...event, ids: [...event.ids] } : event);

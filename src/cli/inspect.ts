@@ -1,13 +1,13 @@
 // lowrank inspect: what an adapter or a base model is.
-import { type AdapterInspection, type BaseInspection, inspect } from "../jobs/inspect.ts";
+import { type AdapterInspection, type BaseInspection, type InspectAdapterOptions, inspect } from "../jobs/inspect.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
 import { bytes, grouped, print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Inspects; returns the exit status. */
 export async function run(values: Values, json: boolean): Promise<number> {
-  const { folder, base } = values as { folder: string; base?: string };
-  const found = await inspect(nodeFiles, folder, base);
+  const { folder, ...options } = values as unknown as { folder: string } & InspectAdapterOptions;
+  const found = await inspect(nodeFiles, folder, options);
   if (json) printJson(found.kind === "adapter" ? { ...found, ranks: Object.fromEntries(found.ranks) } : found);
   else print(found.kind === "adapter" ? adapterText(found) : baseText(found));
   return 0;
@@ -28,7 +28,7 @@ function adapterText(adapter: AdapterInspection): string {
     ["norm of B", adapter.normB.toPrecision(4)],
     ["norm of the update", adapter.normDelta.toPrecision(4)],
   ];
-  if (madeForBase !== null) facts.push(["made for this base", madeForBase ? "yes" : "no: its config or tensors differ"]);
+  if (madeForBase !== null) facts.push(["made for this base", madeForBase ? "yes" : "no: its settings or weights differ"]);
   const rows = modules.map((module) => [
     module.path,
     String(module.rank),

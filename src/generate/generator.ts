@@ -3,6 +3,7 @@
 import { LowrankError } from "../errors.ts";
 import type { Adapter } from "../lora/adapter.ts";
 import type { Base } from "../models/base.ts";
+import { checkMadeFor } from "../models/fingerprint.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import { type ChatMessage, renderChat } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -17,6 +18,8 @@ export interface GeneratorOptions {
   openSession: OpenSession;
   /** Attached from the start; `useAdapter` changes it. */
   adapter?: Adapter | null;
+  /** Take adapters that were made for another base of the same shape. */
+  anyBase?: boolean;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
 }
@@ -38,7 +41,11 @@ export interface Generator {
 }
 
 /** Opens the base for generation. */
-export async function openGenerator(base: Base, { adapter = null, openSession, threads }: GeneratorOptions): Promise<Generator> {
+export async function openGenerator(
+  base: Base,
+  { adapter = null, anyBase, openSession, threads }: GeneratorOptions,
+): Promise<Generator> {
+  if (adapter) await checkMadeFor(base, adapter, anyBase);
   const tokenizer = await base.tokenizer();
   const decoder = await openDecoder({ checkpoint: base.checkpoint, config: base.config, openSession, threads });
   const encoded = (prompt: Prompt) =>
@@ -62,6 +69,7 @@ export async function openGenerator(base: Base, { adapter = null, openSession, t
     },
     async useAdapter(next) {
       checkIdle();
+      if (next) await checkMadeFor(base, next, anyBase);
       await decoder.useAdapter(next);
     },
     close: () => decoder.close(),

@@ -7,6 +7,7 @@ import { adapterAgainst, readAdapter } from "../lora/adapter.ts";
 import { inject, loraUpdate } from "../lora/inject.ts";
 import type { AdapterModule } from "../lora/match.ts";
 import { type Base, loadBase } from "../models/base.ts";
+import { checkMadeFor } from "../models/fingerprint.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Runtime } from "../runtime/runtime.ts";
@@ -23,6 +24,8 @@ export interface EvaluateOptions extends ReadOptions {
   data: string;
   /** Folder of an adapter to evaluate beside the base. */
   adapter?: string;
+  /** Take an adapter that was made for another base of the same shape. */
+  anyBase?: boolean;
   /** As in training. */
   trainOn?: "completion" | "all";
   maxLength?: number;
@@ -49,7 +52,10 @@ export interface Evaluation {
 export async function evaluate(options: EvaluateOptions, { files, openSession }: Runtime): Promise<Evaluation> {
   const base = await loadBase(files, options.base);
   const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
-  if (adapter) adapterAgainst(adapter, base.modules);
+  if (adapter) {
+    adapterAgainst(adapter, base.modules);
+    await checkMadeFor(base, adapter, options.anyBase);
+  }
   const { trainOn = "completion", batchSize = 4, threads } = options;
   const reader = await dataReader(files, base, { ...options, trainOn });
   const { examples, report } = await reader.read(options.data);

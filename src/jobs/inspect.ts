@@ -9,8 +9,8 @@ import { type AdapterDescription, describeAdapter } from "../lora/describe.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import { loadBase } from "../models/base.ts";
 import { type DecoderConfig, decoderConfig } from "../models/config.ts";
+import { checkMadeFor, isMadeFor } from "../models/fingerprint.ts";
 import { countParameters, forwardGraph, modulesOf } from "../models/registry.ts";
-import { baseFingerprint } from "../train/subject.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
@@ -29,14 +29,26 @@ export interface BaseInspection {
   weights: { tensors: number; bytes: number; dtypes: string[] } | null;
 }
 
-/** What the folder of an adapter holds; with `base`, a base checkpoint's folder, it is checked against that base. */
-export async function inspectAdapter(files: Files, folder: string, base?: string): Promise<AdapterInspection> {
+export interface InspectAdapterOptions {
+  /** Folder of a base checkpoint to check the adapter against. */
+  base?: string;
+  /** Only tell whether it was made for that base, where another base of the same shape would be refused. */
+  anyBase?: boolean;
+}
+
+/** What the folder of an adapter holds; with `base` it is checked against that base. */
+export async function inspectAdapter(
+  files: Files,
+  folder: string,
+  { base: baseFolder, anyBase }: InspectAdapterOptions = {},
+): Promise<AdapterInspection> {
   const adapter = await readAdapter(files, folder);
   let madeForBase: boolean | null = null;
-  if (base !== undefined) {
-    const { checkpoint, modules } = await loadBase(files, base);
-    adapterAgainst(adapter, modules);
-    if (adapter.baseFingerprint !== undefined) madeForBase = adapter.baseFingerprint === baseFingerprint(checkpoint);
+  if (baseFolder !== undefined) {
+    const base = await loadBase(files, baseFolder);
+    adapterAgainst(adapter, base.modules);
+    await checkMadeFor(base, adapter, anyBase);
+    madeForBase = await isMadeFor(base, adapter.baseFingerprint);
   }
   return { kind: "adapter", config: adapter.config, madeForBase, ...describeAdapter(adapter) };
 }
@@ -55,8 +67,12 @@ export async function inspectBase(files: Files, folder: string): Promise<BaseIns
 }
 
 /** What a folder holds, whichever of the two it is. */
-export async function inspect(files: Files, folder: string, base?: string): Promise<AdapterInspection | BaseInspection> {
-  if (await files.exists(`${folder}/${ADAPTER_CONFIG_NAME}`)) return inspectAdapter(files, folder, base);
+export async function inspect(
+  files: Files,
+  folder: string,
+  options: InspectAdapterOptions = {},
+): Promise<AdapterInspection | BaseInspection> {
+  if (await files.exists(`${folder}/${ADAPTER_CONFIG_NAME}`)) return inspectAdapter(files, folder, options);
   if (await files.exists(`${folder}/config.json`)) return inspectBase(files, folder);
   throw new LowrankError("inspect/nothing", "the folder holds neither an adapter nor a base model", {
     subject: folder,

@@ -3,12 +3,15 @@ import type { Files } from "../files.ts";
 import { mergeTargets, readAdapter } from "../lora/adapter.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../lora/merge.ts";
 import { loadBase } from "../models/base.ts";
+import { checkMadeFor } from "../models/fingerprint.ts";
 
 export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
   /** Folder of the base checkpoint; it is only read. */
   base: string;
   /** Folder of the adapter. */
   adapter: string;
+  /** Take an adapter that was made for another base of the same shape. */
+  anyBase?: boolean;
   /** Folder of the merged checkpoint: a new or an empty one. */
   output: string;
 }
@@ -18,9 +21,12 @@ export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" 
  * Throws `adapter/*` if the adapter does not fit the base and `merge/*` if it cannot be merged; then nothing is written.
  */
 export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
-  const { base: folder, adapter, output, ...rest } = options;
-  const { checkpoint, config, modules } = await loadBase(files, folder);
-  const targets = mergeTargets(await readAdapter(files, adapter), modules);
+  const { base: folder, adapter: adapterFolder, anyBase, output, ...rest } = options;
+  const base = await loadBase(files, folder);
+  const { checkpoint, config, modules } = base;
+  const adapter = await readAdapter(files, adapterFolder);
+  const targets = mergeTargets(adapter, modules);
+  await checkMadeFor(base, adapter, anyBase);
   const tiedWeights = config.tieWordEmbeddings ? ["model.embed_tokens.weight"] : [];
   await mergeIntoCheckpoint(files, { checkpoint, targets, tiedWeights, outFolder: output, ...rest });
 }

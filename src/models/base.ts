@@ -4,6 +4,7 @@ import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { type DecoderConfig, decoderConfig } from "./config.ts";
+import { baseFingerprint } from "./fingerprint.ts";
 import { forwardGraph, modulesOf } from "./registry.ts";
 
 export interface Base {
@@ -11,6 +12,8 @@ export interface Base {
   config: DecoderConfig;
   /** The embedding and the linear layers, in the order of the forward pass. */
   modules: ModuleInfo[];
+  /** Tells this base from others (fingerprint.ts), read at the first call. */
+  fingerprint(): Promise<string>;
   /**
    * The folder's tokenizer, read at the first call: a checkpoint without one can still be inspected and merged. Its
    * `eosIds` hold those of config.json too.
@@ -23,6 +26,7 @@ export async function loadBase(files: Files, folder: string): Promise<Base> {
   const checkpoint = await openCheckpoint(files, folder);
   const config = decoderConfig(checkpoint.config, `${folder}/config.json`);
   let loading: Promise<Tokenizer> | undefined;
+  let naming: Promise<string> | undefined;
   const load = async (): Promise<Tokenizer> => {
     const tokenizer = await loadTokenizer(files, folder);
     return { ...tokenizer, eosIds: [...new Set([...tokenizer.eosIds, ...config.eosIds])] };
@@ -31,6 +35,10 @@ export async function loadBase(files: Files, folder: string): Promise<Base> {
     checkpoint,
     config,
     modules: modulesOf(forwardGraph(config)),
+    fingerprint: () => {
+      naming ??= baseFingerprint(files, checkpoint, config);
+      return naming;
+    },
     tokenizer: () => {
       loading ??= load();
       return loading;

@@ -136,22 +136,6 @@ export async function loadCheckpoint(files: Files, folder: string, facts: Facts,
   return { theta, m, v, step: saved.step, log: saved.log, evals: saved.evals };
 }
 
-/** A short name for the content of `chunks` (cyrb53, on their numbers): differs when they differ, short of bad luck. */
-export function fingerprint(chunks: Iterable<ArrayLike<number>>): string {
-  let a = 0xdeadbeef;
-  let b = 0x41c6ce57;
-  for (const chunk of chunks) {
-    for (let i = 0; i < chunk.length; i++) {
-      a = Math.imul(a ^ chunk[i]!, 2654435761);
-      b = Math.imul(b ^ chunk[i]!, 1597334677);
-    }
-    a = Math.imul(a ^ chunk.length, 2654435761);
-  }
-  a = Math.imul(a ^ (a >>> 16), 2246822507) ^ Math.imul(b ^ (b >>> 13), 3266489909);
-  b = Math.imul(b ^ (b >>> 16), 2246822507) ^ Math.imul(a ^ (a >>> 13), 3266489909);
-  return [a, b].map((word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
-}
-
 /** Removes all but the newest `keep` checkpoints up to `step`, the one just written. */
 export async function pruneCheckpoints(files: Files, out: string, step: number, keep: number): Promise<void> {
   const steps = (await checkpointSteps(files, out)).filter((other) => other <= step);

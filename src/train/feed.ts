@@ -2,7 +2,8 @@
 import { makeBatch, packExamples, planBatches } from "../data/batch.ts";
 import { type Batch, type Example, IGNORE } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
-import { type Facts, fingerprint } from "./checkpoint.ts";
+import { fingerprint } from "../formats/fingerprint.ts";
+import type { Facts } from "./checkpoint.ts";
 
 export interface Feed {
   /** Optimizer steps in which every example comes once. */

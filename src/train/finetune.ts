@@ -9,7 +9,7 @@ import { resumable } from "./checkpoint.ts";
 import { type DataReader, type Dataset, dataReader, evaluationBatches, shapeOf } from "./datasets.ts";
 import { feedExamples } from "./feed.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
-import { baseFingerprint, subjects } from "./subject.ts";
+import { subjects } from "./subject.ts";
 import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
 
 /** What `finetune` reports: what it is about to train, then the events of the training. */
@@ -77,7 +77,7 @@ export async function* finetune(
         keepCheckpoints: options.keepCheckpoints,
         resume: options.resume,
       },
-      facts: { method, base: baseFingerprint(checkpoint), ...subject.facts },
+      facts: { method, base: await base.fingerprint(), ...subject.facts },
       signal,
       memoryBytes,
     });

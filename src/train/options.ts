@@ -47,6 +47,8 @@ const schema = z.strictObject({
   method: z.enum(["lora", "full"]).default("lora"),
   /** Folder of an adapter to go on training; its configuration takes the place of the adapter options. */
   adapter: path.optional(),
+  /** Take an adapter that was made for another base of the same shape. */
+  anyBase: z.boolean().default(false),
   /** What the adapter's configuration calls its base. Default: `base` as given. */
   baseName: z.string().optional(),
   ...loraFields,

@@ -1,12 +1,13 @@
 // What a run trains: θ, its first value, how the network is opened around it and how it is saved. One function a method.
 import type { Files } from "../files.ts";
-import type { Checkpoint } from "../formats/checkpoint.ts";
+import { fingerprint } from "../formats/fingerprint.ts";
 import { type Adapter, adapterAgainst, readAdapter, writeAdapter } from "../lora/adapter.ts";
 import { initAdapter, type LoraFactors } from "../lora/init.ts";
 import { matchModules, resolveConfig } from "../lora/match.ts";
 import type { Base } from "../models/base.ts";
+import { checkMadeFor } from "../models/fingerprint.ts";
 import { sizeOf } from "../tensor.ts";
-import { type Facts, fingerprint, type SaveWeights } from "./checkpoint.ts";
+import type { Facts, SaveWeights } from "./checkpoint.ts";
 import { readTheta, writeTheta } from "./full.ts";
 import {
   fullEntries,
@@ -37,10 +38,12 @@ export const subjects: Record<RunOptions["method"], (files: Files, base: Base, o
 async function adapterSubject(files: Files, base: Base, options: RunOptions): Promise<Subject> {
   const adapter = options.adapter === undefined ? newAdapter(base, options) : await readAdapter(files, options.adapter);
   adapterAgainst(adapter, base.modules);
+  await checkMadeFor(base, adapter, options.anyBase);
   const { config, modules } = adapter;
   const named = { ...config, baseModelNameOrPath: options.baseName ?? null };
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
+  const madeFor = await base.fingerprint();
   return {
     modules: modules.length,
     theta,
@@ -50,7 +53,7 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
         config: named,
         modules,
         tensors: new Map(factorsIn(adapter, trained)),
-        baseFingerprint: baseFingerprint(base.checkpoint),
+        baseFingerprint: madeFor,
       }),
     open: (options) => loraObjective({ ...options, modules, dropout: config.dropout }),
   };
@@ -89,10 +92,4 @@ async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<
     saveWeights: (folder, trained) => writeTheta(files, checkpoint, entries, folder, trained),
     open: fullObjective,
   };
-}
-
-/** A short name for a base: its config, and the names, dtypes and shapes of its tensors. The weights are not read. */
-export function baseFingerprint({ config, tensors }: Checkpoint): string {
-  const lines = [...tensors].map(([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join(" ")}`).sort();
-  return fingerprint([JSON.stringify(config), ...lines].map((text) => new TextEncoder().encode(text)));
 }

@@ -2,10 +2,10 @@
 import type { Batch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import { fingerprint } from "../formats/fingerprint.ts";
 import { sizeOf } from "../tensor.ts";
 import {
   type Facts,
-  fingerprint,
   loadCheckpoint,
   pruneCheckpoints,
   removeLeftovers,

@@ -15,8 +15,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
+import { fingerprint } from "../../src/formats/fingerprint.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
-import { fingerprint, latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
+import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { toyFeed, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
 

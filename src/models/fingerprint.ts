@@ -1,0 +1,63 @@
+// Whether an adapter was made for a base: a short name for the model and a sample of its weights, which the adapter's file keeps.
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import type { Checkpoint, CheckpointTensor } from "../formats/checkpoint.ts";
+import { fingerprint } from "../formats/fingerprint.ts";
+import type { Base } from "./base.ts";
+import type { DecoderConfig } from "./config.ts";
+
+/** Bytes from the middle of a tensor: what fine-tuning changes, it changes in some of 128 values. */
+const SAMPLE_BYTES = 256;
+/** Tensors that are sampled; a 7B model has 291. Each costs one small read. */
+const MAX_SAMPLES = 1024;
+
+/**
+ * A short name for a base: its dimensions, the names, dtypes and shapes of its tensors, and a sample of their bytes (at
+ * most 256 KiB are read). Two fine-tunes of one architecture differ; where the files lie and how they are cut does not matter.
+ */
+export async function baseFingerprint(files: Files, { tensors }: Checkpoint, config: DecoderConfig): Promise<string> {
+  const { dtype: _, bosId: _bos, eosIds: _eos, padId: _pad, maxPositions: _positions, ...dimensions } = config;
+  const entries = [...tensors].sort(([a], [b]) => (a < b ? -1 : 1));
+  const stride = Math.ceil(entries.length / MAX_SAMPLES);
+  const samples: Uint8Array[] = [];
+  for (const [, tensor] of entries.filter((_, i) => i % stride === 0)) samples.push(await sampleOf(files, tensor));
+  return `2:${fingerprint([...textsOf(dimensions, entries), ...samples])}`;
+}
+
+async function sampleOf(files: Files, { file, offset, length }: CheckpointTensor): Promise<Uint8Array> {
+  const size = Math.min(SAMPLE_BYTES, length);
+  return size === 0 ? new Uint8Array() : files.read(file, offset + Math.floor((length - size) / 2), size);
+}
+
+/** The first version's name, which adapters of lowrank 0.1 carry: all of config.json and the layout, no weights. */
+const layoutFingerprint = ({ config, tensors }: Checkpoint): string => fingerprint(textsOf(config, [...tensors]));
+
+const textsOf = (config: object, tensors: readonly [string, CheckpointTensor][]): Uint8Array[] => {
+  const lines = tensors.map(([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join(" ")}`).sort();
+  return [JSON.stringify(config), ...lines].map((text) => new TextEncoder().encode(text));
+};
+
+/** Whether `name`, which an adapter carries, is that of `base`; null if the adapter carries none, or one of another version. */
+export async function isMadeFor(base: Base, name: string | undefined): Promise<boolean | null> {
+  if (name === undefined) return null;
+  if (/^[0-9a-f]{16}$/.test(name)) return name === layoutFingerprint(base.checkpoint);
+  return name.startsWith("2:") ? name === (await base.fingerprint()) : null;
+}
+
+/**
+ * Throws `adapter/other-base` if `adapter` says that it was made for another base, unless `anyBase` is true. PEFT's adapters
+ * say nothing, and pass.
+ */
+export async function checkMadeFor(
+  base: Base,
+  adapter: { baseFingerprint?: string; config: { baseModelNameOrPath: string | null } },
+  anyBase = false,
+): Promise<void> {
+  if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false) return;
+  throw new LowrankError("adapter/other-base", "the adapter was made for another base: same shapes, other weights or settings", {
+    subject: base.checkpoint.folder,
+    expected: `${adapter.config.baseModelNameOrPath ?? "a base that the adapter does not name"}, fingerprint ${adapter.baseFingerprint}`,
+    got: `${base.checkpoint.folder}, fingerprint ${await base.fingerprint()}`,
+    next: "Use the base that the adapter was trained on, or allow any base of its shape (--any-base, anyBase).",
+  });
+}
