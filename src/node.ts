@@ -9,6 +9,7 @@ import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
 import { openNodeSession } from "./runtime/node.ts";
 import { nodeFiles } from "./runtime/node-files.ts";
+import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
 import type { Runtime } from "./runtime/runtime.ts";
 import { type FinetuneEvent, finetune as finetuneOn } from "./train/finetune.ts";
 import type { FinetuneOptions } from "./train/options.ts";
@@ -17,6 +18,8 @@ export const runtime: Runtime = {
   files: nodeFiles,
   openSession: openNodeSession,
   memoryBytes: () => process.memoryUsage.rss(),
+  memoryLimits,
+  freeDisk,
 };
 
 /**

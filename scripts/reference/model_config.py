@@ -115,7 +115,7 @@ def reading(values):
         "headDim": head_dim,
         "hiddenAct": config.hidden_act,
         "rmsNormEps": config.rms_norm_eps,
-        "maxPositions": config.max_position_embeddings,
+        "maxPositions": positions(config),
         "tieWordEmbeddings": config.tie_word_embeddings,
         "attentionBias": bias.get(family, lambda: False)(),
         "attentionOutputBias": config.attention_bias if family in ("llama", "qwen3") else False,
@@ -129,6 +129,12 @@ def reading(values):
         "padId": config.pad_token_id,
     }
     return {"expected": expected, "inverseFrequencies": inverse}
+
+
+def positions(config):
+    """max_position_embeddings, times the factor of linear scaling."""
+    scaling = rope(config)
+    return int(config.max_position_embeddings * (scaling["factor"] if scaling["type"] == "linear" else 1))
 
 
 def main(goldens, base_config):

@@ -123,6 +123,11 @@ const training: Flag[] = [
   { name: "seed", kind: "number", value: "N", help: "the same seed gives the same bits" },
   { name: "checkpointEvery", kind: "number", value: "STEPS", help: "steps between checkpoints" },
   { name: "keepCheckpoints", kind: "number", value: "N", help: "how many of the newest checkpoints stay" },
+  {
+    name: "force",
+    kind: "boolean",
+    help: "train although memory or disk look too small, and into a folder that holds other files",
+  },
   { name: "resume", kind: "boolean", help: "go on from the newest checkpoint of --output, with the options kept there" },
   threads,
 ];

@@ -65,6 +65,8 @@ function progress(): (event: FinetuneEvent) => void {
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
         line(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         line(`data: ${dataLine(event.train)}`);
+        line(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
+        for (const warning of event.warnings) line(`warning: ${warning}`);
         if (event.eval) line(`evaluation: ${dataLine(event.eval)}`);
         break;
       }

@@ -203,7 +203,17 @@ export async function writeSafetensors(
   await files.write(path, fileChunks(path, header, sources));
 }
 
-function encodeHeader(path: string, sources: TensorSource[], metadata?: Record<string, string>): Uint8Array {
+/** Size in bytes of the file that `writeSafetensors` writes for these tensors. */
+export function safetensorsBytes(tensors: readonly Omit<TensorSource, "data">[], metadata?: Record<string, string>): number {
+  const header = encodeHeader("", tensors, metadata).length;
+  return tensors.reduce((sum, { dtype, shape }) => sum + byteLength(dtype, shape), header);
+}
+
+function encodeHeader(
+  path: string,
+  sources: readonly Omit<TensorSource, "data">[],
+  metadata?: Record<string, string>,
+): Uint8Array {
   const refuse = (reason: string, message: string, facts?: Facts): never => {
     throw new LowrankError(`safetensors/${reason}`, message, {
       subject: path,

@@ -4,7 +4,14 @@ import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { isFloat, toFloat32 } from "../formats/float.ts";
 import { quote, readText } from "../formats/json.ts";
-import { readHeader, readTensor, type TensorEntry, type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
+import {
+  readHeader,
+  readTensor,
+  safetensorsBytes,
+  type TensorEntry,
+  type TensorSource,
+  writeSafetensors,
+} from "../formats/safetensors.ts";
 import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
 import type { LoraFactors } from "./init.ts";
 import { type AdapterModule, type ModuleInfo, pathMatcher, scaleFinder } from "./match.ts";
@@ -234,6 +241,16 @@ export async function writeAdapter(files: Files, folder: string, adapter: Adapte
     `${folder}/${ADAPTER_CONFIG_NAME}`,
     new TextEncoder().encode(formatAdapterConfig({ ...config, inferenceMode: true })),
   );
+}
+
+/** Size in bytes of the weight file that `writeAdapter` writes, with the name of a base in it. */
+export function adapterBytes(modules: readonly AdapterModule[]): number {
+  const factor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
+  const factors = modules.flatMap(({ path, rank, inFeatures, outFeatures }) => [
+    factor(loraAKey(path), [rank, inFeatures]),
+    factor(loraBKey(path), [outFeatures, rank]),
+  ]);
+  return safetensorsBytes(factors, { format: "pt", [FINGERPRINT_KEY]: "2:0123456789abcdef" });
 }
 
 function factorSource(name: string, shape: [number, number], data: Float32Array | undefined, path: string): TensorSource {

@@ -33,6 +33,7 @@ export interface DecoderConfig {
   headDim: number;
   hiddenAct: "silu";
   rmsNormEps: number;
+  /** max_position_embeddings, times the factor of linear rope scaling, as inference servers count it. */
   maxPositions: number;
   tieWordEmbeddings: boolean;
   /** A bias on q_proj, k_proj and v_proj. */
@@ -212,6 +213,7 @@ export function decoderConfig(json: unknown, file = "config.json"): DecoderConfi
     throw contradiction(file, "pad_token_id", `an id below vocab_size ${vocabSize}`, keys.pad_token_id);
   }
 
+  const rope = ropeConfig(keys, file);
   return {
     modelType,
     vocabSize,
@@ -223,13 +225,13 @@ export function decoderConfig(json: unknown, file = "config.json"): DecoderConfi
     headDim,
     hiddenAct,
     rmsNormEps: keys.rms_norm_eps,
-    maxPositions: keys.max_position_embeddings,
+    maxPositions: Math.floor(keys.max_position_embeddings * (rope.type === "linear" ? rope.factor : 1)),
     tieWordEmbeddings: keys.tie_word_embeddings,
     attentionBias: family.attentionBias === "qkv" || (family.attentionBias === "key" && keys.attention_bias),
     attentionOutputBias: family.attentionBias === "key" && keys.attention_bias,
     mlpBias: family.mlpBias === "key" && keys.mlp_bias,
     ...windows(family, keys, file),
-    rope: ropeConfig(keys, file),
+    rope,
     dtype: keys.dtype ?? keys.torch_dtype ?? null,
     bosId: keys.bos_token_id,
     eosIds: [keys.eos_token_id].flat().filter((id) => id !== null),

@@ -7,4 +7,8 @@ export interface Runtime {
   openSession: OpenSession;
   /** Memory of the process that is in use, where the host can tell. */
   memoryBytes?: () => number;
+  /** Memory that could be had without swapping, and all that the process may ever have, in bytes; where the host can tell. */
+  memoryLimits?: () => { available: number; total: number };
+  /** Free bytes on the disk that `folder`, which exists, is on. */
+  freeDisk?: (folder: string) => Promise<number>;
 }

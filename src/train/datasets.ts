@@ -7,6 +7,7 @@ import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { Base } from "../models/base.ts";
 import { permutation, purpose } from "../random.ts";
+import { type ChatTemplate, renderChat } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ObjectiveShape } from "./objective.ts";
 
@@ -44,7 +45,7 @@ export async function dataReader(files: Files, base: Base, options: DataOptions)
   const maxLength = lengthLimit(options.maxLength, base);
   const now = options.date === undefined ? undefined : new Date(options.date);
   const make = (records: AsyncIterable<NumberedRecord> | NumberedRecord[], source: string) =>
-    makeExamples(records, tokenizer, { maxLength, trainOn: options.trainOn, source, now });
+    makeExamples(withCheckedTemplate(records, tokenizer), tokenizer, { maxLength, trainOn: options.trainOn, source, now });
   return {
     maxLength,
     // Padding is masked, so any id will do where the tokenizer's has no row in the embedding.
@@ -91,13 +92,62 @@ export function shapeOf(batches: Iterable<Batch>): ObjectiveShape {
   return shape;
 }
 
-function checkVocabulary({ vocabSize }: Tokenizer, { checkpoint, config }: Base): void {
-  if (vocabSize <= config.vocabSize) return;
+/** Every id that can reach the model must have a row in the embedding: the vocabulary's, and those that generation_config.json names. */
+function checkVocabulary({ vocabSize, eosIds, bosId }: Tokenizer, { checkpoint, config }: Base): void {
+  const ids: [string, number][] = [
+    ["the tokenizer's largest id", vocabSize - 1],
+    ...eosIds.map((id): [string, number] => ["an id that ends a text (eos_token_id)", id]),
+    ["the id that begins a text (bos_token_id)", bosId ?? 0],
+  ];
+  const [what, id] = ids.find(([, id]) => id >= config.vocabSize) ?? [];
+  if (id === undefined) return;
   throw new LowrankError("train/vocabulary", "the tokenizer has ids that the embedding has no row for", {
     subject: checkpoint.folder,
     expected: `ids below ${config.vocabSize}, the vocab_size of config.json`,
-    got: `${vocabSize - 1}, the tokenizer's largest id`,
-    next: "Use the tokenizer files that belong to this checkpoint.",
+    got: `${id}, ${what}`,
+    next: "Use the tokenizer files and generation_config.json that belong to this checkpoint.",
+  });
+}
+
+/** Tokens of their own as chat templates write them. */
+const MARKER = /<\|[^\s<>|]{1,64}\|>|<\/?(?:start|end)_of_turn>/g;
+
+/** The records as they are; before the first conversation, what the template writes is looked up in the vocabulary. */
+async function* withCheckedTemplate(
+  records: AsyncIterable<NumberedRecord> | NumberedRecord[],
+  tokenizer: Tokenizer,
+): AsyncGenerator<NumberedRecord, void, void> {
+  let checked = tokenizer.template === undefined;
+  for await (const row of records) {
+    if (!checked && "messages" in row.record) {
+      checkTemplate(tokenizer);
+      checked = true;
+    }
+    yield row;
+  }
+}
+
+/** A short conversation as the template writes it; nothing where it wants another kind, which its records' rendering will tell. */
+function sampleOf(template: ChatTemplate): string {
+  const turns = ["user", "assistant"].map((role) => ({ role, content: "text" }));
+  try {
+    return renderChat(template, turns);
+  } catch (error) {
+    if (error instanceof LowrankError) return "";
+    throw error;
+  }
+}
+
+/** A marker that the vocabulary lacks would be cut into pieces that the model has never seen as a marker. */
+function checkTemplate(tokenizer: Tokenizer): void {
+  const text = sampleOf(tokenizer.template!);
+  const missing = [...new Set(text.match(MARKER))].filter((marker) => tokenizer.tokenToId(marker) === undefined);
+  if (missing.length === 0) return;
+  throw new LowrankError("train/template-tokens", "the chat template writes tokens that the tokenizer does not have", {
+    subject: tokenizer.template!.file,
+    expected: "tokens of tokenizer.json",
+    got: missing.slice(0, 8).join(", "),
+    next: "Use the template and the tokenizer of one checkpoint, or write the records as prompt and completion.",
   });
 }
 

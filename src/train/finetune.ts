@@ -1,14 +1,13 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 import type { ExampleReport } from "../data/examples.ts";
-import { LowrankError } from "../errors.ts";
-import type { Files } from "../files.ts";
 import { loadBase } from "../models/base.ts";
 import { countParameters, forwardGraph } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
-import { resumable } from "./checkpoint.ts";
 import { type DataReader, type Dataset, dataReader, evaluationBatches, shapeOf } from "./datasets.ts";
 import { feedExamples } from "./feed.ts";
+import { diskBytes, type MemoryEstimate, peakMemory, sizeOfBatch } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
+import { checkMachine, checkOutput } from "./preflight.ts";
 import { subjects } from "./subject.ts";
 import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
 
@@ -23,6 +22,11 @@ export type FinetuneEvent =
       parameters: number;
       train: ExampleReport;
       eval: ExampleReport | null;
+      /** Estimates, in bytes: memory at its peak, and what the output folder grows to. */
+      memory: MemoryEstimate;
+      disk: number;
+      /** What may go wrong on this machine. */
+      warnings: string[];
     }
   | TrainEvent;
 
@@ -33,8 +37,9 @@ export type FinetuneEvent =
  */
 export async function* finetune(
   { signal, ...given }: FinetuneOptions,
-  { files, openSession, memoryBytes }: Runtime,
+  runtime: Runtime,
 ): AsyncGenerator<FinetuneEvent, void, void> {
+  const { files, openSession, memoryBytes } = runtime;
   const options = await readOptions(files, given);
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const base = await loadBase(files, options.base);
@@ -49,21 +54,29 @@ export async function* finetune(
   const evalBatches = evaluationBatches(data.held?.examples ?? [], batchSize, padId, packLength);
   const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
   const perEpoch = Math.min(steps, feed.stepsPerEpoch);
+  const batches = Array.from({ length: perEpoch }, (_, step) => feed.microBatches(step)).flat();
+  const shape = shapeOf([...batches, ...evalBatches]);
+  const memory = peakMemory(subject.graph(shape), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
+  const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints);
+  const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);
   yield {
     type: "prepared",
     modules: subject.modules,
-    trainable: subject.theta.length,
+    trainable: subject.trainable,
     parameters: countParameters(forwardGraph(config)),
     train: data.train.report,
     eval: data.held?.report ?? null,
+    memory,
+    disk,
+    warnings,
   };
 
-  const batches = Array.from({ length: perEpoch }, (_, step) => feed.microBatches(step)).flat();
-  const objective = await subject.open({ checkpoint, config, openSession, threads, ...shapeOf([...batches, ...evalBatches]) });
+  const theta = await subject.theta();
+  const objective = await subject.open({ checkpoint, config, openSession, threads, ...shape });
   try {
     const run = train({
       objective,
-      theta: subject.theta,
+      theta,
       feed,
       steps,
       seed,
@@ -89,22 +102,6 @@ export async function* finetune(
   } finally {
     await objective.close();
   }
-}
-
-/** Fails now if the output folder can't be written, is the base's own, or holds a run that isn't to be resumed. */
-async function checkOutput(files: Files, { base, output, resume }: RunOptions): Promise<void> {
-  await files.makeFolder(output);
-  if ((await files.realPath(output)) === (await files.realPath(base))) {
-    throw new LowrankError("train/output", "the output folder is the base checkpoint's own", {
-      subject: output,
-      expected: "another folder",
-      next: "Choose another output folder.",
-    });
-  }
-  await resumable(files, output, resume);
-  const probe = `${output}/.writable`;
-  await files.write(probe, new Uint8Array());
-  await files.remove(probe);
 }
 
 async function readData(

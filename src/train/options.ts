@@ -91,6 +91,8 @@ const schema = z.strictObject({
   checkpointEvery: count.default(100),
   /** How many of the newest checkpoints stay. */
   keepCheckpoints: count.default(2),
+  /** Train although memory or disk look too small, and into a folder that holds other files. */
+  force: z.boolean().default(false),
   /** Go on from the newest checkpoint of `output`, with the options that are kept there. */
   resume: z.boolean().default(false),
   /** Threads of one matrix product. Default: all cores. */
@@ -147,7 +149,7 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
  * be resumed from anywhere.
  */
 export async function writeRun(files: Files, options: RunOptions, prompts: PromptFormat): Promise<void> {
-  const { resume, output, ...kept } = options;
+  const { resume, force, output, ...kept } = options;
   for (const name of ["base", "data", "evalData", "adapter"] as const) {
     const given = kept[name];
     if (given !== undefined) kept[name] = await absolute(files, given);

@@ -1,7 +1,9 @@
 // What a run trains: θ, its first value, how the network is opened around it and how it is saved. One function a method.
 import type { Files } from "../files.ts";
+import { findTensor } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
-import { type Adapter, adapterAgainst, readAdapter, writeAdapter } from "../lora/adapter.ts";
+import type { Graph } from "../graph/graph.ts";
+import { type Adapter, adapterAgainst, adapterBytes, readAdapter, writeAdapter } from "../lora/adapter.ts";
 import { initAdapter, type LoraFactors } from "../lora/init.ts";
 import { matchModules, resolveConfig } from "../lora/match.ts";
 import type { Base } from "../models/base.ts";
@@ -11,10 +13,13 @@ import type { Facts, SaveWeights } from "./checkpoint.ts";
 import { readTheta, writeTheta } from "./full.ts";
 import {
   fullEntries,
+  fullGraph,
   fullObjective,
   loraEntries,
+  loraGraph,
   loraObjective,
   type ObjectiveOptions,
+  type ObjectiveShape,
   type OpenObjective,
 } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
@@ -22,10 +27,17 @@ import { loraConfigOf, type RunOptions } from "./options.ts";
 export interface Subject {
   /** How many modules are adapted; null when every weight is trained. */
   modules: number | null;
-  theta: Float32Array;
+  /** Length of θ. */
+  trainable: number;
+  /** Size in bytes of the weights that are written. */
+  resultBytes: number;
+  /** The first value of θ; for the method "full" the weights are read here. */
+  theta(): Promise<Float32Array>;
   /** What of it determines the bits of the run. */
   facts: Facts;
   saveWeights: SaveWeights;
+  /** The graph that `open` runs. */
+  graph(shape: ObjectiveShape): Graph;
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
@@ -46,7 +58,9 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
   const madeFor = await base.fingerprint();
   return {
     modules: modules.length,
-    theta,
+    trainable: theta.length,
+    resultBytes: adapterBytes(modules),
+    theta: async () => theta,
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     saveWeights: (folder, trained) =>
       writeAdapter(files, folder, {
@@ -55,6 +69,7 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
         tensors: new Map(factorsIn(adapter, trained)),
         baseFingerprint: madeFor,
       }),
+    graph: (shape) => loraGraph(base.config, modules, shape, config.dropout > 0),
     open: (options) => loraObjective({ ...options, modules, dropout: config.dropout }),
   };
 }
@@ -87,9 +102,12 @@ async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<
   const entries = fullEntries(config);
   return {
     modules: null,
-    theta: await readTheta(files, checkpoint, entries),
+    trainable: entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
+    resultBytes: entries.reduce((sum, { key }) => sum + findTensor(checkpoint, key).length, 0),
+    theta: () => readTheta(files, checkpoint, entries),
     facts: {},
     saveWeights: (folder, trained) => writeTheta(files, checkpoint, entries, folder, trained),
+    graph: (shape) => fullGraph(config, shape),
     open: fullObjective,
   };
 }

@@ -1,0 +1,188 @@
+// Peak memory of training, from the graph: a walk over its nodes in order of execution that counts what is alive at each.
+import type { Batch } from "../data/types.ts";
+import { type Dim, polynomial } from "../graph/dims.ts";
+import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+
+/** The lengths behind the symbols of a training graph. */
+export type Lengths = Readonly<Record<string, number>>;
+
+const bytesOfType: Record<ElementType, number> = { float32: 4, float64: 8, int32: 4, int64: 8, bool: 1 };
+
+/** The number a dim stands for. A symbol of an attention block is its share of the rows, or of the keys up to its end. */
+export function lengthOf(dim: Dim, lengths: Lengths): number {
+  let sum = 0;
+  for (const [monomial, coefficient] of polynomial(dim)) {
+    sum += monomial
+      .split("*")
+      .reduce((product, symbol) => product * (symbol === "" ? 1 : symbolLength(symbol, lengths)), coefficient);
+  }
+  return sum;
+}
+
+function symbolLength(symbol: string, lengths: Lengths): number {
+  const [, whole, upTo, block, blocks] = /^(\w+)@(0\.\.)?(\d+)\/(\d+)$/.exec(symbol) ?? [];
+  if (whole !== undefined) return (symbolLength(whole, lengths) * (upTo ? Number(block) + 1 : 1)) / Number(blocks);
+  const length = lengths[symbol];
+  if (length === undefined) throw new RangeError(`no length is given for ${symbol}`);
+  return length;
+}
+
+const elementsOf = ({ shape }: Type, lengths: Lengths): number =>
+  shape.reduce<number>((product, dim) => product * lengthOf(dim, lengths), 1);
+
+const bytesOf = (type: Type, lengths: Lengths): number => elementsOf(type, lengths) * bytesOfType[type.dtype];
+
+/** Ops whose output lies in their input's memory. */
+const aliases = new Set(["reshape"]);
+/** Ops that ONNX Runtime computes in place where the input's last reader is the op. */
+const inPlace = new Set(["add", "sub", "mul", "div", "neg", "exp", "log", "sqrt", "sin", "cos", "sigmoid", "silu"]);
+/** Leaves live outside of what a run allocates. */
+const leaves = new Set(["input", "weight", "constant"]);
+
+/** Bytes that an op allocates beside its outputs while it runs (what its row in the table lowers to). */
+function workspace(node: Node, lengths: Lengths): number {
+  const bytes = (value: Value) => bytesOf(value, lengths);
+  const { inputs, outputs } = node;
+  switch (node.op) {
+    case "attention": // the scores of one block, before the softmax
+      return Math.max(...outputs.slice(1).map(bytes));
+    case "attentionGradient": // dP and dS of one block
+      return 2 * Math.max(...inputs.slice(5).map(bytes));
+    case "linearCrossEntropy": {
+      const [rows, dim] = [elementsOf(inputs[2]!, lengths), inputs[1]!.shape as readonly number[]];
+      return 4 * Math.ceil(rows / Number(node.attributes["chunks"])) * (2 * dim[0]! + 3 * dim[1]!);
+    }
+    case "crossEntropy":
+    case "crossEntropyGradient": // exponentials, or probabilities, beside the logits
+      return bytes(inputs[0]!);
+    case "scatterAddRows": // int64 indices of every element, and the zeros
+      return 2 * bytes(inputs[0]!) + bytes(outputs[0]!);
+    default:
+      return 0;
+  }
+}
+
+/** Most bytes of intermediate values that are alive at once when the nodes run in the order of `nodesOf`. */
+export function peakActivations(graph: Graph, lengths: Lengths): number {
+  const nodes = nodesOf(graph);
+  const roots = new Map<Value, Value>(); // a value → the one whose memory it lies in
+  const rootOf = (value: Value) => roots.get(value) ?? value;
+  const lastUse = new Map<Value, number>();
+  nodes.forEach((node, at) => {
+    if (aliases.has(node.op)) roots.set(node.outputs[0]!, rootOf(node.inputs[0]!));
+    for (const input of node.inputs) lastUse.set(rootOf(input), at);
+  });
+  for (const output of Object.values(graph.outputs)) lastUse.set(rootOf(output), Number.POSITIVE_INFINITY);
+
+  let live = 0;
+  let peak = 0;
+  const size = (value: Value) => (leaves.has(value.node.op) ? 0 : bytesOf(value, lengths));
+  nodes.forEach((node, at) => {
+    if (leaves.has(node.op) || aliases.has(node.op)) return;
+    const dying = [...new Set(node.inputs.map(rootOf))].filter((value) => lastUse.get(value) === at).map(size);
+    const made = node.outputs.filter((value) => lastUse.has(value)).reduce((sum, value) => sum + size(value), 0);
+    const reused = inPlace.has(node.op) && dying.includes(made) ? made : 0;
+    peak = Math.max(peak, live + made - reused + workspace(node, lengths));
+    live += made - dying.reduce((sum, bytes) => sum + bytes, 0);
+  });
+  return peak;
+}
+
+/**
+ * Bytes of frozen weights that ONNX Runtime keeps, in float32: a packed copy for each direction in which a matrix is
+ * multiplied (forward and, above the lowest adapter, backward), and the tensor itself where something else reads it.
+ */
+export function weightBytes(graph: Graph): number {
+  const kept = new Map<string, number>();
+  const keep = (value: Value, how: string) => {
+    if (value.node.op === "weight") kept.set(`${value.node.attributes["name"]} ${how}`, bytesOf(value, {}));
+  };
+  for (const { op, inputs, outputs, attributes } of nodesOf(graph)) {
+    inputs.forEach((value, i) => {
+      if ((op === "linear" || op === "gemm") && i === 1)
+        keep(value, op === "linear" || attributes["transB"] ? "packed" : "packed back");
+      else if (op === "linearCrossEntropy" && outputs.length > 1)
+        for (const how of ["packed", "packed back", "whole"]) keep(value, how);
+      else keep(value, "whole");
+    });
+  }
+  return [...kept.values()].reduce((sum, bytes) => sum + bytes, 0);
+}
+
+/** Floating-point operations of the products of a run: two for each multiplication of a matrix product. */
+export function flopsOf(graph: Graph, lengths: Lengths): number {
+  const size = (value: Value) => elementsOf(value, lengths);
+  let sum = 0;
+  for (const { op, inputs, outputs, attributes } of nodesOf(graph)) {
+    const lastOf = (value: Value, axis: number) => lengthOf(value.shape.at(axis)!, lengths);
+    if (op === "linear") sum += 2 * size(outputs[0]!) * lastOf(inputs[0]!, -1);
+    else if (op === "gemm" || op === "matmul") sum += 2 * size(outputs[0]!) * lastOf(inputs[0]!, attributes["transA"] ? -2 : -1);
+    else if (op === "attention") sum += 4 * outputs.slice(1).reduce((all, p) => all + size(p), 0) * lastOf(inputs[0]!, -1);
+    else if (op === "attentionGradient") sum += 8 * inputs.slice(5).reduce((all, p) => all + size(p), 0) * lastOf(inputs[0]!, -1);
+    else if (op === "linearCrossEntropy") sum += 4 * size(inputs[0]!) * lastOf(inputs[1]!, 0);
+  }
+  return sum;
+}
+
+/** Memory of a training run at its peak, in bytes. */
+export interface MemoryEstimate {
+  /** Node, the engine's library, and what it keeps for each node of the graph. */
+  process: number;
+  /** The frozen base. */
+  weights: number;
+  /** θ, its gradient, the optimizer's moments, and the copies on the way to the engine and back. */
+  trained: number;
+  /** What the forward pass keeps for the backward pass, and what an op needs at work. */
+  activations: number;
+  total: number;
+}
+
+// The constants below are measured: `npm run check:plan` prints estimate and measurement side by side (docs/memory.md).
+/** Node with this program and a tokenizer, before the engine. */
+const PROCESS_BYTES = 125e6;
+/** ONNX Runtime's library and one session. */
+const ENGINE_BYTES = 60e6;
+/** What a session keeps for a node of the graph. */
+const NODE_BYTES = 12e3;
+/** Vectors as long as θ: θ, its first value, two moments, gradient (twice, until it is collected), two shared, two of the worker's. */
+const THETA_VECTORS = 10;
+/** The arena of ONNX Runtime leaves gaps. */
+const ARENA_FACTOR = 1.15;
+/** Copies of the random numbers of dropout: where they are drawn, on their way, in the worker. */
+const POOL_COPIES = 3;
+
+/** Peak memory of training `graph` (as `loraGraph` and `fullGraph` make it) with `trainable` parameters, at these lengths. */
+export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths): MemoryEstimate {
+  const nodes = nodesOf(graph);
+  const pool = nodes.find(({ op, attributes }) => op === "input" && attributes["name"] === "dropoutPool");
+  const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes.length;
+  const weights = weightBytes(graph);
+  const trained = 4 * THETA_VECTORS * trainable;
+  const drawn = pool ? POOL_COPIES * bytesOf(pool.outputs[0]!, lengths) : 0;
+  const activations = ARENA_FACTOR * peakActivations(graph, lengths) + drawn;
+  return { process, weights, trained, activations, total: process + weights + trained + activations };
+}
+
+/** Rows, width and targets of one batch. */
+export interface BatchSize {
+  rows: number;
+  width: number;
+  targets: number;
+}
+
+export const lengthsOf = ({ rows, width, targets }: BatchSize): Lengths => ({ batch: rows, seq: width, targets });
+
+export const sizeOfBatch = ({ rows, width, lossRows }: Batch): BatchSize => ({ rows, width, targets: lossRows.length });
+
+/** The estimate for the batch of `sizes` that needs most: the one with the most tokens, or with the longest rows. */
+export function peakMemory(graph: Graph, trainable: number, sizes: readonly BatchSize[]): MemoryEstimate {
+  const largest = (measure: (size: BatchSize) => number) => sizes.reduce((a, b) => (measure(b) > measure(a) ? b : a));
+  const candidates = [largest(({ rows, width }) => rows * width), largest(({ width, rows }) => rows * width ** 2)];
+  return candidates
+    .map((size) => trainingMemory(graph, trainable, lengthsOf(size)))
+    .reduce((a, b) => (b.total > a.total ? b : a));
+}
+
+/** Bytes a run writes at its fullest: one checkpoint more than are kept (weights, θ and two moments each), and the result. */
+export const diskBytes = (trainable: number, resultBytes: number, keepCheckpoints: number): number =>
+  (keepCheckpoints + 1) * (resultBytes + 12 * trainable) + resultBytes;
