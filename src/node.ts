@@ -11,12 +11,14 @@ import { openNodeSession } from "./runtime/node.ts";
 import { nodeFiles } from "./runtime/node-files.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
 import type { Runtime } from "./runtime/runtime.ts";
+import { timeLimit } from "./runtime/time-limit.ts";
 import { type FinetuneEvent, finetune as finetuneOn } from "./train/finetune.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
 export const runtime: Runtime = {
   files: nodeFiles,
   openSession: openNodeSession,
+  timeLimit,
   memoryBytes: () => process.memoryUsage.rss(),
   memoryLimits,
   freeDisk,
@@ -30,7 +32,7 @@ export const runtime: Runtime = {
 export const finetune = (options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void> => finetuneOn(options, runtime);
 
 /** Opens a checkpoint folder in Hugging Face's layout. No weight is read. */
-export const loadBase = (folder: string): Promise<Base> => loadBaseIn(nodeFiles, folder);
+export const loadBase = (folder: string): Promise<Base> => loadBaseIn(nodeFiles, folder, timeLimit);
 
 /** Reads an adapter folder, as PEFT or this project writes it. */
 export const loadAdapter = (folder: string): Promise<Adapter> => readAdapter(nodeFiles, folder);

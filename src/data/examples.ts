@@ -73,7 +73,7 @@ export async function makeExamples(
   const prompts = promptFormatOf();
   for await (const { record, line } of records) {
     prompts.add(record);
-    const whole = atLine(source, line, () => makeExample(record, tokenizer, options));
+    const whole = atLine(source, line, () => tokenizer.limited(() => makeExample(record, tokenizer, options)));
     if (whole.ids.length > maxLength) report.truncated++;
     const example = { ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) };
     const targets = example.labels.reduce((n, label) => n + (label === IGNORE ? 0 : 1), 0);

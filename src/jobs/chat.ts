@@ -96,9 +96,9 @@ export type ChatEvent =
   | { type: "quit" };
 
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
-export async function openChat(options: ChatOptions, { files, openSession }: Runtime): Promise<Chat> {
+export async function openChat(options: ChatOptions, { files, openSession, timeLimit }: Runtime): Promise<Chat> {
   const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS, stop = [], seed = 0 } = options;
-  const base = await loadBase(files, options.base);
+  const base = await loadBase(files, options.base, timeLimit);
   const tokenizer = await base.tokenizer();
   const defaults = await readSamplingDefaults(files, options.base);
   const { temperature = defaults.temperature, repetitionPenalty = defaults.repetitionPenalty } = options;

@@ -49,8 +49,8 @@ export interface Evaluation {
 }
 
 /** Evaluates the base on a data file, and the adapter on it where one is given. */
-export async function evaluate(options: EvaluateOptions, { files, openSession }: Runtime): Promise<Evaluation> {
-  const base = await loadBase(files, options.base);
+export async function evaluate(options: EvaluateOptions, { files, openSession, timeLimit }: Runtime): Promise<Evaluation> {
+  const base = await loadBase(files, options.base, timeLimit);
   const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   if (adapter) {
     adapterAgainst(adapter, base.modules);

@@ -2,6 +2,7 @@
 import type { Files } from "../files.ts";
 import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
 import type { ModuleInfo } from "../lora/match.ts";
+import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { type DecoderConfig, decoderConfig } from "./config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
@@ -21,14 +22,17 @@ export interface Base {
   tokenizer(): Promise<Tokenizer>;
 }
 
-/** Opens a checkpoint folder. No weight is read. Fails with the errors of `openCheckpoint` and `decoderConfig`. */
-export async function loadBase(files: Files, folder: string): Promise<Base> {
+/**
+ * Opens a checkpoint folder. No weight is read. `timeLimit` is the tokenizer's: without it an expression of tokenizer.json
+ * can take for ever. Fails with the errors of `openCheckpoint` and `decoderConfig`.
+ */
+export async function loadBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<Base> {
   const checkpoint = await openCheckpoint(files, folder);
   const config = decoderConfig(checkpoint.config, `${folder}/config.json`);
   let loading: Promise<Tokenizer> | undefined;
   let naming: Promise<string> | undefined;
   const load = async (): Promise<Tokenizer> => {
-    const tokenizer = await loadTokenizer(files, folder);
+    const tokenizer = await loadTokenizer(files, folder, timeLimit);
     return { ...tokenizer, eosIds: [...new Set([...tokenizer.eosIds, ...config.eosIds])] };
   };
   return {

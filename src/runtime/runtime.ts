@@ -1,10 +1,13 @@
 // What a host (Node, a browser) gives to the functions of the public API.
 import type { Files } from "../files.ts";
+import type { TimeLimit } from "../text/limit.ts";
 import type { OpenSession } from "./session.ts";
 
 export interface Runtime {
   files: Files;
   openSession: OpenSession;
+  /** Stops work on text that takes too long, where the host can. */
+  timeLimit?: TimeLimit;
   /** Memory of the process that is in use, where the host can tell. */
   memoryBytes?: () => number;
   /** Memory that could be had without swapping, and all that the process may ever have, in bytes; where the host can tell. */

@@ -3,7 +3,9 @@ import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject, readText } from "../formats/json.ts";
+import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "./limit.ts";
 import type { ChatTemplate } from "./template.ts";
+import { encodingBound, expressionsOf, MAX_INNER_CHARS } from "./tokenizer-bounds.ts";
 
 /** Largest token id accepted: an order of magnitude above the largest vocabularies (256 k), small enough to index by. */
 export const MAX_TOKEN_ID = (1 << 22) - 1;
@@ -45,14 +47,18 @@ export interface Tokenizer {
   readonly specialIds: ReadonlySet<number>;
   /** The chat template, where the checkpoint has one. */
   readonly template?: ChatTemplate;
+  /** Runs `work`, which encodes and decodes many times, under one time limit instead of one for each call. */
+  limited<T>(work: () => T): T;
 }
 
 /**
  * Reads the tokenizer of a checkpoint folder: tokenizer.json, and where present tokenizer_config.json,
- * special_tokens_map.json, generation_config.json and chat_template.jinja.
- * @throws LowrankError `tokenizer/missing`, `tokenizer/malformed`, `json/…` and `text/…` for files that are no JSON.
+ * special_tokens_map.json, generation_config.json and chat_template.jinja. Its expressions are a stranger's: `timeLimit`
+ * holds over building it, and over each text.
+ * @throws LowrankError `tokenizer/missing`, `tokenizer/malformed`, `tokenizer/limit`, `json/…` and `text/…` for files that
+ * are no JSON. Its functions throw `tokenizer/slow`, `tokenizer/limit` and `tokenizer/malformed`.
  */
-export async function loadTokenizer(files: Files, folder: string): Promise<Tokenizer> {
+export async function loadTokenizer(files: Files, folder: string, timeLimit: TimeLimit = noTimeLimit): Promise<Tokenizer> {
   const path = `${folder}/tokenizer.json`;
   if (!(await files.exists(path))) throw await missing(files, folder);
   const json = await readJsonObject(files, path);
@@ -60,12 +66,14 @@ export async function loadTokenizer(files: Files, folder: string): Promise<Token
   const map = await readOptionalJson(files, `${folder}/special_tokens_map.json`);
   const generation = await readOptionalJson(files, `${folder}/generation_config.json`);
   const { vocabSize, added } = checkVocabulary(json, path);
+  const longest = encodingBound(json, path);
   const names: Record<string, string> = {};
   for (const name of SPECIAL_NAMES) {
     const content = tokenContent(config[name]) ?? tokenContent(map[name]);
     if (content !== undefined) names[name] = content;
   }
-  const engine = makeEngine(json, { ...config, ...names }, path);
+  const limited = <T>(work: () => T): T => timeLimit(work, () => slow(path, json));
+  const engine = limited(() => makeEngine(json, { ...config, ...names }, path));
   const idOf = (name: string): number | undefined => {
     const token = names[name];
     if (token === undefined) return undefined;
@@ -92,7 +100,8 @@ export async function loadTokenizer(files: Files, folder: string): Promise<Token
 
   return {
     encode(text, { addSpecialTokens = true } = {}) {
-      const { ids, tokens } = engine.encode(text, { add_special_tokens: addSpecialTokens });
+      if (longest(text.length) > MAX_INNER_CHARS) throw tooMuch(path, text.length);
+      const { ids, tokens } = limited(() => running(path, () => engine.encode(text, { add_special_tokens: addSpecialTokens })));
       const unknown = ids.indexOf(undefined);
       if (unknown >= 0) {
         throw malformed(
@@ -109,7 +118,8 @@ export async function loadTokenizer(files: Files, folder: string): Promise<Token
         (id) => engine.id_to_token(id) !== undefined && !(skipSpecialTokens && specialIds.has(id)),
       );
       if (kept.length === 0) return "";
-      return engine.decode(kept, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: cleanUp });
+      const options = { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: cleanUp };
+      return limited(() => running(path, () => engine.decode(kept, options)));
     },
     tokenToId: (token) => engine.token_to_id(token),
     vocabSize,
@@ -119,6 +129,7 @@ export async function loadTokenizer(files: Files, folder: string): Promise<Token
     padId: idOf("pad_token") ?? generationIds("pad_token_id")[0] ?? eosId ?? 0,
     specialIds,
     template: await readTemplate(files, folder, config, names),
+    limited,
   };
 }
 
@@ -176,6 +187,15 @@ function makeEngine(json: Json, config: Json, path: string): Engine {
       String(cause),
       cause,
     );
+  }
+}
+
+/** What the engine throws at work comes from a file whose parts do not fit each other. */
+function running<T>(path: string, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    throw malformed(path, "the tokenizer fails on a text", "parts that fit each other", String(cause).slice(0, 200), cause);
   }
 }
 
@@ -282,6 +302,22 @@ const isObject = (value: unknown): value is Json => typeof value === "object" &&
 
 const kindOf = (value: unknown): string =>
   value === undefined ? "nothing" : Array.isArray(value) ? "a list" : isObject(value) ? "an object" : JSON.stringify(value);
+
+const slow = (subject: string, json: Json): LowrankError =>
+  new LowrankError("tokenizer/slow", "the tokenizer takes too long over a text", {
+    subject,
+    expected: `at most ${MAX_TEXT_MS / 1000} s for a text`,
+    got: `more, with the expressions ${expressionsOf(json).slice(0, 3).join(" and ") || "of its kind"}`,
+    next: "use the tokenizer of the model's own page; if it is, split the text into several records",
+  });
+
+const tooMuch = (subject: string, length: number): LowrankError =>
+  new LowrankError("tokenizer/limit", "the tokenizer would make too much of the text", {
+    subject,
+    expected: `at most ${MAX_INNER_CHARS} characters, when it has replaced what it replaces`,
+    got: `a text of ${length} characters, which can become longer than that`,
+    next: "split the text into several records, or use the tokenizer of the model's own page",
+  });
 
 const malformed = (subject: string, message: string, expected: string, got: string, cause?: unknown): LowrankError =>
   new LowrankError("tokenizer/malformed", message, {

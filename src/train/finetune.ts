@@ -39,10 +39,10 @@ export async function* finetune(
   { signal, ...given }: FinetuneOptions,
   runtime: Runtime,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, openSession, memoryBytes } = runtime;
+  const { files, openSession, timeLimit, memoryBytes } = runtime;
   const options = await readOptions(files, given);
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
-  const base = await loadBase(files, options.base);
+  const base = await loadBase(files, options.base, timeLimit);
   const { checkpoint, config } = base;
   const subject = await subjects[method](files, base, options);
   await checkOutput(files, options);

@@ -19,7 +19,7 @@ const allowed: Record<string, string[]> = {
   data: ["text", "csv-parse"],
   lora: ["graph", "formats", "zod"],
   models: ["graph", "formats", "text", "lora/match.ts", "onnx/emitter.ts", "zod"],
-  runtime: ["node:", "onnxruntime-node"],
+  runtime: ["node:", "text/limit.ts", "onnxruntime-node"],
   train: ["data", "text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts", "runtime/runtime.ts", "zod"],
   generate: ["text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts"],
   jobs: ["data", "text", "graph", "onnx", "lora", "models", "formats", "train", "generate", "runtime/runtime.ts"],
@@ -134,6 +134,20 @@ test("what runs in a browser reaches neither Node nor the engine", () => {
     }
     assert.ok(!/\bprocess\.|\bBuffer\.|\brequire\(|\b__dirname\b/.test(codeOf(file)), `${file} uses a global of Node`);
   }
+});
+
+test("whoever opens a base to tokenize gives the time limit", () => {
+  /** These never ask for the tokenizer. */
+  const without = ["jobs/inspect.ts", "jobs/merge.ts"];
+  const calls = files.flatMap((file) =>
+    [...codeOf(file).matchAll(/\b(?:loadBase|loadBaseIn|loadTokenizer)\((\w*[fF]iles, [^;]*?)\);/g)].map(([, given]) => ({
+      file,
+      given,
+    })),
+  );
+  assert.ok(calls.length > 4, "no call is found");
+  const unlimited = calls.filter(({ file, given }) => !without.includes(file) && !given!.includes("timeLimit"));
+  assert.deepEqual(unlimited, []);
 });
 
 test("folders form no cycle but the accepted ones", () => {

@@ -31,6 +31,7 @@ const tokenizer: Tokenizer = {
   bosId: undefined,
   padId: EOS,
   specialIds: new Set([EOS, END]),
+  limited: (work) => work(),
 };
 
 /** A decoder that wants each row to say its script, and records what it was given. */

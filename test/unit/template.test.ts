@@ -158,6 +158,7 @@ test("without a decoder that gives the text back, borders are where beginnings a
       Int32Array.from(text.match(/..?/gs) ?? [], (pair) => pair.charCodeAt(0) * 256 + (pair.charCodeAt(1) || 0)),
     decode: () => "",
     specialIds: new Set<number>(),
+    limited: <T>(work: () => T) => work(),
   } as unknown as Tokenizer;
   const whole = pairs.encode("abcdefgh");
   assert.deepEqual(encodeSpans(pairs, "abcdefgh", [[2, 4]]), { ids: whole, inside: Uint8Array.from([0, 1, 0, 0]) });

@@ -1,0 +1,91 @@
+// How much longer than its input what a tokenizer.json makes of it can be. Parts are those of @huggingface/tokenizers 0.2.
+import { LowrankError } from "../errors.ts";
+
+/** Longest text inside a tokenizer, in characters: four times the longest record. */
+export const MAX_INNER_CHARS = 32 << 20;
+/** Parts of a tokenizer, those of its sequences included; real ones have a dozen. */
+export const MAX_PARTS = 1000;
+/** Sequences within sequences. */
+const MAX_DEPTH = 8;
+
+type Json = Record<string, unknown>;
+/** The longest output for an input of `n` characters (or tokens). */
+type Bound = (n: number) => number;
+
+const lengthOf = (value: unknown): number => (value === undefined || value === null ? 0 : String(value).length);
+
+/** A pattern matches each `String` once; a regular expression can match nothing, everywhere. `$` stands for text around it. */
+function replacement({ pattern, content }: Json): Bound {
+  const inserted = lengthOf(content);
+  const wanted = lengthOf((pattern as Json | undefined)?.["String"]);
+  const references = inserted > 0 ? String(content).split("$").length - 1 : 0;
+  return (n) => {
+    const each = inserted + references * n;
+    return wanted > 0 ? Math.max(n, (n / wanted) * each) : n + (each > 0 ? (n + 1) * each : 0);
+  };
+}
+
+/** Parts that can lengthen what they are given. All others at most put spaces into it, or write out composed characters. */
+const BOUNDS: Record<string, (part: Json) => Bound> = {
+  Replace: replacement,
+  Prepend:
+    ({ prepend }) =>
+    (n) =>
+      n + lengthOf(prepend),
+  // A character is up to four bytes, each of which becomes a character.
+  ByteLevel: () => (n) => 3 * n + 1,
+  // In front of each piece, and for each space.
+  Metaspace: ({ replacement, str_rep }) => {
+    const width = Math.max(1, lengthOf(replacement), lengthOf(str_rep));
+    return (n) => (2 * n + 1) * width;
+  },
+  TemplateProcessing: ({ single }) => {
+    const items = Array.isArray(single) ? single : [];
+    const copies = items.filter((item) => typeof item === "object" && item !== null && "Sequence" in item).length;
+    return (n) => Math.max(1, copies) * n + items.length;
+  },
+};
+
+/** The keys of the parts in the order of encoding, and under what name each kind of sequence holds its own. */
+const PARTS = { normalizer: "normalizers", pre_tokenizer: "pretokenizers", post_processor: "processors" };
+
+/**
+ * The longest that a text of a given length can become while it is encoded.
+ * @throws LowrankError `tokenizer/limit` for parts without end.
+ */
+export function encodingBound(json: Json, path: string): Bound {
+  const refuse = (expected: string, got: string): never => {
+    throw new LowrankError("tokenizer/limit", "the tokenizer has parts that never end", {
+      subject: path,
+      expected,
+      got,
+      next: "download the file again from the model's page",
+    });
+  };
+  const steps: Bound[] = [];
+  let parts = 0;
+  const walk = (part: unknown, list: string, depth: number): void => {
+    if (typeof part !== "object" || part === null) return;
+    if (depth > MAX_DEPTH) refuse(`sequences at most ${MAX_DEPTH} deep`, "more");
+    if (++parts > MAX_PARTS) refuse(`at most ${MAX_PARTS} parts`, "more");
+    const { type, length, ...rest } = part as Json;
+    if (type === "FixedLength" && !(Number.isSafeInteger(length) && (length as number) > 0)) {
+      refuse("FixedLength with a length of at least 1", JSON.stringify(length) ?? "no length");
+    }
+    if (type === "Sequence") for (const inner of [rest[list]].flat()) walk(inner, list, depth + 1);
+    else if (typeof type === "string" && Object.hasOwn(BOUNDS, type)) steps.push(BOUNDS[type]!(rest));
+  };
+  for (const [key, list] of Object.entries(PARTS)) walk(json[key], list, 1);
+  return (n) => steps.reduce((length, step) => step(length), n);
+}
+
+/** The regular expressions of a tokenizer.json, for messages. */
+export function expressionsOf(json: Json): string[] {
+  const found: string[] = [];
+  const parts = JSON.stringify(["normalizer", "pre_tokenizer", "decoder"].map((key) => json[key] ?? null));
+  JSON.parse(parts, (key, value) => {
+    if (key === "Regex" && typeof value === "string") found.push(value.length > 80 ? `${value.slice(0, 80)}…` : value);
+    return value;
+  });
+  return found;
+}
