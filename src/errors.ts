@@ -12,6 +12,19 @@ export interface Failure {
   cause?: unknown;
 }
 
+/** Longest text of one fact. What a file holds is quoted in errors, and a key or a token can be megabytes. */
+const MAX_FACT_CHARS = 2000;
+
+/** A fact as a terminal can show it: cut where it is long, and what would steer the terminal or turn the text around escaped. */
+function shown(fact: string): string {
+  const cut = fact.length > MAX_FACT_CHARS ? `${fact.slice(0, MAX_FACT_CHARS)}… (${fact.length} characters)` : fact;
+  return cut.replace(
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is escaped
+    /[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
 /**
  * A failure that a person can act on. `message` says what failed; the other fields are printed below it.
  * `code` is stable and machine-readable (`safetensors/overlap`, `lora/no-match`, …).
@@ -29,11 +42,11 @@ export class LowrankError extends Error {
     message: string,
     failure: Failure = {},
   ) {
-    super(message, failure.cause === undefined ? undefined : { cause: failure.cause });
-    this.subject = failure.subject;
-    this.expected = failure.expected;
-    this.got = failure.got;
-    this.next = failure.next;
+    super(shown(message), failure.cause === undefined ? undefined : { cause: failure.cause });
+    this.subject = failure.subject === undefined ? undefined : shown(failure.subject);
+    this.expected = failure.expected === undefined ? undefined : shown(failure.expected);
+    this.got = failure.got === undefined ? undefined : shown(failure.got);
+    this.next = failure.next === undefined ? undefined : shown(failure.next);
     this.exitCode = failure.exitCode ?? 2;
   }
 

@@ -51,11 +51,12 @@ const PARTS = { normalizer: "normalizers", pre_tokenizer: "pretokenizers", post_
 
 /**
  * The longest that a text of a given length can become while it is encoded.
- * @throws LowrankError `tokenizer/limit` for parts without end.
+ * @throws LowrankError `tokenizer/limit` for parts without end, `tokenizer/malformed` for a pattern that is none, which the
+ * package would pass over.
  */
 export function encodingBound(json: Json, path: string): Bound {
-  const refuse = (expected: string, got: string): never => {
-    throw new LowrankError("tokenizer/limit", "the tokenizer has parts that never end", {
+  const refuse = (expected: string, got: string, code = "limit", message = "the tokenizer has parts that never end"): never => {
+    throw new LowrankError(`tokenizer/${code}`, message, {
       subject: path,
       expected,
       got,
@@ -64,6 +65,12 @@ export function encodingBound(json: Json, path: string): Bound {
   };
   const steps: Bound[] = [];
   let parts = 0;
+  const checkPattern = (pattern: unknown): void => {
+    const { Regex: regex, String: text } = (pattern ?? {}) as Json;
+    if (typeof (regex ?? text) === "string") return;
+    const got = (JSON.stringify(pattern) ?? "nothing").slice(0, 80);
+    refuse('a pattern {"Regex": …} or {"String": …}', got, "malformed", "the tokenizer has a pattern that is none");
+  };
   const walk = (part: unknown, list: string, depth: number): void => {
     if (typeof part !== "object" || part === null) return;
     if (depth > MAX_DEPTH) refuse(`sequences at most ${MAX_DEPTH} deep`, "more");
@@ -72,9 +79,12 @@ export function encodingBound(json: Json, path: string): Bound {
     if (type === "FixedLength" && !(Number.isSafeInteger(length) && (length as number) > 0)) {
       refuse("FixedLength with a length of at least 1", JSON.stringify(length) ?? "no length");
     }
+    if (type === "Split" || type === "Replace") checkPattern(rest["pattern"]);
     if (type === "Sequence") for (const inner of [rest[list]].flat()) walk(inner, list, depth + 1);
     else if (typeof type === "string" && Object.hasOwn(BOUNDS, type)) steps.push(BOUNDS[type]!(rest));
   };
+  walk(json["decoder"], "decoders", 1);
+  steps.length = 0; // decoding begins with tokens, whose text is as long as the vocabulary says
   for (const [key, list] of Object.entries(PARTS)) walk(json[key], list, 1);
   return (n) => steps.reduce((length, step) => step(length), n);
 }

@@ -122,6 +122,16 @@ describe("parts that make text without end", () => {
     });
   }
 
+  it("a pattern that is none is refused, which the package would pass over", async () => {
+    for (const pattern of [{ Regexp: "a" }, [], null, { Regex: 3 }]) {
+      const parts = [
+        { pre_tokenizer: { type: "Split", pattern } },
+        { decoder: sequence("decoders", [{ type: "Replace", pattern, content: "" }]) },
+      ];
+      for (const part of parts) assert.equal((await refusal(() => load(part))).code, "tokenizer/malformed");
+    }
+  });
+
   it("parts within the bounds encode as without them", async () => {
     const normalizer = sequence("normalizers", [replace({ Regex: "b+" }, "b"), replace({ String: "x" }, "a"), { type: "NFC" }]);
     const tokenizer = await load({ normalizer, pre_tokenizer: { type: "FixedLength", length: 2 } });

@@ -20,3 +20,13 @@ test("describe names the subject, what was expected and found, and the next step
 test("nearest sorts by edit distance", () => {
   assert.deepEqual(nearest("q_prj", ["k_proj", "q_proj", "mlp.down_proj"], 2), ["q_proj", "k_proj"]);
 });
+
+test("what a file holds is cut and cannot steer the terminal", () => {
+  const error = new LowrankError("x", `a key ${"[".repeat(20_000)}`, {
+    got: "\u001b[2J\u202eabc\r\nd\te",
+    next: "n".repeat(50_000),
+  });
+  assert.ok(error.describe().length < 10_000);
+  assert.match(error.message, /\(20006 characters\)$/);
+  assert.equal(error.got, "\\u001b[2J\\u202eabc\\u000d\nd\te");
+});

@@ -1,0 +1,346 @@
+// What is fuzzed: each reader of files with good files for it. A run damages one of them and reads.
+import { readdirSync, readFileSync } from "node:fs";
+import { commands } from "../src/cli/flags.ts";
+import { readConfigFile } from "../src/cli/values.ts";
+import { readRecords } from "../src/data/readers.ts";
+import type { Files } from "../src/files.ts";
+import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";
+import { bytesOf } from "../src/formats/dtypes.ts";
+import { readJsonObject, readText } from "../src/formats/json.ts";
+import { readHeader, readTensor, writeSafetensors } from "../src/formats/safetensors.ts";
+import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
+import { readAdapter } from "../src/lora/adapter.ts";
+import { compilePattern, matchBudget } from "../src/lora/regex.ts";
+import { decoderConfig } from "../src/models/config.ts";
+import { countParameters, forwardGraph, modulesOf } from "../src/models/registry.ts";
+import { timeLimitOf } from "../src/runtime/time-limit.ts";
+import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
+import type { ChatMessage } from "../src/text/template.ts";
+import { loadTokenizer } from "../src/text/tokenizer.ts";
+import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.ts";
+import { readOptions, readPromptFormat } from "../src/train/options.ts";
+import { memoryFiles } from "../test/helpers/memory-files.ts";
+
+export type Contents = Record<string, Uint8Array>;
+
+export interface Target {
+  name: string;
+  /** Good inputs: folders of files, each read whole by `read`. */
+  inputs: Contents[];
+  read(files: Files): Promise<unknown>;
+}
+
+/** Shorter than the readers' own, so that 100,000 runs end; what is stopped is refused either way. */
+const timeLimit = timeLimitOf(1000);
+
+const encoder = new TextEncoder();
+const bytesIn = (value: unknown): Uint8Array => encoder.encode(typeof value === "string" ? value : JSON.stringify(value));
+const fixture = (path: string): Uint8Array => new Uint8Array(readFileSync(new URL(`../test/fixtures/${path}`, import.meta.url)));
+const folder = (path: string, under: string): Contents =>
+  Object.fromEntries(
+    readdirSync(new URL(`../test/fixtures/${path}`, import.meta.url)).map((name) => [
+      `${under}/${name}`,
+      fixture(`${path}/${name}`),
+    ]),
+  );
+
+async function tensors(...rows: [name: string, shape: number[]][]): Promise<Uint8Array> {
+  const files = memoryFiles();
+  const sources = rows.map(([name, shape]) => {
+    const data = new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(0.5);
+    return { name, dtype: "float32" as const, shape, data: () => bytesOf(data) };
+  });
+  await writeSafetensors(files, "f", sources, { format: "pt" });
+  return files.contents.get("f")!;
+}
+
+const adapterWeights = await tensors(
+  ["base_model.model.x.q.lora_A.weight", [2, 3]],
+  ["base_model.model.x.q.lora_B.weight", [4, 2]],
+);
+const shards: Contents = {
+  "m/config.json": bytesIn({ model_type: "llama" }),
+  "m/model.safetensors.index.json": bytesIn({ metadata: {}, weight_map: { a: "s1.safetensors", b: "s2.safetensors" } }),
+  "m/s1.safetensors": await tensors(["a", [2, 2]]),
+  "m/s2.safetensors": await tensors(["b", [3]]),
+};
+
+/** Tokenizers of every kind of part, small enough to be read a thousand times a second. */
+const vocab = Object.fromEntries([..."abcdefgh ▁Ġ", "ab", "##b", "<s>", "</s>", "<0x0A>"].map((token, id) => [token, id]));
+const special = [
+  { id: 20, content: "<|end|>", special: true, normalized: false, lstrip: false, rstrip: true, single_word: false },
+];
+const tokenizer = (parts: object): Uint8Array =>
+  bytesIn({
+    version: "1.0",
+    added_tokens: special,
+    normalizer: null,
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: null,
+    ...parts,
+  });
+const bpe = {
+  type: "BPE",
+  vocab,
+  merges: ["a b", ["▁", "a"]].slice(0, 1),
+  unk_token: "<s>",
+  fuse_unk: true,
+  byte_fallback: true,
+};
+const tokenizers = [
+  tokenizer({
+    model: bpe,
+    normalizer: {
+      type: "Sequence",
+      normalizers: [
+        { type: "NFKC" },
+        { type: "Replace", pattern: { Regex: " {2,}" }, content: "▁" },
+        { type: "Prepend", prepend: "▁" },
+      ],
+    },
+    pre_tokenizer: {
+      type: "Sequence",
+      pretokenizers: [
+        { type: "Split", pattern: { Regex: "\\p{L}+|\\s+(?!\\S)" }, behavior: "Isolated", invert: false },
+        { type: "Digits", individual_digits: true },
+      ],
+    },
+    post_processor: {
+      type: "TemplateProcessing",
+      single: [{ SpecialToken: { id: "<s>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
+      pair: [],
+      special_tokens: { "<s>": { id: "<s>", ids: [13], tokens: ["<s>"] } },
+    },
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "▁" }, content: " " },
+        { type: "ByteFallback" },
+        { type: "Fuse" },
+        { type: "Strip", content: " ", start: 1, stop: 0 },
+      ],
+    },
+  }),
+  tokenizer({
+    model: { type: "WordPiece", vocab, unk_token: "<s>", continuing_subword_prefix: "##", max_input_chars_per_word: 100 },
+    normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true },
+    pre_tokenizer: { type: "BertPreTokenizer" },
+    post_processor: { type: "BertProcessing", sep: ["</s>", 14], cls: ["<s>", 13] },
+    decoder: { type: "WordPiece", prefix: "##", cleanup: true },
+  }),
+  tokenizer({
+    model: {
+      type: "Unigram",
+      unk_id: 0,
+      vocab: [
+        ["<unk>", 0],
+        ["▁", -1],
+        ["a", -2.5],
+        ["b", -3],
+        ["ab", -1.5],
+      ],
+    },
+    normalizer: { type: "Precompiled", precompiled_charsmap: "" },
+    pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "first" },
+    decoder: { type: "Metaspace", replacement: "▁", prepend_scheme: "first" },
+  }),
+  tokenizer({
+    model: { ...bpe, byte_fallback: false },
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
+    decoder: { type: "ByteLevel" },
+  }),
+];
+const chat =
+  "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<|end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+const TEXTS = ["", "ab  ba", "a".repeat(40) + "!", "naïve 👩‍👩‍👧 12\n<|end|> c", "\uFEFFx\0\u2028"];
+const conversation: ChatMessage[] = [
+  { role: "user", content: "ab" },
+  { role: "assistant", content: "a b" },
+];
+
+/** Reads `path` of a loaded tokenizer to its last function. */
+async function useTokenizer(files: Files): Promise<void> {
+  const loaded = await loadTokenizer(files, "m", timeLimit);
+  for (const text of TEXTS) loaded.decode(loaded.encode(text));
+  if (!loaded.template) return;
+  const { text, spans } = renderWithMask(loaded.template, conversation);
+  loaded.limited(() => encodeSpans(loaded, text, spans));
+}
+
+const trained = memoryFiles();
+const state = { theta: new Float32Array(4), m: new Float32Array(4), v: new Float32Array(4), step: 3 };
+const log = [1, 2, 3].map((step) => ({ step, loss: 1 / step, learningRate: 0.1, gradNorm: 1 }));
+await saveCheckpoint(trained, "run", { ...state, log, evals: [{ step: 2, loss: 0.5 }] }, { seed: 1 }, async (place) => {
+  await trained.write(`${place}/adapter_model.safetensors`, adapterWeights);
+});
+
+const lines = (rows: unknown[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+const readAll = (path: string) => async (files: Files) => {
+  let count = 0;
+  for await (const _ of readRecords(files, path)) count++;
+  return count;
+};
+
+const modelConfigs: Contents[] = (
+  JSON.parse(Buffer.from(fixture("configs/model-configs.json")).toString()) as { config: object }[]
+)
+  .filter((_, i) => i % 4 === 0)
+  .map(({ config }) => ({ "config.json": bytesIn(config) }));
+
+export const targets: Target[] = [
+  {
+    name: "safetensors",
+    inputs: [{ f: await tensors(["a", [2, 3]], ["b", []], ["c.d", [0, 4]]) }, { f: adapterWeights }],
+    read: async (files) => {
+      const { tensors: found } = await readHeader(files, "f");
+      for (const entry of found.values()) await readTensor(files, "f", entry);
+    },
+  },
+  {
+    name: "checkpoint",
+    inputs: [shards],
+    read: async (files) => {
+      const checkpoint = await openCheckpoint(files, "m");
+      for (const name of checkpoint.tensors.keys()) await readWeights(files, checkpoint, name);
+    },
+  },
+  {
+    name: "config",
+    inputs: modelConfigs,
+    read: async (files) => {
+      const graph = forwardGraph(decoderConfig(await readJsonObject(files, "config.json"), "config.json"));
+      return [countParameters(graph), modulesOf(graph)];
+    },
+  },
+  {
+    name: "adapter",
+    inputs: ["lora-qv-default", "lora-rank-alpha-pattern", "lora-regex-target"]
+      .map((name) => folder(`cases/${name}/adapter`, "a"))
+      .concat({
+        "a/adapter_config.json": bytesIn({ peft_type: "LORA", r: 2, lora_alpha: 4, target_modules: ["q"] }),
+        "a/adapter_model.safetensors": adapterWeights,
+      }),
+    read: (files) => readAdapter(files, "a"),
+  },
+  {
+    name: "tokenizer",
+    inputs: [...tokenizers.map((file) => ({ "m/tokenizer.json": file })), folder("tokenizers/llama2-style", "m")],
+    read: useTokenizer,
+  },
+  {
+    name: "chat-template",
+    inputs: [
+      ...["chatml", "gemma", "llama3", "marked"].map((name) => ({
+        "m/tokenizer.json": tokenizers[3]!,
+        "m/chat_template.jinja": fixture(`chat-templates/${name}.jinja`),
+      })),
+      {
+        "m/tokenizer.json": tokenizers[0]!,
+        "m/tokenizer_config.json": bytesIn({ bos_token: "<s>", eos_token: { content: "</s>" }, chat_template: chat }),
+        "m/generation_config.json": bytesIn({ eos_token_id: [14, 20], bos_token_id: 13 }),
+        "m/special_tokens_map.json": bytesIn({ pad_token: "<s>" }),
+      },
+    ],
+    read: useTokenizer,
+  },
+  {
+    name: "sampling",
+    inputs: [
+      {
+        "m/generation_config.json": bytesIn({
+          do_sample: true,
+          temperature: 0.6,
+          top_k: 20,
+          top_p: 0.9,
+          repetition_penalty: 1.1,
+        }),
+      },
+    ],
+    read: (files) => readSamplingDefaults(files, "m"),
+  },
+  {
+    name: "jsonl",
+    inputs: [
+      {
+        "d.jsonl": bytesIn(
+          lines([
+            { prompt: "a", completion: "b" },
+            { prompt: "é", completion: "" },
+          ]),
+        ),
+      },
+      {
+        "d.jsonl": bytesIn(
+          lines([{ messages: conversation }, { messages: [{ role: "system", content: "b" }, ...conversation] }]),
+        ),
+      },
+      { "d.jsonl": bytesIn(lines([{ text: "a\nb" }, { text: "c" }])) },
+    ],
+    read: readAll("d.jsonl"),
+  },
+  {
+    name: "csv",
+    inputs: [
+      { "d.csv": bytesIn('prompt,completion\r\na,"b ""q"" c"\r\n"d\ne",f\r\n') },
+      { "d.csv": bytesIn("text,id\nabc,1\n,2\n") },
+    ],
+    read: readAll("d.csv"),
+  },
+  {
+    name: "run",
+    inputs: [
+      {
+        "run/run.json": bytesIn({
+          version: 1,
+          options: { base: "b", data: "d.jsonl", rank: 4, targetModules: ["q_proj"], rankPattern: { q: 2 }, steps: 5 },
+          prompts: { kind: "text" },
+        }),
+      },
+    ],
+    read: async (files) => {
+      await readOptions(files, { output: "run", resume: true });
+      await readPromptFormat(files, "run");
+    },
+  },
+  {
+    name: "trainer-state",
+    inputs: [Object.fromEntries(trained.contents)],
+    read: async (files) => {
+      const latest = await latestCheckpoint(files, "run");
+      await loadCheckpoint(files, latest?.folder ?? "run/checkpoint-3", { seed: 1 }, 4);
+    },
+  },
+  {
+    name: "config-file",
+    inputs: [
+      {
+        "c.json": bytesIn({
+          base: "b",
+          data: "d",
+          output: "o",
+          "learning-rate": 1e-4,
+          targetModules: ["q_proj"],
+          rankPattern: {},
+          init: "gaussian",
+          packing: true,
+          schedule: "cosine",
+        }),
+      },
+    ],
+    read: (files) => readConfigFile(files, "c.json", commands.train.flags),
+  },
+  {
+    name: "regex",
+    inputs: [
+      "(.*\\.)?(q|v)_proj",
+      "model\\.layers\\.(?:[0-9]|1\\d)\\..*(?<!k)_proj$",
+      "(?i:Q_PROJ|[^a-y]{2,3}?)|(?=x)\\w+\\b",
+    ].map((source) => ({ p: bytesIn(source) })),
+    read: async (files) => {
+      const pattern = compilePattern(await readText(files, "p"), "target_modules", matchBudget());
+      for (const path of ["model.layers.0.self_attn.q_proj", "a".repeat(500), ""])
+        [pattern.fullmatch(path), pattern.matchesEnd(path)];
+    },
+  },
+];
