@@ -27,6 +27,7 @@ function adapterText(adapter: AdapterInspection): string {
     ["norm of A", adapter.normA.toPrecision(4)],
     ["norm of B", adapter.normB.toPrecision(4)],
     ["norm of the update", adapter.normDelta.toPrecision(4)],
+    ["effective rank", rangeOf(modules.flatMap(({ effectiveRank }) => effectiveRank ?? []))],
   ];
   if (madeForBase !== null) facts.push(["made for this base", madeForBase ? "yes" : "no: its settings or weights differ"]);
   const rows = modules.map((module) => [
@@ -35,8 +36,9 @@ function adapterText(adapter: AdapterInspection): string {
     module.scale.toPrecision(3),
     grouped(module.parameters),
     ...[module.normA, module.normB, module.normDelta].map((norm) => norm.toPrecision(4)),
+    module.effectiveRank?.toFixed(2) ?? "-",
   ]);
-  return `${list(facts)}\n\n${table([["module", "rank", "scale", "parameters", "|A|", "|B|", "|s·B·A|"], ...rows])}`;
+  return `${list(facts)}\n\n${table([["module", "rank", "scale", "parameters", "|A|", "|B|", "|s·B·A|", "effective rank"], ...rows])}`;
 }
 
 function baseText({ config, parameters, modules, weights }: BaseInspection): string {
@@ -66,6 +68,12 @@ function kindsOf(modules: BaseInspection["modules"]): string[][] {
     rows.set(name, { ...row, count: row.count + 1 });
   }
   return [...rows].map(([name, row]) => [name, grouped(row.inFeatures), grouped(row.outFeatures), String(row.count)]);
+}
+
+/** The smallest and the largest of some numbers. */
+function rangeOf(values: readonly number[]): string {
+  const ends = [Math.min(...values), Math.max(...values)].map((value) => value.toFixed(2));
+  return values.length === 0 ? "not counted" : [...new Set(ends)].join(" to ");
 }
 
 /** Names and values, the values in a column. */

@@ -135,9 +135,15 @@ describe("the five commands, one after another", () => {
     );
     assert.match(texts[0]!.stdout, /llama model\nparameters +106,816/);
     assert.match(texts[1]!.stdout, /parameters +3,584\nmodules +4\nranks +8 \(4 modules\).*made for this base +yes/s);
-    const [described] = jsonLines(texts[2]!.stdout) as { parameters: number; normDelta: number; modules: unknown[] }[];
+    const [described] = jsonLines(texts[2]!.stdout) as {
+      parameters: number;
+      normDelta: number;
+      modules: { effectiveRank: number }[];
+    }[];
     assert.deepEqual([described!.parameters, described!.modules.length], [3584, 4]);
     assert.ok(described!.normDelta > 0, "an update without a norm");
+    for (const { effectiveRank } of described!.modules) assert.ok(effectiveRank >= 1 && effectiveRank <= 8, `${effectiveRank}`);
+    assert.match(texts[1]!.stdout, /effective rank +\d\.\d\d to \d\.\d\d\n/);
     assert.equal(jsonLines(texts[3]!.stdout)[0]!["parameters"], 106_816);
   });
 });
