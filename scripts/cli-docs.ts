@@ -15,6 +15,8 @@ const INTRODUCTION = `# The command line
 - **Interrupting \`train\`**: the first Ctrl+C finishes the step, saves a checkpoint and tells how to go on; the second stops at
   once. A run that was interrupted or killed goes on with \`lowrank train --resume --output FOLDER\`: its options are kept in
   \`FOLDER/run.json\`, and it ends with the bits that the run would have had undisturbed.
+- **Models** (\`--base\`, \`--adapter\`) are a folder, the word \`embedded\`, or \`owner/name[@revision]\` on the hub
+  ([hub.md](hub.md)). With \`--offline\` nothing is asked of the hub.
 - **Data** are \`.jsonl\` or \`.ndjson\` files of \`{"prompt", "completion"}\`, \`{"messages": [{"role", "content"}, …]}\` or
   \`{"text"}\`, or \`.csv\` files with such columns.
 

@@ -2,6 +2,7 @@
 
 import type { Generator } from "./generate/generator.ts";
 import { openGenerator as openGeneratorOn } from "./generate/generator.ts";
+import { resolveModel } from "./hub/reference.ts";
 import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
@@ -24,24 +25,39 @@ export const runtime: Runtime = {
   freeDisk,
 };
 
+/** The folder of a model: of a folder itself, of `embedded`, of `owner/name[@revision]` on the hub. */
+const folderOf = async (reference: string): Promise<string> => (await resolveModel(reference)).folder;
+
+/** The options of a job with folders in place of what names its models. */
+async function withFolders<T extends { base?: string; adapter?: string }>(options: T): Promise<T> {
+  const folders: { base?: string; adapter?: string } = {};
+  if (options.base !== undefined) folders.base = await folderOf(options.base);
+  if (options.adapter !== undefined) folders.adapter = await folderOf(options.adapter);
+  return { ...options, ...folders };
+}
+
 /**
  * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
  * engine loads the base. The output folder gets run.json, checkpoint-<step>/ folders, and at the end the adapter
  * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
  */
-export const finetune = (options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void> => finetuneOn(options, runtime);
+export async function* finetune(options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void> {
+  const named = options.base === undefined || options.baseName !== undefined ? null : await resolveModel(options.base);
+  const baseName = named && named.name !== named.folder ? named.name : options.baseName;
+  yield* finetuneOn({ ...(await withFolders(options)), baseName }, runtime);
+}
 
-/** Opens a checkpoint folder in Hugging Face's layout. No weight is read. */
-export const loadBase = (folder: string): Promise<Base> => loadBaseIn(nodeFiles, folder, timeLimit);
+/** Opens a base model: a checkpoint folder in Hugging Face's layout, `embedded`, or a name on the hub. No weight is read. */
+export const loadBase = async (base: string): Promise<Base> => loadBaseIn(nodeFiles, await folderOf(base), timeLimit);
 
-/** Reads an adapter folder, as PEFT or this project writes it. */
-export const loadAdapter = (folder: string): Promise<Adapter> => readAdapter(nodeFiles, folder);
+/** Reads an adapter, as PEFT or this project writes it: its folder, or its name on the hub. */
+export const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(nodeFiles, await folderOf(adapter));
 
 /** Writes an adapter folder that PEFT loads unchanged. */
 export const saveAdapter = (folder: string, adapter: Adapter): Promise<void> => writeAdapter(nodeFiles, folder, adapter);
 
 /**
- * Opens a base (its folder, or what `loadBase` gave) for generation, with an adapter (its folder, or itself) or none.
+ * Opens a base (what names it, or what `loadBase` gave) for generation, with an adapter (what names it, or itself) or none.
  * With `anyBase`, adapters that were made for another base of the same shape are taken too.
  */
 export async function openGenerator(
@@ -54,13 +70,15 @@ export async function openGenerator(
 }
 
 /** Evaluates a base on a data file, alone and with an adapter. */
-export const evaluate = (options: EvaluateOptions) => evaluateOn(options, runtime);
+export const evaluate = async (options: EvaluateOptions) => evaluateOn(await withFolders(options), runtime);
 
 /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
-export const mergeAdapter = (options: MergeAdapterOptions): Promise<void> => mergeAdapterIn(nodeFiles, options);
+export const mergeAdapter = async (options: MergeAdapterOptions): Promise<void> =>
+  mergeAdapterIn(nodeFiles, await withFolders(options));
 
 /** What an adapter is: configuration, parameters, ranks, norms. With `base` it is checked against that base. */
-export const inspectAdapter = (folder: string, options?: InspectAdapterOptions) => inspectAdapterIn(nodeFiles, folder, options);
+export const inspectAdapter = async (adapter: string, options: InspectAdapterOptions = {}) =>
+  inspectAdapterIn(nodeFiles, await folderOf(adapter), await withFolders(options));
 
 /** What a base model is: configuration, parameters, modules. Needs its config.json only. */
-export const inspectBase = (folder: string) => inspectBaseIn(nodeFiles, folder);
+export const inspectBase = async (base: string) => inspectBaseIn(nodeFiles, await folderOf(base));

@@ -15,22 +15,26 @@ export interface Flag {
   choices?: readonly string[];
   required?: boolean;
   default?: unknown;
+  /** The value names a model (hub/reference.ts); the command gets its folder. */
+  model?: boolean;
 }
 
 export interface CommandTable {
   summary: string;
   /** A value without a flag. */
-  argument?: { name: string; help: string };
+  argument?: { name: string; help: string; model?: boolean };
   flags: Flag[];
 }
 
 const base: Flag = {
   name: "base",
   kind: "text",
-  value: "FOLDER",
-  help: "the base model: a checkpoint folder in Hugging Face's layout",
+  value: "MODEL",
+  help: "the base model: a checkpoint folder in Hugging Face's layout, embedded, or owner/name[@revision] on the hub",
   required: true,
+  model: true,
 };
+const adapter = (help: string): Flag => ({ name: "adapter", kind: "text", value: "ADAPTER", help, model: true });
 const anyBase: Flag = {
   name: "anyBase",
   kind: "boolean",
@@ -75,7 +79,7 @@ const training: Flag[] = [
     choices: ["lora", "full"],
     help: "train an adapter, or every weight of the base",
   },
-  { name: "adapter", kind: "text", value: "FOLDER", help: "go on training this adapter" },
+  adapter("go on training this adapter: a folder, or owner/name[@revision] on the hub"),
   anyBase,
   { name: "baseName", kind: "text", value: "NAME", help: "what adapter_config.json calls the base (--base as given)" },
   { name: "rank", kind: "number", value: "N", help: "rank of the adapter" },
@@ -139,7 +143,7 @@ const tables = {
     flags: [
       base,
       { name: "data", kind: "text", value: "FILE", help: "records: .jsonl, .ndjson or .csv", required: true },
-      { name: "adapter", kind: "text", value: "FOLDER", help: "an adapter to evaluate beside the base" },
+      adapter("an adapter to evaluate beside the base"),
       anyBase,
       ...dataFlags,
       { name: "batchSize", kind: "number", value: "N", help: "rows that are run at once", default: 4 },
@@ -150,7 +154,7 @@ const tables = {
     summary: "continue a prompt, or answer a conversation",
     flags: [
       base,
-      { name: "adapter", kind: "text", value: "FOLDER", help: "an adapter to attach" },
+      adapter("an adapter to attach"),
       anyBase,
       { name: "prompt", kind: "text", value: "TEXT", help: "the text to continue (standard input)" },
       { name: "messages", kind: "text", value: "FILE", help: 'a conversation to answer: JSON, [{"role": …, "content": …}, …]' },
@@ -168,7 +172,7 @@ const tables = {
     summary: "talk to a model in the terminal, with adapters switched on, off and compared",
     flags: [
       base,
-      { name: "adapter", kind: "texts", value: "FOLDER", help: "an adapter; can be repeated, the first one is attached" },
+      { ...adapter("an adapter; can be repeated, the first one is attached"), kind: "texts" },
       { name: "system", kind: "text", value: "TEXT", help: "the system message" },
       { name: "compare", kind: "boolean", help: "each answer by the base and by the adapter" },
       {
@@ -188,7 +192,7 @@ const tables = {
     summary: "write the base with an adapter merged into its weights",
     flags: [
       base,
-      { name: "adapter", kind: "text", value: "FOLDER", help: "the adapter", required: true },
+      { ...adapter("the adapter"), required: true },
       anyBase,
       { name: "output", kind: "text", value: "FOLDER", help: "a new or an empty folder", required: true },
       { name: "maxShardBytes", kind: "number", value: "BYTES", help: "largest weight file", default: 5_000_000_000 },
@@ -196,7 +200,11 @@ const tables = {
   },
   inspect: {
     summary: "what an adapter or a base model is: parameters, modules, ranks, norms",
-    argument: { name: "folder", help: "an adapter's or a base model's folder" },
+    argument: {
+      name: "folder",
+      help: "an adapter or a base model: its folder, embedded, or owner/name[@revision] on the hub",
+      model: true,
+    },
     flags: [{ ...base, required: false, help: "check the adapter against this base" }, anyBase],
   },
 } satisfies Record<string, CommandTable>;

@@ -4,6 +4,7 @@ import { Command, CommanderError, Option } from "commander";
 import { LowrankError } from "../errors.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
 import { type CommandName, type CommandTable, commands, defaultOf, type Flag, flagOf } from "./flags.ts";
+import { takesModels, withFolders } from "./models.ts";
 import { printError } from "./terminal.ts";
 import { parseValue, readConfigFile, type Values } from "./values.ts";
 
@@ -50,19 +51,27 @@ export function makeProgram(exit: (status: number) => void): Command {
   return program;
 }
 
+/** Options that are no flag of a command's own. */
+interface Common {
+  config?: string;
+  offline?: boolean;
+  json?: boolean;
+}
+
 function addCommand(program: Command, name: CommandName, table: CommandTable, exit: (status: number) => void): void {
   const command = program.command(name).description(table.summary).exitOverride();
   if (table.argument) command.argument(`<${table.argument.name}>`, table.argument.help);
   for (const flag of table.flags) for (const option of optionsOf(name, flag)) command.addOption(option);
   command.option("--config <FILE>", "a JSON file that sets any of these; the command line wins");
+  if (takesModels(table)) command.option("--offline", "ask the hub nothing: models come from folders and the cache");
   command.option("--json", "print JSON, one object a line");
   command.action(async () => {
-    const { config, json = false, ...given } = command.opts() as Values & { config?: string; json?: boolean };
+    const { config, offline, json = false, ...given } = command.opts() as Values & Common;
     const file = config === undefined ? {} : await readConfigFile(nodeFiles, config, table.flags);
     const values: Values = { ...withoutAlternatives(file, given), ...given };
     if (table.argument) values[table.argument.name] = command.args[0];
     requireFlags(name, table.flags, values);
-    exit(await (await load[name]()).run(values, json));
+    exit(await (await load[name]()).run(await withFolders(table, values, { offline }), json));
   });
 }
 

@@ -8,6 +8,7 @@ import { after, describe, it, mock } from "node:test";
 import { fileURLToPath } from "node:url";
 import { cliDocs } from "../../scripts/cli-docs.ts";
 import { type CommandName, commands, flagOf } from "../../src/cli/flags.ts";
+import { takesModels } from "../../src/cli/models.ts";
 import { main, makeProgram } from "../../src/cli/program.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
@@ -284,7 +285,8 @@ describe("docs/cli.md", () => {
       const program = makeProgram(() => {});
       const help = program.commands.find((command) => command.name() === name)!.helpInformation();
       const shown = [...help.matchAll(/^ {2}(--[a-z-]+)/gm)].map((match) => match[1]!);
-      assert.deepEqual(shown, [...commands[name].flags.map((flag) => flagOf(flag.name)), "--config", "--json"]);
+      const common = ["--config", ...(takesModels(commands[name]) ? ["--offline"] : []), "--json"];
+      assert.deepEqual(shown, [...commands[name].flags.map((flag) => flagOf(flag.name)), ...common]);
     });
   }
 });

@@ -1,0 +1,108 @@
+// The cache of models from the hub that Python's huggingface_hub and this project share: its place, layout and what is whole in it.
+import { readdir, readFile, stat } from "node:fs/promises";
+import { homedir } from "node:os";
+import path from "node:path";
+import { getRepoFolderName } from "@huggingface/hub";
+import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
+
+/** A model on the hub. */
+export interface HubName {
+  /** `owner/name`. */
+  id: string;
+  /** A branch, a tag or a commit. */
+  revision: string;
+}
+
+export const DEFAULT_REVISION = "main";
+/** A commit. */
+export const COMMIT = /^[0-9a-f]{40}$/;
+
+/** Largest index of shards that is read. */
+const MAX_INDEX_BYTES = 64 * 1024 * 1024;
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Hugging Face's own folder: the token and, unless told otherwise, the cache are in it. */
+export function hubHome(environment: Environment): string {
+  const { HF_HOME, XDG_CACHE_HOME } = environment;
+  return HF_HOME
+    ? expanded(HF_HOME)
+    : path.join(XDG_CACHE_HOME ? expanded(XDG_CACHE_HOME) : path.join(homedir(), ".cache"), "huggingface");
+}
+
+/** Folder of the cache, by the environment variables that Python honours. */
+export function cacheFolder(environment: Environment): string {
+  const given = environment["HF_HUB_CACHE"] || environment["HUGGINGFACE_HUB_CACHE"];
+  return given ? expanded(given) : path.join(hubHome(environment), "hub");
+}
+
+const expanded = (folder: string): string => path.resolve(folder.replace(/^~(?=$|[/\\])/, homedir()));
+
+/** A model's folder in the cache: blobs/ has files by hash, snapshots/<commit>/ their names, refs/ the commits of branches. */
+export const modelFolder = (cache: string, id: string): string =>
+  path.join(cache, getRepoFolderName({ type: "model", name: id }));
+
+/** The commit that a revision was when it was last asked for; null if it never was. */
+export async function cachedCommit(cache: string, { id, revision }: HubName): Promise<string | null> {
+  if (COMMIT.test(revision)) return revision;
+  const text = await readFile(path.join(modelFolder(cache, id), "refs", revision), "utf8").catch(() => "");
+  return COMMIT.test(text.trim()) ? text.trim() : null;
+}
+
+/** What a snapshot in the cache is good for. */
+export interface Snapshot {
+  folder: string;
+  commit: string;
+  /** "whole": nothing that is used is missing. "usable": weights are there, files beside them may not be. */
+  state: "whole" | "usable" | "partial";
+}
+
+/** Files beside the weights that a use may need; Python notes in `.no_exist` those that a repository does not have. */
+const ASKED_FOR = {
+  model: ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"],
+  adapter: [],
+};
+
+/** The snapshot of a revision, if the cache has its folder. Links to files that are not there count as missing. */
+export async function cachedSnapshot(cache: string, name: HubName): Promise<Snapshot | null> {
+  const commit = await cachedCommit(cache, name);
+  if (commit === null) return null;
+  const home = modelFolder(cache, name.id);
+  const folder = path.join(home, "snapshots", commit);
+  const isThere = (file: string) => isFile(path.join(folder, file));
+  if ((await readdir(folder).catch(() => [])).length === 0) return null;
+  const isModel = (await isThere("config.json")) && (await hasWeights(folder));
+  const isAdapter = (await isThere("adapter_config.json")) && (await isThere("adapter_model.safetensors"));
+  if (!isModel && !isAdapter) return { folder, commit, state: "partial" };
+  for (const file of ASKED_FOR[isModel ? "model" : "adapter"]) {
+    const known = (await isThere(file)) || (await isFile(path.join(home, ".no_exist", commit, file)));
+    if (!known) return { folder, commit, state: "usable" };
+  }
+  return { folder, commit, state: "whole" };
+}
+
+async function hasWeights(folder: string): Promise<boolean> {
+  if (await isFile(path.join(folder, WEIGHTS_NAME))) return true;
+  const shards = await shardsOf(path.join(folder, INDEX_NAME));
+  if (shards === null) return false;
+  for (const shard of shards) if (!(await isFile(path.join(folder, shard)))) return false;
+  return true;
+}
+
+/** The files that an index of shards names; null if it is not there or cannot be read. */
+export async function shardsOf(index: string): Promise<string[] | null> {
+  try {
+    if ((await stat(index)).size > MAX_INDEX_BYTES) return null;
+    const { weight_map } = JSON.parse(await readFile(index, "utf8"));
+    const shards = [...new Set(Object.values(weight_map as Record<string, unknown>))];
+    return shards.length > 0 && shards.every((shard) => typeof shard === "string") ? (shards as string[]) : null;
+  } catch {
+    return null;
+  }
+}
+
+const isFile = (file: string): Promise<boolean> =>
+  stat(file).then(
+    (found) => found.isFile(),
+    () => false,
+  );

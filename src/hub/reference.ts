@@ -1,0 +1,101 @@
+// What names a model everywhere: a folder, `embedded`, or owner/name[@revision] on the hub (huggingface_hub's rules for names).
+import { readdir, stat } from "node:fs/promises";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { LowrankError, nearest } from "../errors.ts";
+import { DEFAULT_REVISION, type Environment, type HubName } from "./cache.ts";
+
+/** The word for the model that comes with the package. */
+export const EMBEDDED = "embedded";
+const embeddedFolder = fileURLToPath(new URL("../../models/embedded", import.meta.url));
+
+/** Names of a folder that are compared with a wrong one. */
+const MAX_COMPARED = 1000;
+
+const PART = /^[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?$/;
+const REVISION = /^[A-Za-z0-9_][\w./-]{0,199}$/;
+
+/** The folder a reference stands for, and what to call the model. */
+export interface ModelFolder {
+  folder: string;
+  /** As PEFT's `base_model_name_or_path` has it: the reference as given, a hub model's without its revision. */
+  name: string;
+}
+
+/** `owner/name[@revision]` taken apart; null if the text has another form. */
+export function hubName(reference: string): HubName | null {
+  const [, id = "", revision = DEFAULT_REVISION] = /^([^@]*)(?:@(.+))?$/.exec(reference) ?? [];
+  const parts = id.split("/");
+  const isName = parts.length === 2 && parts.every((part) => PART.test(part) && !/--|\.\./.test(part));
+  return isName && REVISION.test(revision) && !revision.includes("..") ? { id, revision } : null;
+}
+
+export interface ResolveOptions {
+  /** Ask the hub nothing. Default: what HF_HUB_OFFLINE says. */
+  offline?: boolean;
+  /** Default: the process's. */
+  environment?: Environment;
+}
+
+/**
+ * The folder that a reference stands for. An existing folder is taken as it is. Throws `reference/*` when the reference is
+ * none of the three, `hub/*` when the hub does not give the model.
+ */
+export async function resolveModel(reference: string, options: ResolveOptions = {}): Promise<ModelFolder> {
+  if (reference === EMBEDDED) return { folder: await embedded(), name: EMBEDDED };
+  const kind = await kindOf(reference);
+  if (kind === "folder") return { folder: reference, name: reference };
+  if (kind === "file") throw isFile(reference);
+  const name = hubName(reference);
+  if (name === null) throw await unknown(reference);
+  const { hubFolder } = await import("./hub.ts");
+  return { folder: await hubFolder(name, reference, options), name: name.id };
+}
+
+const kindOf = (place: string): Promise<"folder" | "file" | null> =>
+  stat(place).then(
+    (found) => (found.isDirectory() ? "folder" : "file"),
+    () => null,
+  );
+
+async function embedded(): Promise<string> {
+  if ((await kindOf(embeddedFolder)) === "folder") return embeddedFolder;
+  throw new LowrankError("reference/embedded", "this installation has no embedded model", {
+    subject: EMBEDDED,
+    expected: `the folder ${embeddedFolder}`,
+    next: "Install lowrank again, or give a checkpoint folder or owner/name of a model on the hub.",
+  });
+}
+
+const isFile = (reference: string): LowrankError =>
+  new LowrankError("reference/file", "is a file, and a model is a folder", {
+    subject: reference,
+    expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors",
+    next: `Give the folder: ${path.dirname(reference)}`,
+  });
+
+async function unknown(reference: string): Promise<LowrankError> {
+  const near = await foldersNear(reference);
+  return new LowrankError("reference/unknown", "there is no such model", {
+    subject: reference,
+    expected: `a folder that exists, the word ${EMBEDDED}, or owner/name[@revision] of a model on the hub`,
+    got: "no folder with this path; not that word; not the form of a name on the hub",
+    next: near.length > 0 ? `Folders most like it: ${near.join(", ")}.` : "Check the path.",
+  });
+}
+
+/** Folders that may have been meant: in the deepest folder of the path that exists, those whose names are most like the next part. */
+export async function foldersNear(reference: string): Promise<string[]> {
+  let [parent, wanted] = [path.dirname(reference), path.basename(reference)];
+  while ((await kindOf(parent)) !== "folder") {
+    const above = path.dirname(parent);
+    if (above === parent) return [];
+    [parent, wanted] = [above, path.basename(parent)];
+  }
+  const entries = await readdir(parent, { withFileTypes: true }).catch(() => []);
+  const folders = entries.filter((entry) => !entry.isFile() && !entry.name.startsWith(".")).slice(0, MAX_COMPARED);
+  return nearest(
+    wanted.slice(0, 256),
+    folders.map((entry) => entry.name),
+  ).map((name) => path.join(parent, name));
+}
