@@ -11,6 +11,8 @@ export interface Files {
   list(folder: string): Promise<string[]>;
   /** Writes the whole file: to a temporary name beside it, synced, renamed. A crash leaves the old file or the new one. */
   write(path: string, chunks: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void>;
+  /** Adds to the end of a file, which is made if it is missing, and syncs. A crash can leave a part of `bytes`. */
+  append(path: string, bytes: Uint8Array): Promise<void>;
   makeFolder(folder: string): Promise<void>;
   /** Renames a file or a folder in one step and syncs the folder it is in; `to` must not exist if `from` is a folder. */
   rename(from: string, to: string): Promise<void>;

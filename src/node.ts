@@ -13,6 +13,7 @@ import { nodeFiles } from "./runtime/node-files.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
 import type { Runtime } from "./runtime/runtime.ts";
 import { timeLimit } from "./runtime/time-limit.ts";
+import { version } from "./runtime/version.ts";
 import { type FinetuneEvent, finetune as finetuneOn } from "./train/finetune.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
@@ -23,6 +24,7 @@ export const runtime: Runtime = {
   memoryBytes: () => process.memoryUsage.rss(),
   memoryLimits,
   freeDisk,
+  version,
 };
 
 /** The folder of a model: of a folder itself, of `embedded`, of `owner/name[@revision]` on the hub. */
@@ -38,7 +40,7 @@ async function withFolders<T extends { base?: string; adapter?: string }>(option
 
 /**
  * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
- * engine loads the base. The output folder gets run.json, checkpoint-<step>/ folders, and at the end the adapter
+ * engine loads the base. The output folder gets run.json, metrics.jsonl, checkpoint-<step>/ folders, and at the end the adapter
  * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
  */
 export async function* finetune(options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void> {

@@ -1,8 +1,8 @@
 // The command line as commander sees it, made from the tables in flags.ts.
-import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { LowrankError } from "../errors.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
+import { version } from "../runtime/version.ts";
 import { type CommandName, type CommandTable, commands, defaultOf, type Flag, flagOf } from "./flags.ts";
 import { takesModels, withFolders } from "./models.ts";
 import { printError } from "./terminal.ts";
@@ -23,8 +23,6 @@ const load: Record<CommandName, () => Promise<CommandFile>> = {
   inspect: () => import("./inspect.ts"),
 };
 
-const version = (): string => JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")).version;
-
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
 export async function main(args: readonly string[]): Promise<number> {
   let status = 0;
@@ -44,7 +42,7 @@ export async function main(args: readonly string[]): Promise<number> {
 export function makeProgram(exit: (status: number) => void): Command {
   const program = new Command("lowrank")
     .description("LoRA fine-tuning: a Hugging Face checkpoint and your data in, a PEFT-compatible adapter out.")
-    .version(version())
+    .version(version)
     .exitOverride()
     .configureOutput({ outputError: () => {} });
   for (const name of Object.keys(commands) as CommandName[]) addCommand(program, name, commands[name], exit);

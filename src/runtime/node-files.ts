@@ -137,6 +137,19 @@ async function writeWhole(file: string, chunks: Chunks): Promise<void> {
   await syncFolder(path.dirname(file));
 }
 
+async function appendDurably(file: string, bytes: Uint8Array): Promise<void> {
+  const found = await stat(file).catch((error) => (error.code === "ENOENT" ? null : Promise.reject(error)));
+  if (found) await regularSize(file);
+  const handle = await open(file, "a");
+  try {
+    await handle.writeFile(bytes);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  if (!found) await syncFolder(path.dirname(file));
+}
+
 /** An empty folder at `to` gives way (rmdir refuses any other); what `from` holds was synced as it was written. */
 async function renameDurably(from: string, to: string): Promise<void> {
   const isFolder = (await named(from, () => stat(from))).isDirectory();
@@ -164,6 +177,7 @@ export const nodeFiles: Files = {
   realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
   list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
   write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
+  append: (file, bytes) => named(file, () => appendDurably(file, bytes)),
   makeFolder: (folder) => named(folder, async () => void (await mkdir(folder, { recursive: true }))),
   rename: (from, to) => named(to, () => renameDurably(from, to)),
   remove: (file) => named(file, () => rm(file, { recursive: true, force: true })),

@@ -14,4 +14,6 @@ export interface Runtime {
   memoryLimits?: () => { available: number; total: number };
   /** Free bytes on the disk that `folder`, which exists, is on. */
   freeDisk?: (folder: string) => Promise<number>;
+  /** Of this program, for logs. */
+  version?: string;
 }

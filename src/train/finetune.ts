@@ -8,6 +8,7 @@ import { feedExamples } from "./feed.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, sizeOfBatch } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
 import { checkMachine, checkOutput } from "./preflight.ts";
+import { logEvents, openRunLog } from "./run-log.ts";
 import { subjects } from "./subject.ts";
 import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
 
@@ -32,14 +33,14 @@ export type FinetuneEvent =
 
 /**
  * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
- * engine loads the base. The output folder gets run.json, checkpoint-<step>/ folders, and at the end the adapter
+ * engine loads the base. The output folder gets run.json, metrics.jsonl, checkpoint-<step>/ folders, and at the end the adapter
  * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
  */
 export async function* finetune(
   { signal, ...given }: FinetuneOptions,
   runtime: Runtime,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, openSession, timeLimit, memoryBytes } = runtime;
+  const { files, openSession, timeLimit, memoryBytes, version } = runtime;
   const options = await readOptions(files, given);
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const base = await loadBase(files, options.base, timeLimit);
@@ -59,8 +60,7 @@ export async function* finetune(
   const memory = peakMemory(subject.graph(shape), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
   const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints);
   const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);
-  yield {
-    type: "prepared",
+  const prepared = {
     modules: subject.modules,
     trainable: subject.trainable,
     parameters: countParameters(forwardGraph(config)),
@@ -70,10 +70,12 @@ export async function* finetune(
     disk,
     warnings,
   };
+  yield { type: "prepared", ...prepared };
 
   const theta = await subject.theta();
   const objective = await subject.open({ checkpoint, config, openSession, threads, ...shape });
   try {
+    const log = await openRunLog(files, options.output);
     const run = train({
       objective,
       theta,
@@ -85,7 +87,11 @@ export async function* finetune(
       output: {
         files,
         folder: options.output,
-        saveWeights: subject.saveWeights,
+        // Steps that a checkpoint covers are never trained again, so they are in the log before it is there.
+        saveWeights: async (folder, trained) => {
+          await log.flush();
+          await subject.saveWeights(folder, trained);
+        },
         checkpointEvery: options.checkpointEvery,
         keepCheckpoints: options.keepCheckpoints,
         resume: options.resume,
@@ -94,10 +100,16 @@ export async function* finetune(
       signal,
       memoryBytes,
     });
-    for await (const event of run) {
-      // The trainer has accepted the options by now, and has saved nothing yet.
-      if (event.type === "start") await writeRun(files, options, data.train.report.prompts);
-      yield event;
+    yield* logEvents(log, begun(run));
+    /** The trainer has accepted the options when it says that it starts, and has saved nothing yet. */
+    async function* begun(events: typeof run): typeof run {
+      for await (const event of events) {
+        if (event.type === "start") {
+          const kept = await writeRun(files, options, data.train.report.prompts);
+          await log.add({ type: "run", lowrank: version ?? null, options: kept, prepared });
+        }
+        yield event;
+      }
     }
   } finally {
     await objective.close();

@@ -146,17 +146,18 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
 
 /**
  * Keeps the options in the output folder, and how the trained model is asked; paths are made absolute, so that the run can
- * be resumed from anywhere.
+ * be resumed from anywhere. Returns the options as kept.
  */
-export async function writeRun(files: Files, options: RunOptions, prompts: PromptFormat): Promise<void> {
+export async function writeRun(files: Files, options: RunOptions, prompts: PromptFormat): Promise<Record<string, unknown>> {
   const { resume, force, output, ...kept } = options;
   for (const name of ["base", "data", "evalData", "adapter"] as const) {
     const given = kept[name];
     if (given !== undefined) kept[name] = await absolute(files, given);
   }
   const entries = Object.entries(kept).filter(([name]) => !(kept.adapter && name in loraFields));
-  const text = JSON.stringify({ version: 1, options: Object.fromEntries(entries), prompts }, null, 2);
-  await files.write(`${output}/${RUN_NAME}`, new TextEncoder().encode(`${text}\n`));
+  const record = { version: 1, options: Object.fromEntries(entries), prompts };
+  await files.write(`${output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
+  return record.options;
 }
 
 const promptFormat = z.union([

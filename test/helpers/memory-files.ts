@@ -34,6 +34,8 @@ export function memoryFiles(contents: Record<string, Uint8Array | string> = {}):
       else for await (const chunk of chunks) parts.push(chunk.slice());
       held.set(path, new Uint8Array(Buffer.concat(parts)));
     },
+    append: async (path, bytes) =>
+      void held.set(path, new Uint8Array(Buffer.concat([held.get(path) ?? new Uint8Array(), bytes]))),
     makeFolder: async () => {},
     rename: async (from, to) => {
       for (const [path, bytes] of [...held]) {

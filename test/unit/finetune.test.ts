@@ -23,6 +23,7 @@ import { evaluate, type FinetuneEvent, type FinetuneOptions, finetune, loadAdapt
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { finetune as finetuneOn } from "../../src/train/finetune.ts";
 import { readPromptFormat } from "../../src/train/options.ts";
+import { readMetrics } from "../../src/train/run-log.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
@@ -108,13 +109,38 @@ describe("an adapter", async () => {
 
   it("keeps the newest checkpoints, the options of the run and how the model is asked", async () => {
     const names = readdirSync(output).sort();
-    assert.deepEqual(names, ["adapter_config.json", "adapter_model.safetensors", "checkpoint-20", "checkpoint-24", "run.json"]);
+    assert.deepEqual(names, [
+      "adapter_config.json",
+      "adapter_model.safetensors",
+      "checkpoint-20",
+      "checkpoint-24",
+      "metrics.jsonl",
+      "run.json",
+    ]);
     const { options, prompts } = JSON.parse(readFileSync(`${output}/run.json`, "utf8"));
     assert.equal(options.learningRate, 5e-3);
     assert.deepEqual(prompts, { kind: "completion", before: "", after: "\n" });
     assert.deepEqual(await readPromptFormat(nodeFiles, output), prompts);
     assert.deepEqual(await readPromptFormat(nodeFiles, `${output}/checkpoint-24`), prompts);
     assert.equal(await readPromptFormat(nodeFiles, base), null);
+  });
+
+  it("is logged with what it is trained by and on", async () => {
+    const { runs, steps, evals, end } = (await readMetrics(nodeFiles, output))!;
+    const { options } = JSON.parse(readFileSync(`${output}/run.json`, "utf8"));
+    assert.deepEqual(runs[0]!.options, options);
+    assert.equal(runs[0]!.lowrank, JSON.parse(readFileSync(`${fixtures}/../../package.json`, "utf8")).version);
+    const { train, ...prepared } = runs[0]!.prepared;
+    assert.deepEqual([prepared.modules, prepared.parameters, train.count, prepared.eval!.count], [14, 106_816, 400, 40]);
+    assert.deepEqual(
+      steps.map(({ loss }) => loss),
+      only(all, "step").map(({ loss }) => loss),
+    );
+    assert.deepEqual(
+      evals.map(({ step }) => step),
+      [12, 24],
+    );
+    assert.equal(end!.type, "done");
   });
 
   it("can be trained further", async () => {
@@ -160,6 +186,12 @@ describe("a run that is stopped and resumed", () => {
     assert.ok(!existsSync(`${output}/adapter_model.safetensors`), "a stopped run has no result yet");
     const rest = await events({ output, resume: true });
     assert.equal(only(rest, "start")[0]!.step, 3);
+    const [log, undisturbed] = await Promise.all([output, path.join(root, "whole")].map((run) => readMetrics(nodeFiles, run)));
+    assert.deepEqual(
+      log!.steps.map(({ step, loss }) => [step, loss]),
+      undisturbed!.steps.map(({ step, loss }) => [step, loss]),
+    );
+    assert.equal(log!.runs.length, 2);
     for (const file of ["adapter_model.safetensors", "adapter_config.json", "checkpoint-8/optimizer.safetensors"]) {
       assert.deepEqual(bytesAt(`halves/${file}`), bytesAt(`whole/${file}`), file);
     }

@@ -200,3 +200,14 @@ describe("writeFolder", () => {
     assert.deepEqual(readdirSync(folder), ["out"]);
   });
 });
+
+describe("nodeFiles appends", () => {
+  it("to what is there, or to a new file, and to nothing but a file", async () => {
+    await nodeFiles.append(at("f"), Buffer.from("one\n"));
+    await nodeFiles.append(at("f"), Buffer.from("two\n"));
+    assert.equal(readFileSync(at("f"), "utf8"), "one\ntwo\n");
+    execFileSync("mkfifo", [at("pipe")]);
+    await refused(nodeFiles.append(at("pipe"), Buffer.from("x")), "file/not-regular", at("pipe"));
+    await refused(nodeFiles.append(at("no/f"), Buffer.from("x")), "file/missing", at("no/f"));
+  });
+});

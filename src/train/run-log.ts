@@ -1,0 +1,274 @@
+// metrics.jsonl, the log of a run: one JSON object a line, appended as training goes; and a reader that expects anything in it.
+import { z } from "zod";
+import { LowrankError } from "../errors.ts";
+import { type Files, MAX_TEXT_BYTES } from "../files.ts";
+import type { TrainEvent } from "./trainer.ts";
+
+/** The log of a run, in its output folder. */
+export const METRICS_NAME = "metrics.jsonl";
+
+/** A line is written this long after it was logged at the latest, if another follows; and before every checkpoint. */
+const FLUSH_SECONDS = 2;
+const FLUSH_CHARS = 1 << 16;
+/** Longer lines are skipped by the reader. */
+const MAX_LINE_BYTES = 1 << 20;
+/** Of a longer file only this much is read, from its beginning. */
+const MAX_METRICS_BYTES = MAX_TEXT_BYTES;
+const READ_BLOCK_BYTES = 1 << 20;
+
+const time = z.string().max(40);
+const step = z.int().nonnegative();
+/** What JSON has no number for (an infinite perplexity) is null. */
+const measured = z.number().nullable();
+const examples = z.object({ count: z.number(), tokens: z.number(), targets: z.number() });
+
+/** One schema for each kind of line. Fields that are not named here are dropped. */
+const rows = {
+  /** First line of every start and of every time the run goes on: what is trained, and by which options (as in run.json). */
+  run: z.object({
+    type: z.literal("run"),
+    time,
+    /** Version of the program. */
+    lowrank: z.string().max(100).nullable(),
+    options: z.record(z.string(), z.unknown()),
+    prepared: z.object({
+      modules: z.number().nullable(),
+      trainable: z.number(),
+      parameters: z.number(),
+      train: examples,
+      eval: examples.nullable(),
+    }),
+  }),
+  /** Training begins behind step `step`: what was logged of later steps counts no more. */
+  start: z.object({ type: z.literal("start"), time, step, steps: step }),
+  step: z.object({
+    type: z.literal("step"),
+    time,
+    step,
+    loss: z.number(),
+    learningRate: z.number(),
+    gradNorm: z.number(),
+    tokens: z.number(),
+    tokensPerSecond: measured,
+    seconds: z.number(),
+    memoryBytes: measured,
+  }),
+  eval: z.object({ type: z.literal("eval"), time, step, loss: z.number(), perplexity: measured }),
+  samples: z.object({
+    type: z.literal("samples"),
+    time,
+    step,
+    samples: z.array(z.object({ prompt: z.string(), expected: z.string().optional(), text: z.string() })),
+  }),
+  checkpoint: z.object({ type: z.literal("checkpoint"), time, step }),
+  done: z.object({ type: z.literal("done"), time, step, stopped: z.boolean(), seconds: z.number() }),
+  /** The run ended on a failure. */
+  error: z.object({ type: z.literal("error"), time, code: z.string(), message: z.string() }),
+};
+const anyRow = z.discriminatedUnion("type", [
+  rows.run,
+  rows.start,
+  rows.step,
+  rows.eval,
+  rows.samples,
+  rows.checkpoint,
+  rows.done,
+  rows.error,
+]);
+
+export type MetricsRow = z.output<typeof anyRow>;
+export type RowOf<T extends MetricsRow["type"]> = Extract<MetricsRow, { type: T }>;
+
+/** What a log says, each step once. */
+export interface RunMetrics {
+  /** The start of the run, and each time it went on. */
+  runs: RowOf<"run">[];
+  /** Where training last began, and the run's length. */
+  start: RowOf<"start"> | null;
+  /** In order of steps, like the three after it. */
+  steps: RowOf<"step">[];
+  evals: RowOf<"eval">[];
+  samples: RowOf<"samples">[];
+  checkpoints: RowOf<"checkpoint">[];
+  /** How it ended; null if it is at work, or ended without a word. */
+  end: RowOf<"done"> | RowOf<"error"> | null;
+  /** Lines that say nothing: torn by a crash, or not from a run. */
+  skipped: number;
+  /** The file is longer than is read. */
+  cut: boolean;
+}
+
+/**
+ * Reads the log in `folder`; null if there is none. Lines that can't be read are counted and passed over; of a step that was
+ * trained again after a crash the last row counts. Fails with `file/*` only.
+ */
+export async function readMetrics(files: Files, folder: string): Promise<RunMetrics | null> {
+  const file = `${folder}/${METRICS_NAME}`;
+  if (!(await files.exists(file))) return null;
+  let runs: RowOf<"run">[] = [];
+  let start: RowOf<"start"> | null = null;
+  let end: RunMetrics["end"] = null;
+  const steps = new Map<number, RowOf<"step">>();
+  const evals = new Map<number, RowOf<"eval">>();
+  const samples = new Map<number, RowOf<"samples">>();
+  const checkpoints = new Map<number, RowOf<"checkpoint">>();
+  let skipped = 0;
+  const take = (row: MetricsRow): void => {
+    switch (row.type) {
+      case "run":
+        runs.push(row);
+        break;
+      case "start":
+        start = row;
+        end = null;
+        if (row.step === 0) runs = runs.slice(-1);
+        for (const byStep of [steps, evals, samples, checkpoints]) {
+          for (const later of [...byStep.keys()].filter((other) => other > row.step)) byStep.delete(later);
+        }
+        break;
+      case "step":
+        steps.set(row.step, row);
+        break;
+      case "eval":
+        evals.set(row.step, row);
+        break;
+      case "samples":
+        samples.set(row.step, row);
+        break;
+      case "checkpoint":
+        checkpoints.set(row.step, row);
+        break;
+      default:
+        end = row;
+    }
+  };
+  for await (const line of lines(files, file)) {
+    const row = line === null ? undefined : parseRow(line);
+    if (row) take(row);
+    else if (line !== "") skipped++;
+  }
+  const inOrder = <T extends { step: number }>(of: Map<number, T>): T[] => [...of.values()].sort((a, b) => a.step - b.step);
+  return {
+    runs,
+    start,
+    steps: inOrder(steps),
+    evals: inOrder(evals),
+    samples: inOrder(samples),
+    checkpoints: inOrder(checkpoints),
+    end,
+    skipped,
+    cut: (await files.size(file)) > MAX_METRICS_BYTES,
+  };
+}
+
+function parseRow(line: string): MetricsRow | undefined {
+  try {
+    return anyRow.safeParse(JSON.parse(line)).data;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The lines of a file, the last one too if it has no end; null for one that is too long. */
+async function* lines(files: Files, file: string): AsyncGenerator<string | null, void, void> {
+  const decoder = new TextDecoder();
+  const size = Math.min(await files.size(file), MAX_METRICS_BYTES);
+  let rest: Uint8Array[] = [];
+  let held = 0;
+  let tooLong = false;
+  const taken = (tail: Uint8Array): string | null => {
+    const line = tooLong || held + tail.length > MAX_LINE_BYTES ? null : decoder.decode(joined([...rest, tail]));
+    rest = [];
+    held = 0;
+    tooLong = false;
+    return line;
+  };
+  for (let offset = 0; offset < size; ) {
+    const block = await files.read(file, offset, Math.min(READ_BLOCK_BYTES, size - offset));
+    offset += block.length;
+    let from = 0;
+    for (let end = block.indexOf(0x0a); end >= 0; end = block.indexOf(0x0a, from)) {
+      yield taken(block.subarray(from, end));
+      from = end + 1;
+    }
+    held += block.length - from;
+    if (held > MAX_LINE_BYTES) {
+      tooLong = true;
+      rest = [];
+    } else rest.push(block.subarray(from));
+  }
+  if (held > 0) yield taken(new Uint8Array());
+}
+
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  if (parts.length === 1) return parts[0]!;
+  const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}
+
+/** What is logged, without the time. */
+export type LoggedRow = { [T in MetricsRow["type"]]: Omit<z.input<(typeof rows)[T]>, "time"> }[MetricsRow["type"]];
+
+export interface RunLog {
+  add(row: LoggedRow): Promise<void>;
+  /** Makes what was logged durable. */
+  flush(): Promise<void>;
+}
+
+/** Opens the log in `folder`. What a crash left of a line is closed by a line break, so that it harms no other line. */
+export async function openRunLog(files: Files, folder: string): Promise<RunLog> {
+  const file = `${folder}/${METRICS_NAME}`;
+  const size = (await files.exists(file)) ? await files.size(file) : 0;
+  const torn = size > 0 && (await files.read(file, size - 1, 1))[0] !== 0x0a;
+  let pending = torn ? "\n" : "";
+  let flushed = performance.now();
+  const flush = async (): Promise<void> => {
+    flushed = performance.now();
+    if (pending === "") return;
+    const bytes = new TextEncoder().encode(pending);
+    pending = "";
+    await files.append(file, bytes);
+  };
+  return {
+    async add({ type, ...row }) {
+      pending += `${JSON.stringify({ type, time: new Date().toISOString(), ...row })}\n`;
+      if (pending.length > FLUSH_CHARS || performance.now() - flushed > FLUSH_SECONDS * 1000) await flush();
+    },
+    flush,
+  };
+}
+
+/** Passes events on and logs them. The log has its last row when the events end, or are not asked for any more. */
+export async function* logEvents(log: RunLog, events: AsyncIterable<TrainEvent>): AsyncGenerator<TrainEvent, void, void> {
+  try {
+    for await (const event of events) {
+      await log.add(loggedOf(event));
+      yield event;
+    }
+  } catch (error) {
+    const { code, message } = error instanceof LowrankError ? error : { code: "internal", message: String(error) };
+    // On a full disk there is no room for this row either; what failed first is what is told.
+    await log.add({ type: "error", code, message }).catch(() => {});
+    await log.flush().catch(() => {});
+    throw error;
+  }
+  await log.flush();
+}
+
+function loggedOf(event: TrainEvent): LoggedRow {
+  if (event.type === "step") {
+    const { etaSeconds: _, ...row } = event;
+    return row;
+  }
+  if (event.type === "start") return { type: "start", step: event.step, steps: event.steps };
+  if (event.type === "checkpoint" || event.type === "done") {
+    const { folder: _, ...row } = event;
+    return row;
+  }
+  return event;
+}
