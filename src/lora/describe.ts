@@ -3,7 +3,7 @@ import type { Adapter } from "./adapter.ts";
 import type { AdapterModule } from "./match.ts";
 import { effectiveRank, singularValues } from "./spectrum.ts";
 
-/** Up to this rank an update's directions are counted; it takes about 15·rank³ operations a module. */
+/** Up to this rank an update's directions are counted; beyond it that takes longer than reading the file. */
 export const MAX_SPECTRUM_RANK = 1024;
 
 export interface ModuleDescription extends AdapterModule {
@@ -30,15 +30,14 @@ export interface AdapterDescription {
 /** Counts and norms of an adapter, each module's and all together. */
 export function describeAdapter(adapter: Adapter): AdapterDescription {
   const modules = adapter.modules.map((module): ModuleDescription => {
-    const { path, rank, scale, inFeatures, outFeatures } = module;
+    const { path, rank, scale, outFeatures } = module;
     const { loraA, loraB } = adapter.tensors.get(path)!;
-    const rowsOfA = { values: loraA, rank, length: inFeatures, vectorStep: inFeatures, step: 1 };
-    const columnsOfB = { values: loraB, rank, length: outFeatures, vectorStep: 1, step: rank };
+    const columnsOfB = transposed(loraB, outFeatures, rank);
     const facts = { ...module, parameters: loraA.length + loraB.length, normA: normOf(loraA), normB: normOf(loraB) };
     if (rank > MAX_SPECTRUM_RANK) {
-      return { ...facts, normDelta: Math.abs(scale) * productNorm(rowsOfA, columnsOfB), effectiveRank: null };
+      return { ...facts, normDelta: Math.abs(scale) * productNorm(loraA, columnsOfB, rank), effectiveRank: null };
     }
-    const [gramA, gramB] = [gram(rowsOfA), gram(columnsOfB)];
+    const [gramA, gramB] = [gram(loraA, rank), gram(columnsOfB, rank)];
     // ‖s·B·A‖² = s²·trace(AᵀBᵀBA) = s²·Σ (BᵀB ∘ AAᵀ); rounding may take a sum of zero below it.
     const squared = gramB.reduce((sum, value, i) => sum + value * gramA[i]!, 0);
     return {
@@ -59,38 +58,40 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
   };
 }
 
-/** `rank` vectors of `length` numbers: element k of vector i is at i·vectorStep + k·step. */
-interface Vectors {
-  values: Float32Array;
-  rank: number;
-  length: number;
-  vectorStep: number;
-  step: number;
+/** [rows, columns] → [columns, rows]. */
+function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+  const out = new Float32Array(values.length);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = values[i * columns + j]!;
+  return out;
 }
 
-/** The inner products of the vectors, [rank, rank]. */
-function gram({ values, rank, length, vectorStep, step }: Vectors): Float64Array {
-  const out = new Float64Array(rank * rank);
-  for (let i = 0; i < rank; i++) {
+/** The inner products of `count` rows, [count, count]. */
+function gram(values: Float32Array, count: number): Float64Array {
+  const length = values.length / count;
+  const rows = Array.from({ length: count }, (_, i) => values.subarray(i * length, (i + 1) * length));
+  const out = new Float64Array(count * count);
+  for (const [i, a] of rows.entries()) {
     for (let j = 0; j <= i; j++) {
+      const b = rows[j]!;
       let sum = 0;
-      for (let k = 0; k < length; k++) sum += values[i * vectorStep + k * step]! * values[j * vectorStep + k * step]!;
-      out[i * rank + j] = sum;
-      out[j * rank + i] = sum;
+      for (let k = 0; k < length; k++) sum += a[k]! * b[k]!;
+      out[i * count + j] = sum;
+      out[j * count + i] = sum;
     }
   }
   return out;
 }
 
-/** ‖B·A‖ a row at a time, where the Gram matrices would be larger than the factors. */
-function productNorm(a: Vectors, b: Vectors): number {
+/** ‖B·A‖ of A [rank, in] and Bᵀ [rank, out], a row at a time: the Gram matrices would be larger than the factors. */
+function productNorm(loraA: Float32Array, columnsOfB: Float32Array, rank: number): number {
+  const [inFeatures, outFeatures] = [loraA.length / rank, columnsOfB.length / rank];
+  const row = new Float64Array(inFeatures);
   let squares = 0;
-  const row = new Float64Array(a.length);
-  for (let out = 0; out < b.length; out++) {
+  for (let out = 0; out < outFeatures; out++) {
     row.fill(0);
-    for (let r = 0; r < a.rank; r++) {
-      const factor = b.values[r * b.vectorStep + out * b.step]!;
-      for (let k = 0; k < a.length; k++) row[k]! += factor * a.values[r * a.vectorStep + k]!;
+    for (let r = 0; r < rank; r++) {
+      const factor = columnsOfB[r * outFeatures + out]!;
+      for (let k = 0; k < inFeatures; k++) row[k]! += factor * loraA[r * inFeatures + k]!;
     }
     for (const value of row) squares += value * value;
   }

@@ -1,22 +1,20 @@
-// Singular values of a low-rank product and how many of them matter, by way of r × r matrices: pivoted Cholesky factors of the
-// Gram matrices, then one-sided Jacobi rotations (Hestenes 1958). Effective rank follows Roy and Vetterli (2007).
+// Singular values of a low-rank product and how many of them matter, by way of rank × rank matrices. Eigenvalues: Householder's
+// tridiagonal form, then implicit QL (EISPACK's tred1 and imtql1). Effective rank: Roy and Vetterli (2007).
 
-/** A cosine between two columns below this counts as a right angle. */
-const ORTHOGONAL = 1e-12;
-/** Sweeps until all columns are orthogonal; six to ten are usual. */
-const MAX_SWEEPS = 40;
+/** QL steps for one eigenvalue; two are usual. */
+const MAX_STEPS = 60;
 
 /**
- * Singular values of B·A, largest first, from BᵀB and AAᵀ (both [rank, rank], row by row). With AAᵀ = L·Lᵀ and BᵀB = M·Mᵀ
- * they are those of Mᵀ·L, since B and A differ from Mᵀ and Lᵀ by orthonormal columns and rows. Values below about 1e-8 of the
- * largest are rounding and may be missing.
+ * Singular values of B·A, largest first, from BᵀB and AAᵀ (both [rank, rank], row by row). With AAᵀ = L·Lᵀ their squares are
+ * the eigenvalues of Lᵀ·BᵀB·L. Values below about 1e-8 of the largest are rounding and may be missing.
  */
 export function singularValues(gramB: Float64Array, gramA: Float64Array, rank: number): number[] {
-  const [left, right] = [cholesky(gramB, rank), cholesky(gramA, rank)];
-  // Column j of Mᵀ·L, [left.length].
-  const columns = right.map((column) => Float64Array.from(left, (other) => dot(other, column)));
-  orthogonalise(columns);
-  return columns.map((column) => Math.sqrt(dot(column, column))).sort((a, b) => b - a);
+  const columns = cholesky(gramA, rank);
+  const images = columns.map((column) =>
+    Float64Array.from(column, (_, i) => dot(gramB.subarray(i * rank, (i + 1) * rank), column)),
+  );
+  const squares = eigenvalues(columns.map((column) => Float64Array.from(images, (image) => dot(column, image))));
+  return squares.map((square) => Math.sqrt(Math.max(0, square))).sort((a, b) => b - a);
 }
 
 /** exp of the entropy of the singular values' shares: between 1 (one direction) and their number (all alike); 0 if all are 0. */
@@ -52,30 +50,76 @@ function cholesky(gram: Float64Array, size: number): Float64Array[] {
   return columns;
 }
 
-/** Rotates pairs of columns until every two are orthogonal; their lengths are then the singular values. */
-function orthogonalise(columns: readonly Float64Array[]): void {
-  for (let sweep = 0, turned = true; turned && sweep < MAX_SWEEPS; sweep++) {
-    turned = false;
-    for (let i = 0; i < columns.length; i++) {
-      for (let j = i + 1; j < columns.length; j++) turned = rotate(columns[i]!, columns[j]!) || turned;
+/** Eigenvalues of a symmetric matrix, in no order. Its rows are overwritten. */
+function eigenvalues(rows: readonly Float64Array[]): number[] {
+  const { diagonal, beside } = tridiagonal(rows);
+  for (let first = 0; first < diagonal.length; first++) {
+    for (let step = 0; step < MAX_STEPS; step++) {
+      // The block from `first` ends where an element beside the diagonal is nothing.
+      let last = first;
+      while (last < diagonal.length - 1) {
+        const size = Math.abs(diagonal[last]!) + Math.abs(diagonal[last + 1]!);
+        if (Math.abs(beside[last]!) <= Number.EPSILON * size) break;
+        last++;
+      }
+      if (last === first) break;
+      implicitQl(diagonal, beside, first, last);
     }
   }
+  return diagonal;
 }
 
-/** Makes two columns orthogonal; false if they were. */
-function rotate(a: Float64Array, b: Float64Array): boolean {
-  const [aa, bb, ab] = [dot(a, a), dot(b, b), dot(a, b)];
-  if (Math.abs(ab) <= ORTHOGONAL * Math.sqrt(aa * bb)) return false;
-  const zeta = (bb - aa) / (2 * ab);
-  const tangent = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.hypot(1, zeta));
-  const cosine = 1 / Math.hypot(1, tangent);
-  const sine = cosine * tangent;
-  for (let i = 0; i < a.length; i++) {
-    const [x, y] = [a[i]!, b[i]!];
-    a[i] = cosine * x - sine * y;
-    b[i] = sine * x + cosine * y;
+/** The tridiagonal matrix with the same eigenvalues: its diagonal, and the elements beside it with a 0 behind them. */
+function tridiagonal(rows: readonly Float64Array[]): { diagonal: number[]; beside: number[] } {
+  const size = rows.length;
+  const beside = new Array<number>(size).fill(0);
+  for (let k = 0; k < size - 1; k++) {
+    // The reflection I − 2·v·vᵀ/(vᵀv) turns the column below the diagonal into one number.
+    const v = rows[k]!.slice(k + 1);
+    const length = Math.sqrt(dot(v, v)) * (v[0]! > 0 ? -1 : 1);
+    beside[k] = length;
+    v[0]! -= length;
+    const half = dot(v, v) / 2;
+    if (half === 0) continue;
+    const rest = rows.slice(k + 1).map((row) => row.subarray(k + 1));
+    const w = Float64Array.from(rest, (row) => dot(row, v) / half);
+    const share = dot(v, w) / (2 * half);
+    for (let i = 0; i < w.length; i++) w[i]! -= share * v[i]!;
+    for (const [i, row] of rest.entries()) {
+      const [vi, wi] = [v[i]!, w[i]!];
+      for (let j = 0; j < row.length; j++) row[j]! -= vi * w[j]! + wi * v[j]!;
+    }
   }
-  return true;
+  return { diagonal: rows.map((row, i) => row[i]!), beside };
+}
+
+/** One QL step with Wilkinson's shift on the block `first`…`last`. */
+function implicitQl(diagonal: number[], beside: number[], first: number, last: number): void {
+  const slope = (diagonal[first + 1]! - diagonal[first]!) / (2 * beside[first]!);
+  const shift = diagonal[first]! - beside[first]! / (slope + Math.hypot(1, slope) * (slope < 0 ? -1 : 1));
+  let g = diagonal[last]! - shift;
+  let [sine, cosine, p] = [1, 1, 0];
+  for (let i = last - 1; i >= first; i--) {
+    const f = sine * beside[i]!;
+    const b = cosine * beside[i]!;
+    const r = Math.hypot(f, g);
+    beside[i + 1] = r;
+    if (r === 0) {
+      diagonal[i + 1]! -= p;
+      beside[last] = 0;
+      return;
+    }
+    sine = f / r;
+    cosine = g / r;
+    g = diagonal[i + 1]! - p;
+    const turned = (diagonal[i]! - g) * sine + 2 * cosine * b;
+    p = sine * turned;
+    diagonal[i + 1] = g + p;
+    g = cosine * turned - b;
+  }
+  diagonal[first]! -= p;
+  beside[first] = g;
+  beside[last] = 0;
 }
 
 function dot(a: Float64Array, b: Float64Array): number {
