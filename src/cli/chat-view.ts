@@ -1,7 +1,8 @@
 // How the events of a conversation look: as JSON lines, as plain text, and on a terminal with two answers side by side.
 import { BASE_NAME, type ChatEvent } from "../jobs/chat.ts";
+import { grouped } from "../units.ts";
 import { besideGrowing } from "./columns.ts";
-import { faint, grouped, note, print, printJson, shown } from "./terminal.ts";
+import { faint, note, print, printJson, shown } from "./terminal.ts";
 
 export type ChatView = (event: ChatEvent) => void;
 

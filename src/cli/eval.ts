@@ -1,7 +1,8 @@
 // lowrank eval: the loss of a base over a data file, and of an adapter beside it.
 import type { EvaluateOptions, Score } from "../jobs/evaluate.ts";
 import { evaluate } from "../node.ts";
-import { grouped, print, printJson, table } from "./terminal.ts";
+import { grouped } from "../units.ts";
+import { print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Evaluates; returns the exit status. */

@@ -1,7 +1,8 @@
 // lowrank inspect: what an adapter or a base model is.
 import { type AdapterInspection, type BaseInspection, type InspectAdapterOptions, inspect } from "../jobs/inspect.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
-import { bytes, grouped, print, printJson, table } from "./terminal.ts";
+import { bytes, grouped } from "../units.ts";
+import { print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Inspects; returns the exit status. */

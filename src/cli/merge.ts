@@ -1,7 +1,8 @@
 // lowrank merge: a checkpoint that needs no adapter.
 import type { MergeAdapterOptions } from "../jobs/merge.ts";
 import { mergeAdapter } from "../node.ts";
-import { bytes, print, printJson } from "./terminal.ts";
+import { bytes } from "../units.ts";
+import { print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Merges; returns the exit status. */

@@ -3,7 +3,8 @@ import type { ExampleReport } from "../data/examples.ts";
 import { finetune } from "../node.ts";
 import type { FinetuneEvent } from "../train/finetune.ts";
 import type { FinetuneOptions } from "../train/options.ts";
-import { bytes, duration, grouped, note, print, printJson } from "./terminal.ts";
+import { bytes, duration, grouped } from "../units.ts";
+import { note, print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 const src = fileURLToPath(new URL("../../src", import.meta.url));
 
 /** Files at the top of src/ that every folder may import. */
-const shared = ["errors.ts", "files.ts", "random.ts", "tensor.ts"];
+const shared = ["errors.ts", "files.ts", "random.ts", "tensor.ts", "units.ts"];
 
 /** What each folder may import beside itself and `shared`: folders, single files, packages. Lower layers first. */
 const allowed: Record<string, string[]> = {
