@@ -14,9 +14,10 @@ import { openNodeSession } from "../../src/runtime/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
+import { evaluate } from "../../src/train/evals.ts";
 import { feedExamples } from "../../src/train/feed.ts";
 import { loraObjective } from "../../src/train/objective.ts";
-import { evaluate, train } from "../../src/train/trainer.ts";
+import { train } from "../../src/train/trainer.ts";
 import { type Checks, type Finding, limits, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
 import { numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
 

@@ -8,6 +8,7 @@ import { note, print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
+type DoneEvent = Extract<FinetuneEvent, { type: "done" }>;
 
 /** Without a terminal, steps are printed about this often. */
 const PLAIN_SECONDS = 10;
@@ -84,9 +85,21 @@ function progress(): (event: FinetuneEvent) => void {
       case "checkpoint":
         break;
       case "done":
-        line(`${event.stopped ? "stopped" : "done"} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
+        if (!event.stopped && event.best && event.best.step !== event.step) line(bestLine(event.best, event));
+        line(`${endOf(event)} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
     }
   };
+}
+
+const endOf = ({ stopped, early }: DoneEvent): string =>
+  stopped ? "stopped" : early ? "done, since evaluations got no better," : "done";
+
+/** Which evaluation was the best, and how to get what had it. */
+function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }: DoneEvent): string {
+  const what = `the best evaluation was at step ${best.step}, loss ${best.loss.toFixed(4)}`;
+  if (result === best.step) return `${what}: the result is the one of that step`;
+  const command = `lowrank train --resume --load-best --output ${quoted(folder!)}`;
+  return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
 }
 
 function stepLine(event: StepEvent, steps: number): string {

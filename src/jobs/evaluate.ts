@@ -13,9 +13,9 @@ import { lower } from "../onnx/lower.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { float32, sizeOf } from "../tensor.ts";
 import { dataReader, evaluationBatches, shapeOf } from "../train/datasets.ts";
+import { evaluate as meanLoss } from "../train/evals.ts";
 import { batchFeeds, loraEntries, loraInputs, lossGraph } from "../train/objective.ts";
 import { thetaOf } from "../train/subject.ts";
-import { evaluate as meanLoss } from "../train/trainer.ts";
 
 export interface EvaluateOptions extends ReadOptions {
   /** Folder of the base checkpoint. */

@@ -5,6 +5,7 @@ import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { readJsonObject } from "../formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
+import { bestOf, type Eval } from "./evals.ts";
 import type { Moments } from "./optimizer.ts";
 
 /** The options that determine the bits of a run, by name. */
@@ -15,7 +16,7 @@ export interface TrainState extends Moments {
   theta: Float32Array;
   /** One row a finished step: the mean loss over its targets, before its update. */
   log: { step: number; loss: number; learningRate: number; gradNorm: number }[];
-  evals: { step: number; loss: number }[];
+  evals: Eval[];
 }
 
 /** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. */
@@ -62,9 +63,12 @@ export async function saveCheckpoint(
   );
   const sizes: Record<string, number> = {};
   for (const name of (await files.list(making)).sort()) sizes[name] = await files.size(`${making}/${name}`);
-  const bestEval = state.evals.reduce<StateRecord["bestEval"]>((best, now) => (best && best.loss <= now.loss ? best : now), null);
   const { step, log, evals } = state;
-  const text = JSON.stringify({ version: 1, step, facts, bestEval, evals, log, files: sizes } satisfies StateRecord, null, 2);
+  const text = JSON.stringify(
+    { version: 1, step, facts, bestEval: bestOf(evals), evals, log, files: sizes } satisfies StateRecord,
+    null,
+    2,
+  );
   await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(text + "\n"));
   await discard(files, out, state.step);
   await files.rename(making, folder);
@@ -118,28 +122,41 @@ export async function loadCheckpoint(files: Files, folder: string, facts: Facts,
       next: "Resume with the options the run was started with, or train into another folder.",
     });
   }
-  const path = `${folder}/${OPTIMIZER_FILE}`;
-  const { tensors } = await readHeader(files, path);
-  const vector = async (name: string): Promise<Float32Array> => {
-    const entry = tensors.get(name);
-    if (entry?.dtype === "float32" && entry.shape.length === 1 && entry.shape[0] === parameters) {
-      return (await readTensor(files, path, entry)).data as Float32Array;
-    }
-    throw new LowrankError("train/checkpoint", `the tensor ${name} is not the one of this run`, {
-      subject: path,
-      expected: `float32 [${parameters}]`,
-      got: entry ? `${entry.dtype} [${entry.shape.join(", ")}]` : "no such tensor",
-      next: "Resume from another checkpoint.",
-    });
-  };
+  const vector = (name: (typeof VECTORS)[number]) => readVector(files, folder, name, parameters);
   const [theta, m, v] = [await vector("theta"), await vector("m"), await vector("v")];
   return { theta, m, v, step: saved.step, log: saved.log, evals: saved.evals };
 }
 
-/** Removes all but the newest `keep` checkpoints up to `step`, the one just written. */
-export async function pruneCheckpoints(files: Files, out: string, step: number, keep: number): Promise<void> {
+/** θ of `out`/checkpoint-<step>, a checkpoint of the run at work. */
+export async function loadTheta(files: Files, out: string, step: number, parameters: number): Promise<Float32Array> {
+  const folder = folderOf(out, step);
+  if (await readRecord(files, folder, step)) return readVector(files, folder, "theta", parameters);
+  throw new LowrankError("train/best", "the checkpoint of the best evaluation is not there, or not whole", {
+    subject: folder,
+    expected: `${STATE_FILE} and every file it lists, at its size`,
+    next: "Resume the run with --no-load-best (loadBest: false): the result is then what the last step gave.",
+    exitCode: 1,
+  });
+}
+
+async function readVector(files: Files, folder: string, name: string, parameters: number): Promise<Float32Array> {
+  const path = `${folder}/${OPTIMIZER_FILE}`;
+  const entry = (await readHeader(files, path)).tensors.get(name);
+  if (entry?.dtype === "float32" && entry.shape.length === 1 && entry.shape[0] === parameters) {
+    return (await readTensor(files, path, entry)).data as Float32Array;
+  }
+  throw new LowrankError("train/checkpoint", `the tensor ${name} is not the one of this run`, {
+    subject: path,
+    expected: `float32 [${parameters}]`,
+    got: entry ? `${entry.dtype} [${entry.shape.join(", ")}]` : "no such tensor",
+    next: "Resume from another checkpoint.",
+  });
+}
+
+/** Removes all but the newest `keep` checkpoints up to `step`, the one just written, and the one of step `best`. */
+export async function pruneCheckpoints(files: Files, out: string, step: number, keep: number, best?: number): Promise<void> {
   const steps = (await checkpointSteps(files, out)).filter((other) => other <= step);
-  for (const old of steps.slice(keep)) await discard(files, out, old);
+  for (const old of steps.slice(keep)) if (old !== best) await discard(files, out, old);
 }
 
 /** Removes what a killed run left half-written or half-removed in `out`. */

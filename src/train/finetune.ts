@@ -58,7 +58,7 @@ export async function* finetune(
   const batches = Array.from({ length: perEpoch }, (_, step) => feed.microBatches(step)).flat();
   const shape = shapeOf([...batches, ...evalBatches]);
   const memory = peakMemory(subject.graph(shape), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
-  const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints);
+  const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
   const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);
   const prepared = {
     modules: subject.modules,
@@ -83,7 +83,7 @@ export async function* finetune(
       steps,
       seed,
       optimizer: optimizerOf(options, steps),
-      evaluation: data.held && { batches: evalBatches, every: options.evalEvery ?? perEpoch },
+      evaluation: data.held && { batches: evalBatches, every: options.evalEvery ?? perEpoch, early: earlyOf(options) },
       output: {
         files,
         folder: options.output,
@@ -93,7 +93,9 @@ export async function* finetune(
           await subject.saveWeights(folder, trained);
         },
         checkpointEvery: options.checkpointEvery,
+        checkpointMinutes: options.checkpointMinutes,
         keepCheckpoints: options.keepCheckpoints,
+        loadBest: options.loadBest,
         resume: options.resume,
       },
       facts: { method, base: await base.fingerprint(), ...subject.facts },
@@ -123,6 +125,8 @@ async function readData(
   if (evalSplit !== undefined) return reader.split(data, evalSplit, seed);
   return { train: await reader.read(data), held: evalData === undefined ? undefined : await reader.read(evalData) };
 }
+
+const earlyOf = ({ patience, minDelta }: RunOptions) => (patience === undefined ? undefined : { patience, minDelta });
 
 const optimizerOf = ({ learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup }: RunOptions, steps: number) => ({
   ...optimizerDefaults,

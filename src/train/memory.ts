@@ -184,5 +184,5 @@ export function peakMemory(graph: Graph, trainable: number, sizes: readonly Batc
 }
 
 /** Bytes a run writes at its fullest: one checkpoint more than are kept (weights, θ and two moments each), and the result. */
-export const diskBytes = (trainable: number, resultBytes: number, keepCheckpoints: number): number =>
-  (keepCheckpoints + 1) * (resultBytes + 12 * trainable) + resultBytes;
+export const diskBytes = (trainable: number, resultBytes: number, checkpoints: number): number =>
+  (checkpoints + 1) * (resultBytes + 12 * trainable) + resultBytes;

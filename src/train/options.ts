@@ -87,9 +87,17 @@ const schema = z.strictObject({
   /** LoRA+: how many times faster B learns than A. */
   loraPlusRatio: z.number().optional(),
   seed: z.int().default(0),
-  /** Steps between checkpoints. There is one at the start and one at the end in any case. */
-  checkpointEvery: count.default(100),
-  /** How many of the newest checkpoints stay. */
+  /** The run ends after this many evaluations without a better loss. */
+  patience: count.optional(),
+  /** A loss is better if it is lower by more than this. */
+  minDelta: z.number().min(0).default(0),
+  /** The result is what had the best evaluation, not what the last step gave. */
+  loadBest: z.boolean().default(false),
+  /** Steps between checkpoints (100 if checkpointMinutes isn't given). There is one at the start and one at the end in any case. */
+  checkpointEvery: count.optional(),
+  /** A checkpoint is due this many minutes after the last one. */
+  checkpointMinutes: z.number().positive().optional(),
+  /** How many of the newest checkpoints stay; the one of the best evaluation stays beside them. */
   keepCheckpoints: count.default(2),
   /** Train although memory or disk look too small, and into a folder that holds other files. */
   force: z.boolean().default(false),
@@ -141,6 +149,11 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
   if (!parsed.success) throw optionError(parsed.error.issues[0]!);
   const { date = new Date().toISOString().slice(0, 10), baseName, ...options } = parsed.data;
   if (options.steps === undefined) options.epochs ??= 3;
+  if (options.checkpointMinutes === undefined) options.checkpointEvery ??= 100;
+  const evaluates = options.evalData !== undefined || options.evalSplit !== undefined;
+  const wantsEvals = options.patience !== undefined ? "patience" : options.loadBest ? "loadBest" : null;
+  if (wantsEvals && !evaluates)
+    throw refused(wantsEvals, "the run has no evaluations", "evalData or evalSplit beside it", "neither of them");
   return { ...options, date, baseName: baseName ?? options.base };
 }
 

@@ -61,7 +61,18 @@ const rows = {
     samples: z.array(z.object({ prompt: z.string(), expected: z.string().optional(), text: z.string() })),
   }),
   checkpoint: z.object({ type: z.literal("checkpoint"), time, step }),
-  done: z.object({ type: z.literal("done"), time, step, stopped: z.boolean(), seconds: z.number() }),
+  done: z.object({
+    type: z.literal("done"),
+    time,
+    step,
+    /** Interrupted: the run can go on. */
+    stopped: z.boolean(),
+    /** Ended before its last step because evaluations got no better. */
+    early: z.boolean(),
+    /** The step whose weights are the result. */
+    result: step.nullable(),
+    seconds: z.number(),
+  }),
   /** The run ended on a failure. */
   error: z.object({ type: z.literal("error"), time, code: z.string(), message: z.string() }),
 };
@@ -266,8 +277,9 @@ function loggedOf(event: TrainEvent): LoggedRow {
     return row;
   }
   if (event.type === "start") return { type: "start", step: event.step, steps: event.steps };
-  if (event.type === "checkpoint" || event.type === "done") {
-    const { folder: _, ...row } = event;
+  if (event.type === "checkpoint") return { type: "checkpoint", step: event.step };
+  if (event.type === "done") {
+    const { folder: _, best: __, ...row } = event;
     return row;
   }
   return event;

@@ -3,10 +3,11 @@ import type { Batch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
-import { sizeOf } from "../tensor.ts";
+import { targetsOf, tokensOf, total } from "./batches.ts";
 import {
   type Facts,
   loadCheckpoint,
+  loadTheta,
   pruneCheckpoints,
   removeLeftovers,
   resumable,
@@ -14,9 +15,11 @@ import {
   saveCheckpoint,
   type TrainState,
 } from "./checkpoint.ts";
+import { bestOf, type EarlyStop, type Eval, evaluate, hasStalled } from "./evals.ts";
 import type { Feed } from "./feed.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
+import { checkOptions } from "./trainer-checks.ts";
 import type { Objective } from "./types.ts";
 
 /** What `train` reports. `loss` is in nats a target token, `step` counts finished steps, times are in seconds. */
@@ -39,7 +42,19 @@ export type TrainEvent =
     }
   | { type: "eval"; step: number; loss: number; perplexity: number }
   | { type: "checkpoint"; step: number; folder: string }
-  | { type: "done"; step: number; stopped: boolean; seconds: number; folder: string | null };
+  | {
+      type: "done";
+      step: number;
+      /** The signal ended it: the run can be resumed. */
+      stopped: boolean;
+      /** It ended before its last step because evaluations got no better. */
+      early: boolean;
+      best: Eval | null;
+      /** The step whose weights are the result; null if there is none yet. */
+      result: number | null;
+      seconds: number;
+      folder: string | null;
+    };
 
 export interface OptimizerOptions extends AdamW {
   learningRate: number;
@@ -69,17 +84,23 @@ export interface TrainOutput {
   /** Gets checkpoint-<step>/ folders, and the final weights at the end. */
   folder: string;
   saveWeights: SaveWeights;
-  /** Steps between checkpoints. One is written before the first step and one at the end in any case. */
+  /**
+   * Steps between checkpoints, and minutes after which one is due. One is written before the first step, one at the end and
+   * one at every evaluation that is better than all before, in any case.
+   */
   checkpointEvery?: number;
-  /** How many of the newest checkpoints stay; 2 if absent. */
+  checkpointMinutes?: number;
+  /** How many of the newest checkpoints stay; 2 if absent. The one of the best evaluation stays beside them. */
   keepCheckpoints?: number;
+  /** The final weights are those of the best evaluation, not the last ones. */
+  loadBest?: boolean;
   /** Go on from the newest whole checkpoint of `folder`, or from the start if it has none. */
   resume?: boolean;
 }
 
 export interface TrainOptions {
   objective: Objective;
-  /** The parameters at the start, updated in place: after `done` these are the trained ones. */
+  /** The parameters at the start, updated in place: after `done` these are the trained ones, of the step `result`. */
   theta: Float32Array;
   feed: Feed;
   /** Length of the run: one of the two. A part of an epoch is rounded up to whole steps. */
@@ -88,7 +109,7 @@ export interface TrainOptions {
   /** Seeds what the objective draws (dropout). */
   seed: number;
   optimizer: OptimizerOptions;
-  evaluation?: { batches: readonly Batch[]; every: number };
+  evaluation?: { batches: readonly Batch[]; every: number; early?: EarlyStop };
   /** Absent: nothing is written. */
   output?: TrainOutput;
   /** What else determines the bits (base model, data, adapter), compared when a run is resumed. */
@@ -124,6 +145,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   }
   let savedStep = resumedFrom ? state.step : -1;
   let savedFolder = resumedFrom;
+  let savedTime = began;
   let learningRate = 0;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
@@ -133,7 +155,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (broken !== undefined) throw nonFinite("a parameter", broken, state.step, learningRate, savedFolder);
     savedFolder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
     savedStep = state.step;
-    await pruneCheckpoints(output.files, output.folder, savedStep, keep);
+    savedTime = performance.now();
+    await pruneCheckpoints(output.files, output.folder, savedStep, keep, bestOf(state.evals)?.step);
     yield { type: "checkpoint", step: savedStep, folder: savedFolder };
   }
 
@@ -145,7 +168,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const startStep = state.step;
   const startTime = performance.now();
   yield* save();
-  while (state.step < steps && !signal?.aborted) {
+  const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
+  while (state.step < steps && !signal?.aborted && !stalled()) {
     const stepTime = performance.now();
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
@@ -168,26 +192,32 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
       state.evals.push({ step, loss: result.loss });
       yield { type: "eval", step, ...result };
+      if (bestOf(state.evals)?.step === step) yield* save();
     }
-    if (output?.checkpointEvery && step % output.checkpointEvery === 0) yield* save();
+    if (isDue(step, output, performance.now() - savedTime)) yield* save();
   }
   yield* save();
-  const stopped = state.step < steps;
-  if (output && !stopped) await output.saveWeights(output.folder, theta);
+  const { step } = state;
+  const early = step < steps && stalled();
+  const stopped = step < steps && !early;
+  const best = bestOf(state.evals);
+  let result = stopped ? null : step;
+  if (output && !stopped) {
+    if (output.loadBest && best && best.step !== step) {
+      theta.set(await loadTheta(output.files, output.folder, best.step, theta.length));
+      result = best.step;
+    }
+    await output.saveWeights(output.folder, theta);
+  }
   const seconds = (performance.now() - began) / 1000;
-  yield { type: "done", step: state.step, stopped, seconds, folder: output?.folder ?? null };
+  yield { type: "done", step, stopped, early, best, result, seconds, folder: output?.folder ?? null };
 }
 
-/** Mean loss over all targets of `batches`, without dropout, in nats a token. */
-export async function evaluate(
-  objective: Pick<Objective, "loss">,
-  theta: Float32Array,
-  batches: readonly Batch[],
-): Promise<{ loss: number; perplexity: number }> {
-  let sum = 0;
-  for (const batch of batches) if (targetsOf(batch) > 0) sum += await objective.loss(batch, theta);
-  const loss = sum / total(batches, targetsOf);
-  return { loss, perplexity: Math.exp(loss) };
+/** Whether it is time for a checkpoint, by the steps done or by the time since the last one. */
+function isDue(step: number, output: TrainOutput | undefined, sinceMs: number): boolean {
+  const { checkpointEvery, checkpointMinutes } = output ?? {};
+  const byStep = checkpointEvery !== undefined && step % checkpointEvery === 0;
+  return byStep || (checkpointMinutes !== undefined && sinceMs >= checkpointMinutes * 60_000);
 }
 
 /** Mean loss over all targets of the micro-batches together, and its gradient: what one big batch of them gives. */
@@ -217,10 +247,6 @@ async function lossAndGradient(
   return { loss, gradient: gradient!, tokens: total(batches, tokensOf) };
 }
 
-const targetsOf = (batch: Batch): number => batch.lossLabels.length;
-const tokensOf = (batch: Batch): number => batch.attentionMask.reduce((sum, attended) => sum + attended, 0);
-const total = (batches: readonly Batch[], of: (batch: Batch) => number): number =>
-  batches.reduce((sum, batch) => sum + of(batch), 0);
 const zeros = (like: Float32Array): Float32Array => new Float32Array(like.length);
 
 /** The options that determine the bits. The number of steps is one of them unless the schedule does not look at it. */
@@ -246,45 +272,4 @@ function nonFinite(what: string, value: number, step: number, learningRate: numb
     next: `Train again with a lower learning rate, more warm-up or maxGradNorm.${saved ? ` The last whole checkpoint is ${saved}.` : ""}`,
     exitCode: 1,
   });
-}
-
-function checkOptions({ objective, theta, steps, epochs, optimizer, evaluation, output }: TrainOptions): void {
-  const wrong = (subject: string, expected: string, got: unknown): never => {
-    throw new LowrankError("train/option", "this value can't be trained with", {
-      subject,
-      expected,
-      got: String(got),
-      next: `Give ${subject} another value.`,
-    });
-  };
-  const atLeast = (subject: string, value: number | undefined, least: number): void => {
-    if (value !== undefined && !(Number.isInteger(value) && value >= least)) wrong(subject, `an integer from ${least}`, value);
-  };
-  const positive = (subject: string, value: number | undefined): void => {
-    if (value !== undefined && !(value > 0 && Number.isFinite(value))) wrong(subject, "a positive number", value);
-  };
-  let end = 0;
-  for (const { key, offset, shape } of objective.entries) {
-    if (offset !== end) wrong(`objective.entries: ${key}`, `offset ${end}, behind the entry before it`, offset);
-    end += sizeOf(shape);
-  }
-  if (theta.length !== end || end === 0) wrong("theta", `the ${end} parameters of the objective, at least one`, theta.length);
-  if ((steps === undefined) === (epochs === undefined)) wrong("steps, epochs", "one of the two", `${steps}, ${epochs}`);
-  atLeast("steps", steps, 1);
-  positive("epochs", epochs);
-  positive("learningRate", optimizer.learningRate);
-  positive("maxGradNorm", optimizer.maxGradNorm);
-  positive("loraPlusRatio", optimizer.loraPlusRatio);
-  positive("eps", optimizer.eps);
-  if (!(optimizer.weightDecay >= 0 && Number.isFinite(optimizer.weightDecay)))
-    wrong("weightDecay", "a number from 0", optimizer.weightDecay);
-  for (const beta of ["beta1", "beta2"] as const) {
-    if (!(optimizer[beta] >= 0 && optimizer[beta] < 1)) wrong(beta, "a number from 0, below 1", optimizer[beta]);
-  }
-  if (!Object.hasOwn(schedules, optimizer.schedule)) wrong("schedule", Object.keys(schedules).join(", "), optimizer.schedule);
-  atLeast("warmupSteps", optimizer.warmupSteps, 0);
-  atLeast("evaluation.every", evaluation?.every, 1);
-  if (evaluation && total(evaluation.batches, targetsOf) === 0) wrong("evaluation.batches", "at least one target token", 0);
-  atLeast("output.checkpointEvery", output?.checkpointEvery, 1);
-  atLeast("output.keepCheckpoints", output?.keepCheckpoints, 1);
 }

@@ -34,7 +34,16 @@ const step = (at: number, loss: number) => ({
   memoryBytes: null,
 });
 const start = (at: number, steps: number) => ({ type: "start" as const, step: at, steps, parameters: 3, resumedFrom: null });
-const done = (at: number) => ({ type: "done" as const, step: at, stopped: false, seconds: 2, folder: "x" });
+const done = (at: number): TrainEvent => ({
+  type: "done",
+  step: at,
+  stopped: false,
+  early: false,
+  best: null,
+  result: at,
+  seconds: 2,
+  folder: "x",
+});
 
 async function log(folder: string, events: TrainEvent[], error?: Error): Promise<void> {
   async function* given() {
@@ -160,7 +169,7 @@ test("whatever a stranger's log holds, rows that can be read are read", async ()
   const huge = { ...step(2, 4), type: "step", time, tokensPerSecond: null, memoryBytes: 1e300 };
   appendFileSync(
     fileOf(folder),
-    `${JSON.stringify(huge)}\r\n${JSON.stringify({ type: "done", time, step: 2, stopped: false, seconds: 1 })}`,
+    `${JSON.stringify(huge)}\r\n${JSON.stringify({ type: "done", time, step: 2, stopped: false, early: false, result: 2, seconds: 1 })}`,
   );
   const metrics = await metricsOf(folder);
   assert.deepEqual(

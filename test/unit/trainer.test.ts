@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Batch } from "../../src/data/types.ts";
 import { LowrankError } from "../../src/errors.ts";
-import { evaluate, type TrainEvent, type TrainOptions, train } from "../../src/train/trainer.ts";
+import { evaluate } from "../../src/train/evals.ts";
+import { type TrainEvent, type TrainOptions, train } from "../../src/train/trainer.ts";
 import type { Objective } from "../../src/train/types.ts";
 import { toyBatch, toyFeed, toyObjective, toyOptimizer, toyRows, toyTheta } from "../helpers/toy.ts";
 
