@@ -8,16 +8,25 @@ export type Request =
   | { kind: "open"; id: number }
   | { kind: "run"; id: number; feeds: Record<string, Tensor>; options: RunOptions }
   | { kind: "bind"; id: number; feeds: Record<string, Tensor> }
-  | { kind: "share"; id: number; inputs: Record<string, Tensor>; outputs: Record<string, Float32Array> }
+  | { kind: "share"; id: number; inputs: Record<string, Tensor>; outputs: Record<string, Tensor> }
   | { kind: "close"; id: number };
 
 export type Reply = { id: number; results?: Record<string, Tensor>; error?: string };
 
 type Unnumbered = Request extends infer R ? (R extends Request ? Omit<R, "id"> : never) : never;
 
+/**
+ * Memory for a worker's short-lived objects. V8's own choice is ten times that; it would be collected so seldom that the
+ * tensors of a thousand steps, which V8 does not count as its memory, would wait there to be freed.
+ */
+const YOUNG_MB = 4;
+
 /** Opens a session in a worker thread. */
 export const openNodeSession: OpenSession = async (model, options = {}) => {
-  const worker = new Worker(new URL("./worker.mjs", import.meta.url), { workerData: { model, options } });
+  const worker = new Worker(new URL("./worker.mjs", import.meta.url), {
+    workerData: { model, options },
+    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
+  });
   const waiting = new Map<number, { resolve: (reply: Reply) => void; reject: (error: Error) => void }>();
   let next = 0;
   let dead: Error | undefined;

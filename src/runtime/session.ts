@@ -29,7 +29,7 @@ export interface Session {
    * Inputs and outputs in shared memory, for what is large and crosses at every run: each run reads the inputs' present
    * values, and writes the outputs that it fetches there instead of returning them.
    */
-  share(inputs: Record<string, Tensor>, outputs: Record<string, Float32Array>): Promise<void>;
+  share(inputs: Record<string, Tensor>, outputs: Record<string, Tensor>): Promise<void>;
   /** Frees the weights. The session cannot be used afterwards. */
   close(): Promise<void>;
 }

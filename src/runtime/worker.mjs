@@ -23,8 +23,9 @@ const bound = {};
  */
 const live = [];
 /**
- * Outputs that go to shared memory.
- * @type {Record<string, Float32Array>}
+ * Outputs that go to shared memory, each with the place that ONNX Runtime writes: made anew at every run, they would wait
+ * for the garbage collector, which does not see how large they are.
+ * @type {Record<string, { target: Float32Array, place: ort.Tensor }>}
  */
 const shared = {};
 
@@ -73,13 +74,15 @@ async function answer(request) {
     case "run": {
       const { carry = {}, fetches = session.outputNames.filter((name) => !(name in carry)) } = request.options;
       const returned = new Set(fetches);
-      const names = new Set([...fetches, ...Object.keys(carry)]);
+      const places = [...fetches, ...Object.keys(carry)].map((name) => [name, shared[name]?.place ?? null]);
       for (const { source, copy } of live) copy.set(/** @type {never} */ (source));
-      const outputs = Object.entries(await session.run({ ...bound, ...engineTensors(request.feeds) }, [...names]));
+      const outputs = Object.entries(
+        await session.run({ ...bound, ...engineTensors(request.feeds) }, Object.fromEntries(places)),
+      );
       for (const [name, tensor] of outputs) {
         const input = carry[name];
         if (input !== undefined) bound[input] = tensor;
-        shared[name]?.set(/** @type {Float32Array} */ (tensor.data));
+        shared[name]?.target.set(/** @type {Float32Array} */ (tensor.data));
       }
       const leaving = outputs.filter(([name]) => returned.has(name) && !(name in shared));
       const results = leaving.map(([name, { type, dims, data }]) => [name, { dtype: type, shape: dims, data }]);
@@ -94,7 +97,10 @@ async function answer(request) {
         live.push({ source, copy });
         bound[name] = new ort.Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (copy), shape);
       }
-      Object.assign(shared, request.outputs);
+      for (const [name, { dtype, data: target, shape }] of Object.entries(request.outputs)) {
+        const place = new ort.Tensor(/** @type {"float32"} */ (dtype), new Float32Array(target.length), shape);
+        shared[name] = { target: /** @type {Float32Array} */ (target), place };
+      }
       return undefined;
     case "close":
       await session.release();

@@ -175,7 +175,7 @@ async function sessionObjective(
   const part = (whole: Float32Array, { offset, shape }: ThetaEntry) => whole.subarray(offset, offset + sizeOf(shape));
   await session.share(
     Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, part(values, entry))])),
-    Object.fromEntries(entries.map((entry) => [gradientName(entry), part(slopes, entry)])),
+    Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, part(slopes, entry))])),
   );
   const run = async (batch: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches?: string[]) => {
     values.set(theta);
@@ -186,7 +186,7 @@ async function sessionObjective(
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {
       const loss = await run(batch, theta, 1 / divisor, key);
-      return { loss, gradient: new Float32Array(slopes) };
+      return { loss, gradient: slopes };
     },
     loss: (batch, theta) => run(batch, theta, 1, null, ["loss"]),
     close: () => session.close(),

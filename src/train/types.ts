@@ -19,7 +19,10 @@ export interface DropoutKey {
 /** A network seen from the training loop. */
 export interface Objective {
   readonly entries: readonly ThetaEntry[];
-  /** The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to θ (same length as θ). */
+  /**
+   * The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to θ (same length as θ). The
+   * gradient's memory belongs to the caller until the next call, which may write there.
+   */
   lossAndGradient(
     batch: Batch,
     theta: Float32Array,
