@@ -1,4 +1,5 @@
 // Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
+import { trainOnChoices } from "../data/examples.ts";
 import { CHAT_NEW_TOKENS } from "../jobs/chat.ts";
 import { finetuneDefaults } from "../train/options.ts";
 
@@ -50,8 +51,8 @@ const dataFlags: Flag[] = [
     name: "trainOn",
     kind: "text",
     value: "PART",
-    choices: ["completion", "all"],
-    help: "which tokens are targets: completions and assistant turns, or all",
+    choices: trainOnChoices,
+    help: "which tokens are targets: completions and every assistant turn, only the last turn, or all",
   },
   {
     name: "maxLength",
