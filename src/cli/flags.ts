@@ -23,7 +23,7 @@ export interface Flag {
 export interface CommandTable {
   summary: string;
   /** A value without a flag. */
-  argument?: { name: string; help: string; model?: boolean };
+  argument?: { name: string; help: string; model?: boolean; many?: boolean };
   flags: Flag[];
 }
 
@@ -216,6 +216,18 @@ const tables = {
       model: true,
     },
     flags: [{ ...base, required: false, help: "check the adapter against this base" }, anyBase],
+  },
+  report: {
+    summary: "write a page with the curves, samples and settings of a run, or of several beside each other",
+    argument: { name: "folders", help: "the output folders of training", many: true },
+    flags: [
+      {
+        name: "output",
+        kind: "text",
+        value: "FILE",
+        help: "the page (report.html in the folder of the run; in the current folder for several)",
+      },
+    ],
   },
 } satisfies Record<string, CommandTable>;
 
