@@ -4,9 +4,9 @@ import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-import { type DecoderConfig, decoderConfig } from "./config.ts";
+import type { DecoderConfig } from "./config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
-import { forwardGraph, modulesOf } from "./registry.ts";
+import { decoderConfig, forwardGraph, modulesOf } from "./registry.ts";
 
 export interface Base {
   checkpoint: Checkpoint;

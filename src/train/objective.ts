@@ -12,7 +12,7 @@ import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout }
 import type { AdapterModule } from "../lora/match.ts";
 import { decoderInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { decoders } from "../models/registry.ts";
+import { forward } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import { purpose, uniform } from "../random.ts";
@@ -48,11 +48,12 @@ export function loraEntries(modules: readonly AdapterModule[]): ThetaEntry[] {
 /** Σ of the target tokens' losses, from the inputs of `decoderInputs` and the batch's loss rows and labels. */
 export function lossGraph(config: DecoderConfig, { maxTargets, maxLength }: ObjectiveShape): Graph {
   const attentionBlocks = Math.min(MAX_BLOCKS, Math.max(1, Math.round(maxLength / QUERIES_PER_BLOCK)));
-  const { hidden, head } = decoders[config.modelType](config, { ...decoderInputs(), attentionBlocks });
+  const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
   const lossRows = input("lossRows", "int32", ["targets"]);
   const lossLabels = input("lossLabels", "int32", ["targets"]);
   const chunks = Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
-  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), head.weight, lossLabels, head.path, chunks) } };
+  const { weight, path, softcap } = head;
+  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), weight, lossLabels, { path, chunks, softcap }) } };
 }
 
 /** A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. */
