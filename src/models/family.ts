@@ -7,6 +7,4 @@ export interface Family<C extends DecoderConfig = DecoderConfig> {
   /** The parsed JSON of a config.json, checked; `file` is what errors call it. */
   config(json: unknown, file: string): C;
   forward(config: C, inputs: DecoderInputs): DecoderOutputs;
-  /** Other stored names of a weight: the first pattern that matches is tried where the checkpoint lacks the name. */
-  aliases?: readonly (readonly [pattern: RegExp, replacement: string])[];
 }

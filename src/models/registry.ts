@@ -95,6 +95,16 @@ export function modulesOf(graph: Graph): ModuleInfo[] {
   return [...modules.values()];
 }
 
+/**
+ * Under which names a checkpoint stores weights that it has not under the model's own: a checkpoint of the bare model, as
+ * GPT-2's and BLOOM's are on the hub, lacks the first word ("transformer.").
+ */
+export function storedNames(graph: Graph, stored: ReadonlyMap<string, unknown>): Map<string, string> {
+  const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "weight" ? [String(attributes["name"])] : []));
+  const bare = names.map((name): [string, string] => [name, name.replace(/^[^.]+\./, "")]);
+  return new Map(bare.filter(([name, short]) => !stored.has(name) && stored.has(short)));
+}
+
 /** Number of parameters of the base model, from its config alone. */
 export function countParameters(graph: Graph): number {
   let total = 0;

@@ -8,7 +8,7 @@ import { decoderConfig, forwardGraph, modulesOf } from "../../src/models/registr
 const familyKeys: Record<string, Record<string, unknown>> = {
   mistral: { sliding_window: 6 },
   qwen3: { head_dim: 8 },
-  smollm3: { pad_token_id: 0, no_rope_layers: [1, 0, 1, 0, 1, 0, 1, 0] },
+  smollm3: { pad_token_id: 0, no_rope_layer_interval: 1 },
   phi3: { pad_token_id: 0, partial_rotary_factor: 0.5, head_dim: 8 },
   gemma: { head_dim: 8 },
   gemma2: { head_dim: 8, sliding_window: 6, query_pre_attn_scalar: 10, attn_logit_softcapping: 3, final_logit_softcapping: 5 },
