@@ -7,6 +7,7 @@ export type { EvaluateOptions, Evaluation, Score } from "./jobs/evaluate.ts";
 export { generateText } from "./jobs/generate-text.ts";
 export type { AdapterInspection, BaseInspection } from "./jobs/inspect.ts";
 export type { MergeAdapterOptions } from "./jobs/merge.ts";
+export type { Plan, PlanOptions } from "./jobs/plan.ts";
 export type { Adapter } from "./lora/adapter.ts";
 export type { LoraConfig } from "./lora/config.ts";
 export type { ModuleDescription } from "./lora/describe.ts";
@@ -22,10 +23,9 @@ export {
   loadBase,
   mergeAdapter,
   openGenerator,
-  reportRuns,
+  plan,
   saveAdapter,
 } from "./node.ts";
-export type { ReportOptions } from "./report/report.ts";
 export type { ChatMessage } from "./text/template.ts";
 export type { Tokenizer } from "./text/tokenizer.ts";
 export type { FinetuneEvent } from "./train/finetune.ts";

@@ -1,15 +1,16 @@
 // The functions of the public API with Node's file system and ONNX Runtime for Node behind them.
 
+import { LowrankError } from "./errors.ts";
+import { readJsonObject } from "./formats/json.ts";
 import type { Generator } from "./generate/generator.ts";
 import { openGenerator as openGeneratorOn } from "./generate/generator.ts";
 import { resolveModel } from "./hub/reference.ts";
 import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
+import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
 import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
-import { type ReportOptions, writeReport } from "./report/report.ts";
-import { chartLibrary } from "./runtime/chart-library.ts";
 import { openNodeSession } from "./runtime/node.ts";
 import { nodeFiles } from "./runtime/node-files.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
@@ -87,8 +88,33 @@ export const inspectAdapter = async (adapter: string, options: InspectAdapterOpt
 /** What a base model is: configuration, parameters, modules. Needs its config.json only. */
 export const inspectBase = async (base: string) => inspectBaseIn(nodeFiles, await folderOf(base));
 
-/** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
-export async function reportRuns(options: ReportOptions): Promise<string> {
-  const made = `Made by lowrank ${version} at ${new Date().toISOString()}, with Node ${process.version} on ${process.platform} ${process.arch}.`;
-  return writeReport(nodeFiles, options, await chartLibrary(), made);
+/**
+ * What training a model would take: modules, parameters, sizes of files, memory, time. `model` is a config.json (its path, or
+ * its content), or what names a model on this machine. No weight is read, and nothing is downloaded.
+ */
+export async function plan(model: string | Record<string, unknown>, options: PlanOptions = {}): Promise<Plan> {
+  if (typeof model !== "string") return planTraining(model, options, runtime);
+  const file = await configFile(model);
+  return planTraining(await readJsonObject(nodeFiles, file), options, runtime, file);
+}
+
+const isRegular = (path: string): Promise<boolean> =>
+  nodeFiles.size(path).then(
+    () => true,
+    () => false,
+  );
+
+async function configFile(model: string): Promise<string> {
+  const isFile = model.endsWith(".json") || (await isRegular(model));
+  if (isFile) return model;
+  try {
+    return `${(await resolveModel(model, { offline: true })).folder}/config.json`;
+  } catch (error) {
+    if (!(error instanceof LowrankError && error.code.startsWith("hub/"))) throw error;
+    throw new LowrankError("plan/not-here", "the model is not on this machine, and a plan downloads nothing", {
+      subject: model,
+      expected: "a config.json, a checkpoint folder, embedded, or a model in the hub's cache",
+      next: `Give its config.json, or paste it: lowrank plan - (it is at https://huggingface.co/${model.replace(/@.*/, "")}/blob/main/config.json).`,
+    });
+  }
 }

@@ -1,5 +1,4 @@
 // Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
-import { trainOnChoices } from "../data/examples.ts";
 import { CHAT_NEW_TOKENS } from "../jobs/chat.ts";
 import { finetuneDefaults } from "../train/options.ts";
 
@@ -23,7 +22,7 @@ export interface Flag {
 export interface CommandTable {
   summary: string;
   /** A value without a flag. */
-  argument?: { name: string; help: string; model?: boolean; many?: boolean };
+  argument?: { name: string; help: string; model?: boolean };
   flags: Flag[];
 }
 
@@ -51,8 +50,8 @@ const dataFlags: Flag[] = [
     name: "trainOn",
     kind: "text",
     value: "PART",
-    choices: trainOnChoices,
-    help: "which tokens are targets: completions and every assistant turn, only the last turn, or all",
+    choices: ["completion", "all"],
+    help: "which tokens are targets: completions and assistant turns, or all",
   },
   {
     name: "maxLength",
@@ -90,7 +89,7 @@ const training: Flag[] = [
     name: "targetModules",
     kind: "names",
     value: "NAMES",
-    help: "names with commas between them, a regular expression over the whole path, or all-linear",
+    help: "names with commas between them, a regular expression over the whole path, all-linear, or default: PEFT's choice for the model type",
   },
   { name: "excludeModules", kind: "names", value: "NAMES", help: "names with commas between them, or a regular expression" },
   { name: "layersToTransform", kind: "numbers", value: "N,N,…", help: "only these layers, counted from 0" },
@@ -146,8 +145,25 @@ const training: Flag[] = [
   threads,
 ];
 
+/** The flags of training on which memory and time depend. */
+const plannedNames = [
+  ...["method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"],
+  ...["maxLength", "epochs", "batchSize", "gradientAccumulation", "keepCheckpoints", "threads"],
+];
+
 const tables = {
   train: { summary: "fine-tune a model on a data file", flags: training },
+  plan: {
+    summary: "what training would take, from config.json alone: modules, parameters, sizes of files, memory, time",
+    argument: {
+      name: "model",
+      help: "a config.json, a checkpoint folder, embedded, a model in the hub's cache, or - for a config.json on standard input",
+    },
+    flags: [
+      ...training.filter(({ name }) => plannedNames.includes(name)),
+      { name: "examples", kind: "number", value: "N", help: "number of training examples, to tell how long the run takes" },
+    ],
+  },
   eval: {
     summary: "loss and perplexity over a data file, with and without an adapter",
     flags: [
@@ -217,18 +233,6 @@ const tables = {
     },
     flags: [{ ...base, required: false, help: "check the adapter against this base" }, anyBase],
   },
-  report: {
-    summary: "write a page with the curves, samples and settings of a run, or of several beside each other",
-    argument: { name: "folders", help: "the output folders of training", many: true },
-    flags: [
-      {
-        name: "output",
-        kind: "text",
-        value: "FILE",
-        help: "the page (report.html in the folder of the run; in the current folder for several)",
-      },
-    ],
-  },
 } satisfies Record<string, CommandTable>;
 
 export type CommandName = keyof typeof tables;
@@ -241,7 +245,7 @@ export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (let
 export function defaultOf(command: CommandName, flag: Flag): string | undefined {
   const value =
     flag.default ??
-    (command === "train" ? finetuneDefaults[flag.name as keyof typeof finetuneDefaults] : undefined) ??
+    (command === "train" || command === "plan" ? finetuneDefaults[flag.name as keyof typeof finetuneDefaults] : undefined) ??
     (flag.choices?.includes("completion") ? "completion" : undefined);
   if (value === undefined || value === null || value === false || JSON.stringify(value) === "{}") return undefined;
   return String(value);

@@ -2,7 +2,7 @@
 import { type AdapterInspection, type BaseInspection, type InspectAdapterOptions, inspect } from "../jobs/inspect.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
 import { bytes, grouped } from "../units.ts";
-import { print, printJson, table } from "./terminal.ts";
+import { list, print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Inspects; returns the exit status. */
@@ -75,10 +75,4 @@ function kindsOf(modules: BaseInspection["modules"]): string[][] {
 function rangeOf(values: readonly number[]): string {
   const ends = [Math.min(...values), Math.max(...values)].map((value) => value.toFixed(2));
   return values.length === 0 ? "not counted" : [...new Set(ends)].join(" to ");
-}
-
-/** Names and values, the values in a column. */
-function list(facts: readonly (readonly string[])[]): string {
-  const width = Math.max(...facts.map(([name]) => name!.length));
-  return facts.map(([name, value]) => `${name!.padEnd(width)}  ${value}`.trimEnd()).join("\n");
 }

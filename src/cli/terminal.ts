@@ -38,3 +38,9 @@ export function table(rows: readonly (readonly string[])[]): string {
     row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ");
   return rows.map((row) => line(row).trimEnd()).join("\n");
 }
+
+/** Names and values, the values in a column. */
+export function list(facts: readonly (readonly string[])[]): string {
+  const width = Math.max(...facts.map(([name]) => name!.length));
+  return facts.map(([name, value]) => `${name!.padEnd(width)}  ${value}`.trimEnd()).join("\n");
+}

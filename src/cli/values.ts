@@ -31,9 +31,9 @@ const kinds: Record<Kind, KindRow> = {
   },
   boolean: { expected: "true or false", parse: (text) => text === "true", accepts: (value) => typeof value === "boolean" },
   names: {
-    expected: "names, a regular expression, or all-linear",
+    expected: "names, a regular expression, all-linear, or default",
     parse: parseNames,
-    accepts: (value) => isText(value) || listOf(isText)(value),
+    accepts: (value) => value === null || isText(value) || listOf(isText)(value),
   },
   object: {
     expected: "a JSON object",
@@ -47,8 +47,9 @@ const kinds: Record<Kind, KindRow> = {
   },
 };
 
-/** Names with commas between them are a list; "all-linear", and what has other characters, is a regular expression. */
+/** Names with commas between them are a list; "all-linear", and what has other characters, is a regular expression; null, which commander can't hold, is "default". */
 function parseNames(text: string): string | string[] {
+  if (text === "default" || text === "null") return "default";
   return text !== "all-linear" && /^[\w.-]+(,[\w.-]+)*$/.test(text) ? text.split(",") : text;
 }
 

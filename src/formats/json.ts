@@ -155,18 +155,21 @@ export async function readText(files: Files, path: string): Promise<string> {
 }
 
 /** A side file that holds one JSON object (config.json and the like). */
-export async function readJsonObject(files: Files, path: string): Promise<Record<string, unknown>> {
-  const text = await readText(files, path);
+export const readJsonObject = async (files: Files, path: string): Promise<Record<string, unknown>> =>
+  parseJsonObject(await readText(files, path), path);
+
+/** The one JSON object that `text` is; `subject` is what errors call the text. */
+export function parseJsonObject(text: string, subject: string): Record<string, unknown> {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
     const next = "Repair the file, or fetch it again.";
-    throw new LowrankError("json/syntax", `not valid JSON: ${(cause as Error).message}`, { subject: path, next, cause });
+    throw new LowrankError("json/syntax", `not valid JSON: ${(cause as Error).message}`, { subject, next, cause });
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   throw new LowrankError("json/not-object", "not a JSON object", {
-    subject: path,
+    subject,
     expected: "an object",
     got: Array.isArray(value) ? "an array" : value === null ? "null" : `a ${typeof value}`,
     next: "Check that it is the right file.",

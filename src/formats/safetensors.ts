@@ -198,14 +198,17 @@ export async function writeSafetensors(
   tensors: Iterable<TensorSource>,
   metadata?: Record<string, string>,
 ): Promise<void> {
-  const sources = [...tensors].sort((a, b) => dtypeRow(b.dtype).order - dtypeRow(a.dtype).order || (a.name < b.name ? -1 : 1));
+  const sources = ordered(tensors);
   const header = encodeHeader(path, sources, metadata);
   await files.write(path, fileChunks(path, header, sources));
 }
 
+const ordered = <T extends Omit<TensorSource, "data">>(tensors: Iterable<T>): T[] =>
+  [...tensors].sort((a, b) => dtypeRow(b.dtype).order - dtypeRow(a.dtype).order || (a.name < b.name ? -1 : 1));
+
 /** Size in bytes of the file that `writeSafetensors` writes for these tensors. */
 export function safetensorsBytes(tensors: readonly Omit<TensorSource, "data">[], metadata?: Record<string, string>): number {
-  const header = encodeHeader("", tensors, metadata).length;
+  const header = encodeHeader("", ordered(tensors), metadata).length;
   return tensors.reduce((sum, { dtype, shape }) => sum + byteLength(dtype, shape), header);
 }
 

@@ -1,6 +1,5 @@
 // An adapter folder merged into its base: a checkpoint that needs no adapter.
 import type { Files } from "../files.ts";
-import { storedName } from "../formats/checkpoint.ts";
 import { mergeTargets, readAdapter } from "../lora/adapter.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../lora/merge.ts";
 import { loadBase } from "../models/base.ts";
@@ -26,9 +25,8 @@ export async function mergeAdapter(files: Files, options: MergeAdapterOptions): 
   const base = await loadBase(files, folder);
   const { checkpoint, config, modules } = base;
   const adapter = await readAdapter(files, adapterFolder);
-  const targets = mergeTargets(adapter, modules, (path) => storedName(checkpoint, `${path}.weight`));
+  const targets = mergeTargets(adapter, modules);
   await checkMadeFor(base, adapter, anyBase);
-  const embedding = modules.find(({ kind }) => kind === "embedding");
-  const tiedWeights = config.tieWordEmbeddings && embedding ? [storedName(checkpoint, `${embedding.path}.weight`)] : [];
+  const tiedWeights = config.tieWordEmbeddings ? ["model.embed_tokens.weight"] : [];
   await mergeIntoCheckpoint(files, { checkpoint, targets, tiedWeights, outFolder: output, ...rest });
 }

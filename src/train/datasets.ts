@@ -1,11 +1,12 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
 import { makeBatch, packExamples } from "../data/batch.ts";
-import { type ExampleReport, makeExamples, type TrainOn } from "../data/examples.ts";
+import { type ExampleReport, makeExamples } from "../data/examples.ts";
 import { type NumberedRecord, type ReadOptions, readRecords } from "../data/readers.ts";
 import type { Batch, Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { Base } from "../models/base.ts";
+import type { DecoderConfig } from "../models/config.ts";
 import { permutation, purpose } from "../random.ts";
 import { type ChatTemplate, renderChat } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -16,7 +17,7 @@ const MAX_LENGTH = 1024;
 
 /** How records become examples. */
 export interface DataOptions extends ReadOptions {
-  trainOn: TrainOn;
+  trainOn: "completion" | "all";
   maxLength?: number;
   /** The date that chat templates see. */
   date?: string;
@@ -42,7 +43,7 @@ export interface DataReader {
 export async function dataReader(files: Files, base: Base, options: DataOptions): Promise<DataReader> {
   const tokenizer = await base.tokenizer();
   checkVocabulary(tokenizer, base);
-  const maxLength = lengthLimit(options.maxLength, base);
+  const maxLength = lengthLimit(options.maxLength, base.config);
   const now = options.date === undefined ? undefined : new Date(options.date);
   const make = (records: AsyncIterable<NumberedRecord> | NumberedRecord[], source: string) =>
     makeExamples(withCheckedTemplate(records, tokenizer), tokenizer, { maxLength, trainOn: options.trainOn, source, now });
@@ -151,7 +152,8 @@ function checkTemplate(tokenizer: Tokenizer): void {
   });
 }
 
-function lengthLimit(maxLength: number | undefined, { config: { maxPositions } }: Base): number {
+/** The longest example: as asked for, where the model has the positions, or a default. */
+export function lengthLimit(maxLength: number | undefined, { maxPositions }: DecoderConfig): number {
   if (maxLength === undefined) return Math.min(MAX_LENGTH, maxPositions);
   if (maxLength <= maxPositions) return maxLength;
   throw new LowrankError("train/option", "the model has fewer positions", {

@@ -3,7 +3,7 @@ import type { Batch } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
 
-/** The lengths behind the symbols of a training graph. */
+/** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
 export type Lengths = Readonly<Record<string, number>>;
 
 const bytesOfType: Record<ElementType, number> = { float32: 4, float64: 8, int32: 4, int64: 8, bool: 1 };
@@ -50,7 +50,7 @@ function workspace(node: Node, lengths: Lengths): number {
       return 2 * Math.max(...inputs.slice(5).map(bytes));
     case "linearCrossEntropy": {
       const [rows, dim] = [elementsOf(inputs[2]!, lengths), inputs[1]!.shape as readonly number[]];
-      return 4 * Math.ceil(rows / Number(node.attributes["chunks"])) * (2 * dim[0]! + 3 * dim[1]!);
+      return 4 * Math.ceil(rows / (lengths["chunks"] ?? Number(node.attributes["chunks"]))) * (2 * dim[0]! + 3 * dim[1]!);
     }
     case "crossEntropy":
     case "crossEntropyGradient": // exponentials, or probabilities, beside the logits

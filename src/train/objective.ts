@@ -12,7 +12,7 @@ import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout }
 import type { AdapterModule } from "../lora/match.ts";
 import { decoderInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { forward } from "../models/registry.ts";
+import { decoders } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import { purpose, uniform } from "../random.ts";
@@ -45,15 +45,21 @@ export function loraEntries(modules: readonly AdapterModule[]): ThetaEntry[] {
   );
 }
 
+/** How many blocks of queries attention is cut into where the longest row has this many tokens. */
+export const attentionBlocksOf = (maxLength: number): number =>
+  Math.min(MAX_BLOCKS, Math.max(1, Math.round(maxLength / QUERIES_PER_BLOCK)));
+
+/** How many chunks of rows the output layer and the loss are computed in. */
+export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
+
 /** Σ of the target tokens' losses, from the inputs of `decoderInputs` and the batch's loss rows and labels. */
 export function lossGraph(config: DecoderConfig, { maxTargets, maxLength }: ObjectiveShape): Graph {
-  const attentionBlocks = Math.min(MAX_BLOCKS, Math.max(1, Math.round(maxLength / QUERIES_PER_BLOCK)));
-  const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
+  const attentionBlocks = attentionBlocksOf(maxLength);
+  const { hidden, head } = decoders[config.modelType](config, { ...decoderInputs(), attentionBlocks });
   const lossRows = input("lossRows", "int32", ["targets"]);
   const lossLabels = input("lossLabels", "int32", ["targets"]);
-  const chunks = Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
-  const { weight, path, softcap } = head;
-  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), weight, lossLabels, { path, chunks, softcap }) } };
+  const chunks = lossChunksOf(maxTargets);
+  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), head.weight, lossLabels, head.path, chunks) } };
 }
 
 /** A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. */

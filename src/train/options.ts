@@ -1,6 +1,5 @@
 // What a fine-tuning run is told: every option of `finetune` with its default, and run.json, from which a run is resumed.
 import { z } from "zod";
-import { trainOnChoices } from "../data/examples.ts";
 import type { PromptFormat } from "../data/prompts.ts";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Files } from "../files.ts";
@@ -23,8 +22,8 @@ const loraFields = {
   alpha: z.number().default(16),
   /** Probability that an element of A's input is dropped in training. */
   dropout: z.number().default(0),
-  /** Module names or ends of paths, a regular expression over the whole path, "all-linear", or null for PEFT's default of the model type. */
-  targetModules: names.default("all-linear"),
+  /** Module names or ends of paths, a regular expression over the whole path, "all-linear", or "default" (null): PEFT's default of the model type. */
+  targetModules: names.default("all-linear").transform((given) => (given === "default" ? null : given)),
   excludeModules: names.default(null),
   /** Only layers with these indices, counted from 0; only with a list of target modules. */
   layersToTransform: z.array(z.number()).nullable().default(null),
@@ -63,8 +62,8 @@ const schema = z.strictObject({
   promptColumn: z.string().optional(),
   completionColumn: z.string().optional(),
   textColumn: z.string().optional(),
-  /** What the targets are: "completion" (completions and assistant turns), "last" (of a conversation the last turn only) or "all". */
-  trainOn: z.enum(trainOnChoices).default("completion"),
+  /** "completion": only completions and assistant turns are targets. "all": every token is. */
+  trainOn: z.enum(["completion", "all"]).default("completion"),
   /** Longer examples lose tokens on the right. Default: 1024, or the model's positions if they are fewer. */
   maxLength: z.number().optional(),
   /** Several examples in one row, each seeing only itself. */

@@ -1,0 +1,146 @@
+// npm run check:plan -- [--base FOLDER] [--only TEXT] [--json]: is the memory that `lowrank plan` tells the memory that training uses?
+// Short real runs, each in a process of its own: the tiny Llama of the tests, a Llama of middle size with random weights, and the
+// model in FOLDER. Rows are full (texts longer than the maximum), so that every batch is as large as planned.
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { bytesOf } from "../src/formats/dtypes.ts";
+import { writeSafetensors } from "../src/formats/safetensors.ts";
+import { decoderConfig } from "../src/models/config.ts";
+import { normal, purpose } from "../src/random.ts";
+import { nodeFiles } from "../src/runtime/node-files.ts";
+import { sizeOf } from "../src/tensor.ts";
+import type { MemoryEstimate } from "../src/train/memory.ts";
+import { fullEntries } from "../src/train/objective.ts";
+
+/** How far the estimate may be off. */
+const TOLERANCE = 0.2;
+const STEPS = 2;
+
+const { values } = parseArgs({
+  options: { base: { type: "string" }, only: { type: "string", default: "" }, json: { type: "boolean", default: false } },
+});
+
+const place = mkdtempSync(path.join(tmpdir(), "lowrank-check-plan-"));
+process.on("exit", () => rmSync(place, { recursive: true, force: true }));
+const tiny = fileURLToPath(new URL("../test/fixtures/tiny-llama", import.meta.url));
+const step = fileURLToPath(new URL("./plan-step.mjs", import.meta.url));
+
+/** 105 million parameters in float32, with the tokenizer of the tiny Llama. */
+async function middle(): Promise<string> {
+  const folder = path.join(place, "middle");
+  mkdirSync(folder);
+  for (const name of ["tokenizer.json", "tokenizer_config.json"]) cpSync(`${tiny}/${name}`, `${folder}/${name}`);
+  const json = {
+    ...JSON.parse(readFileSync(`${tiny}/config.json`, "utf8")),
+    hidden_size: 768,
+    intermediate_size: 2688,
+    num_hidden_layers: 12,
+    num_attention_heads: 12,
+    num_key_value_heads: 12,
+    head_dim: 64,
+    vocab_size: 8000,
+    max_position_embeddings: 2048,
+    tie_word_embeddings: false,
+    torch_dtype: "float32",
+  };
+  writeFileSync(`${folder}/config.json`, JSON.stringify(json));
+  const tensors = fullEntries(decoderConfig(json)).map(({ key, shape }, i) => ({
+    name: key,
+    dtype: "float32" as const,
+    shape,
+    data: () => bytesOf(normal(0, [purpose.shuffle, i], sizeOf(shape)).map((value) => 0.02 * value)),
+  }));
+  await writeSafetensors(nodeFiles, `${folder}/model.safetensors`, tensors);
+  return folder;
+}
+
+interface Case {
+  model: string;
+  batchSize: number;
+  maxLength: number;
+  options?: Record<string, unknown>;
+}
+
+const sizes = (model: string, list: [number, number][], options?: Record<string, unknown>): Case[] =>
+  list.map(([batchSize, maxLength]) => ({ model, batchSize, maxLength, options }));
+
+const cases: Case[] = [
+  ...sizes("tiny", [
+    [1, 128],
+    [8, 512],
+  ]),
+  ...sizes("tiny", [[8, 512]], { method: "full" }),
+  ...sizes("middle", [
+    [1, 128],
+    [4, 256],
+    [1, 1024],
+    [1, 2048],
+  ]),
+  ...sizes("middle", [[4, 256]], { rank: 64, dropout: 0.1 }),
+  ...sizes("middle", [[4, 256]], { targetModules: ["q_proj", "v_proj"] }),
+  ...sizes("middle", [[2, 256]], { method: "full" }),
+  ...sizes("base", [
+    [1, 128],
+    [2, 256],
+    [4, 256],
+    [1, 1024],
+  ]),
+  ...sizes("base", [[4, 256]], { rank: 64, dropout: 0.1 }),
+  ...sizes("base", [[2, 256]], { targetModules: ["q_proj", "v_proj"] }),
+  ...sizes("base", [[2, 128]], { method: "full" }),
+];
+
+interface Result {
+  memory: MemoryEstimate;
+  trainable: number;
+  peak: number;
+  stepSeconds: number;
+}
+
+const data = path.join(place, "data.jsonl");
+const text = Array.from({ length: 500 }, (_, i) => `name ${i} of the eagle`).join(", ");
+writeFileSync(data, `${JSON.stringify({ text })}\n`.repeat(16));
+
+function measure(base: string, { batchSize, maxLength, options }: Case): Result {
+  const output = path.join(place, "output");
+  rmSync(output, { recursive: true, force: true });
+  const given = { base, data, output, batchSize, maxLength, steps: STEPS, force: true, ...options };
+  const { status, stdout, stderr } = spawnSync(process.execPath, [step, JSON.stringify(given)], {
+    encoding: "utf8",
+  });
+  if (status !== 0) throw new Error(stderr);
+  return JSON.parse(stdout.trim().split("\n").at(-1)!);
+}
+
+const folders: Record<string, string | undefined> = { tiny, base: values.base };
+let worst = 0;
+if (!values.json)
+  console.log("| model | batch × tokens | trained | estimate | measured | estimate / measured |\n|---|---|---|---|---|---|");
+for (const one of cases) {
+  const what = `${one.model} ${JSON.stringify(one.options ?? {})} ${one.batchSize}x${one.maxLength}`;
+  if (!what.includes(values.only)) continue;
+  if (one.model === "middle") folders["middle"] ??= await middle();
+  const base = folders[one.model];
+  if (base === undefined) continue;
+  const result = measure(base, one);
+  const ratio = result.memory.total / result.peak;
+  worst = Math.max(worst, Math.abs(ratio - 1));
+  if (values.json) console.log(JSON.stringify({ ...one, ...result, ratio }));
+  else {
+    const options = Object.entries(one.options ?? {}).map(([name, value]) => `${name} ${value}`);
+    const cells = [
+      one.model,
+      `${one.batchSize} × ${one.maxLength}`,
+      [`${(result.trainable / 1e6).toFixed(1)} M`, ...options].join(", "),
+      ...[result.memory.total, result.peak].map((bytes) => `${Math.round(bytes / 1e6)} MB`),
+      ratio.toFixed(2),
+    ];
+    console.log(`| ${cells.join(" | ")} |`);
+  }
+}
+console.log(`${values.json ? "" : "\n"}largest deviation: ${Math.round(100 * worst)} % (at most ${100 * TOLERANCE} %)`);
+process.exitCode = worst > TOLERANCE ? 1 : 0;

@@ -1,0 +1,218 @@
+// What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
+import { LowrankError } from "../errors.ts";
+import type { Graph } from "../graph/graph.ts";
+import { adapterBytes } from "../lora/adapter.ts";
+import { type AdapterModule, matchModules } from "../lora/match.ts";
+import { type DecoderConfig, decoderConfig } from "../models/config.ts";
+import { countParameters, forwardGraph, modulesOf } from "../models/registry.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import { sizeOf } from "../tensor.ts";
+import { lengthLimit } from "../train/datasets.ts";
+import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../train/memory.ts";
+import {
+  attentionBlocksOf,
+  fullEntries,
+  fullGraph,
+  loraEntries,
+  loraGraph,
+  lossChunksOf,
+  type ObjectiveShape,
+} from "../train/objective.ts";
+import { loraConfigOf, type RunOptions, readOptions } from "../train/options.ts";
+import { checkMachine } from "../train/preflight.ts";
+import { measureFlops, stepSeconds } from "../train/speed.ts";
+
+/** The options of a run that its plan depends on, with the same defaults. */
+export type PlanOptions = Pick<
+  Partial<RunOptions>,
+  | ("method" | "rank" | "dropout" | "targetModules" | "excludeModules" | "layersToTransform" | "rankPattern")
+  | ("batchSize" | "maxLength" | "gradientAccumulation" | "epochs" | "keepCheckpoints" | "threads")
+> & {
+  /** Number of training examples: with it the plan tells how long the run takes. */
+  examples?: number;
+};
+
+/** Adapted modules that differ by their layer's number only. */
+export interface PlannedGroup {
+  /** Their path, with * for the number of the layer. */
+  name: string;
+  count: number;
+  inFeatures: number;
+  outFeatures: number;
+  rank: number;
+  /** Trained parameters of all of them. */
+  parameters: number;
+}
+
+export interface Plan {
+  modelType: string;
+  method: RunOptions["method"];
+  /** How many modules are adapted; null when every weight is trained. */
+  modules: number | null;
+  trainableParameters: number;
+  baseParameters: number;
+  groups: PlannedGroup[];
+  /** Size of the weight file that is written at the end, and what the output folder grows to. */
+  resultBytes: number;
+  outputBytes: number;
+  batchSize: number;
+  maxLength: number;
+  gradientAccumulation: number;
+  /** Peak memory in bytes when every row has `maxLength` tokens and each of them is a target; computed in float32. */
+  memory: MemoryEstimate;
+  /** The same at other sizes. */
+  memoryAt: { batchSize: number; maxLength: number; total: number }[];
+  /** Memory of this machine that is free, and all of it; null where the host cannot tell. */
+  machine: { available: number; total: number } | null;
+  warnings: string[];
+  /** Estimates for rows of `maxLength` tokens on this machine, as busy as it is. `seconds` and `steps` need `examples`. */
+  time: {
+    flopsPerStep: number;
+    flopsPerSecond: number;
+    secondsPerStep: number;
+    tokensPerSecond: number;
+    steps: number | null;
+    seconds: number | null;
+  };
+}
+
+/** Sizes at which a plan tells the memory, beside those asked for. */
+const BATCH_SIZES = [1, 4, 16];
+const LENGTHS = [128, 512, 2048];
+
+/**
+ * The plan of training the model that `json`, the content of a config.json, describes; `file` is what errors call it. The
+ * errors are those of a run: `model/*`, `lora/*`, `train/option`.
+ */
+export async function planTraining(
+  json: Record<string, unknown>,
+  { examples, ...given }: PlanOptions,
+  runtime: Pick<Runtime, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
+  file = "config.json",
+): Promise<Plan> {
+  const config = decoderConfig(json, file);
+  const options = await readOptions(runtime.files, { ...given, base: "-", data: "-", output: "-" });
+  const { method, batchSize, gradientAccumulation } = options;
+  checkCount("batchSize", batchSize, 1);
+  checkCount("gradientAccumulation", gradientAccumulation, 1);
+  checkCount("examples", examples, 1);
+  checkCount("maxLength", options.maxLength, 2);
+  const maxLength = lengthLimit(options.maxLength, config);
+  const { modules, trainable, resultBytes, graph } = subjects[method](config, options);
+
+  // One graph serves all sizes with the same blocks of attention: making it takes most of the time.
+  const graphs = new Map<number, Graph>();
+  const graphAt = (width: number): Graph => {
+    const blocks = attentionBlocksOf(width);
+    const made = graphs.get(blocks) ?? graph({ maxTargets: 1, maxLength: width });
+    graphs.set(blocks, made);
+    return made;
+  };
+  const memoryOf = (rows: number, width: number) => {
+    const size = fullBatch(rows, width);
+    return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
+  };
+  const memory = memoryOf(batchSize, maxLength);
+  const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
+  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
+  const warnings = await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits });
+  const lengths = among(LENGTHS, maxLength).filter((length) => length <= config.maxPositions);
+  const memoryAt = lengths.flatMap((length) =>
+    among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, total: memoryOf(rows, length).total })),
+  );
+
+  const stepGraph = graphAt(maxLength);
+  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(batchSize, maxLength)));
+  const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
+  const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
+  const steps = examples === undefined ? null : stepsOf(examples, options);
+  return {
+    modelType: config.modelType,
+    method,
+    modules: modules?.length ?? null,
+    trainableParameters: trainable,
+    baseParameters: countParameters(forwardGraph(config)),
+    groups: modules ? groupsOf(modules) : [],
+    resultBytes,
+    outputBytes: disk,
+    batchSize,
+    maxLength,
+    gradientAccumulation,
+    memory,
+    memoryAt,
+    machine: runtime.memoryLimits?.() ?? null,
+    warnings,
+    time: {
+      flopsPerStep: gradientAccumulation * flops,
+      flopsPerSecond,
+      secondsPerStep,
+      tokensPerSecond: (gradientAccumulation * batchSize * maxLength) / secondsPerStep,
+      steps,
+      seconds: steps && steps * secondsPerStep,
+    },
+  };
+}
+
+/** What is trained: `Subject` without weights. */
+interface PlannedSubject {
+  modules: AdapterModule[] | null;
+  trainable: number;
+  resultBytes: number;
+  graph(shape: ObjectiveShape): Graph;
+}
+
+const subjects: Record<RunOptions["method"], (config: DecoderConfig, options: RunOptions) => PlannedSubject> = {
+  lora: (config, options) => {
+    const modules = matchModules(modulesOf(forwardGraph(config)), loraConfigOf(options), config.modelType);
+    return {
+      modules,
+      trainable: elementsOf(loraEntries(modules)),
+      resultBytes: adapterBytes(modules),
+      graph: (shape) => loraGraph(config, modules, shape, options.dropout > 0),
+    };
+  },
+  full: (config) => {
+    const trainable = elementsOf(fullEntries(config));
+    return {
+      modules: null,
+      trainable,
+      resultBytes: trainable * (config.dtype === "float32" || config.dtype === null ? 4 : 2),
+      graph: (shape) => fullGraph(config, shape),
+    };
+  },
+};
+
+const elementsOf = (entries: readonly { shape: number[] }[]): number =>
+  entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+
+/** Steps of a run over so many examples; the last one of an epoch can have fewer micro-batches. */
+const stepsOf = (examples: number, { batchSize, gradientAccumulation, epochs }: RunOptions): number =>
+  Math.max(1, Math.ceil(epochs! * Math.ceil(Math.ceil(examples / batchSize) / gradientAccumulation)));
+
+/** Every token but the first of a row is a target. */
+const fullBatch = (rows: number, width: number): BatchSize => ({ rows, width, targets: rows * Math.max(1, width - 1) });
+
+/** `usual` with `own` in its place among them. */
+const among = (usual: readonly number[], own: number): number[] => [...new Set([...usual, own])].sort((a, b) => a - b);
+
+function groupsOf(modules: readonly AdapterModule[]): PlannedGroup[] {
+  const groups = new Map<string, PlannedGroup>();
+  for (const { path, inFeatures, outFeatures, rank } of modules) {
+    const name = path.replace(/\.\d+\./, ".*.");
+    const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
+    const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
+    const parameters = group.parameters + rank * (inFeatures + outFeatures);
+    groups.set(key, { ...group, count: group.count + 1, parameters });
+  }
+  return [...groups.values()];
+}
+
+function checkCount(name: string, value: number | undefined, least: number): void {
+  if (value === undefined || (Number.isSafeInteger(value) && value >= least)) return;
+  throw new LowrankError("train/option", "this value can't be planned with", {
+    subject: name,
+    expected: `a whole number of at least ${least}`,
+    got: String(value),
+    next: `Change ${name}, or leave it out.`,
+  });
+}
