@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { bytesOf } from "../src/formats/dtypes.ts";
 import { writeSafetensors } from "../src/formats/safetensors.ts";
-import { decoderConfig } from "../src/models/config.ts";
+import { decoderConfig } from "../src/models/registry.ts";
 import { normal, purpose } from "../src/random.ts";
 import { nodeFiles } from "../src/runtime/node-files.ts";
 import { sizeOf } from "../src/tensor.ts";

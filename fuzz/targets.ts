@@ -11,8 +11,7 @@ import { readHeader, readTensor, writeSafetensors } from "../src/formats/safeten
 import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
 import { readAdapter } from "../src/lora/adapter.ts";
 import { compilePattern, matchBudget } from "../src/lora/regex.ts";
-import { decoderConfig } from "../src/models/config.ts";
-import { countParameters, forwardGraph, modulesOf } from "../src/models/registry.ts";
+import { countParameters, decoderConfig, forwardGraph, modulesOf } from "../src/models/registry.ts";
 import { timeLimitOf } from "../src/runtime/time-limit.ts";
 import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
 import type { ChatMessage } from "../src/text/template.ts";

@@ -1,7 +1,7 @@
 // npm run check:package: what the tarball holds, and that it works where it is installed.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 
@@ -47,6 +47,7 @@ try {
     .split("\n");
   assert.equal(JSON.parse(lines.at(-1)!).type, "done");
   assert.ok(existsSync(path.join(consumer, "adapter/adapter_model.safetensors")), "no adapter was written");
+  assert.match(readFileSync(path.join(consumer, "adapter/report.html"), "utf8"), /var uPlot=/);
   const code = "import('lowrank').then((api) => console.log(Object.keys(api).sort().join(' ')))";
   const api = execFileSync(process.execPath, ["-e", code], { cwd: consumer, encoding: "utf8" }).trim();
   assert.match(api, /finetune/);

@@ -34,7 +34,7 @@ export function cliDocs(): string {
       const choices = flag.choices ? ` (${flag.choices.join(", ")})` : "";
       return `| ${cell(usage)} | \`${flag.name}\` | ${cell(flag.help + choices)} | ${cell(fallback)} |`;
     });
-    const usage = `lowrank ${name}${argument ? ` ${argument.name.toUpperCase()}` : ""}`;
+    const usage = `lowrank ${name}${argument ? ` ${argument.name.toUpperCase()}${argument.many ? "…" : ""}` : ""}`;
     const heading = `## ${usage}\n\n${summary[0]!.toUpperCase()}${summary.slice(1)}.${argument ? ` ${argument.name.toUpperCase()}: ${argument.help}.` : ""}`;
     return [heading, ["| flag | in a config file | what it is | default |", "|---|---|---|---|", ...rows].join("\n")].join(
       "\n\n",

@@ -8,7 +8,7 @@ import { bytesOf } from "../src/formats/dtypes.ts";
 import { fromFloat32 } from "../src/formats/float.ts";
 import { writeSafetensors } from "../src/formats/safetensors.ts";
 import { finetune } from "../src/index.ts";
-import { decoderConfig } from "../src/models/config.ts";
+import { decoderConfig } from "../src/models/registry.ts";
 import { normal, permutation, purpose } from "../src/random.ts";
 import { nodeFiles } from "../src/runtime/node-files.ts";
 import { sizeOf } from "../src/tensor.ts";

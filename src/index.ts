@@ -24,8 +24,10 @@ export {
   mergeAdapter,
   openGenerator,
   plan,
+  reportRuns,
   saveAdapter,
 } from "./node.ts";
+export type { ReportOptions } from "./report/report.ts";
 export type { ChatMessage } from "./text/template.ts";
 export type { Tokenizer } from "./text/tokenizer.ts";
 export type { FinetuneEvent } from "./train/finetune.ts";

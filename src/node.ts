@@ -11,6 +11,8 @@ import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs
 import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
 import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
+import { type ReportOptions, writeReport } from "./report/report.ts";
+import { chartLibrary } from "./runtime/chart-library.ts";
 import { openNodeSession } from "./runtime/node.ts";
 import { nodeFiles } from "./runtime/node-files.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
@@ -87,6 +89,12 @@ export const inspectAdapter = async (adapter: string, options: InspectAdapterOpt
 
 /** What a base model is: configuration, parameters, modules. Needs its config.json only. */
 export const inspectBase = async (base: string) => inspectBaseIn(nodeFiles, await folderOf(base));
+
+/** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
+export async function reportRuns(options: ReportOptions): Promise<string> {
+  const made = `Made by lowrank ${version} at ${new Date().toISOString()}, with Node ${process.version} on ${process.platform} ${process.arch}.`;
+  return writeReport(nodeFiles, options, await chartLibrary(), made);
+}
 
 /**
  * What training a model would take: modules, parameters, sizes of files, memory, time. `model` is a config.json (its path, or

@@ -1,4 +1,5 @@
 // Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
+import { trainOnChoices } from "../data/examples.ts";
 import { CHAT_NEW_TOKENS } from "../jobs/chat.ts";
 import { finetuneDefaults } from "../train/options.ts";
 
@@ -22,7 +23,7 @@ export interface Flag {
 export interface CommandTable {
   summary: string;
   /** A value without a flag. */
-  argument?: { name: string; help: string; model?: boolean };
+  argument?: { name: string; help: string; model?: boolean; many?: boolean };
   flags: Flag[];
 }
 
@@ -50,8 +51,8 @@ const dataFlags: Flag[] = [
     name: "trainOn",
     kind: "text",
     value: "PART",
-    choices: ["completion", "all"],
-    help: "which tokens are targets: completions and assistant turns, or all",
+    choices: trainOnChoices,
+    help: "which tokens are targets: completions and every assistant turn, only the last turn, or all",
   },
   {
     name: "maxLength",
@@ -232,6 +233,18 @@ const tables = {
       model: true,
     },
     flags: [{ ...base, required: false, help: "check the adapter against this base" }, anyBase],
+  },
+  report: {
+    summary: "write a page with the curves, samples and settings of a run, or of several beside each other",
+    argument: { name: "folders", help: "the output folders of training", many: true },
+    flags: [
+      {
+        name: "output",
+        kind: "text",
+        value: "FILE",
+        help: "the page (report.html in the folder of the run; in the current folder for several)",
+      },
+    ],
   },
 } satisfies Record<string, CommandTable>;
 

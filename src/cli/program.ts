@@ -22,6 +22,7 @@ const load: Record<CommandName, () => Promise<CommandFile>> = {
   chat: () => import("./chat.ts"),
   merge: () => import("./merge.ts"),
   inspect: () => import("./inspect.ts"),
+  report: () => import("./report.ts"),
 };
 
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
@@ -59,7 +60,7 @@ interface Common {
 
 function addCommand(program: Command, name: CommandName, table: CommandTable, exit: (status: number) => void): void {
   const command = program.command(name).description(table.summary).exitOverride();
-  if (table.argument) command.argument(`<${table.argument.name}>`, table.argument.help);
+  if (table.argument) command.argument(`<${table.argument.name}${table.argument.many ? "..." : ""}>`, table.argument.help);
   for (const flag of table.flags) for (const option of optionsOf(name, flag)) command.addOption(option);
   command.option("--config <FILE>", "a JSON file that sets any of these; the command line wins");
   if (takesModels(table)) command.option("--offline", "ask the hub nothing: models come from folders and the cache");
@@ -68,7 +69,7 @@ function addCommand(program: Command, name: CommandName, table: CommandTable, ex
     const { config, offline, json = false, ...given } = command.opts() as Values & Common;
     const file = config === undefined ? {} : await readConfigFile(nodeFiles, config, table.flags);
     const values: Values = { ...withoutAlternatives(file, given), ...given };
-    if (table.argument) values[table.argument.name] = command.args[0];
+    if (table.argument) values[table.argument.name] = table.argument.many ? command.args : command.args[0];
     requireFlags(name, table.flags, values);
     exit(await (await load[name]()).run(await withFolders(table, values, { offline }), json));
   });

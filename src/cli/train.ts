@@ -1,10 +1,10 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
 import type { ExampleReport } from "../data/examples.ts";
-import { finetune } from "../node.ts";
+import { finetune, reportRuns } from "../node.ts";
 import type { FinetuneEvent } from "../train/finetune.ts";
 import type { FinetuneOptions } from "../train/options.ts";
 import { bytes, duration, grouped } from "../units.ts";
-import { note, print, printJson } from "./terminal.ts";
+import { note, print, printError, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
@@ -39,8 +39,18 @@ export async function run(options: Values, json: boolean): Promise<number> {
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);
   }
+  await writeReport(String(options["output"]));
   if (stopped) note(`Go on with: lowrank train --resume --output ${quoted(String(options["output"]))}`);
   return stopped ? interrupted : 0;
+}
+
+/** The report beside the adapter. The run is safe without it, so that a failure is told and no more. */
+async function writeReport(folder: string): Promise<void> {
+  try {
+    note(`report: ${await reportRuns({ folders: [folder] })}`);
+  } catch (error) {
+    printError(error, false);
+  }
 }
 
 /** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */

@@ -1,17 +1,26 @@
 // Records to tokens and targets: prompt/completion, conversations, plain text. Appending EOS follows TRL's SFTTrainer.
 import { LowrankError } from "../errors.ts";
+import { MAX_TEXT_MS } from "../text/limit.ts";
 import { encodeSpans, renderWithMask } from "../text/mask.ts";
-import type { ChatTemplate } from "../text/template.ts";
+import { type ChatMessage, type ChatTemplate, renderChat } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import type { Span } from "../text/turns.ts";
 import { type PromptFormat, promptFormatOf } from "./prompts.ts";
 import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord } from "./readers.ts";
 import { type Example, IGNORE } from "./types.ts";
 
+/**
+ * "completion": completions and assistant turns. "last": completions, and of a conversation the last assistant turn.
+ * "all": every token. Of a {text}, every token is one in any case.
+ */
+export const trainOnChoices = ["completion", "last", "all"] as const;
+export type TrainOn = (typeof trainOnChoices)[number];
+
 export interface ExampleOptions {
   /** Longer examples lose tokens on the right. */
   maxLength: number;
-  /** "completion" (the default): only completions and assistant turns are targets. "all": every token is. {text} always is. */
-  trainOn?: "completion" | "all";
+  /** What the targets are. Default "completion". */
+  trainOn?: TrainOn;
   /** The chat template for {messages}. Default: the tokenizer's own. */
   template?: ChatTemplate;
   /** The date that chat templates see. Default: the present. */
@@ -114,7 +123,7 @@ function makeExample(
 ): Example {
   if ("text" in record)
     return withLabels(withEos([...specialPrefix(tokenizer), ...encode(tokenizer, record.text)], tokenizer), 0);
-  if ("messages" in record) return fromMessages(record, tokenizer, template ?? tokenizer.template, now, trainOn === "all");
+  if ("messages" in record) return fromMessages(record, tokenizer, template ?? tokenizer.template, now, trainOn);
   const { prompt, ids } = fromPrompt(record, tokenizer);
   return withLabels(ids, trainOn === "all" ? 0 : prompt);
 }
@@ -136,7 +145,7 @@ function fromMessages(
   tokenizer: Tokenizer,
   template: ChatTemplate | undefined,
   now: Date | undefined,
-  all: boolean,
+  trainOn: TrainOn,
 ): Example {
   if (template === undefined) {
     throw new LowrankError("data/no-template", "there is no chat template for {messages}", {
@@ -145,11 +154,29 @@ function fromMessages(
       next: "take the instruction-tuned model's template, or write the records as {prompt, completion}",
     });
   }
-  const { text, spans } = renderWithMask(template, messages, { now });
+  const { text, spans } = tokenizer.limited(
+    () => maskedText(template, messages, trainOn, now),
+    () => slowTemplate(template, messages.length),
+  );
   // Templates write their special tokens themselves.
-  const { ids, inside } = encodeSpans(tokenizer, text, all ? [[0, text.length]] : spans);
+  const { ids, inside } = encodeSpans(tokenizer, text, spans);
   return { ids, labels: ids.map((id, i) => (i > 0 && inside[i] ? id : IGNORE)) };
 }
+
+/** The rendering, and where its targets are. */
+function maskedText(template: ChatTemplate, messages: readonly ChatMessage[], trainOn: TrainOn, now: Date | undefined) {
+  if (trainOn !== "all") return renderWithMask(template, messages, { now, turns: trainOn === "last" ? "last" : "every" });
+  const text = renderChat(template, messages, { now });
+  return { text, spans: [[0, text.length]] as Span[] };
+}
+
+const slowTemplate = ({ file }: ChatTemplate, messages: number): LowrankError =>
+  new LowrankError("template/slow", "the chat template takes too long over a conversation", {
+    subject: file,
+    expected: `at most ${MAX_TEXT_MS / 1000} s for finding the assistant's turns`,
+    got: `more, over ${messages} messages`,
+    next: "split the conversation into several records, or use a chat template that only formats messages",
+  });
 
 const encode = (tokenizer: Tokenizer, text: string): number[] => [...tokenizer.encode(text, { addSpecialTokens: false })];
 

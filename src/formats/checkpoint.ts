@@ -25,7 +25,12 @@ export interface Checkpoint {
   tensors: Map<string, CheckpointTensor>;
   /** `__metadata__` of the first weight file. */
   metadata: Record<string, string>;
+  /** Stored names of weights that the model calls otherwise. */
+  aliases?: ReadonlyMap<string, string>;
 }
+
+/** Under which name the checkpoint stores what the model calls `name`. */
+export const storedName = ({ aliases }: Checkpoint, name: string): string => aliases?.get(name) ?? name;
 
 /**
  * Opens a checkpoint folder: config.json and the headers of its weight files are read and checked, no weight is.
@@ -66,7 +71,7 @@ export async function readWeights(files: Files, checkpoint: Checkpoint, name: st
 
 /** The entry of a stored name; an unknown name is refused with the names most like it. */
 export function findTensor(checkpoint: Checkpoint, name: string): CheckpointTensor {
-  const entry = checkpoint.tensors.get(name);
+  const entry = checkpoint.tensors.get(storedName(checkpoint, name));
   if (entry) return entry;
   throw new LowrankError("checkpoint/no-tensor", `the checkpoint has no tensor ${quote(name)}`, {
     subject: checkpoint.folder,

@@ -4,13 +4,12 @@ import { fuseAdditions } from "../graph/fuse.ts";
 import { check, type Graph } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
-import { linear } from "../graph/ops/linear.ts";
 import { type Adapter, adapterAgainst } from "../lora/adapter.ts";
 import { inject, type LoraFactors, loraUpdate } from "../lora/inject.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import { cachedInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { decoders, modulesOf } from "../models/registry.ts";
+import { forward, logitsOf, modulesOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { OpenSession } from "../runtime/session.ts";
@@ -43,11 +42,11 @@ const loraBName = (path: string) => `loraB.${path}`;
 
 /** The decoding graph with every linear layer adapted, and its linear layers. */
 function decodeGraph(config: DecoderConfig): { graph: Graph; modules: ModuleInfo[] } {
-  const { hidden, head, present } = decoders[config.modelType](config, cachedInputs(config));
+  const { hidden, head, present } = forward(config, cachedInputs(config));
   const last = gatherRows(hidden, input("lastRows", "int32", ["batch"])); // [batch, hidden]
-  const outputs = { logits: linear(last, head.weight, head.path) }; // [batch, vocab]
+  const outputs = { logits: logitsOf(last, head) }; // [batch, vocab]
   for (const [i, { key, value }] of present.entries()) Object.assign(outputs, { [`key.${i}`]: key, [`value.${i}`]: value });
-  const modules = modulesOf({ outputs }).filter(({ kind }) => kind === "linear");
+  const modules = modulesOf({ outputs }).filter(({ kind }) => kind !== "embedding");
   const factors = modules.map(({ path, inFeatures, outFeatures }): [string, LoraFactors] => {
     const rank = `rank.${path}`;
     const loraA = input(loraAName(path), "float32", [rank, inFeatures]);

@@ -1,5 +1,5 @@
 // How well a base, alone and with an adapter, predicts the targets of a data file: the forward pass of training, nothing else.
-import type { ExampleReport } from "../data/examples.ts";
+import type { ExampleReport, TrainOn } from "../data/examples.ts";
 import type { ReadOptions } from "../data/readers.ts";
 import type { Batch } from "../data/types.ts";
 import { check } from "../graph/graph.ts";
@@ -27,7 +27,7 @@ export interface EvaluateOptions extends ReadOptions {
   /** Take an adapter that was made for another base of the same shape. */
   anyBase?: boolean;
   /** As in training. */
-  trainOn?: "completion" | "all";
+  trainOn?: TrainOn;
   maxLength?: number;
   date?: string;
   /** Rows that are run at once. Default 4. */

@@ -8,9 +8,9 @@ import type { LoraConfig } from "../lora/config.ts";
 import { type AdapterDescription, describeAdapter } from "../lora/describe.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import { loadBase } from "../models/base.ts";
-import { type DecoderConfig, decoderConfig } from "../models/config.ts";
+import type { DecoderConfig } from "../models/config.ts";
 import { checkMadeFor, isMadeFor } from "../models/fingerprint.ts";
-import { countParameters, forwardGraph, modulesOf } from "../models/registry.ts";
+import { countParameters, decoderConfig, forwardGraph, modulesOf } from "../models/registry.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";

@@ -1,5 +1,6 @@
 // An adapter folder merged into its base: a checkpoint that needs no adapter.
 import type { Files } from "../files.ts";
+import { storedName } from "../formats/checkpoint.ts";
 import { mergeTargets, readAdapter } from "../lora/adapter.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../lora/merge.ts";
 import { loadBase } from "../models/base.ts";
@@ -25,8 +26,9 @@ export async function mergeAdapter(files: Files, options: MergeAdapterOptions): 
   const base = await loadBase(files, folder);
   const { checkpoint, config, modules } = base;
   const adapter = await readAdapter(files, adapterFolder);
-  const targets = mergeTargets(adapter, modules);
+  const targets = mergeTargets(adapter, modules, (path) => storedName(checkpoint, `${path}.weight`));
   await checkMadeFor(base, adapter, anyBase);
-  const tiedWeights = config.tieWordEmbeddings ? ["model.embed_tokens.weight"] : [];
+  const embedding = modules.find(({ kind }) => kind === "embedding");
+  const tiedWeights = config.tieWordEmbeddings && embedding ? [storedName(checkpoint, `${embedding.path}.weight`)] : [];
   await mergeIntoCheckpoint(files, { checkpoint, targets, tiedWeights, outFolder: output, ...rest });
 }

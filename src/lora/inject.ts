@@ -3,7 +3,7 @@ import { type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { add, div, less, sub, where } from "../graph/ops/elementwise.ts";
 import { scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
-import { crossEntropy } from "../graph/ops/loss.ts";
+import { capLogits, crossEntropy } from "../graph/ops/loss.ts";
 import { concat, slice } from "../graph/ops/shape.ts";
 
 /** What takes the place of the output `y` of the linear layer called `path` with input `x`; null leaves the layer alone. */
@@ -23,8 +23,9 @@ export function inject(graph: Graph, update: Update): Graph {
     }
     if (node.op === "linearCrossEntropy") {
       const [x, weight, labels] = inputs as [Value, Value, Value];
+      const softcap = node.attributes["softcap"] as number | undefined;
       const logits = update(path, x, linear(x, weight, path));
-      return logits && [crossEntropy(logits, labels), x];
+      return logits && [crossEntropy(softcap ? capLogits(logits, softcap) : logits, labels), x];
     }
     return null;
   });

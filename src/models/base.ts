@@ -4,9 +4,9 @@ import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-import { type DecoderConfig, decoderConfig } from "./config.ts";
+import type { DecoderConfig } from "./config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
-import { forwardGraph, modulesOf } from "./registry.ts";
+import { decoderConfig, forwardGraph, modulesOf, storedNames } from "./registry.ts";
 
 export interface Base {
   checkpoint: Checkpoint;
@@ -27,8 +27,10 @@ export interface Base {
  * can take for ever. Fails with the errors of `openCheckpoint` and `decoderConfig`.
  */
 export async function loadBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<Base> {
-  const checkpoint = await openCheckpoint(files, folder);
-  const config = decoderConfig(checkpoint.config, `${folder}/config.json`);
+  const opened = await openCheckpoint(files, folder);
+  const config = decoderConfig(opened.config, `${folder}/config.json`);
+  const graph = forwardGraph(config);
+  const checkpoint = { ...opened, aliases: storedNames(graph, opened.tensors) };
   let loading: Promise<Tokenizer> | undefined;
   let naming: Promise<string> | undefined;
   const load = async (): Promise<Tokenizer> => {
@@ -38,7 +40,7 @@ export async function loadBase(files: Files, folder: string, timeLimit?: TimeLim
   return {
     checkpoint,
     config,
-    modules: modulesOf(forwardGraph(config)),
+    modules: modulesOf(graph),
     fingerprint: () => {
       naming ??= baseFingerprint(files, checkpoint, config);
       return naming;

@@ -1,15 +1,18 @@
-// The pieces decoder families share: masks, rotary tables, grouped attention, gated MLP, the layer loop, the output layer.
+// The pieces decoder families share: their inputs, the layer loop, norms, projections, attention, the gated MLP.
 import { type Dim, mulDims } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
 import { attention, rotary } from "../graph/ops/attention.ts";
-import { add, and, cast, cos, equal, less, mul, silu, sin, where } from "../graph/ops/elementwise.ts";
+import { add, mul } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
-import { constant, input, iota, weight } from "../graph/ops/leaves.ts";
+import { input, weight } from "../graph/ops/leaves.ts";
 import { linear } from "../graph/ops/linear.ts";
-import { rmsNorm } from "../graph/ops/normalization.ts";
-import { broadcastTo, concat, reshape, transpose } from "../graph/ops/shape.ts";
-import type { DecoderConfig, LayerType } from "./config.ts";
-import { ropeFrequencies } from "./rope-config.ts";
+import { layerNorm, rmsNorm } from "../graph/ops/normalization.ts";
+import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
+import { activations } from "./activations.ts";
+import type { DecoderConfig } from "./config.ts";
+import type { LlamaConfig } from "./llama-config.ts";
+import { additiveMask, repeatRows, rotaryTables } from "./positions.ts";
+import type { RopeConfig } from "./rope-config.ts";
 
 /** What a decoder reads. Decoding with a cache has `past` and `cachePositions`; training has `segmentIds`. */
 export interface DecoderInputs {
@@ -34,17 +37,20 @@ export interface KeyValue {
   value: Value;
 }
 
+/** The output layer: logits = hidden · weightᵀ, weight [vocab, hidden]; then softcap · tanh(logits / softcap) if it has one. */
+export interface Head {
+  weight: Value;
+  path: string;
+  softcap?: number;
+}
+
 export interface DecoderOutputs {
   /** After the last norm: [batch*seq, hidden]. */
   hidden: Value;
-  /** The output layer: logits = hidden · weightᵀ, [vocab, hidden]. */
-  head: { weight: Value; path: string };
+  head: Head;
   /** Keys and values of each layer including this call's, [batch, kvHeads, keys, headDim]. */
   present: KeyValue[];
 }
-
-/** A family's forward pass. */
-export type Decoder = (config: DecoderConfig, inputs: DecoderInputs) => DecoderOutputs;
 
 /** The inputs of a decoder without a cache, as training and scoring feed them. */
 export function decoderInputs(): Required<Pick<DecoderInputs, "inputIds" | "positionIds" | "attentionMask" | "segmentIds">> {
@@ -69,49 +75,92 @@ export function cachedInputs(c: DecoderConfig): DecoderInputs & { past: KeyValue
   };
 }
 
-/** What every layer of one forward pass reads beside its input. */
+/** What the layers of one forward pass share. */
 export interface LayerContext {
   batch: Dim;
   seq: Dim;
-  /** [batch*seq, headDim/2] */
-  cosines: Value;
-  sines: Value;
-  mask: Record<LayerType, Value>;
+  /** 0 where a query may see a key, very negative elsewhere: [batch, 1, seq·group, keys]; in a window if it is not null. */
+  mask(window: number | null, group: number): Value;
+  /** The angles' cosines and sines, [batch*seq, rotated dimensions / 2] each. */
+  rotaryTables(rope: RopeConfig, headDim: number): { cosines: Value; sines: Value };
   past?: readonly KeyValue[];
   present: KeyValue[];
   blocks: number;
 }
 
-/** One transformer layer: hidden [batch*seq, hidden] → the same shape; `at` is the layer's module path. */
-export type Layer = (c: DecoderConfig, x: Value, at: string, index: number, context: LayerContext) => Value;
+/** Where a family keeps what is around its layers. The norms and what `enter` does are its own. */
+export interface Layout {
+  embedding: string;
+  layers: string;
+  /** The output layer's module; the embedding's table if the config ties them. */
+  head: string;
+  /** From the embedded tokens to what the first layer reads, [batch*seq, hidden] both. */
+  enter?: (embedded: Value) => Value;
+  finalNorm: (x: Value) => Value;
+  /** Cap of the logits. */
+  softcap?: number;
+}
 
-/** Token embedding, the layers, the last norm, the output layer, under the module names of Llama and its kin. */
-export function decoder(c: DecoderConfig, inputs: DecoderInputs, layer: Layer): DecoderOutputs {
+/** One transformer layer: x [batch*seq, hidden] → the same shape; `at` is the layer's module path. */
+export type Layer = (x: Value, at: string, index: number, context: LayerContext) => Value;
+
+/** Token embedding, the layers, the last norm, the output layer. */
+export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout, layer: Layer): DecoderOutputs {
   const [batch, seq] = inputs.inputIds.shape as [Dim, Dim];
-  const tokens = mulDims(batch, seq);
-  const table = weight("model.embed_tokens.weight", [c.vocabSize, c.hiddenSize]);
+  const table = weight(`${layout.embedding}.weight`, [c.vocabSize, c.hiddenSize]);
   const context: LayerContext = {
     batch,
     seq,
-    ...rotaryTables(c, inputs.positionIds, tokens),
-    mask: {
-      full_attention: additiveMask(inputs, null, c.heads / c.kvHeads),
-      sliding_attention: additiveMask(inputs, c.slidingWindow, c.heads / c.kvHeads),
-    },
+    mask: memoised((window, group) => repeatRows(additiveMask(inputs, window), group)),
+    rotaryTables: memoised((rope, headDim) => rotaryTables(rope, headDim, inputs.positionIds)),
     past: inputs.past,
     present: [],
     blocks: inputs.attentionBlocks ?? 1,
   };
-  let hidden = embedding(reshape(inputs.inputIds, [tokens]), table, "model.embed_tokens"); // [batch*seq, hidden]
-  for (let i = 0; i < c.layers; i++) hidden = layer(c, hidden, `model.layers.${i}`, i, context);
-  hidden = norm(c, hidden, "model.norm");
-  const head = c.tieWordEmbeddings ? table : weight("lm_head.weight", [c.vocabSize, c.hiddenSize]);
-  return { hidden, head: { weight: head, path: "lm_head" }, present: context.present };
+  let x = embedding(reshape(inputs.inputIds, [mulDims(batch, seq)]), table, layout.embedding); // [batch*seq, hidden]
+  if (layout.enter) x = layout.enter(x);
+  for (let i = 0; i < c.layers; i++) x = layer(x, `${layout.layers}.${i}`, i, context);
+  const head = c.tieWordEmbeddings ? table : weight(`${layout.head}.weight`, [c.vocabSize, c.hiddenSize]);
+  return {
+    hidden: layout.finalNorm(x),
+    head: { weight: head, path: layout.head, softcap: layout.softcap },
+    present: context.present,
+  };
 }
 
-/** RMSNorm over the last axis with the module's weight. */
-export const norm = (c: DecoderConfig, x: Value, path: string): Value =>
-  rmsNorm(x, weight(`${path}.weight`, [Number(x.shape.at(-1))]), c.rmsNormEps);
+/** The layout of Llama and its kin. */
+export const llamaLayout = (c: LlamaConfig): Layout => ({
+  embedding: "model.embed_tokens",
+  layers: "model.layers",
+  head: "lm_head",
+  finalNorm: (x) => rms(x, "model.norm", c.rmsNormEps),
+});
+
+/** `make`, called once for each list of (plain) arguments. */
+function memoised<Arguments extends unknown[], Result>(make: (...given: Arguments) => Result): (...given: Arguments) => Result {
+  const made = new Map<string, Result>();
+  return (...given) => {
+    const key = JSON.stringify(given);
+    if (!made.has(key)) made.set(key, make(...given));
+    return made.get(key)!;
+  };
+}
+
+/** RMSNorm over the last axis of x with the module's weight. */
+export const rms = (x: Value, path: string, epsilon: number): Value =>
+  rmsNorm(x, weight(`${path}.weight`, [Number(x.shape.at(-1))]), epsilon);
+
+/** LayerNorm over the last axis of x with the module's weight and bias. */
+export function layerNormed(x: Value, path: string, epsilon: number): Value {
+  const part = (name: string) => weight(`${path}.${name}`, [Number(x.shape.at(-1))]);
+  return layerNorm(x, part("weight"), part("bias"), epsilon);
+}
+
+/** A norm of each head by itself, x [n, heads·headDim] → the same shape. */
+export function eachHead(norm: (x: Value) => Value, x: Value, headDim: number): Value {
+  const [rows, width] = x.shape as [Dim, number];
+  return reshape(norm(reshape(x, [mulDims(rows, width / headDim), headDim])), x.shape);
+}
 
 /** A frozen linear layer of the checkpoint: x [n, in] → [n, out]. */
 export function projection(x: Value, path: string, out: number, bias = false): Value {
@@ -119,89 +168,102 @@ export function projection(x: Value, path: string, out: number, bias = false): V
   return linear(x, w, path, bias ? weight(`${path}.bias`, [out]) : undefined);
 }
 
-/** A norm for each query and key head before the rotation, as Qwen3 has it: x [n, dim] → [n, dim]. */
-export type HeadNorm = (x: Value, path: string) => Value;
+/** Columns of x [n, width] in parts of these widths. */
+export function split(x: Value, ...widths: number[]): Value[] {
+  let start = 0;
+  return widths.map((width) => {
+    start += width;
+    return slice(x, 1, start - width, start);
+  });
+}
+
+/** Queries, keys and values that lie beside each other head by head, x [n, heads·3·headDim] → three of [n, heads·headDim]. */
+export function splitByHead(x: Value, heads: number, headDim: number): [Value, Value, Value] {
+  const byHead = reshape(x, [x.shape[0]!, heads, 3, headDim]);
+  const part = (i: number) => reshape(slice(byHead, 2, i, i + 1), [x.shape[0]!, heads * headDim]);
+  return [part(0), part(1), part(2)];
+}
+
+export interface Heads {
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+}
+
+interface AttentionOptions extends Heads {
+  /** null: no rotary positions. */
+  rope: RopeConfig | null;
+  window?: number | null;
+  /** Factor of the scores (1 / √headDim). */
+  scale?: number;
+  /** Cap of the scores. */
+  softcap?: number;
+  /** Added to the scores of each head, [1, heads, 1, keys] (ALiBi); only where heads and kvHeads are the same. */
+  bias?: (keys: Dim) => Value;
+}
 
 /**
- * Grouped-query attention (Ainslie et al. 2023) with rotary positions: x [batch*seq, hidden] → the same shape.
- * Query head h reads key head h / group.
+ * Grouped-query attention (Ainslie et al. 2023) over this call's keys and the cached ones: q [batch*seq, heads·headDim],
+ * k and v [batch*seq, kvHeads·headDim] → the shape of q. Query head h reads key head h / group.
  */
-export function selfAttention(
-  c: DecoderConfig,
-  x: Value,
-  at: string,
-  index: number,
-  context: LayerContext,
-  headNorm?: HeadNorm,
-): Value {
-  const { batch, seq, cosines, sines } = context;
-  const { heads, kvHeads, headDim } = c;
+export function attend(q: Value, k: Value, v: Value, index: number, context: LayerContext, options: AttentionOptions): Value {
+  const { batch, seq } = context;
+  const { heads, kvHeads, headDim, rope, window = null, scale = headDim ** -0.5, softcap, bias } = options;
   const group = heads / kvHeads;
-  const rotated = (name: string, normName: string, count: number) => {
-    let y = projection(x, `${at}.${name}`, count * headDim, c.attentionBias);
-    if (headNorm) y = reshape(headNorm(reshape(y, [mulDims(batch, seq, count), headDim]), `${at}.${normName}`), y.shape);
-    return rotary(reshape(y, [batch, seq, count * headDim]), cosines, sines, count);
+  const rotated = (x: Value, count: number) => {
+    if (!rope) return x;
+    const { cosines, sines } = context.rotaryTables(rope, headDim);
+    return rotary(reshape(x, [batch, seq, count * headDim]), cosines, sines, count);
   };
-  const headsFirst = (y: Value) => transpose(reshape(y, [batch, seq, kvHeads, headDim]), [0, 2, 1, 3]);
+  const headsFirst = (x: Value) => transpose(reshape(x, [batch, seq, kvHeads, headDim]), [0, 2, 1, 3]);
   // [batch, kv, seq·group, dim]: the queries of one key head are rows beside each other
-  const grouped = transpose(reshape(rotated("q_proj", "q_norm", heads), [batch, seq, kvHeads, group, headDim]), [0, 2, 1, 3, 4]);
-  const q = reshape(grouped, [batch, kvHeads, mulDims(seq, group), headDim]);
-  let key = headsFirst(rotated("k_proj", "k_norm", kvHeads)); // [batch, kv, seq, dim]
-  let value = headsFirst(projection(x, `${at}.v_proj`, kvHeads * headDim, c.attentionBias));
+  const grouped = transpose(reshape(rotated(q, heads), [batch, seq, kvHeads, group, headDim]), [0, 2, 1, 3, 4]);
+  const queries = reshape(grouped, [batch, kvHeads, mulDims(seq, group), headDim]);
+  let key = headsFirst(rotated(k, kvHeads)); // [batch, kv, seq, dim]
+  let value = headsFirst(v);
   const past = context.past?.[index];
   if (past) {
     key = concat([past.key, key], 2); // [batch, kv, past+seq, dim]
     value = concat([past.value, value], 2);
   }
   context.present.push({ key, value });
-  const mask = context.mask[c.layerTypes[index]!];
-  const mixed = attention(q, key, value, mask, {
-    scale: headDim ** -0.5,
-    group,
-    causal: !past,
-    blocks: past ? 1 : context.blocks,
-  });
+  const seen = context.mask(window, group);
+  const mask = bias ? add(seen, bias(key.shape[2]!)) : seen;
+  const blocks = past ? 1 : context.blocks;
+  const mixed = attention(queries, key, value, mask, { scale, group, causal: !past, blocks, softcap });
   const byToken = transpose(reshape(mixed, [batch, kvHeads, seq, group, headDim]), [0, 2, 1, 3, 4]);
-  const joined = reshape(byToken, [mulDims(batch, seq), heads * headDim]);
-  return projection(joined, `${at}.o_proj`, c.hiddenSize, c.attentionOutputBias);
+  return reshape(byToken, [mulDims(batch, seq), heads * headDim]);
 }
 
-/** SwiGLU (Shazeer 2020): down(silu(gate(x)) · up(x)). */
-export function gatedMlp(c: DecoderConfig, x: Value, at: string): Value {
-  const gate = silu(projection(x, `${at}.gate_proj`, c.intermediateSize, c.mlpBias));
-  const up = projection(x, `${at}.up_proj`, c.intermediateSize, c.mlpBias);
-  return projection(mul(gate, up), `${at}.down_proj`, c.hiddenSize, c.mlpBias);
+export interface SelfAttentionOptions extends Partial<Omit<AttentionOptions, keyof Heads>> {
+  /** What becomes of the projected queries and keys before they are rotated; `path` is that of a norm beside q_proj. */
+  normQuery?: (q: Value, path: string) => Value;
 }
 
-/** Cosines and sines of position · frequency, [tokens, headDim/2] each. */
-function rotaryTables(c: DecoderConfig, positionIds: Value, tokens: Dim): { cosines: Value; sines: Value } {
-  const frequencies = ropeFrequencies(c.rope, c.headDim);
-  const positions = cast(reshape(positionIds, [tokens, 1]), "float32");
-  const angles = mul(positions, constant("float32", [1, frequencies.length], [...frequencies]));
-  return { cosines: cos(angles), sines: sin(angles) };
-}
-
-/** The most negative float32, Transformers' mask value: a row with nothing to see becomes uniform instead of NaN. */
-const HIDDEN = -3.4028234663852886e38;
-
-/**
- * 0 where query i may see key j and HIDDEN elsewhere: causal, not padding, same segment, in the window. [batch, 1,
- * seq·group, keys], each query's row once for every head of its group.
- */
-function additiveMask(
-  { inputIds, attentionMask, segmentIds, cachePositions }: DecoderInputs,
-  window: number | null,
-  group: number,
+/** Llama's attention, from projection to projection: x [batch*seq, hidden] → the same shape. */
+export function selfAttention(
+  c: LlamaConfig,
+  x: Value,
+  at: string,
+  index: number,
+  context: LayerContext,
+  { normQuery = (q) => q, ...options }: SelfAttentionOptions = {},
 ): Value {
-  const [batch, seq] = inputIds.shape as [Dim, Dim];
-  const keys = attentionMask.shape[1]!;
-  const int = (n: number) => constant("int32", [], [n]);
-  const i = reshape(cachePositions ?? iota(seq), [1, seq, 1]);
-  const j = reshape(iota(keys), [1, 1, keys]);
-  let allowed = and(less(j, add(i, int(1))), less(int(0), reshape(attentionMask, [batch, 1, keys])));
-  if (window !== null) allowed = and(allowed, less(i, add(j, int(window))));
-  if (segmentIds) allowed = and(allowed, equal(reshape(segmentIds, [batch, seq, 1]), reshape(segmentIds, [batch, 1, seq])));
-  const mask = where(allowed, constant("float32", [], [0]), constant("float32", [], [HIDDEN])); // [batch, seq, keys]
-  const repeated = broadcastTo(reshape(mask, [batch, 1, seq, 1, keys]), [batch, 1, seq, group, keys]);
-  return reshape(repeated, [batch, 1, mulDims(seq, group), keys]);
+  const q = normQuery(projection(x, `${at}.q_proj`, c.heads * c.headDim, c.attentionBias), `${at}.q_norm`);
+  const k = normQuery(projection(x, `${at}.k_proj`, c.kvHeads * c.headDim, c.attentionBias), `${at}.k_norm`);
+  const v = projection(x, `${at}.v_proj`, c.kvHeads * c.headDim, c.attentionBias);
+  const { heads, kvHeads, headDim, rope } = c;
+  const mixed = attend(q, k, v, index, context, { heads, kvHeads, headDim, rope, window: windowOf(c, index), ...options });
+  return projection(mixed, `${at}.o_proj`, c.hiddenSize, c.attentionOutputBias);
+}
+
+/** The window of a layer; null if it sees all positions before. */
+export const windowOf = (c: LlamaConfig, index: number): number | null =>
+  c.layerTypes[index] === "sliding_attention" ? c.slidingWindow : null;
+
+/** Gated MLP (Shazeer 2020), SwiGLU with silu: down(act(gate(x)) · up(x)). */
+export function gatedMlp(c: LlamaConfig, x: Value, at: string, width = c.intermediateSize): Value {
+  const gate = activations[c.hiddenAct](projection(x, `${at}.gate_proj`, width, c.mlpBias));
+  const up = projection(x, `${at}.up_proj`, width, c.mlpBias);
+  return projection(mul(gate, up), `${at}.down_proj`, c.hiddenSize, c.mlpBias);
 }

@@ -1,11 +1,25 @@
 // Qwen3 (Yang et al. 2025): Llama's layer with an RMSNorm on each query and key head before the rotation.
-import { add } from "../graph/ops/elementwise.ts";
-import { type Decoder, decoder, gatedMlp, norm, selfAttention } from "./blocks.ts";
+import { eachHead, rms } from "./blocks.ts";
+import type { Family } from "./family.ts";
+import { llamaForward } from "./llama.ts";
+import { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 
-export const qwen3: Decoder = (config, inputs) =>
-  decoder(config, inputs, (c, x, at, index, context) => {
-    const headNorm = (y: typeof x, path: string) => norm(c, y, path);
-    const attended = selfAttention(c, norm(c, x, `${at}.input_layernorm`), `${at}.self_attn`, index, context, headNorm);
-    const h = add(x, attended);
-    return add(h, gatedMlp(c, norm(c, h, `${at}.post_attention_layernorm`), `${at}.mlp`));
-  });
+export const qwen3: Family<LlamaConfig> = {
+  config: (json, file) =>
+    llamaConfig(json, file, "qwen3", {
+      vocabSize: 151936,
+      intermediateSize: 22016,
+      kvHeads: 32,
+      headDim: 128,
+      maxPositions: 32768,
+      bosId: null,
+      eosId: null,
+      attentionBias: "key",
+      mlpBias: "none",
+      window: "layers",
+    }),
+  forward: (c, inputs) =>
+    llamaForward(c, inputs, () => ({
+      normQuery: (q, path) => eachHead((head) => rms(head, path, c.rmsNormEps), q, c.headDim),
+    })),
+};

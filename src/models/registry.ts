@@ -1,22 +1,80 @@
-// model_type → forward pass. A new family is a file in this folder, a row in config.ts and a line here.
-import type { Graph } from "../graph/graph.ts";
+// model_type → family, and what is asked of any of them. A new family is a file in this folder and a line here.
+import { z } from "zod";
+import { nearest } from "../errors.ts";
+import type { Graph, Value } from "../graph/graph.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { linear } from "../graph/ops/linear.ts";
+import { capLogits } from "../graph/ops/loss.ts";
 import type { ModuleInfo } from "../lora/match.ts";
-import { type Decoder, decoderInputs } from "./blocks.ts";
-import type { DecoderConfig, ModelType } from "./config.ts";
+import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./blocks.ts";
+import { bloom } from "./bloom.ts";
+import { type DecoderConfig, unsupported } from "./config.ts";
+import type { Family } from "./family.ts";
+import { gemma } from "./gemma.ts";
+import { gemma2 } from "./gemma2.ts";
+import { gemma3 } from "./gemma3.ts";
+import { gptNeox } from "./gpt-neox.ts";
+import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
+import { olmo2 } from "./olmo2.ts";
+import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { readJson, shown } from "./schema.ts";
+import { smollm3 } from "./smollm3.ts";
 
-export const decoders: Record<ModelType, Decoder> = { llama, mistral, qwen2, qwen3 };
+const families: Record<string, Family> = {
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  smollm3,
+  olmo2,
+  phi3,
+  gemma,
+  gemma2,
+  gemma3_text: gemma3,
+  gpt2,
+  gpt_neox: gptNeox,
+  bloom,
+};
+
+/** The `model_type`s that can be read. */
+export const modelTypes = Object.keys(families);
+
+/**
+ * The parsed JSON of a config.json. `file` is what errors call it. Fails on a model type that isn't built, and with the
+ * errors of the family's reader.
+ */
+export function decoderConfig(json: unknown, file = "config.json"): DecoderConfig {
+  const { model_type: modelType } = readJson(z.object({ model_type: z.string() }), json, file);
+  if (Object.hasOwn(families, modelType)) return families[modelType]!.config(json, file);
+  throw unsupported(file, "model_type", `the model type ${shown(modelType)} is not supported`, {
+    expected: modelTypes.join(", "),
+    got: shown(modelType),
+    next: `The nearest supported one is ${nearest(modelType.slice(0, 64), modelTypes, 1)[0]}. A new family is a file in src/models/ and a line in src/models/registry.ts.`,
+  });
+}
+
+/** The family's forward pass. */
+export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs =>
+  families[config.modelType]!.forward(config, inputs);
+
+/** The logits of hidden states [n, hidden]: [n, vocab]. */
+export function logitsOf(hidden: Value, { weight, path, softcap }: Head): Value {
+  const logits = linear(hidden, weight, path);
+  return softcap ? capLogits(logits, softcap) : logits;
+}
 
 /** inputs → logits [batch*seq, vocab], and the hidden states before the output layer. Needs no weights. */
 export function forwardGraph(config: DecoderConfig, attentionBlocks = 1): Graph {
-  const { hidden, head } = decoders[config.modelType](config, { ...decoderInputs(), attentionBlocks });
-  return { outputs: { hidden, logits: linear(hidden, head.weight, head.path) } };
+  const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
+  return { outputs: { hidden, logits: logitsOf(hidden, head) } };
 }
+
+/** Module paths of output layers, which "all-linear" leaves out. */
+const outputLayers = new Set(["lm_head", "embed_out"]);
 
 /** The modules with a weight matrix that a graph runs, in the order it runs them. */
 export function modulesOf(graph: Graph): ModuleInfo[] {
@@ -24,15 +82,27 @@ export function modulesOf(graph: Graph): ModuleInfo[] {
   for (const { op, inputs, attributes } of nodesOf(graph)) {
     if (op !== "linear" && op !== "embedding") continue;
     const path = String(attributes["path"]);
-    const [rows, columns] = inputs[1]!.shape as [number, number];
+    const weight = inputs[1]!;
+    const [rows, columns] = weight.shape as [number, number];
+    const kind = weight.node.op === "transpose" ? "conv1d" : "linear";
     modules.set(
       path,
       op === "linear"
-        ? { path, kind: "linear", inFeatures: columns, outFeatures: rows, isOutputEmbedding: path === "lm_head" }
+        ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputEmbedding: outputLayers.has(path) }
         : { path, kind: "embedding", inFeatures: rows, outFeatures: columns },
     );
   }
   return [...modules.values()];
+}
+
+/**
+ * Under which names a checkpoint stores weights that it has not under the model's own: a checkpoint of the bare model, as
+ * GPT-2's and BLOOM's are on the hub, lacks the first word ("transformer.").
+ */
+export function storedNames(graph: Graph, stored: ReadonlyMap<string, unknown>): Map<string, string> {
+  const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "weight" ? [String(attributes["name"])] : []));
+  const bare = names.map((name): [string, string] => [name, name.replace(/^[^.]+\./, "")]);
+  return new Map(bare.filter(([name, short]) => !stored.has(name) && stored.has(short)));
 }
 
 /** Number of parameters of the base model, from its config alone. */

@@ -1,19 +1,19 @@
 // Rotary position embedding: its config in v4 and v5 keys, and its inverse frequencies, after transformers/modeling_rope_utils.py.
 import { z } from "zod";
 import { LowrankError } from "../errors.ts";
-import { count, MAX_POSITIONS, readJson, shown } from "./schema.ts";
+import { count, MAX_HEAD_DIM, MAX_POSITIONS, readJson, shown } from "./schema.ts";
 
-export type RopeConfig =
-  | { type: "default"; theta: number }
-  | { type: "linear"; theta: number; factor: number }
-  | {
-      type: "llama3";
-      theta: number;
-      factor: number;
-      lowFreqFactor: number;
-      highFreqFactor: number;
-      originalMaxPositions: number;
-    };
+export type RopeConfig = {
+  theta: number;
+  /** Dimensions of a head that are rotated, where not all of them are. */
+  dim?: number;
+} & (
+  | { type: "default" }
+  | { type: "linear"; factor: number }
+  | { type: "llama3"; factor: number; lowFreqFactor: number; highFreqFactor: number; originalMaxPositions: number }
+  /** LongRoPE (Ding et al. 2024) up to the original length, so with its short factors: one a pair. */
+  | { type: "longrope"; shortFactors: number[]; attentionFactor: number; originalMaxPositions: number }
+);
 
 const DEFAULT_THETA = 10_000;
 const positive = z.number().positive();
@@ -24,24 +24,32 @@ const llama3Keys = z.object({
   high_freq_factor: positive,
   original_max_position_embeddings: count(MAX_POSITIONS).optional(),
 });
-const ropeTypes = ["default", "linear", "llama3"];
+const longropeKeys = z.object({
+  factor: positive.nullish(),
+  attention_factor: positive.nullish(),
+  short_factor: z.array(positive).max(MAX_HEAD_DIM / 2),
+  original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
+});
+const ropeTypes = ["default", "linear", "llama3", "longrope"];
 
 /** The keys of config.json that describe RoPE: `rope_theta` and `rope_scaling` (v4), `rope_parameters` (v5). */
 export const ropeKeys = {
   rope_theta: positive.nullish(),
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
   rope_parameters: z.record(z.string(), z.unknown()).nullish(),
-  partial_rotary_factor: z.number().nullish(),
+  partial_rotary_factor: z.number().gt(0).max(1).nullish(),
   original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
 };
 
 /**
  * The RoPE config of a config.json in either form. A non-empty `rope_scaling` wins over `rope_parameters`, a theta inside
- * it over the one beside it, as in Transformers. Rope types other than default, linear and llama3 are refused by name.
+ * it over the one beside it, as in Transformers. Other rope types are refused by name.
  */
 export function ropeConfig(
   keys: z.output<z.ZodObject<typeof ropeKeys>> & { max_position_embeddings: number },
+  headDim: number,
   file: string,
+  defaultTheta = DEFAULT_THETA,
 ): RopeConfig {
   const v4 = keys.rope_scaling && Object.keys(keys.rope_scaling).length > 0;
   const at = v4 ? "rope_scaling" : "rope_parameters";
@@ -56,19 +64,28 @@ export function ropeConfig(
   };
 
   const nested = Object.keys(inner).find((key) => key.endsWith("_attention"));
-  if (nested)
-    refuse(`${at}.${nested}`, "rotary positions that differ by layer type are not supported yet", "one set", inner[nested]);
-  const partial = inner["partial_rotary_factor"] ?? keys.partial_rotary_factor ?? 1;
-  if (partial !== 1) refuse("partial_rotary_factor", "rotating a part of each head is not supported yet", "1", partial);
+  if (nested) refuse(`${at}.${nested}`, "this model has no rotary positions that differ by layer type", "one set", inner[nested]);
+  const givenPartial = inner["partial_rotary_factor"] ?? keys.partial_rotary_factor ?? 1;
+  const partial = readJson(ropeKeys.partial_rotary_factor, givenPartial, file, "partial_rotary_factor")!;
+  const dim = Math.trunc(headDim * partial);
+  if (dim < 2 || dim % 2 !== 0) {
+    refuse(
+      "partial_rotary_factor",
+      "the rotated part of a head is no number of pairs",
+      `a share of ${headDim} that is even`,
+      partial,
+    );
+  }
 
   const type = inner["rope_type"] ?? inner["type"] ?? "default";
-  const outer = keys.rope_theta ?? DEFAULT_THETA;
+  const outer = keys.rope_theta ?? defaultTheta;
   const theta = inner["rope_theta"] == null ? outer : readJson(positive, inner["rope_theta"], file, `${at}.rope_theta`);
+  const shared = { theta, ...(dim === headDim ? {} : { dim }) };
   switch (type) {
     case "default":
-      return { type: "default", theta };
+      return { type: "default", ...shared };
     case "linear":
-      return { type: "linear", theta, factor: readJson(linearKeys, inner, file, at).factor };
+      return { type: "linear", ...shared, factor: readJson(linearKeys, inner, file, at).factor };
     case "llama3": {
       const { factor, ...rest } = readJson(llama3Keys, inner, file, at);
       const { low_freq_factor: lowFreqFactor, high_freq_factor: highFreqFactor } = rest;
@@ -82,7 +99,20 @@ export function ropeConfig(
       }
       const originalMaxPositions =
         keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
-      return { type: "llama3", theta, factor, lowFreqFactor, highFreqFactor, originalMaxPositions };
+      return { type: "llama3", ...shared, factor, lowFreqFactor, highFreqFactor, originalMaxPositions };
+    }
+    case "su": // LongRoPE's name in the first Phi-3 checkpoints
+    case "longrope": {
+      const { short_factor: shortFactors, ...rest } = readJson(longropeKeys, inner, file, at);
+      if (shortFactors.length !== dim / 2) {
+        refuse(`${at}.short_factor`, "there is not one factor a pair", `${dim / 2} numbers`, shortFactors.length);
+      }
+      const originalMaxPositions =
+        keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
+      const factor = rest.factor ?? keys.max_position_embeddings / originalMaxPositions;
+      const attentionFactor =
+        rest.attention_factor ?? (factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(originalMaxPositions)));
+      return { type: "longrope", ...shared, shortFactors, attentionFactor, originalMaxPositions };
     }
     default:
       return refuse(`${at}.rope_type`, `the rope type ${shown(type)} is not supported yet`, ropeTypes.join(", "), type);
@@ -90,15 +120,18 @@ export function ropeConfig(
 }
 
 /**
- * The inverse frequencies of a head of `headDim` (even) dimensions: [headDim / 2], radians per position.
+ * The inverse frequencies of a head of `headDim` (even) dimensions: [rotated dimensions / 2], radians per position.
  * Transformers computes them in float32 whatever the model's dtype, and at position 8000 that rounding is visible in the
  * angle, so every operation is rounded to float32 here in the same order (`scalar / tensor` is reciprocal, then product).
  */
 export function ropeFrequencies(rope: RopeConfig, headDim: number): Float64Array {
   const f32 = Math.fround;
   const base = f32(rope.theta);
-  return Float64Array.from({ length: headDim / 2 }, (_, i) => {
-    const frequency = f32(1 / f32(base ** f32((2 * i) / headDim)));
+  const dim = rope.dim ?? headDim;
+  return Float64Array.from({ length: dim / 2 }, (_, i) => {
+    const power = f32(base ** f32((2 * i) / dim));
+    if (rope.type === "longrope") return f32(1 / f32(f32(rope.shortFactors[i]!) * power));
+    const frequency = f32(1 / power);
     if (rope.type === "default") return frequency;
     const factor = f32(rope.factor);
     if (rope.type === "linear") return f32(frequency / factor);

@@ -1,6 +1,6 @@
 // From a checkpoint's tensors to the external-data entries of a model: locations relative to one folder, links resolved.
 import { LowrankError, nearest } from "../errors.ts";
-import type { Checkpoint } from "../formats/checkpoint.ts";
+import { type Checkpoint, storedName } from "../formats/checkpoint.ts";
 import type { LocateWeight } from "../onnx/emitter.ts";
 
 export interface WeightFiles {
@@ -15,7 +15,7 @@ export function weightFiles(checkpoint: Checkpoint): WeightFiles {
   return {
     folder,
     locate: (name) => {
-      const tensor = checkpoint.tensors.get(name);
+      const tensor = checkpoint.tensors.get(storedName(checkpoint, name));
       if (!tensor) {
         throw new LowrankError("checkpoint/missing-tensor", "the checkpoint lacks a tensor that its config.json calls for", {
           subject: name,

@@ -2,9 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import { type ChatMessage, type ChatTemplate, type RenderOptions, renderChat, renderSource, sourceFor } from "./template.ts";
 import { makeStreamDecoder, type Tokenizer } from "./tokenizer.ts";
-
-/** [start, end) in UTF-16 units of a text. */
-export type Span = [start: number, end: number];
+import { type Span, type Turns, turnSpans, turnStart } from "./turns.ts";
 
 // Unicode non-characters, which no text for interchange holds.
 const OPEN = "\uFDD0";
@@ -12,27 +10,28 @@ const CLOSE = "\uFDD1";
 const MARK = /(?:^[ \t]*)?\{%(-?)\s*(end)?generation\s*(-?)%\}\n?/gm;
 
 /**
- * The text of a conversation and where the assistant's turns are in it, each with its end-of-turn token.
+ * The text of a conversation and where the assistant's turns are in it (or only the last), each with its end-of-turn token.
  *
- * A template with {% generation %} marks says so itself. For others, turn i is what rendering messages[0..i] adds to the
- * rendering of messages[0..i-1] with a generation prompt. White space that follows the end-of-turn token is not part of
- * the turn, since generation stops before it.
- * @throws LowrankError `template/unstable` if the rendering of some messages changes when others follow.
+ * A template with {% generation %} marks says so itself; the last turn is then what is marked behind the messages before it.
+ * For others, `turnSpans` finds them.
+ * @throws LowrankError `template/marks` if the marks cannot be followed, `template/unstable` if the renderings cannot be
+ * reconciled, or what `renderChat` throws.
  */
 export function renderWithMask(
   template: ChatTemplate,
   messages: readonly ChatMessage[],
-  options: Omit<RenderOptions, "addGenerationPrompt"> = {},
+  { turns = "every", ...options }: Omit<RenderOptions, "addGenerationPrompt"> & { turns?: Turns } = {},
 ): { text: string; spans: Span[] } {
   const text = renderChat(template, messages, options);
+  if (/[\uFDD0\uFDD1]/.test(text)) throw badMarks(template, "text without the characters U+FDD0 and U+FDD1", "one of them");
   const source = sourceFor(template, options);
   const marked = source.replace(
     MARK,
     (_, left: string, end: string | undefined, right: string) => `{{${left}'${end ? CLOSE : OPEN}'${right}}}`,
   );
-  const spans =
-    marked === source ? comparedSpans(template, messages, text, options) : markedSpans(template, marked, messages, text, options);
-  return { text, spans };
+  if (marked === source) return { text, spans: turnSpans(template, messages, text, options, turns) };
+  const spans = markedSpans(template, marked, messages, text, options);
+  return { text, spans: turns === "last" ? lastMarked(template, messages, text, spans, options) : spans };
 }
 
 function markedSpans(
@@ -54,40 +53,35 @@ function markedSpans(
     } else plain += part;
   }
   if (plain !== text || start >= 0) {
-    throw new LowrankError("template/marks", "the {% generation %} marks cannot be followed", {
-      subject: template.file,
-      expected: "marks in pairs, around text that is output as it is",
-      got: plain !== text ? "another text with the marks than without" : "a mark that is not closed",
-      next: "check the template's {% generation %} … {% endgeneration %} blocks",
-    });
+    throw badMarks(
+      template,
+      "marks in pairs, around text that is output as it is",
+      plain !== text ? "another text with the marks than without" : "a mark that is not closed",
+    );
   }
   return spans;
 }
 
-function comparedSpans(template: ChatTemplate, messages: readonly ChatMessage[], text: string, options: RenderOptions): Span[] {
-  const spans: Span[] = [];
-  for (const [i, message] of messages.entries()) {
-    if (message.role !== "assistant") continue;
-    const before = renderChat(template, messages.slice(0, i), { ...options, addGenerationPrompt: true });
-    const after = i + 1 === messages.length ? text : renderChat(template, messages.slice(0, i + 1), options);
-    if (!after.startsWith(before)) throw unstable(template, i, "the generation prompt before it is not how its turn begins");
-    if (!text.startsWith(after)) throw unstable(template, i, "its text changes when other messages follow");
-    const turn = after.slice(before.length);
-    const trimmed = turn.trimEnd();
-    // Where only white space follows the content, that white space is what ends the turn.
-    const content = message.content.trimEnd();
-    const end = content !== "" && trimmed.endsWith(content) ? turn.length : trimmed.length;
-    if (end > 0) spans.push([before.length, before.length + end]);
-  }
-  return spans;
+/** The marked spans that lie behind the messages before the last turn: a turn may have several. */
+function lastMarked(
+  template: ChatTemplate,
+  messages: readonly ChatMessage[],
+  text: string,
+  spans: Span[],
+  options: RenderOptions,
+): Span[] {
+  const index = messages.findLastIndex(({ role }) => role === "assistant");
+  if (index < 0) return [];
+  const start = turnStart(template, messages, text, options, index);
+  return spans.filter(([from]) => from >= start);
 }
 
-const unstable = (template: ChatTemplate, index: number, got: string): LowrankError =>
-  new LowrankError("template/unstable", `the assistant's part cannot be told from the rest at message ${index}`, {
+const badMarks = (template: ChatTemplate, expected: string, got: string): LowrankError =>
+  new LowrankError("template/marks", "the assistant's turns cannot be marked", {
     subject: template.file,
-    expected: "a template that renders a conversation's beginning the same whatever follows",
+    expected,
     got,
-    next: "use a template with {% generation %} marks, end each record with its only assistant turn, or train on all tokens",
+    next: "check the template's {% generation %} … {% endgeneration %} blocks and the record's text",
   });
 
 /**

@@ -16,7 +16,7 @@ export const MAX_RANGE = 100_000;
 /** Most evaluations of a node of the template, and values put into lists. A conversation of 1,000 turns takes about 20,000. */
 export const MAX_STEPS = 500_000;
 /** The longest a rendering may take, for templates whose single steps are slow. Real ones take milliseconds. */
-export const MAX_RENDER_MS = 10_000;
+export const MAX_RENDER_MS = 3_000;
 
 /** A chat template as a checkpoint carries it. */
 export interface ChatTemplate {
@@ -165,6 +165,24 @@ interface RuntimeValue {
   value: unknown;
 }
 
+/** A node of a parsed template, as far as it is looked at here: a call of a value's method. */
+interface CallNode {
+  type: string;
+  callee?: { type: string; object: unknown; property?: { value?: unknown } };
+  args?: unknown[];
+}
+
+/** Python's str.lstrip ("l"), str.rstrip ("r") or str.strip (""). */
+function strip(text: string, characters: string, ends: string): string {
+  const set = new Set(characters);
+  const points = Array.from(text);
+  let start = 0;
+  let end = points.length;
+  if (ends !== "r") while (start < end && set.has(points[start]!)) start++;
+  if (ends !== "l") while (end > start && set.has(points[end - 1]!)) end--;
+  return points.slice(start, end).join("");
+}
+
 /** What is used of @huggingface/jinja (its type declarations do not resolve under NodeNext). */
 const Evaluator = Interpreter as new (
   environment: unknown,
@@ -178,12 +196,24 @@ class BoundedInterpreter extends Evaluator {
   override evaluate(node: unknown, environment: unknown): RuntimeValue {
     if (++this.steps > MAX_STEPS) throw new TooMuch(`at most ${MAX_STEPS} steps`, "more, such as loops within loops");
     if (Date.now() > this.deadline) throw new TooMuch(`at most ${MAX_RENDER_MS} ms`, "a longer rendering");
-    const value = super.evaluate(node, environment);
+    const value = this.stripped(node as CallNode | undefined, environment) ?? super.evaluate(node, environment);
     const isNew = !weights.has(value);
     weigh(value);
     // Making a list of n values is n steps.
     if (isNew && Array.isArray(value.value)) this.steps += value.value.length;
     return value;
+  }
+
+  /** A call of strip, lstrip or rstrip with the characters to strip, which the package leaves out of account. */
+  private stripped(node: CallNode | undefined, environment: unknown): RuntimeValue | undefined {
+    const { type, callee, args } = node ?? {};
+    if (type !== "CallExpression" || args?.length !== 1 || callee?.type !== "MemberExpression") return undefined;
+    const [, ends] = /^(l|r|)strip$/.exec(String(callee.property?.value)) ?? [];
+    if (ends === undefined) return undefined;
+    const text = this.evaluate(callee.object, environment);
+    const characters = this.evaluate(args[0], environment);
+    if (typeof text.value !== "string" || typeof characters.value !== "string") return undefined;
+    return new (text.constructor as new (value: string) => RuntimeValue)(strip(text.value, characters.value, ends));
   }
 }
 

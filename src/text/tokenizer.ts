@@ -47,8 +47,11 @@ export interface Tokenizer {
   readonly specialIds: ReadonlySet<number>;
   /** The chat template, where the checkpoint has one. */
   readonly template?: ChatTemplate;
-  /** Runs `work`, which encodes and decodes many times, under one time limit instead of one for each call. */
-  limited<T>(work: () => T): T;
+  /**
+   * Runs `work`, which encodes and decodes many times, under one time limit instead of one for each call. `tooSlow` is the
+   * error where something else than the tokenizer is at work.
+   */
+  limited<T>(work: () => T, tooSlow?: () => LowrankError): T;
 }
 
 /**
@@ -72,7 +75,7 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
     const content = tokenContent(config[name]) ?? tokenContent(map[name]);
     if (content !== undefined) names[name] = content;
   }
-  const limited = <T>(work: () => T): T => timeLimit(work, () => slow(path, json));
+  const limited = <T>(work: () => T, tooSlow = () => slow(path, json)): T => timeLimit(work, tooSlow);
   const engine = limited(() => makeEngine(json, { ...config, ...names }, path));
   const idOf = (name: string): number | undefined => {
     const token = names[name];

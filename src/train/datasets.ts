@@ -1,6 +1,6 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
 import { makeBatch, packExamples } from "../data/batch.ts";
-import { type ExampleReport, makeExamples } from "../data/examples.ts";
+import { type ExampleReport, makeExamples, type TrainOn } from "../data/examples.ts";
 import { type NumberedRecord, type ReadOptions, readRecords } from "../data/readers.ts";
 import type { Batch, Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
@@ -17,7 +17,7 @@ const MAX_LENGTH = 1024;
 
 /** How records become examples. */
 export interface DataOptions extends ReadOptions {
-  trainOn: "completion" | "all";
+  trainOn: TrainOn;
   maxLength?: number;
   /** The date that chat templates see. */
   date?: string;

@@ -1,7 +1,7 @@
 // Full fine-tuning's θ and a checkpoint folder: the first value from the base's weights, the trained one as a whole checkpoint.
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { type Checkpoint, readWeights, WEIGHTS_NAME } from "../formats/checkpoint.ts";
+import { type Checkpoint, findTensor, readWeights, storedName, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { bytesOf, readableDType } from "../formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../formats/float.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
@@ -41,9 +41,9 @@ export async function writeTheta(
   theta: Float32Array,
 ): Promise<void> {
   const sources = entries.map(({ key, offset, shape }): TensorSource => {
-    const dtype = readableDType(checkpoint.tensors.get(key)!.dtype, key);
+    const dtype = readableDType(findTensor(checkpoint, key).dtype, key);
     const values = () => bytesOf(fromFloat32(theta.subarray(offset, offset + sizeOf(shape)), dtype));
-    return { name: key, dtype, shape, data: values };
+    return { name: storedName(checkpoint, key), dtype, shape, data: values };
   });
   await writeSafetensors(files, `${folder}/${WEIGHTS_NAME}`, sources, { format: "pt", ...checkpoint.metadata });
   await copySideFiles(files, checkpoint.folder, folder);

@@ -12,7 +12,7 @@ import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout }
 import type { AdapterModule } from "../lora/match.ts";
 import { decoderInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { decoders } from "../models/registry.ts";
+import { forward } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import { purpose, uniform } from "../random.ts";
@@ -55,11 +55,12 @@ export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.cei
 /** Σ of the target tokens' losses, from the inputs of `decoderInputs` and the batch's loss rows and labels. */
 export function lossGraph(config: DecoderConfig, { maxTargets, maxLength }: ObjectiveShape): Graph {
   const attentionBlocks = attentionBlocksOf(maxLength);
-  const { hidden, head } = decoders[config.modelType](config, { ...decoderInputs(), attentionBlocks });
+  const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
   const lossRows = input("lossRows", "int32", ["targets"]);
   const lossLabels = input("lossLabels", "int32", ["targets"]);
   const chunks = lossChunksOf(maxTargets);
-  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), head.weight, lossLabels, head.path, chunks) } };
+  const { weight, path, softcap } = head;
+  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), weight, lossLabels, { path, chunks, softcap }) } };
 }
 
 /** A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. */

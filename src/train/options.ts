@@ -1,5 +1,6 @@
 // What a fine-tuning run is told: every option of `finetune` with its default, and run.json, from which a run is resumed.
 import { z } from "zod";
+import { trainOnChoices } from "../data/examples.ts";
 import type { PromptFormat } from "../data/prompts.ts";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Files } from "../files.ts";
@@ -62,8 +63,8 @@ const schema = z.strictObject({
   promptColumn: z.string().optional(),
   completionColumn: z.string().optional(),
   textColumn: z.string().optional(),
-  /** "completion": only completions and assistant turns are targets. "all": every token is. */
-  trainOn: z.enum(["completion", "all"]).default("completion"),
+  /** What the targets are: "completion" (completions and assistant turns), "last" (of a conversation the last turn only) or "all". */
+  trainOn: z.enum(trainOnChoices).default("completion"),
   /** Longer examples lose tokens on the right. Default: 1024, or the model's positions if they are fewer. */
   maxLength: z.number().optional(),
   /** Several examples in one row, each seeing only itself. */

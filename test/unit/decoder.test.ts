@@ -11,6 +11,7 @@ import { loraConfig } from "../../src/lora/config.ts";
 import { initAdapter } from "../../src/lora/init.ts";
 import { inject, loraUpdate } from "../../src/lora/inject.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
+import type { LlamaConfig } from "../../src/models/llama-config.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
@@ -36,19 +37,20 @@ async function readCase(name: string): Promise<Case> {
   const read = async (key: string) => readTensor(nodeFiles, `${folder}/io.safetensors`, io.tensors.get(key)!);
   const [ids, mask] = [await read("input_ids"), await read("attention_mask")];
   const [batch, width] = ids.shape as [number, number];
+  /** Where the tokens of each row lie, on whichever side its padding is. */
+  const places = Array.from({ length: batch }, (_, row) =>
+    Array.from({ length: width }, (_, i) => row * width + i).filter((at) => Number(mask.data[at]) === 1),
+  );
   const golden = async (key: string) => {
     const { data, shape } = await read(key);
     const vocab = shape[2]!;
     return (row: number, position: number) =>
-      (data as Float32Array).subarray((row * width + position) * vocab, (row * width + position + 1) * vocab);
+      (data as Float32Array).subarray(places[row]![position]! * vocab, (places[row]![position]! + 1) * vocab);
   };
   return {
     base: await loadBase(nodeFiles, `${folder}/base`),
     adapter: await readAdapter(nodeFiles, `${folder}/adapter`),
-    rows: Array.from({ length: batch }, (_, row) => {
-      const places = Array.from({ length: width }, (_, i) => row * width + i).filter((at) => Number(mask.data[at]) === 1);
-      return Int32Array.from(places, (at) => Number(ids.data[at]));
-    }),
+    rows: places.map((row) => Int32Array.from(row, (at) => Number(ids.data[at]))),
     golden: { base: await golden("logits_base"), adapter: await golden("logits_adapter") },
   };
 }
@@ -146,13 +148,30 @@ async function forward(
   return (position) => (logits!.data as Float32Array).subarray(position * vocab, (position + 1) * vocab);
 }
 
-for (const name of ["llama-gqa-tied", "mistral-swa", "qwen2-bias", "qwen3-qknorm"]) {
+const decoders = [
+  "llama-gqa-tied",
+  "mistral-swa",
+  "qwen2-bias",
+  "qwen3-qknorm",
+  "smollm3",
+  "olmo2",
+  "phi3-fused",
+  "gemma",
+  "gemma2",
+  "gemma3-text",
+  "gpt2-conv1d",
+  "gpt-neox-parallel",
+  "bloom-alibi",
+  "bloom-leftpad",
+];
+
+for (const name of decoders) {
   test(`${name}: cached decoding of a left-padded batch gives the full pass's logits, with and without adapter`, async () => {
     const { base, adapter, rows, golden } = await readCase(name);
     assert.ok(new Set(rows.map((row) => row.length)).size > 1, "the rows need padding");
     const shortest = Math.min(...rows.map((row) => row.length));
-    const window = base.config.slidingWindow;
-    if (window !== null) assert.ok(Math.max(...rows.map((row) => row.length)) > window + 1, "a row outgrows the window");
+    const window = (base.config as LlamaConfig).slidingWindow;
+    if (window) assert.ok(Math.max(...rows.map((row) => row.length)) > window + 1, "a row outgrows the window");
     const decoder = await open(base);
     await agrees(decoder, rows, shortest - 1, golden.base);
     await decoder.useAdapter(adapter);

@@ -91,13 +91,16 @@ test("{text}: every token but the first is a target, EOS at the end", async () =
   assert.deepEqual([...labels], [IGNORE, ...ids.slice(1)]);
 });
 
-test("{messages}: the targets are the assistant's turns; all of them with trainOn all", async () => {
+test("{messages}: the targets are the assistant's turns; the last with trainOn last, every token with all", async () => {
   const tokenizer = await smollm2Tokenizer();
   const { messages, ids: golden } =
     smollm2Json<{ messages: { role: string; content: string }[]; ids: number[] }[]>("chat.json")[1]!;
   const example = await one(tokenizer, { messages });
   assert.deepEqual([...example.ids], golden, "no special tokens but the template's, and no second EOS");
   assert.equal(tokenizer.decode(targets(example)), "4<|im_end|>6<|im_end|>");
+  const last = await one(tokenizer, { messages }, { trainOn: "last" });
+  assert.equal(tokenizer.decode(targets(last)), "6<|im_end|>");
+  assert.deepEqual([...last.ids], golden);
   const all = await one(tokenizer, { messages }, { trainOn: "all" });
   assert.deepEqual([...all.labels], [IGNORE, ...golden.slice(1)]);
 });

@@ -182,14 +182,23 @@ function attentionCase(name: string, shape: AttentionShape): GradientCase {
 }
 
 /** Cosines and sines of angles that are not small, [tokens, half]. */
-function rotaryCase(name: string, batch: number, seq: number, heads: number, half: number, dims = false): GradientCase {
+function rotaryCase(
+  name: string,
+  batch: number,
+  seq: number,
+  heads: number,
+  half: number,
+  dims = false,
+  still = 0,
+): GradientCase {
   const angles = [...Array(batch * seq * half).keys()].map((i) => 0.7 * i);
   const tableOf = (f: (angle: number) => number): Given =>
     frozen({ dtype: "float", shape: [batch * seq, half], values: angles.map(f) });
-  const [x, cosines, sines] = [floats([batch, seq, heads * 2 * half]), tableOf(Math.cos), tableOf(Math.sin)];
+  const width = heads * (2 * half + still);
+  const [x, cosines, sines] = [floats([batch, seq, width]), tableOf(Math.cos), tableOf(Math.sin)];
   const given = dims
     ? {
-        x: symbolic(x, ["batch", "seq", heads * 2 * half]),
+        x: symbolic(x, ["batch", "seq", width]),
         cosines: symbolic(cosines, ["batch*seq", half]),
         sines: symbolic(sines, ["batch*seq", half]),
       }
@@ -197,15 +206,15 @@ function rotaryCase(name: string, batch: number, seq: number, heads: number, hal
   return one(name, given, (v) => rotary(v["x"]!, v["cosines"]!, v["sines"]!, heads));
 }
 
-const fusedLoss = (rows: number, chunks: number): GradientCase =>
+const fusedLoss = (rows: number, chunks: number, softcap?: number): GradientCase =>
   one(
-    `${rows} rows in ${chunks} chunks`,
+    `${rows} rows in ${chunks} chunks${softcap ? `, logits up to ${softcap}` : ""}`,
     {
       x: symbolic(floats([rows, 3]), ["n", 3]),
       w: frozen(floats([5, 3])),
       labels: symbolic(integers([4, 0, 2, 2, 1, 3, 0].slice(0, rows)), ["n"]),
     },
-    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, "lm_head", chunks),
+    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, softcap }),
   );
 
 const proofs: Partial<Record<OpName, GradientCase[]>> = {
@@ -362,6 +371,7 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
     rotaryCase("one head", 1, 3, 1, 2),
     rotaryCase("3 heads, 2 rows", 2, 2, 3, 2),
     rotaryCase("symbolic", 2, 3, 2, 1, true),
+    rotaryCase("3 of 7 dimensions stay", 2, 2, 2, 2, false, 3),
   ],
   crossEntropy: [
     one("fixed", { logits: floats([3, 4]), labels: integers([2, 0, 2]) }, (v) => crossEntropy(v["logits"]!, v["labels"]!)),
@@ -369,7 +379,7 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
       crossEntropy(v["logits"]!, v["labels"]!),
     ),
   ],
-  linearCrossEntropy: [fusedLoss(4, 1), fusedLoss(7, 3), fusedLoss(2, 3), fusedLoss(1, 4)],
+  linearCrossEntropy: [fusedLoss(4, 1), fusedLoss(7, 3), fusedLoss(2, 3), fusedLoss(1, 4), fusedLoss(5, 2, 1.5)],
 };
 
 for (const op of Object.keys(table()) as OpName[]) {

@@ -4,8 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { loraConfig } from "../../src/lora/config.ts";
 import { matchModules } from "../../src/lora/match.ts";
-import { decoderConfig, modelTypes } from "../../src/models/config.ts";
-import { countParameters, forwardGraph, modulesOf } from "../../src/models/registry.ts";
+import { countParameters, decoderConfig, forwardGraph, modelTypes, modulesOf } from "../../src/models/registry.ts";
 import { sizeOf } from "../../src/tensor.ts";
 import { loraEntries } from "../../src/train/objective.ts";
 
@@ -20,7 +19,7 @@ interface Row {
 }
 
 const all: Row[] = JSON.parse(readFileSync(new URL("../fixtures/parameter-counts.json", import.meta.url), "utf8"));
-const rows = all.filter(({ config }) => (modelTypes as string[]).includes(config.model_type));
+const rows = all.filter(({ config }) => modelTypes.includes(config.model_type));
 
 for (const row of rows) {
   const { name, r, target_modules: targetModules } = row;
@@ -40,10 +39,10 @@ for (const row of rows) {
   });
 }
 
-test("every model type that can be read has a row", () => {
-  assert.ok(rows.length >= 16);
+test("the rows of every language model are counted", () => {
+  const later = ["bert", "clip", "idefics"];
   assert.deepEqual(
-    modelTypes.filter((type) => !rows.some(({ config }) => config.model_type === type)),
+    all.filter(({ config }) => !modelTypes.includes(config.model_type) && !later.includes(config.model_type)),
     [],
   );
 });

@@ -96,18 +96,74 @@ test("a line break is part of the turn only where nothing else ends it", () => {
   assert.deepEqual(turns(plain, golden.conversations["system"]!), ["4\n"]);
 });
 
-test("a template that changes what it wrote before is refused, by message", () => {
+test("a template that writes a thought only into the last answer: each answer as it is written", () => {
   const template = load("thinking");
   assert.deepEqual(turns(template, golden.conversations["system"]!), ["<think>\n\n</think>\n\n4<|im_end|>"]);
-  assert.throws(
-    () => turns(template, golden.conversations["two turns"]!),
-    (error: LowrankError) => {
-      assert.equal(error.code, "template/unstable");
-      assert.match(error.message, /message 1$/);
-      assert.match(error.next!, /generation/);
-      return true;
-    },
-  );
+  assert.deepEqual(turns(template, golden.conversations["two turns"]!), [
+    "Hello there.<|im_end|>",
+    "<think>\n\n</think>\n\nNow\nthis — ok 🙂<|im_end|>",
+  ]);
+});
+
+/** Templates whose turns cannot be told, and what the error says. */
+const untold: [name: string, source: string, got: RegExp][] = [
+  [
+    "another header for generation than for a turn",
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}",
+    /generation is given ".*bot.*the conversation has ".*assistant/,
+  ],
+  [
+    "an answer written twice",
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}|{{ m.content }}{% endif %}<|end|>{% endfor %}" +
+      "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    /content 2 times/,
+  ],
+  [
+    "answers that stand before their questions",
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }};{% endif %}{% endfor %}" +
+      "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}?{% endif %}{% endfor %}",
+    /./,
+  ],
+  [
+    "the end of an answer depends on the answer",
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end{{ m.content | length }}|>{% endfor %}" +
+      "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    /another end of the text/,
+  ],
+];
+for (const [name, source, got] of untold) {
+  test(`refused, not masked wrongly: ${name}`, () => {
+    assert.throws(
+      () => turns(inline(source), golden.conversations["two turns"]!),
+      (error: LowrankError) => {
+        assert.equal(error.code, "template/unstable");
+        assert.equal(error.subject, "inline");
+        assert.match(error.message, /message 1$/);
+        assert.match(error.got!, got);
+        assert.match(error.next!, /generation/);
+        return true;
+      },
+    );
+  });
+}
+
+test("a tool's result that is written inside the assistant's turn is refused", () => {
+  const source =
+    "{% for m in messages %}{% if m.role != 'tool' %}<|{{ m.role }}|>{% if m.calls %}call;{{ messages[loop.index0 + 1].content }};{% endif %}" +
+    "{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+  const messages = [
+    { role: "user", content: "Weather?" },
+    { role: "assistant", content: "", calls: true },
+    { role: "tool", content: "sunny" },
+    { role: "assistant", content: "Sun." },
+  ];
+  assert.throws(() => turns(inline(source), messages), { code: "template/unstable", got: /next message inside|at the end/ });
+});
+
+test("strip takes away the characters it is given, as in Python", () => {
+  const render = (source: string) => renderChat(inline(source), [{ role: "user", content: "x" }]);
+  assert.equal(render("{{ '\n a \n'.strip('\n') }}|"), " a |");
+  assert.equal(render("{{ 'xyaxy'.lstrip('yx') }}|{{ 'xyaxy'.rstrip('yx') }}|{{ ' a '.strip() }}|"), "axy|xya|a|");
 });
 
 test("text that already holds the marks' characters is refused, not misread", () => {

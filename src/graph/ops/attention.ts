@@ -1,7 +1,7 @@
 // Scaled dot-product attention (Vaswani et al. 2017) and rotary positions (Su et al. 2021) as ops.
 // Query rows go in blocks: a causal block meets only the keys up to its end, and its scores stay in cache.
 import type { Emitter } from "../../onnx/emitter.ts";
-import { type Dim, divideDim, mulDims, sameShape } from "../dims.ts";
+import { type Dim, divideDim, mulDims, type Shape, sameShape } from "../dims.ts";
 import { apply, apply1, expect, type Node, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { neg } from "./elementwise.ts";
@@ -27,7 +27,10 @@ interface AttentionAttributes {
 export const attention = (q: Value, k: Value, v: Value, mask: Value, attributes: AttentionAttributes): Value =>
   apply("attention", [q, k, v, mask], { ...attributes })[0]!;
 
-/** Rotates pairs (i, i + dim/2) of each head of x [batch, seq, heads·dim] by the angles behind cos, sin [batch·seq, dim/2]. */
+/**
+ * Rotates pairs (i, i + r/2) of the first r dimensions of each head of x [batch, seq, heads·dim] by the angles behind
+ * cos and sin [batch·seq, r/2]; the other dimensions stay.
+ */
 export const rotary = (x: Value, cosines: Value, sines: Value, heads: number): Value =>
   apply1("rotary", [x, cosines, sines], { heads });
 
@@ -147,27 +150,26 @@ export const attentionRules = {
   rotary: {
     infer: ([x, cosines, sines], { heads }) => {
       const [batch, seq, width] = x!.shape as [Dim, Dim, number];
+      expect(x!.shape.length === 3 && typeof width === "number" && width % heads === 0, "it takes x [batch, seq, heads·dim]");
+      const table: Shape = [mulDims(batch, seq), cosines!.shape[1]!];
       expect(
-        x!.shape.length === 3 && typeof width === "number" && width % (2 * heads) === 0,
-        "it takes x [batch, seq, heads·dim]",
-      );
-      const half = width / heads / 2;
-      expect(
-        cosines!.shape[1] === half && sameShape(cosines!.shape, sines!.shape),
-        `the tables are not [${batch}·${seq}, ${half}]`,
+        sameShape(cosines!.shape, table) && sameShape(sines!.shape, table) && 2 * Number(table[1]) <= width / heads,
+        `the tables are not [${table[0]}, at most ${width / heads / 2}]`,
       );
       return [x!];
     },
     // A rotation's transpose is the rotation back.
     vjp: ({ inputs: [, cosines, sines], attributes: { heads } }, [d]) => [rotary(d!, cosines!, neg(sines!), heads), null, null],
-    lower: (emit, node, inputs) => [lowerRotary(emit, node.outputs[0]!, inputs, node.attributes.heads)],
+    lower: (emit, node, inputs) => [lowerRotary(emit, node, inputs, node.attributes.heads)],
   },
 } satisfies Record<string, OpRule>;
 
 /** ONNX Runtime's RotaryEmbedding has a float kernel only; double (for gradient proofs) is spelled out. */
-function lowerRotary(emit: Emitter, type: Type, [x, cosines, sines]: readonly string[], heads: number): string {
+function lowerRotary(emit: Emitter, node: Node, [x, cosines, sines]: readonly string[], heads: number): string {
+  const type = node.outputs[0]!;
   const [batch, seq, width] = type.shape as [Dim, Dim, number];
-  const half = width / heads / 2;
+  const dim = width / heads;
+  const half = Number(node.inputs[1]!.shape[1]);
   if (type.dtype === "float32") {
     const tokens = emit.shared("Squeeze", [emit.dim(mulDims(batch, seq))]);
     const rows = emit.shared("Range", [emit.constant("int64", [], [0]), tokens, emit.constant("int64", [], [1])]);
@@ -175,20 +177,18 @@ function lowerRotary(emit: Emitter, type: Type, [x, cosines, sines]: readonly st
     return emit.node(
       "RotaryEmbedding",
       [x!, places, cosines!, sines!],
-      { num_heads: heads, interleaved: 0 },
+      { num_heads: heads, interleaved: 0, rotary_embedding_dim: 2 * half === dim ? 0 : 2 * half },
       { domain: "com.microsoft" },
     );
   }
-  const paired = emit.reshape(x!, [batch, seq, heads, 2, half]);
-  const table = (t: string) => emit.reshape(t, [batch, seq, 1, 1, half]);
-  const [first, second] = [0, 1].map((i) => emit.slice(paired, 3, emit.int64(i), emit.int64(i + 1))) as [string, string];
+  const byHead = emit.reshape(x!, [batch, seq, heads, dim]);
+  const part = (start: number, end: number) => emit.slice(byHead, 3, emit.int64(start), emit.int64(end));
+  const table = (t: string) => emit.reshape(t, [batch, seq, 1, half]);
+  const [first, second] = [part(0, half), part(half, 2 * half)];
   const times = (a: string, t: string) => emit.node("Mul", [a, table(t)]);
-  const rotated = emit.concat(
-    [
-      emit.node("Sub", [times(first, cosines!), times(second, sines!)]),
-      emit.node("Add", [times(second, cosines!), times(first, sines!)]),
-    ],
-    3,
-  );
-  return emit.reshape(rotated, type.shape);
+  const rotated = [
+    emit.node("Sub", [times(first, cosines!), times(second, sines!)]),
+    emit.node("Add", [times(second, cosines!), times(first, sines!)]),
+  ];
+  return emit.reshape(emit.concat([...rotated, ...(2 * half < dim ? [part(2 * half, dim)] : [])], 3), type.shape);
 }

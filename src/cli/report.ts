@@ -1,0 +1,13 @@
+// lowrank report: a page about a run, or about several.
+import { reportRuns } from "../node.ts";
+import type { ReportOptions } from "../report/report.ts";
+import { print, printJson } from "./terminal.ts";
+import type { Values } from "./values.ts";
+
+/** Writes the page; returns the exit status. */
+export async function run(values: Values, json: boolean): Promise<number> {
+  const file = await reportRuns(values as unknown as ReportOptions);
+  if (json) printJson({ report: file });
+  else print(file);
+  return 0;
+}

@@ -1,0 +1,23 @@
+// Activations by Transformers' names (ACT2FN), as graph functions.
+import type { Value } from "../graph/graph.ts";
+import { gelu, silu } from "../graph/ops/elementwise.ts";
+
+export const activations = {
+  silu,
+  gelu: (x: Value) => gelu(x, "none"),
+  geluTanh: (x: Value) => gelu(x, "tanh"),
+} satisfies Record<string, (x: Value) => Value>;
+
+export type ActivationName = keyof typeof activations;
+
+/** Names in config files. `gelu_fast` is the tanh form with its constants rounded. */
+export const activationNames: Record<string, ActivationName> = {
+  silu: "silu",
+  swish: "silu",
+  gelu: "gelu",
+  gelu_python: "gelu",
+  gelu_new: "geluTanh",
+  gelu_fast: "geluTanh",
+  gelu_pytorch_tanh: "geluTanh",
+  gelu_python_tanh: "geluTanh",
+};

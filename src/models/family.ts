@@ -1,0 +1,10 @@
+// What a model family is: how its config.json reads and how it computes. registry.ts lists them.
+import type { DecoderInputs, DecoderOutputs } from "./blocks.ts";
+import type { DecoderConfig } from "./config.ts";
+
+/** A family of decoders. `C` is what its config tells beyond what all do. */
+export interface Family<C extends DecoderConfig = DecoderConfig> {
+  /** The parsed JSON of a config.json, checked; `file` is what errors call it. */
+  config(json: unknown, file: string): C;
+  forward(config: C, inputs: DecoderInputs): DecoderOutputs;
+}

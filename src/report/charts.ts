@@ -1,0 +1,104 @@
+// What is drawn: for each chart its curves, as the JSON that the page's script reads, and a line of text that says the same.
+import type { RunMetrics } from "../train/run-log.ts";
+import { bytes } from "../units.ts";
+import { visible } from "./escape.ts";
+import type { ReportedRun } from "./facts.ts";
+import { type Curve, curve, rounded, smoothed, smoothSteps, thinned } from "./series.ts";
+
+/** Longest label in a legend. */
+const MAX_LABEL_CHARS = 120;
+
+/** How numbers on the y axis are written. */
+export type Unit = "plain" | "small" | "whole" | "bytes";
+
+export interface ChartSeries extends Curve {
+  label: string;
+  /** Which of the runs it belongs to: decides the colour. */
+  run: number;
+  style: "faint" | "line" | "dotted";
+}
+
+export interface Chart {
+  id: string;
+  title: string;
+  unit: Unit;
+  series: ChartSeries[];
+  /** First, last, lowest and highest value of the main curve, for those who see no chart; empty with several runs. */
+  text: string;
+}
+
+type Steps = RunMetrics["steps"][number];
+
+interface ChartOf {
+  id: string;
+  title: string;
+  unit: Unit;
+  of: (row: Steps) => number | null;
+  /** It jumps from step to step: shown smoothed, over the steps themselves where there is one run. */
+  smooth?: boolean;
+}
+
+const perStep: ChartOf[] = [
+  { id: "rate", title: "Learning rate", unit: "small", of: ({ learningRate }) => learningRate },
+  { id: "gradient", title: "Gradient norm, before clipping", unit: "plain", of: ({ gradNorm }) => gradNorm, smooth: true },
+  { id: "speed", title: "Tokens per second", unit: "whole", of: ({ tokensPerSecond }) => tokensPerSecond, smooth: true },
+  { id: "memory", title: "Resident memory", unit: "bytes", of: ({ memoryBytes }) => memoryBytes },
+];
+
+/** The charts that have anything to show. */
+export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
+  const several = runs.length > 1;
+  const curves = (run: number, { of, smooth }: Pick<ChartOf, "of" | "smooth">, what: string): ChartSeries[] => {
+    const name = runs[run]!.name;
+    const every = curve(runs[run]!.metrics.steps, of);
+    if (!smooth) return [{ label: several ? name : what || "each step", run, style: "line", ...every }];
+    const label = `${what ? `${what}, ` : ""}mean of about ${smoothSteps(every.x.length)} steps`;
+    return [
+      ...(several ? [] : [{ label: "each step", run, style: "faint" as const, ...every }]),
+      { label: several ? `${name}: ${label}` : label, run, style: "line", ...smoothed(every) },
+    ];
+  };
+  const loss = runs.flatMap(({ name, metrics }, run): ChartSeries[] => [
+    ...curves(run, { of: (row) => row.loss, smooth: true }, "training"),
+    { label: several ? `${name}: evaluation` : "evaluation", run, style: "dotted", ...curve(metrics.evals, (row) => row.loss) },
+  ]);
+  const others = perStep.map(({ id, title, unit, ...how }) => ({
+    id,
+    title,
+    unit,
+    series: runs.flatMap((_, run) => curves(run, how, "")),
+  }));
+  return [{ id: "loss", title: "Loss (nats a token)", unit: "plain" as const, series: loss }, ...others]
+    .map((chart) => ({ ...chart, series: chart.series.filter(({ x }) => x.length > 0) }))
+    .filter(({ series }) => series.length > 0)
+    .map((chart) => ({
+      ...chart,
+      text: several
+        ? ""
+        : chart.series
+            .filter(({ style }) => style !== "faint")
+            .map((one) => curveText(one, chart.unit))
+            .join("; "),
+      series: chart.series.map(forScript),
+    }));
+}
+
+/** A number as the text under a chart has it. */
+export function unitText(value: number, unit: Unit): string {
+  if (unit === "bytes") return bytes(value);
+  if (unit === "whole") return Math.round(value).toLocaleString("en-US");
+  return unit === "small" ? value.toExponential(2) : value.toPrecision(4);
+}
+
+function curveText({ label, x, y }: ChartSeries, unit: Unit): string {
+  const [low, high] = y.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [y[0]!, y[0]!]);
+  const text = (value: number) => unitText(value, unit);
+  if (x.length === 1) return `${label}: ${text(y[0]!)} at step ${x[0]}`;
+  const ends = `${text(y[0]!)} at step ${x[0]}, ${text(y.at(-1)!)} at step ${x.at(-1)}`;
+  return `${label}: ${ends}, lowest ${text(low!)}, highest ${text(high!)}`;
+}
+
+function forScript(series: ChartSeries): ChartSeries {
+  const { x, y } = thinned(series);
+  return { ...series, label: visible(series.label.slice(0, MAX_LABEL_CHARS)), x, y: y.map(rounded) };
+}

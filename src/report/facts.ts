@@ -1,0 +1,176 @@
+// What a run came to, in words: the rows of a report's tables, each with one value a run.
+import type { AdapterDescription } from "../lora/describe.ts";
+import { finetuneDefaults } from "../train/options.ts";
+import type { RunMetrics } from "../train/run-log.ts";
+import { bytes, duration, grouped } from "../units.ts";
+import { curve, smoothed } from "./series.ts";
+
+/** A run as it is reported. */
+export interface ReportedRun {
+  /** What the report calls it. */
+  name: string;
+  metrics: RunMetrics;
+  /** What the run made, as far as it has come; null for full fine-tuning, or when there is no adapter to read. */
+  adapter: AdapterDescription | null;
+}
+
+/** A row: its name, and the value of each run; undefined where a run does not have it. */
+export interface Fact {
+  name: string;
+  values: (string | undefined)[];
+}
+
+/** Options of a run that are listed, and longest text of one. */
+const MAX_OPTIONS = 200;
+
+/** `of` for each run, under `name`. */
+type FactOf = (run: ReportedRun) => string | undefined;
+
+const lastRun = ({ metrics }: ReportedRun) => metrics.runs.at(-1);
+const lastStep = ({ metrics }: ReportedRun) => metrics.steps.at(-1);
+const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
+
+/** Mean training loss of the last steps, as the smoothed curve ends; undefined before the first step. */
+const finalLoss = ({ metrics }: ReportedRun): number | undefined => smoothed(curve(metrics.steps, ({ loss }) => loss)).y.at(-1);
+
+/** The evaluation with the lowest loss. */
+function bestEval({ metrics }: ReportedRun) {
+  const [first, ...others] = metrics.evals;
+  return first && others.reduce((best, row) => (row.loss < best.loss ? row : best), first);
+}
+
+const lossText = (value: number | undefined): string | undefined => value?.toFixed(4);
+
+/** Whether the run is finished, and if not, where it stands. */
+export function statusOf(run: ReportedRun): { text: string; kind: "good" | "open" | "bad" } {
+  const { end, start } = run.metrics;
+  const step = lastStep(run)?.step ?? start?.step ?? 0;
+  const where = start ? `step ${grouped(step)} of ${grouped(start.steps)}` : `step ${grouped(step)}`;
+  if (end?.type === "error") return { text: `failed at ${where}`, kind: "bad" };
+  if (!end) return { text: `at work or cut off at ${where}`, kind: "open" };
+  if (end.stopped) return { text: `stopped at ${where}`, kind: "open" };
+  if (end.early) return { text: `finished at ${where}: evaluations got no better`, kind: "good" };
+  return { text: `finished, ${grouped(step)} steps`, kind: "good" };
+}
+
+/** What matters most, for the top of the page. */
+const headlines: [string, FactOf][] = [
+  ["training loss", (run) => lossText(finalLoss(run))],
+  [
+    "best evaluation loss",
+    (run) => {
+      const best = bestEval(run);
+      return best && `${lossText(best.loss)} at step ${grouped(best.step)}`;
+    },
+  ],
+  ["trained for", ({ metrics }) => duration(total(metrics.steps.map(({ seconds }) => seconds)))],
+  [
+    "speed",
+    ({ metrics }) => {
+      const seconds = total(metrics.steps.map((row) => row.seconds));
+      return seconds > 0
+        ? `${grouped(Math.round(total(metrics.steps.map(({ tokens }) => tokens)) / seconds))} tokens/s`
+        : undefined;
+    },
+  ],
+  [
+    "highest memory",
+    ({ metrics }) => {
+      const highest = metrics.steps.reduce((most, { memoryBytes }) => Math.max(most, memoryBytes ?? 0), 0);
+      return highest > 0 ? bytes(highest) : undefined;
+    },
+  ],
+  [
+    "trained parameters",
+    (run) => {
+      const prepared = lastRun(run)?.prepared;
+      if (!prepared) return undefined;
+      const share = `${((100 * prepared.trainable) / prepared.parameters).toPrecision(2)} %`;
+      return `${grouped(prepared.trainable)} (${share})`;
+    },
+  ],
+];
+
+const details: [string, FactOf][] = [
+  ["status", (run) => statusOf(run).text],
+  ["failure", ({ metrics: { end } }) => (end?.type === "error" ? `${end.message} (${end.code})` : undefined)],
+  [
+    "result",
+    ({ metrics: { end } }) =>
+      end?.type === "done" && end.result !== null && end.result !== end.step
+        ? `the weights of step ${grouped(end.result)}`
+        : undefined,
+  ],
+  ["started", ({ metrics }) => metrics.runs[0]?.time],
+  ["last step", (run) => lastStep(run)?.time],
+  ["went on", ({ metrics }) => (metrics.runs.length > 1 ? `${metrics.runs.length - 1} times` : undefined)],
+  ["last training loss", (run) => lossText(lastStep(run)?.loss)],
+  [
+    "last evaluation",
+    ({ metrics }) => {
+      const last = metrics.evals.at(-1);
+      const perplexity = last?.perplexity == null ? "" : `, perplexity ${last.perplexity.toPrecision(4)}`;
+      return last && `${lossText(last.loss)} at step ${grouped(last.step)}${perplexity}`;
+    },
+  ],
+  ["tokens trained on", ({ metrics }) => grouped(total(metrics.steps.map(({ tokens }) => tokens)))],
+  ["adapted modules", (run) => lastRun(run)?.prepared.modules?.toString()],
+  [
+    "parameters of the model",
+    (run) => {
+      const parameters = lastRun(run)?.prepared.parameters;
+      return parameters === undefined ? undefined : grouped(parameters);
+    },
+  ],
+  ["norm of the update", ({ adapter }) => adapter?.normDelta.toPrecision(4)],
+  ["checkpoints", ({ metrics }) => metrics.checkpoints.length.toString()],
+  ["lines of the log that say nothing", ({ metrics }) => metrics.skipped.toString().replace(/^0$/, "") || undefined],
+  ["log", ({ metrics }) => (metrics.cut ? "longer than is read; its end is missing here" : undefined)],
+  ["version of lowrank", (run) => lastRun(run)?.lowrank ?? undefined],
+];
+
+type Examples = NonNullable<ReturnType<typeof lastRun>>["prepared"]["train"];
+
+function dataText(data: Examples | null | undefined): string | undefined {
+  if (!data) return undefined;
+  return `${grouped(data.count)} examples, ${grouped(data.tokens)} tokens, ${grouped(data.targets)} of them targets`;
+}
+
+const data: [string, FactOf][] = [
+  ["training data", (run) => optionText(lastRun(run)?.options["data"])],
+  ["trained on", (run) => dataText(lastRun(run)?.prepared.train)],
+  ["evaluation data", (run) => optionText(lastRun(run)?.options["evalData"])],
+  ["evaluated on", (run) => dataText(lastRun(run)?.prepared.eval)],
+];
+
+const table = (rows: readonly [string, FactOf][], runs: readonly ReportedRun[]): Fact[] =>
+  rows.map(([name, of]) => ({ name, values: runs.map(of) })).filter(({ values }) => values.some((value) => value !== undefined));
+
+export const headlineFacts = (runs: readonly ReportedRun[]): Fact[] => table(headlines, runs);
+export const detailFacts = (runs: readonly ReportedRun[]): Fact[] => table(details, runs);
+export const dataFacts = (runs: readonly ReportedRun[]): Fact[] => table(data, runs);
+
+/** An option's value as it would be written in a config file, without the quotes around a text. */
+function optionText(value: unknown): string | undefined {
+  return value === undefined ? undefined : typeof value === "string" ? value : JSON.stringify(value);
+}
+
+export interface OptionFact extends Fact {
+  /** The runs do not agree on it or, where there is only one, it is not the default. */
+  marked: boolean;
+}
+
+/** The options of the runs, the marked ones first. */
+export function optionFacts(runs: readonly ReportedRun[]): OptionFact[] {
+  const options = runs.map((run) => lastRun(run)?.options ?? {});
+  const names = [...new Set(options.flatMap((of) => Object.keys(of)))].slice(0, MAX_OPTIONS);
+  const facts = names.map((name): OptionFact => {
+    const values = options.map((of) => (Object.hasOwn(of, name) ? optionText(of[name]) : undefined));
+    const fallback = optionText(
+      Object.hasOwn(finetuneDefaults, name) ? finetuneDefaults[name as keyof typeof finetuneDefaults] : undefined,
+    );
+    const differs = values.some((value) => value !== values[0]);
+    return { name, values, marked: runs.length > 1 ? differs : values[0] !== fallback };
+  });
+  return [...facts.filter(({ marked }) => marked), ...facts.filter(({ marked }) => !marked)];
+}

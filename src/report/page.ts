@@ -1,0 +1,181 @@
+// The report as one HTML page that needs no network: numbers and tables as they are, charts by uPlot, which is in the page.
+import type { RunMetrics } from "../train/run-log.ts";
+import { bytes, grouped } from "../units.ts";
+import { type Chart, chartsOf, unitText } from "./charts.ts";
+import { escapeHtml, scriptJson } from "./escape.ts";
+import { dataFacts, detailFacts, type Fact, headlineFacts, optionFacts, type ReportedRun, statusOf } from "./facts.ts";
+import { heatMaps } from "./heat-map.ts";
+import { samplesHtml, spread } from "./samples.ts";
+import { pageScript } from "./script.ts";
+import { curve, smoothed } from "./series.ts";
+import { pageStyle } from "./style.ts";
+
+/** uPlot's files. */
+export interface ChartLibrary {
+  script: string;
+  style: string;
+  license: string;
+}
+
+/** Longest text in a cell. */
+const MAX_CELL_CHARS = 600;
+const MAX_NAME_CHARS = 200;
+/** Rows of the tables of numbers. */
+const MAX_NUMBER_ROWS = 50;
+
+/**
+ * The page for one run, or for several side by side. `made` says when and with what it was made. The page's own policy lets
+ * no script run but the two that are written into it, and lets nothing be fetched.
+ */
+export async function reportPage(runs: readonly ReportedRun[], library: ChartLibrary, made: string): Promise<string> {
+  const title = runs.length === 1 ? runs[0]!.name : `${runs.length} runs compared`;
+  const charts = chartsOf(runs);
+  const scripts = [`/*\n${library.license}\n*/\n${library.script}`, pageScript];
+  const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src ${(await Promise.all(scripts.map(hashOf))).join(" ")}`;
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="${policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${escapeHtml(title, MAX_NAME_CHARS)} · lowrank</title>
+<style>${library.style}${pageStyle}</style>
+</head>
+<body>
+<main>
+${header(title, runs)}
+${chartSection(charts)}
+${sampleSection(runs)}
+${updateSection(runs)}
+${section("Data", factTable(dataFacts(runs), runs))}
+${section("Run", factTable(detailFacts(runs), runs))}
+${optionSection(runs)}
+${runs.map((run) => numbers(run, runs.length > 1)).join("\n")}
+<footer>${escapeHtml(made)}</footer>
+</main>
+<script type="application/json" id="chart-data">${scriptJson(charts.map(({ text: _, title: __, ...chart }) => chart))}</script>
+${scripts.map((script) => `<script>${script}</script>`).join("\n")}
+</body>
+</html>
+`;
+}
+
+/** How a policy names a script: by its SHA-256. */
+async function hashOf(script: string): Promise<string> {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(script)));
+  return `'sha256-${btoa(String.fromCharCode(...digest))}'`;
+}
+
+const section = (title: string, content: string): string =>
+  content === "" ? "" : `<section><h2>${title}</h2>\n${content}</section>`;
+
+function header(title: string, runs: readonly ReportedRun[]): string {
+  const name = `<h1>${escapeHtml(title, MAX_NAME_CHARS)}</h1>`;
+  const facts = headlineFacts(runs);
+  if (runs.length > 1) return `<header>${name}</header>\n${factTable(facts, runs)}`;
+  const [run] = runs;
+  const { text, kind } = statusOf(run!);
+  const options = run!.metrics.runs.at(-1)?.options;
+  const base = typeof options?.["base"] === "string" ? ` · ${escapeHtml(options["base"], MAX_NAME_CHARS)}` : "";
+  const tiles = facts.map(({ name, values }) => `<div class="tile"><dt>${name}</dt><dd>${escapeHtml(values[0]!)}</dd></div>`);
+  return `<header>${name}
+<p class="lead"><span class="status ${kind}">${text}</span>${base}</p></header>
+<dl class="tiles">${tiles.join("\n")}</dl>`;
+}
+
+function chartSection(charts: readonly Chart[]): string {
+  if (charts.length === 0) return section("Curves", `<p class="note">No step is done yet.</p>`);
+  const figures = charts.map(
+    ({ id, title, text }) =>
+      `<figure><figcaption>${title}<small>${escapeHtml(text)}</small></figcaption><div class="chart" id="chart-${id}"></div></figure>`,
+  );
+  const note = `<noscript><p class="note">The curves are drawn by a script; what they show is told in words here, and in numbers at the end.</p></noscript>`;
+  return section("Curves", `${note}<div class="charts">${figures.join("\n")}</div>`);
+}
+
+/** Content for each run that has any, under its name where there are several. */
+function perRun(runs: readonly ReportedRun[], content: (run: ReportedRun) => string): string {
+  return runs
+    .map((run) => ({ name: run.name, html: content(run) }))
+    .filter(({ html }) => html !== "")
+    .map(({ name, html }) =>
+      runs.length > 1 ? `<details><summary>${escapeHtml(name, MAX_NAME_CHARS)}</summary>${html}</details>` : html,
+    )
+    .join("\n");
+}
+
+const sampleSection = (runs: readonly ReportedRun[]): string =>
+  section(
+    "Samples during training",
+    perRun(runs, ({ metrics }) => samplesHtml(metrics)),
+  );
+
+const updateSection = (runs: readonly ReportedRun[]): string =>
+  section(
+    "What training changed",
+    perRun(runs, ({ adapter }) => (adapter ? heatMaps(adapter) : "")),
+  );
+
+function optionSection(runs: readonly ReportedRun[]): string {
+  const facts = optionFacts(runs);
+  if (facts.length === 0) return "";
+  const note = runs.length > 1 ? "Bold: the runs do not agree." : "Bold: not the default.";
+  return section("Options", `<p class="note">${note}</p>${factTable(facts, runs)}`);
+}
+
+function factTable(facts: readonly (Fact & { marked?: boolean })[], runs: readonly ReportedRun[]): string {
+  if (facts.length === 0) return "";
+  const names = runs.map(({ name }) => `<th scope="col">${escapeHtml(name, MAX_NAME_CHARS)}</th>`);
+  const head = runs.length > 1 ? `<thead><tr><th scope="col"></th>${names.join("")}</tr></thead>` : "";
+  const rows = facts.map(({ name, values, marked }) => {
+    const cells = values.map((value) => `<td>${escapeHtml(value ?? "–", MAX_CELL_CHARS)}</td>`);
+    return `<tr${marked ? ` class="marked"` : ""}><th scope="row">${escapeHtml(name, 80)}</th>${cells.join("")}</tr>`;
+  });
+  return `<div class="card wide"><table class="facts">${head}<tbody>${rows.join("\n")}</tbody></table></div>`;
+}
+
+/** The curves as numbers: some of the steps, and the evaluations. */
+function numbers({ name, metrics }: ReportedRun, several: boolean): string {
+  const of = several ? ` of ${escapeHtml(name, MAX_NAME_CHARS)}` : "";
+  const smooth = smoothed(curve(metrics.steps, ({ loss }) => loss)).y;
+  const steps = spread(
+    metrics.steps.map((row, at) => ({ ...row, smooth: smooth[at] })),
+    MAX_NUMBER_ROWS,
+  );
+  return [
+    numberTable(
+      `Steps${of}`,
+      ["step", "loss", "smoothed", "learning rate", "gradient norm", "tokens/s", "memory"],
+      steps.map((row) => [
+        grouped(row.step),
+        row.loss.toFixed(4),
+        row.smooth?.toFixed(4) ?? "–",
+        unitText(row.learningRate, "small"),
+        unitText(row.gradNorm, "plain"),
+        row.tokensPerSecond === null ? "–" : grouped(Math.round(row.tokensPerSecond)),
+        row.memoryBytes === null ? "–" : bytes(row.memoryBytes),
+      ]),
+      metrics.steps.length,
+    ),
+    numberTable(
+      `Evaluations${of}`,
+      ["step", "loss", "perplexity"],
+      spread(metrics.evals, MAX_NUMBER_ROWS).map((row: RunMetrics["evals"][number]) => [
+        grouped(row.step),
+        row.loss.toFixed(4),
+        row.perplexity?.toPrecision(5) ?? "–",
+      ]),
+      metrics.evals.length,
+    ),
+  ].join("\n");
+}
+
+function numberTable(title: string, head: readonly string[], rows: readonly (readonly string[])[], all: number): string {
+  if (rows.length === 0) return "";
+  const line = (cells: readonly string[]) => `<tr>${cells.map((cell) => `<td>${cell}</td>`).join("")}</tr>`;
+  const note =
+    rows.length < all ? `<p class="note">${rows.length} of ${grouped(all)}; all of them are in metrics.jsonl.</p>` : "";
+  return `<details><summary>${title} in numbers</summary>${note}<div class="card wide"><table class="numbers">
+<thead><tr>${head.map((name) => `<th scope="col">${name}</th>`).join("")}</tr></thead>
+<tbody>${rows.map(line).join("\n")}</tbody></table></div></details>`;
+}

@@ -1,0 +1,50 @@
+// Chat templates and conversations that take without end: stopped within the time of a record, by name and line.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { makeExamples } from "../../src/data/examples.ts";
+import type { LowrankError } from "../../src/errors.ts";
+import { timeLimit, timeLimitOf } from "../../src/runtime/time-limit.ts";
+import { MAX_MESSAGES } from "../../src/text/template.ts";
+import { loadTokenizer } from "../../src/text/tokenizer.ts";
+import { llama2StyleFiles } from "../helpers/llama2-style.ts";
+import { memoryFiles } from "../helpers/memory-files.ts";
+
+const plain =
+  "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+const refusal = async (source: string, messages: object[], limit = timeLimit) => {
+  const tokenizer = await loadTokenizer(memoryFiles(llama2StyleFiles()), "base", limit);
+  const template = { source, file: "chat_template.jinja", tokens: {} };
+  const records = [{ record: { messages: messages as { role: string; content: string }[] }, line: 7 }];
+  const started = Date.now();
+  try {
+    await makeExamples(records, tokenizer, { maxLength: 64, template, source: "d.jsonl" });
+  } catch (error) {
+    assert.ok(Date.now() - started < 15_000, "it hangs");
+    const { code, subject } = error as LowrankError;
+    return { code, subject };
+  }
+  return assert.fail("nothing is thrown");
+};
+const subject = "d.jsonl, line 7 (chat_template.jinja)";
+const turns = (count: number) =>
+  Array.from({ length: count }, (_, i) => ({ role: i % 2 ? "assistant" : "user", content: "word ".repeat(50) }));
+
+test("a conversation of as many messages as there may be is stopped at the time limit, and the template is named", async () => {
+  assert.deepEqual(await refusal(plain, turns(MAX_MESSAGES), timeLimitOf(400)), { code: "template/slow", subject });
+});
+
+test("a template that loops is stopped, whatever it does in the loop", async () => {
+  const loop = (body: string) => `{% for i in range(9999) %}{% for j in range(9999) %}${body}{% endfor %}{% endfor %}${plain}`;
+  const bodies = [
+    "",
+    "x",
+    "{% set x = i %}",
+    "{{ messages[0].content | upper | replace('W', 'vv') | length }}",
+    "{{ messages | tojson | length }}",
+  ];
+  for (const body of bodies) {
+    const { code, subject: where } = await refusal(loop(body), turns(2));
+    assert.match(code, /^template\/(limit|slow)$/, body);
+    assert.equal(where, subject);
+  }
+});
