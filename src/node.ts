@@ -18,7 +18,7 @@ import { nodeFiles } from "./runtime/node-files.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
 import type { Runtime } from "./runtime/runtime.ts";
 import { timeLimit } from "./runtime/time-limit.ts";
-import { version } from "./runtime/version.ts";
+import { environment, version } from "./runtime/version.ts";
 import { type FinetuneEvent, finetune as finetuneOn } from "./train/finetune.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
@@ -30,6 +30,7 @@ export const runtime: Runtime = {
   memoryLimits,
   freeDisk,
   version,
+  environment,
 };
 
 /** The folder of a model: of a folder itself, of `embedded`, of `owner/name[@revision]` on the hub. */
@@ -92,7 +93,7 @@ export const inspectBase = async (base: string) => inspectBaseIn(nodeFiles, awai
 
 /** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
 export async function reportRuns(options: ReportOptions): Promise<string> {
-  const made = `Made by lowrank ${version} at ${new Date().toISOString()}, with Node ${process.version} on ${process.platform} ${process.arch}.`;
+  const made = `Made by lowrank ${version} at ${new Date().toISOString()}.`;
   return writeReport(nodeFiles, options, await chartLibrary(), made);
 }
 

@@ -87,7 +87,7 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
 export function unitText(value: number, unit: Unit): string {
   if (unit === "bytes") return bytes(value);
   if (unit === "whole") return Math.round(value).toLocaleString("en-US");
-  return unit === "small" ? value.toExponential(2) : value.toPrecision(4);
+  return unit === "small" && value !== 0 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 }
 
 function curveText({ label, x, y }: ChartSeries, unit: Unit): string {

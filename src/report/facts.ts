@@ -20,8 +20,9 @@ export interface Fact {
   values: (string | undefined)[];
 }
 
-/** Options of a run that are listed, and longest text of one. */
+/** Options of a run that are listed, and facts about its machine. */
 const MAX_OPTIONS = 200;
+const MAX_ENVIRONMENT = 20;
 
 /** `of` for each run, under `name`. */
 type FactOf = (run: ReportedRun) => string | undefined;
@@ -133,7 +134,15 @@ type Examples = NonNullable<ReturnType<typeof lastRun>>["prepared"]["train"];
 
 function dataText(data: Examples | null | undefined): string | undefined {
   if (!data) return undefined;
-  return `${grouped(data.count)} examples, ${grouped(data.tokens)} tokens, ${grouped(data.targets)} of them targets`;
+  const { count, tokens, targets, longest, truncated, dropped } = data;
+  return [
+    `${grouped(count)} examples, ${grouped(tokens)} tokens, ${grouped(targets)} of them targets`,
+    longest === undefined ? [] : `longest ${grouped(longest)}`,
+    truncated ? `${grouped(truncated)} cut to the maximum length` : [],
+    dropped ? `${grouped(dropped)} without a target left out` : [],
+  ]
+    .flat()
+    .join(", ");
 }
 
 const data: [string, FactOf][] = [
@@ -147,8 +156,15 @@ const table = (rows: readonly [string, FactOf][], runs: readonly ReportedRun[]):
   rows.map(([name, of]) => ({ name, values: runs.map(of) })).filter(({ values }) => values.some((value) => value !== undefined));
 
 export const headlineFacts = (runs: readonly ReportedRun[]): Fact[] => table(headlines, runs);
-export const detailFacts = (runs: readonly ReportedRun[]): Fact[] => table(details, runs);
+export const detailFacts = (runs: readonly ReportedRun[]): Fact[] => [...table(details, runs), ...environmentFacts(runs)];
 export const dataFacts = (runs: readonly ReportedRun[]): Fact[] => table(data, runs);
+
+/** What the runs ran on, by the names that their logs give it. */
+function environmentFacts(runs: readonly ReportedRun[]): Fact[] {
+  const found = runs.map((run) => new Map(Object.entries(lastRun(run)?.environment ?? {})));
+  const names = [...new Set(found.flatMap((one) => [...one.keys()]))].slice(0, MAX_ENVIRONMENT);
+  return names.map((name) => ({ name, values: found.map((one) => one.get(name)) }));
+}
 
 /** An option's value as it would be written in a config file, without the quotes around a text. */
 function optionText(value: unknown): string | undefined {

@@ -13,7 +13,7 @@ h3 { font-size: 15px; margin: 18px 0 4px; }
 .lead { margin: 6px 0 0; color: var(--weak); overflow-wrap: anywhere; }
 .status { font-weight: 600; } .good { color: var(--good); } .open { color: var(--open); } .bad { color: var(--bad); }
 .note, figcaption small { color: var(--weak); font-size: 13px; margin: 2px 0 8px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(145px, 1fr)); gap: 10px; margin: 0; }
 .tile, .card, figure { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 .tile { padding: 10px 14px; }
 .tile dt { color: var(--weak); font-size: 13px; } .tile dd { margin: 0; font-size: 17px; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -23,7 +23,7 @@ h3 { font-size: 15px; margin: 18px 0 4px; }
 figure { margin: 0; padding: 12px 12px 6px; min-width: 0; }
 figcaption { font-weight: 600; margin: 0 0 6px; } figcaption small { display: block; font-weight: 400; }
 @media screen { .js figcaption small { display: none; } }
-.chart { min-width: 0; } .u-legend { font-size: 12.5px !important; font-variant-numeric: tabular-nums; } .u-legend th { font-weight: 400 !important; }
+.chart { min-width: 0; } .u-legend { font-size: 12.5px !important; font-variant-numeric: tabular-nums; } .u-legend th { font-weight: 400 !important; } .u-legend tr > * { border: 0; padding: 2px 4px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); font-weight: 400; overflow-wrap: anywhere; }

@@ -16,4 +16,6 @@ export interface Runtime {
   freeDisk?: (folder: string) => Promise<number>;
   /** Of this program, for logs. */
   version?: string;
+  /** What it runs on, for logs: names and values in words. */
+  environment?: () => Record<string, string>;
 }

@@ -40,7 +40,7 @@ export async function* finetune(
   { signal, ...given }: FinetuneOptions,
   runtime: Runtime,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, openSession, timeLimit, memoryBytes, version } = runtime;
+  const { files, openSession, timeLimit, memoryBytes, version, environment } = runtime;
   const options = await readOptions(files, given);
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const base = await loadBase(files, options.base, timeLimit);
@@ -108,7 +108,7 @@ export async function* finetune(
       for await (const event of events) {
         if (event.type === "start") {
           const kept = await writeRun(files, options, data.train.report.prompts);
-          await log.add({ type: "run", lowrank: version ?? null, options: kept, prepared });
+          await log.add({ type: "run", lowrank: version ?? null, environment: environment?.(), options: kept, prepared });
         }
         yield event;
       }

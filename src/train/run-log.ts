@@ -20,7 +20,14 @@ const time = z.string().max(40);
 const step = z.int().nonnegative();
 /** What JSON has no number for (an infinite perplexity) is null. */
 const measured = z.number().nullable();
-const examples = z.object({ count: z.number(), tokens: z.number(), targets: z.number() });
+const examples = z.object({
+  count: z.number(),
+  tokens: z.number(),
+  targets: z.number(),
+  longest: z.number().optional(),
+  truncated: z.number().optional(),
+  dropped: z.number().optional(),
+});
 
 /** One schema for each kind of line. Fields that are not named here are dropped. */
 const rows = {
@@ -30,6 +37,8 @@ const rows = {
     time,
     /** Version of the program. */
     lowrank: z.string().max(100).nullable(),
+    /** What the program ran on, in words. */
+    environment: z.record(z.string(), z.string()).optional(),
     options: z.record(z.string(), z.unknown()),
     prepared: z.object({
       modules: z.number().nullable(),

@@ -129,6 +129,7 @@ test("hostile text stays text, wherever it comes from", async () => {
   });
   run.runs[0]!.options = { base: hostile, data: hostile, [hostile]: hostile, nested: { [hostile]: [hostile] } };
   run.runs[0]!.lowrank = hostile;
+  run.runs[0]!.environment = { [hostile]: hostile };
   const one: ReportedRun = { name: hostile, metrics: run, adapter: adapter([hostile, `model.layers.0.${hostile}`]) };
   const plain: ReportedRun = { name: "plain", metrics: metrics(3), adapter: adapter(["a", "model.layers.0.q"]) };
   for (const [runs, safe] of [
@@ -284,7 +285,15 @@ test("the report of a real run has its numbers; of a stopped one, those of its c
   );
   assert.deepEqual(loss.series[2].x, [3, 6]);
   assert.equal(rate.series[0].y[0], 0.0123);
-  for (const text of [`${evaluation.toFixed(4)}</td>`, "<td>0.0123</td>", "3,584 (3.4 %)", "400 examples", "went on"]) {
+  for (const text of [
+    `${evaluation.toFixed(4)}</td>`,
+    "<td>0.0123</td>",
+    "3,584 (3.4 %)",
+    "400 examples",
+    "longest",
+    "went on",
+    `Node</th><td>${process.version}`,
+  ]) {
     assert.ok(html.includes(text), text);
   }
 
