@@ -8,6 +8,8 @@ export { generateText } from "./jobs/generate-text.ts";
 export type { AdapterInspection, BaseInspection } from "./jobs/inspect.ts";
 export type { MergeAdapterOptions } from "./jobs/merge.ts";
 export type { Plan, PlanOptions } from "./jobs/plan.ts";
+export type { Preview, PreviewOptions, ShownExample } from "./jobs/preview.ts";
+export type { DatasetPreview } from "./jobs/preview-account.ts";
 export type { Adapter } from "./lora/adapter.ts";
 export type { LoraConfig } from "./lora/config.ts";
 export type { ModuleDescription } from "./lora/describe.ts";
@@ -24,6 +26,7 @@ export {
   mergeAdapter,
   openGenerator,
   plan,
+  preview,
   reportRuns,
   saveAdapter,
 } from "./node.ts";

@@ -9,6 +9,7 @@ import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
 import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
+import { type PreviewOptions, preview as previewOf } from "./jobs/preview.ts";
 import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
@@ -79,6 +80,9 @@ export async function openGenerator(
 
 /** Evaluates a base on a data file, alone and with an adapter. */
 export const evaluate = async (options: EvaluateOptions) => evaluateOn(await withFolders(options), runtime);
+
+/** What a run would train on: examples with their trained parts, lengths, what is lost, duplicates. No weight is read. */
+export const preview = async (options: PreviewOptions) => previewOf({ ...options, base: await folderOf(options.base) }, runtime);
 
 /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
 export const mergeAdapter = async (options: MergeAdapterOptions): Promise<void> =>

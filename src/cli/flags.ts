@@ -63,9 +63,21 @@ const dataFlags: Flag[] = [
   { name: "date", kind: "text", value: "YYYY-MM-DD", help: "the date that chat templates see (today)" },
 ];
 
+const data: Flag = {
+  name: "data",
+  kind: "text",
+  value: "FILE",
+  help: "training records: .jsonl, .ndjson or .csv",
+  required: true,
+};
+const evalFlags: Flag[] = [
+  { name: "evalData", kind: "text", value: "FILE", help: "records to evaluate on" },
+  { name: "evalSplit", kind: "number", value: "SHARE", help: "evaluate on this share of the training records instead" },
+];
+
 const training: Flag[] = [
   base,
-  { name: "data", kind: "text", value: "FILE", help: "training records: .jsonl, .ndjson or .csv", required: true },
+  data,
   {
     name: "output",
     kind: "text",
@@ -104,8 +116,7 @@ const training: Flag[] = [
     choices: ["true", "gaussian", "false"],
     help: "first values. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
   },
-  { name: "evalData", kind: "text", value: "FILE", help: "records to evaluate on" },
-  { name: "evalSplit", kind: "number", value: "SHARE", help: "evaluate on this share of the training records instead" },
+  ...evalFlags,
   { name: "evalEvery", kind: "number", value: "STEPS", help: "steps between evaluations (an epoch's)" },
   ...dataFlags,
   { name: "packing", kind: "boolean", help: "put several examples into one row, each seeing only itself" },
@@ -153,6 +164,18 @@ const plannedNames = [
 ];
 
 const tables = {
+  preview: {
+    summary: "what a run would train on: examples with the trained tokens marked, lengths, losses, duplicates",
+    flags: [
+      base,
+      data,
+      ...evalFlags,
+      { name: "seed", kind: "number", value: "N", help: "the run's, which chooses the records of --eval-split", default: 0 },
+      ...dataFlags,
+      { name: "examples", kind: "number", value: "N", help: "how many examples are shown", default: 3 },
+      { name: "ids", kind: "boolean", help: "with --json, the examples' token ids too" },
+    ],
+  },
   train: { summary: "fine-tune a model on a data file", flags: training },
   plan: {
     summary: "what training would take, from config.json alone: modules, parameters, sizes of files, memory, time",

@@ -80,9 +80,8 @@ export async function makeExamples(
     prompts: { kind: "text" },
   };
   const prompts = promptFormatOf();
-  for await (const { record, line } of records) {
+  for await (const { record, whole } of eachExample(records, tokenizer, options)) {
     prompts.add(record);
-    const whole = atLine(source, line, () => tokenizer.limited(() => makeExample(record, tokenizer, options)));
     if (whole.ids.length > maxLength) report.truncated++;
     const example = { ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) };
     const targets = example.labels.reduce((n, label) => n + (label === IGNORE ? 0 : 1), 0);
@@ -116,10 +115,28 @@ export async function makeExamples(
   return { examples, report };
 }
 
+/** A record, and the example it becomes before it is cut to the maximum length. */
+export interface MadeExample extends NumberedRecord {
+  whole: Example;
+}
+
+/** The examples of records one by one, as `makeExamples` makes them. */
+export async function* eachExample(
+  records: AsyncIterable<NumberedRecord> | Iterable<NumberedRecord>,
+  tokenizer: Tokenizer,
+  options: Omit<ExampleOptions, "maxLength">,
+): AsyncGenerator<MadeExample, void, void> {
+  const { source = "the dataset" } = options;
+  for await (const { record, line } of records) {
+    const whole = atLine(source, line, () => tokenizer.limited(() => makeExample(record, tokenizer, options)));
+    yield { record, line, whole };
+  }
+}
+
 function makeExample(
   record: DataRecord,
   tokenizer: Tokenizer,
-  { trainOn = "completion", template, now }: ExampleOptions,
+  { trainOn = "completion", template, now }: Omit<ExampleOptions, "maxLength">,
 ): Example {
   if ("text" in record)
     return withLabels(withEos([...specialPrefix(tokenizer), ...encode(tokenizer, record.text)], tokenizer), 0);

@@ -37,16 +37,8 @@ export const storedName = ({ aliases }: Checkpoint, name: string): string => ali
  * Codes of errors: `checkpoint/*` the folder, `index/*` the index of shards, `safetensors/*` a weight file.
  */
 export async function openCheckpoint(files: Files, folder: string): Promise<Checkpoint> {
+  const config = await readConfig(files, folder);
   const names = new Set(await files.list(folder));
-  if (!names.has("config.json")) {
-    throw new LowrankError("checkpoint/no-config", "no config.json in the folder", {
-      subject: folder,
-      expected: `config.json and ${WEIGHTS_NAME}`,
-      got: listed(names),
-      next: names.has("adapter_config.json") ? "This is an adapter; give the folder of its base model." : "Check the path.",
-    });
-  }
-  const config = await readJsonObject(files, `${folder}/config.json`);
   if (names.has(WEIGHTS_NAME)) return { folder, config, ...(await openShards(files, folder, [WEIGHTS_NAME], new Map())) };
   if (!names.has(INDEX_NAME)) refuseWithoutWeights(folder, names);
   const weightMap = await readIndex(files, `${folder}/${INDEX_NAME}`);
@@ -61,6 +53,18 @@ export async function openCheckpoint(files: Files, folder: string): Promise<Chec
     }
   }
   return { folder, config, ...(await openShards(files, folder, shards, weightMap)) };
+}
+
+/** config.json of a checkpoint folder. */
+export async function readConfig(files: Files, folder: string): Promise<Record<string, unknown>> {
+  const names = new Set(await files.list(folder));
+  if (names.has("config.json")) return readJsonObject(files, `${folder}/config.json`);
+  throw new LowrankError("checkpoint/no-config", "no config.json in the folder", {
+    subject: folder,
+    expected: `config.json and ${WEIGHTS_NAME}`,
+    got: listed(names),
+    next: names.has("adapter_config.json") ? "This is an adapter; give the folder of its base model." : "Check the path.",
+  });
 }
 
 /** Reads one tensor of a checkpoint by its stored name. */

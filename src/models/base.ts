@@ -1,6 +1,6 @@
 // A base model's folder, opened: config, modules, where the weights lie, and the tokenizer if it is asked for.
 import type { Files } from "../files.ts";
-import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
+import { type Checkpoint, openCheckpoint, readConfig } from "../formats/checkpoint.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
@@ -8,18 +8,23 @@ import type { DecoderConfig } from "./config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
 import { decoderConfig, forwardGraph, modulesOf, storedNames } from "./registry.ts";
 
-export interface Base {
-  checkpoint: Checkpoint;
+/** What of a base is needed to make tokens: no file of weights has to be there. */
+export interface TextBase {
+  checkpoint: Pick<Checkpoint, "folder">;
   config: DecoderConfig;
-  /** The embedding and the linear layers, in the order of the forward pass. */
-  modules: ModuleInfo[];
-  /** Tells this base from others (fingerprint.ts), read at the first call. */
-  fingerprint(): Promise<string>;
   /**
    * The folder's tokenizer, read at the first call: a checkpoint without one can still be inspected and merged. Its
    * `eosIds` hold those of config.json too.
    */
   tokenizer(): Promise<Tokenizer>;
+}
+
+export interface Base extends TextBase {
+  checkpoint: Checkpoint;
+  /** The embedding and the linear layers, in the order of the forward pass. */
+  modules: ModuleInfo[];
+  /** Tells this base from others (fingerprint.ts), read at the first call. */
+  fingerprint(): Promise<string>;
 }
 
 /**
@@ -31,12 +36,7 @@ export async function loadBase(files: Files, folder: string, timeLimit?: TimeLim
   const config = decoderConfig(opened.config, `${folder}/config.json`);
   const graph = forwardGraph(config);
   const checkpoint = { ...opened, aliases: storedNames(graph, opened.tensors) };
-  let loading: Promise<Tokenizer> | undefined;
   let naming: Promise<string> | undefined;
-  const load = async (): Promise<Tokenizer> => {
-    const tokenizer = await loadTokenizer(files, folder, timeLimit);
-    return { ...tokenizer, eosIds: [...new Set([...tokenizer.eosIds, ...config.eosIds])] };
-  };
   return {
     checkpoint,
     config,
@@ -45,9 +45,24 @@ export async function loadBase(files: Files, folder: string, timeLimit?: TimeLim
       naming ??= baseFingerprint(files, checkpoint, config);
       return naming;
     },
-    tokenizer: () => {
-      loading ??= load();
-      return loading;
-    },
+    tokenizer: tokenizerOf(files, folder, config, timeLimit),
+  };
+}
+
+/** Opens a folder that may lack the weights: config.json and the tokenizer's files are read. */
+export async function loadTextBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<TextBase> {
+  const config = decoderConfig(await readConfig(files, folder), `${folder}/config.json`);
+  return { checkpoint: { folder }, config, tokenizer: tokenizerOf(files, folder, config, timeLimit) };
+}
+
+function tokenizerOf(files: Files, folder: string, config: DecoderConfig, timeLimit?: TimeLimit): () => Promise<Tokenizer> {
+  let loading: Promise<Tokenizer> | undefined;
+  const load = async (): Promise<Tokenizer> => {
+    const tokenizer = await loadTokenizer(files, folder, timeLimit);
+    return { ...tokenizer, eosIds: [...new Set([...tokenizer.eosIds, ...config.eosIds])] };
+  };
+  return () => {
+    loading ??= load();
+    return loading;
   };
 }

@@ -1,14 +1,15 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
 import { makeBatch, packExamples } from "../data/batch.ts";
-import { type ExampleReport, makeExamples, type TrainOn } from "../data/examples.ts";
+import { type ExampleReport, eachExample, type MadeExample, makeExamples, type TrainOn } from "../data/examples.ts";
 import { type NumberedRecord, type ReadOptions, readRecords } from "../data/readers.ts";
 import type { Batch, Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import type { Base } from "../models/base.ts";
+import type { TextBase } from "../models/base.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { permutation, purpose } from "../random.ts";
-import { type ChatTemplate, renderChat } from "../text/template.ts";
+import { renderWithMask } from "../text/mask.ts";
+import type { ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ObjectiveShape } from "./objective.ts";
 
@@ -37,16 +38,21 @@ export interface DataReader {
   read(path: string): Promise<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
   split(path: string, share: number, seed: number): Promise<{ train: Dataset; held: Dataset }>;
+  /** The examples of a file one by one, before they are cut to `maxLength`. */
+  each(path: string): AsyncIterable<MadeExample>;
+  /** The indices of the records that `split` keeps for evaluation. */
+  held(path: string, share: number, seed: number): Promise<Set<number>>;
 }
 
 /** A reader of data files. Fails if the tokenizer has ids that the base has no embedding for, or its positions do not suffice. */
-export async function dataReader(files: Files, base: Base, options: DataOptions): Promise<DataReader> {
+export async function dataReader(files: Files, base: TextBase, options: DataOptions): Promise<DataReader> {
   const tokenizer = await base.tokenizer();
   checkVocabulary(tokenizer, base);
   const maxLength = lengthLimit(options.maxLength, base.config);
   const now = options.date === undefined ? undefined : new Date(options.date);
+  const how = { maxLength, trainOn: options.trainOn, now };
   const make = (records: AsyncIterable<NumberedRecord> | NumberedRecord[], source: string) =>
-    makeExamples(withCheckedTemplate(records, tokenizer), tokenizer, { maxLength, trainOn: options.trainOn, source, now });
+    makeExamples(withCheckedTemplate(records, tokenizer), tokenizer, { ...how, source });
   return {
     maxLength,
     // Padding is masked, so any id will do where the tokenizer's has no row in the embedding.
@@ -55,9 +61,7 @@ export async function dataReader(files: Files, base: Base, options: DataOptions)
     split: async (path, share, seed) => {
       const records: NumberedRecord[] = [];
       for await (const record of readRecords(files, path, options)) records.push(record);
-      const count = Math.ceil(share * records.length);
-      if (count === records.length) throw nothingLeft(path, count);
-      const held = new Set(permutation(seed, [purpose.shuffle, 0, 2], records.length).subarray(0, count));
+      const held = heldOut(path, records.length, share, seed);
       return {
         train: await make(
           records.filter((_, i) => !held.has(i)),
@@ -69,7 +73,23 @@ export async function dataReader(files: Files, base: Base, options: DataOptions)
         ),
       };
     },
+    each: (path) => {
+      const records = readRecords(files, path, options);
+      return eachExample(withCheckedTemplate(records, tokenizer), tokenizer, { ...how, source: path });
+    },
+    held: async (path, share, seed) => {
+      let count = 0;
+      for await (const _ of readRecords(files, path, options)) count++;
+      return heldOut(path, count, share, seed);
+    },
   };
+}
+
+/** The indices of the records that are kept for evaluation. */
+function heldOut(path: string, records: number, share: number, seed: number): Set<number> {
+  const count = Math.ceil(share * records);
+  if (count === records) throw nothingLeft(path, count);
+  return new Set(permutation(seed, [purpose.shuffle, 0, 2], records).subarray(0, count));
 }
 
 /** Every example once, rows of like length together; several examples in a row of `packLength` tokens if it is given. */
@@ -94,7 +114,7 @@ export function shapeOf(batches: Iterable<Batch>): ObjectiveShape {
 }
 
 /** Every id that can reach the model must have a row in the embedding: the vocabulary's, and those that generation_config.json names. */
-function checkVocabulary({ vocabSize, eosIds, bosId }: Tokenizer, { checkpoint, config }: Base): void {
+function checkVocabulary({ vocabSize, eosIds, bosId }: Tokenizer, { checkpoint, config }: TextBase): void {
   const ids: [string, number][] = [
     ["the tokenizer's largest id", vocabSize - 1],
     ...eosIds.map((id): [string, number] => ["an id that ends a text (eos_token_id)", id]),
@@ -128,23 +148,27 @@ async function* withCheckedTemplate(
   }
 }
 
-/** A short conversation as the template writes it; nothing where it wants another kind, which its records' rendering will tell. */
-function sampleOf(template: ChatTemplate): string {
+/** The assistant's turn of a short conversation; nothing where the template wants another kind, which its records' rendering will tell. */
+function sampleTurn(template: ChatTemplate): string {
   const turns = ["user", "assistant"].map((role) => ({ role, content: "text" }));
   try {
-    return renderChat(template, turns);
+    const { text, spans } = renderWithMask(template, turns);
+    return spans.map(([start, end]) => text.slice(start, end)).join("");
   } catch (error) {
     if (error instanceof LowrankError) return "";
     throw error;
   }
 }
 
-/** A marker that the vocabulary lacks would be cut into pieces that the model has never seen as a marker. */
+/**
+ * A marker in an answer that the vocabulary lacks would be cut into pieces, and no piece would stop generation. Markers around
+ * it (<|user|>) are plain text to some models, such as OLMo 2 and Zephyr.
+ */
 function checkTemplate(tokenizer: Tokenizer): void {
-  const text = sampleOf(tokenizer.template!);
+  const text = tokenizer.limited(() => sampleTurn(tokenizer.template!));
   const missing = [...new Set(text.match(MARKER))].filter((marker) => tokenizer.tokenToId(marker) === undefined);
   if (missing.length === 0) return;
-  throw new LowrankError("train/template-tokens", "the chat template writes tokens that the tokenizer does not have", {
+  throw new LowrankError("train/template-tokens", "the chat template ends answers with tokens that the tokenizer does not have", {
     subject: tokenizer.template!.file,
     expected: "tokens of tokenizer.json",
     got: missing.slice(0, 8).join(", "),

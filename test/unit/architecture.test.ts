@@ -142,10 +142,12 @@ test("whoever opens a base to tokenize gives the time limit", () => {
   /** These never ask for the tokenizer. */
   const without = ["jobs/inspect.ts", "jobs/merge.ts"];
   const calls = files.flatMap((file) =>
-    [...codeOf(file).matchAll(/\b(?:loadBase|loadBaseIn|loadTokenizer)\((\w*[fF]iles, [^;]*?)\);/g)].map(([, given]) => ({
-      file,
-      given,
-    })),
+    [...codeOf(file).matchAll(/\b(?:loadBase|loadBaseIn|loadTextBase|loadTokenizer)\((\w*[fF]iles, [^;]*?)\);/g)].map(
+      ([, given]) => ({
+        file,
+        given,
+      }),
+    ),
   );
   assert.ok(calls.length > 4, "no call is found");
   const unlimited = calls.filter(({ file, given }) => !without.includes(file) && !given!.includes("timeLimit"));

@@ -79,6 +79,26 @@ describe("the five commands, one after another", () => {
     assert.match(stdout, /done at step 2 .*adapter\n$/);
   });
 
+  it("preview prints what docs/chat.md shows", async () => {
+    const args = ["preview", "--base", "test/fixtures/tiny-llama", "--data", "examples/chat.jsonl", "--examples", "1"];
+    const { status, stdout, stderr } = await lowrank(args);
+    assert.equal(status, 0, stderr);
+    const docs = readFileSync(`${repository}docs/chat.md`, "utf8");
+    assert.ok(docs.includes(`npx lowrank ${args.join(" ")}\n`));
+    assert.ok(docs.includes(stdout.trim()), stdout);
+    const asJson = await lowrank([...args, "--json", "--ids"]);
+    const [example, total] = asJson.stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    assert.deepEqual(example.trainedText, [
+      "Done: The Punter, two people. Anything else?<|im_end|>",
+      "Enjoy your meal!<|im_end|>",
+    ]);
+    assert.equal(example.ids.length, example.tokens);
+    assert.deepEqual([total.type, total.train.records, total.duplicates.train, total.warnings], ["preview", 4, 1, []]);
+  });
+
   it("eval gives the loss with and without the adapter", async () => {
     const args = ["eval", "--base", base, "--adapter", path.join(root, "adapter"), "--data", evalData];
     const { stdout, stderr } = await lowrank([...args, "--json"]);

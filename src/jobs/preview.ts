@@ -1,0 +1,186 @@
+// What a run would train on: the examples with their trained tokens marked, their lengths, what is lost, what is there twice. No weight is read.
+import { type RecordKey, recordKey, seenRecords } from "../data/duplicates.ts";
+import type { MadeExample, TrainOn } from "../data/examples.ts";
+import type { ReadOptions } from "../data/readers.ts";
+import { IGNORE } from "../data/types.ts";
+import { LowrankError } from "../errors.ts";
+import { loadTextBase } from "../models/base.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import { makeStreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
+import { dataReader } from "../train/datasets.ts";
+import { type DatasetPreview, makeAccount } from "./preview-account.ts";
+
+export interface PreviewOptions extends ReadOptions {
+  /** Folder of the base: config.json and the tokenizer's files are read. */
+  base: string;
+  /** Training records. */
+  data: string;
+  /** As in training: records to evaluate on, or the share of the training records that is kept for it, chosen by `seed`. */
+  evalData?: string;
+  evalSplit?: number;
+  seed?: number;
+  /** As in training. */
+  trainOn?: TrainOn;
+  maxLength?: number;
+  date?: string;
+  /** How many training examples are shown, from the first. Default 3. */
+  examples?: number;
+  /** Gives their token ids too. */
+  ids?: boolean;
+}
+
+/** One example as it is trained on. */
+export interface ShownExample {
+  /** Of its record in the file. */
+  line: number;
+  tokens: number;
+  trained: number;
+  /** Tokens that were cut off at the maximum length. */
+  cut: number;
+  /** The text in pieces that are trained or not; together they are what the tokens decode to. */
+  parts: { text: string; trained: boolean }[];
+  ids?: number[];
+}
+
+export interface Preview {
+  maxLength: number;
+  trainOn: TrainOn;
+  train: DatasetPreview;
+  evaluation: DatasetPreview | null;
+  duplicates: {
+    /** Records that are there again in the same file. */
+    train: number;
+    evaluation: number;
+    /** Records of the evaluation that are training records. */
+    shared: number;
+    /** Others of the evaluation whose prompt is that of a training record. */
+    sameQuestion: number;
+  };
+  shown: ShownExample[];
+  /** What a person should look at before training. */
+  warnings: string[];
+}
+
+/**
+ * Looks at data as a run with these options would read it, one record at a time. Throws what the run would, except that
+ * data without a target are told by a warning.
+ */
+export async function preview(options: PreviewOptions, { files, timeLimit }: Runtime): Promise<Preview> {
+  const { data, evalData, evalSplit, seed = 0, trainOn = "completion", examples = 3, ids = false } = options;
+  checkOptions(options);
+  const base = await loadTextBase(files, options.base, timeLimit);
+  const tokenizer = await base.tokenizer();
+  const reader = await dataReader(files, base, { ...options, trainOn });
+  const { maxLength } = reader;
+  const held = evalSplit === undefined ? new Set<number>() : await reader.held(data, evalSplit, seed);
+
+  const train = makeAccount(data, tokenizer, maxLength);
+  const evaluation =
+    evalData === undefined && evalSplit === undefined ? null : makeAccount(evalData ?? data, tokenizer, maxLength);
+  const trained = seenRecords();
+  const evaluated = seenRecords();
+  const duplicates = { train: 0, evaluation: 0, shared: 0, sameQuestion: 0 };
+  const shown: ShownExample[] = [];
+  /** The records for evaluation; those of a split are compared when all of the training's are known. */
+  const others: RecordKey[] = [];
+  let index = 0;
+  for await (const made of reader.each(data)) {
+    const key = recordKey(made.record);
+    if (held.has(index++)) {
+      evaluation?.add(made);
+      others.push(key);
+      continue;
+    }
+    train.add(made);
+    if (trained.has(key)) duplicates.train++;
+    trained.add(key);
+    if (shown.length < examples) shown.push(show(made, tokenizer, maxLength, ids));
+  }
+  if (evalData !== undefined) {
+    for await (const made of reader.each(evalData)) {
+      evaluation?.add(made);
+      others.push(recordKey(made.record));
+    }
+  }
+  for (const key of others) {
+    if (evaluated.has(key)) duplicates.evaluation++;
+    evaluated.add(key);
+    if (trained.has(key)) duplicates.shared++;
+    else if (trained.asked(key)) duplicates.sameQuestion++;
+  }
+  const found = { maxLength, trainOn, train: train.total(), evaluation: evaluation?.total() ?? null, duplicates, shown };
+  return { ...found, warnings: warningsOf(found) };
+}
+
+/** An example cut to the maximum length, its text in pieces. */
+function show({ line, whole }: MadeExample, tokenizer: Tokenizer, maxLength: number, withIds: boolean): ShownExample {
+  const ids = whole.ids.slice(0, maxLength);
+  const isTrained = (i: number): boolean => whole.labels[i] !== IGNORE;
+  const parts: ShownExample["parts"] = [];
+  const add = (text: string, trained: boolean): void => {
+    const last = parts.at(-1);
+    if (last?.trained === trained) last.text += text;
+    else if (text !== "") parts.push({ text, trained });
+  };
+  const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+  tokenizer.limited(() => {
+    for (const [i, id] of ids.entries()) add(decoder.push(id), isTrained(i));
+    add(decoder.flush(), isTrained(ids.length - 1));
+  });
+  return {
+    line,
+    tokens: ids.length,
+    trained: ids.reduce((n, _, i) => n + (isTrained(i) ? 1 : 0), 0),
+    cut: whole.ids.length - ids.length,
+    parts,
+    ...(withIds && { ids: [...ids] }),
+  };
+}
+
+function warningsOf({ maxLength, trainOn, train, evaluation, duplicates }: Omit<Preview, "warnings">): string[] {
+  const warnings: string[] = [];
+  const files = evaluation === null ? [train] : [train, evaluation];
+  for (const { source, kind, records, examples, tokens, trained, dropped, endless, truncated } of files) {
+    if (examples === 0) {
+      const why = dropped.cut > 0 ? `raise the maximum length, which is ${maxLength}` : "check that the answers are not empty";
+      warnings.push(`${source}: no token is trained, and a run would refuse the data; ${why}`);
+      continue;
+    }
+    if (kind !== "text" && trainOn !== "all" && trained === tokens - examples) {
+      warnings.push(
+        `${source}: every token is trained, prompts included; check the chat template's marks, or that prompts are not empty`,
+      );
+    }
+    if (kind === "messages" && trainOn !== "all" && endless > 0) {
+      warnings.push(
+        `${source}: ${endless} of ${examples} examples end with no token that stops generation, so the model would not learn to stop; check eos_token and the chat template`,
+      );
+    }
+    if (truncated > records / 10) {
+      warnings.push(
+        `${source}: ${truncated} of ${records} examples are cut at ${maxLength} tokens, and the end of their answers is lost`,
+      );
+    }
+  }
+  if (duplicates.shared > 0) {
+    warnings.push(
+      `${duplicates.shared} of ${evaluation!.records} evaluation records are training records, so the evaluation looks better than it is`,
+    );
+  }
+  return warnings;
+}
+
+function checkOptions({ evalData, evalSplit, examples }: PreviewOptions): void {
+  const refuse = (subject: string, message: string, expected: string, got: string): never => {
+    throw new LowrankError("preview/option", message, { subject, expected, got, next: `Change ${subject}, or leave it out.` });
+  };
+  if (evalData !== undefined && evalSplit !== undefined) {
+    refuse("evalSplit", "evalData and evalSplit cannot both be given", "one of evalData and evalSplit", "both");
+  }
+  if (evalSplit !== undefined && !(evalSplit > 0 && evalSplit < 1)) {
+    refuse("evalSplit", "this share cannot be kept for evaluation", "a number above 0 and below 1", String(evalSplit));
+  }
+  if (examples !== undefined && !(Number.isSafeInteger(examples) && examples >= 0)) {
+    refuse("examples", "this many examples cannot be shown", "an integer of at least 0", String(examples));
+  }
+}
