@@ -1,5 +1,6 @@
 // Flags that name a model get its folder before the command runs, so that every command takes the same references.
-import { type ResolveOptions, resolveModel } from "../hub/reference.ts";
+import type { HubOptions } from "../hub/hub.ts";
+import { resolveModel } from "../hub/reference.ts";
 import type { CommandTable } from "./flags.ts";
 import type { Values } from "./values.ts";
 
@@ -12,7 +13,7 @@ const modelsOf = ({ argument, flags }: CommandTable): string[] => [
 export const takesModels = (table: CommandTable): boolean => modelsOf(table).length > 0;
 
 /** The values with folders in place of references. A run keeps what its base is called, where that is not its folder. */
-export async function withFolders(table: CommandTable, values: Values, options: ResolveOptions): Promise<Values> {
+export async function withFolders(table: CommandTable, values: Values, options: HubOptions): Promise<Values> {
   const isNamed = table.flags.some((flag) => flag.name === "baseName");
   const resolved: Values = { ...values };
   for (const key of modelsOf(table)) {

@@ -112,7 +112,8 @@ const OTHER_WEIGHTS: { code: string; pattern: RegExp; what: string; next: string
   },
 ];
 
-function refuseWithoutWeights(folder: string, names: Set<string>): never {
+/** Says which other weights a model has in place of safetensors. `names` are its files, `folder` is its name or folder. */
+export function refuseWithoutWeights(folder: string, names: Set<string>): never {
   for (const { code, pattern, what, next } of OTHER_WEIGHTS) {
     const found = [...names].find((name) => pattern.test(name));
     if (found === undefined) continue;

@@ -10,10 +10,13 @@ const SIDE_FILES = [
   /^\w+\.py$/,
 ];
 
+/** Whether a name is that of a file which belongs to a checkpoint beside its weights. */
+export const isSideFile = (name: string): boolean => SIDE_FILES.some((pattern) => pattern.test(name));
+
 /** Copies a checkpoint's files beside its weights from one folder into another that exists. */
 export async function copySideFiles(files: Files, from: string, to: string): Promise<void> {
   for (const name of await files.list(from)) {
-    if (!SIDE_FILES.some((pattern) => pattern.test(name))) continue;
+    if (!isSideFile(name)) continue;
     const path = `${from}/${name}`;
     await files.write(`${to}/${name}`, readInBlocks(files, path, 0, await files.size(path)));
   }

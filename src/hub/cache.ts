@@ -42,10 +42,18 @@ const expanded = (folder: string): string => path.resolve(folder.replace(/^~(?=$
 export const modelFolder = (cache: string, id: string): string =>
   path.join(cache, getRepoFolderName({ type: "model", name: id }));
 
+/** Where empty files stand for what a commit does not have, as Python notes it. */
+export const absentFolder = (cache: string, id: string, commit: string): string =>
+  path.join(modelFolder(cache, id), ".no_exist", commit);
+
+/** Where the commit of a branch or a tag is kept. */
+export const refFile = (cache: string, { id, revision }: HubName): string =>
+  path.join(modelFolder(cache, id), "refs", ...revision.split("/"));
+
 /** The commit that a revision was when it was last asked for; null if it never was. */
 export async function cachedCommit(cache: string, { id, revision }: HubName): Promise<string | null> {
   if (COMMIT.test(revision)) return revision;
-  const text = await readFile(path.join(modelFolder(cache, id), "refs", revision), "utf8").catch(() => "");
+  const text = await readFile(refFile(cache, { id, revision }), "utf8").catch(() => "");
   return COMMIT.test(text.trim()) ? text.trim() : null;
 }
 
@@ -58,7 +66,7 @@ export interface Snapshot {
 }
 
 /** Files beside the weights that a use may need; Python notes in `.no_exist` those that a repository does not have. */
-const ASKED_FOR = {
+export const ASKED_FOR: { model: string[]; adapter: string[] } = {
   model: ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"],
   adapter: [],
 };
@@ -75,7 +83,7 @@ export async function cachedSnapshot(cache: string, name: HubName): Promise<Snap
   const isAdapter = (await isThere("adapter_config.json")) && (await isThere("adapter_model.safetensors"));
   if (!isModel && !isAdapter) return { folder, commit, state: "partial" };
   for (const file of ASKED_FOR[isModel ? "model" : "adapter"]) {
-    const known = (await isThere(file)) || (await isFile(path.join(home, ".no_exist", commit, file)));
+    const known = (await isThere(file)) || (await isFile(path.join(absentFolder(cache, name.id, commit), file)));
     if (!known) return { folder, commit, state: "usable" };
   }
   return { folder, commit, state: "whole" };

@@ -1,22 +1,185 @@
-// A model on the hub to a folder: from the cache.
+// A model on the hub to a folder: its snapshot in the cache, downloaded where it is not there.
+import { copyFile, rm, symlink } from "node:fs/promises";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../errors.ts";
-import { cachedSnapshot, cacheFolder, type HubName } from "./cache.ts";
-import { foldersNear, type ResolveOptions } from "./reference.ts";
+import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
+import { named, nodeFiles } from "../runtime/node-files.ts";
+import { freeDisk } from "../runtime/node-limits.ts";
+import {
+  ASKED_FOR,
+  absentFolder,
+  cachedSnapshot,
+  cacheFolder,
+  type Environment,
+  type HubName,
+  modelFolder,
+  refFile,
+  type Snapshot,
+  shardsOf,
+} from "./cache.ts";
+import { connect, type Hub } from "./client.ts";
+import { checkWeights, type HubFile, type Listing, listModel, sideFilesOf, weightsOf } from "./listing.ts";
+import { bytesThere, sizeOf, transfer } from "./transfer.ts";
 
-/** The snapshot of a model in the cache. Throws `hub/not-cached` if it is not there or not whole. */
-export async function hubFolder(
-  name: HubName,
-  reference: string,
-  { environment = process.env }: ResolveOptions,
-): Promise<string> {
+/** What a download tells. */
+export type HubEvent =
+  /** Before the first file: what is downloaded, and how much of it is there already. */
+  | { type: "download"; model: string; commit: string; folder: string; files: number; bytes: number; there: number }
+  /** `bytesPerSecond` and `secondsLeft` are null until there is something to tell them from. */
+  | { type: "downloading"; file: string; done: number; bytes: number; bytesPerSecond: number | null; secondsLeft: number | null }
+  /** A failure that may pass: the request is made again. */
+  | { type: "waiting"; seconds: number; reason: string }
+  | { type: "downloaded"; model: string; commit: string; folder: string };
+
+export interface HubOptions {
+  /** Ask the hub nothing. Default: what HF_HUB_OFFLINE says. */
+  offline?: boolean;
+  /** Ask the hub what the revision is now, even if the cache has one that is whole. */
+  refresh?: boolean;
+  onEvent?: (event: HubEvent) => void;
+  /** When it fires, the download stops with `hub/stopped`; it goes on where it was the next time. */
+  signal?: AbortSignal;
+  /** Default: the process's. */
+  environment?: Environment;
+  /** Waits before a request is made again. Default: as long as is asked for. */
+  wait?: Hub["wait"];
+}
+
+/** Of the disk, left free by a download. */
+const DISK_MARGIN_BYTES = 100e6;
+/** Least milliseconds between two reports of progress. */
+const PROGRESS_MS = 200;
+
+/**
+ * The folder of a model: its snapshot in the cache, after a download of what is missing there. A snapshot that is whole is
+ * used without any request, so a branch stays the commit that it was unless `refresh` is true. Throws `hub/*`.
+ */
+export async function hubFolder(name: HubName, options: HubOptions = {}): Promise<string> {
+  const { environment = process.env, offline = isOn(environment["HF_HUB_OFFLINE"]), refresh = false } = options;
   const cache = cacheFolder(environment);
   const found = await cachedSnapshot(cache, name);
-  if (found && found.state !== "partial") return found.folder;
-  const near = await foldersNear(reference);
-  throw new LowrankError("hub/not-cached", found ? "the cache holds only a part of the model" : "the model is not in the cache", {
-    subject: reference,
+  if (found && found.state !== "partial" && (offline || (found.state === "whole" && !refresh))) return found.folder;
+  if (offline) throw notCached(name, cache, found);
+  return download(cache, name, options);
+}
+
+const isOn = (value: string | undefined): boolean => /^(1|on|yes|true)$/i.test(value ?? "");
+
+const notCached = ({ id, revision }: HubName, cache: string, found: Snapshot | null): LowrankError =>
+  new LowrankError("hub/offline", found ? "the cache holds only a part of the model" : "the model is not in the cache", {
+    subject: `${id}@${revision}`,
     expected: `a snapshot in ${cache}`,
-    got: "no folder with this path, and no such model in the cache",
-    next: `Download it.${near.length > 0 ? ` If a folder was meant, those most like it are ${near.join(", ")}.` : ""}`,
+    next: "Run it once without --offline and HF_HUB_OFFLINE, or give a folder.",
+  });
+
+async function download(cache: string, name: HubName, options: HubOptions): Promise<string> {
+  const { environment = process.env, onEvent = () => {}, signal } = options;
+  const { wait = (seconds: number) => sleep(1000 * seconds, undefined, { signal }) } = options;
+  const told = (seconds: number, reason: string): Promise<void> => {
+    onEvent({ type: "waiting", seconds, reason });
+    return wait(seconds, reason);
+  };
+  const hub = connect(environment, { signal, wait: told });
+  const listing = await listModel(hub, name);
+  checkWeights(listing, name);
+  const { commit } = listing;
+  const home = modelFolder(cache, name.id);
+  const blobs = path.join(home, "blobs");
+  const folder = path.join(home, "snapshots", commit);
+  await nodeFiles.makeFolder(blobs);
+  await nodeFiles.makeFolder(folder);
+  const get = async (file: HubFile, onProgress: (done: number) => void = () => {}): Promise<void> => {
+    const target = path.join(blobs, file.blob);
+    await named(target, async () => {
+      if ((await sizeOf(target)) !== file.size) await transfer({ hub, wanted: name, commit, file, target, onProgress });
+      await link(target, path.join(folder, file.path));
+    });
+  };
+
+  const index = listing.files.has(WEIGHTS_NAME) ? undefined : listing.files.get(INDEX_NAME);
+  if (index) await get(index);
+  const shards = index ? await shardsOf(path.join(folder, INDEX_NAME)) : [];
+  if (shards === null) throw noShards(name);
+  const files = [...sideFilesOf(listing, name), ...weightsOf(listing, shards, name)];
+  const done = await Promise.all(files.map((file) => bytesThere(path.join(blobs, file.blob), file)));
+  const [bytes, there] = [sum(files.map(({ size }) => size)), sum(done)];
+  await checkDisk(cache, name, bytes - there);
+  onEvent({ type: "download", model: name.id, commit, folder, files: files.length, bytes, there });
+  const report = progress(bytes, there, onEvent);
+  for (const [i, file] of files.entries()) {
+    await get(file, (bytesDone) => {
+      done[i] = bytesDone;
+      report(file.path, sum(done));
+    });
+  }
+  await finish(cache, name, listing);
+  onEvent({ type: "downloaded", model: name.id, commit, folder });
+  return folder;
+}
+
+const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+
+/** Tells how far a download is, some times a second; the speed is that of this download so far. */
+function progress(bytes: number, there: number, onEvent: (event: HubEvent) => void): (file: string, done: number) => void {
+  const began = performance.now();
+  let told = began;
+  return (file, done) => {
+    const now = performance.now();
+    if (done < bytes && now - told < PROGRESS_MS) return;
+    told = now;
+    const rate = now - began > 1000 && done > there ? (1000 * (done - there)) / (now - began) : null;
+    onEvent({
+      type: "downloading",
+      file,
+      done,
+      bytes,
+      bytesPerSecond: rate,
+      secondsLeft: rate === null ? null : (bytes - done) / rate,
+    });
+  };
+}
+
+async function checkDisk(cache: string, { id }: HubName, needed: number): Promise<void> {
+  const free = await freeDisk(cache);
+  if (needed === 0 || needed + DISK_MARGIN_BYTES <= free) return;
+  throw new LowrankError("hub/disk", "the model is larger than what is free on the disk of the cache", {
+    subject: id,
+    expected: `${(needed / 1e9).toFixed(2)} GB in ${cache}`,
+    got: `${(free / 1e9).toFixed(2)} GB free`,
+    next: "Free some space, or set HF_HOME to a folder on another disk.",
+    exitCode: 1,
   });
 }
+
+/** A name in the snapshot for a blob: a relative link as Python makes it, a copy where the system allows no links. */
+async function link(blob: string, file: string): Promise<void> {
+  await rm(file, { force: true });
+  try {
+    await symlink(path.relative(path.dirname(file), blob), file);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EPERM" || code === "ENOSYS") await copyFile(blob, file);
+    else if (code !== "EEXIST") throw error; // another process was first
+  }
+}
+
+/** Notes what the model does not have, so that it is not asked for again, and which commit the branch is. */
+async function finish(cache: string, name: HubName, { commit, files }: Listing): Promise<void> {
+  const absent = absentFolder(cache, name.id, commit);
+  for (const file of ASKED_FOR.model.filter((each) => !files.has(each))) {
+    await nodeFiles.makeFolder(absent);
+    await nodeFiles.write(path.join(absent, file), new Uint8Array());
+  }
+  if (name.revision === commit) return;
+  const ref = refFile(cache, name);
+  await nodeFiles.makeFolder(path.dirname(ref));
+  await nodeFiles.write(ref, new TextEncoder().encode(commit));
+}
+
+const noShards = ({ id }: HubName): LowrankError =>
+  new LowrankError("hub/index", "the index of shards cannot be read", {
+    subject: `${id}/${INDEX_NAME}`,
+    expected: 'an object with "weight_map": { tensor name: file name }',
+    next: "The model on the hub is damaged; tell its owner, or use another revision.",
+  });

@@ -3,7 +3,8 @@ import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LowrankError, nearest } from "../errors.ts";
-import { DEFAULT_REVISION, type Environment, type HubName } from "./cache.ts";
+import { DEFAULT_REVISION, type HubName } from "./cache.ts";
+import type { HubOptions } from "./hub.ts";
 
 /** The word for the model that comes with the package. */
 export const EMBEDDED = "embedded";
@@ -30,18 +31,11 @@ export function hubName(reference: string): HubName | null {
   return isName && REVISION.test(revision) && !revision.includes("..") ? { id, revision } : null;
 }
 
-export interface ResolveOptions {
-  /** Ask the hub nothing. Default: what HF_HUB_OFFLINE says. */
-  offline?: boolean;
-  /** Default: the process's. */
-  environment?: Environment;
-}
-
 /**
  * The folder that a reference stands for. An existing folder is taken as it is. Throws `reference/*` when the reference is
  * none of the three, `hub/*` when the hub does not give the model.
  */
-export async function resolveModel(reference: string, options: ResolveOptions = {}): Promise<ModelFolder> {
+export async function resolveModel(reference: string, options: HubOptions = {}): Promise<ModelFolder> {
   if (reference === EMBEDDED) return { folder: await embedded(), name: EMBEDDED };
   const kind = await kindOf(reference);
   if (kind === "folder") return { folder: reference, name: reference };
@@ -49,7 +43,21 @@ export async function resolveModel(reference: string, options: ResolveOptions = 
   const name = hubName(reference);
   if (name === null) throw await unknown(reference);
   const { hubFolder } = await import("./hub.ts");
-  return { folder: await hubFolder(name, reference, options), name: name.id };
+  try {
+    return { folder: await hubFolder(name, options), name: name.id };
+  } catch (error) {
+    throw await withFoldersNear(error, reference);
+  }
+}
+
+/** A path that was mistyped can have the form of a name on the hub. */
+async function withFoldersNear(error: unknown, reference: string): Promise<unknown> {
+  if (!(error instanceof LowrankError) || !/^hub\/(missing|offline|unreachable)$/.test(error.code)) return error;
+  const near = (await kindOf(path.dirname(reference))) === "folder" ? await foldersNear(reference) : [];
+  const { subject, expected, got, next, exitCode, cause } = error;
+  const folders = near.length > 0 ? `those most like it are ${near.join(", ")}` : "no folder has this path";
+  const both = `${next} If a folder was meant: ${folders}.`;
+  return new LowrankError(error.code, error.message, { subject, expected, got, next: both, exitCode, cause });
 }
 
 const kindOf = (place: string): Promise<"folder" | "file" | null> =>
@@ -85,7 +93,7 @@ async function unknown(reference: string): Promise<LowrankError> {
 }
 
 /** Folders that may have been meant: in the deepest folder of the path that exists, those whose names are most like the next part. */
-export async function foldersNear(reference: string): Promise<string[]> {
+async function foldersNear(reference: string): Promise<string[]> {
   let [parent, wanted] = [path.dirname(reference), path.basename(reference)];
   while ((await kindOf(parent)) !== "folder") {
     const above = path.dirname(parent);

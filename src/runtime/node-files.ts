@@ -32,7 +32,7 @@ const REASONS: Record<string, { code: string; message: string; next?: string; ex
 };
 
 /** Runs `work`; a system error becomes a LowrankError that names `subject`. */
-async function named<T>(subject: string, work: () => Promise<T>): Promise<T> {
+export async function named<T>(subject: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {

@@ -20,7 +20,7 @@ const allowed: Record<string, string[]> = {
   lora: ["graph", "formats", "zod"],
   models: ["graph", "formats", "text", "lora/match.ts", "onnx/emitter.ts", "zod"],
   runtime: ["node:", "text/limit.ts", "onnxruntime-node"],
-  hub: ["node:", "formats/checkpoint.ts", "@huggingface/hub"],
+  hub: ["node:", "formats", "runtime/node-files.ts", "runtime/node-limits.ts", "@huggingface/hub"],
   train: ["data", "text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts", "runtime/runtime.ts", "zod"],
   generate: ["text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts"],
   jobs: ["data", "text", "graph", "onnx", "lora", "models", "formats", "train", "generate", "runtime/runtime.ts"],

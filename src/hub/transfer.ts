@@ -1,0 +1,178 @@
+// One file of a model into blobs/: resumed where a partial file is there, checked by size and hash, whole before it has its name.
+import { createHash, type Hash } from "node:crypto";
+import { constants } from "node:fs";
+import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
+import { LowrankError } from "../errors.ts";
+import { type Answer, type Hub, MAX_RETRIES, pause, request, stopped, unreachable, type Wanted } from "./client.ts";
+import type { HubFile } from "./listing.ts";
+
+/** Bytes after which a connection that was cut counts as one that works. */
+const PROGRESS_BYTES = 1024 * 1024;
+const BLOCK_BYTES = 4 * 1024 * 1024;
+
+export interface Transfer {
+  hub: Hub;
+  wanted: Wanted;
+  commit: string;
+  file: HubFile;
+  /** Where the file goes; `.incomplete` at its end until it is whole, as Python has it. */
+  target: string;
+  /** Bytes of the file that are there. */
+  onProgress: (done: number) => void;
+}
+
+/** A partial file: what is written so far, and the hash of it. */
+interface Partial {
+  handle: FileHandle;
+  hash: Hash;
+  done: number;
+}
+
+/** Bytes of a file that are there already: all of them if it has its name, else those of the partial file. */
+export async function bytesThere(target: string, { size }: HubFile): Promise<number> {
+  if ((await sizeOf(target)) === size) return size;
+  return Math.min((await sizeOf(`${target}.incomplete`)) ?? 0, size);
+}
+
+export const sizeOf = (file: string): Promise<number | null> =>
+  stat(file).then(
+    (found) => found.size,
+    () => null,
+  );
+
+/**
+ * Downloads a file. Writes are at fixed offsets of the partial file, so that two processes that download the same file do no
+ * harm to each other. A partial file that turns out wrong is downloaded anew once. Throws `hub/*`, or the system's error where
+ * the cache cannot be written.
+ */
+export async function transfer(task: Transfer): Promise<void> {
+  const { target, file, wanted } = task;
+  const incomplete = `${target}.incomplete`;
+  for (let attempt = 0; ; attempt++) {
+    const began = (await sizeOf(incomplete)) ?? 0;
+    const isRight = await fill(task, incomplete);
+    if (isRight) break;
+    await rm(incomplete, { force: true });
+    if (began > 0 && attempt === 0) continue;
+    throw new LowrankError("hub/hash", "the file that came is not the one the model lists", {
+      subject: `${wanted.id}/${file.path}`,
+      expected: `the hash ${file.blob}`,
+      next: "Run the same again; the file was removed. If it stays so, something between here and the hub changes files.",
+      exitCode: 1,
+    });
+  }
+  await rename(incomplete, target).catch(async (error) => {
+    if ((await sizeOf(target)) !== file.size) throw error; // else another process was first
+  });
+}
+
+/** Downloads what is missing of a partial file; resolves to whether the whole has the right hash. */
+async function fill(task: Transfer, incomplete: string): Promise<boolean> {
+  const { file } = task;
+  const handle = await open(incomplete, constants.O_RDWR | constants.O_CREAT, 0o666);
+  const partial: Partial = { handle, hash: hashOf(file), done: 0 };
+  try {
+    await hashExisting(partial, file);
+    task.onProgress(partial.done);
+    let failures = 0;
+    while (partial.done < file.size) {
+      const before = partial.done;
+      const failure = await fetchRest(task, partial);
+      if (failure === null) continue;
+      failures = partial.done - before >= PROGRESS_BYTES ? 1 : failures + 1;
+      if (failures > MAX_RETRIES) throw failure;
+      await pause(task.hub, Math.min(8, 2 ** failures / 4), failure.message, task.wanted);
+    }
+    await partial.handle.sync();
+    return partial.hash.digest("hex") === file.blob;
+  } finally {
+    await partial.handle.close();
+  }
+}
+
+/** The hash that names a blob: SHA-256, or that of git, which has the length in front. */
+const hashOf = ({ blob, size }: HubFile): Hash =>
+  blob.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${size}\0`);
+
+async function hashExisting(partial: Partial, { size }: HubFile): Promise<void> {
+  const { handle, hash } = partial;
+  if ((await handle.stat()).size > size) await handle.truncate(0);
+  const block = Buffer.allocUnsafe(BLOCK_BYTES);
+  for (;;) {
+    const { bytesRead } = await handle.read(block, 0, block.length, partial.done);
+    if (bytesRead === 0) return;
+    hash.update(block.subarray(0, bytesRead));
+    partial.done += bytesRead;
+  }
+}
+
+/** Asks for the bytes from `done` on and writes what comes; the failure if that ended too early, null if it did not. */
+async function fetchRest({ hub, wanted, commit, file, onProgress }: Transfer, partial: Partial): Promise<LowrankError | null> {
+  const url = `${hub.endpoint}/${wanted.id}/resolve/${commit}/${file.path.split("/").map(encodeURIComponent).join("/")}`;
+  const from = partial.done;
+  const headers: Record<string, string> = from > 0 ? { range: `bytes=${from}-` } : {};
+  const answer = await request(hub, url, { headers, statuses: [416], wanted });
+  try {
+    checkLength(answer.response, file, from, wanted);
+    if (from > 0 && answer.response.status !== 206) await startOver(partial, file);
+    await writeBody(answer, file, partial, onProgress, wanted);
+  } catch (error) {
+    if (hub.signal?.aborted) throw stopped(wanted);
+    if (error instanceof LowrankError) throw error;
+    if ((error as NodeJS.ErrnoException).syscall === "write") throw error;
+    return unreachable(hub, url, wanted, error);
+  } finally {
+    answer.alive(true);
+  }
+  if (partial.done === file.size) return null;
+  return unreachable(hub, url, wanted, new Error(`the connection ended ${file.size - partial.done} bytes too early`));
+}
+
+/** A server that does not give parts of files sends the whole: what is there is written again. */
+async function startOver(partial: Partial, file: HubFile): Promise<void> {
+  await partial.handle.truncate(0);
+  partial.hash = hashOf(file);
+  partial.done = 0;
+}
+
+/** Refuses an answer whose length is not the one the listing has, before anything of it is written. */
+function checkLength({ status, headers }: Response, { path, size }: HubFile, from: number, wanted: Wanted): void {
+  const [, start, , whole] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
+  const [, there] = /^bytes \*\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
+  const isEncoded = ![null, "identity"].includes(headers.get("content-encoding"));
+  const length = isEncoded ? null : headers.get("content-length");
+  const sent = status === 206 ? whole : status === 416 ? there : length;
+  if (status === 206 && Number(start) !== from)
+    throw wrongSize(path, size, `a part from byte ${start ?? "?"}, asked for from ${from}`, wanted);
+  if (status === 416 || (sent !== null && sent !== undefined && Number(sent) !== size)) {
+    throw wrongSize(path, size, `${sent ?? "?"} bytes`, wanted);
+  }
+}
+
+async function writeBody(
+  { response, alive }: Answer,
+  file: HubFile,
+  partial: Partial,
+  onProgress: (done: number) => void,
+  wanted: Wanted,
+): Promise<void> {
+  for await (const part of (response.body ?? []) as AsyncIterable<Uint8Array>) {
+    alive();
+    if (partial.done + part.length > file.size) throw wrongSize(file.path, file.size, "more bytes than that", wanted);
+    for (let written = 0; written < part.length; ) {
+      written += (await partial.handle.write(part, written, part.length - written, partial.done + written)).bytesWritten;
+    }
+    partial.hash.update(part);
+    partial.done += part.length;
+    onProgress(partial.done);
+  }
+}
+
+const wrongSize = (path: string, size: number, got: string, { id }: Wanted): LowrankError =>
+  new LowrankError("hub/size", "the file that comes has another size than the model lists", {
+    subject: `${id}/${path}`,
+    expected: `${size} bytes`,
+    got,
+    next: "Try again later; check HF_ENDPOINT if it is set. If it stays so, something between here and the hub changes files.",
+    exitCode: 1,
+  });
