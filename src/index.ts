@@ -3,6 +3,7 @@ export type { ExampleReport } from "./data/examples.ts";
 export { LowrankError } from "./errors.ts";
 export type { Generator, Prompt } from "./generate/generator.ts";
 export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";
+export type { HubEvent, HubOptions } from "./hub/hub.ts";
 export type { EvaluateOptions, Evaluation, Score } from "./jobs/evaluate.ts";
 export { generateText } from "./jobs/generate-text.ts";
 export type { AdapterInspection, BaseInspection } from "./jobs/inspect.ts";
@@ -17,6 +18,7 @@ export type { AdapterModule, ModuleInfo } from "./lora/match.ts";
 export type { Base } from "./models/base.ts";
 export type { DecoderConfig } from "./models/config.ts";
 export {
+  downloadModel,
   evaluate,
   finetune,
   inspectAdapter,

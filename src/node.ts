@@ -4,6 +4,7 @@ import { LowrankError } from "./errors.ts";
 import { readJsonObject } from "./formats/json.ts";
 import type { Generator } from "./generate/generator.ts";
 import { openGenerator as openGeneratorOn } from "./generate/generator.ts";
+import type { HubOptions } from "./hub/hub.ts";
 import { resolveModel } from "./hub/reference.ts";
 import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
@@ -33,6 +34,13 @@ export const runtime: Runtime = {
   version,
   environment,
 };
+
+/**
+ * Gets a model or an adapter, `owner/name[@revision]`, from the hub, or what its revision is now; what the cache has is not
+ * downloaded again. Resolves to its folder, which all functions take that take a model.
+ */
+export const downloadModel = async (name: string, options: HubOptions = {}): Promise<string> =>
+  (await resolveModel(name, { refresh: true, ...options })).folder;
 
 /** The folder of a model: of a folder itself, of `embedded`, of `owner/name[@revision]` on the hub. */
 const folderOf = async (reference: string): Promise<string> => (await resolveModel(reference)).folder;

@@ -269,6 +269,11 @@ const tables = {
       },
     ],
   },
+  download: {
+    summary: "get a model from the hub, or the newest commit of its branch",
+    argument: { name: "name", help: "owner/name[@revision] of a model or an adapter on the hub" },
+    flags: [],
+  },
 } satisfies Record<string, CommandTable>;
 
 export type CommandName = keyof typeof tables;

@@ -24,6 +24,7 @@ const load: Record<CommandName, () => Promise<CommandFile>> = {
   merge: () => import("./merge.ts"),
   inspect: () => import("./inspect.ts"),
   report: () => import("./report.ts"),
+  download: () => import("./download.ts"),
 };
 
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
@@ -72,7 +73,7 @@ function addCommand(program: Command, name: CommandName, table: CommandTable, ex
     const values: Values = { ...withoutAlternatives(file, given), ...given };
     if (table.argument) values[table.argument.name] = table.argument.many ? command.args : command.args[0];
     requireFlags(name, table.flags, values);
-    exit(await (await load[name]()).run(await withFolders(table, values, { offline }), json));
+    exit(await (await load[name]()).run(await withFolders(table, values, offline, json), json));
   });
 }
 

@@ -106,7 +106,7 @@ describe("the cache", () => {
     const expected = { folder: snapshotIn("python"), name: "owner/name" };
     assert.deepEqual(await resolveModel("owner/name", { environment }), expected);
     assert.deepEqual(await resolveModel(`owner/name@${commit}`, { environment }), expected);
-    assert.equal((await refused("owner/name@other", environment)).code, "hub/not-cached");
+    assert.equal((await refused("owner/name@other", environment)).code, "hub/offline");
   });
 
   it("gives an adapter", async () => {
@@ -128,6 +128,6 @@ describe("the cache", () => {
     writeFileSync(index, JSON.stringify({ weight_map: { x: "a.safetensors" } }));
     assert.equal((await resolveModel("owner/name", { environment })).folder, snapshotIn("shards"));
     writeFileSync(index, JSON.stringify({ weight_map: { x: "a.safetensors", y: "b.safetensors" } }));
-    assert.equal((await refused("owner/name", environment)).code, "hub/not-cached");
+    assert.equal((await refused("owner/name", environment)).code, "hub/offline");
   });
 });

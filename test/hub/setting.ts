@@ -1,0 +1,76 @@
+// A hub with one small model, an empty cache, and a download between them, for the tests of this folder.
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, afterEach } from "node:test";
+import { LowrankError } from "../../src/errors.ts";
+import type { HubEvent, HubOptions } from "../../src/hub/hub.ts";
+import { resolveModel } from "../../src/hub/reference.ts";
+import { blobOf, type FakeHub, type Fault, type Files, fakeHub, type Model } from "./server.ts";
+
+const root = mkdtempSync(path.join(tmpdir(), "lowrank-hub-"));
+export const commit = "1".repeat(40);
+export const id = "owner/tiny";
+export const weights = randomBytes(300_000);
+export const small: Files = {
+  "config.json": Buffer.from('{"model_type": "llama"}'),
+  "tokenizer.json": Buffer.from("{}"),
+  "tokenizer_config.json": Buffer.from('{"a": 1}'),
+  "model.safetensors": weights,
+};
+export const model = (files: Files = small, entries?: unknown[]): Model => ({ id, commit, files, entries });
+
+export const hubs: FakeHub[] = [];
+afterEach(() => {
+  for (const hub of hubs.splice(0)) hub.close();
+});
+after(() => rmSync(root, { recursive: true }));
+
+let homes = 0;
+const newHome = (): string => path.join(root, `home-${homes++}`);
+
+interface Setting {
+  hub: FakeHub;
+  home: string;
+  events: HubEvent[];
+  waits: number[];
+  options: HubOptions;
+  /** The model's folder in the cache. */
+  folder: string;
+  blob(file: string): string;
+}
+
+/** A hub and an empty cache. Waits take no time. */
+export async function setting(models: Model[] = [model()], fault?: Fault, more: Record<string, string> = {}): Promise<Setting> {
+  const hub = await fakeHub(models, fault);
+  hubs.push(hub);
+  const home = newHome();
+  const [events, waits]: [HubEvent[], number[]] = [[], []];
+  const environment = { HF_HOME: home, HF_ENDPOINT: hub.endpoint, ...more };
+  const wait = async (seconds: number) => void waits.push(seconds);
+  const folder = path.join(home, "hub", "models--owner--tiny");
+  const blob = (file: string) => path.join(folder, "blobs", blobOf(file, models.at(-1)!.files[file]!));
+  return { hub, home, events, waits, folder, blob, options: { environment, wait, onEvent: (event) => events.push(event) } };
+}
+
+export async function failure(options: HubOptions, reference = id): Promise<LowrankError> {
+  try {
+    await resolveModel(reference, options);
+  } catch (error) {
+    assert.ok(error instanceof LowrankError, error instanceof Error ? error.stack : String(error));
+    assert.ok(error.next && error.subject?.includes("owner/"), error.describe());
+    return error;
+  }
+  return assert.fail("no error");
+}
+
+/** Bytes of what a snapshot has under a name. */
+export const inSnapshot = ({ folder }: Setting, file: string, of = commit) =>
+  readFileSync(path.join(folder, "snapshots", of, file));
+export const leftovers = ({ folder }: Setting): string[] =>
+  readdirSync(path.join(folder, "blobs")).filter((name) => name.includes("."));
+
+/** Whether a request is for the weights. */
+export const isWeights = (url = "") => url.endsWith("/model.safetensors");
