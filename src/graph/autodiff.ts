@@ -18,13 +18,13 @@ export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
   for (const node of nodes.reverse()) {
     const incoming = node.outputs.map((output) => arrived.get(output));
     if (!active.has(node) || incoming.every((gradient) => gradient === undefined)) continue;
-    const useful = node.inputs.some((input) => active.has(input.node));
+    const useful = node.inputs.some((input) => active.has(input.node) && isFloat(input));
     if (!useful) continue;
     const { vjp } = table()[node.op];
     if (!vjp) throw unreached(`the op ${node.op} is declared not differentiable`, node.outputs[0]);
     vjp(node, incoming).forEach((gradient, i) => {
       const input = node.inputs[i]!;
-      if (!active.has(input.node)) return;
+      if (!active.has(input.node) || !isFloat(input)) return;
       if (gradient === null)
         throw unreached(`${node.op} passes no gradient to its input ${i}, which depends on a trained tensor`, input);
       const before = arrived.get(input);
@@ -38,11 +38,17 @@ export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
   });
 }
 
+/** Integers and booleans, as indices and choices are, stay as they are where their sources move a little: no gradient passes. */
+const isFloat = ({ dtype }: Value): boolean => dtype.startsWith("float");
+
 /** The nodes whose outputs depend on one of `sources`, the sources' own nodes included. */
 function dependents(nodes: readonly Node[], sources: ReadonlySet<Value>): Set<Node> {
   const active = new Set<Node>();
   for (const node of nodes) {
-    if (node.outputs.some((output) => sources.has(output)) || node.inputs.some((input) => active.has(input.node)))
+    if (
+      node.outputs.some((output) => sources.has(output)) ||
+      node.inputs.some((input) => active.has(input.node) && isFloat(input))
+    )
       active.add(node);
   }
   return active;

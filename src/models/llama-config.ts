@@ -60,9 +60,9 @@ export interface LlamaDefaults {
   mlpBias: "key" | "none";
   /**
    * "every": all layers slide when `sliding_window` is set; "layers": `layer_types`, or the layers from `max_window_layers`
-   * on, when `use_sliding_window` says so. A number: `layer_types`, or all layers but each that many-th slide.
+   * on, when `use_sliding_window` says so; "below": every other layer below `max_window_layers` instead. A number: `layer_types`, or all layers but each that many-th slide.
    */
-  window: "none" | "every" | "layers" | number;
+  window: "none" | "every" | "layers" | "below" | number;
   slidingWindow?: number | null;
 }
 
@@ -168,11 +168,15 @@ function windows(
     Array.from({ length: layers }, (_, i) => (slides(i) ? "sliding_attention" : "full_attention"));
   if (rule === "none") return { slidingWindow: null, layerTypes: each(() => false) };
 
-  const slidingWindow = rule !== "layers" || keys.use_sliding_window ? keys.sliding_window : null;
+  const asked = rule === "layers" || rule === "below" ? keys.use_sliding_window : true;
+  const slidingWindow = asked ? keys.sliding_window : null;
   if (slidingWindow === 0) throw contradiction(file, "sliding_window", "1 or more, or null for none", 0);
   if (rule === "every") return { slidingWindow, layerTypes: each(() => slidingWindow !== null) };
   if (!keys.layer_types) {
-    const slides = (i: number) => (rule === "layers" ? i >= keys.max_window_layers : (i + 1) % rule !== 0);
+    const slides = (i: number) => {
+      if (rule === "layers") return i >= keys.max_window_layers;
+      return rule === "below" ? i % 2 === 0 && i < keys.max_window_layers : (i + 1) % rule !== 0;
+    };
     return { slidingWindow, layerTypes: each((i) => slidingWindow !== null && slides(i)) };
   }
   if (keys.layer_types.length !== layers) {

@@ -17,9 +17,11 @@ import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
+import { mixtral } from "./mixtral.ts";
 import { olmo2 } from "./olmo2.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
+import { qwen2Moe } from "./qwen2-moe.ts";
 import { qwen3 } from "./qwen3.ts";
 import { readJson, shown } from "./schema.ts";
 import { smollm3 } from "./smollm3.ts";
@@ -38,6 +40,8 @@ const families: Record<string, Family> = {
   gpt2,
   gpt_neox: gptNeox,
   bloom,
+  mixtral,
+  qwen2_moe: qwen2Moe,
 };
 
 /** The `model_type`s that can be read. */

@@ -1,7 +1,8 @@
-// Rows by index, and their gradient: rows added back at their index.
+// Rows by index and their gradient, rows added back at their index; and the choice of rows that a mixture of experts makes.
 import { type Dim, elements } from "../dims.ts";
-import { apply1, expect, type Value } from "../graph.ts";
+import { apply, apply1, expect, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
+import { cast, mul } from "./elementwise.ts";
 import { reshape } from "./shape.ts";
 
 /** Row `ids[...]` of a table [vocab, dim]: int32 [...] → [..., dim]. `path` is the module's name. */
@@ -10,6 +11,17 @@ export const embedding = (ids: Value, table: Value, path: string): Value => appl
 export const gatherRows = (x: Value, indices: Value): Value => apply1("gatherRows", [x, indices]);
 /** Adds the rows of d [r, dim] into zeros [rows, dim] at int32 indices [r]; repeated indices add up. */
 export const scatterAddRows = (d: Value, indices: Value, rows: Dim): Value => apply1("scatterAddRows", [d, indices], { rows });
+
+/**
+ * The `count` greatest elements of each row of x [n, width], zeros elsewhere, and where they are: bool [n, width]. Of equal
+ * elements the first are taken.
+ */
+export function keepTop(x: Value, count: number): { kept: Value; chosen: Value } {
+  const [kept, chosen] = apply("keepTop", [x], { count });
+  return { kept: kept!, chosen: chosen! };
+}
+/** The rows of a bool column [n, 1] that are true, in order: int32 [rows]. `rows` is a symbol that no input carries. */
+export const rowsWhere = (column: Value, rows: string): Value => apply1("rowsWhere", [column], { rows });
 
 export const indexingRules = {
   embedding: {
@@ -50,8 +62,37 @@ export const indexingRules = {
       const { dtype, shape } = node.outputs[0]!;
       const zeros = emit.node("Expand", [emit.constant(dtype, [], [0]), emit.shape(shape)]);
       const column = emit.node("Unsqueeze", [indices!, emit.int64(1)]);
-      const everywhere = emit.node("Expand", [column, emit.shape(node.inputs[0]!.shape)]);
+      const everywhere = emit.node("Expand", [column, emit.node("Shape", [d!])]);
       return [emit.node("ScatterElements", [zeros, everywhere, d!], { axis: 0, reduction: "add" })];
+    },
+  },
+  keepTop: {
+    infer: ([x], { count }) => {
+      const width = x!.shape[1];
+      expect(x!.shape.length === 2 && typeof width === "number" && count <= width, "it takes [n, width] and a count up to width");
+      return [x!, { dtype: "bool", shape: x!.shape }];
+    },
+    vjp: ({ outputs: [kept, chosen] }, [d]) => [mul(d!, cast(chosen!, kept!.dtype))],
+    lower: (emit, node, [x]) => {
+      const { dtype, shape } = node.outputs[0]!;
+      const [, places] = emit.nodes("TopK", [x!, emit.int64(node.attributes.count)], 2, { axis: 1, largest: 1, sorted: 1 });
+      const [none, one] = [emit.constant(dtype, [], [0]), emit.constant(dtype, [], [1])];
+      const ones = emit.node("Expand", [one, emit.node("Shape", [places!])]);
+      const zeros = emit.node("Expand", [none, emit.shape(shape)]);
+      const chosen = emit.node("ScatterElements", [zeros, places!, ones], { axis: 1 });
+      return [emit.node("Mul", [x!, chosen]), emit.node("Cast", [chosen], { to: emit.elementType("bool") })];
+    },
+  },
+  rowsWhere: {
+    infer: ([column], { rows }) => {
+      expect(column!.dtype === "bool" && column!.shape.length === 2 && column!.shape[1] === 1, "it takes bool [n, 1]");
+      return [{ dtype: "int32", shape: [rows] }];
+    },
+    vjp: null,
+    lower: (emit, _, [column]) => {
+      const both = emit.node("NonZero", [column!]); // int64 [2, rows]: row and column of each
+      const first = emit.node("Squeeze", [emit.slice(both, 0, emit.int64(0), emit.int64(1)), emit.int64(0)]);
+      return [emit.node("Cast", [first], { to: emit.elementType("int32") })];
     },
   },
 } satisfies Record<string, OpRule>;

@@ -35,6 +35,8 @@ export type OpName =
   | "embedding"
   | "gatherRows"
   | "scatterAddRows"
+  | "keepTop"
+  | "rowsWhere"
   | "linear"
   | "gemm"
   | "matmul"
