@@ -321,12 +321,17 @@ async function adapterFiles({ folder, adapter }: ModelCase): Promise<Finding[]> 
   });
 }
 
-/** The members of an adapter_config.json but its PEFT version. PEFT keeps name lists as sets, so their order means nothing. */
+/**
+ * The members of an adapter_config.json but its PEFT version. PEFT keeps name lists as sets, so their order means nothing,
+ * and no target parameters are null or an empty list.
+ */
 async function configMembers(folder: string): Promise<[string, unknown][]> {
   const config = await readJsonObject(nodeFiles, `${folder}/${ADAPTER_CONFIG_NAME}`);
   const lists = new Set(["target_modules", "exclude_modules"]);
   return Object.entries(config)
-    .filter(([key]) => key !== "peft_version")
+    .filter(
+      ([key, value]) => key !== "peft_version" && !(key === "target_parameters" && [value].flat().every((one) => one === null)),
+    )
     .map(([key, value]): [string, unknown] => [key, lists.has(key) && Array.isArray(value) ? [...value].sort() : value])
     .sort(byName);
 }

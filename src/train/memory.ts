@@ -20,6 +20,9 @@ export function lengthOf(dim: Dim, lengths: Lengths): number {
 }
 
 function symbolLength(symbol: string, lengths: Lengths): number {
+  // Tokens that one expert of a mixture gets, if the router is even (models/experts.ts).
+  const [routed, perToken, experts] = /^routed:.*@(\d+)\/(\d+)$/.exec(symbol) ?? [];
+  if (routed !== undefined) return (lengthOf("batch*seq", lengths) * Number(perToken)) / Number(experts);
   const [, whole, upTo, block, blocks] = /^(\w+)@(0\.\.)?(\d+)\/(\d+)$/.exec(symbol) ?? [];
   if (whole !== undefined) return (symbolLength(whole, lengths) * (upTo ? Number(block) + 1 : 1)) / Number(blocks);
   const length = lengths[symbol];

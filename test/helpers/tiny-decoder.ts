@@ -16,6 +16,8 @@ const familyKeys: Record<string, Record<string, unknown>> = {
   gpt2: { n_embd: 24, n_layer: 1, n_head: 4, n_inner: 40, n_positions: 64 },
   gpt_neox: { hidden_size: 32 },
   bloom: { n_head: 6, n_layer: 1 },
+  mixtral: { num_local_experts: 3 },
+  qwen2_moe: { num_experts: 3, num_experts_per_tok: 2, moe_intermediate_size: 12, shared_expert_intermediate_size: 20 },
 };
 
 /** A config whose dims are all different: a mistaken axis does not fit. */

@@ -163,6 +163,8 @@ const decoders = [
   "gpt-neox-parallel",
   "bloom-alibi",
   "bloom-leftpad",
+  "mixtral-attention",
+  "qwen2moe-shared",
 ];
 
 for (const name of decoders) {

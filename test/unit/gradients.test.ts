@@ -7,7 +7,7 @@ import { apply, apply1, type Value } from "../../src/graph/graph.ts";
 import { attention, rotary } from "../../src/graph/ops/attention.ts";
 import * as elementwise from "../../src/graph/ops/elementwise.ts";
 import { cast, where } from "../../src/graph/ops/elementwise.ts";
-import { embedding, gatherRows, scatterAddRows } from "../../src/graph/ops/indexing.ts";
+import { embedding, gatherRows, keepTop, rowsWhere, scatterAddRows } from "../../src/graph/ops/indexing.ts";
 import { constant, input, iota, weight } from "../../src/graph/ops/leaves.ts";
 import { gemm, linear, matmul } from "../../src/graph/ops/linear.ts";
 import { crossEntropy, linearCrossEntropy } from "../../src/graph/ops/loss.ts";
@@ -56,6 +56,7 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   equal: () => behind(vector("a"), (x) => cast(elementwise.equal(x, vector("b")), "float64")),
   and: () => behind(input("a", "bool", [4]), (x) => cast(elementwise.and(x, input("b", "bool", [4])), "float64")),
   reduceMax: () => behind(vector("a"), (x) => reduceMax(x, [0])),
+  rowsWhere: () => behind(input("c", "bool", [4, 1]), (x) => cast(rowsWhere(x, "rows"), "float64")),
   attentionGradient: () =>
     behind(cubic("q"), (x) => {
       const attributes = { scale: 1, group: 1, causal: false, blocks: 1 };
@@ -366,6 +367,11 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
       // would have a rule's gradient, as in PyTorch, but no difference: its scores vanish beside the mask.
       hidden: (b, i, j) => j > i || (b === 0 ? i < 2 !== j < 2 : j === 0 && i > 0),
     }),
+  ],
+  keepTop: [
+    one("2 of 4", { x: floats([5, 4]) }, ({ x }) => keepTop(x!, 2).kept),
+    one("1 of 3, symbolic", { x: symbolic(floats([4, 3]), ["n", 3]) }, ({ x }) => keepTop(x!, 1).kept),
+    one("all", { x: floats([2, 3]) }, ({ x }) => keepTop(x!, 3).kept),
   ],
   rotary: [
     rotaryCase("one head", 1, 3, 1, 2),
