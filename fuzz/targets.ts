@@ -287,6 +287,50 @@ export const targets: Target[] = [
     read: readAll("d.csv"),
   },
   {
+    name: "tsv",
+    inputs: [
+      { "d.tsv": bytesIn('question\tanswer\r\na\t"b\t""q"" c"\r\n') },
+      { "d.tsv": bytesIn("instruction;input;output\na;;b\n") },
+    ],
+    read: readAll("d.tsv"),
+  },
+  {
+    name: "json",
+    inputs: [
+      {
+        "d.json": bytesIn([
+          { instruction: "a", input: null, output: "b" },
+          { instruction: "é", output: "", more: [{}, "]"] },
+        ]),
+      },
+      {
+        "d.json": bytesIn([
+          {
+            conversations: [
+              { from: "human", value: "ab" },
+              { from: "gpt", value: "a b" },
+            ],
+            system: "s",
+          },
+        ]),
+      },
+      { "d.json": bytesIn(lines([{ input: "a", output: "b" }])) },
+    ],
+    read: readAll("d.json"),
+  },
+  {
+    name: "text",
+    inputs: [{ "d.txt": bytesIn(`# A\r\n\r\n${"word ".repeat(900)}\n\n  b\nc\n`) }],
+    read: readAll("d.txt"),
+  },
+  {
+    name: "parquet",
+    inputs: ["alpaca", "messages", "sharegpt-v2", "text", "text-delta", "text-lz4"].map((name) => ({
+      "d.parquet": fixture(`parquet/${name}.parquet`),
+    })),
+    read: readAll("d.parquet"),
+  },
+  {
     name: "run",
     inputs: [
       {

@@ -44,9 +44,14 @@ const anyBase: Flag = {
 const threads: Flag = { name: "threads", kind: "number", value: "N", help: "threads of one matrix product (all cores)" };
 
 const dataFlags: Flag[] = [
-  { name: "promptColumn", kind: "text", value: "NAME", help: 'the column or key of prompts, where it is not "prompt"' },
-  { name: "completionColumn", kind: "text", value: "NAME", help: 'that of completions, where it is not "completion"' },
-  { name: "textColumn", kind: "text", value: "NAME", help: 'that of texts, where it is not "text"' },
+  {
+    name: "promptColumn",
+    kind: "text",
+    value: "NAME",
+    help: "the column or key of prompts, where docs/data.md does not list it",
+  },
+  { name: "completionColumn", kind: "text", value: "NAME", help: "that of completions" },
+  { name: "textColumn", kind: "text", value: "NAME", help: "that of texts" },
   {
     name: "trainOn",
     kind: "text",
@@ -67,7 +72,7 @@ const data: Flag = {
   name: "data",
   kind: "text",
   value: "FILE",
-  help: "training records: .jsonl, .ndjson or .csv",
+  help: "training records: .jsonl, .json, .csv, .tsv, .parquet, .txt or .md (docs/data.md)",
   required: true,
 };
 const evalFlags: Flag[] = [
@@ -192,7 +197,7 @@ const tables = {
     summary: "loss and perplexity over a data file, with and without an adapter",
     flags: [
       base,
-      { name: "data", kind: "text", value: "FILE", help: "records: .jsonl, .ndjson or .csv", required: true },
+      { name: "data", kind: "text", value: "FILE", help: "records, in a format as for training", required: true },
       adapter("an adapter to evaluate beside the base"),
       anyBase,
       ...dataFlags,

@@ -17,7 +17,7 @@ export async function run(options: Values, json: boolean): Promise<number> {
   const marks = process.stdout.isTTY && !process.env["NO_COLOR"] ? coloured : quoted;
   for (const [i, example] of examples.entries()) {
     print(
-      `example ${i + 1}, line ${example.line}: ${grouped(example.tokens)} tokens, ${grouped(example.trained)} of them trained${cutNote(example)}`,
+      `example ${i + 1}, ${example.place}: ${grouped(example.tokens)} tokens, ${grouped(example.trained)} of them trained${cutNote(example)}`,
     );
     print(
       example.parts
@@ -63,8 +63,8 @@ function printFile({ source, kind, lengths, dropped, ...counts }: DatasetPreview
     dropped.cut > 0 ? `${grouped(dropped.cut)} that are cut before anything trained` : "",
     dropped.empty > 0 ? `${grouped(dropped.empty)} without anything to train` : "",
   ].filter(Boolean);
-  const more = records - examples > dropped.lines.length ? ", …" : "";
-  print(`left out: ${reasons.length === 0 ? "none" : `${reasons.join(", ")} (lines ${dropped.lines.join(", ")}${more})`}`);
+  const more = records - examples > dropped.places.length ? ", …" : "";
+  print(`left out: ${reasons.length === 0 ? "none" : `${reasons.join(", ")} (${dropped.places.join(", ")}${more})`}`);
 }
 
 const percent = (part: number, whole: number): string => `${whole === 0 ? 0 : ((100 * part) / whole).toFixed(1)} %`;

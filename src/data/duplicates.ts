@@ -1,5 +1,5 @@
 // Records that are there twice: known by a hash of what is read of them, so that a file of any size needs 8 bytes a record.
-import type { DataRecord } from "./readers.ts";
+import type { DataRecord } from "./records.ts";
 
 /** A record by hashes of itself, and of what it asks: the prompt, or the messages before the last answer. A text asks nothing. */
 export interface RecordKey {

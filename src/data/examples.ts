@@ -6,7 +6,8 @@ import { type ChatMessage, type ChatTemplate, renderChat } from "../text/templat
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
 import { type PromptFormat, promptFormatOf } from "./prompts.ts";
-import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord } from "./readers.ts";
+import type { Recognized } from "./readers.ts";
+import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord } from "./records.ts";
 import { type Example, IGNORE } from "./types.ts";
 
 /**
@@ -31,6 +32,8 @@ export interface ExampleOptions {
 
 /** What became of a dataset. */
 export interface ExampleReport {
+  /** What was read, where it was a file. */
+  file?: Recognized;
   /** Examples made. */
   count: number;
   /** Examples cut to maxLength, those that were then dropped included. */
@@ -53,7 +56,7 @@ export interface ExampleReport {
  *   the completion ends with a token that stops generation. The prompt's ids are those that generation starts from.
  * - {messages}: the chat template's rendering; the targets are the assistant's turns with their end-of-turn tokens.
  * - {text}: the text with special tokens in front and EOS at the end, all of it targets.
- * @throws LowrankError `data/empty`, `data/no-targets`, `data/no-template`, or what a record's template throws, with its line.
+ * @throws LowrankError `data/empty`, `data/no-targets`, `data/no-template`, or what a record's template throws, with its place.
  */
 export async function makeExamples(
   records: AsyncIterable<NumberedRecord> | Iterable<NumberedRecord>,
@@ -127,9 +130,9 @@ export async function* eachExample(
   options: Omit<ExampleOptions, "maxLength">,
 ): AsyncGenerator<MadeExample, void, void> {
   const { source = "the dataset" } = options;
-  for await (const { record, line } of records) {
-    const whole = atLine(source, line, () => tokenizer.limited(() => makeExample(record, tokenizer, options)));
-    yield { record, line, whole };
+  for await (const { record, place } of records) {
+    const whole = atPlace(source, place, () => tokenizer.limited(() => makeExample(record, tokenizer, options)));
+    yield { record, place, whole };
   }
 }
 
@@ -214,14 +217,14 @@ function withLabels(ids: readonly number[], first: number): Example {
   return { ids: Int32Array.from(ids), labels: Int32Array.from(ids, (id, i) => (i >= Math.max(first, 1) ? id : IGNORE)) };
 }
 
-/** Runs `work` on a record; what it throws then names the record's line. */
-function atLine<T>(source: string, line: number, work: () => T): T {
+/** Runs `work` on a record; what it throws then names the record's place. */
+function atPlace<T>(source: string, place: string, work: () => T): T {
   try {
     return work();
   } catch (error) {
     if (!(error instanceof LowrankError)) throw error;
     const { code, message, subject, expected, got, next } = error;
-    const where = `${source}, line ${line}${subject === undefined ? "" : ` (${subject})`}`;
+    const where = `${source}, ${place}${subject === undefined ? "" : ` (${subject})`}`;
     throw new LowrankError(code, message, { subject: where, expected, got, next, cause: error });
   }
 }

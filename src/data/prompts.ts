@@ -1,5 +1,5 @@
 // How a model is asked what it was trained to answer: the kind of the records, and the text around every prompt.
-import type { DataRecord } from "./readers.ts";
+import type { DataRecord } from "./records.ts";
 
 /**
  * `messages`: by the chat template. `text`: by the beginning of a text. `completion`: by a prompt as it stands, between the

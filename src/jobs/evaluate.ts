@@ -1,6 +1,6 @@
 // How well a base, alone and with an adapter, predicts the targets of a data file: the forward pass of training, nothing else.
 import type { ExampleReport, TrainOn } from "../data/examples.ts";
-import type { ReadOptions } from "../data/readers.ts";
+import type { ColumnNames } from "../data/records.ts";
 import type { Batch } from "../data/types.ts";
 import { check } from "../graph/graph.ts";
 import { adapterAgainst, readAdapter } from "../lora/adapter.ts";
@@ -17,10 +17,10 @@ import { evaluate as meanLoss } from "../train/evals.ts";
 import { batchFeeds, loraEntries, loraInputs, lossGraph } from "../train/objective.ts";
 import { thetaOf } from "../train/subject.ts";
 
-export interface EvaluateOptions extends ReadOptions {
+export interface EvaluateOptions extends ColumnNames {
   /** Folder of the base checkpoint. */
   base: string;
-  /** Records, a .jsonl, .ndjson or .csv file. */
+  /** A file of records, in any format of docs/data.md. */
   data: string;
   /** Folder of an adapter to evaluate beside the base. */
   adapter?: string;

@@ -24,8 +24,8 @@ export interface DatasetPreview {
   truncated: number;
   cutTokens: number;
   cutTrained: number;
-  /** Records left out because nothing in them is trained: cut before it, or without it. `lines` are the first of them. */
-  dropped: { cut: number; empty: number; lines: number[] };
+  /** Records left out because nothing in them is trained: cut before it, or without it. `places` are the first of them. */
+  dropped: { cut: number; empty: number; places: string[] };
   /** Examples, not cut, that end with no trained token that stops generation. */
   endless: number;
   /** In tokens, before cutting; 95 of 100 records are no longer than `most`. */
@@ -34,8 +34,8 @@ export interface DatasetPreview {
 
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;
-/** Lines of dropped records that are named. */
-const MAX_LINES = 20;
+/** Dropped records that are named. */
+const MAX_PLACES = 20;
 /** Bars of a histogram, at most. */
 const BARS = 10;
 
@@ -52,11 +52,11 @@ export function makeAccount(source: string, { eosIds }: Tokenizer, maxLength: nu
     truncated: 0,
     cutTokens: 0,
     cutTrained: 0,
-    dropped: { cut: 0, empty: 0, lines: [] },
+    dropped: { cut: 0, empty: 0, places: [] },
     endless: 0,
   };
   return {
-    add({ record, line, whole: { ids, labels } }: MadeExample): void {
+    add({ record, place, whole: { ids, labels } }: MadeExample): void {
       total.kind = "messages" in record ? "messages" : "prompt" in record ? "completion" : "text";
       total.records++;
       lengths.push(ids.length);
@@ -69,7 +69,7 @@ export function makeAccount(source: string, { eosIds }: Tokenizer, maxLength: nu
       }
       if (kept === 0) {
         total.dropped[all === 0 ? "empty" : "cut"]++;
-        if (total.dropped.lines.length < MAX_LINES) total.dropped.lines.push(line);
+        if (total.dropped.places.length < MAX_PLACES) total.dropped.places.push(place);
         return;
       }
       total.examples++;

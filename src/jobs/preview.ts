@@ -1,7 +1,7 @@
 // What a run would train on: the examples with their trained tokens marked, their lengths, what is lost, what is there twice. No weight is read.
 import { type RecordKey, recordKey, seenRecords } from "../data/duplicates.ts";
 import type { MadeExample, TrainOn } from "../data/examples.ts";
-import type { ReadOptions } from "../data/readers.ts";
+import type { ColumnNames } from "../data/records.ts";
 import { IGNORE } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { loadTextBase } from "../models/base.ts";
@@ -10,7 +10,7 @@ import { makeStreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
 import { dataReader } from "../train/datasets.ts";
 import { type DatasetPreview, makeAccount } from "./preview-account.ts";
 
-export interface PreviewOptions extends ReadOptions {
+export interface PreviewOptions extends ColumnNames {
   /** Folder of the base: config.json and the tokenizer's files are read. */
   base: string;
   /** Training records. */
@@ -31,8 +31,8 @@ export interface PreviewOptions extends ReadOptions {
 
 /** One example as it is trained on. */
 export interface ShownExample {
-  /** Of its record in the file. */
-  line: number;
+  /** Of its record in the file: "line 3". */
+  place: string;
   tokens: number;
   trained: number;
   /** Tokens that were cut off at the maximum length. */
@@ -113,7 +113,7 @@ export async function preview(options: PreviewOptions, { files, timeLimit }: Run
 }
 
 /** An example cut to the maximum length, its text in pieces. */
-function show({ line, whole }: MadeExample, tokenizer: Tokenizer, maxLength: number, withIds: boolean): ShownExample {
+function show({ place, whole }: MadeExample, tokenizer: Tokenizer, maxLength: number, withIds: boolean): ShownExample {
   const ids = whole.ids.slice(0, maxLength);
   const isTrained = (i: number): boolean => whole.labels[i] !== IGNORE;
   const parts: ShownExample["parts"] = [];
@@ -128,7 +128,7 @@ function show({ line, whole }: MadeExample, tokenizer: Tokenizer, maxLength: num
     add(decoder.flush(), isTrained(ids.length - 1));
   });
   return {
-    line,
+    place,
     tokens: ids.length,
     trained: ids.reduce((n, _, i) => n + (isTrained(i) ? 1 : 0), 0),
     cut: whole.ids.length - ids.length,

@@ -1,7 +1,8 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
 import { makeBatch, packExamples } from "../data/batch.ts";
 import { type ExampleReport, eachExample, type MadeExample, makeExamples, type TrainOn } from "../data/examples.ts";
-import { type NumberedRecord, type ReadOptions, readRecords } from "../data/readers.ts";
+import { type RecordFile, readRecords } from "../data/readers.ts";
+import type { ColumnNames, NumberedRecord } from "../data/records.ts";
 import type { Batch, Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
@@ -17,7 +18,7 @@ import type { ObjectiveShape } from "./objective.ts";
 const MAX_LENGTH = 1024;
 
 /** How records become examples. */
-export interface DataOptions extends ReadOptions {
+export interface DataOptions extends ColumnNames {
   trainOn: TrainOn;
   maxLength?: number;
   /** The date that chat templates see. */
@@ -51,24 +52,33 @@ export async function dataReader(files: Files, base: TextBase, options: DataOpti
   const maxLength = lengthLimit(options.maxLength, base.config);
   const now = options.date === undefined ? undefined : new Date(options.date);
   const how = { maxLength, trainOn: options.trainOn, now };
-  const make = (records: AsyncIterable<NumberedRecord> | NumberedRecord[], source: string) =>
-    makeExamples(withCheckedTemplate(records, tokenizer), tokenizer, { ...how, source });
+  const make = async (records: AsyncIterable<NumberedRecord> | NumberedRecord[], file: RecordFile, source: string) => {
+    const checked = withCheckedTemplate(records, tokenizer);
+    const { examples, report } = await makeExamples(checked, tokenizer, { ...how, source });
+    return { examples, report: { ...report, file: file.recognized() ?? undefined } };
+  };
   return {
     maxLength,
     // Padding is masked, so any id will do where the tokenizer's has no row in the embedding.
     padId: tokenizer.padId < base.config.vocabSize ? tokenizer.padId : 0,
-    read: (path) => make(readRecords(files, path, options), path),
+    read: (path) => {
+      const file = readRecords(files, path, options);
+      return make(file, file, path);
+    },
     split: async (path, share, seed) => {
       const records: NumberedRecord[] = [];
-      for await (const record of readRecords(files, path, options)) records.push(record);
+      const file = readRecords(files, path, options);
+      for await (const record of file) records.push(record);
       const held = heldOut(path, records.length, share, seed);
       return {
         train: await make(
           records.filter((_, i) => !held.has(i)),
+          file,
           path,
         ),
         held: await make(
           records.filter((_, i) => held.has(i)),
+          file,
           path,
         ),
       };

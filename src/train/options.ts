@@ -40,7 +40,7 @@ const loraFields = {
 const schema = z.strictObject({
   /** Folder of the base checkpoint, in Hugging Face's layout. */
   base: path,
-  /** Training records, a .jsonl, .ndjson or .csv file. */
+  /** Training records, in any format of docs/data.md. */
   data: path,
   /** Folder that gets checkpoints, and the adapter (or the whole model) at the end. */
   output: path,
@@ -59,7 +59,7 @@ const schema = z.strictObject({
   evalSplit: z.number().gt(0).lt(1).optional(),
   /** Steps between evaluations. Default: once an epoch; there is one at the end in any case. */
   evalEvery: count.optional(),
-  /** Names of the columns or keys, where they are not "prompt", "completion" and "text". */
+  /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
   promptColumn: z.string().optional(),
   completionColumn: z.string().optional(),
   textColumn: z.string().optional(),

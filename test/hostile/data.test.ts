@@ -1,14 +1,15 @@
-// Tokenizers, chat templates and data files that mean harm, or are broken: each is refused by name, and nothing hangs.
+// Data files that mean harm, or are broken: each is refused in one error that names the place, and nothing hangs.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { makeExamples } from "../../src/data/examples.ts";
-import { MAX_CSV_COLUMNS, MAX_RECORD_BYTES, READ_BLOCK_BYTES, readRecords } from "../../src/data/readers.ts";
+import { MAX_RECORD_BYTES, READ_BLOCK_BYTES } from "../../src/data/readers/blocks.ts";
+import { MAX_CSV_COLUMNS } from "../../src/data/readers/csv.ts";
+import { checkThrift } from "../../src/data/readers/parquet-checks.ts";
+import { readRecords } from "../../src/data/readers.ts";
 import { LowrankError } from "../../src/errors.ts";
-import { MAX_TEXT_BYTES } from "../../src/files.ts";
-import { renderWithMask } from "../../src/text/mask.ts";
-import { MAX_MESSAGES, MAX_RANGE, MAX_TEMPLATE_BLANKS, MAX_TEMPLATE_CHARS, renderChat } from "../../src/text/template.ts";
-import { loadTokenizer, MAX_TOKEN_ID } from "../../src/text/tokenizer.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { smollm2Tokenizer } from "../helpers/smollm2.ts";
 
 /** Fails unless `error` is a LowrankError of this code that says what it is about and what to do. */
 function named(error: unknown, code: string | RegExp, pattern = /./): true {
@@ -20,184 +21,6 @@ function named(error: unknown, code: string | RegExp, pattern = /./): true {
   return true;
 }
 
-const sound = {
-  added_tokens: [{ id: 2, content: "<end>", special: true }] as unknown,
-  normalizer: null,
-  pre_tokenizer: null,
-  post_processor: null,
-  decoder: null,
-  model: { type: "BPE", vocab: { a: 0, b: 1 } as Record<string, unknown>, merges: [] } as Record<string, unknown>,
-};
-const load = (json: unknown, others: Record<string, unknown> = {}) =>
-  loadTokenizer(
-    memoryFiles(
-      Object.fromEntries(
-        Object.entries({ "tokenizer.json": json, ...others }).map(([name, value]) => [
-          `m/${name}`,
-          typeof value === "string" || value instanceof Uint8Array ? value : JSON.stringify(value),
-        ]),
-      ),
-    ),
-    "m",
-  );
-const vocab = (entries: string) => JSON.stringify(sound).replace('"a":0', entries);
-
-test("the tokenizer that the broken ones are made from is sound", async () => {
-  assert.deepEqual([...(await load(sound)).encode("ab<end>")], [0, 1, 2]);
-  const odd = await load(vocab('"a":0,"__proto__":3,"constructor":4'));
-  assert.equal(odd.tokenToId("__proto__"), 3);
-  assert.equal(odd.tokenToId("toString"), undefined);
-  assert.equal(odd.vocabSize, 5);
-});
-
-const brokenTokenizers: [name: string, code: string, pattern: RegExp, json: unknown, others?: Record<string, unknown>][] = [
-  ["no JSON", "json/syntax", /tokenizer\.json/, "{"],
-  ["a list", "json/not-object", /array/, []],
-  ["not UTF-8", "text/utf8", /tokenizer\.json/, Uint8Array.from([0x7b, 0xff, 0x7d])],
-  ["no model", "tokenizer/malformed", /no model/, {}],
-  ["a model that is a number", "tokenizer/malformed", /no model/, { ...sound, model: 3 }],
-  ["no vocabulary", "tokenizer/malformed", /no vocabulary/, { ...sound, model: { type: "BPE", merges: [] } }],
-  ["a negative id", "tokenizer/malformed", /"a" has no usable id/, vocab('"a":-1')],
-  ["a fractional id", "tokenizer/malformed", /usable id/, vocab('"a":0.5')],
-  ["an id in a string", "tokenizer/malformed", /usable id/, vocab('"a":"0"')],
-  ["an id of 4 billion", "tokenizer/malformed", new RegExp(String(MAX_TOKEN_ID)), vocab('"a":4294967294')],
-  ["an added id of 4 billion", "tokenizer/malformed", /<x>/, { ...sound, added_tokens: [{ id: 2 ** 32 - 2, content: "<x>" }] }],
-  ["added tokens that are no list", "tokenizer/malformed", /added_tokens/, { ...sound, added_tokens: { a: 1 } }],
-  ["an added token without content", "tokenizer/malformed", /added_tokens\[0\]/, { ...sound, added_tokens: [{ id: 3 }] }],
-  ["an empty added token", "tokenizer/malformed", /added_tokens\[0\]/, { ...sound, added_tokens: [{ id: 3, content: "" }] }],
-  [
-    "an unknown kind of model",
-    "tokenizer/malformed",
-    /BPE, WordPiece, Unigram, WordLevel[\s\S]*Magic/,
-    { ...sound, model: { type: "Magic", vocab: {} } },
-  ],
-  ["an unknown pre-tokenizer", "tokenizer/malformed", /cannot be built/, { ...sound, pre_tokenizer: { type: "Magic" } }],
-  ["merges that are a number", "tokenizer/malformed", /cannot be built/, { ...sound, model: { ...sound.model, merges: 3 } }],
-  ["an EOS that no token is", "tokenizer/malformed", /eos_token/, sound, { "tokenizer_config.json": { eos_token: "</s>" } }],
-  ["an EOS id that is text", "tokenizer/malformed", /eos_token_id/, sound, { "generation_config.json": { eos_token_id: "2" } }],
-  ["an EOS id below 0", "tokenizer/malformed", /eos_token_id/, sound, { "generation_config.json": { eos_token_id: [0, -2] } }],
-  [
-    "a template that is a number",
-    "tokenizer/malformed",
-    /chat_template/,
-    sound,
-    { "tokenizer_config.json": { chat_template: 3 } },
-  ],
-  [
-    "no default template",
-    "tokenizer/malformed",
-    /named rag/,
-    sound,
-    { "tokenizer_config.json": { chat_template: [{ name: "rag", template: "" }] } },
-  ],
-  ["a config that is text", "json/not-object", /tokenizer_config/, sound, { "tokenizer_config.json": '"x"' }],
-];
-for (const [name, code, pattern, json, others] of brokenTokenizers) {
-  test(`tokenizer: ${name}`, () => assert.rejects(load(json, others), (error) => named(error, code, pattern)));
-}
-
-test("tokenizer: a file over the limit is not read", async () => {
-  const files = memoryFiles({ "m/tokenizer.json": "{}" });
-  const large = { ...files, size: async () => MAX_TEXT_BYTES + 1 };
-  await assert.rejects(loadTokenizer(large, "m"), (error) => named(error, "text/too-large"));
-  assert.equal(files.reads.length, 0);
-});
-
-const render = (
-  source: string,
-  messages: { role: string; content: string }[] = [{ role: "user", content: "hi" }],
-  tools?: unknown[],
-) => renderChat({ source, file: "chat_template.jinja", tokens: {} }, messages, { tools });
-const times = (n: number, text: string) => text.repeat(n);
-
-const hostileTemplates: [name: string, code: string | RegExp, source: string][] = [
-  ["a range without end", "template/limit", "{% for i in range(10**12) %}x{% endfor %}"],
-  ["a range backwards", "template/limit", "{% for i in range(0, -1000000000000, -1) %}x{% endfor %}"],
-  ["a range of no integers", "template/failed", "{{ range(0, 1, 0.0000001) }}"],
-  ["a range of text", "template/failed", "{{ range('9') }}"],
-  ["a range that stands still", "template/failed", "{{ range(0, 1, 0) }}"],
-  ["loops in loops", "template/limit", `${times(6, "{% for i in range(9999) %}")}x${times(6, "{% endfor %}")}`],
-  ["loops in loops that do nothing", "template/limit", `${times(6, "{% for i in range(9999) %}")}${times(6, "{% endfor %}")}`],
-  ["text that doubles", "template/limit", `{% set x = 'xx' %}${times(60, "{% set x = x + x %}")}{{ x }}`],
-  ["text that doubles by ~", "template/limit", `{% set x = 'xx' %}${times(60, "{% set x = x ~ x %}")}{{ x }}`],
-  [
-    "text that doubles by replacement",
-    /template\/(limit|failed)/,
-    `{% set x = 'aaaa' %}${times(60, "{% set x = x.replace('a', x) %}")}{{ x }}`,
-  ],
-  ["a list that doubles", "template/limit", `{% set x = [1, 2] %}${times(60, "{% set x = x + x %}")}{{ x | length }}`],
-  ["lists of the same list", "template/limit", `{% set x = ['laugh'] %}${times(60, "{% set x = [x, x, x] %}")}{{ x | tojson }}`],
-  [
-    "mappings of the same mapping",
-    "template/limit",
-    `{% set x = {'a': 1} %}${times(60, "{% set x = {'a': x, 'b': x} %}")}{{ x }}`,
-  ],
-  ["a namespace that holds itself", "template/limit", "{% set ns = namespace(a=1) %}{% set ns.a = ns %}{{ ns }}"],
-  ["a namespace in a list", "template/limit", "{% set ns = namespace(a=1) %}{% set ns.a = [ns] %}{{ ns.a | tojson }}"],
-  ["output in a loop", "template/limit", `{% set x = '${"y".repeat(1000)}' %}{% for i in range(100000) %}{{ x }}{% endfor %}`],
-  ["an indent of a billion", /template\/(limit|failed)/, "{{ [1, [2]] | tojson(indent=1000000000) }}"],
-  ["an indented text of a billion", /template\/(limit|failed)/, "{{ 'a\\nb' | indent(1000000000) }}"],
-  ["a macro that calls itself", /template\/(limit|failed)/, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"],
-  [
-    "a macro that calls itself twice",
-    /template\/(limit|failed)/,
-    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
-  ],
-  ["brackets without end", /template\/(syntax|failed)/, `{{ ${"(".repeat(100_000)} }}`],
-  ["nested brackets", /template\/(syntax|failed)/, `{{ ${"(".repeat(50_000)}1${")".repeat(50_000)} }}`],
-  ["a tag that is not closed", "template/syntax", "{% if messages"],
-  ["an unknown tag", "template/syntax", "{% include 'x' %}"],
-  ["an unknown filter", "template/failed", "{{ messages | sum }}"],
-  ["a call of no function", "template/failed", "{{ messages() }}"],
-  ["the host's objects", "template/failed", "{{ messages.constructor.constructor('return 1')() }}"],
-  ["too long a source", "template/limit", "x".repeat(MAX_TEMPLATE_CHARS + 1)],
-  ["white space without end", "template/limit", `{{ 1 }}${" ".repeat(MAX_TEMPLATE_BLANKS + 1)}`],
-];
-for (const [name, code, source] of hostileTemplates) {
-  test(`template: ${name}`, () =>
-    assert.throws(
-      () => render(source),
-      (error) => named(error, code, /chat_template\.jinja/),
-    ));
-}
-
-test("template: what is just within the bounds renders", () => {
-  assert.equal(render(`{{ range(${MAX_RANGE}) | length }}`), String(MAX_RANGE));
-  assert.equal(render(`${" ".repeat(MAX_TEMPLATE_BLANKS)}x`).trim(), "x");
-  assert.equal(render("{{ messages.__proto__ }}{{ __proto__ }}{{ messages.constructor }}"), "");
-});
-
-test("template: too many messages", () => {
-  const messages = Array.from({ length: MAX_MESSAGES + 1 }, () => ({ role: "user", content: "" }));
-  assert.throws(
-    () => render("", messages),
-    (error) => named(error, "template/limit", new RegExp(String(MAX_MESSAGES))),
-  );
-});
-
-test("template: tools nested without end", () => {
-  let tool: unknown = {};
-  for (let i = 0; i < 100_000; i++) tool = { tool };
-  assert.throws(
-    () => render("{{ tools | tojson }}", [], [tool]),
-    (error) => named(error, "template/failed"),
-  );
-});
-
-test("template: marks out of order", () => {
-  for (const source of [
-    "{% generation %}x",
-    "{% endgeneration %}x",
-    "{% set y %}{% generation %}x{% endgeneration %}{% endset %}{{ y[1:] }}",
-  ]) {
-    const template = { source, file: "chat_template.jinja", tokens: {} };
-    assert.throws(
-      () => renderWithMask(template, [{ role: "assistant", content: "x" }]),
-      (error) => named(error, "template/marks"),
-    );
-  }
-});
-
 async function read(path: string, content: string | Uint8Array): Promise<number> {
   let count = 0;
   for await (const _ of readRecords(memoryFiles({ [path]: content }), path)) count++;
@@ -207,12 +30,18 @@ const bytes = (...parts: (string | number[])[]) =>
   Uint8Array.from(parts.flatMap((part) => (typeof part === "string" ? [...new TextEncoder().encode(part)] : part)));
 
 const brokenData: [name: string, code: string, line: number, path: string, content: string | Uint8Array][] = [
-  ["a list of records", "data/json", 1, "d.jsonl", '[{"text":"a"}]'],
+  ["a list of lists", "data/json", 1, "d.jsonl", '[[{"text":"a"}]]'],
   ["a record over several lines", "data/json", 1, "d.jsonl", '{\n"text":"a"}'],
   ["a comma after a record", "data/json", 1, "d.jsonl", '{"text":"a"},\n{"text":"b"}'],
   ["a line cut off", "data/json", 2, "d.jsonl", '{"text":"a"}\n{"text":"b'],
   ["a bare null", "data/json", 1, "d.jsonl", "null"],
-  ["a NUL", "data/json", 1, "d.jsonl", "\0"],
+  ["a NUL", "data/encoding", 1, "d.jsonl", "\0"],
+  ["a NUL in CSV", "data/encoding", 3, "d.csv", "text\na\n\0\n"],
+  ["a NUL in a text", "data/encoding", 2, "d.txt", "a\n\0\n"],
+  ["UTF-16 without a mark", "data/encoding", 1, "d.csv", Uint8Array.from([0x74, 0, 0x65, 0, 0x78, 0, 0x74, 0, 0x0a, 0])],
+  ["Latin-1 in a text", "data/encoding", 2, "d.md", bytes("a\ncaf", [0xe9], "\n")],
+  ["Latin-1 in TSV", "data/encoding", 1, "d.tsv", bytes("text\tcaf", [0xe9], "\n")],
+  ["Latin-1 in JSON", "data/encoding", 2, "d.json", bytes('[\n{"text":"caf', [0xe9], '"}]')],
   ["UTF-16", "data/encoding", 1, "d.jsonl", Uint8Array.from([0xff, 0xfe, 0x7b, 0, 0x7d, 0])],
   ["Latin-1 on the third line", "data/encoding", 3, "d.jsonl", bytes('{"text":"é"}\n\n{"text":"caf', [0xe9], '"}\n{"text":"b"}')],
   ["a surrogate in UTF-8", "data/encoding", 1, "d.jsonl", bytes('{"text":"', [0xed, 0xa0, 0x80], '"}')],
@@ -222,6 +51,18 @@ const brokenData: [name: string, code: string, line: number, path: string, conte
   ["inherited names for keys", "data/keys", 1, "d.jsonl", '{"toString":"a"}'],
   ["a message that is a list", "data/value", 1, "d.jsonl", '{"messages":[[]]}'],
   ["a role that is a number", "data/value", 1, "d.jsonl", '{"messages":[{"role":1,"content":"a"}]}'],
+  ["a speaker that is a list", "data/value", 1, "d.jsonl", '{"conversations":[{"from":[],"value":"a"}]}'],
+  ["an inherited name for a speaker", "data/value", 1, "d.jsonl", '{"conversations":[{"from":"constructor","value":"a"}]}'],
+  ["a system text that is an object", "data/value", 1, "d.jsonl", '{"prompt":"a","completion":"b","system":{}}'],
+  ["a number for a completion", "data/value", 1, "d.jsonl", '{"prompt":"a","completion":3}'],
+  ["another kind on the second line", "data/mixed", 2, "d.jsonl", '{"text":"a"}\n{"messages":[]}'],
+  [
+    "another spelling on the second line",
+    "data/mixed",
+    2,
+    "d.jsonl",
+    '{"question":"a","answer":"b"}\n{"input":"a","output":"b"}',
+  ],
   ["content in parts", "data/value", 1, "d.jsonl", '{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]}]}'],
   ["a quote in the middle of a field", "data/csv", 3, "d.csv", 'text\na\nb"c\nd\n'],
   ["a quote that is never closed", "data/csv", 4, "d.csv", 'text\r\n"a\r\n"\r\n"b\r\nc\r\n'],
@@ -231,6 +72,107 @@ const brokenData: [name: string, code: string, line: number, path: string, conte
   ["a column twice", "data/csv", 1, "d.csv", "text,text\na,b\n"],
   ["columns too many", "data/csv", 1, "d.csv", `${"c,".repeat(MAX_CSV_COLUMNS)}text\n`],
 ];
+const T = '{"text":"a"}';
+const brokenJson: [name: string, where: string, content: string][] = [
+  ["no comma", "line 2", `[${T}\n${T}]`],
+  ["a comma behind the last", "line 1", `[${T},]`],
+  ["a comma in front", "line 1", `[,${T}]`],
+  ["two commas", "line 1", `[${T},,${T}]`],
+  ["a number for a record", "line 2", `[${T},\n3]`],
+  ["a text for a record", "line 1", '["a"]'],
+  ["a list for a record", "line 1", `[${T},[]]`],
+  ["no end", "line 3", `[\n${T},\n${T}`],
+  ["something behind the end", "line 2", `[${T}]\n${T}`],
+  ["commas between objects", "line 1", `${T},${T}`],
+  ["a text alone", "line 1", '"a"'],
+  ["the end inside a record", "record 2 (line 2)", `[${T},\n{"text":"a`],
+  ["the end inside an escape", "record 1 (line 1)", '[{"text":"a\\'],
+  ["a bracket for another", "record 1 (line 1)", '[{"text":["a"}}]'],
+  ["no key", "record 2 (line 1)", `[${T},{3}]`],
+  ["a line break in a text", "record 1 (line 1)", '[{"text":"a\nb"}]'],
+  ["brackets without end", "record 1 (line 1)", `[{"text":${"[".repeat(300_000)}`],
+];
+for (const [name, where, content] of brokenJson) {
+  test(`data: JSON with ${name}`, () =>
+    assert.rejects(read("d.json", content), (error) => {
+      named(error, "data/json");
+      assert.equal((error as LowrankError).subject, `d.json, ${where}`);
+      return true;
+    }));
+}
+
+const takenForData: [what: RegExp, path: string, content: Uint8Array][] = [
+  [/gzip/, "d.jsonl", bytes([0x1f, 0x8b, 8, 0])],
+  [/zstd/, "d.jsonl", bytes([0x28, 0xb5, 0x2f, 0xfd])],
+  [/zip file/, "d.csv", bytes("PK", [3, 4])],
+  [/Git LFS/, "d.parquet", bytes("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")],
+  [/web page/, "d.json", bytes("<!DOCTYPE html><html>")],
+];
+for (const [what, path, content] of takenForData) {
+  test(`data: ${what.source} named ${path}`, () =>
+    assert.rejects(read(path, content), (error) => named(error, "data/format", what)));
+}
+
+test("data: lines that end with carriage returns alone", async () => {
+  await assert.rejects(read("d.csv", "text,x\ra,b\rc,d\r"), (error) => named(error, "data/csv", /tr '\\r' '\\n'/));
+  await assert.rejects(read("d.jsonl", `${T}\r${T}`), (error) => named(error, "data/json"));
+});
+
+const parquet = (name: string) => new Uint8Array(readFileSync(new URL(`../fixtures/parquet/${name}.parquet`, import.meta.url)));
+const changed = (name: string, change: (file: Uint8Array, view: DataView) => Uint8Array | undefined) => {
+  const file = parquet(name);
+  return change(file, new DataView(file.buffer, file.byteOffset, file.byteLength)) ?? file;
+};
+const footerOf = (view: DataView) => view.byteLength - 8 - view.getUint32(view.byteLength - 8, true);
+const brokenParquet: [name: string, file: Uint8Array, pattern?: RegExp][] = [
+  ["empty", bytes(), /0 bytes/],
+  ["only its beginning", bytes("PAR1"), /4 bytes/],
+  ["cut off", parquet("text").slice(0, 3000), /no PAR1 at its end/],
+  ["encrypted", changed("text", (file) => file.fill(0x45, file.length - 1)), /encrypted/],
+  [
+    "metadata longer than the file",
+    changed("text", (file, view) => view.setUint32(file.length - 8, 0xffffffff, true) as undefined),
+    /metadata of 4294967295 bytes/,
+  ],
+  ["metadata of nothing", changed("text", (file, view) => view.setUint32(file.length - 8, 0, true) as undefined)],
+  ["metadata of zeros", changed("text", (file, view) => file.fill(0, footerOf(view), file.length - 8))],
+  ["metadata of ones", changed("text", (file, view) => file.fill(0xff, footerOf(view), file.length - 8))],
+  ["pages of zeros", changed("alpaca", (file) => file.fill(0, 4, 1500))],
+  ["pages of ones", changed("alpaca", (file) => file.fill(0xff, 4, 1500))],
+  ["a page that is packed wrongly", changed("messages", (file) => file.fill(0x55, 60, 120))],
+];
+for (const [name, file, pattern] of brokenParquet) {
+  test(`data: Parquet, ${name}`, () => assert.rejects(read("d.parquet", file), (error) => named(error, "data/parquet", pattern)));
+}
+
+test("data: Parquet with any byte changed is read or refused", async () => {
+  const codes = new Set<string>();
+  for (const name of ["alpaca", "messages", "sharegpt-v2", "text-delta"]) {
+    const file = parquet(name);
+    for (let at = 0; at < file.length; at += 397) {
+      for (const byte of [0, 0x7f]) {
+        const copy = file.slice();
+        copy[at] = byte;
+        await read("d.parquet", copy).catch((error) => named(error, /^data\//) && codes.add(error.code));
+      }
+    }
+  }
+  assert.ok(codes.has("data/parquet"));
+});
+
+test("data: metadata of Parquet that lists, nests or counts without end", () => {
+  const cases: [RegExp, number[]][] = [
+    [/list of 4294967295/, [0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x00]],
+    [/part of 4294967295 bytes/, [0x18, 0xff, 0xff, 0xff, 0xff, 0x0f]],
+    [/nests too deep/, Array.from({ length: 100_000 }, () => 0x1c)],
+    [/number .* does not end/, [0x15, ...Array.from({ length: 100_000 }, () => 0xff)]],
+    [/ends too early/, [0x15, 0x02]],
+    [/type 13/, [0x1d, 0]],
+  ];
+  for (const [pattern, given] of cases) assert.throws(() => checkThrift(Uint8Array.from(given), 0), pattern);
+  assert.equal(checkThrift(Uint8Array.from([0x15, 0x02, 0x19, 0x25, 0x02, 0x04, 0x00, 0x77]), 0), 7);
+});
+
 for (const [name, code, line, path, content] of brokenData) {
   test(`data: ${name}`, () =>
     assert.rejects(read(path, content), (error) =>
@@ -239,9 +181,12 @@ for (const [name, code, line, path, content] of brokenData) {
 }
 
 test("data: a line without end is refused before it is read whole", async () => {
-  for (const [path, start] of [
-    ["d.jsonl", '{"text":"a"}\n{"text":"'],
-    ["d.csv", 'text\n"'],
+  for (const [path, start, where] of [
+    ["d.jsonl", '{"text":"a"}\n{"text":"', "line 2"],
+    ["d.csv", 'text\n"', "line 2"],
+    ["d.tsv", 'text\tx\n"', "line 2"],
+    ["d.json", '[{"text":"a"},\n{"text":"', "record 2 (line 2)"],
+    ["d.txt", "a\n", "line 2"],
   ] as const) {
     const size = 10 * MAX_RECORD_BYTES;
     const first = bytes(start);
@@ -259,8 +204,12 @@ test("data: a line without end is refused before it is read whole", async () => 
     const all = async () => {
       for await (const _ of readRecords(files, path));
     };
-    await assert.rejects(all, (error) => named(error, "data/too-long", new RegExp(`^${path}, line 2:`)));
-    assert.ok(reads.length > 1 && reads.length <= MAX_RECORD_BYTES / READ_BLOCK_BYTES + 2);
+    await assert.rejects(all, (error) => {
+      named(error, "data/too-long");
+      assert.equal((error as LowrankError).subject, `${path}, ${where}`);
+      return true;
+    });
+    assert.ok(reads.length > 1 && reads.length <= MAX_RECORD_BYTES / READ_BLOCK_BYTES + 3);
   }
 });
 
@@ -280,10 +229,16 @@ test("data: an empty file gives no records, and that is an error of the dataset"
     ["d.jsonl", "\uFEFF\n\r\n"],
     ["d.csv", ""],
     ["d.csv", "text\n"],
+    ["d.tsv", "text\n"],
+    ["d.json", ""],
+    ["d.json", "[]"],
+    ["d.json", " [ \n ] \n"],
+    ["d.txt", "\uFEFF \n\n"],
+    ["d.md", ""],
   ] as const) {
     assert.equal(await read(path, content), 0);
     const records = readRecords(memoryFiles({ [path]: content }), path);
-    const tokenizer = await load(sound);
+    const tokenizer = await smollm2Tokenizer();
     await assert.rejects(makeExamples(records, tokenizer, { maxLength: 8, source: path }), (error) => named(error, "data/empty"));
   }
 });

@@ -14,7 +14,7 @@ const plain =
 const refusal = async (source: string, messages: object[], limit = timeLimit) => {
   const tokenizer = await loadTokenizer(memoryFiles(llama2StyleFiles()), "base", limit);
   const template = { source, file: "chat_template.jinja", tokens: {} };
-  const records = [{ record: { messages: messages as { role: string; content: string }[] }, line: 7 }];
+  const records = [{ record: { messages: messages as { role: string; content: string }[] }, place: "line 7" }];
   const started = Date.now();
   try {
     await makeExamples(records, tokenizer, { maxLength: 64, template, source: "d.jsonl" });

@@ -58,8 +58,8 @@ describe("an expression that never ends", () => {
   it("in the normalizer names the record of a data file", async () => {
     const tokenizer = await load({ normalizer: replace({ Regex: "(a|a)*b" }, "b") });
     const records = [
-      { record: { text: "ab" }, line: 1 },
-      { record: { text: LONG }, line: 2 },
+      { record: { text: "ab" }, place: "line 1" },
+      { record: { text: LONG }, place: "line 2" },
     ];
     const error = await refusal(() => makeExamples(records, tokenizer, { maxLength: 8, source: "d.jsonl" }));
     assert.equal(error.code, "tokenizer/slow");

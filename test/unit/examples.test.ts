@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeBatch } from "../../src/data/batch.ts";
 import { type ExampleOptions, makeExamples } from "../../src/data/examples.ts";
-import { type DataRecord, readRecords } from "../../src/data/readers.ts";
+import { readRecords } from "../../src/data/readers.ts";
+import type { DataRecord } from "../../src/data/records.ts";
 import { type Example, IGNORE } from "../../src/data/types.ts";
 import type { LowrankError } from "../../src/errors.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/text/tokenizer.ts";
@@ -13,7 +14,7 @@ import { smollm2File, smollm2Json, smollm2Tokenizer } from "../helpers/smollm2.t
 
 const make = (tokenizer: Tokenizer, records: DataRecord[], options: Partial<ExampleOptions> = {}) =>
   makeExamples(
-    records.map((record, i) => ({ record, line: i + 1 })),
+    records.map((record, i) => ({ record, place: `line ${i + 1}` })),
     tokenizer,
     { maxLength: 512, ...options },
   );

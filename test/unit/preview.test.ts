@@ -76,7 +76,7 @@ test("counts, cuts and drops are those that training reports", async () => {
     [31, report.count, report.tokens, report.targets, report.truncated],
   );
   assert.ok(report.truncated > 1);
-  assert.deepEqual(train.dropped, { cut: 1, empty: 0, lines: [31] });
+  assert.deepEqual(train.dropped, { cut: 1, empty: 0, places: ["line 31"] });
   const lengths = whole.examples.map(({ ids }) => ids.length).sort((a, b) => a - b);
   assert.equal(
     train.cutTokens,
@@ -144,7 +144,7 @@ test("duplicates: within a file, across files, and prompts that are asked again"
 test("nothing trained, and everything trained, are warned of", async () => {
   const user = { messages: [{ role: "user", content: "Hi" }] };
   const none = await look({ ...baseFiles(), "train.jsonl": lines([user]) });
-  assert.deepEqual(none.train.dropped, { cut: 0, empty: 1, lines: [1] });
+  assert.deepEqual(none.train.dropped, { cut: 0, empty: 1, places: ["line 1"] });
   assert.match(none.warnings.join("\n"), /no token is trained, and a run would refuse the data/);
   const marked = "{% for m in messages %}{% generation %}{{ m.content }}<|endoftext|>{% endgeneration %}{% endfor %}";
   const chat = { messages: [...user.messages, { role: "assistant", content: "Hello." }] };

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { asPrompt, promptFormatOf } from "../../src/data/prompts.ts";
-import type { DataRecord } from "../../src/data/readers.ts";
+import type { DataRecord } from "../../src/data/records.ts";
 
 function formatOf(records: DataRecord[]) {
   const seen = promptFormatOf();

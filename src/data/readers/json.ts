@@ -1,0 +1,93 @@
+// A JSON file with a list of objects, or with objects one after another (RFC 8259), read an object at a time.
+import { LowrankError } from "../../errors.ts";
+import { decodeUtf8, MAX_RECORD_BYTES, type Row, rawBlocks, type Source, tooLong } from "./blocks.ts";
+import { parseObject } from "./jsonl.ts";
+
+const EXPECTED = "a list of objects, [{…}, {…}], or objects one after another";
+const [NEWLINE, QUOTE, BACKSLASH, COMMA, OPEN_LIST, CLOSE_LIST, OPEN, CLOSE] = [0x0a, 0x22, 0x5c, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d];
+const isSpace = (c: number) => c === 0x20 || c === NEWLINE || c === 0x0d || c === 0x09;
+
+/** Where the reader is: before anything, where an object may or must start, inside one, behind one, behind the list. */
+type State = "start" | "first" | "next" | "inside" | "behind" | "end";
+
+/** Only the object at hand is held, so that a list of any length can be read. */
+export async function* jsonObjects(source: Source): AsyncGenerator<Row> {
+  const { path } = source;
+  let state = "start" as State;
+  let isList = false;
+  let record = 0;
+  let line = 1;
+  let firstLine = 1;
+  let depth = 0;
+  let quoted = false;
+  let escaped = false;
+  /** The beginning of an object that goes on in the next block. */
+  let parts: Uint8Array[] = [];
+  let held = 0;
+
+  const place = () => `record ${record} (line ${firstLine})`;
+  const fail = (message: string, where: string, got: string): never => {
+    throw new LowrankError("data/json", message, {
+      subject: `${path}, ${where}`,
+      expected: EXPECTED,
+      got,
+      next: "check the brackets and commas around the record, or write one object a line into a .jsonl file",
+    });
+  };
+  /** A character outside of objects. */
+  const between = (c: number): void => {
+    if (state === "start" && c === OPEN_LIST) {
+      isList = true;
+      state = "first";
+    } else if (c === OPEN && (state === "start" || state === "first" || state === "next" || (state === "behind" && !isList))) {
+      record++;
+      firstLine = line;
+      depth = 1;
+      state = "inside";
+    } else if (state === "behind" && isList && c === COMMA) state = "next";
+    else if ((state === "behind" || state === "first") && isList && c === CLOSE_LIST) state = "end";
+    else {
+      const found = c >= 0x20 && c < 0x7f ? JSON.stringify(String.fromCharCode(c)) : `the byte 0x${c.toString(16)}`;
+      fail(`something other than a record follows ${record === 0 ? "the beginning" : `record ${record}`}`, `line ${line}`, found);
+    }
+  };
+
+  for await (const block of rawBlocks(source)) {
+    let start = 0;
+    for (let i = 0; i < block.length; i++) {
+      const c = block[i]!;
+      if (c === NEWLINE) line++;
+      if (state !== "inside") {
+        if (isSpace(c)) continue;
+        between(c);
+        start = i;
+      } else if (quoted) {
+        if (escaped) escaped = false;
+        else if (c === BACKSLASH) escaped = true;
+        else if (c === QUOTE) quoted = false;
+      } else if (c === QUOTE) quoted = true;
+      else if (c === OPEN || c === OPEN_LIST) depth++;
+      else if ((c === CLOSE || c === CLOSE_LIST) && --depth === 0) {
+        const bytes = held === 0 ? block.subarray(start, i + 1) : concat([...parts, block.subarray(0, i + 1)]);
+        [parts, held, state] = [[], 0, "behind"];
+        yield { fields: parseObject(decodeUtf8(bytes, path, firstLine), `${path}, ${place()}`, EXPECTED), place: place() };
+      }
+    }
+    if (state !== "inside") continue;
+    parts.push(held === 0 ? block.subarray(start) : block);
+    held += parts.at(-1)!.length;
+    if (held > MAX_RECORD_BYTES) throw tooLong(`${path}, ${place()}`, held);
+  }
+  if (state === "inside") fail("the file ends inside a record", place(), "the end of the file");
+  if (isList && state !== "end") fail("the list of records is not closed", `line ${line}`, "the end of the file");
+}
+
+function concat(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}

@@ -1,0 +1,238 @@
+// The kinds of records that are trained on, and the spellings that data sets write them in: one table.
+import { LowrankError, nearest } from "../errors.ts";
+import type { ChatMessage } from "../text/template.ts";
+import { type Row, typeName } from "./readers/blocks.ts";
+
+export interface PromptRecord {
+  prompt: string;
+  completion: string;
+}
+export interface MessagesRecord {
+  messages: ChatMessage[];
+}
+export interface TextRecord {
+  text: string;
+}
+export type DataRecord = PromptRecord | MessagesRecord | TextRecord;
+
+/** A record, and where it is in its file: "line 3". */
+export interface NumberedRecord {
+  record: DataRecord;
+  place: string;
+}
+
+/** The keys (JSON) or columns (CSV, Parquet) that hold a record's texts, where no spelling of the table is meant. */
+export interface ColumnNames {
+  promptColumn?: string;
+  /** "completion" if only the other one is given, as "prompt" is the other way round. */
+  completionColumn?: string;
+  textColumn?: string;
+}
+
+/** The texts of one row under their keys. */
+interface Texts {
+  /** The value of a key; throws `data/value` if it is no string. */
+  text(key: string): string;
+  /** The value of a key; "" if the row has none. */
+  optional(key: string): string;
+  /** The turns in a list of messages. */
+  turns(key: string): ChatMessage[];
+}
+
+export interface Spelling {
+  name: string;
+  /** A row is of the spelling when it has these. */
+  keys: readonly string[];
+  /** These are used where a row has them. */
+  optional: readonly string[];
+  make(texts: Texts): DataRecord;
+}
+
+/** A text and its heading, as Alpaca's prompts have them. */
+const section = (heading: string, text: string): string => (text === "" ? "" : `### ${heading}:\n${text}\n\n`);
+/** What a system column says, before a prompt. */
+const preamble = (system: string): string => (system === "" ? "" : `${system}\n\n`);
+
+/** Alpaca's prompt without the sentence in front, which says whether there is an input: what all prompts share is the heading. */
+const instruction = (input: string, output: string): Spelling["make"] => {
+  return ({ text, optional }) => ({
+    prompt: `${preamble(optional("system"))}${section("Instruction", text("instruction"))}${section("Input", optional(input))}### Response:\n`,
+    completion: text(output),
+  });
+};
+
+const question = (answer: string): Spelling["make"] => {
+  return ({ text, optional }) => ({
+    prompt: `${preamble(optional("system") || optional("system_prompt"))}Question: ${text("question")}\nAnswer:`,
+    completion: ` ${text(answer)}`,
+  });
+};
+
+/** A prompt that the completion follows at once. */
+const prompt = (key: string, completion: string): Spelling["make"] => {
+  return ({ text, optional }) => ({ prompt: preamble(optional("system")) + text(key), completion: text(completion) });
+};
+
+const turns = (key: string): Spelling["make"] => {
+  return ({ turns, optional }) => {
+    const messages = turns(key);
+    const system = optional("system");
+    return {
+      messages: system === "" || messages[0]!.role === "system" ? messages : [{ role: "system", content: system }, ...messages],
+    };
+  };
+};
+
+export const spellings: readonly Spelling[] = [
+  { name: "OpenAI messages", keys: ["messages"], optional: ["system"], make: turns("messages") },
+  { name: "ShareGPT", keys: ["conversations"], optional: ["system"], make: turns("conversations") },
+  { name: "Alpaca", keys: ["instruction", "output"], optional: ["input", "system"], make: instruction("input", "output") },
+  { name: "Dolly", keys: ["instruction", "response"], optional: ["context", "system"], make: instruction("context", "response") },
+  { name: "prompt and completion", keys: ["prompt", "completion"], optional: ["system"], make: prompt("prompt", "completion") },
+  { name: "prompt and response", keys: ["prompt", "response"], optional: ["system"], make: prompt("prompt", "response") },
+  { name: "question and answer", keys: ["question", "answer"], optional: ["system", "system_prompt"], make: question("answer") },
+  {
+    name: "question and response",
+    keys: ["question", "response"],
+    optional: ["system", "system_prompt"],
+    make: question("response"),
+  },
+  {
+    name: "input and output",
+    keys: ["input", "output"],
+    optional: ["system"],
+    make: ({ text, optional }) => ({ prompt: `${preamble(optional("system"))}${text("input")}\n`, completion: text("output") }),
+  },
+  { name: "text", keys: ["text"], optional: [], make: ({ text }) => ({ text: text("text") }) },
+];
+
+/** The spellings to look for: those of the table, or the columns that were named. */
+export function spellingsFor({ promptColumn, completionColumn, textColumn }: ColumnNames): readonly Spelling[] {
+  const named: Spelling[] = [];
+  if (promptColumn !== undefined || completionColumn !== undefined) {
+    const keys = [promptColumn ?? "prompt", completionColumn ?? "completion"] as const;
+    named.push({ name: "named columns", keys, optional: [], make: prompt(...keys) });
+  }
+  if (textColumn !== undefined) {
+    named.push({ name: "named column", keys: [textColumn], optional: [], make: ({ text }) => ({ text: text(textColumn) }) });
+  }
+  return named.length > 0 ? named : spellings;
+}
+
+/**
+ * The spelling that a record with these keys is written in: the one whose keys it has. Of two, the one that has all keys of
+ * the other and more is meant; {text} beside another is taken for a copy of it; a null counts only if nothing else is there.
+ * @throws LowrankError `data/keys` that names the keys found and how to name columns.
+ */
+export function spellingOf(
+  keys: readonly string[],
+  isNull: (key: string) => boolean,
+  candidates: readonly Spelling[],
+  subject: string,
+): Spelling {
+  const fitting = candidates.filter((spelling) => spelling.keys.every((key) => keys.includes(key)));
+  const filled = fitting.filter((spelling) => !spelling.keys.some(isNull));
+  const found = filled.length > 0 ? filled : fitting;
+  const covers = (a: Spelling, b: Spelling) =>
+    b.name === "text" ||
+    (b.keys.length <= a.keys.length && b.keys.every((key) => a.keys.includes(key) || a.optional.includes(key)));
+  const meant = found.filter((one) => !found.some((other) => other !== one && covers(other, one)));
+  if (meant.length === 1) return meant[0]!;
+  throw new LowrankError(
+    "data/keys",
+    meant.length === 0 ? "the record's keys are not those of any kind" : "the record is of several kinds",
+    {
+      subject,
+      expected: `one of ${candidates.map((spelling) => describe(spelling.keys)).join(", ")}`,
+      got: keys.length === 0 ? "no keys" : describe(keys.slice(0, 20)),
+      next:
+        meant.length > 1
+          ? `keep the keys of one kind, or say which columns are meant (${NAMING})`
+          : `rename the keys, or say which columns are meant (${NAMING}${suggestion(keys, candidates)})`,
+    },
+  );
+}
+
+const NAMING = "--prompt-column with --completion-column, or --text-column";
+
+/** Of the spelling that lacks one key only, what may be meant by it. */
+function suggestion(keys: readonly string[], candidates: readonly Spelling[]): string {
+  for (const spelling of candidates) {
+    const missing = spelling.keys.filter((key) => !keys.includes(key));
+    const others = keys.filter((key) => !spelling.keys.includes(key));
+    if (missing.length !== 1 || spelling.keys.length < 2) continue;
+    const [similar] = nearest(missing[0]!, others, 1);
+    if (similar !== undefined) return `; ${missing[0]} may be ${JSON.stringify(similar)} here`;
+  }
+  return "";
+}
+
+/** A row in a spelling as a record. Throws `data/value` for a value that is no text or no list of messages. */
+export function makeRecord({ fields }: Row, spelling: Spelling, subject: string): DataRecord {
+  const text = (key: string) => requireText(fields.get(key), key, subject);
+  return spelling.make({
+    text,
+    optional: (key) => ((fields.get(key) ?? null) === null ? "" : text(key)),
+    turns: (key) => messagesIn(fields.get(key), key, subject),
+  });
+}
+
+/** Who speaks, in the words of ShareGPT's data sets, to the roles that chat templates know. */
+const ROLES: Record<string, string> = {
+  human: "user",
+  user: "user",
+  gpt: "assistant",
+  chatgpt: "assistant",
+  bot: "assistant",
+  model: "assistant",
+  assistant: "assistant",
+  system: "system",
+  tool: "tool",
+  function: "tool",
+  observation: "tool",
+};
+
+/** A list of {role, content} or of {from, value}. */
+function messagesIn(list: unknown, key: string, subject: string): ChatMessage[] {
+  if (!Array.isArray(list) || list.length === 0) {
+    throw wrongValue(key, "a list of at least one {role, content} or {from, value}", list, subject);
+  }
+  return list.map((message: unknown, i) => {
+    if (typeof message !== "object" || message === null || Array.isArray(message)) {
+      throw wrongValue(`${key}[${i}]`, "an object {role, content} or {from, value}", message, subject);
+    }
+    if (!("from" in message) || "role" in message) {
+      const { role, content } = message as { role?: unknown; content?: unknown };
+      requireText(role, `${key}[${i}].role`, subject);
+      requireText(content, `${key}[${i}].content`, subject);
+      return message as ChatMessage;
+    }
+    const { from, value } = message as { from: unknown; value?: unknown };
+    const speaker = requireText(from, `${key}[${i}].from`, subject);
+    const role = Object.hasOwn(ROLES, speaker) ? ROLES[speaker]! : undefined;
+    if (role === undefined) {
+      throw new LowrankError("data/value", `${key}[${i}].from cannot be used`, {
+        subject,
+        expected: `one of ${Object.keys(ROLES).join(", ")}`,
+        got: JSON.stringify(speaker),
+        next: "correct the record, or remove it",
+      });
+    }
+    return { role, content: requireText(value, `${key}[${i}].value`, subject) };
+  });
+}
+
+function requireText(value: unknown, key: string, subject: string): string {
+  if (typeof value !== "string") throw wrongValue(key, "a string", value, subject);
+  return value;
+}
+
+const wrongValue = (key: string, expected: string, value: unknown, subject: string): LowrankError =>
+  new LowrankError("data/value", `${key} cannot be used`, {
+    subject,
+    expected,
+    got: typeName(value),
+    next: "correct the record, or remove it",
+  });
+
+export const describe = (keys: readonly string[]): string => `{${keys.join(", ")}}`;
