@@ -4,6 +4,7 @@ export { LowrankError } from "./errors.ts";
 export type { Generator, Prompt } from "./generate/generator.ts";
 export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";
 export type { HubEvent, HubOptions } from "./hub/hub.ts";
+export type { AnswerEvent, AnswerOptions } from "./jobs/answers.ts";
 export type { EvaluateOptions, Evaluation, Score } from "./jobs/evaluate.ts";
 export { generateText } from "./jobs/generate-text.ts";
 export type { AdapterInspection, BaseInspection } from "./jobs/inspect.ts";
@@ -18,6 +19,7 @@ export type { AdapterModule, ModuleInfo } from "./lora/match.ts";
 export type { Base } from "./models/base.ts";
 export type { DecoderConfig } from "./models/config.ts";
 export {
+  answers,
   downloadModel,
   evaluate,
   finetune,

@@ -6,6 +6,7 @@ import type { Generator } from "./generate/generator.ts";
 import { openGenerator as openGeneratorOn } from "./generate/generator.ts";
 import type { HubOptions } from "./hub/hub.ts";
 import { resolveModel } from "./hub/reference.ts";
+import { type AnswerEvent, type AnswerOptions, answers as answersOn } from "./jobs/answers.ts";
 import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
@@ -91,6 +92,11 @@ export const evaluate = async (options: EvaluateOptions) => evaluateOn(await wit
 
 /** What a run would train on: examples with their trained parts, lengths, what is lost, duplicates. No weight is read. */
 export const preview = async (options: PreviewOptions) => previewOf({ ...options, base: await folderOf(options.base) }, runtime);
+
+/** Answers the prompts of a data file with a base, alone and with an adapter, and counts the answers that are the file's own. */
+export async function* answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void> {
+  yield* answersOn(await withFolders(options), runtime);
+}
 
 /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
 export const mergeAdapter = async (options: MergeAdapterOptions): Promise<void> =>

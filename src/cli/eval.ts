@@ -1,20 +1,42 @@
-// lowrank eval: the loss of a base over a data file, and of an adapter beside it.
+// lowrank eval: the loss of a base over a data file and how many of its answers are exact, and an adapter's beside it.
+import type { AnswerOptions } from "../jobs/answers.ts";
 import type { EvaluateOptions, Score } from "../jobs/evaluate.ts";
-import { evaluate } from "../node.ts";
+import { answers, evaluate } from "../node.ts";
 import { grouped } from "../units.ts";
-import { print, printJson, table } from "./terminal.ts";
+import { note, print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Evaluates; returns the exit status. */
-export async function run(options: Values, json: boolean): Promise<number> {
+export async function run({ generate = false, limit, ...options }: Values, json: boolean): Promise<number> {
   const { data, base, adapter } = await evaluate(options as unknown as EvaluateOptions);
-  if (json) {
-    printJson({ type: "eval", data, base, adapter });
-    return 0;
+  if (json) printJson({ type: "eval", data, base, adapter });
+  else {
+    print(`${grouped(data.count)} examples, ${grouped(data.targets)} targets`);
+    const row = (name: string, { loss, perplexity }: Score) => [name, loss.toFixed(4), perplexity.toFixed(2)];
+    const rows = [["", "loss", "perplexity"], row("base", base)];
+    print(table(adapter ? [...rows, row("with the adapter", adapter)] : rows));
   }
-  print(`${grouped(data.count)} examples, ${grouped(data.targets)} targets`);
-  const row = (name: string, { loss, perplexity }: Score) => [name, loss.toFixed(4), perplexity.toFixed(2)];
-  const rows = [["", "loss", "perplexity"], row("base", base)];
-  print(table(adapter ? [...rows, row("with the adapter", adapter)] : rows));
+  if (generate) await compareAnswers({ ...options, limit } as unknown as AnswerOptions, json);
   return 0;
 }
+
+/** Answers every record; prints each as JSON, or for people how many are exact. */
+async function compareAnswers(options: AnswerOptions, json: boolean): Promise<void> {
+  const terminal = process.stderr.isTTY === true;
+  let done = 0;
+  for await (const event of answers(options)) {
+    if (json) printJson(event);
+    else if (event.type === "answer") {
+      if (terminal) process.stderr.write(`\r\x1b[K${grouped(++done)} answers`);
+    } else {
+      if (terminal) process.stderr.write("\r\x1b[K");
+      const row = (name: string, exact: number) => [name, `${exact} of ${event.count}`, `${percent(exact / event.count)}`];
+      const rows = [["", "exact answers", "share"], row("base", event.base)];
+      print(`\n${table(event.adapter === null ? rows : [...rows, row("with the adapter", event.adapter)])}`);
+      note("--json prints every answer beside the expected one.");
+    }
+  }
+}
+
+/** 0.925 → "92.5 %". */
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

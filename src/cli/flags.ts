@@ -194,13 +194,15 @@ const tables = {
     ],
   },
   eval: {
-    summary: "loss and perplexity over a data file, with and without an adapter",
+    summary: "loss, perplexity and exact answers over a data file, with and without an adapter",
     flags: [
       base,
       { name: "data", kind: "text", value: "FILE", help: "records, in a format as for training", required: true },
       adapter("an adapter to evaluate beside the base"),
       anyBase,
       ...dataFlags,
+      { name: "generate", kind: "boolean", help: "also answer every prompt greedily, and count the answers that are exact" },
+      { name: "limit", kind: "number", value: "N", help: "with --generate: only the first N records are answered" },
       { name: "batchSize", kind: "number", value: "N", help: "rows that are run at once", default: 4 },
       threads,
     ],
