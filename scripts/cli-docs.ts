@@ -9,8 +9,8 @@ const INTRODUCTION = `# The command line
 
 - **Results** go to standard output, progress that rewrites itself and failures to standard error. With \`--json\` each event is
   one JSON object on a line of its own, and a failure is \`{"error": code, "message", "subject", "expected", "got", "next"}\`.
-- **Config files** are JSON objects whose keys are the names in the tables below (\`{"learningRate": 1e-4, "targetModules":
-  ["q_proj", "v_proj"]}\`). A flag on the command line wins over the file; a key that the command does not have is refused.
+- **Config files** are YAML or JSON: the names in the tables below with their values (\`learningRate: 1e-4\`), as \`lowrank init\`
+  writes them ([config.md](config.md)). A flag on the command line wins over the file; a key that the command does not have is refused.
 - **Exit status**: 0 done; 2 wrong input, found before any work; 1 a failure at work; 130 or 143 interrupted by SIGINT or SIGTERM.
 - **Interrupting \`train\`**: the first Ctrl+C finishes the step, saves a checkpoint and tells how to go on; the second stops at
   once. A run that was interrupted or killed goes on with \`lowrank train --resume --output FOLDER\`: its options are kept in

@@ -1,6 +1,7 @@
 // Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
 import { trainOnChoices } from "../data/examples.ts";
 import { CHAT_NEW_TOKENS } from "../jobs/chat.ts";
+import { goals } from "../jobs/goals.ts";
 import { finetuneDefaults } from "../train/options.ts";
 
 /** How a flag's value is written and what it becomes. */
@@ -274,6 +275,26 @@ const tables = {
         value: "FILE",
         help: "the page (report.html in the folder of the run; in the current folder for several)",
       },
+    ],
+  },
+  init: {
+    summary: "write a config file for train, from a base, data and a goal; asks for what is not given",
+    flags: [
+      { ...base, required: false, model: false },
+      { name: "data", kind: "text", value: "FILE", help: "the training records" },
+      {
+        name: "goal",
+        kind: "text",
+        value: "GOAL",
+        choices: Object.keys(goals),
+        help: "what the model shall learn: sets rank, learning rate and epochs",
+      },
+      { name: "output", kind: "text", value: "FOLDER", help: "gets the adapter (my-adapter)" },
+      { name: "evalData", kind: "text", value: "FILE", help: "records to evaluate on (a share of the data)" },
+      ...dataFlags.filter(({ name }) => name.endsWith("Column")),
+      { name: "file", kind: "text", value: "FILE", help: "the config file to write", default: "lowrank.yaml" },
+      { name: "force", kind: "boolean", help: "replace the file if it exists" },
+      { name: "offline", kind: "boolean", help: "ask the hub nothing" },
     ],
   },
   download: {

@@ -24,6 +24,7 @@ const load: Record<CommandName, () => Promise<CommandFile>> = {
   merge: () => import("./merge.ts"),
   inspect: () => import("./inspect.ts"),
   report: () => import("./report.ts"),
+  init: () => import("./init.ts"),
   download: () => import("./download.ts"),
 };
 
@@ -64,7 +65,7 @@ function addCommand(program: Command, name: CommandName, table: CommandTable, ex
   const command = program.command(name).description(table.summary).exitOverride();
   if (table.argument) command.argument(`<${table.argument.name}${table.argument.many ? "..." : ""}>`, table.argument.help);
   for (const flag of table.flags) for (const option of optionsOf(name, flag)) command.addOption(option);
-  command.option("--config <FILE>", "a JSON file that sets any of these; the command line wins");
+  command.option("--config <FILE>", "a YAML or JSON file that sets any of these; the command line wins");
   if (takesModels(table)) command.option("--offline", "ask the hub nothing: models come from folders and the cache");
   command.option("--json", "print JSON, one object a line");
   command.action(async () => {

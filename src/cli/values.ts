@@ -1,8 +1,9 @@
-// Values of flags, from the command line (text) and from a config file (JSON), checked by the flag's kind.
+// Values of flags, from the command line (text) and from a config file (YAML or JSON), checked by the flag's kind.
 import { LowrankError, nearest } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { readJsonObject } from "../formats/json.ts";
+import { readJsonObject, readText } from "../formats/json.ts";
 import { type Flag, flagOf, type Kind } from "./flags.ts";
+import { isYaml, MAX_CONFIG_BYTES, parseYaml } from "./yaml.ts";
 
 export type Values = Record<string, unknown>;
 
@@ -66,11 +67,11 @@ export function parseValue(flag: Flag, text: string): unknown {
   return checked(flag, kinds[flag.kind].parse(text), flagOf(flag.name), text);
 }
 
-/** The flags a config file sets: a JSON object of names as in the API (or as on the command line, without the dashes). */
+/** The flags a config file sets: an object of names, in YAML (.yaml, .yml) or JSON, as in the API (or as on the command line, without the dashes). */
 export async function readConfigFile(files: Files, path: string, flags: readonly Flag[]): Promise<Values> {
   const byName = new Map(flags.map((flag) => [flag.name, flag]));
   const values: Values = {};
-  for (const [key, value] of Object.entries(await readJsonObject(files, path))) {
+  for (const [key, value] of Object.entries(await readObject(files, path))) {
     const flag = byName.get(key.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase()));
     if (!flag) {
       throw new LowrankError("cli/config-key", "the config file sets an option that the command does not have", {
@@ -83,6 +84,17 @@ export async function readConfigFile(files: Files, path: string, flags: readonly
     values[flag.name] = checked(flag, value, `${path}: ${key}`, JSON.stringify(value));
   }
   return values;
+}
+
+async function readObject(files: Files, path: string): Promise<Values> {
+  const size = await files.size(path);
+  if (size <= MAX_CONFIG_BYTES) return isYaml(path) ? parseYaml(await readText(files, path), path) : readJsonObject(files, path);
+  throw new LowrankError("cli/config", "too large for a config file", {
+    subject: path,
+    expected: `at most ${MAX_CONFIG_BYTES} bytes`,
+    got: `${size} bytes`,
+    next: "Give the file that lowrank init wrote, or one like it.",
+  });
 }
 
 function checked(flag: Flag, value: unknown, subject: string, got: string): unknown {
