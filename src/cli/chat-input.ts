@@ -2,6 +2,7 @@
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { commandNames } from "../jobs/chat-commands.ts";
+import { faint, shown } from "./terminal.ts";
 
 /** Where messages come from. */
 export interface ChatInput {
@@ -58,7 +59,8 @@ export function pipedInput(stream: NodeJS.ReadableStream): ChatInput {
 /**
  * A person at a terminal. What is pasted is one message, however many lines it has. What is typed while an answer comes is
  * not shown until it has come. Ctrl+C stops the answer, a second one leaves at once; at the prompt it drops what is
- * written, or leaves when there is nothing. Ctrl+D leaves.
+ * written, and leaves when it comes twice with nothing written: the first may have been meant for an answer that had just
+ * ended. Ctrl+D leaves.
  */
 export function terminalInput(): ChatInput {
   let answering: AbortController | null = null;
@@ -80,7 +82,10 @@ export function terminalInput(): ChatInput {
   // Bracketed paste: the terminal marks where a paste begins and ends, and Node makes keys of the marks.
   process.stdout.write("\x1b[?2004h");
   let pasting = false;
-  const onKey = (_: string | undefined, key: { name?: string } | undefined) => {
+  /** The key before was Ctrl+C with nothing written. */
+  let leaving = false;
+  const onKey = (_: string | undefined, key: { name?: string; ctrl?: boolean } | undefined) => {
+    if (!(key?.ctrl && key.name === "c")) leaving = false;
     if (key?.name === "paste-start" || key?.name === "paste-end") pasting = key.name === "paste-start";
   };
   process.stdin.on("keypress", onKey);
@@ -111,7 +116,12 @@ export function terminalInput(): ChatInput {
       reader.write(null, { ctrl: true, name: "e" });
       reader.write(null, { ctrl: true, name: "u" });
       ask();
-    } else reader.close();
+    } else if (leaving) reader.close();
+    else {
+      process.stdout.write(`\n${faint("Ctrl+C once more leaves.")}\n`);
+      ask();
+      leaving = true;
+    }
   });
   reader.on("close", () => {
     closed = true;
@@ -124,7 +134,9 @@ export function terminalInput(): ChatInput {
   };
   return {
     async next() {
-      if (ready.length === 0 && !closed) {
+      // What was typed while the answer came was not shown then.
+      if (ready.length > 0) process.stdout.write(`${PROMPT}${shown(ready[0]!).replaceAll("\n", `\n${MORE}`)}\n`);
+      else if (!closed) {
         ask();
         await new Promise<void>((resolve) => {
           wake = resolve;

@@ -1,7 +1,7 @@
 // How the events of a conversation look: as JSON lines, as plain text, and on a terminal with two answers side by side.
 import { BASE_NAME, type ChatEvent } from "../jobs/chat.ts";
 import { grouped } from "../units.ts";
-import { besideGrowing } from "./columns.ts";
+import { besideGrowing, growing, wrap } from "./columns.ts";
 import { faint, note, print, printJson, shown } from "./terminal.ts";
 
 export type ChatView = (event: ChatEvent) => void;
@@ -34,11 +34,13 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
   /** The base's answer, kept until the adapter's stands beside it. */
   let left: string | null = null;
   let right: ReturnType<typeof besideGrowing> | null = null;
+  let alone = growing(() => screen.columns() - 1, screen.write);
   const wide = () => compare() && screen.columns() >= SIDE_BY_SIDE_COLUMNS;
   const status = (text: string) => screen.write(`\r\x1b[K${faint(text)}`);
   return (event) => {
     switch (event.type) {
       case "answer":
+        alone = growing(() => screen.columns() - 1, screen.write);
         if (event.by === BASE_NAME && wide()) {
           left = "";
           status(`${BASE_NAME} …`);
@@ -51,7 +53,7 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
         break;
       case "token":
         if (right) right.push(shown(event.text));
-        else if (left === null) screen.write(shown(event.text));
+        else if (left === null) alone.push(shown(event.text));
         else {
           left += shown(event.text);
           status(
@@ -72,7 +74,7 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
         [left, right] = [null, null];
         break;
       case "note":
-        line(faint(shown(event.text)));
+        for (const part of wrap(shown(event.text), screen.columns())) line(faint(part));
         break;
       case "history":
       case "stats":

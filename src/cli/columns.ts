@@ -1,4 +1,4 @@
-// Two texts side by side on a terminal: words wrapped to a width, the right one as it grows.
+// Text on a terminal, wrapped between words: whole, as it grows, and two texts side by side.
 
 const ZERO = /[\p{Mark}\p{Cf}]/u;
 /** Characters two cells wide: those of East Asian scripts, and pictures (after Unicode's EastAsianWidth). */
@@ -38,6 +38,35 @@ function wrapLine(line: string, width: number): string[] {
     }
   }
   return [...lines, current.trimEnd()];
+}
+
+/**
+ * Writes a text as it grows, at most `width()` cells a line. Nothing is held back: a word that turns out too long for its line is
+ * taken from it again and put on the next. The terminal has to be wider than that, or it breaks the line itself.
+ */
+export function growing(width: () => number, write: (text: string) => void): { push(delta: string): void } {
+  let column = 0;
+  let word = "";
+  const put = (character: string): string => {
+    if (character === "\n") {
+      [column, word] = [0, ""];
+      return "\n";
+    }
+    const size = character === "\t" ? 8 - (column % 8) : widthOf(character);
+    const isSpace = character === " " || character === "\t";
+    let before = "";
+    if (column + size > width()) {
+      const moved = cells(word);
+      const whole = moved < column && !isSpace;
+      before = whole && moved > 0 ? `\x1b[${moved}D\x1b[K\n${word}` : "\n";
+      [column, word] = before === "\n" ? [0, ""] : [moved, word];
+      if (isSpace) return before;
+    }
+    column += size;
+    word = isSpace ? "" : word + character;
+    return before + character;
+  };
+  return { push: (delta) => write([...delta].map(put).join("")) };
 }
 
 /** Writes `left` beside a text that grows: each line when it can no longer change, and at the end what is left of both. */

@@ -26,7 +26,11 @@ const note = (text: string): ChatEvent => ({ type: "note", text });
 const commands: Record<string, Command> = {
   help: { help: "this list", run: () => [note(help())] },
   adapter: { argument: "[NAME|FOLDER|off]", help: "use another adapter, or none; alone: which there are", run: useAdapter },
-  compare: { help: "each answer by the base and by the adapter, or no longer so", run: toggleCompare },
+  compare: {
+    argument: "[NAME|FOLDER|off]",
+    help: "each answer by the base and by the adapter, or no longer so",
+    run: toggleCompare,
+  },
   undo: { help: "forget the last exchange", run: undo },
   retry: { help: "answer the last message again", run: retry },
   reset: { help: "forget all exchanges; the system message stays", run: reset },
@@ -94,10 +98,21 @@ async function requireFolder({ files, adapters }: Chat, folder: string): Promise
   });
 }
 
-function* toggleCompare(chat: Chat): Generator<ChatEvent> {
-  if (!chat.compare && chat.active === null) throw nothingToCompare();
-  chat.compare = !chat.compare;
-  yield note(chat.compare ? `Every message is answered by the base and by ${chat.active}.` : "One answer a message.");
+/** While the base answers alone, comparing begins with the adapter that was attached last. */
+async function* toggleCompare(chat: Chat, argument: string): AsyncGenerator<ChatEvent> {
+  const isOn = chat.compare && chat.active !== null;
+  if (argument === "off" || (isOn && argument === "")) chat.compare = false;
+  else {
+    const wanted = argument || (chat.active ?? chat.last);
+    if (wanted === null) throw nothingToCompare();
+    if (wanted !== chat.active) yield* useAdapter(chat, wanted);
+    chat.compare = true;
+  }
+  yield note(
+    chat.compare && chat.active !== null
+      ? `Every message is answered by the base and by ${chat.active}.`
+      : "One answer a message.",
+  );
 }
 
 function* undo(chat: Chat): Generator<ChatEvent> {

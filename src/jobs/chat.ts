@@ -57,6 +57,8 @@ export interface Chat {
   /** By name: the last part of the folder, or the whole path where that name is taken. */
   readonly adapters: Map<string, ChatAdapter>;
   active: string | null;
+  /** The one that was attached last, for comparisons while none is. */
+  last: string | null;
   readonly raw: boolean | undefined;
   system: string | null;
   compare: boolean;
@@ -115,7 +117,7 @@ export async function openChat(options: ChatOptions, { files, openSession, timeL
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
   const fixed = { files, base, baseFormat, tokenizer, generator, adapters, raw, sampling, maxNewTokens, stop };
-  return { ...fixed, active, system, compare, exchanges: [], firstSeen: 0, stats, told: "", saved: new Set() };
+  return { ...fixed, active, last: active, system, compare, exchanges: [], firstSeen: 0, stats, told: "", saved: new Set() };
 }
 
 /** Reads an adapter, checks that it fits, and gives it a name. */
@@ -135,6 +137,7 @@ export async function addAdapter(
 export async function switchTo(chat: Chat, name: string | null): Promise<void> {
   await chat.generator.useAdapter(name === null ? null : chat.adapters.get(name)!.adapter);
   chat.active = name;
+  chat.last = name ?? chat.last;
 }
 
 /** How messages are sent now: as asked for, as the adapter or the base was trained, or by the template where there is one. */

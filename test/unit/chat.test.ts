@@ -130,9 +130,7 @@ test("adapters are switched by name, read from a folder, taken off, and compared
     }
     assert.deepEqual(Object.keys(texts), ["one", "two", "base"]);
     assert.equal(new Set(Object.values(texts)).size, 3, "three different answers");
-    await assert.rejects(line("/compare"), { code: "chat/compare" });
-    await line("/adapter two");
-    await line("/compare");
+    assert.match(notes(await line("/compare")), /^two answers now\.\nEvery message is answered by the base and by two\.$/);
     assert.deepEqual(answers(await line(message)), [
       ["base", texts["base"]],
       ["two", texts["two"]],
@@ -143,6 +141,11 @@ test("adapters are switched by name, read from a folder, taken off, and compared
     );
     await line("/compare");
     assert.equal(only(await line("more"), "answer").length, 1);
+    assert.equal(notes(await line("/compare off")), "One answer a message.");
+    assert.match(notes(await line("/compare one")), /base and by one\.$/);
+    assert.equal(only(await line("/compare"), "note").length, 1);
+    assert.equal(chat.compare, false);
+    await line("/adapter two");
     assert.match(notes(await line("/adapter")), / {2}one\n\* two\n {2}base/);
     await assert.rejects(line("/adapter tow"), { code: "chat/adapter", expected: /^one of two, one, off/ });
     await assert.rejects(line(`/adapter ${base}`), /adapter_config/);
@@ -348,6 +351,45 @@ test("two answers stand side by side where there is room, else one after another
   assert.match(rows.at(-2)!, /^ {48} │ five$/);
   const narrow = screenOf(60, events);
   assert.ok(narrow.indexOf("one two\n") < narrow.indexOf("three four\nfive\n") && narrow.includes("one two\n"), narrow);
+});
+
+test("what is told is wrapped between words", () => {
+  const words = screenOf(40, [{ type: "note", text: `${"word ".repeat(30)}end` }]);
+  const rows = words.split("\n").map((row) => shown(row).replace(/\u{FFFD}\[\d+m/gu, ""));
+  assert.ok(rows.length >= 4 && rows.every((row) => row.length <= 40 && /^(word ?)*(end)?$/.test(row)), rows.join("|"));
+});
+
+/** What a terminal shows after this output: text, line breaks, cursor to the left, rest of the line erased. */
+function terminalRows(output: string): string[] {
+  const rows: string[][] = [[]];
+  let column = 0;
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences are what is read
+  for (const [part, back] of output.matchAll(/\u001b\[(\d+)D|\u001b\[K|[\s\S]/gu)) {
+    if (back !== undefined) column -= Number(back);
+    else if (part === "\u001b[K") rows.at(-1)!.length = column;
+    else if (part === "\n") {
+      rows.push([]);
+      column = 0;
+    } else rows.at(-1)![column++] = part;
+  }
+  return rows.map((row) => row.join("").trimEnd());
+}
+
+test("an answer alone is wrapped between words as it grows, however its tokens are cut", () => {
+  const text = "The dragon flew over thirteen mountains and\n  a supercalifragilisticexpialidocious river, twice.";
+  const wanted = [
+    "The dragon flew over",
+    "thirteen mountains",
+    "and",
+    "  a",
+    "supercalifragilistice",
+    "xpialidocious river,",
+    "twice.",
+  ];
+  for (const size of [1, 2, 3, 7, 200]) {
+    const tokens = text.match(new RegExp(`[\\s\\S]{1,${size}}`, "g"))!;
+    assert.deepEqual(terminalRows(screenOf(22, answer("base", ...tokens), false)).slice(0, -1), wanted, `tokens of ${size}`);
+  }
 });
 
 test("a model cannot write to the terminal's state", () => {
