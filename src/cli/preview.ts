@@ -3,6 +3,7 @@ import type { Preview, PreviewOptions, ShownExample } from "../jobs/preview.ts";
 import type { DatasetPreview } from "../jobs/preview-account.ts";
 import { preview } from "../node.ts";
 import { grouped } from "../units.ts";
+import { recognizedText } from "./recognized.ts";
 import { print, printJson, shown, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
@@ -48,10 +49,11 @@ const cutNote = ({ cut }: ShownExample): string => (cut === 0 ? "" : `, ${groupe
 
 const KINDS = { messages: "conversations", completion: "prompts with completions", text: "texts" };
 
-function printFile({ source, kind, lengths, dropped, ...counts }: DatasetPreview, maxLength: number, what: string): void {
+function printFile({ source, file, kind, lengths, dropped, ...counts }: DatasetPreview, maxLength: number, what: string): void {
   const { records, examples, tokens, trained, truncated, cutTokens, cutTrained } = counts;
   print("");
   print(`${what}${source}: ${grouped(records)} ${KINDS[kind]}`);
+  if (file) print(`read as: ${recognizedText(file)}`);
   print(`tokens: ${grouped(tokens)}, of which ${grouped(trained)} are trained (${percent(trained, tokens)})`);
   print(
     `lengths: ${lengths.shortest} to ${grouped(lengths.longest)} tokens, half up to ${lengths.median}, 95 % up to ${lengths.most}`,

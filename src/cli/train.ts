@@ -4,6 +4,7 @@ import { finetune, reportRuns } from "../node.ts";
 import type { FinetuneEvent } from "../train/finetune.ts";
 import type { FinetuneOptions } from "../train/options.ts";
 import { bytes, duration, grouped } from "../units.ts";
+import { recognizedText } from "./recognized.ts";
 import { note, print, printError, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
@@ -76,7 +77,7 @@ function progress(): (event: FinetuneEvent) => void {
         const share = ((100 * event.trainable) / event.parameters).toPrecision(2);
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
         line(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
-        for (const text of fileLines(event.train)) line(text);
+        if (event.train.file) line(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
         line(`data: ${dataLine(event.train)}`);
         line(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
         for (const warning of event.warnings) line(`warning: ${warning}`);
@@ -118,15 +119,6 @@ function stepLine(event: StepEvent, steps: number): string {
   const speed = `${Math.round(event.tokensPerSecond)} tokens/s, ${duration(event.etaSeconds)} left`;
   return `step ${event.step}/${steps}: loss ${event.loss.toFixed(4)}, ${speed}${memory}`;
 }
-
-/** What the file was taken for, and what of it is left alone. */
-function fileLines({ file }: ExampleReport): string[] {
-  if (file === undefined) return [];
-  const rest = file.ignored.length === 0 ? "" : `; not used: ${listed(file.ignored)}`;
-  return [`${file.path}: ${file.format}, ${file.spelling} (${listed(file.used)})${rest}`];
-}
-
-const listed = (names: readonly string[]): string => `${names.slice(0, 8).join(", ")}${names.length > 8 ? ", …" : ""}`;
 
 function dataLine({ count, tokens, targets, longest, truncated, dropped }: ExampleReport): string {
   const lost = [truncated ? `${truncated} cut to the maximum length` : "", dropped ? `${dropped} without a target left out` : ""];

@@ -1,5 +1,6 @@
 // The account of one data file: how many records, tokens and targets, how long, what is cut, what is left out.
 import type { MadeExample } from "../data/examples.ts";
+import type { Recognized } from "../data/readers.ts";
 import { IGNORE } from "../data/types.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
@@ -11,8 +12,9 @@ export interface Bar {
 }
 
 export interface DatasetPreview {
-  /** The file. */
   source: string;
+  /** What the file was taken for; null if nothing is in it. */
+  file: Recognized | null;
   kind: "messages" | "completion" | "text";
   records: number;
   /** Those that are trained on: all but the ones left out. */
@@ -42,7 +44,7 @@ const BARS = 10;
 /** An account that records are added to. */
 export function makeAccount(source: string, { eosIds }: Tokenizer, maxLength: number) {
   const lengths: number[] = [];
-  const total: Omit<DatasetPreview, "lengths"> = {
+  const total: Omit<DatasetPreview, "lengths" | "file"> = {
     source,
     kind: "text",
     records: 0,
@@ -79,11 +81,12 @@ export function makeAccount(source: string, { eosIds }: Tokenizer, maxLength: nu
       const end = labels.filter((label) => label !== IGNORE).slice(-END_TOKENS);
       if (ids.length <= maxLength && !end.some((id) => eosIds.includes(id))) total.endless++;
     },
-    total(): DatasetPreview {
+    total(file: Recognized | null): DatasetPreview {
       lengths.sort((a, b) => a - b);
       const at = (share: number) => lengths[Math.max(0, Math.ceil(share * lengths.length) - 1)] ?? 0;
       return {
         ...total,
+        file,
         lengths: { shortest: at(0), median: at(0.5), most: at(0.95), longest: at(1), histogram: histogram(lengths) },
       };
     },

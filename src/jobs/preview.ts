@@ -84,7 +84,8 @@ export async function preview(options: PreviewOptions, { files, timeLimit }: Run
   /** The records for evaluation; those of a split are compared when all of the training's are known. */
   const others: RecordKey[] = [];
   let index = 0;
-  for await (const made of reader.each(data)) {
+  const read = reader.each(data);
+  for await (const made of read.examples) {
     const key = recordKey(made.record);
     if (held.has(index++)) {
       evaluation?.add(made);
@@ -96,8 +97,9 @@ export async function preview(options: PreviewOptions, { files, timeLimit }: Run
     trained.add(key);
     if (shown.length < examples) shown.push(show(made, tokenizer, maxLength, ids));
   }
-  if (evalData !== undefined) {
-    for await (const made of reader.each(evalData)) {
+  const readToo = evalData === undefined ? read : reader.each(evalData);
+  if (readToo !== read) {
+    for await (const made of readToo.examples) {
       evaluation?.add(made);
       others.push(recordKey(made.record));
     }
@@ -108,7 +110,14 @@ export async function preview(options: PreviewOptions, { files, timeLimit }: Run
     if (trained.has(key)) duplicates.shared++;
     else if (trained.asked(key)) duplicates.sameQuestion++;
   }
-  const found = { maxLength, trainOn, train: train.total(), evaluation: evaluation?.total() ?? null, duplicates, shown };
+  const found = {
+    maxLength,
+    trainOn,
+    train: train.total(read.file.recognized()),
+    evaluation: evaluation?.total(readToo.file.recognized()) ?? null,
+    duplicates,
+    shown,
+  };
   return { ...found, warnings: warningsOf(found) };
 }
 
@@ -141,6 +150,10 @@ function warningsOf({ maxLength, trainOn, train, evaluation, duplicates }: Omit<
   const warnings: string[] = [];
   const files = evaluation === null ? [train] : [train, evaluation];
   for (const { source, kind, records, examples, tokens, trained, dropped, endless, truncated } of files) {
+    if (records === 0) {
+      warnings.push(`${source}: there are no records, and a run would refuse the file`);
+      continue;
+    }
     if (examples === 0) {
       const why = dropped.cut > 0 ? `raise the maximum length, which is ${maxLength}` : "check that the answers are not empty";
       warnings.push(`${source}: no token is trained, and a run would refuse the data; ${why}`);

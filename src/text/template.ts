@@ -91,6 +91,10 @@ export function renderSource(
     environment.set("add_generation_prompt", addGenerationPrompt);
     const rendered: unknown = new BoundedInterpreter(environment).run(program).value;
     if (typeof rendered !== "string") throw new TypeError("the template renders to no text");
+    // The package joins a mapping to a text by JavaScript's rule, where Python refuses it.
+    if (rendered.includes("[object Map]") && !JSON.stringify(messages).includes("[object Map]")) {
+      throw new TypeError("a mapping where the template writes a text, such as the arguments of a tool's call");
+    }
     return rendered;
   } catch (error) {
     if (error instanceof TooMuch) {

@@ -39,8 +39,8 @@ export interface DataReader {
   read(path: string): Promise<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
   split(path: string, share: number, seed: number): Promise<{ train: Dataset; held: Dataset }>;
-  /** The examples of a file one by one, before they are cut to `maxLength`. */
-  each(path: string): AsyncIterable<MadeExample>;
+  /** The examples of a file one by one, before they are cut to `maxLength`, and what the file is. */
+  each(path: string): { examples: AsyncIterable<MadeExample>; file: RecordFile };
   /** The indices of the records that `split` keeps for evaluation. */
   held(path: string, share: number, seed: number): Promise<Set<number>>;
 }
@@ -84,8 +84,8 @@ export async function dataReader(files: Files, base: TextBase, options: DataOpti
       };
     },
     each: (path) => {
-      const records = readRecords(files, path, options);
-      return eachExample(withCheckedTemplate(records, tokenizer), tokenizer, { ...how, source: path });
+      const file = readRecords(files, path, options);
+      return { examples: eachExample(withCheckedTemplate(file, tokenizer), tokenizer, { ...how, source: path }), file };
     },
     held: async (path, share, seed) => {
       let count = 0;

@@ -71,6 +71,7 @@ test("counts, cuts and drops are those that training reports", async () => {
   const { report } = await makeExamples(readRecords(memory, "train.jsonl"), tokenizer, { maxLength });
   assert.equal(used, maxLength);
   assert.equal(train.kind, "completion");
+  assert.deepEqual(train.file?.used, ["prompt", "completion"]);
   assert.deepEqual(
     [train.records, train.examples, train.tokens, train.trained, train.truncated],
     [31, report.count, report.tokens, report.targets, report.truncated],
@@ -146,6 +147,7 @@ test("nothing trained, and everything trained, are warned of", async () => {
   const none = await look({ ...baseFiles(), "train.jsonl": lines([user]) });
   assert.deepEqual(none.train.dropped, { cut: 0, empty: 1, places: ["line 1"] });
   assert.match(none.warnings.join("\n"), /no token is trained, and a run would refuse the data/);
+  assert.match((await look({ ...baseFiles(), "train.jsonl": "" })).warnings.join("\n"), /there are no records/);
   const marked = "{% for m in messages %}{% generation %}{{ m.content }}<|endoftext|>{% endgeneration %}{% endfor %}";
   const chat = { messages: [...user.messages, { role: "assistant", content: "Hello." }] };
   const all = await look({ ...baseFiles(), "base/chat_template.jinja": marked, "train.jsonl": lines([chat]) });

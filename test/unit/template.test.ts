@@ -160,6 +160,13 @@ test("a tool's result that is written inside the assistant's turn is refused", (
   assert.throws(() => turns(inline(source), messages), { code: "template/unstable", got: /next message inside|at the end/ });
 });
 
+test("a mapping that is joined to a text is refused, as in Python", () => {
+  const calls = (value: unknown) => [{ role: "assistant", content: "", calls: value }];
+  const template = inline("{% for m in messages %}{{ 'call ' + m.calls }}{% endfor %}");
+  assert.throws(() => renderChat(template, calls({ city: "Rome" })), { code: "template/failed", got: /a mapping/ });
+  assert.equal(renderChat(template, calls('{"city": "Rome"}')), 'call {"city": "Rome"}');
+});
+
 test("strip takes away the characters it is given, as in Python", () => {
   const render = (source: string) => renderChat(inline(source), [{ role: "user", content: "x" }]);
   assert.equal(render("{{ '\n a \n'.strip('\n') }}|"), " a |");
