@@ -1,7 +1,7 @@
 // npm run docs:cli: docs/cli.md from the tables that the command line is made of.
 import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
-import { type CommandName, commands, defaultOf, flagOf } from "../src/cli/flags.ts";
+import { type CommandName, type CommandTable, commands, defaultOf, flagOf } from "../src/cli/flags.ts";
 
 const INTRODUCTION = `# The command line
 
@@ -11,7 +11,7 @@ const INTRODUCTION = `# The command line
   one JSON object on a line of its own, and a failure is \`{"error": code, "message", "subject", "expected", "got", "next"}\`.
 - **Config files** are YAML or JSON: the names in the tables below with their values (\`learningRate: 1e-4\`), as \`lowrank init\`
   writes them ([config.md](config.md)). A flag on the command line wins over the file; a key that the command does not have is refused.
-- **Exit status**: 0 done; 2 wrong input, found before any work; 1 a failure at work; 130 or 143 interrupted by SIGINT or SIGTERM.
+- **Exit status**: 0 done; 2 wrong input, found before any work; 1 a failure at work; 129, 130 or 143 interrupted by SIGHUP, SIGINT or SIGTERM.
 - **Interrupting \`train\`**: the first Ctrl+C finishes the step, saves a checkpoint and tells how to go on; the second stops at
   once. A run that was interrupted or killed goes on with \`lowrank train --resume --output FOLDER\`: its options are kept in
   \`FOLDER/run.json\`, and it ends with the bits that the run would have had undisturbed.
@@ -22,6 +22,11 @@ const INTRODUCTION = `# The command line
 
 This file is made by \`npm run docs:cli\`.
 `;
+
+function argumentOf({ name, many, optional }: NonNullable<CommandTable["argument"]>): string {
+  const inner = `${name.toUpperCase()}${many ? "…" : ""}`;
+  return optional ? `[${inner}]` : inner;
+}
 
 /** docs/cli.md. */
 export function cliDocs(): string {
@@ -34,7 +39,7 @@ export function cliDocs(): string {
       const choices = flag.choices ? ` (${flag.choices.join(", ")})` : "";
       return `| ${cell(usage)} | \`${flag.name}\` | ${cell(flag.help + choices)} | ${cell(fallback)} |`;
     });
-    const usage = `lowrank ${name}${argument ? ` ${argument.name.toUpperCase()}${argument.many ? "…" : ""}` : ""}`;
+    const usage = `lowrank ${name}${argument ? ` ${argumentOf(argument)}` : ""}`;
     const heading = `## ${usage}\n\n${summary[0]!.toUpperCase()}${summary.slice(1)}.${argument ? ` ${argument.name.toUpperCase()}: ${argument.help}.` : ""}`;
     return [heading, ["| flag | in a config file | what it is | default |", "|---|---|---|---|", ...rows].join("\n")].join(
       "\n\n",

@@ -19,6 +19,7 @@ import { chartLibrary } from "./runtime/chart-library.ts";
 import { openNodeSession } from "./runtime/node.ts";
 import { nodeFiles } from "./runtime/node-files.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
+import { lockFolder } from "./runtime/node-lock.ts";
 import type { Runtime } from "./runtime/runtime.ts";
 import { timeLimit } from "./runtime/time-limit.ts";
 import { environment, version } from "./runtime/version.ts";
@@ -32,6 +33,7 @@ export const runtime: Runtime = {
   memoryBytes: () => process.memoryUsage.rss(),
   memoryLimits,
   freeDisk,
+  lock: lockFolder,
   version,
   environment,
 };

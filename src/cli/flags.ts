@@ -24,7 +24,7 @@ export interface Flag {
 export interface CommandTable {
   summary: string;
   /** A value without a flag. */
-  argument?: { name: string; help: string; model?: boolean; many?: boolean };
+  argument?: { name: string; help: string; model?: boolean; many?: boolean; optional?: boolean };
   flags: Flag[];
 }
 
@@ -301,6 +301,16 @@ const tables = {
     summary: "get a model from the hub, or the newest commit of its branch",
     argument: { name: "name", help: "owner/name[@revision] of a model or an adapter on the hub" },
     flags: [],
+  },
+  runs: {
+    summary: "the runs below some folders: what they train, how far they are, how they ended",
+    argument: {
+      name: "folder",
+      help: "folders of runs, or above them (the current folder); two or more runs are compared",
+      many: true,
+      optional: true,
+    },
+    flags: [{ name: "compare", kind: "boolean", help: "the runs side by side: results, and the options in which they differ" }],
   },
 } satisfies Record<string, CommandTable>;
 

@@ -26,6 +26,7 @@ const load: Record<CommandName, () => Promise<CommandFile>> = {
   report: () => import("./report.ts"),
   init: () => import("./init.ts"),
   download: () => import("./download.ts"),
+  runs: () => import("./runs.ts"),
 };
 
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
@@ -63,7 +64,7 @@ interface Common {
 
 function addCommand(program: Command, name: CommandName, table: CommandTable, exit: (status: number) => void): void {
   const command = program.command(name).description(table.summary).exitOverride();
-  if (table.argument) command.argument(`<${table.argument.name}${table.argument.many ? "..." : ""}>`, table.argument.help);
+  if (table.argument) command.argument(argumentOf(table.argument), table.argument.help);
   for (const flag of table.flags) for (const option of optionsOf(name, flag)) command.addOption(option);
   command.option("--config <FILE>", "a YAML or JSON file that sets any of these; the command line wins");
   if (takesModels(table)) command.option("--offline", "ask the hub nothing: models come from folders and the cache");
@@ -76,6 +77,12 @@ function addCommand(program: Command, name: CommandName, table: CommandTable, ex
     requireFlags(name, table.flags, values);
     exit(await (await load[name]()).run(await withFolders(table, values, offline, json), json));
   });
+}
+
+/** An argument as commander writes it. */
+function argumentOf({ name, many, optional }: NonNullable<CommandTable["argument"]>): string {
+  const inner = `${name}${many ? "..." : ""}`;
+  return optional ? `[${inner}]` : `<${inner}>`;
 }
 
 /** Of two options that exclude each other, the one on the command line silences the config file's other. */

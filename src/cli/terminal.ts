@@ -10,6 +10,19 @@ export const printJson = (value: unknown): void => print(JSON.stringify(value));
 /** A line that is no result: progress, notes. */
 export const note = (text: string): void => void process.stderr.write(`${text}\n`);
 
+let outputLost: () => void = () => process.exit(0);
+
+/** Does `work` when the output goes nowhere any more (a closed pipe or terminal), where a command would just end. */
+export function onLostOutput(work: () => void): void {
+  outputLost = work;
+}
+
+/** For errors of the output streams, of which commands hear otherwise as of nothing. */
+export function outputFailed(error: NodeJS.ErrnoException): void {
+  if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
+  outputLost();
+}
+
 /** Prints a failure and returns the process's exit status: the error's own, or 1 for one that nobody foresaw. */
 export function printError(error: unknown, json: boolean): number {
   if (error instanceof LowrankError) {

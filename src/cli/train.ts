@@ -2,10 +2,10 @@
 import type { ExampleReport } from "../data/examples.ts";
 import { finetune, reportRuns } from "../node.ts";
 import type { FinetuneEvent } from "../train/finetune.ts";
-import type { FinetuneOptions } from "../train/options.ts";
+import { type FinetuneOptions, resumeCommand } from "../train/options.ts";
 import { bytes, duration, grouped } from "../units.ts";
 import { recognizedText } from "./recognized.ts";
-import { note, print, printError, printJson } from "./terminal.ts";
+import { note, onLostOutput, print, printError, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
@@ -15,7 +15,7 @@ type DoneEvent = Extract<FinetuneEvent, { type: "done" }>;
 const PLAIN_SECONDS = 10;
 
 /** Exit status of a process that ended on a signal, as shells give it. */
-const signals = { SIGINT: 130, SIGTERM: 143 } as const;
+const signals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
 /** Trains; returns the exit status. */
 export async function run(options: Values, json: boolean): Promise<number> {
@@ -27,8 +27,10 @@ export async function run(options: Values, json: boolean): Promise<number> {
     stop.abort();
     note("\nFinishing the step and saving. Once more stops at once.");
   };
-  process.on("SIGINT", interrupt);
-  process.on("SIGTERM", interrupt);
+  const names = Object.keys(signals) as (keyof typeof signals)[];
+  for (const name of names) process.on(name, interrupt);
+  // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
+  onLostOutput(() => interrupted || interrupt("SIGHUP"));
   const report = json ? printJson : progress();
   let stopped = false;
   try {
@@ -37,11 +39,10 @@ export async function run(options: Values, json: boolean): Promise<number> {
       if (event.type === "done") stopped = event.stopped;
     }
   } finally {
-    process.off("SIGINT", interrupt);
-    process.off("SIGTERM", interrupt);
+    for (const name of names) process.off(name, interrupt);
   }
   await writeReport(String(options["output"]));
-  if (stopped) note(`Go on with: lowrank train --resume --output ${quoted(String(options["output"]))}`);
+  if (stopped) note(`Go on with: ${resumeCommand(String(options["output"]))}`);
   return stopped ? interrupted : 0;
 }
 
@@ -86,7 +87,7 @@ function progress(): (event: FinetuneEvent) => void {
       }
       case "start":
         steps = event.steps;
-        if (event.resumedFrom) line(`going on from ${event.resumedFrom}`);
+        if (event.resumedFrom) line(`going on from step ${event.step} of ${event.steps}: ${event.resumedFrom}`);
         break;
       case "step":
         step(event);
@@ -110,7 +111,7 @@ const endOf = ({ stopped, early }: DoneEvent): string =>
 function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }: DoneEvent): string {
   const what = `the best evaluation was at step ${best.step}, loss ${best.loss.toFixed(4)}`;
   if (result === best.step) return `${what}: the result is the one of that step`;
-  const command = `lowrank train --resume --load-best --output ${quoted(folder!)}`;
+  const command = resumeCommand(folder!, " --load-best");
   return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
 }
 
@@ -125,6 +126,3 @@ function dataLine({ count, tokens, targets, longest, truncated, dropped }: Examp
   const sizes = `${grouped(count)} examples, ${grouped(tokens)} tokens, ${grouped(targets)} of them targets, longest ${longest}`;
   return [sizes, ...lost.filter(Boolean)].join(", ");
 }
-
-/** A word of a command line that a shell takes for one. */
-const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

@@ -14,6 +14,11 @@ export interface Runtime {
   memoryLimits?: () => { available: number; total: number };
   /** Free bytes on the disk that `folder`, which exists, is on. */
   freeDisk?: (folder: string) => Promise<number>;
+  /**
+   * Takes `folder`, which exists, for one run, and returns what gives it back; fails with `file/locked` if another has it. What
+   * a killed run has not given back is taken over.
+   */
+  lock?: (folder: string) => Promise<() => Promise<void>>;
   /** Of this program, for logs. */
   version?: string;
   /** What it runs on, for logs: names and values in words. */

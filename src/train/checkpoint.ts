@@ -24,6 +24,8 @@ export type SaveWeights = (folder: string, theta: Float32Array) => Promise<void>
 
 const STATE_FILE = "trainer_state.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
+/** Names of what is half-written or half-removed: checkpoints, and the files of `Files.write`. */
+const LEFTOVER = /^\.(checkpoint-\d+\.(new|old)|lowrank-[\da-f-]{36}\.tmp|writable)$/;
 const VECTORS = ["theta", "m", "v"] as const;
 
 const record = z.object({
@@ -162,7 +164,7 @@ export async function pruneCheckpoints(files: Files, out: string, step: number, 
 /** Removes what a killed run left half-written or half-removed in `out`. */
 export async function removeLeftovers(files: Files, out: string): Promise<void> {
   for (const name of await files.list(out)) {
-    if (/^\.checkpoint-\d+\.(new|old)$/.test(name)) await files.remove(`${out}/${name}`);
+    if (LEFTOVER.test(name)) await files.remove(`${out}/${name}`);
   }
 }
 

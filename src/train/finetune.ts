@@ -1,15 +1,15 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 import type { ExampleReport } from "../data/examples.ts";
-import { loadBase } from "../models/base.ts";
+import { type Base, loadBase } from "../models/base.ts";
 import { countParameters, forwardGraph } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { type DataReader, type Dataset, dataReader, evaluationBatches, shapeOf } from "./datasets.ts";
 import { feedExamples } from "./feed.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, sizeOfBatch } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
-import { checkMachine, checkOutput } from "./preflight.ts";
+import { checkMachine, checkOutput, makeOutput } from "./preflight.ts";
 import { logEvents, openRunLog } from "./run-log.ts";
-import { subjects } from "./subject.ts";
+import { type Subject, subjects } from "./subject.ts";
 import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
 
 /** What `finetune` reports: what it is about to train, then the events of the training. */
@@ -40,12 +40,30 @@ export async function* finetune(
   { signal, ...given }: FinetuneOptions,
   runtime: Runtime,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, openSession, timeLimit, memoryBytes, version, environment } = runtime;
+  const { files, timeLimit, lock } = runtime;
   const options = await readOptions(files, given);
-  const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const base = await loadBase(files, options.base, timeLimit);
+  const subject = await subjects[options.method](files, base, options);
+  await makeOutput(files, options);
+  const unlock = await lock?.(options.output);
+  try {
+    yield* runOf(subject, base, options, runtime, signal);
+  } finally {
+    await unlock?.();
+  }
+}
+
+/** The run into an output folder that no other run writes to. */
+async function* runOf(
+  subject: Subject,
+  base: Base,
+  options: RunOptions,
+  runtime: Runtime,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<FinetuneEvent, void, void> {
+  const { files, openSession, memoryBytes, version, environment } = runtime;
+  const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const { checkpoint, config } = base;
-  const subject = await subjects[method](files, base, options);
   await checkOutput(files, options);
   const reader = await dataReader(files, base, options);
   const data = await readData(reader, options);

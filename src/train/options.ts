@@ -163,16 +163,43 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
  * be resumed from anywhere. Returns the options as kept.
  */
 export async function writeRun(files: Files, options: RunOptions, prompts: PromptFormat): Promise<Record<string, unknown>> {
+  const record = { version: 1, options: await keptOf(files, options), prompts };
+  await files.write(`${options.output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
+  return record.options;
+}
+
+/** The options that run.json has, with absolute paths. */
+async function keptOf(files: Files, options: RunOptions): Promise<Record<string, unknown>> {
   const { resume, force, output, ...kept } = options;
   for (const name of ["base", "data", "evalData", "adapter"] as const) {
     const given = kept[name];
     if (given !== undefined) kept[name] = await absolute(files, given);
   }
-  const entries = Object.entries(kept).filter(([name]) => !(kept.adapter && name in loraFields));
-  const record = { version: 1, options: Object.fromEntries(entries), prompts };
-  await files.write(`${output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
-  return record.options;
+  return Object.fromEntries(Object.entries(kept).filter(([name]) => !(kept.adapter && name in loraFields)));
 }
+
+/** Options that make no other run of it. */
+const incidental = new Set(["date", "threads", "baseName"]);
+
+/**
+ * In what `options` differ from those kept in their output folder, as in "rank 8, here 16" (there the first); null if the
+ * folder keeps none.
+ */
+export async function differencesFromKept(files: Files, options: RunOptions): Promise<string[] | null> {
+  if (!(await files.exists(`${options.output}/${RUN_NAME}`))) return null;
+  const there = await readRun(files, { output: options.output });
+  const here = await keptOf(files, options);
+  const told = (value: unknown) => (value === undefined ? "none" : JSON.stringify(value));
+  return [...new Set([...Object.keys(there), ...Object.keys(here)])]
+    .filter((name) => !incidental.has(name) && JSON.stringify(there[name]) !== JSON.stringify(here[name]))
+    .map((name) => `${name} ${told(there[name])}, here ${told(here[name])}`);
+}
+
+/** A word of a command line that a shell takes for one. */
+const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
+/** What goes on with the run in `output`, on the command line. */
+export const resumeCommand = (output: string, more = ""): string => `lowrank train --resume${more} --output ${quoted(output)}`;
 
 const promptFormat = z.union([
   z.object({ kind: z.enum(["messages", "text"]) }),

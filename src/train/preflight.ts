@@ -6,18 +6,15 @@ import { ADAPTER_WEIGHTS_NAME } from "../lora/adapter.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { resumable } from "./checkpoint.ts";
 import type { MemoryEstimate } from "./memory.ts";
-import { RUN_NAME, type RunOptions } from "./options.ts";
+import { differencesFromKept, RUN_NAME, type RunOptions, resumeCommand } from "./options.ts";
 
 /** The estimate can be this far off: beyond it a run is refused, within it there is a warning. */
 const MARGIN = 0.2;
 /** Disk sizes are known; the rest is for tokenizer files, logs, and what other programs write meanwhile. */
 const DISK_MARGIN = 0.1;
 
-/**
- * Fails now if the output folder can't be written, is the base's own, holds a run that isn't to be resumed, or files that
- * are not a run's (these `force` accepts).
- */
-export async function checkOutput(files: Files, { base, output, resume, force }: RunOptions): Promise<void> {
+/** Makes the output folder; fails if it is the base's own. */
+export async function makeOutput(files: Files, { base, output }: RunOptions): Promise<void> {
   await files.makeFolder(output);
   if ((await files.realPath(output)) === (await files.realPath(base))) {
     throw new LowrankError("train/output", "the output folder is the base checkpoint's own", {
@@ -26,10 +23,46 @@ export async function checkOutput(files: Files, { base, output, resume, force }:
       next: "Choose another output folder.",
     });
   }
-  if ((await resumable(files, output, resume)) === null && !force) await checkForeign(files, output);
+}
+
+/**
+ * Fails now if the output folder can't be written, holds a run that isn't to be resumed, or files that are not a run's (these
+ * `force` accepts).
+ */
+export async function checkOutput(files: Files, options: RunOptions): Promise<void> {
+  const { output, resume, force } = options;
+  let found: string | null;
+  try {
+    found = await resumable(files, output, resume);
+  } catch (error) {
+    throw (!resume && (await heldRun(files, options))) || error;
+  }
+  if (found === null && !force) await checkForeign(files, output);
   const probe = `${output}/.writable`;
   await files.write(probe, new Uint8Array());
   await files.remove(probe);
+}
+
+/** What to tell of a folder whose run isn't to be resumed: whether it is the run that was asked for. Null if it doesn't say. */
+async function heldRun(files: Files, options: RunOptions): Promise<LowrankError | null> {
+  const { output } = options;
+  const differing = await differencesFromKept(files, options);
+  if (differing === null) return null;
+  const resume = `go on with it: ${resumeCommand(output)}`;
+  return new LowrankError(
+    "train/output",
+    differing.length === 0 ? "the folder holds this very run" : "the folder holds another run",
+    {
+      subject: output,
+      expected: "a folder without checkpoints",
+      got:
+        differing.length === 0 ? "a run with the same options" : `a run with other options: ${differing.slice(0, 8).join("; ")}`,
+      next:
+        differing.length === 0
+          ? `To ${resume}.`
+          : `Train into another folder. Or leave the run's options as they are and ${resume}.`,
+    },
+  );
 }
 
 /** Refuses a folder with a result, or with files but no run.json: what a run that never began left may be there. */

@@ -1,7 +1,7 @@
 // The command line as a process: flags, config files, output, exit status, interruption.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, describe, it, mock } from "node:test";
@@ -293,6 +293,29 @@ describe("an interrupt", { skip: process.platform === "win32" && "Windows has no
     assert.equal((await lowrank(training("undisturbed", ...options))).status, 0);
     for (const file of ["adapter_model.safetensors", "checkpoint-60/optimizer.safetensors"]) {
       assert.deepEqual(readFileSync(`${output}/${file}`), readFileSync(path.join(root, "undisturbed", file)), file);
+    }
+  });
+});
+
+describe("a lost terminal", { skip: process.platform === "win32" && "Windows has no SIGHUP between processes" }, () => {
+  const options = ["--steps", "5000", "--batch-size", "1", "--threads", "1", "--json"];
+
+  it("is a reason to save: SIGHUP, or a reader that goes away", async () => {
+    const ends: [string, (child: ReturnType<typeof spawn>) => void, number][] = [
+      ["hangup", (child) => child.kill("SIGHUP"), 129],
+      ["unread", (child) => child.stdout!.destroy(), 129],
+    ];
+    for (const [output, end, expected] of ends) {
+      const args = ["--import", "tsx", `${repository}src/cli/main.ts`, ...training(output, ...options)];
+      const child = spawn(process.execPath, args, { cwd: repository, stdio: ["ignore", "pipe", "ignore"] });
+      child.stdout.on("data", (text) => {
+        if (String(text).includes('"step":')) end(child);
+      });
+      const status = await new Promise((resolve) => child.on("close", resolve));
+      assert.equal(status, expected, output);
+      const metrics = jsonLines(readFileSync(path.join(root, output, "metrics.jsonl"), "utf8"));
+      assert.equal(metrics.at(-1)!["stopped"], true);
+      assert.ok(readdirSync(path.join(root, output)).includes(`checkpoint-${metrics.at(-1)!["step"]}`));
     }
   });
 });

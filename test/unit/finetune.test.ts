@@ -203,8 +203,43 @@ describe("a run that is stopped and resumed", () => {
     await assert.rejects(again({ seed: 8 }), { code: "train/resume-mismatch" });
     await assert.rejects(again({ targetModules: ["q_proj"] }), { code: "train/resume-mismatch" });
     await assert.rejects(again({ data: evalData }), { code: "train/resume-mismatch" });
-    await assert.rejects(events({ ...options, output }), { code: "train/output" });
+    const told = async (change: object, ...texts: RegExp[]) =>
+      assert.rejects(events({ ...options, output, ...change }), (error) => {
+        assert.ok(error instanceof LowrankError && error.code === "train/output", String(error));
+        for (const text of texts) assert.match(error.describe(), text);
+        return true;
+      });
+    await told({}, /this very run/, new RegExp(`lowrank train --resume --output ${output}`));
+    await told({ rank: 4, date: "2020-02-02" }, /found: +a run with other options: rank 8, here 4\n/, /--resume --output/);
     await assert.rejects(events({ output: path.join(root, "nothing"), resume: true }), { code: "train/no-run" });
+  });
+});
+
+describe("an output folder", () => {
+  const options = { base, data, batchSize: 2, steps: 3, threads };
+
+  it("is taken by one run at a time, and given back at the end", async () => {
+    const output = path.join(root, "taken-by-one");
+    for await (const event of finetune({ ...options, output })) {
+      if (event.type === "step") await assert.rejects(events({ ...options, output }), { code: "file/locked" });
+    }
+    assert.deepEqual(
+      readdirSync(output).filter((name) => name.startsWith(".")),
+      [],
+    );
+    await assert.rejects(events({ ...options, output }), { code: "train/output" });
+  });
+
+  it("is rid of what a killed run left half-written", async () => {
+    const output = path.join(root, "leftovers");
+    mkdirSync(`${output}/.checkpoint-2.new`, { recursive: true });
+    for (const name of [".lowrank-12345678-9abc-def0-1234-56789abcdef0.tmp", ".lowrank.lock", ".other.tmp"])
+      writeFileSync(`${output}/${name}`, "");
+    await events({ ...options, output });
+    assert.deepEqual(
+      readdirSync(output).filter((name) => name.startsWith(".")),
+      [".other.tmp"],
+    );
   });
 });
 
