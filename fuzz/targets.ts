@@ -18,6 +18,7 @@ import type { ChatMessage } from "../src/text/template.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.ts";
 import { readOptions, readPromptFormat } from "../src/train/options.ts";
+import { openRunLog, readMetrics } from "../src/train/run-log.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
 
 export type Contents = Record<string, Uint8Array>;
@@ -63,6 +64,22 @@ const shards: Contents = {
   "m/s1.safetensors": await tensors(["a", [2, 2]]),
   "m/s2.safetensors": await tensors(["b", [3]]),
 };
+
+/** A log with rows of every kind. */
+const logged = memoryFiles();
+const runLog = await openRunLog(logged, "run");
+const examples = { count: 3, tokens: 30, targets: 20 };
+const prepared = { modules: 2, trainable: 100, parameters: 1000, train: examples, eval: examples };
+await runLog.add({ type: "run", lowrank: "1.0.0", options: { base: "b", rankPattern: { q: 2 } }, prepared });
+await runLog.add({ type: "start", step: 0, steps: 2 });
+const rates = { learningRate: 0.1, gradNorm: 1, tokens: 10, tokensPerSecond: 100, seconds: 0.1, memoryBytes: null };
+for (const step of [1, 2]) await runLog.add({ type: "step", step, loss: 3 / step, ...rates });
+await runLog.add({ type: "eval", step: 2, loss: 2, perplexity: 7 });
+await runLog.add({ type: "samples", step: 2, samples: [{ prompt: "p", expected: "e", text: "t" }] });
+await runLog.add({ type: "checkpoint", step: 2 });
+await runLog.add({ type: "done", step: 2, stopped: false, early: false, result: 2, seconds: 1 });
+await runLog.add({ type: "error", code: "a/b", message: "m" });
+await runLog.flush();
 
 /** Tokenizers of every kind of part, small enough to be read a thousand times a second. */
 const vocab = Object.fromEntries([..."abcdefgh ▁Ġ", "ab", "##b", "<s>", "</s>", "<0x0A>"].map((token, id) => [token, id]));
@@ -345,6 +362,11 @@ export const targets: Target[] = [
       await readOptions(files, { output: "run", resume: true });
       await readPromptFormat(files, "run");
     },
+  },
+  {
+    name: "metrics",
+    inputs: [Object.fromEntries(logged.contents)],
+    read: (files) => readMetrics(files, "run"),
   },
   {
     name: "trainer-state",

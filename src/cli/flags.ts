@@ -5,7 +5,7 @@ import { goals } from "../jobs/goals.ts";
 import { finetuneDefaults } from "../train/options.ts";
 
 /** How a flag's value is written and what it becomes. */
-export type Kind = "text" | "texts" | "number" | "numbers" | "boolean" | "names" | "object" | "init";
+export type Kind = "text" | "texts" | "number" | "numbers" | "boolean" | "names" | "object" | "init" | "samples";
 
 export interface Flag {
   /** The name in config files and in the API; on the command line it is in kebab case, behind two dashes. */
@@ -143,6 +143,12 @@ const training: Flag[] = [
   { name: "maxGradNorm", kind: "number", value: "X", help: "gradients are scaled down to this norm; 0 leaves them" },
   { name: "loraPlusRatio", kind: "number", value: "X", help: "LoRA+: how many times faster B learns than A" },
   { name: "seed", kind: "number", value: "N", help: "the same seed gives the same bits" },
+  {
+    name: "samples",
+    kind: "samples",
+    value: "N|FILE",
+    help: "show what the adapter writes at every evaluation, for the first N evaluation records or those of FILE; opens the base twice",
+  },
   { name: "patience", kind: "number", value: "N", help: "end after N evaluations without a better loss" },
   { name: "minDelta", kind: "number", value: "X", help: "a loss is better if it is lower by more than X" },
   { name: "loadBest", kind: "boolean", help: "the result is what had the best evaluation, not what the last step gave" },

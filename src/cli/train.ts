@@ -5,11 +5,15 @@ import type { FinetuneEvent } from "../train/finetune.ts";
 import { type FinetuneOptions, resumeCommand } from "../train/options.ts";
 import { bytes, duration, grouped } from "../units.ts";
 import { recognizedText } from "./recognized.ts";
-import { note, onLostOutput, print, printError, printJson } from "./terminal.ts";
+import { note, onLostOutput, print, printError, printJson, shown } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
+type Sample = Extract<FinetuneEvent, { type: "samples" }>["samples"][number];
 type DoneEvent = Extract<FinetuneEvent, { type: "done" }>;
+
+/** Most characters that are shown of a sample's texts; metrics.jsonl has them whole. */
+const SAMPLE_CHARS = 160;
 
 /** Without a terminal, steps are printed about this often. */
 const PLAIN_SECONDS = 10;
@@ -95,6 +99,9 @@ function progress(): (event: FinetuneEvent) => void {
       case "eval":
         line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}, perplexity ${event.perplexity.toFixed(2)}`);
         break;
+      case "samples":
+        for (const sample of event.samples) line(sampleText(sample));
+        break;
       case "checkpoint":
         break;
       case "done":
@@ -102,6 +109,18 @@ function progress(): (event: FinetuneEvent) => void {
         line(`${endOf(event)} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
     }
   };
+}
+
+/** A prompt's end, what was expected and what the adapter wrote, one line each. */
+function sampleText({ prompt, expected, text }: Sample): string {
+  const oneLine = (whole: string) => shown(whole.trim()).replace(/\s+/g, " ");
+  const cut = (whole: string) => (whole.length > SAMPLE_CHARS ? `${whole.slice(0, SAMPLE_CHARS)}…` : whole);
+  const end = oneLine(prompt);
+  return [
+    `  prompt:   ${end.length > SAMPLE_CHARS ? `…${end.slice(-SAMPLE_CHARS)}` : end}`,
+    `  expected: ${cut(oneLine(expected))}`,
+    `  written:  ${cut(oneLine(text))}`,
+  ].join("\n");
 }
 
 const endOf = ({ stopped, early }: DoneEvent): string =>

@@ -41,6 +41,11 @@ const kinds: Record<Kind, KindRow> = {
     parse: parseObject,
     accepts: (value) => typeof value === "object" && value !== null && !Array.isArray(value),
   },
+  samples: {
+    expected: "a number of records, or a file",
+    parse: (text) => (/^\d+$/.test(text) ? Number(text) : text),
+    accepts: (value) => finite(value) || isText(value),
+  },
   init: {
     expected: "true, false or gaussian",
     parse: (text) => (text === "true" || text === "false" ? text === "true" : text),

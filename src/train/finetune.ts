@@ -1,14 +1,16 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 import type { ExampleReport } from "../data/examples.ts";
+import type { Example } from "../data/types.ts";
 import { type Base, loadBase } from "../models/base.ts";
 import { countParameters, forwardGraph } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { type DataReader, type Dataset, dataReader, evaluationBatches, shapeOf } from "./datasets.ts";
 import { feedExamples } from "./feed.ts";
-import { diskBytes, type MemoryEstimate, peakMemory, sizeOfBatch } from "./memory.ts";
+import { diskBytes, type MemoryEstimate, peakMemory, sizeOfBatch, withGenerator } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
 import { checkMachine, checkOutput, makeOutput } from "./preflight.ts";
 import { logEvents, openRunLog } from "./run-log.ts";
+import { MAX_SAMPLES, makeSampler } from "./samples.ts";
 import { type Subject, subjects } from "./subject.ts";
 import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
 
@@ -75,7 +77,9 @@ async function* runOf(
   const perEpoch = Math.min(steps, feed.stepsPerEpoch);
   const batches = Array.from({ length: perEpoch }, (_, step) => feed.microBatches(step)).flat();
   const shape = shapeOf([...batches, ...evalBatches]);
-  const memory = peakMemory(subject.graph(shape), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
+  const sampled = await sampledExamples(reader, data.held, options);
+  const training = peakMemory(subject.graph(shape), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
+  const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(config)) : training;
   const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
   const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);
   const prepared = {
@@ -92,6 +96,8 @@ async function* runOf(
 
   const theta = await subject.theta();
   const objective = await subject.open({ checkpoint, config, openSession, threads, ...shape });
+  const { adapterOf } = subject;
+  const sampler = adapterOf && sampled.length > 0 ? makeSampler(base, sampled, { openSession, threads, adapterOf }) : undefined;
   try {
     const log = await openRunLog(files, options.output);
     const run = train({
@@ -101,7 +107,12 @@ async function* runOf(
       steps,
       seed,
       optimizer: optimizerOf(options, steps),
-      evaluation: data.held && { batches: evalBatches, every: options.evalEvery ?? perEpoch, early: earlyOf(options) },
+      evaluation: data.held && {
+        batches: evalBatches,
+        every: options.evalEvery ?? perEpoch,
+        early: earlyOf(options),
+        sample: sampler?.sample,
+      },
       output: {
         files,
         folder: options.output,
@@ -132,6 +143,7 @@ async function* runOf(
       }
     }
   } finally {
+    await sampler?.close();
     await objective.close();
   }
 }
@@ -142,6 +154,12 @@ async function readData(
 ): Promise<{ train: Dataset; held?: Dataset }> {
   if (evalSplit !== undefined) return reader.split(data, evalSplit, seed);
   return { train: await reader.read(data), held: evalData === undefined ? undefined : await reader.read(evalData) };
+}
+
+/** The examples whose prompts are continued at every evaluation. */
+async function sampledExamples(reader: DataReader, held: Dataset | undefined, { samples }: RunOptions): Promise<Example[]> {
+  const { examples } = typeof samples === "number" ? (held ?? { examples: [] }) : await reader.read(samples);
+  return examples.slice(0, typeof samples === "number" ? samples : MAX_SAMPLES);
 }
 
 const earlyOf = ({ patience, minDelta }: RunOptions) => (patience === undefined ? undefined : { patience, minDelta });

@@ -166,6 +166,18 @@ export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
 
+/** The estimate with a second session beside it that runs `graph` forward, for samples: it keeps weights of its own. */
+export function withGenerator(memory: MemoryEstimate, graph: Graph): MemoryEstimate {
+  const process = ENGINE_BYTES + NODE_BYTES * nodesOf(graph).length;
+  const weights = weightBytes(graph);
+  return {
+    ...memory,
+    process: memory.process + process,
+    weights: memory.weights + weights,
+    total: memory.total + process + weights,
+  };
+}
+
 /** Rows, width and targets of one batch. */
 export interface BatchSize {
   rows: number;

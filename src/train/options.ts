@@ -6,6 +6,7 @@ import { LowrankError, nearest } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
 import { type LoraConfig, loraConfig } from "../lora/config.ts";
+import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
 
 /** The options of a run, kept in its output folder. */
@@ -88,6 +89,8 @@ const schema = z.strictObject({
   /** LoRA+: how many times faster B learns than A. */
   loraPlusRatio: z.number().optional(),
   seed: z.int().default(0),
+  /** Texts to show at every evaluation: of how many of the first evaluation records, or of the first ones of which file. */
+  samples: z.union([z.int().min(0).max(MAX_SAMPLES), path]).default(0),
   /** The run ends after this many evaluations without a better loss. */
   patience: count.optional(),
   /** A loss is better if it is lower by more than this. */
@@ -152,9 +155,13 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
   if (options.steps === undefined) options.epochs ??= 3;
   if (options.checkpointMinutes === undefined) options.checkpointEvery ??= 100;
   const evaluates = options.evalData !== undefined || options.evalSplit !== undefined;
-  const wantsEvals = options.patience !== undefined ? "patience" : options.loadBest ? "loadBest" : null;
-  if (wantsEvals && !evaluates)
-    throw refused(wantsEvals, "the run has no evaluations", "evalData or evalSplit beside it", "neither of them");
+  const wantsEvals = { patience: options.patience !== undefined, loadBest: options.loadBest, samples: options.samples !== 0 };
+  for (const [name, wanted] of Object.entries(wantsEvals)) {
+    if (wanted && !evaluates)
+      throw refused(name, "the run has no evaluations", "evalData or evalSplit beside it", "neither of them");
+  }
+  if (wantsEvals.samples && options.method === "full")
+    throw refused("samples", "only an adapter can be sampled while it is trained", 'samples with the method "lora"', "full");
   return { ...options, date, baseName: baseName ?? options.base };
 }
 
@@ -171,9 +178,9 @@ export async function writeRun(files: Files, options: RunOptions, prompts: Promp
 /** The options that run.json has, with absolute paths. */
 async function keptOf(files: Files, options: RunOptions): Promise<Record<string, unknown>> {
   const { resume, force, output, ...kept } = options;
-  for (const name of ["base", "data", "evalData", "adapter"] as const) {
+  for (const name of ["base", "data", "evalData", "adapter", "samples"] as const) {
     const given = kept[name];
-    if (given !== undefined) kept[name] = await absolute(files, given);
+    if (typeof given === "string") kept[name] = await absolute(files, given);
   }
   return Object.fromEntries(Object.entries(kept).filter(([name]) => !(kept.adapter && name in loraFields)));
 }

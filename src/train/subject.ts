@@ -36,6 +36,8 @@ export interface Subject {
   /** What of it determines the bits of the run. */
   facts: Facts;
   saveWeights: SaveWeights;
+  /** The adapter that a θ is, its factors not copied; null when every weight is trained. */
+  adapterOf: ((theta: Float32Array) => Adapter) | null;
   /** The graph that `open` runs. */
   graph(shape: ObjectiveShape): Graph;
   open(options: ObjectiveOptions): Promise<OpenObjective>;
@@ -55,20 +57,21 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
   const named = { ...config, baseModelNameOrPath: options.baseName ?? null };
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
-  const madeFor = await base.fingerprint();
+  const baseFingerprint = await base.fingerprint();
+  const adapterOf = (trained: Float32Array): Adapter => ({
+    config: named,
+    modules,
+    tensors: new Map(factorsIn(adapter, trained)),
+    baseFingerprint,
+  });
   return {
     modules: modules.length,
     trainable: theta.length,
     resultBytes: adapterBytes(modules),
     theta: async () => theta,
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
-    saveWeights: (folder, trained) =>
-      writeAdapter(files, folder, {
-        config: named,
-        modules,
-        tensors: new Map(factorsIn(adapter, trained)),
-        baseFingerprint: madeFor,
-      }),
+    saveWeights: (folder, trained) => writeAdapter(files, folder, adapterOf(trained)),
+    adapterOf,
     graph: (shape) => loraGraph(base.config, modules, shape, config.dropout > 0),
     open: (options) => loraObjective({ ...options, modules, dropout: config.dropout }),
   };
@@ -106,6 +109,7 @@ async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<
     resultBytes: entries.reduce((sum, { key }) => sum + findTensor(checkpoint, key).length, 0),
     theta: () => readTheta(files, checkpoint, entries),
     facts: {},
+    adapterOf: null,
     saveWeights: (folder, trained) => writeTheta(files, checkpoint, entries, folder, trained),
     graph: (shape) => fullGraph(config, shape),
     open: fullObjective,

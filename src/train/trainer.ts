@@ -18,6 +18,7 @@ import {
 import { bestOf, type EarlyStop, type Eval, evaluate, hasStalled } from "./evals.ts";
 import type { Feed } from "./feed.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
+import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
 import { checkOptions } from "./trainer-checks.ts";
 import type { Objective } from "./types.ts";
@@ -41,6 +42,7 @@ export type TrainEvent =
       memoryBytes: number | null;
     }
   | { type: "eval"; step: number; loss: number; perplexity: number }
+  | { type: "samples"; step: number; samples: Sample[] }
   | { type: "checkpoint"; step: number; folder: string }
   | {
       type: "done";
@@ -109,7 +111,13 @@ export interface TrainOptions {
   /** Seeds what the objective draws (dropout). */
   seed: number;
   optimizer: OptimizerOptions;
-  evaluation?: { batches: readonly Batch[]; every: number; early?: EarlyStop };
+  evaluation?: {
+    batches: readonly Batch[];
+    every: number;
+    early?: EarlyStop;
+    /** What the model writes at each evaluation. */
+    sample?: (theta: Float32Array) => Promise<Sample[]>;
+  };
   /** Absent: nothing is written. */
   output?: TrainOutput;
   /** What else determines the bits (base model, data, adapter), compared when a run is resumed. */
@@ -193,6 +201,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       state.evals.push({ step, loss: result.loss });
       yield { type: "eval", step, ...result };
       if (bestOf(state.evals)?.step === step) yield* save();
+      if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
     }
     if (isDue(step, output, performance.now() - savedTime)) yield* save();
   }

@@ -21,8 +21,11 @@ const allowed: Record<string, string[]> = {
   models: ["graph", "formats", "text", "lora/match.ts", "onnx/emitter.ts", "zod"],
   runtime: ["node:", "text/limit.ts", "onnxruntime-node"],
   hub: ["node:", "formats", "runtime/node-files.ts", "runtime/node-limits.ts", "@huggingface/hub"],
-  train: ["data", "text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts", "runtime/runtime.ts", "zod"],
   generate: ["text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts"],
+  train: [
+    ...["data", "text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts", "runtime/runtime.ts", "zod"],
+    "generate/generator.ts", // samples of the adapter in training
+  ],
   jobs: ["data", "text", "graph", "onnx", "lora", "models", "formats", "train", "generate", "runtime/runtime.ts"],
   report: ["lora", "train"],
 };
