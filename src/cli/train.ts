@@ -26,6 +26,8 @@ export async function run(options: Values, json: boolean): Promise<number> {
   const stop = new AbortController();
   let interrupted = 0;
   const interrupt = (signal: keyof typeof signals) => {
+    // A terminal that closes sends its SIGHUP twice: from the system, and from the shell.
+    if (interrupted && signal === "SIGHUP") return;
     if (interrupted) process.exit(signals[signal]);
     interrupted = signals[signal];
     stop.abort();
@@ -34,7 +36,7 @@ export async function run(options: Values, json: boolean): Promise<number> {
   const names = Object.keys(signals) as (keyof typeof signals)[];
   for (const name of names) process.on(name, interrupt);
   // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
-  onLostOutput(() => interrupted || interrupt("SIGHUP"));
+  onLostOutput(() => interrupt("SIGHUP"));
   const report = json ? printJson : progress();
   let stopped = false;
   try {
