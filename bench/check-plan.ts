@@ -13,8 +13,9 @@ import { decoderConfig } from "../src/models/registry.ts";
 import { normal, purpose } from "../src/random.ts";
 import { nodeFiles } from "../src/runtime/node-files.ts";
 import { sizeOf } from "../src/tensor.ts";
+import { lossGraph } from "../src/train/causal-lm.ts";
 import type { MemoryEstimate } from "../src/train/memory.ts";
-import { fullEntries } from "../src/train/objective.ts";
+import { fullEntries } from "../src/train/trained.ts";
 
 /** How far the estimate may be off. */
 const TOLERANCE = 0.2;
@@ -48,7 +49,7 @@ async function middle(): Promise<string> {
     torch_dtype: "float32",
   };
   writeFileSync(`${folder}/config.json`, JSON.stringify(json));
-  const tensors = fullEntries(decoderConfig(json)).map(({ key, shape }, i) => ({
+  const tensors = fullEntries(lossGraph(decoderConfig(json), { maxTargets: 1, maxLength: 1 })).map(({ key, shape }, i) => ({
     name: key,
     dtype: "float32" as const,
     shape,

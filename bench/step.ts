@@ -12,6 +12,7 @@ import { uniform } from "../src/random.ts";
 import { openNodeSession } from "../src/runtime/node.ts";
 import { nodeFiles } from "../src/runtime/node-files.ts";
 import { sizeOf } from "../src/tensor.ts";
+import { lossGraph } from "../src/train/causal-lm.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { adamW, parameterRanges } from "../src/train/optimizer.ts";
 import { median } from "./median.ts";
@@ -37,11 +38,9 @@ const config = loraConfig({ rank, alpha: 2 * rank, targetModules: "all-linear" }
 const modules = matchModules(base.modules, config, base.config.modelType);
 const objective = await loraObjective({
   checkpoint: base.checkpoint,
-  config: base.config,
+  loss: lossGraph(base.config, { maxTargets: rows * (tokens - 1), maxLength: tokens }),
   modules,
   dropout: 0,
-  maxTargets: rows * (tokens - 1),
-  maxLength: tokens,
   openSession: openNodeSession,
   threads,
   profile: values.profile,

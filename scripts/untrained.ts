@@ -7,7 +7,8 @@ import { decoderConfig } from "../src/models/registry.ts";
 import { normal, purpose } from "../src/random.ts";
 import { nodeFiles } from "../src/runtime/node-files.ts";
 import { sizeOf } from "../src/tensor.ts";
-import { fullEntries } from "../src/train/objective.ts";
+import { lossGraph } from "../src/train/causal-lm.ts";
+import { fullEntries } from "../src/train/trained.ts";
 import { trainBpe } from "./bpe.ts";
 
 const SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
@@ -107,7 +108,7 @@ export async function writeUntrained(folder: string, sizes: Sizes, texts: readon
   writeJson("generation_config.json", { bos_token_id: 0, eos_token_id: [0, 2], pad_token_id: 0 });
   writeJson("tokenizer.json", tokenizerOf(texts, sizes.vocab));
   writeJson("tokenizer_config.json", tokenizerConfig);
-  const tensors = fullEntries(decoderConfig(config)).map(({ key, shape }, index) => {
+  const tensors = fullEntries(lossGraph(decoderConfig(config), { maxTargets: 1, maxLength: 1 })).map(({ key, shape }, index) => {
     const values = shape.length === 1 ? new Float32Array(shape[0]!).fill(1) : normal(0, [purpose.init, index], sizeOf(shape));
     if (shape.length > 1) for (let i = 0; i < values.length; i++) values[i]! *= config.initializer_range;
     return { name: key, dtype: sizes.dtype, shape, data: () => bytesOf(fromFloat32(values, sizes.dtype)) };

@@ -19,8 +19,10 @@ import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
+import { batchFeeds, lossGraph, type ObjectiveShape } from "../../src/train/causal-lm.ts";
 import { evaluate } from "../../src/train/evals.ts";
-import { batchFeeds, loraEntries, loraObjective, type ObjectiveShape } from "../../src/train/objective.ts";
+import { loraObjective } from "../../src/train/objective.ts";
+import { loraEntries } from "../../src/train/trained.ts";
 import { train } from "../../src/train/trainer.ts";
 import type { Objective } from "../../src/train/types.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
@@ -107,7 +109,7 @@ async function openCase(folder: string, meta: unknown): Promise<ModelCase> {
 
 /** What the configuration selects is what the file holds, in number and in shape. */
 function trainableTensors({ meta, modules, adapter, batches }: ModelCase): Finding[] {
-  const entries = loraEntries(modules);
+  const entries = loraEntries({ modules });
   const shapes = entries.map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
   const stored = [...adapter].map(([key, { shape }]) => `${key} [${shape.join(", ")}]`).sort();
   const parameters = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
@@ -126,7 +128,7 @@ function trainableTensors({ meta, modules, adapter, batches }: ModelCase): Findi
  * padded query may have nothing to attend to, which no definition covers (Transformers mixes all values evenly there).
  */
 async function logits({ base: { config, checkpoint }, modules, adapter, io }: ModelCase): Promise<Finding[]> {
-  const entries = loraEntries(modules);
+  const entries = loraEntries({ modules });
   const factors = entries.map(({ key, shape }) => input(key, "float32", shape));
   const pairs = modules.map(({ path, scale }, i): [string, LoraFactors] => [
     path,
@@ -181,7 +183,13 @@ async function withObjective(
   shape: ObjectiveShape,
   work: (objective: Objective) => Promise<Finding[]>,
 ): Promise<Finding[]> {
-  const objective = await loraObjective({ checkpoint, config, modules, ...shape, dropout: 0, openSession: openNodeSession });
+  const objective = await loraObjective({
+    checkpoint,
+    loss: lossGraph(config, shape),
+    modules,
+    dropout: 0,
+    openSession: openNodeSession,
+  });
   try {
     return await work(objective);
   } finally {

@@ -14,6 +14,7 @@ import { openNodeSession } from "../../src/runtime/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
+import { lossGraph } from "../../src/train/causal-lm.ts";
 import { evaluate } from "../../src/train/evals.ts";
 import { feedExamples } from "../../src/train/feed.ts";
 import { loraObjective } from "../../src/train/objective.ts";
@@ -151,11 +152,12 @@ async function training(run: RealRun): Promise<Finding[]> {
   const all = [...batches, ...heldBatches];
   const objective = await loraObjective({
     checkpoint: base.checkpoint,
-    config: base.config,
+    loss: lossGraph(base.config, {
+      maxTargets: Math.max(...all.map(targetsOf)),
+      maxLength: Math.max(...all.map(({ width }) => width)),
+    }),
     modules,
     dropout: 0,
-    maxTargets: Math.max(...all.map(targetsOf)),
-    maxLength: Math.max(...all.map(({ width }) => width)),
     openSession: openNodeSession,
   });
   try {

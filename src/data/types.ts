@@ -1,4 +1,5 @@
 // What training data looks like on its way to the graph: an example of tokens, then a batch of rows.
+import type { Tensor } from "../tensor.ts";
 
 /** The label of a position that carries no loss (PyTorch's and Transformers' ignore_index). */
 export const IGNORE = -100;
@@ -8,6 +9,17 @@ export interface Example {
   ids: Int32Array;
   labels: Int32Array;
 }
+
+/** A batch of another task than language modelling: what its graph is fed, by name. */
+export interface FeedBatch {
+  feeds: Record<string, Tensor>;
+  /** What is learnt from: labels, pairs. */
+  targets: number;
+  /** What the speed counts: tokens, patches. */
+  tokens: number;
+}
+
+export type AnyBatch = Batch | FeedBatch;
 
 /** A rectangle of tokens. All arrays but the loss ones are row-major [rows, width]. */
 export interface Batch {

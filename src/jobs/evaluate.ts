@@ -12,10 +12,11 @@ import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { float32, sizeOf } from "../tensor.ts";
+import { batchFeeds, lossGraph } from "../train/causal-lm.ts";
 import { dataReader, evaluationBatches, shapeOf } from "../train/datasets.ts";
 import { evaluate as meanLoss } from "../train/evals.ts";
-import { batchFeeds, loraEntries, loraInputs, lossGraph } from "../train/objective.ts";
 import { thetaOf } from "../train/subject.ts";
+import { loraEntries, loraInputs } from "../train/trained.ts";
 
 export interface EvaluateOptions extends ColumnNames {
   /** Folder of the base checkpoint. */
@@ -66,7 +67,7 @@ export async function evaluate(options: EvaluateOptions, { files, openSession, t
   const model = lower(evaluationGraph(base, adapter?.modules ?? [], batches), weights.locate);
   const session = await openSession(model, { weightsFolder: weights.folder, threads });
   try {
-    const entries = loraEntries(adapter?.modules ?? []);
+    const entries = loraEntries({ modules: adapter?.modules ?? [] });
     const score = (theta: Float32Array): Promise<Score> => {
       const factors = entries.map(({ key, offset, shape }) => [
         key,

@@ -7,20 +7,13 @@ import type { DecoderConfig } from "../models/config.ts";
 import { countParameters, decoderConfig, forwardGraph, modulesOf } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { sizeOf } from "../tensor.ts";
+import { attentionBlocksOf, lossChunksOf, lossGraph, type ObjectiveShape } from "../train/causal-lm.ts";
 import { lengthLimit } from "../train/datasets.ts";
 import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../train/memory.ts";
-import {
-  attentionBlocksOf,
-  fullEntries,
-  fullGraph,
-  loraEntries,
-  loraGraph,
-  lossChunksOf,
-  type ObjectiveShape,
-} from "../train/objective.ts";
 import { loraConfigOf, type RunOptions, readOptions } from "../train/options.ts";
 import { checkMachine } from "../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../train/speed.ts";
+import { fullEntries, fullGraph, loraEntries, loraGraph } from "../train/trained.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export type PlanOptions = Pick<
@@ -104,7 +97,7 @@ export async function planTraining(
   const graphs = new Map<number, Graph>();
   const graphAt = (width: number): Graph => {
     const blocks = attentionBlocksOf(width);
-    const made = graphs.get(blocks) ?? graph({ maxTargets: 1, maxLength: width });
+    const made = graphs.get(blocks) ?? graph(lossGraph(config, { maxTargets: 1, maxLength: width }));
     graphs.set(blocks, made);
     return made;
   };
@@ -158,7 +151,7 @@ interface PlannedSubject {
   modules: AdapterModule[] | null;
   trainable: number;
   resultBytes: number;
-  graph(shape: ObjectiveShape): Graph;
+  graph(loss: Graph): Graph;
 }
 
 const subjects: Record<RunOptions["method"], (config: DecoderConfig, options: RunOptions) => PlannedSubject> = {
@@ -166,18 +159,18 @@ const subjects: Record<RunOptions["method"], (config: DecoderConfig, options: Ru
     const modules = matchModules(modulesOf(forwardGraph(config)), loraConfigOf(options), config.modelType);
     return {
       modules,
-      trainable: elementsOf(loraEntries(modules)),
+      trainable: elementsOf(loraEntries({ modules })),
       resultBytes: adapterBytes(modules),
-      graph: (shape) => loraGraph(config, modules, shape, options.dropout > 0),
+      graph: (loss) => loraGraph(loss, { modules }, options.dropout > 0),
     };
   },
   full: (config) => {
-    const trainable = elementsOf(fullEntries(config));
+    const trainable = elementsOf(fullEntries(lossGraph(config, { maxTargets: 1, maxLength: 1 })));
     return {
       modules: null,
       trainable,
       resultBytes: trainable * (config.dtype === "float32" || config.dtype === null ? 4 : 2),
-      graph: (shape) => fullGraph(config, shape),
+      graph: fullGraph,
     };
   },
 };

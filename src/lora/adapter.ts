@@ -29,6 +29,8 @@ const FINGERPRINT_KEY = "lowrank.base";
 
 /** The names of a module's factors in the weight file. */
 export const loraAKey = (path: string): string => `${PREFIX}${path}.lora_A.weight`;
+/** The name of a weight of a module that is trained in full beside the adapter (modules_to_save). */
+export const savedKey = (name: string): string => `${PREFIX}${name}`;
 export const loraBKey = (path: string): string => `${PREFIX}${path}.lora_B.weight`;
 
 /** A whole adapter in memory. */

@@ -12,7 +12,7 @@ import { permutation, purpose } from "../random.ts";
 import { renderWithMask } from "../text/mask.ts";
 import type { ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import type { ObjectiveShape } from "./objective.ts";
+import type { ObjectiveShape } from "./causal-lm.ts";
 
 /** Default longest example, in tokens. */
 const MAX_LENGTH = 1024;

@@ -4,6 +4,7 @@ import type { Example } from "../data/types.ts";
 import { type Base, loadBase } from "../models/base.ts";
 import { countParameters, forwardGraph } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
+import { lossGraph } from "./causal-lm.ts";
 import { type DataReader, type Dataset, dataReader, evaluationBatches, shapeOf } from "./datasets.ts";
 import { feedExamples } from "./feed.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, sizeOfBatch, withGenerator } from "./memory.ts";
@@ -76,9 +77,9 @@ async function* runOf(
   const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
   const perEpoch = Math.min(steps, feed.stepsPerEpoch);
   const batches = Array.from({ length: perEpoch }, (_, step) => feed.microBatches(step)).flat();
-  const shape = shapeOf([...batches, ...evalBatches]);
+  const loss = lossGraph(config, shapeOf([...batches, ...evalBatches]));
   const sampled = await sampledExamples(reader, data.held, options);
-  const training = peakMemory(subject.graph(shape), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
+  const training = peakMemory(subject.graph(loss), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
   const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(config)) : training;
   const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
   const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);
@@ -95,7 +96,7 @@ async function* runOf(
   yield { type: "prepared", ...prepared };
 
   const theta = await subject.theta();
-  const objective = await subject.open({ checkpoint, config, openSession, threads, ...shape });
+  const objective = await subject.open({ checkpoint, loss, openSession, threads });
   const { adapterOf } = subject;
   const sampler = adapterOf && sampled.length > 0 ? makeSampler(base, sampled, { openSession, threads, adapterOf }) : undefined;
   try {

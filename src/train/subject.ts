@@ -9,20 +9,12 @@ import { matchModules, resolveConfig } from "../lora/match.ts";
 import type { Base } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 import { sizeOf } from "../tensor.ts";
+import { lossGraph } from "./causal-lm.ts";
 import type { Facts, SaveWeights } from "./checkpoint.ts";
 import { readTheta, writeTheta } from "./full.ts";
-import {
-  fullEntries,
-  fullGraph,
-  fullObjective,
-  loraEntries,
-  loraGraph,
-  loraObjective,
-  type ObjectiveOptions,
-  type ObjectiveShape,
-  type OpenObjective,
-} from "./objective.ts";
+import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
+import { fullEntries, fullGraph, loraEntries, loraGraph } from "./trained.ts";
 
 export interface Subject {
   /** How many modules are adapted; null when every weight is trained. */
@@ -39,7 +31,7 @@ export interface Subject {
   /** The adapter that a θ is, its factors not copied; null when every weight is trained. */
   adapterOf: ((theta: Float32Array) => Adapter) | null;
   /** The graph that `open` runs. */
-  graph(shape: ObjectiveShape): Graph;
+  graph(loss: Graph): Graph;
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
@@ -72,7 +64,7 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     saveWeights: (folder, trained) => writeAdapter(files, folder, adapterOf(trained)),
     adapterOf,
-    graph: (shape) => loraGraph(base.config, modules, shape, config.dropout > 0),
+    graph: (loss) => loraGraph(loss, { modules }, config.dropout > 0),
     open: (options) => loraObjective({ ...options, modules, dropout: config.dropout }),
   };
 }
@@ -86,7 +78,7 @@ function newAdapter({ modules, config: { modelType } }: Base, options: RunOption
 
 /** The factors of an adapter as one vector, in the order of `loraEntries`. */
 export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors">): Float32Array {
-  const theta = new Float32Array(loraEntries(adapter.modules).reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+  const theta = new Float32Array(loraEntries(adapter).reduce((sum, { shape }) => sum + sizeOf(shape), 0));
   for (const [path, { loraA, loraB }] of factorsIn(adapter, theta)) {
     loraA.set(adapter.tensors.get(path)!.loraA);
     loraB.set(adapter.tensors.get(path)!.loraB);
@@ -96,13 +88,13 @@ export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors">): Float32A
 
 /** The factors of each module inside `theta`, not copied. */
 function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): [string, LoraFactors][] {
-  const parts = loraEntries(modules).map(({ offset, shape }) => theta.subarray(offset, offset + sizeOf(shape)));
+  const parts = loraEntries({ modules }).map(({ offset, shape }) => theta.subarray(offset, offset + sizeOf(shape)));
   return modules.map(({ path }, i) => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]! }]);
 }
 
 /** Every weight of the base. */
 async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<Subject> {
-  const entries = fullEntries(config);
+  const entries = fullEntries(lossGraph(config, { maxTargets: 1, maxLength: 1 }));
   return {
     modules: null,
     trainable: entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
@@ -111,7 +103,7 @@ async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<
     facts: {},
     adapterOf: null,
     saveWeights: (folder, trained) => writeTheta(files, checkpoint, entries, folder, trained),
-    graph: (shape) => fullGraph(config, shape),
+    graph: fullGraph,
     open: fullObjective,
   };
 }

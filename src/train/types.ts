@@ -1,5 +1,5 @@
 // The border between the training loop and the network: a flat parameter vector θ and a function of it.
-import type { Batch } from "../data/types.ts";
+import type { AnyBatch } from "../data/types.ts";
 
 /** One tensor inside θ. `key` is its name in the saved file; A and B factors may learn at different rates (LoRA+). */
 export interface ThetaEntry {
@@ -24,11 +24,11 @@ export interface Objective {
    * gradient's memory belongs to the caller until the next call, which may write there.
    */
   lossAndGradient(
-    batch: Batch,
+    batch: AnyBatch,
     theta: Float32Array,
     divisor: number,
     key: DropoutKey,
   ): Promise<{ loss: number; gradient: Float32Array }>;
   /** The sum of the token losses of `batch`, without dropout. */
-  loss(batch: Batch, theta: Float32Array): Promise<number>;
+  loss(batch: AnyBatch, theta: Float32Array): Promise<number>;
 }

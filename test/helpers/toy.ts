@@ -46,8 +46,8 @@ export function toyObjective(dropout = 0): Objective {
   }
   return {
     entries,
-    lossAndGradient: async (batch, theta, divisor, key) => pass(batch, theta, divisor, key),
-    loss: async (batch, theta) => pass(batch, theta, 1).loss,
+    lossAndGradient: async (batch: Batch, theta, divisor, key) => pass(batch, theta, divisor, key),
+    loss: async (batch: Batch, theta) => pass(batch, theta, 1).loss,
   };
 }
 

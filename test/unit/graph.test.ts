@@ -21,7 +21,8 @@ import { lower } from "../../src/onnx/lower.ts";
 import { normal, purpose, uniform } from "../../src/random.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import { loraGraph, lossGraph } from "../../src/train/objective.ts";
+import { lossGraph } from "../../src/train/causal-lm.ts";
+import { loraGraph } from "../../src/train/trained.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
 
 const x = input("x", "float32", ["n", 4]);
@@ -286,7 +287,7 @@ test("nothing frozen gets a gradient", () => {
   const made = backward.flatMap(({ outputs }) => outputs.filter(({ shape }) => frozen.has(shape.join())));
   assert.deepEqual(made, []);
 
-  const graph = loraGraph(config, modules, { maxTargets: 8, maxLength: 8 }, true);
+  const graph = loraGraph(lossGraph(config, { maxTargets: 8, maxLength: 8 }), { modules }, true);
   assert.equal(Object.keys(graph.outputs).length, 1 + trained.length, "the loss and one gradient a trained tensor");
 });
 

@@ -6,7 +6,7 @@ import { loraConfig } from "../../src/lora/config.ts";
 import { matchModules } from "../../src/lora/match.ts";
 import { countParameters, decoderConfig, forwardGraph, modelTypes, modulesOf } from "../../src/models/registry.ts";
 import { sizeOf } from "../../src/tensor.ts";
-import { loraEntries } from "../../src/train/objective.ts";
+import { loraEntries } from "../../src/train/trained.ts";
 
 interface Row {
   name: string;
@@ -27,7 +27,7 @@ for (const row of rows) {
     const config = decoderConfig(row.config);
     const graph = forwardGraph(config);
     const adapted = matchModules(modulesOf(graph), loraConfig({ rank: r, targetModules }), config.modelType);
-    const trainable = loraEntries(adapted).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const trainable = loraEntries({ modules: adapted }).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
     assert.deepEqual(
       { base_parameters: countParameters(graph), adapted_modules: adapted.length, trainable_parameters: trainable },
       {

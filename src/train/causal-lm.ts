@@ -1,0 +1,54 @@
+// The loss of a language model: what the graph of training computes, and what a batch of tokens feeds it.
+import type { AnyBatch } from "../data/types.ts";
+import type { Graph } from "../graph/graph.ts";
+import { gatherRows } from "../graph/ops/indexing.ts";
+import { input } from "../graph/ops/leaves.ts";
+import { linearCrossEntropy } from "../graph/ops/loss.ts";
+import { decoderInputs } from "../models/blocks.ts";
+import type { DecoderConfig } from "../models/config.ts";
+import { forward } from "../models/registry.ts";
+import { int32, type Tensor } from "../tensor.ts";
+
+/** Rows of the output layer's products; fewer hold less memory, more are faster up to about this many. */
+const ROWS_PER_LOSS_CHUNK = 256;
+/** Queries of one attention block. */
+const QUERIES_PER_BLOCK = 128;
+const MAX_BLOCKS = 4;
+
+export interface ObjectiveShape {
+  /** Most target tokens and longest row that a batch will have; they size chunks, they are no limits. */
+  maxTargets: number;
+  maxLength: number;
+}
+
+/** How many blocks of queries attention is cut into where the longest row has this many tokens. */
+export const attentionBlocksOf = (maxLength: number): number =>
+  Math.min(MAX_BLOCKS, Math.max(1, Math.round(maxLength / QUERIES_PER_BLOCK)));
+
+/** How many chunks of rows the output layer and the loss are computed in. */
+export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
+
+/** Σ of the target tokens' losses, from the inputs of `decoderInputs` and the batch's loss rows and labels. */
+export function lossGraph(config: DecoderConfig, { maxTargets, maxLength }: ObjectiveShape): Graph {
+  const attentionBlocks = attentionBlocksOf(maxLength);
+  const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
+  const lossRows = input("lossRows", "int32", ["targets"]);
+  const lossLabels = input("lossLabels", "int32", ["targets"]);
+  const chunks = lossChunksOf(maxTargets);
+  const { weight, path, softcap } = head;
+  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), weight, lossLabels, { path, chunks, softcap }) } };
+}
+
+/** A batch under the names of its graph's inputs; of tokens, those of `decoderInputs` and `lossGraph`. */
+export function batchFeeds(batch: AnyBatch): Record<string, Tensor> {
+  if ("feeds" in batch) return batch.feeds;
+  const shape = [batch.rows, batch.width];
+  return {
+    inputIds: int32(shape, batch.inputIds),
+    positionIds: int32(shape, batch.positionIds),
+    attentionMask: int32(shape, batch.attentionMask),
+    segmentIds: int32(shape, batch.segmentIds),
+    lossRows: int32([batch.lossRows.length], batch.lossRows),
+    lossLabels: int32([batch.lossLabels.length], batch.lossLabels),
+  };
+}

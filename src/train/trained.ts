@@ -1,0 +1,105 @@
+// Which tensors of a loss graph are trained: LoRA factors and saved modules, or every weight; they become θ, with gradients.
+import { gradients } from "../graph/autodiff.ts";
+import { fuseAdditions } from "../graph/fuse.ts";
+import { check, type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
+import { mul } from "../graph/ops/elementwise.ts";
+import { input } from "../graph/ops/leaves.ts";
+import { savedKey } from "../lora/adapter.ts";
+import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout } from "../lora/inject.ts";
+import type { AdapterModule } from "../lora/match.ts";
+import { sizeOf } from "../tensor.ts";
+import type { ThetaEntry } from "./types.ts";
+
+/** A weight of a module that is trained in full beside the adapter, by its stored name. */
+export interface SavedWeight {
+  name: string;
+  shape: number[];
+}
+
+/** What LoRA trains. */
+export interface Trained {
+  modules: readonly AdapterModule[];
+  saved?: readonly SavedWeight[];
+}
+
+/** The tensors of θ: A then B of each module, in the order of the modules, then the saved weights. */
+export function loraEntries({ modules, saved = [] }: Trained): ThetaEntry[] {
+  let offset = 0;
+  const factors = modules.flatMap(({ path, rank, inFeatures, outFeatures }) =>
+    (["A", "B"] as const).map((group): ThetaEntry => {
+      const shape = group === "A" ? [rank, inFeatures] : [outFeatures, rank];
+      const entry = { key: `base_model.model.${path}.lora_${group}.weight`, offset, shape, group };
+      offset += sizeOf(shape);
+      return entry;
+    }),
+  );
+  const whole = saved.map(({ name, shape }): ThetaEntry => {
+    const entry = { key: savedKey(name), offset, shape, group: "weight" as const };
+    offset += sizeOf(shape);
+    return entry;
+  });
+  return [...factors, ...whole];
+}
+
+/** A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. */
+function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
+  const loss = mul(graph.outputs["loss"]!, input("lossScale", "float32", []));
+  const named = gradients(loss, parts).map((gradient, i) => [gradientName(entries[i]!), gradient]);
+  return fuseAdditions(check({ outputs: { loss, ...Object.fromEntries(named) } }));
+}
+
+export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
+
+/** The tensors of θ as inputs under their keys: in the order of `loraEntries`, and as the factors of each path. */
+export function loraInputs(modules: readonly AdapterModule[]): { parts: Value[]; factors: Map<string, LoraFactors> } {
+  const parts = loraEntries({ modules }).map(({ key, shape }) => input(key, "float32", shape));
+  const factors = modules.map(({ path, scale }, i): [string, LoraFactors] => [
+    path,
+    { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
+  ]);
+  return { parts, factors: new Map(factors) };
+}
+
+/** The graph of LoRA training for a `loss`: the tensors of θ are inputs under their keys, injected beside the frozen layers. */
+export function loraGraph(loss: Graph, { modules, saved = [] }: Trained, dropout: boolean): Graph {
+  const { parts, factors } = loraInputs(modules);
+  const drop = dropout
+    ? pooledDropout(
+        modules,
+        input("dropoutPool", "float32", ["batch*seq", dropoutPoolWidth(modules)]),
+        input("dropoutRate", "float32", []),
+      )
+    : undefined;
+  const own = new Map(saved.map(({ name, shape }) => [name, input(savedKey(name), "float32", shape)]));
+  const graph = own.size > 0 ? withInputs(loss, own) : loss;
+  const adapted = inject(graph, loraUpdate(graph, factors, drop));
+  return withGradient(adapted, loraEntries({ modules, saved }), [...parts, ...own.values()]);
+}
+
+/** The graph with inputs in the place of some weights, by name. An output layer fused with the loss is taken apart if it is one of them. */
+function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Graph {
+  const replaced = rewrite(graph, (node) => {
+    const own = node.op === "weight" ? inputs.get(String(node.attributes["name"])) : undefined;
+    return own ? [own] : null;
+  });
+  return inject(replaced, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
+}
+
+/** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */
+export function fullEntries(loss: Graph): ThetaEntry[] {
+  let offset = 0;
+  return nodesOf(loss)
+    .filter((node) => node.op === "weight")
+    .map(({ attributes }): ThetaEntry => {
+      const entry = { key: String(attributes["name"]), offset, shape: attributes["shape"] as number[], group: "weight" as const };
+      offset += sizeOf(entry.shape);
+      return entry;
+    });
+}
+
+/** The graph of full fine-tuning: every weight becomes an input under its stored name. */
+export function fullGraph(loss: Graph): Graph {
+  const entries = fullEntries(loss);
+  const inputs = new Map(entries.map(({ key, shape }) => [key, input(key, "float32", shape)]));
+  return withGradient(withInputs(loss, inputs), entries, [...inputs.values()]);
+}
