@@ -25,6 +25,15 @@ function shown(fact: string): string {
   );
 }
 
+/** A value of a file or an option as JSON, for the facts of a failure; it can be nested deeper than can be written. */
+export function valueText(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? "nothing";
+  } catch {
+    return "a value without an end";
+  }
+}
+
 /**
  * A failure that a person can act on. `message` says what failed; the other fields are printed below it.
  * `code` is stable and machine-readable (`safetensors/overlap`, `lora/no-match`, …).

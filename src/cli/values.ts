@@ -1,5 +1,5 @@
 // Values of flags, from the command line (text) and from a config file (YAML or JSON), checked by the flag's kind.
-import { LowrankError, nearest } from "../errors.ts";
+import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject, readText } from "../formats/json.ts";
 import { type Flag, flagOf, type Kind } from "./flags.ts";
@@ -86,7 +86,7 @@ export async function readConfigFile(files: Files, path: string, flags: readonly
         next: "Correct the name, or remove it.",
       });
     }
-    values[flag.name] = checked(flag, value, `${path}: ${key}`, JSON.stringify(value));
+    values[flag.name] = checked(flag, value, `${path}: ${key}`, valueText(value));
   }
   return values;
 }

@@ -1,6 +1,6 @@
 // PEFT's LoraConfig: adapter_config.json read and written as PEFT 0.21.2 does. Every field is honoured or refused by name.
 import { z } from "zod";
-import { LowrankError, nearest } from "../errors.ts";
+import { LowrankError, nearest, valueText } from "../errors.ts";
 
 /** The PEFT release whose file format is written. */
 export const PEFT_VERSION = "0.21.2";
@@ -275,7 +275,7 @@ function parseJson(text: string, path: string): Record<string, unknown> {
 }
 
 const show = (value: unknown): string => {
-  const text = JSON.stringify(value) ?? String(value);
+  const text = valueText(value);
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;
 };
 

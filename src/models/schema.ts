@@ -1,6 +1,6 @@
 // Reading JSON with zod so that a failure names the file, the key, what was expected and what was found.
 import { z } from "zod";
-import { LowrankError } from "../errors.ts";
+import { LowrankError, valueText } from "../errors.ts";
 
 /** Upper limits of what a config may ask for: each is several times the largest published model, none is near overflow. */
 export const MAX_VOCAB = 2 ** 24;
@@ -24,7 +24,7 @@ export const tokenId = z
 
 /** A value as it is shown in an error, cut to a line. */
 export function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? "nothing";
+  const text = valueText(value);
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }
 

@@ -150,6 +150,28 @@ async function appendDurably(file: string, bytes: Uint8Array): Promise<void> {
   if (!found) await syncFolder(path.dirname(file));
 }
 
+/**
+ * Makes a folder and those it is in. Node's own (mkdir with `recursive`) never ends where the system says that a folder is
+ * missing whose parent is there, as under /proc.
+ */
+async function makeFolders(folder: string): Promise<void> {
+  try {
+    await mkdir(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" && path.dirname(folder) !== folder) {
+      await makeFolders(path.dirname(folder));
+      await mkdir(folder).catch((again) => again.code === "EEXIST" || Promise.reject(again));
+    } else if (
+      !(await stat(folder).then(
+        (found) => found.isDirectory(),
+        () => false,
+      ))
+    )
+      throw error;
+  }
+}
+
 /** An empty folder at `to` gives way (rmdir refuses any other); what `from` holds was synced as it was written. */
 async function renameDurably(from: string, to: string): Promise<void> {
   const isFolder = (await named(from, () => stat(from))).isDirectory();
@@ -178,7 +200,7 @@ export const nodeFiles: Files = {
   list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
   write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
   append: (file, bytes) => named(file, () => appendDurably(file, bytes)),
-  makeFolder: (folder) => named(folder, async () => void (await mkdir(folder, { recursive: true }))),
+  makeFolder: (folder) => named(folder, () => makeFolders(path.resolve(folder))),
   rename: (from, to) => named(to, () => renameDurably(from, to)),
   remove: (file) => named(file, () => rm(file, { recursive: true, force: true })),
 };

@@ -195,11 +195,11 @@ const Evaluator = Interpreter as new (
 /** Every node of a template is evaluated through `evaluate`, so that is where steps, time and sizes are bounded. */
 class BoundedInterpreter extends Evaluator {
   private steps = 0;
-  private readonly deadline = Date.now() + MAX_RENDER_MS;
+  private readonly deadline = performance.now() + MAX_RENDER_MS;
 
   override evaluate(node: unknown, environment: unknown): RuntimeValue {
     if (++this.steps > MAX_STEPS) throw new TooMuch(`at most ${MAX_STEPS} steps`, "more, such as loops within loops");
-    if (Date.now() > this.deadline) throw new TooMuch(`at most ${MAX_RENDER_MS} ms`, "a longer rendering");
+    if (performance.now() > this.deadline) throw new TooMuch(`at most ${MAX_RENDER_MS} ms`, "a longer rendering");
     const value = this.stripped(node as CallNode | undefined, environment) ?? super.evaluate(node, environment);
     const isNew = !weights.has(value);
     weigh(value);

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { trainOnChoices } from "../data/examples.ts";
 import type { PromptFormat } from "../data/prompts.ts";
-import { LowrankError, nearest } from "../errors.ts";
+import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
 import { type LoraConfig, loraConfig } from "../lora/config.ts";
@@ -15,6 +15,9 @@ export const RUN_NAME = "run.json";
 const path = z.string().min(1);
 const names = z.union([z.string().min(1), z.array(z.string().min(1))]).nullable();
 const count = z.int().min(1);
+/** The longest run: at a thousand steps a second, a fortnight. */
+const MAX_STEPS = 1e9;
+const MAX_EPOCHS = 1e6;
 
 /** The options that make a new adapter; the values are checked by `loraConfig`. */
 const loraFields = {
@@ -73,12 +76,12 @@ const schema = z.strictObject({
   /** The date that chat templates see, as in 2025-01-31. Default: today's, kept when the run is resumed. */
   date: z.iso.date().optional(),
   /** Length of the run: passes over the data (3 if neither is given) or optimizer steps. */
-  epochs: z.number().optional(),
-  steps: z.number().optional(),
+  epochs: z.number().gt(0).max(MAX_EPOCHS).optional(),
+  steps: count.max(MAX_STEPS).optional(),
   /** Rows of a micro-batch. */
-  batchSize: z.number().default(4),
+  batchSize: count.default(4),
   /** Micro-batches of a step. */
-  gradientAccumulation: z.number().default(1),
+  gradientAccumulation: count.default(1),
   learningRate: z.number().default(optimizerDefaults.learningRate),
   schedule: z.enum(["constant", "linear", "cosine"]).default(optimizerDefaults.schedule),
   /** Over which the learning rate rises from 0: a number of steps, or below 1 a share of the run. */
@@ -256,7 +259,7 @@ async function readRun(files: Files, given: Record<string, unknown>): Promise<Re
   throw new LowrankError("train/no-run", "the file does not hold the options of a run", {
     subject: file,
     expected: '{"version": 1, "options": {…}}',
-    got: `version ${JSON.stringify(version)}`,
+    got: `version ${valueText(version)}`,
     next: "Give the options again, with a lowrank of the version that wrote the file.",
   });
 }
@@ -276,7 +279,7 @@ function optionError(issue: z.core.$ZodIssue): LowrankError {
   }
   const subject = issue.path.map(String).join(".");
   if (issue.input === undefined) return refused(subject, "the option is required", issue.message, "nothing");
-  return refused(subject, "this value can't be trained with", issue.message, JSON.stringify(issue.input));
+  return refused(subject, "this value can't be trained with", issue.message, valueText(issue.input));
 }
 
 const refused = (subject: string, message: string, expected: string, got: string): LowrankError =>

@@ -15,6 +15,7 @@ import {
   saveCheckpoint,
   type TrainState,
 } from "./checkpoint.ts";
+import { stopwatch } from "./clock.ts";
 import { bestOf, type EarlyStop, type Eval, evaluate, hasStalled } from "./evals.ts";
 import type { Feed } from "./feed.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
@@ -137,7 +138,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
   const facts = factsOf(options, steps);
   const ranges = parameterRanges(objective.entries, optimizer);
-  const began = performance.now();
+  const elapsed = stopwatch();
 
   const state: TrainState = { theta, m: zeros(theta), v: zeros(theta), step: 0, log: [], evals: [] };
   let resumedFrom: string | null = null;
@@ -153,7 +154,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   }
   let savedStep = resumedFrom ? state.step : -1;
   let savedFolder = resumedFrom;
-  let savedTime = began;
+  let savedTime = elapsed();
   let learningRate = 0;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
@@ -163,7 +164,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (broken !== undefined) throw nonFinite("a parameter", broken, state.step, learningRate, savedFolder);
     savedFolder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
     savedStep = state.step;
-    savedTime = performance.now();
+    savedTime = elapsed();
     await pruneCheckpoints(output.files, output.folder, savedStep, keep, bestOf(state.evals)?.step);
     yield { type: "checkpoint", step: savedStep, folder: savedFolder };
   }
@@ -174,11 +175,11 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   }
 
   const startStep = state.step;
-  const startTime = performance.now();
+  const startTime = elapsed();
   yield* save();
   const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
   while (state.step < steps && !signal?.aborted && !stalled()) {
-    const stepTime = performance.now();
+    const stepTime = elapsed();
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
     const { loss, gradient, tokens } = await lossAndGradient(objective, theta, feed.microBatches(state.step), seed, state.step);
@@ -189,10 +190,11 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const { step } = state;
     state.log.push({ step, loss, learningRate, gradNorm });
 
-    const now = performance.now();
-    const seconds = (now - stepTime) / 1000;
-    const etaSeconds = ((now - startTime) / 1000 / (step - startStep)) * (steps - step);
-    const rates = { tokens, tokensPerSecond: tokens / seconds, seconds, etaSeconds, memoryBytes: memoryBytes?.() ?? null };
+    const now = elapsed();
+    const seconds = now - stepTime;
+    const etaSeconds = ((now - startTime) / (step - startStep)) * (steps - step);
+    const tokensPerSecond = seconds > 0 ? tokens / seconds : 0;
+    const rates = { tokens, tokensPerSecond, seconds, etaSeconds, memoryBytes: memoryBytes?.() ?? null };
     yield { type: "step", step, loss, learningRate, gradNorm, ...rates };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
@@ -203,7 +205,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (bestOf(state.evals)?.step === step) yield* save();
       if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
     }
-    if (isDue(step, output, performance.now() - savedTime)) yield* save();
+    if (isDue(step, output, elapsed() - savedTime)) yield* save();
   }
   yield* save();
   const { step } = state;
@@ -218,15 +220,14 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     }
     await output.saveWeights(output.folder, theta);
   }
-  const seconds = (performance.now() - began) / 1000;
-  yield { type: "done", step, stopped, early, best, result, seconds, folder: output?.folder ?? null };
+  yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
 }
 
 /** Whether it is time for a checkpoint, by the steps done or by the time since the last one. */
-function isDue(step: number, output: TrainOutput | undefined, sinceMs: number): boolean {
+function isDue(step: number, output: TrainOutput | undefined, seconds: number): boolean {
   const { checkpointEvery, checkpointMinutes } = output ?? {};
   const byStep = checkpointEvery !== undefined && step % checkpointEvery === 0;
-  return byStep || (checkpointMinutes !== undefined && sinceMs >= checkpointMinutes * 60_000);
+  return byStep || (checkpointMinutes !== undefined && seconds >= checkpointMinutes * 60);
 }
 
 /** Mean loss over all targets of the micro-batches together, and its gradient: what one big batch of them gives. */
