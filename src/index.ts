@@ -1,5 +1,5 @@
 // The public API, and nothing else.
-export type { ExampleReport } from "./data/examples.ts";
+export type { ExampleReport } from "./data/dataset.ts";
 export { LowrankError } from "./errors.ts";
 export type { Generator, Prompt } from "./generate/generator.ts";
 export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";

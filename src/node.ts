@@ -1,5 +1,6 @@
 // The functions of the public API with Node's file system and ONNX Runtime for Node behind them.
 
+import { tmpdir } from "node:os";
 import { LowrankError } from "./errors.ts";
 import { readJsonObject } from "./formats/json.ts";
 import type { Generator } from "./generate/generator.ts";
@@ -33,6 +34,7 @@ export const runtime: Runtime = {
   memoryBytes: () => process.memoryUsage.rss(),
   memoryLimits,
   freeDisk,
+  temporaryFolder: tmpdir(),
   lock: lockFolder,
   version,
   environment,

@@ -1,8 +1,9 @@
 // A golden of a real run: a published model fine-tuned by PEFT, from the text of the data to the text of the trained model.
 import { z } from "zod";
 import { makeBatch } from "../../src/data/batch.ts";
-import { makeExamples } from "../../src/data/examples.ts";
+import { makeExamples } from "../../src/data/dataset.ts";
 import { readRecords } from "../../src/data/readers.ts";
+import { inMemory } from "../../src/data/store.ts";
 import type { Batch, Example } from "../../src/data/types.ts";
 import { readText } from "../../src/formats/json.ts";
 import { openGenerator } from "../../src/generate/generator.ts";
@@ -144,8 +145,9 @@ async function training(run: RealRun): Promise<Finding[]> {
   const { padId } = run.tokenizer;
   const examples = await examplesOf(run, "train.jsonl");
   const held = await examplesOf(run, "val.jsonl");
-  const feed = feedExamples(examples, { batchSize: meta.batch, seed: 0, padId, shuffle: false });
-  const batches = Array.from({ length: meta.steps }, (_, step) => feed.microBatches(step)).flat();
+  const feed = await feedExamples(inMemory(examples), { batchSize: meta.batch, seed: 0, padId, shuffle: false });
+  const steps = await Promise.all(Array.from({ length: meta.steps }, (_, step) => feed.microBatches(step)));
+  const batches = steps.flat();
   const heldBatches = Array.from({ length: Math.ceil(held.length / meta.eval_batch) }, (_, i) =>
     makeBatch(held.slice(i * meta.eval_batch, (i + 1) * meta.eval_batch), { padId }),
   );

@@ -3,6 +3,7 @@ import type { AnswerOptions } from "../jobs/answers.ts";
 import type { EvaluateOptions, Score } from "../jobs/evaluate.ts";
 import { answers, evaluate } from "../node.ts";
 import { grouped } from "../units.ts";
+import { recognizedText } from "./recognized.ts";
 import { note, print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
@@ -11,6 +12,7 @@ export async function run({ generate = false, limit, ...options }: Values, json:
   const { data, base, adapter } = await evaluate(options as unknown as EvaluateOptions);
   if (json) printJson({ type: "eval", data, base, adapter });
   else {
+    if (data.file) print(`${data.file.path}: ${recognizedText(data.file)}`);
     print(`${grouped(data.count)} examples, ${grouped(data.targets)} targets`);
     const row = (name: string, { loss, perplexity }: Score) => [name, loss.toFixed(4), perplexity.toFixed(2)];
     const rows = [["", "loss", "perplexity"], row("base", base)];

@@ -1,9 +1,9 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
-import type { ExampleReport } from "../data/examples.ts";
 import { finetune, reportRuns } from "../node.ts";
 import type { FinetuneEvent } from "../train/finetune.ts";
 import { type FinetuneOptions, resumeCommand } from "../train/options.ts";
 import { bytes, duration, grouped } from "../units.ts";
+import { dataLines, readingLine } from "./data-lines.ts";
 import { recognizedText } from "./recognized.ts";
 import { note, onLostOutput, print, printError, printJson, shown } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -25,13 +25,14 @@ const signals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 export async function run(options: Values, json: boolean): Promise<number> {
   const stop = new AbortController();
   let interrupted = 0;
+  let started = false;
   const interrupt = (signal: keyof typeof signals) => {
     // A terminal that closes sends its SIGHUP twice: from the system, and from the shell.
     if (interrupted && signal === "SIGHUP") return;
     if (interrupted) process.exit(signals[signal]);
     interrupted = signals[signal];
     stop.abort();
-    note("\nFinishing the step and saving. Once more stops at once.");
+    note(started ? "\nFinishing the step and saving. Once more stops at once." : "\nStopping. Once more stops at once.");
   };
   const names = Object.keys(signals) as (keyof typeof signals)[];
   for (const name of names) process.on(name, interrupt);
@@ -42,6 +43,7 @@ export async function run(options: Values, json: boolean): Promise<number> {
   try {
     for await (const event of finetune({ ...(options as unknown as FinetuneOptions), signal: stop.signal })) {
       report(event);
+      started ||= event.type === "start";
       if (event.type === "done") stopped = event.stopped;
     }
   } finally {
@@ -70,25 +72,28 @@ function progress(): (event: FinetuneEvent) => void {
     if (terminal) process.stderr.write("\r\x1b[K");
     print(text);
   };
-  const step = (event: StepEvent) => {
-    const text = stepLine(event, steps);
+  /** What is soon out of date: a line that is rewritten, or a line now and then. */
+  const passing = (text: string, isLast = false) => {
     if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
-    else if (event.step === steps || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
+    else if (isLast || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
       lastPlain = performance.now();
       print(text);
     }
   };
   return (event) => {
     switch (event.type) {
+      case "reading":
+        passing(readingLine(event));
+        break;
       case "prepared": {
         const share = ((100 * event.trainable) / event.parameters).toPrecision(2);
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
         line(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         if (event.train.file) line(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
-        line(`data: ${dataLine(event.train)}`);
+        for (const text of dataLines("data", event.train)) line(text);
         line(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
         for (const warning of event.warnings) line(`warning: ${warning}`);
-        if (event.eval) line(`evaluation: ${dataLine(event.eval)}`);
+        for (const text of event.eval ? dataLines("evaluation", event.eval) : []) line(text);
         break;
       }
       case "start":
@@ -96,7 +101,7 @@ function progress(): (event: FinetuneEvent) => void {
         if (event.resumedFrom) line(`going on from step ${event.step} of ${event.steps}: ${event.resumedFrom}`);
         break;
       case "step":
-        step(event);
+        passing(stepLine(event, steps), event.step === steps);
         break;
       case "eval":
         line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}, perplexity ${event.perplexity.toFixed(2)}`);
@@ -140,10 +145,4 @@ function stepLine(event: StepEvent, steps: number): string {
   const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
   const speed = `${Math.round(event.tokensPerSecond)} tokens/s, ${duration(event.etaSeconds)} left`;
   return `step ${event.step}/${steps}: loss ${event.loss.toFixed(4)}, ${speed}${memory}`;
-}
-
-function dataLine({ count, tokens, targets, longest, truncated, dropped }: ExampleReport): string {
-  const lost = [truncated ? `${truncated} cut to the maximum length` : "", dropped ? `${dropped} without a target left out` : ""];
-  const sizes = `${grouped(count)} examples, ${grouped(tokens)} tokens, ${grouped(targets)} of them targets, longest ${longest}`;
-  return [sizes, ...lost.filter(Boolean)].join(", ");
 }

@@ -13,7 +13,7 @@ export interface BatchOptions {
 }
 
 /**
- * A batch of rows, padded on the right: each an example, or a list of examples packed one after another (`packExamples`).
+ * A batch of rows, padded on the right: each an example, or a list of examples packed one after another (`packRows`).
  * In a packed row, positions restart and segments number the examples; the first token of each is no target. Padding is
  * masked, goes on counting positions, and belongs to the row's last segment.
  */
@@ -60,24 +60,24 @@ export function makeBatch(rows: readonly (Example | readonly Example[])[], { pad
 }
 
 /**
- * Packs examples into rows of at most `maxLength` tokens by first-fit decreasing (at most 11/9 of the fewest rows + 1).
- * Deterministic: equal lengths keep their order.
+ * Packs examples of these lengths into rows of at most `maxLength` tokens by first-fit decreasing (at most 11/9 of the fewest
+ * rows + 1). Gives the indices in each row. Deterministic: equal lengths keep their order.
  */
-export function packExamples(examples: readonly Example[], maxLength: number): Example[][] {
-  const order = examples.map((_, i) => i).sort((a, b) => examples[b]!.ids.length - examples[a]!.ids.length || a - b);
-  const longest = order.length > 0 ? examples[order[0]!]!.ids.length : 0;
+export function packRows(lengths: ArrayLike<number>, maxLength: number): number[][] {
+  const order = Int32Array.from({ length: lengths.length }, (_, i) => i).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+  const longest = order.length > 0 ? lengths[order[0]!]! : 0;
   if (longest > maxLength) throw tooLong(longest, maxLength, "maxLength");
   // A binary tree over the rows: each node holds the most room below it, so that the first row that fits is found in log n.
-  const leaves = 2 ** Math.ceil(Math.log2(Math.max(1, examples.length)));
-  const room = new Float64Array(2 * leaves).fill(maxLength);
-  const rows: Example[][] = [];
+  const leaves = 2 ** Math.ceil(Math.log2(Math.max(1, lengths.length)));
+  const room = new Int32Array(2 * leaves).fill(maxLength);
+  const rows: number[][] = [];
   for (const i of order) {
-    const example = examples[i]!;
+    const length = lengths[i]!;
     let node = 1;
-    while (node < leaves) node = room[2 * node]! >= example.ids.length ? 2 * node : 2 * node + 1;
+    while (node < leaves) node = room[2 * node]! >= length ? 2 * node : 2 * node + 1;
     rows[node - leaves] ??= [];
-    rows[node - leaves]!.push(example);
-    room[node]! -= example.ids.length;
+    rows[node - leaves]!.push(i);
+    room[node]! -= length;
     for (node >>= 1; node > 0; node >>= 1) room[node] = Math.max(room[2 * node]!, room[2 * node + 1]!);
   }
   return rows;
@@ -93,11 +93,19 @@ export interface PlanOptions {
   bucket?: boolean;
 }
 
+/** The batches of an epoch. */
+export interface BatchPlan {
+  count: number;
+  /** Which rows a batch has. */
+  batch(index: number): number[];
+}
+
 /**
  * The batches of an epoch, as indices into `lengths` (tokens of each row): every row once, `batchSize` a batch, and what
- * is left over in one smaller batch. A pure function of its arguments; each epoch has an order of its own.
+ * is left over in one smaller batch. A pure function of its arguments; each epoch has an order of its own. Takes 8 bytes a
+ * row: there can be ten million of them.
  */
-export function planBatches(lengths: ArrayLike<number>, options: PlanOptions): number[][] {
+export function planBatches(lengths: ArrayLike<number>, options: PlanOptions): BatchPlan {
   const { batchSize, seed, epoch, shuffle = true, bucket = true } = options;
   if (!Number.isSafeInteger(batchSize) || batchSize < 1) {
     throw new LowrankError("data/option", "the batch size is not a positive integer", {
@@ -107,22 +115,18 @@ export function planBatches(lengths: ArrayLike<number>, options: PlanOptions): n
       next: "give the number of rows of a batch",
     });
   }
-  const chunks = (order: readonly number[], size: number): number[][] =>
-    Array.from({ length: Math.ceil(order.length / size) }, (_, i) => order.slice(i * size, (i + 1) * size));
-  if (!shuffle)
-    return chunks(
-      Array.from({ length: lengths.length }, (_, i) => i),
-      batchSize,
-    );
-  const order = [...permutation(seed, [purpose.shuffle, epoch, 0], lengths.length)];
-  if (!bucket) return chunks(order, batchSize);
-  const batches = chunks(order, WINDOW_BATCHES * batchSize).flatMap((window) =>
-    chunks(
-      window.sort((a, b) => lengths[b]! - lengths[a]!),
-      batchSize,
-    ),
-  );
-  return [...permutation(seed, [purpose.shuffle, epoch, 1], batches.length)].map((i) => batches[i]!);
+  const rows = lengths.length;
+  const count = Math.ceil(rows / batchSize);
+  const order = shuffle ? permutation(seed, [purpose.shuffle, epoch, 0], rows) : Int32Array.from({ length: rows }, (_, i) => i);
+  const inOrder = (index: number) => [...order.subarray(index * batchSize, (index + 1) * batchSize)];
+  if (!shuffle || !bucket) return { count, batch: inOrder };
+  const window = WINDOW_BATCHES * batchSize;
+  for (let start = 0; start < rows; start += window) {
+    const sorted = [...order.subarray(start, start + window)].sort((a, b) => lengths[b]! - lengths[a]!);
+    order.set(sorted, start);
+  }
+  const batches = permutation(seed, [purpose.shuffle, epoch, 1], count);
+  return { count, batch: (index) => inOrder(batches[index]!) };
 }
 
 function widthOf(lengths: readonly number[], padTo: number | undefined): number {

@@ -5,8 +5,6 @@ import { encodeSpans, renderWithMask } from "../text/mask.ts";
 import { type ChatMessage, type ChatTemplate, renderChat } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
-import { type PromptFormat, promptFormatOf } from "./prompts.ts";
-import type { Recognized } from "./readers.ts";
 import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord } from "./records.ts";
 import { type Example, IGNORE } from "./types.ts";
 
@@ -30,110 +28,84 @@ export interface ExampleOptions {
   source?: string;
 }
 
-/** What became of a dataset. */
-export interface ExampleReport {
-  /** What was read, where it was a file. */
-  file?: Recognized;
-  /** Examples made. */
-  count: number;
-  /** Examples cut to maxLength, those that were then dropped included. */
-  truncated: number;
-  /** Records that gave no example, because no target was left in them. */
-  dropped: number;
-  /** Tokens of the examples made. */
-  tokens: number;
-  /** Targets among them. */
-  targets: number;
-  /** Length of the longest, in tokens. */
-  longest: number;
-  /** How a model trained on them is asked. */
-  prompts: PromptFormat;
-}
-
-/**
- * Tokenizes records. The first token of an example is never a target, since nothing comes before it.
- * - {prompt, completion}: the prompt with the tokenizer's special tokens in front, then the completion, then EOS unless
- *   the completion ends with a token that stops generation. The prompt's ids are those that generation starts from.
- * - {messages}: the chat template's rendering; the targets are the assistant's turns with their end-of-turn tokens.
- * - {text}: the text with special tokens in front and EOS at the end, all of it targets.
- * @throws LowrankError `data/empty`, `data/no-targets`, `data/no-template`, or what a record's template throws, with its place.
- */
-export async function makeExamples(
-  records: AsyncIterable<NumberedRecord> | Iterable<NumberedRecord>,
-  tokenizer: Tokenizer,
-  options: ExampleOptions,
-): Promise<{ examples: Example[]; report: ExampleReport }> {
-  const { maxLength, source = "the dataset" } = options;
-  if (!Number.isSafeInteger(maxLength) || maxLength < 2) {
-    throw new LowrankError("data/option", "no example fits the maximum length", {
-      subject: "maxLength",
-      expected: "an integer of at least 2 (a token and the one it predicts)",
-      got: String(maxLength),
-      next: "give the length of the longest sequences to train on, such as 1024",
-    });
-  }
-  const examples: Example[] = [];
-  const report: ExampleReport = {
-    count: 0,
-    truncated: 0,
-    dropped: 0,
-    tokens: 0,
-    targets: 0,
-    longest: 0,
-    prompts: { kind: "text" },
-  };
-  const prompts = promptFormatOf();
-  for await (const { record, whole } of eachExample(records, tokenizer, options)) {
-    prompts.add(record);
-    if (whole.ids.length > maxLength) report.truncated++;
-    const example = { ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) };
-    const targets = example.labels.reduce((n, label) => n + (label === IGNORE ? 0 : 1), 0);
-    if (targets === 0) {
-      report.dropped++;
-      continue;
-    }
-    examples.push(example);
-    report.count++;
-    report.tokens += example.ids.length;
-    report.targets += targets;
-    report.longest = Math.max(report.longest, example.ids.length);
-  }
-  if (report.count + report.dropped === 0) {
-    throw new LowrankError("data/empty", "there are no records", {
-      subject: source,
-      expected: "at least one record",
-      got: "none",
-      next: "check that it is the file you mean",
-    });
-  }
-  if (report.count === 0) {
-    throw new LowrankError("data/no-targets", "no token is a target, so there is nothing to learn", {
-      subject: source,
-      expected: `completions, assistant turns or texts that begin within the first ${maxLength} tokens`,
-      got: `${report.dropped} records without a target, ${report.truncated} of them truncated`,
-      next: report.truncated > 0 ? "raise the maximum length or shorten the prompts" : "check that the completions are not empty",
-    });
-  }
-  report.prompts = prompts.format() ?? report.prompts;
-  return { examples, report };
-}
-
 /** A record, and the example it becomes before it is cut to the maximum length. */
 export interface MadeExample extends NumberedRecord {
   whole: Example;
 }
 
-/** The examples of records one by one, as `makeExamples` makes them. */
+/**
+ * Tokenizes records one by one. The first token of an example is never a target, since nothing comes before it.
+ * - {prompt, completion}: the prompt with the tokenizer's special tokens in front, then the completion, then EOS unless
+ *   the completion ends with a token that stops generation. The prompt's ids are those that generation starts from.
+ * - {messages}: the chat template's rendering; the targets are the assistant's turns with their end-of-turn tokens.
+ * - {text}: the text with special tokens in front and EOS at the end, all of it targets.
+ * @throws LowrankError `data/no-template`, or what a record's template throws, with its place.
+ */
 export async function* eachExample(
   records: AsyncIterable<NumberedRecord> | Iterable<NumberedRecord>,
   tokenizer: Tokenizer,
   options: Omit<ExampleOptions, "maxLength">,
 ): AsyncGenerator<MadeExample, void, void> {
   const { source = "the dataset" } = options;
-  for await (const { record, place } of records) {
-    const whole = atPlace(source, place, () => tokenizer.limited(() => makeExample(record, tokenizer, options)));
-    yield { record, place, whole };
+  for await (const group of groups(records)) {
+    const made: Example[] = [];
+    const start = performance.now();
+    let begun = start;
+    let tooSlow: LowrankError | undefined;
+    try {
+      tokenizer.limited(() => {
+        for (const { record } of group) {
+          begun = performance.now();
+          made.push(makeExample(record, tokenizer, options));
+        }
+      });
+    } catch (error) {
+      if (!(error instanceof LowrankError)) throw error;
+      // A record that took most of the time has had its share of it. Others are tried again, alone.
+      const [all, own] = [performance.now() - start, performance.now() - begun];
+      if (error.code.endsWith("/slow") && own > MOST_OF_THE_TIME * all) tooSlow = error;
+    }
+    for (const [i, { record, place }] of group.entries()) {
+      const alone = () => {
+        if (tooSlow && i === made.length) throw tooSlow;
+        return tokenizer.limited(() => makeExample(record, tokenizer, options));
+      };
+      yield { record, place, whole: made[i] ?? atPlace(source, place, alone) };
+    }
   }
+}
+
+/**
+ * Records that are watched together: to watch one costs a thread, as much time as to tokenize a short text. They are few
+ * enough for the time of one.
+ */
+const RECORDS_AT_ONCE = 64;
+const CHARS_AT_ONCE = 1 << 15;
+const MOST_OF_THE_TIME = 0.75;
+
+async function* groups(records: AsyncIterable<NumberedRecord> | Iterable<NumberedRecord>): AsyncGenerator<NumberedRecord[]> {
+  let group: NumberedRecord[] = [];
+  let chars = 0;
+  try {
+    for await (const one of records) {
+      group.push(one);
+      chars += charsOf(one.record);
+      if (group.length < RECORDS_AT_ONCE && chars < CHARS_AT_ONCE) continue;
+      yield group;
+      [group, chars] = [[], 0];
+    }
+  } catch (error) {
+    // What is wrong with an earlier record is told first.
+    yield group;
+    throw error;
+  }
+  yield group;
+}
+
+function charsOf(record: DataRecord): number {
+  if ("text" in record) return record.text.length;
+  if ("messages" in record) return record.messages.reduce((sum, { content }) => sum + content.length, 0);
+  return 2 * record.prompt.length + record.completion.length;
 }
 
 function makeExample(

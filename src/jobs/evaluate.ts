@@ -1,5 +1,6 @@
 // How well a base, alone and with an adapter, predicts the targets of a data file: the forward pass of training, nothing else.
-import type { ExampleReport, TrainOn } from "../data/examples.ts";
+import type { ExampleReport } from "../data/dataset.ts";
+import type { TrainOn } from "../data/examples.ts";
 import type { ColumnNames } from "../data/records.ts";
 import type { Batch } from "../data/types.ts";
 import { check } from "../graph/graph.ts";
@@ -12,8 +13,8 @@ import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { float32, sizeOf } from "../tensor.ts";
-import { batchFeeds, lossGraph } from "../train/causal-lm.ts";
-import { dataReader, evaluationBatches, shapeOf } from "../train/datasets.ts";
+import { batchFeeds, lossGraph, type ObjectiveShape } from "../train/causal-lm.ts";
+import { dataReader, evaluationBatches, finished, shapeOf } from "../train/datasets.ts";
 import { evaluate as meanLoss } from "../train/evals.ts";
 import { thetaOf } from "../train/subject.ts";
 import { loraEntries, loraInputs } from "../train/trained.ts";
@@ -50,7 +51,10 @@ export interface Evaluation {
 }
 
 /** Evaluates the base on a data file, and the adapter on it where one is given. */
-export async function evaluate(options: EvaluateOptions, { files, openSession, timeLimit }: Runtime): Promise<Evaluation> {
+export async function evaluate(
+  options: EvaluateOptions,
+  { files, openSession, timeLimit, temporaryFolder }: Runtime,
+): Promise<Evaluation> {
   const base = await loadBase(files, options.base, timeLimit);
   const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   if (adapter) {
@@ -58,37 +62,40 @@ export async function evaluate(options: EvaluateOptions, { files, openSession, t
     await checkMadeFor(base, adapter, options.anyBase);
   }
   const { trainOn = "completion", batchSize = 4, threads } = options;
-  const reader = await dataReader(files, base, { ...options, trainOn });
-  const { examples, report } = await reader.read(options.data);
-  const batches = evaluationBatches(examples, batchSize, reader.padId);
-
-  const { checkpoint } = base;
-  const weights = weightFiles(checkpoint);
-  const model = lower(evaluationGraph(base, adapter?.modules ?? [], batches), weights.locate);
-  const session = await openSession(model, { weightsFolder: weights.folder, threads });
+  const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
+  const reader = await dataReader(files, base, { ...options, trainOn }, { spill });
   try {
-    const entries = loraEntries({ modules: adapter?.modules ?? [] });
-    const score = (theta: Float32Array): Promise<Score> => {
-      const factors = entries.map(({ key, offset, shape }) => [
-        key,
-        float32(shape, theta.subarray(offset, offset + sizeOf(shape))),
-      ]);
-      const loss = async (batch: Batch) => {
-        const results = await session.run({ ...batchFeeds(batch), ...Object.fromEntries(factors) });
-        return Number(results["loss"]!.data[0]);
+    const { examples, report } = await finished(reader.read(options.data));
+    const batches = evaluationBatches(examples, batchSize, reader.padId);
+    const weights = weightFiles(base.checkpoint);
+    const model = lower(evaluationGraph(base, adapter?.modules ?? [], shapeOf(batches.sizes)), weights.locate);
+    const session = await openSession(model, { weightsFolder: weights.folder, threads });
+    try {
+      const entries = loraEntries({ modules: adapter?.modules ?? [] });
+      const score = (theta: Float32Array): Promise<Score> => {
+        const factors = entries.map(({ key, offset, shape }) => [
+          key,
+          float32(shape, theta.subarray(offset, offset + sizeOf(shape))),
+        ]);
+        const loss = async (batch: Batch) => {
+          const results = await session.run({ ...batchFeeds(batch), ...Object.fromEntries(factors) });
+          return Number(results["loss"]!.data[0]);
+        };
+        return meanLoss({ loss }, theta, batches);
       };
-      return meanLoss({ loss }, theta, batches);
-    };
-    // With B at zero an adapter changes nothing.
-    const zeros = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
-    return { data: report, base: await score(zeros), adapter: adapter && (await score(thetaOf(adapter))) };
+      // With B at zero an adapter changes nothing.
+      const zeros = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+      return { data: report, base: await score(zeros), adapter: adapter && (await score(thetaOf(adapter))) };
+    } finally {
+      await session.close();
+    }
   } finally {
-    await session.close();
+    await reader.close();
   }
 }
 
 /** Σ of the targets' losses; the factors are inputs under their keys. */
-function evaluationGraph({ config }: Base, modules: readonly AdapterModule[], batches: readonly Batch[]) {
-  const graph = lossGraph(config, shapeOf(batches));
+function evaluationGraph({ config }: Base, modules: readonly AdapterModule[], shape: ObjectiveShape) {
+  const graph = lossGraph(config, shape);
   return check(inject(graph, loraUpdate(graph, loraInputs(modules).factors)));
 }

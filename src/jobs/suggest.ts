@@ -1,5 +1,5 @@
 // Options of a run to begin with, from its goal, its base and a look at its data: what is common for LoRA, fitted to the machine.
-import { type ExampleReport, makeExamples } from "../data/examples.ts";
+import { type ExampleReport, makeExamples } from "../data/dataset.ts";
 import { type Recognized, readRecords } from "../data/readers.ts";
 import type { ColumnNames, NumberedRecord } from "../data/records.ts";
 import { loadBase } from "../models/base.ts";

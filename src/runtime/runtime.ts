@@ -19,6 +19,8 @@ export interface Runtime {
    * a killed run has not given back is taken over.
    */
   lock?: (folder: string) => Promise<() => Promise<void>>;
+  /** Where files may lie while a job is at work that has no folder of its own. */
+  temporaryFolder?: string;
   /** Of this program, for logs. */
   version?: string;
   /** What it runs on, for logs: names and values in words. */

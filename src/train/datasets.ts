@@ -1,9 +1,10 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
-import { makeBatch, packExamples } from "../data/batch.ts";
-import { type ExampleReport, eachExample, type MadeExample, makeExamples, type TrainOn } from "../data/examples.ts";
-import { type RecordFile, readRecords } from "../data/readers.ts";
+import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
+import { eachExample, type MadeExample, type TrainOn } from "../data/examples.ts";
+import { type Recognized, type RecordFile, readRecords } from "../data/readers.ts";
 import type { ColumnNames, NumberedRecord } from "../data/records.ts";
-import type { Batch, Example } from "../data/types.ts";
+import { type ExampleStore, type Examples, exampleStore } from "../data/store.ts";
+import type { Batch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { TextBase } from "../models/base.ts";
@@ -13,6 +14,8 @@ import { renderWithMask } from "../text/mask.ts";
 import type { ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ObjectiveShape } from "./causal-lm.ts";
+import type { BatchSize } from "./memory.ts";
+import { rowsOf } from "./rows.ts";
 
 /** Default longest example, in tokens. */
 const MAX_LENGTH = 1024;
@@ -25,9 +28,35 @@ export interface DataOptions extends ColumnNames {
   date?: string;
 }
 
-export interface Dataset {
-  examples: Example[];
-  report: ExampleReport;
+/** What is told while a long file is read and tokenized. */
+export interface ReadingEvent {
+  type: "reading";
+  path: string;
+  /** How much of the file is read, of how much. */
+  bytes: number;
+  size: number;
+  records: number;
+  seconds: number;
+}
+
+/** Seconds between two events. */
+const READING_SECONDS = 2;
+
+/** Tells of its progress, and returns what was read. */
+type Reading<T> = AsyncGenerator<ReadingEvent, T, void>;
+
+/** What was read, its progress left alone. */
+export async function finished<T>(reading: Reading<T>): Promise<T> {
+  for (;;) {
+    const { done, value } = await reading.next();
+    if (done) return value;
+  }
+}
+
+/** What there is to train on, and to evaluate on. */
+export interface Datasets {
+  train: Dataset;
+  held?: Dataset;
 }
 
 /** Reads files of records for one base: its tokenizer, its limits. */
@@ -36,52 +65,76 @@ export interface DataReader {
   maxLength: number;
   /** An id to pad with. */
   padId: number;
-  read(path: string): Promise<Dataset>;
+  read(path: string): Reading<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
-  split(path: string, share: number, seed: number): Promise<{ train: Dataset; held: Dataset }>;
+  split(path: string, share: number, seed: number): Reading<Required<Datasets>>;
   /** The examples of a file one by one, before they are cut to `maxLength`, and what the file is. */
   each(path: string): { examples: AsyncIterable<MadeExample>; file: RecordFile };
   /** The indices of the records that `split` keeps for evaluation. */
   held(path: string, share: number, seed: number): Promise<Set<number>>;
+  /** Removes the files of tokens: examples can't be read any more. */
+  close(): Promise<void>;
 }
 
-/** A reader of data files. Fails if the tokenizer has ids that the base has no embedding for, or its positions do not suffice. */
-export async function dataReader(files: Files, base: TextBase, options: DataOptions): Promise<DataReader> {
+export interface ReadingOptions {
+  /** How the paths of files begin that tokens beyond `STORE_MEMORY_BYTES` go to; they stay in memory if absent. */
+  spill?: string;
+  /** When it fires, reading ends with `train/stopped`. */
+  signal?: AbortSignal;
+}
+
+/**
+ * A reader of data files. Fails if the tokenizer has ids that the base has no embedding for, or its positions do not suffice.
+ */
+export async function dataReader(
+  files: Files,
+  base: TextBase,
+  options: DataOptions,
+  { spill, signal }: ReadingOptions = {},
+): Promise<DataReader> {
   const tokenizer = await base.tokenizer();
   checkVocabulary(tokenizer, base);
   const maxLength = lengthLimit(options.maxLength, base.config);
   const now = options.date === undefined ? undefined : new Date(options.date);
   const how = { maxLength, trainOn: options.trainOn, now };
-  const make = async (records: AsyncIterable<NumberedRecord> | NumberedRecord[], file: RecordFile, source: string) => {
-    const checked = withCheckedTemplate(records, tokenizer);
-    const { examples, report } = await makeExamples(checked, tokenizer, { ...how, source });
-    return { examples, report: { ...report, file: file.recognized() ?? undefined } };
-  };
+  const stores: ExampleStore[] = [];
+
+  async function* readAll(path: string): Reading<Collector> {
+    const file = readRecords(files, path, options);
+    const place = spill === undefined ? undefined : { files, path: `${spill}-${stores.length}` };
+    // One that was killed left its file.
+    if (place) await files.remove(place.path);
+    const store = exampleStore({ limit: Math.max(base.config.vocabSize, maxLength + 1), spill: place });
+    stores.push(store);
+    const collected = collector(store, { ...how, source: path });
+    const began = performance.now();
+    let told = began;
+    for await (const made of eachExample(withCheckedTemplate(file, tokenizer), tokenizer, { ...how, source: path })) {
+      await collected.add(made);
+      const now = performance.now();
+      if (now - told < READING_SECONDS * 1000) continue;
+      told = now;
+      yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: (now - began) / 1000 };
+      // Lets what waits have its turn: a signal, for one.
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      if (signal?.aborted) throw stopped(path);
+    }
+    return { ...collected, dataset: (numbers) => withFile(collected.dataset(numbers), file.recognized()) };
+  }
+
   return {
     maxLength,
     // Padding is masked, so any id will do where the tokenizer's has no row in the embedding.
     padId: tokenizer.padId < base.config.vocabSize ? tokenizer.padId : 0,
-    read: (path) => {
-      const file = readRecords(files, path, options);
-      return make(file, file, path);
+    read: async function* (path) {
+      return (yield* readAll(path)).dataset();
     },
-    split: async (path, share, seed) => {
-      const records: NumberedRecord[] = [];
-      const file = readRecords(files, path, options);
-      for await (const record of file) records.push(record);
-      const held = heldOut(path, records.length, share, seed);
-      return {
-        train: await make(
-          records.filter((_, i) => !held.has(i)),
-          file,
-          path,
-        ),
-        held: await make(
-          records.filter((_, i) => held.has(i)),
-          file,
-          path,
-        ),
-      };
+    split: async function* (path, share, seed) {
+      const collected = yield* readAll(path);
+      const held = heldOut(path, collected.records, share, seed);
+      const numbers = Int32Array.from({ length: collected.records }, (_, i) => i);
+      const train = collected.dataset(numbers.filter((i) => !held.has(i)));
+      return withShared({ train, held: collected.dataset(numbers.filter((i) => held.has(i))) });
     },
     each: (path) => {
       const file = readRecords(files, path, options);
@@ -92,7 +145,21 @@ export async function dataReader(files: Files, base: TextBase, options: DataOpti
       for await (const _ of readRecords(files, path, options)) count++;
       return heldOut(path, count, share, seed);
     },
+    close: async () => {
+      for (const store of stores) await store.close();
+    },
   };
+}
+
+const withFile = (dataset: Dataset, file: Recognized | null): Dataset => ({
+  ...dataset,
+  report: { ...dataset.report, file: file ?? undefined },
+});
+
+/** The report on the evaluation's examples says how many of them are trained on. */
+export function withShared<T extends Datasets>(datasets: T): T {
+  const { train, held } = datasets;
+  return held ? { ...datasets, held: { ...held, report: { ...held.report, alsoTrained: alsoIn(train, held) } } } : datasets;
 }
 
 /** The indices of the records that are kept for evaluation. */
@@ -102,22 +169,32 @@ function heldOut(path: string, records: number, share: number, seed: number): Se
   return new Set(permutation(seed, [purpose.shuffle, 0, 2], records).subarray(0, count));
 }
 
-/** Every example once, rows of like length together; several examples in a row of `packLength` tokens if it is given. */
-export function evaluationBatches(examples: readonly Example[], batchSize: number, padId: number, packLength?: number): Batch[] {
-  const rows =
-    packLength === undefined
-      ? [...examples].sort((a, b) => b.ids.length - a.ids.length).map((example) => [example])
-      : packExamples(examples, packLength);
-  return Array.from({ length: Math.ceil(rows.length / batchSize) }, (_, i) =>
-    makeBatch(rows.slice(i * batchSize, (i + 1) * batchSize), { padId }),
-  );
+/** The batches of an evaluation, made anew each time they are gone through. */
+export interface EvaluationBatches extends AsyncIterable<Batch> {
+  sizes: readonly BatchSize[];
 }
 
-/** The most targets and the longest row of any of `batches`. */
-export function shapeOf(batches: Iterable<Batch>): ObjectiveShape {
+/** Every example once, rows of like length together; several examples in a row of `packLength` tokens if it is given. */
+export function evaluationBatches(examples: Examples, batchSize: number, padId: number, packLength?: number): EvaluationBatches {
+  const rows = rowsOf(examples, padId, packLength);
+  const order = Int32Array.from(rows.lengths, (_, i) => i);
+  if (packLength === undefined) order.sort((a, b) => rows.lengths[b]! - rows.lengths[a]! || a - b);
+  const batches = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, i) => [
+    ...order.subarray(i * batchSize, (i + 1) * batchSize),
+  ]);
+  return {
+    sizes: batches.map(rows.size),
+    async *[Symbol.asyncIterator]() {
+      for (const batch of batches) yield await rows.batch(batch);
+    },
+  };
+}
+
+/** The most targets and the longest row of batches of these sizes. */
+export function shapeOf(sizes: Iterable<BatchSize>): ObjectiveShape {
   const shape = { maxTargets: 1, maxLength: 1 };
-  for (const { lossRows, width } of batches) {
-    shape.maxTargets = Math.max(shape.maxTargets, lossRows.length);
+  for (const { targets, width } of sizes) {
+    shape.maxTargets = Math.max(shape.maxTargets, targets);
     shape.maxLength = Math.max(shape.maxLength, width);
   }
   return shape;
@@ -197,6 +274,13 @@ export function lengthLimit(maxLength: number | undefined, { maxPositions }: Dec
     next: "Train on shorter sequences.",
   });
 }
+
+const stopped = (subject: string): LowrankError =>
+  new LowrankError("train/stopped", "stopped while the data were read, before anything was trained", {
+    subject,
+    next: "Run it again from the start; nothing is lost.",
+    exitCode: 1,
+  });
 
 const nothingLeft = (subject: string, count: number): LowrankError =>
   new LowrankError("train/option", "no record would be left to train on", {

@@ -1,6 +1,6 @@
 // Evaluations during training: the mean loss, which was the best, and when no better one is to be waited for.
 import type { Batch } from "../data/types.ts";
-import { targetsOf, total } from "./batches.ts";
+import { targetsOf } from "./batches.ts";
 import type { Objective } from "./types.ts";
 
 /** An evaluation after `step` steps: the mean loss over the targets, in nats a token. */
@@ -13,11 +13,15 @@ export interface Eval {
 export async function evaluate(
   objective: Pick<Objective, "loss">,
   theta: Float32Array,
-  batches: readonly Batch[],
+  batches: Iterable<Batch> | AsyncIterable<Batch>,
 ): Promise<{ loss: number; perplexity: number }> {
   let sum = 0;
-  for (const batch of batches) if (targetsOf(batch) > 0) sum += await objective.loss(batch, theta);
-  const loss = sum / total(batches, targetsOf);
+  let targets = 0;
+  for await (const batch of batches) {
+    if (targetsOf(batch) > 0) sum += await objective.loss(batch, theta);
+    targets += targetsOf(batch);
+  }
+  const loss = sum / targets;
   return { loss, perplexity: Math.exp(loss) };
 }
 

@@ -1,17 +1,26 @@
 // What each step trains on, as a pure function of seed and step, so that a run resumes from nothing but its step number.
-import { makeBatch, packExamples, planBatches } from "../data/batch.ts";
-import { type Batch, type Example, IGNORE } from "../data/types.ts";
+import { type BatchPlan, planBatches } from "../data/batch.ts";
+import { type Examples, inOrder } from "../data/store.ts";
+import type { Batch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
-import { fingerprint } from "../formats/fingerprint.ts";
+import { fingerprinter } from "../formats/fingerprint.ts";
 import type { Facts } from "./checkpoint.ts";
+import type { BatchSize } from "./memory.ts";
+import { rowsOf } from "./rows.ts";
 
 export interface Feed {
   /** Optimizer steps in which every example comes once. */
   stepsPerEpoch: number;
   /** The micro-batches whose gradients are summed in `step` (from 0). */
-  microBatches(step: number): Batch[];
+  microBatches(step: number): Batch[] | Promise<Batch[]>;
   /** What determines them, compared when a run is resumed. */
   facts: Facts;
+}
+
+/** A feed that knows the sizes of its batches without making them. */
+export interface ExampleFeed extends Feed {
+  microBatches(step: number): Promise<Batch[]>;
+  sizes(step: number): BatchSize[];
 }
 
 export interface FeedOptions {
@@ -33,7 +42,7 @@ export interface FeedOptions {
  * Feeds `examples`, each once an epoch; the last step of an epoch may have fewer micro-batches and the last micro-batch
  * fewer rows. Throws `train/no-targets` for an example that has nothing to learn.
  */
-export function feedExamples(examples: readonly Example[], options: FeedOptions): Feed {
+export async function feedExamples(examples: Examples, options: FeedOptions): Promise<ExampleFeed> {
   const { batchSize, gradientAccumulation = 1, seed, padId, shuffle = true, bucket = true, packLength } = options;
   checkExamples(examples);
   if (!(Number.isSafeInteger(gradientAccumulation) && gradientAccumulation >= 1)) {
@@ -44,24 +53,23 @@ export function feedExamples(examples: readonly Example[], options: FeedOptions)
       next: "Give the number of micro-batches of a step.",
     });
   }
-  const rows = packLength === undefined ? examples.map((example) => [example]) : packExamples(examples, packLength);
-  const lengths = rows.map((row) => row.reduce((sum, { ids }) => sum + ids.length, 0));
-  const planOf = (epoch: number) => planBatches(lengths, { batchSize, seed, epoch, shuffle, bucket });
-  const stepsPerEpoch = Math.ceil(planOf(0).length / gradientAccumulation);
-  let plan: { epoch: number; batches: number[][] } | undefined;
+  const rows = rowsOf(examples, padId, packLength);
+  let plan: BatchPlan & { epoch: number };
+  const planFor = (epoch: number): void => {
+    if (plan?.epoch !== epoch) plan = { epoch, ...planBatches(rows.lengths, { batchSize, seed, epoch, shuffle, bucket }) };
+  };
+  planFor(0);
+  const stepsPerEpoch = Math.ceil(plan!.count / gradientAccumulation);
+  /** The rows of each micro-batch of a step. */
+  const batchesOf = (step: number): number[][] => {
+    planFor(Math.floor(step / stepsPerEpoch));
+    const first = (step % stepsPerEpoch) * gradientAccumulation;
+    return Array.from({ length: Math.min(gradientAccumulation, plan.count - first) }, (_, i) => plan.batch(first + i));
+  };
   return {
     stepsPerEpoch,
-    microBatches(step) {
-      const epoch = Math.floor(step / stepsPerEpoch);
-      if (plan?.epoch !== epoch) plan = { epoch, batches: planOf(epoch) };
-      const first = (step % stepsPerEpoch) * gradientAccumulation;
-      return plan.batches.slice(first, first + gradientAccumulation).map((indices) =>
-        makeBatch(
-          indices.map((i) => rows[i]!),
-          { padId },
-        ),
-      );
-    },
+    microBatches: (step) => Promise.all(batchesOf(step).map(rows.batch)),
+    sizes: (step) => batchesOf(step).map(rows.size),
     facts: {
       batchSize,
       gradientAccumulation,
@@ -70,14 +78,24 @@ export function feedExamples(examples: readonly Example[], options: FeedOptions)
       packLength: packLength ?? null,
       padId,
       dataSeed: seed,
-      examples: `${examples.length}, ${fingerprint(examples.flatMap(({ ids, labels }) => [ids, labels]))}`,
+      examples: `${examples.length}, ${await nameOf(examples)}`,
     },
   };
 }
 
-function checkExamples(examples: readonly Example[]): void {
-  const empty = examples.findIndex(({ labels }) => !labels.some((label, i) => i > 0 && label !== IGNORE));
-  if (examples.length > 0 && empty < 0) return;
+async function nameOf(examples: Examples): Promise<string> {
+  const name = fingerprinter();
+  for await (const { ids, labels } of inOrder(examples)) {
+    name.add(ids);
+    name.add(labels);
+  }
+  return name.end();
+}
+
+function checkExamples(examples: Examples): void {
+  let empty = 0;
+  while (empty < examples.length && examples.targetsOf(empty) > 0) empty++;
+  if (examples.length > 0 && empty === examples.length) return;
   throw new LowrankError("train/no-targets", "there is nothing to learn", {
     subject: examples.length === 0 ? "examples" : `example ${empty} (from 0)`,
     expected: examples.length === 0 ? "at least one example" : "at least one target behind the first token",

@@ -1,13 +1,22 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
-import type { ExampleReport } from "../data/examples.ts";
+import type { Dataset, ExampleReport } from "../data/dataset.ts";
+import { inMemory } from "../data/store.ts";
 import type { Example } from "../data/types.ts";
 import { type Base, loadBase } from "../models/base.ts";
 import { countParameters, forwardGraph } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { lossGraph } from "./causal-lm.ts";
-import { type DataReader, type Dataset, dataReader, evaluationBatches, shapeOf } from "./datasets.ts";
+import {
+  type DataReader,
+  type Datasets,
+  dataReader,
+  evaluationBatches,
+  type ReadingEvent,
+  shapeOf,
+  withShared,
+} from "./datasets.ts";
 import { feedExamples } from "./feed.ts";
-import { diskBytes, type MemoryEstimate, peakMemory, sizeOfBatch, withGenerator } from "./memory.ts";
+import { type BatchSize, diskBytes, type MemoryEstimate, peakMemory, withGenerator } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
 import { checkMachine, checkOutput, makeOutput } from "./preflight.ts";
 import { logEvents, openRunLog } from "./run-log.ts";
@@ -15,8 +24,12 @@ import { MAX_SAMPLES, makeSampler } from "./samples.ts";
 import { type Subject, subjects } from "./subject.ts";
 import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
 
-/** What `finetune` reports: what it is about to train, then the events of the training. */
+/** Begins the names of files with tokens that do not fit into memory; they are in the output folder while a run goes on. */
+const SPILL_NAME = ".examples";
+
+/** What `finetune` reports: how far it has read long files, what it is about to train, then the events of the training. */
 export type FinetuneEvent =
+  | ReadingEvent
   | {
       type: "prepared";
       /** How many modules are adapted; null when every weight is trained. */
@@ -64,22 +77,42 @@ async function* runOf(
   runtime: Runtime,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, openSession, memoryBytes, version, environment } = runtime;
+  const { files } = runtime;
+  await checkOutput(files, options);
+  const reader = await dataReader(files, base, options, { spill: `${options.output}/${SPILL_NAME}`, signal });
+  try {
+    const data = yield* readData(reader, options);
+    const sampled = yield* sampledExamples(reader, data.held, options);
+    yield* trainingOn(data, sampled, reader, subject, base, options, runtime, signal);
+  } finally {
+    await reader.close();
+  }
+}
+
+/** The training, and what is checked when the data are known. */
+async function* trainingOn(
+  data: Datasets,
+  sampled: readonly Example[],
+  { padId, maxLength }: DataReader,
+  subject: Subject,
+  base: Base,
+  options: RunOptions,
+  { files, openSession, memoryBytes, version, environment, ...runtime }: Runtime,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<FinetuneEvent, void, void> {
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const { checkpoint, config } = base;
-  await checkOutput(files, options);
-  const reader = await dataReader(files, base, options);
-  const data = await readData(reader, options);
-  const { padId } = reader;
-  const packLength = options.packing ? reader.maxLength : undefined;
-  const feed = feedExamples(data.train.examples, { batchSize, gradientAccumulation, seed, padId, packLength });
-  const evalBatches = evaluationBatches(data.held?.examples ?? [], batchSize, padId, packLength);
+  const packLength = options.packing ? maxLength : undefined;
+  const feed = await feedExamples(data.train.examples, { batchSize, gradientAccumulation, seed, padId, packLength });
+  const evalBatches = evaluationBatches(data.held?.examples ?? inMemory([]), batchSize, padId, packLength);
   const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
   const perEpoch = Math.min(steps, feed.stepsPerEpoch);
-  const batches = Array.from({ length: perEpoch }, (_, step) => feed.microBatches(step)).flat();
-  const loss = lossGraph(config, shapeOf([...batches, ...evalBatches]));
-  const sampled = await sampledExamples(reader, data.held, options);
-  const training = peakMemory(subject.graph(loss), subject.trainable, [...batches, ...evalBatches].map(sizeOfBatch));
+  function* sizes(): Generator<BatchSize> {
+    for (let step = 0; step < perEpoch; step++) yield* feed.sizes(step);
+    yield* evalBatches.sizes;
+  }
+  const loss = lossGraph(config, shapeOf(sizes()));
+  const training = peakMemory(subject.graph(loss), subject.trainable, sizes());
   const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(config)) : training;
   const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
   const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);
@@ -149,18 +182,24 @@ async function* runOf(
   }
 }
 
-async function readData(
+async function* readData(
   reader: DataReader,
   { data, evalData, evalSplit, seed }: RunOptions,
-): Promise<{ train: Dataset; held?: Dataset }> {
-  if (evalSplit !== undefined) return reader.split(data, evalSplit, seed);
-  return { train: await reader.read(data), held: evalData === undefined ? undefined : await reader.read(evalData) };
+): AsyncGenerator<ReadingEvent, Datasets, void> {
+  if (evalSplit !== undefined) return yield* reader.split(data, evalSplit, seed);
+  const train = yield* reader.read(data);
+  return withShared({ train, held: evalData === undefined ? undefined : yield* reader.read(evalData) });
 }
 
 /** The examples whose prompts are continued at every evaluation. */
-async function sampledExamples(reader: DataReader, held: Dataset | undefined, { samples }: RunOptions): Promise<Example[]> {
-  const { examples } = typeof samples === "number" ? (held ?? { examples: [] }) : await reader.read(samples);
-  return examples.slice(0, typeof samples === "number" ? samples : MAX_SAMPLES);
+async function* sampledExamples(
+  reader: DataReader,
+  held: Dataset | undefined,
+  { samples }: RunOptions,
+): AsyncGenerator<ReadingEvent, Example[], void> {
+  const examples = typeof samples === "number" ? (held?.examples ?? inMemory([])) : (yield* reader.read(samples)).examples;
+  const count = Math.min(examples.length, typeof samples === "number" ? samples : MAX_SAMPLES);
+  return examples.read(Array.from({ length: count }, (_, i) => i));
 }
 
 const earlyOf = ({ patience, minDelta }: RunOptions) => (patience === undefined ? undefined : { patience, minDelta });

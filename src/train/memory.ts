@@ -1,5 +1,4 @@
 // Peak memory of training, from the graph: a walk over its nodes in order of execution that counts what is alive at each.
-import type { Batch } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
 
@@ -187,15 +186,13 @@ export interface BatchSize {
 
 export const lengthsOf = ({ rows, width, targets }: BatchSize): Lengths => ({ batch: rows, seq: width, targets });
 
-export const sizeOfBatch = ({ rows, width, lossRows }: Batch): BatchSize => ({ rows, width, targets: lossRows.length });
-
 /** The estimate for the batch of `sizes` that needs most: the one with the most tokens, or with the longest rows. */
-export function peakMemory(graph: Graph, trainable: number, sizes: readonly BatchSize[]): MemoryEstimate {
-  const largest = (measure: (size: BatchSize) => number) => sizes.reduce((a, b) => (measure(b) > measure(a) ? b : a));
-  const candidates = [largest(({ rows, width }) => rows * width), largest(({ width, rows }) => rows * width ** 2)];
-  return candidates
-    .map((size) => trainingMemory(graph, trainable, lengthsOf(size)))
-    .reduce((a, b) => (b.total > a.total ? b : a));
+export function peakMemory(graph: Graph, trainable: number, sizes: Iterable<BatchSize>): MemoryEstimate {
+  const measures = [({ rows, width }: BatchSize) => rows * width, ({ rows, width }: BatchSize) => rows * width ** 2];
+  const largest = measures.map((): BatchSize => ({ rows: 0, width: 0, targets: 0 }));
+  for (const size of sizes)
+    for (const [i, measure] of measures.entries()) if (measure(size) > measure(largest[i]!)) largest[i] = size;
+  return largest.map((size) => trainingMemory(graph, trainable, lengthsOf(size))).reduce((a, b) => (b.total > a.total ? b : a));
 }
 
 /** Bytes a run writes at its fullest: one checkpoint more than are kept (weights, θ and two moments each), and the result. */

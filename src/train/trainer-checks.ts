@@ -1,12 +1,15 @@
 // What the options of `train` have to be.
+
+import type { Batch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { sizeOf } from "../tensor.ts";
-import { targetsOf, total } from "./batches.ts";
+import { targetsOf } from "./batches.ts";
 import { schedules } from "./schedule.ts";
 import type { TrainOptions } from "./trainer.ts";
 
 /** Throws `train/option` that names the first option that can't be trained with. */
-export function checkOptions({ objective, theta, steps, epochs, optimizer, evaluation, output }: TrainOptions): void {
+export async function checkOptions(options: TrainOptions): Promise<void> {
+  const { objective, theta, steps, epochs, optimizer, evaluation, output } = options;
   const wrong = (subject: string, expected: string, got: unknown): never => {
     throw new LowrankError("train/option", "this value can't be trained with", {
       subject,
@@ -42,11 +45,16 @@ export function checkOptions({ objective, theta, steps, epochs, optimizer, evalu
   if (!Object.hasOwn(schedules, optimizer.schedule)) wrong("schedule", Object.keys(schedules).join(", "), optimizer.schedule);
   atLeast("warmupSteps", optimizer.warmupSteps, 0);
   atLeast("evaluation.every", evaluation?.every, 1);
-  if (evaluation && total(evaluation.batches, targetsOf) === 0) wrong("evaluation.batches", "at least one target token", 0);
+  if (evaluation && !(await hasTargets(evaluation.batches))) wrong("evaluation.batches", "at least one target token", 0);
   atLeast("evaluation.early.patience", evaluation?.early?.patience, 1);
   const minDelta = evaluation?.early?.minDelta ?? 0;
   if (!(minDelta >= 0 && Number.isFinite(minDelta))) wrong("evaluation.early.minDelta", "a number from 0", minDelta);
   atLeast("output.checkpointEvery", output?.checkpointEvery, 1);
   positive("output.checkpointMinutes", output?.checkpointMinutes);
   atLeast("output.keepCheckpoints", output?.keepCheckpoints, 1);
+}
+
+async function hasTargets(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<boolean> {
+  for await (const batch of batches) if (targetsOf(batch) > 0) return true;
+  return false;
 }

@@ -113,7 +113,7 @@ export interface TrainOptions {
   seed: number;
   optimizer: OptimizerOptions;
   evaluation?: {
-    batches: readonly Batch[];
+    batches: Iterable<Batch> | AsyncIterable<Batch>;
     every: number;
     early?: EarlyStop;
     /** What the model writes at each evaluation. */
@@ -134,7 +134,7 @@ export interface TrainOptions {
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
   const { objective, theta, feed, seed, optimizer, evaluation, output, signal, memoryBytes } = options;
-  checkOptions(options);
+  await checkOptions(options);
   const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
   const facts = factsOf(options, steps);
   const ranges = parameterRanges(objective.entries, optimizer);
@@ -182,7 +182,13 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const stepTime = elapsed();
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const { loss, gradient, tokens } = await lossAndGradient(objective, theta, feed.microBatches(state.step), seed, state.step);
+    const { loss, gradient, tokens } = await lossAndGradient(
+      objective,
+      theta,
+      await feed.microBatches(state.step),
+      seed,
+      state.step,
+    );
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss)) yield* fail("loss", loss, state.step + 1);
     if (!Number.isFinite(gradNorm)) yield* fail("gradient norm", gradNorm, state.step + 1);

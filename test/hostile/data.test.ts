@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { makeExamples } from "../../src/data/examples.ts";
+import { makeExamples } from "../../src/data/dataset.ts";
 import { MAX_RECORD_BYTES, READ_BLOCK_BYTES } from "../../src/data/readers/blocks.ts";
 import { MAX_CSV_COLUMNS } from "../../src/data/readers/csv.ts";
 import { checkThrift } from "../../src/data/readers/parquet-checks.ts";

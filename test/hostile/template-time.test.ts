@@ -1,7 +1,7 @@
 // Chat templates and conversations that take without end: stopped within the time of a record, by name and line.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { makeExamples } from "../../src/data/examples.ts";
+import { makeExamples } from "../../src/data/dataset.ts";
 import type { LowrankError } from "../../src/errors.ts";
 import { timeLimit, timeLimitOf } from "../../src/runtime/time-limit.ts";
 import { MAX_MESSAGES } from "../../src/text/template.ts";

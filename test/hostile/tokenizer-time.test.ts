@@ -1,7 +1,7 @@
 // A tokenizer.json whose expressions never end, or whose parts make text without end: each text is stopped, by name.
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { makeExamples } from "../../src/data/examples.ts";
+import { makeExamples } from "../../src/data/dataset.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { timeLimitOf } from "../../src/runtime/time-limit.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "../../src/text/limit.ts";

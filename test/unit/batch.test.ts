@@ -1,7 +1,7 @@
 // data/batch.ts: padding, packing and the order of batches.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { makeBatch, packExamples, planBatches } from "../../src/data/batch.ts";
+import { makeBatch, type PlanOptions, packRows, planBatches } from "../../src/data/batch.ts";
 import { type Batch, type Example, IGNORE } from "../../src/data/types.ts";
 import { purpose, uniform } from "../../src/random.ts";
 
@@ -13,6 +13,15 @@ const example = (length: number, tag: number, first = 1): Example => {
 const plain = (batch: Batch) =>
   Object.fromEntries(Object.entries(batch).map(([key, value]) => [key, typeof value === "number" ? value : [...value]]));
 const lengths = (n: number) => [...uniform(5, [purpose.sample], n)].map((u) => 1 + Math.floor(u * 200));
+
+const packed = (examples: readonly Example[], maxLength: number): Example[][] => {
+  const lengths = examples.map(({ ids }) => ids.length);
+  return packRows(lengths, maxLength).map((row) => row.map((i) => examples[i]!));
+};
+const planned = (lengths: number[], options: PlanOptions): number[][] => {
+  const { count, batch } = planBatches(lengths, options);
+  return Array.from({ length: count }, (_, i) => batch(i));
+};
 
 test("right padding: targets are at the position before them, padding is masked", () => {
   assert.deepEqual(plain(makeBatch([example(4, 1, 2), example(2, 2, 0)], { padId: 9 })), {
@@ -49,17 +58,17 @@ test("a packed row: positions restart, segments differ, no target across a borde
 
 test("packing keeps every example whole, fills rows well and is deterministic", () => {
   const examples = lengths(500).map((length, i) => example(length, i));
-  const rows = packExamples(examples, 256);
+  const rows = packed(examples, 256);
   const sum = (row: readonly Example[]) => row.reduce((n, { ids }) => n + ids.length, 0);
   assert.deepEqual(new Set(rows.flat()), new Set(examples));
   assert.equal(rows.flat().length, examples.length);
   assert.ok(rows.every((row) => sum(row) <= 256));
   const least = Math.ceil(sum(examples) / 256);
   assert.ok(rows.length <= (11 / 9) * least + 1, `${rows.length} rows, at least ${least}`);
-  assert.deepEqual(packExamples(examples, 256), rows);
+  assert.deepEqual(packed(examples, 256), rows);
   // First fit: what stands in a row would fit in none before it, given what stood there at its turn.
   assert.deepEqual(
-    packExamples(
+    packed(
       [3, 5, 2, 4, 6, 1].map((length, i) => example(length, i)),
       7,
     ).map((row) => row.map(({ ids }) => ids.length)),
@@ -74,25 +83,25 @@ test("packing keeps every example whole, fills rows well and is deterministic", 
 test("packing has the same targets as the examples alone", () => {
   const examples = lengths(60).map((length, i) => example(length, i, i % 7));
   const labels = (batch: Batch) => [...batch.lossLabels].sort((a, b) => a - b);
-  const packed = makeBatch(packExamples(examples, 300), { padId: 0 });
-  assert.ok(packed.lossLabels.length > 1000);
-  assert.deepEqual(labels(packed), labels(makeBatch(examples, { padId: 0 })));
-  packed.lossRows.forEach((row, i) => {
-    assert.equal(packed.inputIds[row + 1], packed.lossLabels[i]);
-    assert.equal(packed.segmentIds[row + 1], packed.segmentIds[row]);
+  const one = makeBatch(packed(examples, 300), { padId: 0 });
+  assert.ok(one.lossLabels.length > 1000);
+  assert.deepEqual(labels(one), labels(makeBatch(examples, { padId: 0 })));
+  one.lossRows.forEach((row, i) => {
+    assert.equal(one.inputIds[row + 1], one.lossLabels[i]);
+    assert.equal(one.segmentIds[row + 1], one.segmentIds[row]);
   });
 });
 
 test("packing: nothing, one, and one that is too long", () => {
-  assert.deepEqual(packExamples([], 8), []);
-  assert.equal(packExamples([example(8, 1)], 8).length, 1);
-  assert.throws(() => packExamples([example(9, 1)], 8), { code: "data/too-long", got: "9" });
+  assert.deepEqual(packed([], 8), []);
+  assert.equal(packed([example(8, 1)], 8).length, 1);
+  assert.throws(() => packed([example(9, 1)], 8), { code: "data/too-long", got: "9" });
 });
 
 test("a plan has every row once, the same for the same arguments, another for another seed or epoch", () => {
   const all = lengths(1003);
   for (const bucket of [true, false]) {
-    const plan = (seed: number, epoch: number) => planBatches(all, { batchSize: 4, seed, epoch, bucket });
+    const plan = (seed: number, epoch: number) => planned(all, { batchSize: 4, seed, epoch, bucket });
     const batches = plan(1, 0);
     assert.deepEqual(
       batches.flat().sort((a, b) => a - b),
@@ -110,16 +119,16 @@ test("buckets save padding and are not in order of length", () => {
   const all = lengths(2000);
   const width = (batch: number[]) => Math.max(...batch.map((i) => all[i]!));
   const padded = (bucket: boolean) =>
-    planBatches(all, { batchSize: 8, seed: 3, epoch: 0, bucket }).reduce((n, batch) => n + width(batch) * batch.length, 0);
+    planned(all, { batchSize: 8, seed: 3, epoch: 0, bucket }).reduce((n, batch) => n + width(batch) * batch.length, 0);
   const real = all.reduce((a, b) => a + b);
   assert.ok(padded(true) < 1.05 * real);
   assert.ok(padded(false) > 1.4 * real);
-  const widths = planBatches(all, { batchSize: 8, seed: 3, epoch: 0 }).map(width);
+  const widths = planned(all, { batchSize: 8, seed: 3, epoch: 0 }).map(width);
   assert.ok(widths.some((w, i) => w > widths[i + 1]!) && widths.some((w, i) => w < widths[i + 1]!));
 });
 
 test("without shuffling, batches are in file order", () => {
-  assert.deepEqual(planBatches([9, 1, 5, 2, 7], { batchSize: 2, seed: 1, epoch: 3, shuffle: false }), [[0, 1], [2, 3], [4]]);
-  assert.deepEqual(planBatches([], { batchSize: 2, seed: 1, epoch: 0 }), []);
-  assert.throws(() => planBatches([1], { batchSize: 0, seed: 1, epoch: 0 }), { code: "data/option", subject: "batchSize" });
+  assert.deepEqual(planned([9, 1, 5, 2, 7], { batchSize: 2, seed: 1, epoch: 3, shuffle: false }), [[0, 1], [2, 3], [4]]);
+  assert.deepEqual(planned([], { batchSize: 2, seed: 1, epoch: 0 }), []);
+  assert.throws(() => planned([1], { batchSize: 0, seed: 1, epoch: 0 }), { code: "data/option", subject: "batchSize" });
 });

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeBatch } from "../../src/data/batch.ts";
-import { type ExampleOptions, makeExamples } from "../../src/data/examples.ts";
+import { makeExamples } from "../../src/data/dataset.ts";
+import type { ExampleOptions } from "../../src/data/examples.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import type { DataRecord } from "../../src/data/records.ts";
 import { type Example, IGNORE } from "../../src/data/types.ts";
@@ -135,6 +136,10 @@ test("truncation is from the right and counted; an example without a target is d
     count: 2,
     truncated: 2,
     dropped: 1,
+    droppedEmpty: 0,
+    droppedCut: 1,
+    emptyCompletions: 0,
+    duplicates: 0,
     tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
     targets: examples.reduce((n, example) => n + targets(example).length, 0),
     longest: 10,

@@ -1,9 +1,10 @@
 // What a step trains on: every example once an epoch, the same for the same seed and step, whatever was asked before.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { inMemory } from "../../src/data/store.ts";
 import type { Batch, Example } from "../../src/data/types.ts";
 import { LowrankError } from "../../src/errors.ts";
-import { type FeedOptions, feedExamples } from "../../src/train/feed.ts";
+import { type ExampleFeed, type FeedOptions, feedExamples } from "../../src/train/feed.ts";
 import { toyRows } from "../helpers/toy.ts";
 
 // The first token of each example names it.
@@ -14,8 +15,10 @@ const examples: Example[] = toyRows(23).map((row, i) => {
 const options: FeedOptions = { batchSize: 3, gradientAccumulation: 2, seed: 4, padId: 0 };
 
 const namesOf = (batches: Batch[]) => batches.flatMap(({ inputIds }) => [...inputIds].filter((id) => id >= 100));
-const epochOf = (feed: ReturnType<typeof feedExamples>, epoch: number) =>
-  Array.from({ length: feed.stepsPerEpoch }, (_, i) => feed.microBatches(epoch * feed.stepsPerEpoch + i));
+const feedOf = (data: readonly Example[], change: Partial<FeedOptions> = {}) =>
+  feedExamples(inMemory(data), { ...options, ...change });
+const epochOf = (feed: ExampleFeed, epoch: number) =>
+  Promise.all(Array.from({ length: feed.stepsPerEpoch }, (_, i) => feed.microBatches(epoch * feed.stepsPerEpoch + i)));
 
 for (const [what, change, steps] of [
   ["shuffled and bucketed", {}, 4],
@@ -23,11 +26,11 @@ for (const [what, change, steps] of [
   ["shuffled alone", { bucket: false }, 4],
   ["packed", { packLength: 24 }, undefined],
 ] as const) {
-  test(`${what}: an epoch has every example once, and micro-batches of the size asked`, () => {
-    const feed = feedExamples(examples, { ...options, ...change });
+  test(`${what}: an epoch has every example once, and micro-batches of the size asked`, async () => {
+    const feed = await feedOf(examples, change);
     if (steps !== undefined) assert.equal(feed.stepsPerEpoch, steps);
     for (const epoch of [0, 1, 5]) {
-      const batches = epochOf(feed, epoch);
+      const batches = await epochOf(feed, epoch);
       const all = batches.flatMap(namesOf).sort((a, b) => a - b);
       assert.deepEqual(
         all,
@@ -35,53 +38,50 @@ for (const [what, change, steps] of [
       );
       for (const step of batches) assert.ok(step.length >= 1 && step.length <= 2);
       assert.ok(batches.flat().every(({ rows }) => rows <= 3));
+      const sizes = batches.map((_, i) => feed.sizes(epoch * feed.stepsPerEpoch + i));
+      const wanted = batches.map((step) => step.map(({ rows, width, lossRows }) => ({ rows, width, targets: lossRows.length })));
+      assert.deepEqual(sizes, wanted, "sizes are known without the batches");
     }
   });
 }
 
-test("a step is the same whatever was asked before", () => {
-  const feed = feedExamples(examples, options);
-  const forwards = Array.from({ length: 12 }, (_, step) => feed.microBatches(step));
+test("a step is the same whatever was asked before", async () => {
+  const feed = await feedOf(examples);
+  const forwards = await Promise.all(Array.from({ length: 12 }, (_, step) => feed.microBatches(step)));
   for (let step = 11; step >= 0; step--) {
-    assert.deepEqual(feed.microBatches(step), forwards[step]);
-    assert.deepEqual(feedExamples(examples, options).microBatches(step), forwards[step]);
+    assert.deepEqual(await feed.microBatches(step), forwards[step]);
+    assert.deepEqual(await (await feedOf(examples)).microBatches(step), forwards[step]);
   }
 });
 
-test("epochs and seeds have orders of their own", () => {
-  const order = (seed: number, epoch: number) =>
-    epochOf(feedExamples(examples, { ...options, seed }), epoch)
-      .flatMap(namesOf)
-      .join();
-  assert.equal(new Set([order(4, 0), order(4, 1), order(5, 0)]).size, 3);
+test("epochs and seeds have orders of their own", async () => {
+  const order = async (seed: number, epoch: number) =>
+    (await epochOf(await feedOf(examples, { seed }), epoch)).flatMap(namesOf).join();
+  assert.equal(new Set([await order(4, 0), await order(4, 1), await order(5, 0)]).size, 3);
 });
 
-test("facts tell other data, order and packing apart", () => {
-  const facts = (data: Example[], change: Partial<FeedOptions> = {}) =>
-    JSON.stringify(feedExamples(data, { ...options, ...change }).facts);
+test("facts tell other data, order and packing apart", async () => {
+  const facts = async (data: Example[], change: Partial<FeedOptions> = {}) => JSON.stringify((await feedOf(data, change)).facts);
   const masked = { ids: examples[0]!.ids, labels: examples[0]!.labels.map((label, i) => (i === 1 ? -100 : label)) };
   const all = [
-    facts(examples),
-    facts([...examples].reverse()),
-    facts([masked, ...examples.slice(1)]),
-    facts(examples, { packLength: 24 }),
-    facts(examples, { shuffle: false }),
-    facts(examples, { gradientAccumulation: 1 }),
-    facts(examples, { seed: 5 }),
+    await facts(examples),
+    await facts([...examples].reverse()),
+    await facts([masked, ...examples.slice(1)]),
+    await facts(examples, { packLength: 24 }),
+    await facts(examples, { shuffle: false }),
+    await facts(examples, { gradientAccumulation: 1 }),
+    await facts(examples, { seed: 5 }),
   ];
   assert.equal(new Set(all).size, all.length);
-  assert.equal(facts(examples.map(({ ids, labels }) => ({ ids: ids.slice(), labels: labels.slice() }))), all[0]);
+  assert.equal(await facts(examples.map(({ ids, labels }) => ({ ids: ids.slice(), labels: labels.slice() }))), all[0]);
 });
 
-test("nothing to learn is refused by name", () => {
+test("nothing to learn is refused by name", async () => {
   const refused = (data: Example[], pattern: RegExp, change: Partial<FeedOptions> = {}) =>
-    assert.throws(
-      () => feedExamples(data, { ...options, ...change }),
-      (error) => error instanceof LowrankError && pattern.test(error.describe()),
-    );
+    assert.rejects(feedOf(data, change), (error) => error instanceof LowrankError && pattern.test(error.describe()));
   const masked = { ids: Int32Array.of(1, 2), labels: Int32Array.of(1, -100) };
-  refused([], /^examples: there is nothing to learn/);
-  refused([examples[0]!, masked], /^example 1 \(from 0\): there is nothing to learn/);
-  refused(examples, /^gradientAccumulation/, { gradientAccumulation: 0 });
-  refused(examples, /^batchSize/, { batchSize: 0.5 });
+  await refused([], /^examples: there is nothing to learn/);
+  await refused([examples[0]!, masked], /^example 1 \(from 0\): there is nothing to learn/);
+  await refused(examples, /^gradientAccumulation/, { gradientAccumulation: 0 });
+  await refused(examples, /^batchSize/, { batchSize: 0.5 });
 });

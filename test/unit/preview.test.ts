@@ -2,12 +2,12 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { makeExamples } from "../../src/data/examples.ts";
+import { makeExamples } from "../../src/data/dataset.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import { type Preview, type PreviewOptions, preview } from "../../src/jobs/preview.ts";
 import { loadTextBase } from "../../src/models/base.ts";
 import { runtime } from "../../src/node.ts";
-import { dataReader } from "../../src/train/datasets.ts";
+import { dataReader, finished } from "../../src/train/datasets.ts";
 import { conversations, type Family, families, sourceOf } from "../helpers/chat-families.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
@@ -104,10 +104,11 @@ test("the records kept for evaluation are those of training", async () => {
   const found = await look(files, { evalSplit: 0.3, seed: 5, examples: 99, ids: true });
   const base = await loadTextBase(memoryFiles(files), "base");
   const reader = await dataReader(memoryFiles(files), base, { trainOn: "completion" });
-  const { train, held } = await reader.split("train.jsonl", 0.3, 5);
+  const { train, held } = await finished(reader.split("train.jsonl", 0.3, 5));
+  const examples = await train.examples.read(Array.from({ length: train.examples.length }, (_, i) => i));
   assert.deepEqual(
     found.shown.map(({ ids }) => ids),
-    train.examples.map(({ ids }) => [...ids]),
+    examples.map(({ ids }) => [...ids]),
   );
   assert.equal(found.evaluation!.tokens, held.report.tokens);
   assert.equal(found.evaluation!.records, 6);
