@@ -89,6 +89,8 @@ const cases: Case[] = [
     [2, 256],
     [4, 256],
     [1, 1024],
+    [3, 512],
+    [4, 512],
   ]),
   ...sizes("base", [[4, 256]], { rank: 64, dropout: 0.1 }),
   ...sizes("base", [[2, 256]], { targetModules: ["q_proj", "v_proj"] }),
@@ -104,7 +106,7 @@ interface Result {
 
 const data = path.join(place, "data.jsonl");
 const text = Array.from({ length: 500 }, (_, i) => `name ${i} of the eagle`).join(", ");
-writeFileSync(data, `${JSON.stringify({ text })}\n`.repeat(16));
+writeFileSync(data, `${JSON.stringify({ text })}\n`.repeat(24));
 
 function measure(base: string, { batchSize, maxLength, options }: Case): Result {
   const output = path.join(place, "output");

@@ -141,15 +141,17 @@ export interface MemoryEstimate {
 
 // The constants below are measured: `npm run check:plan` prints estimate and measurement side by side (docs/memory.md).
 /** Node with this program and a tokenizer, before the engine. */
-const PROCESS_BYTES = 125e6;
+const PROCESS_BYTES = 100e6;
 /** ONNX Runtime's library and one session. */
 const ENGINE_BYTES = 60e6;
 /** What a session keeps for a node of the graph. */
 const NODE_BYTES = 12e3;
-/** Vectors as long as θ: θ, its first value, two moments, gradient (twice, until it is collected), two shared, two of the worker's. */
-const THETA_VECTORS = 10;
-/** The arena of ONNX Runtime leaves gaps. */
-const ARENA_FACTOR = 1.15;
+/** Vectors as long as θ: θ, its first value, two moments, θ and its gradient in shared memory, and the worker's two. */
+const THETA_VECTORS = 8;
+/** The arena of ONNX Runtime leaves gaps. Its regions double in size, and past this size the last one is touched where an older one had room. */
+const LARGE_ARENA_BYTES = 1.95e9;
+const ARENA_FACTOR = 1.1;
+const LARGE_ARENA_FACTOR = 1.3;
 /** Copies of the random numbers of dropout: where they are drawn, on their way, in the worker. */
 const POOL_COPIES = 3;
 
@@ -161,7 +163,8 @@ export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths
   const weights = weightBytes(graph);
   const trained = 4 * THETA_VECTORS * trainable;
   const drawn = pool ? POOL_COPIES * bytesOf(pool.outputs[0]!, lengths) : 0;
-  const activations = ARENA_FACTOR * peakActivations(graph, lengths) + drawn;
+  const live = peakActivations(graph, lengths);
+  const activations = (live > LARGE_ARENA_BYTES ? LARGE_ARENA_FACTOR : ARENA_FACTOR) * live + drawn;
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
 
