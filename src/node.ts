@@ -17,6 +17,7 @@ import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
 import { chartLibrary } from "./runtime/chart-library.ts";
+import { collect } from "./runtime/collect.ts";
 import { openNodeSession } from "./runtime/node.ts";
 import { nodeFiles } from "./runtime/node-files.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
@@ -36,6 +37,7 @@ export const runtime: Runtime = {
   freeDisk,
   temporaryFolder: tmpdir(),
   lock: lockFolder,
+  collect,
   version,
   environment,
 };

@@ -21,6 +21,8 @@ export interface Runtime {
   lock?: (folder: string) => Promise<() => Promise<void>>;
   /** Where files may lie while a job is at work that has no folder of its own. */
   temporaryFolder?: string;
+  /** Frees memory that nobody holds any more, where the host can be asked to. */
+  collect?: () => void;
   /** Of this program, for logs. */
   version?: string;
   /** What it runs on, for logs: names and values in words. */

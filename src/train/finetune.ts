@@ -97,7 +97,7 @@ async function* trainingOn(
   subject: Subject,
   base: Base,
   options: RunOptions,
-  { files, openSession, memoryBytes, version, environment, ...runtime }: Runtime,
+  { files, openSession, memoryBytes, collect, version, environment, ...runtime }: Runtime,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
@@ -173,6 +173,8 @@ async function* trainingOn(
           const kept = await writeRun(files, options, data.train.report.prompts);
           await log.add({ type: "run", lowrank: version ?? null, environment: environment?.(), options: kept, prepared });
         }
+        // What preparing and saving leave behind is large, and would wait for thousands of steps.
+        if (event.type === "start" || event.type === "checkpoint") collect?.();
         yield event;
       }
     }

@@ -1,0 +1,28 @@
+// lowrank train as a process, killed a few times: always resumable, the same bits at the end. npm run crash does it 200 times.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { crash } from "./crash.ts";
+
+const KILLS = 5;
+const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
+const folder = mkdtempSync(path.join(tmpdir(), "lowrank-crash-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+test(`the command killed ${KILLS} times ends with the bits of an undisturbed run`, { timeout: 300_000 }, async () => {
+  const { kills, finished } = await crash({
+    program: ["--import", "tsx", fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url))],
+    run: ["--base", `${fixtures}/tiny-llama`, "--data", `${fixtures}/tiny-e2e/eval.jsonl`, "--batch-size", "2", "--threads", "1"],
+    steps: 40,
+    checkpointEvery: 4,
+    kills: KILLS,
+    seed: 3,
+    folder,
+    lifeMs: 1000,
+  });
+  assert.equal(kills.length, KILLS);
+  assert.ok(finished > 0);
+});
