@@ -1,5 +1,7 @@
 // The worker side of runtime/node.ts: one ONNX Runtime session, one request at a time. JavaScript, so that it starts
 // the same way from source and from the package.
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
 import * as ort from "onnxruntime-node";
 
@@ -11,6 +13,16 @@ import * as ort from "onnxruntime-node";
 const { model, options } = workerData;
 /** @type {ort.InferenceSession} */
 let session;
+setFlagsFromString("--expose-gc");
+/**
+ * Garbage collection on request (as in collect.ts, which a worker that runs from source cannot import).
+ * @type {() => void}
+ */
+const collect = runInNewContext("gc");
+/** After so many runs their tensors are freed; V8 does not see how large they are, and would wait for thousands of runs. */
+const RUNS_PER_COLLECTION = 200;
+let runs = 0;
+
 /**
  * Inputs that stay here from run to run.
  * @type {Record<string, ort.Tensor>}
@@ -72,6 +84,7 @@ async function answer(request) {
       session = await ort.InferenceSession.create(model, sessionOptions());
       return undefined;
     case "run": {
+      if (++runs % RUNS_PER_COLLECTION === 0) collect();
       const { carry = {}, fetches = session.outputNames.filter((name) => !(name in carry)) } = request.options;
       const returned = new Set(fetches);
       const places = [...fetches, ...Object.keys(carry)].map((name) => [name, shared[name]?.place ?? null]);
