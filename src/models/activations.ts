@@ -1,11 +1,14 @@
 // Activations by Transformers' names (ACT2FN), as graph functions.
 import type { Value } from "../graph/graph.ts";
-import { gelu, silu } from "../graph/ops/elementwise.ts";
+import { gelu, mul, sigmoid, silu } from "../graph/ops/elementwise.ts";
+import { scalar } from "../graph/ops/leaves.ts";
 
 export const activations = {
   silu,
   gelu: (x: Value) => gelu(x, "none"),
   geluTanh: (x: Value) => gelu(x, "tanh"),
+  /** x·σ(1.702 x), a cheap GELU that OpenAI's CLIP was trained with. */
+  quickGelu: (x: Value) => mul(x, sigmoid(mul(x, scalar(1.702, x)))),
 } satisfies Record<string, (x: Value) => Value>;
 
 export type ActivationName = keyof typeof activations;
@@ -20,4 +23,5 @@ export const activationNames: Record<string, ActivationName> = {
   gelu_fast: "geluTanh",
   gelu_pytorch_tanh: "geluTanh",
   gelu_python_tanh: "geluTanh",
+  quick_gelu: "quickGelu",
 };

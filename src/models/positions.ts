@@ -18,11 +18,11 @@ export function rotaryTables(rope: RopeConfig, headDim: number, positionIds: Val
 }
 
 /** The most negative float32, Transformers' mask value: a row with nothing to see becomes uniform instead of NaN. */
-const HIDDEN = -3.4028234663852886e38;
+export const HIDDEN = -3.4028234663852886e38;
 
 /** 0 where query i may see key j and HIDDEN elsewhere: causal, not padding, same segment, in the window. [batch, 1, seq, keys] */
 export function additiveMask(
-  { inputIds, attentionMask, segmentIds, cachePositions }: DecoderInputs,
+  { inputIds, attentionMask, segmentIds, cachePositions }: Omit<DecoderInputs, "positionIds">,
   window: number | null,
 ): Value {
   const [batch, seq] = inputIds.shape as [Dim, Dim];
