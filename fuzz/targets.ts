@@ -11,7 +11,7 @@ import { readHeader, readTensor, writeSafetensors } from "../src/formats/safeten
 import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
 import { readAdapter } from "../src/lora/adapter.ts";
 import { compilePattern, matchBudget } from "../src/lora/regex.ts";
-import { countParameters, decoderConfig, forwardGraph, modulesOf } from "../src/models/registry.ts";
+import { countParameters, forwardGraph, modelConfig, modulesOf } from "../src/models/registry.ts";
 import { timeLimitOf } from "../src/runtime/time-limit.ts";
 import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
 import type { ChatMessage } from "../src/text/template.ts";
@@ -225,8 +225,8 @@ export const targets: Target[] = [
     name: "config",
     inputs: modelConfigs,
     read: async (files) => {
-      const graph = forwardGraph(decoderConfig(await readJsonObject(files, "config.json"), "config.json"));
-      return [countParameters(graph), modulesOf(graph)];
+      const config = modelConfig(await readJsonObject(files, "config.json"), "config.json");
+      return [countParameters(config), modulesOf(forwardGraph(config))];
     },
   },
   {

@@ -63,7 +63,7 @@ export async function inspectBase(files: Files, folder: string): Promise<BaseIns
   const bytes = tensors.reduce((sum, { length }) => sum + length, 0);
   const dtypes = [...new Set(tensors.map(({ dtype }) => dtype))].sort();
   const weights = stored ? { tensors: tensors.length, bytes, dtypes } : null;
-  return { kind: "base", config, parameters: countParameters(graph), modules: modulesOf(graph), weights };
+  return { kind: "base", config, parameters: countParameters(config), modules: modulesOf(graph), weights };
 }
 
 /** What a folder holds, whichever of the two it is. */

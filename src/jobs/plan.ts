@@ -124,7 +124,7 @@ export async function planTraining(
     method,
     modules: modules?.length ?? null,
     trainableParameters: trainable,
-    baseParameters: countParameters(forwardGraph(config)),
+    baseParameters: countParameters(config),
     groups: modules ? groupsOf(modules) : [],
     resultBytes,
     outputBytes: disk,

@@ -3,7 +3,7 @@ import { type ExampleReport, makeExamples } from "../data/dataset.ts";
 import { type Recognized, readRecords } from "../data/readers.ts";
 import type { ColumnNames, NumberedRecord } from "../data/records.ts";
 import { loadBase } from "../models/base.ts";
-import { countParameters, forwardGraph } from "../models/registry.ts";
+import { countParameters } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import type { RunOptions } from "../train/options.ts";
 import { type Goal, goals } from "./goals.ts";
@@ -74,7 +74,7 @@ export async function suggest(options: SuggestOptions, runtime: Runtime): Promis
   const { files, timeLimit, memoryLimits } = runtime;
   const base = await loadBase(files, options.base, timeLimit);
   const { rank, epochs: usual } = goals[options.goal];
-  const parameters = countParameters(forwardGraph(base.config));
+  const parameters = countParameters(base.config);
   const file = readRecords(files, options.data, options);
   const { head, records, more } = await readHead(file);
   const { maxPositions } = base.config;

@@ -15,6 +15,10 @@ export interface ModuleInfo {
   isOutputEmbedding?: boolean;
   /** The linear layer named `score` or `classifier` at the root of a classification model. */
   isClassifierHead?: boolean;
+  /** Of a classifier head: whether it has a bias. */
+  hasBias?: boolean;
+  /** What older releases of Transformers call the module, where they call it otherwise. */
+  olderPath?: string;
 }
 
 /** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). */

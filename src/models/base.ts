@@ -6,7 +6,16 @@ import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import type { DecoderConfig } from "./config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
-import { decoderConfig, forwardGraph, modulesOf, storedNames } from "./registry.ts";
+import {
+  asDecoder,
+  decoderConfig,
+  forwardGraph,
+  type ModelConfig,
+  modelConfig,
+  modulesOf,
+  olderName,
+  storedNames,
+} from "./registry.ts";
 
 /** What of a base is needed to make tokens: no file of weights has to be there. */
 export interface TextBase {
@@ -19,34 +28,46 @@ export interface TextBase {
   tokenizer(): Promise<Tokenizer>;
 }
 
-export interface Base extends TextBase {
+/** A base of any task. */
+export interface AnyBase {
   checkpoint: Checkpoint;
+  config: ModelConfig;
   /** The embedding and the linear layers, in the order of the forward pass. */
   modules: ModuleInfo[];
   /** Tells this base from others (fingerprint.ts), read at the first call. */
   fingerprint(): Promise<string>;
 }
 
-/**
- * Opens a checkpoint folder. No weight is read. `timeLimit` is the tokenizer's: without it an expression of tokenizer.json
- * can take for ever. Fails with the errors of `openCheckpoint` and `decoderConfig`.
- */
-export async function loadBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<Base> {
+/** A language model. */
+export type Base = TextBase & AnyBase & { config: DecoderConfig };
+
+/** Opens a checkpoint folder of any task. No weight is read. Fails with the errors of `openCheckpoint` and `modelConfig`. */
+export async function openBase(files: Files, folder: string): Promise<AnyBase> {
   const opened = await openCheckpoint(files, folder);
-  const config = decoderConfig(opened.config, `${folder}/config.json`);
+  const config = modelConfig(opened.config, `${folder}/config.json`);
+  const older = (name: string) => olderName(config, name);
   const graph = forwardGraph(config);
-  const checkpoint = { ...opened, aliases: storedNames(graph, opened.tensors) };
+  const checkpoint = { ...opened, aliases: storedNames(graph, opened.tensors, older) };
   let naming: Promise<string> | undefined;
   return {
     checkpoint,
     config,
-    modules: modulesOf(graph),
+    modules: modulesOf(graph, older),
     fingerprint: () => {
       naming ??= baseFingerprint(files, checkpoint, config);
       return naming;
     },
-    tokenizer: tokenizerOf(files, folder, config, timeLimit),
   };
+}
+
+/**
+ * Opens a language model's checkpoint folder. No weight is read. `timeLimit` is the tokenizer's: without it an expression of
+ * tokenizer.json can take for ever. Fails with the errors of `openBase` and `decoderConfig`.
+ */
+export async function loadBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<Base> {
+  const base = await openBase(files, folder);
+  const config = asDecoder(base.config, `${folder}/config.json`);
+  return { ...base, config, tokenizer: tokenizerOf(files, folder, config, timeLimit) };
 }
 
 /** Opens a folder that may lack the weights: config.json and the tokenizer's files are read. */

@@ -1,8 +1,9 @@
 // What encoders share: attention without rotary positions or a cache, the masks that go with it, and the layer of CLIP's towers.
-import type { Dim } from "../graph/dims.ts";
+import { type Dim, mulDims } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
 import { attention } from "../graph/ops/attention.ts";
 import { add, less, where } from "../graph/ops/elementwise.ts";
+import { gatherRows, rowsWhere } from "../graph/ops/indexing.ts";
 import { constant } from "../graph/ops/leaves.ts";
 import { broadcastTo, reshape, slice, transpose } from "../graph/ops/shape.ts";
 import { type ActivationName, activations } from "./activations.ts";
@@ -44,6 +45,15 @@ export function paddingMask(attentionMask: Value): Value {
 export function firstTokens(x: Value, batch: Dim, seq: number): Value {
   const width = Number(x.shape[1]);
   return reshape(slice(reshape(x, [batch, seq, width]), 1, 0, 1), [batch, width]);
+}
+
+/**
+ * The token of each sequence at which `flags`, bool [batch, seq], is true; it must be so at exactly one: x [batch*seq, hidden]
+ * → [batch, hidden].
+ */
+export function tokensWhere(x: Value, flags: Value): Value {
+  const [batch, seq] = flags.shape as [Dim, Dim];
+  return gatherRows(x, rowsWhere(reshape(flags, [mulDims(batch, seq), 1]), String(batch)));
 }
 
 export interface TowerLayer {

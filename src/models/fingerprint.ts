@@ -5,6 +5,7 @@ import type { Checkpoint, CheckpointTensor } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import type { Base } from "./base.ts";
 import type { DecoderConfig } from "./config.ts";
+import type { ModelConfig } from "./registry.ts";
 
 /** Bytes from the middle of a tensor: what fine-tuning changes, it changes in some of 128 values. */
 const SAMPLE_BYTES = 256;
@@ -15,8 +16,15 @@ const MAX_SAMPLES = 1024;
  * A short name for a base: its dimensions, the names, dtypes and shapes of its tensors, and a sample of their bytes (at
  * most 256 KiB are read). Two fine-tunes of one architecture differ; where the files lie and how they are cut does not matter.
  */
-export async function baseFingerprint(files: Files, { tensors }: Checkpoint, config: DecoderConfig): Promise<string> {
-  const { dtype: _, bosId: _bos, eosIds: _eos, padId: _pad, maxPositions: _positions, ...dimensions } = config;
+export async function baseFingerprint(files: Files, { tensors }: Checkpoint, config: ModelConfig): Promise<string> {
+  const {
+    dtype: _,
+    bosId: _bos,
+    eosIds: _eos,
+    padId: _pad,
+    maxPositions: _positions,
+    ...dimensions
+  } = config as Partial<DecoderConfig>;
   const entries = [...tensors].sort(([a], [b]) => (a < b ? -1 : 1));
   const stride = Math.ceil(entries.length / MAX_SAMPLES);
   const samples: Uint8Array[] = [];

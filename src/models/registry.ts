@@ -6,8 +6,10 @@ import { nodesOf } from "../graph/graph.ts";
 import { linear } from "../graph/ops/linear.ts";
 import { capLogits } from "../graph/ops/loss.ts";
 import type { ModuleInfo } from "../lora/match.ts";
+import { bert } from "./bert.ts";
 import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./blocks.ts";
 import { bloom } from "./bloom.ts";
+import { clip } from "./clip.ts";
 import { type DecoderConfig, unsupported } from "./config.ts";
 import type { Family } from "./family.ts";
 import { gemma } from "./gemma.ts";
@@ -25,7 +27,10 @@ import { qwen2Moe } from "./qwen2-moe.ts";
 import { qwen3 } from "./qwen3.ts";
 import { readJson, shown } from "./schema.ts";
 import { smollm3 } from "./smollm3.ts";
+import type { TaskConfig, TaskFamily } from "./task.ts";
+import { vit } from "./vit.ts";
 
+/** Decoders: language models. */
 const families: Record<string, Family> = {
   llama,
   mistral,
@@ -44,16 +49,25 @@ const families: Record<string, Family> = {
   qwen2_moe: qwen2Moe,
 };
 
+/** Models of other tasks. */
+const taskFamilies: Record<string, TaskFamily> = { bert, vit, clip };
+
+/** The `model_type`s of language models. */
+export const decoderTypes = Object.keys(families);
 /** The `model_type`s that can be read. */
-export const modelTypes = Object.keys(families);
+export const modelTypes = [...decoderTypes, ...Object.keys(taskFamilies)];
+
+/** A language model's config, or one that names its `task`. */
+export type ModelConfig = DecoderConfig | TaskConfig;
 
 /**
  * The parsed JSON of a config.json. `file` is what errors call it. Fails on a model type that isn't built, and with the
  * errors of the family's reader.
  */
-export function decoderConfig(json: unknown, file = "config.json"): DecoderConfig {
+export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
   const { model_type: modelType } = readJson(z.object({ model_type: z.string() }), json, file);
   if (Object.hasOwn(families, modelType)) return families[modelType]!.config(json, file);
+  if (Object.hasOwn(taskFamilies, modelType)) return taskFamilies[modelType]!.config(json, file);
   throw unsupported(file, "model_type", `the model type ${shown(modelType)} is not supported`, {
     expected: modelTypes.join(", "),
     got: shown(modelType),
@@ -61,7 +75,33 @@ export function decoderConfig(json: unknown, file = "config.json"): DecoderConfi
   });
 }
 
-/** The family's forward pass. */
+/** The config of a language model; a model of another task is refused. */
+export const decoderConfig = (json: unknown, file = "config.json"): DecoderConfig => asDecoder(modelConfig(json, file), file);
+
+/** `config` if it is a language model's; fails with `model/unsupported` if not. */
+export function asDecoder(config: ModelConfig, file: string): DecoderConfig {
+  if (!("task" in config)) return config;
+  throw unsupported(
+    file,
+    "model_type",
+    `${config.modelType} is a model for ${config.task.replace("-", " ")}, not a language model`,
+    {
+      expected: decoderTypes.join(", "),
+      got: shown(config.modelType),
+    },
+  );
+}
+
+/** What a model of another task computes, by name, from the inputs of its family. */
+export function taskForward(config: TaskConfig): Record<string, Value> {
+  const family = taskFamilies[config.modelType]!;
+  return family.forward(config, family.inputs(config));
+}
+
+/** What older releases of Transformers call a module or weight of the model. */
+export const olderName = ({ modelType }: ModelConfig, name: string): string => taskFamilies[modelType]?.olderName?.(name) ?? name;
+
+/** The forward pass of a language model. */
 export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs =>
   families[config.modelType]!.forward(config, inputs);
 
@@ -71,17 +111,26 @@ export function logitsOf(hidden: Value, { weight, path, softcap }: Head): Value 
   return softcap ? capLogits(logits, softcap) : logits;
 }
 
-/** inputs → logits [batch*seq, vocab], and the hidden states before the output layer. Needs no weights. */
-export function forwardGraph(config: DecoderConfig, attentionBlocks = 1): Graph {
+/**
+ * What a model computes. A language model: logits [batch*seq, vocab], and the hidden states before the output layer; others:
+ * see TaskFamily. Needs no weights.
+ */
+export function forwardGraph(config: ModelConfig, attentionBlocks = 1): Graph {
+  if ("task" in config) return { outputs: taskForward(config) };
   const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
   return { outputs: { hidden, logits: logitsOf(hidden, head) } };
 }
 
 /** Module paths of output layers, which "all-linear" leaves out. */
 const outputLayers = new Set(["lm_head", "embed_out"]);
+/** Those of classifiers. */
+const classifierHeads = new Set(["classifier", "score"]);
 
-/** The modules with a weight matrix that a graph runs, in the order it runs them. */
-export function modulesOf(graph: Graph): ModuleInfo[] {
+/**
+ * The modules with a weight matrix that a graph runs, in the order it runs them. `older` is what older releases of
+ * Transformers call one.
+ */
+export function modulesOf(graph: Graph, older = (path: string) => path): ModuleInfo[] {
   const modules = new Map<string, ModuleInfo>();
   for (const { op, inputs, attributes } of nodesOf(graph)) {
     if (op !== "linear" && op !== "embedding") continue;
@@ -89,31 +138,43 @@ export function modulesOf(graph: Graph): ModuleInfo[] {
     const weight = inputs[1]!;
     const [rows, columns] = weight.shape as [number, number];
     const kind = weight.node.op === "transpose" ? "conv1d" : "linear";
-    modules.set(
-      path,
+    const info: ModuleInfo =
       op === "linear"
         ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputEmbedding: outputLayers.has(path) }
-        : { path, kind: "embedding", inFeatures: rows, outFeatures: columns },
-    );
+        : { path, kind: "embedding", inFeatures: rows, outFeatures: columns };
+    if (op === "linear" && classifierHeads.has(path))
+      Object.assign(info, { isClassifierHead: true, hasBias: inputs.length === 3 });
+    if (older(path) !== path) info.olderPath = older(path);
+    modules.set(path, info);
   }
   return [...modules.values()];
 }
 
 /**
- * Under which names a checkpoint stores weights that it has not under the model's own: a checkpoint of the bare model, as
- * GPT-2's and BLOOM's are on the hub, lacks the first word ("transformer.").
+ * Under which names a checkpoint stores weights that it has not under the model's own: under `older` names, and a checkpoint
+ * of the bare model, as GPT-2's and BLOOM's are on the hub, lacks the first word ("transformer.").
  */
-export function storedNames(graph: Graph, stored: ReadonlyMap<string, unknown>): Map<string, string> {
+export function storedNames(
+  graph: Graph,
+  stored: ReadonlyMap<string, unknown>,
+  older = (name: string) => name,
+): Map<string, string> {
   const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "weight" ? [String(attributes["name"])] : []));
-  const bare = names.map((name): [string, string] => [name, name.replace(/^[^.]+\./, "")]);
-  return new Map(bare.filter(([name, short]) => !stored.has(name) && stored.has(short)));
+  const found = names.map((name): [string, string | undefined] => {
+    const spellings = [...new Set([name, older(name)])];
+    const bare = spellings.map((spelling) => spelling.replace(/^[^.]+\./, ""));
+    return [name, [...spellings, ...bare].find((spelling) => stored.has(spelling))];
+  });
+  return new Map(found.filter((pair): pair is [string, string] => pair[1] !== undefined && pair[1] !== pair[0]));
 }
 
-/** Number of parameters of the base model, from its config alone. */
-export function countParameters(graph: Graph): number {
+/** Number of parameters of the base model, from its config alone: without the head that a task adds. */
+export function countParameters(config: ModelConfig): number {
+  const added = "task" in config && config.newHead !== null ? `${config.newHead}.` : null;
   let total = 0;
-  for (const { op, attributes } of nodesOf(graph)) {
-    if (op === "weight") total += (attributes["shape"] as number[]).reduce((a, b) => a * b, 1);
+  for (const { op, attributes } of nodesOf(forwardGraph(config))) {
+    const isBase = op === "weight" && !(added && String(attributes["name"]).startsWith(added));
+    if (isBase) total += (attributes["shape"] as number[]).reduce((a, b) => a * b, 1);
   }
   return total;
 }

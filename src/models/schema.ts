@@ -11,6 +11,7 @@ export const MAX_HEADS = 4096;
 export const MAX_HEAD_DIM = 4096;
 export const MAX_POSITIONS = 2 ** 26;
 export const MAX_END_IDS = 256;
+export const MAX_LABELS = 2 ** 17;
 
 /** An integer in 1..max. */
 export const count = (max: number) => z.number().int().min(1).max(max);

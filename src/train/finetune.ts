@@ -119,7 +119,7 @@ async function* trainingOn(
   const prepared = {
     modules: subject.modules,
     trainable: subject.trainable,
-    parameters: countParameters(forwardGraph(config)),
+    parameters: countParameters(config),
     train: data.train.report,
     eval: data.held?.report ?? null,
     memory,

@@ -16,7 +16,7 @@ import { print } from "../../src/graph/print.ts";
 import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout } from "../../src/lora/inject.ts";
 import type { AdapterModule } from "../../src/lora/match.ts";
 import type { DecoderConfig } from "../../src/models/config.ts";
-import { forwardGraph, modelTypes } from "../../src/models/registry.ts";
+import { decoderTypes, forwardGraph } from "../../src/models/registry.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { normal, purpose, uniform } from "../../src/random.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
@@ -186,7 +186,7 @@ test("fuseAdditions takes additions into the products and changes no value", asy
 /** The layers that give queries and values, in each family. */
 const queriesAndValues = String.raw`.*\.(q_proj|v_proj|qkv_proj|query_key_value|c_attn)`;
 
-for (const modelType of modelTypes) {
+for (const modelType of decoderTypes) {
   test(`printed: a layer of ${modelType} with LoRA`, () => {
     const config = tinyConfig(modelType);
     const modules = tinyModules(config, { rank: 3, alpha: 6, targetModules: queriesAndValues });

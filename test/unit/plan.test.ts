@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { main } from "../../src/cli/program.ts";
 import type { LowrankError, Plan } from "../../src/index.ts";
 import { planTraining } from "../../src/jobs/plan.ts";
-import { modelTypes } from "../../src/models/registry.ts";
+import { decoderTypes } from "../../src/models/registry.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { finetune } from "../../src/train/finetune.ts";
@@ -56,7 +56,7 @@ describe("lowrank plan CONFIG.json --rank R --target-modules T --json", () => {
   const rows: Row[] = JSON.parse(readFileSync(`${fixtures}/parameter-counts.json`, "utf8"));
   for (const [i, row] of rows.entries()) {
     const { name, config, r, target_modules: targets } = row;
-    const isBuilt = modelTypes.includes(config.model_type);
+    const isBuilt = decoderTypes.includes(config.model_type);
     it(`${isBuilt ? "tells PEFT's counts of" : "refuses"} ${name}, rank ${r}, ${targets ?? "default targets"}`, async () => {
       const file = path.join(root, `${i}.json`);
       writeFileSync(file, JSON.stringify(config));

@@ -1,0 +1,61 @@
+// Models of other tasks than language modelling: what their configs tell, and what a family of them is.
+import { z } from "zod";
+import type { Value } from "../graph/graph.ts";
+import { type DecoderConfig, unsupported } from "./config.ts";
+import { count, MAX_LABELS, readJson, shown } from "./schema.ts";
+
+export type Task = "sequence-classification" | "image-classification" | "contrastive";
+
+/** What the rest of the library reads of such a model's hyperparameters; each family adds its own. */
+export interface TaskConfig {
+  /** `model_type`, by which registry.ts finds the family. */
+  modelType: string;
+  task: Task;
+  /** The dtype the weights were saved in, where the config says it. */
+  dtype: DecoderConfig["dtype"];
+  /** The classes of a classifier in the order of its logits; empty where there are none. */
+  labels: string[];
+  /** The module that a model of the config's own class lacks and that the task adds (a classifier on a model without one). */
+  newHead: string | null;
+}
+
+/** A family of such models. `C` is what its config tells beyond what all do. */
+export interface TaskFamily<C extends TaskConfig = TaskConfig> {
+  /** The parsed JSON of a config.json, checked; `file` is what errors call it. */
+  config(json: unknown, file: string): C;
+  /**
+   * What the model reads, by name; "batch" is the first axis of each. Texts: int32 inputIds, attentionMask (1 where a token
+   * is), tokenTypeIds [batch, seq]; images: float32 pixelValues [batch, channels, height, width].
+   */
+  inputs(config: C): Record<string, Value>;
+  /**
+   * What it computes. A classifier: logits [batch, labels]. A contrastive model: imageEmbeds and textEmbeds [batch,
+   * projection] of length 1, logitsPerImage and logitsPerText [batch, batch].
+   */
+  forward(config: C, inputs: Record<string, Value>): Record<string, Value>;
+  /** What older releases of Transformers call a module or weight. */
+  olderName?: (name: string) => string;
+}
+
+const keysOfClassifier = z.object({
+  architectures: z.array(z.string()).nullish(),
+  id2label: z.record(z.string(), z.string()).nullish(),
+  num_labels: count(MAX_LABELS).nullish(),
+  problem_type: z.string().nullish(),
+});
+
+/** The labels of a classifier, and whether the model that `json` describes has its head, the module `classifier`. */
+export function classifierConfig(json: unknown, file: string, architecture: string): Pick<TaskConfig, "labels" | "newHead"> {
+  const { architectures, id2label, num_labels, problem_type: problem } = readJson(keysOfClassifier, json, file);
+  const length = id2label ? Object.keys(id2label).length : (num_labels ?? 2);
+  if (length > MAX_LABELS || length < 2 || (problem != null && problem !== "single_label_classification")) {
+    throw unsupported(file, problem ? "problem_type" : "id2label", "this kind of classifier is not supported", {
+      expected: `one of 2 to ${MAX_LABELS} classes for each row (single_label_classification)`,
+      got: problem ? shown(problem) : `${length} labels`,
+    });
+  }
+  return {
+    labels: Array.from({ length }, (_, i) => id2label?.[i] ?? `LABEL_${i}`),
+    newHead: architectures?.includes(architecture) ? null : "classifier",
+  };
+}

@@ -1,0 +1,21 @@
+// The losses of other tasks than language modelling: what the graph of training computes from a batch of rows.
+import type { Graph, Value } from "../graph/graph.ts";
+import { add, mul } from "../graph/ops/elementwise.ts";
+import { input, iota, scalar } from "../graph/ops/leaves.ts";
+import { crossEntropy } from "../graph/ops/loss.ts";
+import { taskForward } from "../models/registry.ts";
+import type { TaskConfig } from "../models/task.ts";
+
+/**
+ * Σ of the losses of a batch's rows, from the inputs of the family and, for a classifier, `labels`, int32 [batch]. A
+ * contrastive model learns to tell which text of the batch belongs to which image, and which image to which text.
+ */
+export function taskLossGraph(config: TaskConfig): Graph {
+  const outputs = taskForward(config);
+  if (config.task !== "contrastive") {
+    return { outputs: { loss: crossEntropy(outputs["logits"]!, input("labels", "int32", ["batch"])) } };
+  }
+  const own = iota("batch"); // row i belongs to column i
+  const both = (["logitsPerText", "logitsPerImage"] as const).map((name): Value => crossEntropy(outputs[name]!, own));
+  return { outputs: { loss: mul(add(both[0]!, both[1]!), scalar(0.5, both[0]!)) } };
+}
