@@ -4,6 +4,8 @@ export { LowrankError } from "./errors.ts";
 export type { Generator, Prompt } from "./generate/generator.ts";
 export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";
 export type { HubEvent, HubOptions } from "./hub/hub.ts";
+export type { RgbImage } from "./images/image.ts";
+export type { ImageBatch, ImageProcessor, ProcessedImage } from "./images/processor.ts";
 export type { AnswerEvent, AnswerOptions } from "./jobs/answers.ts";
 export type { EvaluateOptions, Evaluation, Score } from "./jobs/evaluate.ts";
 export { generateText } from "./jobs/generate-text.ts";
@@ -23,6 +25,7 @@ export {
   downloadModel,
   evaluate,
   finetune,
+  imageProcessor,
   inspectAdapter,
   inspectBase,
   loadAdapter,
@@ -31,6 +34,7 @@ export {
   openGenerator,
   plan,
   preview,
+  readImage,
   reportRuns,
   saveAdapter,
 } from "./node.ts";

@@ -7,6 +7,8 @@ import type { Generator } from "./generate/generator.ts";
 import { openGenerator as openGeneratorOn } from "./generate/generator.ts";
 import type { HubOptions } from "./hub/hub.ts";
 import { resolveModel } from "./hub/reference.ts";
+import { type RgbImage, readImage as readImageWith } from "./images/image.ts";
+import { type ImageProcessor, loadImageProcessor } from "./images/processor.ts";
 import { type AnswerEvent, type AnswerOptions, answers as answersOn } from "./jobs/answers.ts";
 import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
@@ -20,6 +22,7 @@ import { chartLibrary } from "./runtime/chart-library.ts";
 import { collect } from "./runtime/collect.ts";
 import { openNodeSession } from "./runtime/node.ts";
 import { nodeFiles } from "./runtime/node-files.ts";
+import { decodeImage } from "./runtime/node-images.ts";
 import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
 import { lockFolder } from "./runtime/node-lock.ts";
 import type { Runtime } from "./runtime/runtime.ts";
@@ -38,6 +41,7 @@ export const runtime: Runtime = {
   temporaryFolder: tmpdir(),
   lock: lockFolder,
   collect,
+  decodeImage,
   version,
   environment,
 };
@@ -73,6 +77,13 @@ export async function* finetune(options: FinetuneOptions): AsyncGenerator<Finetu
 
 /** Opens a base model: a checkpoint folder in Hugging Face's layout, `embedded`, or a name on the hub. No weight is read. */
 export const loadBase = async (base: string): Promise<Base> => loadBaseIn(nodeFiles, await folderOf(base), timeLimit);
+
+/** Reads a PNG, JPEG or WebP file as RGB, turned upright as its EXIF data say. */
+export const readImage = (path: string): Promise<RgbImage> => readImageWith(nodeFiles, decodeImage, path);
+
+/** How a model prepares its images, by its preprocessor_config.json: from `readImage` to what the model takes. */
+export const imageProcessor = async (base: string): Promise<ImageProcessor> =>
+  loadImageProcessor(nodeFiles, await folderOf(base));
 
 /** Reads an adapter, as PEFT or this project writes it: its folder, or its name on the hub. */
 export const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(nodeFiles, await folderOf(adapter));

@@ -1,5 +1,6 @@
 // What a host (Node, a browser) gives to the functions of the public API.
 import type { Files } from "../files.ts";
+import type { DecodeImage } from "../images/image.ts";
 import type { TimeLimit } from "../text/limit.ts";
 import type { OpenSession } from "./session.ts";
 
@@ -23,6 +24,8 @@ export interface Runtime {
   temporaryFolder?: string;
   /** Frees memory that nobody holds any more, where the host can be asked to. */
   collect?: () => void;
+  /** Decodes image files, where the host can. */
+  decodeImage?: DecodeImage;
   /** Of this program, for logs. */
   version?: string;
   /** What it runs on, for logs: names and values in words. */

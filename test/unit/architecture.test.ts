@@ -19,7 +19,8 @@ const allowed: Record<string, string[]> = {
   data: ["text", "csv-parse", "hyparquet", "hyparquet-compressors"],
   lora: ["graph", "formats", "zod"],
   models: ["graph", "formats", "text", "lora/match.ts", "onnx/emitter.ts", "zod"],
-  runtime: ["node:", "text/limit.ts", "onnxruntime-node"],
+  images: ["formats/json.ts", "zod"],
+  runtime: ["node:", "text/limit.ts", "images", "onnxruntime-node", "sharp"],
   hub: ["node:", "formats", "runtime/node-files.ts", "runtime/node-limits.ts", "@huggingface/hub"],
   generate: ["text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts"],
   train: [
@@ -34,7 +35,7 @@ const allowed: Record<string, string[]> = {
 const unrestricted = ["cli", "index.ts", "node.ts"];
 
 /** Folders that run unchanged in a browser. */
-const neutral = ["graph", "onnx", "models", "lora", "formats", "text", "data", "train", "generate", "jobs", "report"];
+const neutral = ["graph", "onnx", "models", "lora", "formats", "images", "text", "data", "train", "generate", "jobs", "report"];
 
 /** Cycles that are there on purpose: the edge that closes each, whether it is types only, and why. */
 const acceptedCycles = [
