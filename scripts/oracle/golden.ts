@@ -4,8 +4,10 @@ import { type Batch, IGNORE } from "../../src/data/types.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { isFloat, toFloat32 } from "../../src/formats/float.ts";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
+import type { DecoderConfig } from "../../src/models/config.ts";
+import { visionOf } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
-import { sizeOf, type Tensor } from "../../src/tensor.ts";
+import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import type { ThetaEntry } from "../../src/train/types.ts";
 
 /** All tensors of a safetensors file. */
@@ -31,9 +33,9 @@ export const batchPrefixes = (io: ReadonlyMap<string, Tensor>): string[] =>
 /**
  * The batch that Transformers computed from `<prefix>input_ids` [rows, width] and, where given, attention_mask,
  * position_ids and labels. Without position_ids, positions count columns, padding included. position_ids without a mask
- * are those of a packed row: a sequence begins wherever they do not go on by one.
+ * are those of a packed row: a sequence begins wherever they do not go on by one. `config` is the model's, for its images.
  */
-export function batchOf(io: ReadonlyMap<string, Tensor>, prefix: string): Batch {
+export function batchOf(io: ReadonlyMap<string, Tensor>, prefix: string, config: DecoderConfig): Batch {
   const ids = io.get(`${prefix}input_ids`)!;
   const [rows, width] = ids.shape as [number, number];
   const given = (name: string) => {
@@ -44,7 +46,7 @@ export function batchOf(io: ReadonlyMap<string, Tensor>, prefix: string): Batch 
   const positions = given("position_ids");
   const labels = given("labels");
   const targets = [...(labels?.keys() ?? [])].filter((i) => i % width > 0 && labels![i] !== IGNORE);
-  return {
+  const batch: Batch = {
     rows,
     width,
     inputIds: integers(ids),
@@ -54,6 +56,23 @@ export function batchOf(io: ReadonlyMap<string, Tensor>, prefix: string): Batch 
     lossRows: Int32Array.from(targets, (i) => i - 1),
     lossLabels: Int32Array.from(targets, (i) => labels![i]!),
   };
+  return { ...batch, ...imagesOf(io, prefix, config, batch) };
+}
+
+/** What `<prefix>pixel_values` and the masks beside it are fed as to the vision side of `config`; nothing where there are none. */
+function imagesOf(io: ReadonlyMap<string, Tensor>, prefix: string, config: DecoderConfig, tokens: Batch): Pick<Batch, "images"> {
+  const pixelValues = io.get(`${prefix}pixel_values`);
+  if (!pixelValues) return {};
+  const mask = (name: string) => {
+    const tensor = io.get(`${prefix}${name}`);
+    return tensor && int32(tensor.shape, integers(tensor));
+  };
+  const tensors = {
+    pixelValues: float32(pixelValues.shape, toFloat32(pixelValues)),
+    pixelAttentionMask: mask("pixel_attention_mask"),
+    imageAttentionMask: mask("image_attention_mask"),
+  };
+  return { images: visionOf(config)!.feeds(config, tokens, tensors) };
 }
 
 function segments(positions: Int32Array, width: number): Int32Array {

@@ -1,7 +1,7 @@
 // A golden of kind "model": one tiny model, one adapter, one batch, and every number that Transformers and PEFT made of them.
 import { z } from "zod";
 import type { Batch } from "../../src/data/types.ts";
-import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
+import { openCheckpoint, readWeights, storedName } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readJsonObject, readText } from "../../src/formats/json.ts";
@@ -100,7 +100,7 @@ async function openCase(folder: string, meta: unknown): Promise<ModelCase> {
     io,
     batches: batchPrefixes(io)
       .filter((prefix) => io.has(`${prefix}labels`))
-      .map((prefix) => batchOf(io, prefix)),
+      .map((prefix) => batchOf(io, prefix, base.config)),
     base,
     modules,
     adapter: await readTensors(`${folder}/adapter/${ADAPTER_WEIGHTS_NAME}`),
@@ -145,12 +145,9 @@ async function logits({ base: { config, checkpoint }, modules, adapter, io }: Mo
   const want = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   try {
     for (const prefix of batchPrefixes(io)) {
-      const batch = batchOf(io, prefix);
-      const { inputIds, positionIds, attentionMask, segmentIds } = batchFeeds(batch);
-      const feeds = { inputIds, positionIds, attentionMask, segmentIds, ...Object.fromEntries(weights) } as Record<
-        string,
-        Tensor
-      >;
+      const batch = batchOf(io, prefix, config);
+      const { lossRows: _, lossLabels: _labels, ...inputs } = batchFeeds(batch);
+      const feeds = { ...inputs, ...Object.fromEntries(weights) };
       const results = await session.run(feeds);
       for (const which of ["base", "adapter"] as const) {
         const golden = io.get(`${prefix}logits_${which}`);
@@ -179,13 +176,13 @@ function rowsWhere(flags: Int32Array, data: Float32Array, width: number): Float3
 
 /** Opens the product's training session, as for batches of the given size. */
 async function withObjective(
-  { base: { checkpoint, config }, modules }: ModelCase,
+  { base: { checkpoint, config }, modules, batches }: ModelCase,
   shape: ObjectiveShape,
   work: (objective: Objective) => Promise<Finding[]>,
 ): Promise<Finding[]> {
   const objective = await loraObjective({
     checkpoint,
-    loss: lossGraph(config, shape),
+    loss: lossGraph(config, { ...shape, images: batches.some(({ images }) => images) }),
     modules,
     dropout: 0,
     openSession: openNodeSession,
@@ -273,7 +270,7 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
 /** W + s·B·A in float32 against PEFT's, and what is on disk: those weights in the base's dtype, all others untouched. */
 async function merged({ folder, base: { checkpoint, modules } }: ModelCase): Promise<Finding[]> {
   const adapter = await readAdapter(nodeFiles, `${folder}/adapter`);
-  const targets = mergeTargets(adapter, modules);
+  const targets = mergeTargets(adapter, modules, (path) => storedName(checkpoint, `${path}.weight`));
   const values = new Map<string, Float32Array>();
   const stored: [string, unknown][] = [];
   for (const [name, entry] of checkpoint.tensors) {

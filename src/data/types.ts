@@ -36,4 +36,6 @@ export interface Batch {
   lossRows: Int32Array;
   /** The target token of each of `lossRows`: [targets]. */
   lossLabels: Int32Array;
+  /** Of a model with images, what its vision side is fed (`feeds` in models/images.ts), in every batch of a run or in none. */
+  images?: Record<string, Tensor>;
 }

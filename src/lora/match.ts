@@ -17,8 +17,8 @@ export interface ModuleInfo {
   isClassifierHead?: boolean;
   /** Of a classifier head: whether it has a bias. */
   hasBias?: boolean;
-  /** What older releases of Transformers call the module, where they call it otherwise. */
-  olderPath?: string;
+  /** What older releases of Transformers call the module, where they call it otherwise; the newest first. */
+  olderPaths?: string[];
 }
 
 /** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). */

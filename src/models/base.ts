@@ -13,7 +13,7 @@ import {
   type ModelConfig,
   modelConfig,
   modulesOf,
-  olderName,
+  olderNames,
   storedNames,
 } from "./registry.ts";
 
@@ -45,7 +45,7 @@ export type Base = TextBase & AnyBase & { config: DecoderConfig };
 export async function openBase(files: Files, folder: string): Promise<AnyBase> {
   const opened = await openCheckpoint(files, folder);
   const config = modelConfig(opened.config, `${folder}/config.json`);
-  const older = (name: string) => olderName(config, name);
+  const older = (name: string) => olderNames(config, name);
   const graph = forwardGraph(config);
   const checkpoint = { ...opened, aliases: storedNames(graph, opened.tensors, older) };
   let naming: Promise<string> | undefined;

@@ -101,7 +101,9 @@ export const bert: TaskFamily<BertConfig> = {
     return { logits: projection(pooled, "classifier", c.labels.length, true) };
   },
   // Checkpoints from TensorFlow, as the first ones on the hub were.
-  olderName: (name) => name.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta"),
+  olderNames: [
+    (name) => name.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta"),
+  ],
 };
 
 /** Word, position and token type, added and normed: int32 [batch, seq] → [batch*seq, hidden]. */

@@ -10,6 +10,7 @@ import { layerNorm, rmsNorm } from "../graph/ops/normalization.ts";
 import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
 import { activations } from "./activations.ts";
 import type { DecoderConfig } from "./config.ts";
+import { embeddingOfTwo, type ImageInputs, placeRows } from "./images.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 import { additiveMask, repeatRows, rotaryTables } from "./positions.ts";
 import type { RopeConfig } from "./rope-config.ts";
@@ -30,6 +31,8 @@ export interface DecoderInputs {
   past?: readonly KeyValue[];
   /** Query blocks of the attention (graph/ops/attention.ts). */
   attentionBlocks?: number;
+  /** What a family with images reads beside the tokens; none, and it reads text alone. */
+  images?: ImageInputs;
 }
 
 export interface KeyValue {
@@ -42,6 +45,8 @@ export interface Head {
   weight: Value;
   path: string;
   softcap?: number;
+  /** A layer whose logits follow, for tokens that were added to the vocabulary (IDEFICS). */
+  added?: Pick<Head, "weight" | "path">;
 }
 
 export interface DecoderOutputs {
@@ -50,6 +55,8 @@ export interface DecoderOutputs {
   head: Head;
   /** Keys and values of each layer including this call's, [batch, kvHeads, keys, headDim]. */
   present: KeyValue[];
+  /** What the model computes that no logit reads: its modules and weights belong to the model all the same. */
+  unread?: Value[];
 }
 
 /** The inputs of a decoder without a cache, as training and scoring feed them. */
@@ -99,15 +106,19 @@ export interface Layout {
   finalNorm: (x: Value) => Value;
   /** Cap of the logits. */
   softcap?: number;
+  /** Tokens behind the first `c.vocabSize - tokens` have an embedding and an output layer of their own. */
+  added?: { tokens: number; embedding: string; head: string };
 }
 
 /** One transformer layer: x [batch*seq, hidden] → the same shape; `at` is the layer's module path. */
 export type Layer = (x: Value, at: string, index: number, context: LayerContext) => Value;
 
-/** Token embedding, the layers, the last norm, the output layer. */
+/** Token embedding, image features in their places, the layers, the last norm, the output layer. */
 export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout, layer: Layer): DecoderOutputs {
   const [batch, seq] = inputs.inputIds.shape as [Dim, Dim];
-  const table = weight(`${layout.embedding}.weight`, [c.vocabSize, c.hiddenSize]);
+  const { added } = layout;
+  const table = weight(`${layout.embedding}.weight`, [c.vocabSize - (added?.tokens ?? 0), c.hiddenSize]);
+  const addedTable = added && weight(`${added.embedding}.weight`, [added.tokens, c.hiddenSize]);
   const context: LayerContext = {
     batch,
     seq,
@@ -117,24 +128,38 @@ export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout,
     present: [],
     blocks: inputs.attentionBlocks ?? 1,
   };
-  let x = embedding(reshape(inputs.inputIds, [mulDims(batch, seq)]), table, layout.embedding); // [batch*seq, hidden]
+  const ids = reshape(inputs.inputIds, [mulDims(batch, seq)]);
+  let x = added
+    ? embeddingOfTwo(ids, [table, layout.embedding], [addedTable!, added.embedding])
+    : embedding(ids, table, layout.embedding); // [batch*seq, hidden]
+  if (inputs.images?.rows) x = placeRows(x, inputs.images.features, inputs.images.rows);
   if (layout.enter) x = layout.enter(x);
   for (let i = 0; i < c.layers; i++) x = layer(x, `${layout.layers}.${i}`, i, context);
-  const head = c.tieWordEmbeddings ? table : weight(`${layout.head}.weight`, [c.vocabSize, c.hiddenSize]);
+  const output = (path: string, tied: Value) => ({
+    weight: c.tieWordEmbeddings ? tied : weight(`${path}.weight`, tied.shape as number[]),
+    path,
+  });
   return {
     hidden: layout.finalNorm(x),
-    head: { weight: head, path: layout.head, softcap: layout.softcap },
+    head: {
+      ...output(layout.head, table),
+      softcap: layout.softcap,
+      ...(added && { added: output(added.head, addedTable!) }),
+    },
     present: context.present,
   };
 }
 
 /** The layout of Llama and its kin. */
-export const llamaLayout = (c: LlamaConfig): Layout => ({
-  embedding: "model.embed_tokens",
-  layers: "model.layers",
-  head: "lm_head",
-  finalNorm: (x) => rms(x, "model.norm", c.rmsNormEps),
-});
+export function llamaLayout(c: LlamaConfig): Layout {
+  const { root = "model" } = c;
+  return {
+    embedding: `${root}.embed_tokens`,
+    layers: `${root}.layers`,
+    head: "lm_head",
+    finalNorm: (x) => rms(x, `${root}.norm`, c.rmsNormEps),
+  };
+}
 
 /** `make`, called once for each list of (plain) arguments. */
 function memoised<Arguments extends unknown[], Result>(make: (...given: Arguments) => Result): (...given: Arguments) => Result {

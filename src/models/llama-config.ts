@@ -34,6 +34,8 @@ export interface LlamaConfig extends DecoderConfig {
   /** One per layer. */
   layerTypes: LayerType[];
   rope: RopeConfig;
+  /** The module that holds embedding, layers and norm, where it is not "model": a language model inside another. */
+  root?: string;
 }
 
 /** What Transformers takes for an absent key and what it fixes in code: models/<family>/configuration_<family>.py. */

@@ -5,6 +5,7 @@ import type { Graph, Value } from "../graph/graph.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { linear } from "../graph/ops/linear.ts";
 import { capLogits } from "../graph/ops/loss.ts";
+import { concat } from "../graph/ops/shape.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import { bert } from "./bert.ts";
 import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./blocks.ts";
@@ -17,7 +18,9 @@ import { gemma2 } from "./gemma2.ts";
 import { gemma3 } from "./gemma3.ts";
 import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
+import type { Vision } from "./images.ts";
 import { llama } from "./llama.ts";
+import { llava } from "./llava.ts";
 import { mistral } from "./mistral.ts";
 import { mixtral } from "./mixtral.ts";
 import { olmo2 } from "./olmo2.ts";
@@ -47,6 +50,7 @@ const families: Record<string, Family> = {
   bloom,
   mixtral,
   qwen2_moe: qwen2Moe,
+  llava,
 };
 
 /** Models of other tasks. */
@@ -98,27 +102,45 @@ export function taskForward(config: TaskConfig): Record<string, Value> {
   return family.forward(config, family.inputs(config));
 }
 
-/** What older releases of Transformers call a module or weight of the model. */
-export const olderName = ({ modelType }: ModelConfig, name: string): string => taskFamilies[modelType]?.olderName?.(name) ?? name;
+/** What older releases of Transformers call a module or weight of the model, where they call it otherwise; the newest first. */
+export function olderNames({ modelType }: ModelConfig, name: string): string[] {
+  const styles = (families[modelType] ?? taskFamilies[modelType])?.olderNames ?? [];
+  return [...new Set(styles.map((style) => style(name)))].filter((older) => older !== name);
+}
 
 /** The forward pass of a language model. */
 export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs =>
   families[config.modelType]!.forward(config, inputs);
 
+/** The family's vision side; undefined if it reads no images. */
+export const visionOf = (config: DecoderConfig): Vision<DecoderConfig> | undefined => families[config.modelType]!.vision;
+
+/** `forward` on tokens and on images from their pixels: those of the inputs of `pixels` and `places` in the family's vision side. */
+export function forwardWithImages(config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs {
+  const vision = visionOf(config);
+  if (!vision) return forward(config, inputs);
+  const { features, unread: unseen = [] } = vision.encode(config, vision.pixels(config));
+  const { unread = [], ...outputs } = forward(config, { ...inputs, images: { features, ...vision.places(features) } });
+  return { ...outputs, unread: [...unseen, ...unread] };
+}
+
 /** The logits of hidden states [n, hidden]: [n, vocab]. */
-export function logitsOf(hidden: Value, { weight, path, softcap }: Head): Value {
-  const logits = linear(hidden, weight, path);
+export function logitsOf(hidden: Value, { weight, path, softcap, added }: Head): Value {
+  const first = linear(hidden, weight, path);
+  const logits = added ? concat([first, linear(hidden, added.weight, added.path)], 1) : first;
   return softcap ? capLogits(logits, softcap) : logits;
 }
 
 /**
- * What a model computes. A language model: logits [batch*seq, vocab], and the hidden states before the output layer; others:
- * see TaskFamily. Needs no weights.
+ * What a model computes. A language model: logits [batch*seq, vocab], and the hidden states before the output layer, with
+ * the images of a family that reads them and with what it computes beside; others: see TaskFamily. All modules and weights of
+ * the model are in it. Needs no weights.
  */
 export function forwardGraph(config: ModelConfig, attentionBlocks = 1): Graph {
   if ("task" in config) return { outputs: taskForward(config) };
-  const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
-  return { outputs: { hidden, logits: logitsOf(hidden, head) } };
+  const { hidden, head, unread = [] } = forwardWithImages(config, { ...decoderInputs(), attentionBlocks });
+  const beside = Object.fromEntries(unread.map((value, i) => [`unread.${i}`, value]));
+  return { outputs: { hidden, logits: logitsOf(hidden, head), ...beside } };
 }
 
 /** Module paths of output layers, which "all-linear" leaves out. */
@@ -130,7 +152,7 @@ const classifierHeads = new Set(["classifier", "score"]);
  * The modules with a weight matrix that a graph runs, in the order it runs them. `older` is what older releases of
  * Transformers call one.
  */
-export function modulesOf(graph: Graph, older = (path: string) => path): ModuleInfo[] {
+export function modulesOf(graph: Graph, older: (path: string) => string[] = () => []): ModuleInfo[] {
   const modules = new Map<string, ModuleInfo>();
   for (const { op, inputs, attributes } of nodesOf(graph)) {
     if (op !== "linear" && op !== "embedding") continue;
@@ -144,7 +166,7 @@ export function modulesOf(graph: Graph, older = (path: string) => path): ModuleI
         : { path, kind: "embedding", inFeatures: rows, outFeatures: columns };
     if (op === "linear" && classifierHeads.has(path))
       Object.assign(info, { isClassifierHead: true, hasBias: inputs.length === 3 });
-    if (older(path) !== path) info.olderPath = older(path);
+    if (older(path).length > 0) info.olderPaths = older(path);
     modules.set(path, info);
   }
   return [...modules.values()];
@@ -157,11 +179,11 @@ export function modulesOf(graph: Graph, older = (path: string) => path): ModuleI
 export function storedNames(
   graph: Graph,
   stored: ReadonlyMap<string, unknown>,
-  older = (name: string) => name,
+  older: (name: string) => string[] = () => [],
 ): Map<string, string> {
   const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "weight" ? [String(attributes["name"])] : []));
   const found = names.map((name): [string, string | undefined] => {
-    const spellings = [...new Set([name, older(name)])];
+    const spellings = [name, ...older(name)];
     const bare = spellings.map((spelling) => spelling.replace(/^[^.]+\./, ""));
     return [name, [...spellings, ...bare].find((spelling) => stored.has(spelling))];
   });

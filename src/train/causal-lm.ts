@@ -3,10 +3,10 @@ import type { AnyBatch } from "../data/types.ts";
 import type { Graph } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
-import { linearCrossEntropy } from "../graph/ops/loss.ts";
+import { crossEntropy, linearCrossEntropy } from "../graph/ops/loss.ts";
 import { decoderInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { forward } from "../models/registry.ts";
+import { forward, forwardWithImages, logitsOf } from "../models/registry.ts";
 import { int32, type Tensor } from "../tensor.ts";
 
 /** Rows of the output layer's products; fewer hold less memory, more are faster up to about this many. */
@@ -19,6 +19,8 @@ export interface ObjectiveShape {
   /** Most target tokens and longest row that a batch will have; they size chunks, they are no limits. */
   maxTargets: number;
   maxLength: number;
+  /** Whether the batches carry images. */
+  images?: boolean;
 }
 
 /** How many blocks of queries attention is cut into where the longest row has this many tokens. */
@@ -28,15 +30,22 @@ export const attentionBlocksOf = (maxLength: number): number =>
 /** How many chunks of rows the output layer and the loss are computed in. */
 export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
 
-/** Σ of the target tokens' losses, from the inputs of `decoderInputs` and the batch's loss rows and labels. */
-export function lossGraph(config: DecoderConfig, { maxTargets, maxLength }: ObjectiveShape): Graph {
-  const attentionBlocks = attentionBlocksOf(maxLength);
-  const { hidden, head } = forward(config, { ...decoderInputs(), attentionBlocks });
+/**
+ * Σ of the target tokens' losses, from the inputs of `decoderInputs`, the batch's loss rows and labels, and the images of a
+ * family that reads them.
+ */
+export function lossGraph(config: DecoderConfig, { maxTargets, maxLength, images = false }: ObjectiveShape): Graph {
+  const inputs = { ...decoderInputs(), attentionBlocks: attentionBlocksOf(maxLength) };
+  const { hidden, head } = images ? forwardWithImages(config, inputs) : forward(config, inputs);
   const lossRows = input("lossRows", "int32", ["targets"]);
   const lossLabels = input("lossLabels", "int32", ["targets"]);
   const chunks = lossChunksOf(maxTargets);
   const { weight, path, softcap } = head;
-  return { outputs: { loss: linearCrossEntropy(gatherRows(hidden, lossRows), weight, lossLabels, { path, chunks, softcap }) } };
+  const states = gatherRows(hidden, lossRows);
+  const loss = head.added
+    ? crossEntropy(logitsOf(states, head), lossLabels)
+    : linearCrossEntropy(states, weight, lossLabels, { path, chunks, softcap });
+  return { outputs: { loss } };
 }
 
 /** A batch under the names of its graph's inputs; of tokens, those of `decoderInputs` and `lossGraph`. */
@@ -50,5 +59,6 @@ export function batchFeeds(batch: AnyBatch): Record<string, Tensor> {
     segmentIds: int32(shape, batch.segmentIds),
     lossRows: int32([batch.lossRows.length], batch.lossRows),
     lossLabels: int32([batch.lossLabels.length], batch.lossLabels),
+    ...batch.images,
   };
 }

@@ -3,7 +3,7 @@ import { gradients } from "../graph/autodiff.ts";
 import { fuseAdditions } from "../graph/fuse.ts";
 import { check, type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { mul } from "../graph/ops/elementwise.ts";
-import { input } from "../graph/ops/leaves.ts";
+import { input, scalar } from "../graph/ops/leaves.ts";
 import { savedKey } from "../lora/adapter.ts";
 import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout } from "../lora/inject.ts";
 import type { AdapterModule } from "../lora/match.ts";
@@ -41,10 +41,21 @@ export function loraEntries({ modules, saved = [] }: Trained): ThetaEntry[] {
   return [...factors, ...whole];
 }
 
-/** A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. */
+/**
+ * A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. It is zero for what the loss does not
+ * read: the layers of a vision tower behind the features that are taken, and all of it where a run has no images.
+ */
 function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
   const loss = mul(graph.outputs["loss"]!, input("lossScale", "float32", []));
-  const named = gradients(loss, parts).map((gradient, i) => [gradientName(entries[i]!), gradient]);
+  const read = new Set(nodesOf({ outputs: { loss } }));
+  const found = gradients(
+    loss,
+    parts.filter(({ node }) => read.has(node)),
+  );
+  const named = parts.map((part, i) => [
+    gradientName(entries[i]!),
+    read.has(part.node) ? found.shift()! : mul(part, scalar(0, part)),
+  ]);
   return fuseAdditions(check({ outputs: { loss, ...Object.fromEntries(named) } }));
 }
 

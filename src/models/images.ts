@@ -1,0 +1,69 @@
+// What decoders with images share: how features of images reach the tokens, and what the vision side of a family is.
+import type { Dim } from "../graph/dims.ts";
+import type { Value } from "../graph/graph.ts";
+import { less, sub, where } from "../graph/ops/elementwise.ts";
+import { embedding, scatterAddRows } from "../graph/ops/indexing.ts";
+import { constant } from "../graph/ops/leaves.ts";
+import { broadcastTo, reshape } from "../graph/ops/shape.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** What a decoder reads of its images. */
+export interface ImageInputs {
+  /** What the vision side makes of them: [image tokens, hidden]; where text attends to images, [batch, images·latents, width]. */
+  features: Value;
+  /** int32 [image tokens]: the row of [batch*seq, hidden] whose place each feature takes. */
+  rows?: Value;
+  /** int32 [batch, seq, images]: 1 where a token attends to an image. */
+  seen?: Value;
+}
+
+/** Images as a processor makes them, under Transformers' names. */
+export interface ImageTensors {
+  /** float32; [images, channels, side, side], or [rows, images, …] with all-zero images up to the row with most. */
+  pixelValues: Tensor;
+  /** [rows, images, side, side], 1 where a pixel is no padding. */
+  pixelAttentionMask?: Tensor;
+  /** [rows, width, images], 1 where a token attends to an image. */
+  imageAttentionMask?: Tensor;
+}
+
+/** The tokens that images stand among: [rows, width]. */
+export interface ImageTokens {
+  rows: number;
+  width: number;
+  inputIds: Int32Array;
+}
+
+/** The vision side of a family `C`. */
+export interface Vision<C> {
+  /** What `encode` reads, by name. */
+  pixels(c: C): Record<string, Value>;
+  /** From pixels to features. `unread`: see DecoderOutputs. */
+  encode(c: C, pixels: Record<string, Value>): { features: Value; unread?: Value[] };
+  /** The features' shape where they are computed apart, as generation does. */
+  featureShape(c: C): readonly Dim[];
+  /** What beside `features` says where they belong. */
+  places(features: Value): Omit<ImageInputs, "features">;
+  /** Values for the inputs of `pixels` and `places`; null stands for no image at all. Fails with `data/images`. */
+  feeds(c: C, tokens: ImageTokens, images: ImageTensors | null): Record<string, Tensor>;
+}
+
+/** x [n, dim] with the rows at int32 `rows` [r] replaced by those of `features` [r, dim]; no row twice. */
+export function placeRows(x: Value, features: Value, rows: Value): Value {
+  const [n] = x.shape as [Dim];
+  const ones = broadcastTo(constant("float32", [], [1]), [rows.shape[0]!, 1]);
+  const replaced = less(constant("float32", [], [0]), scatterAddRows(ones, rows, n)); // [n, 1]
+  return where(replaced, scatterAddRows(features, rows, n), x);
+}
+
+/** The embedding of int32 ids [n] by two tables, each with its module's path: ids from the first one's length on are the second's. */
+export function embeddingOfTwo(ids: Value, first: [Value, string], second: [Value, string]): Value {
+  const length = constant("int32", [], [first[0].shape[0] as number]);
+  const isFirst = less(ids, length);
+  const zero = constant("int32", [], [0]);
+  return where(
+    reshape(isFirst, [ids.shape[0]!, 1]),
+    embedding(where(isFirst, ids, zero), ...first),
+    embedding(where(isFirst, zero, sub(ids, length)), ...second),
+  );
+}

@@ -1,0 +1,110 @@
+// LLaVA (Liu et al. 2023): features of CLIP's patches, through a projector of two layers, in the place of image tokens.
+import { z } from "zod";
+import { type Dim, mulDims } from "../graph/dims.ts";
+import { input } from "../graph/ops/leaves.ts";
+import { concat, reshape, slice } from "../graph/ops/shape.ts";
+import { type ActivationName, activations } from "./activations.ts";
+import { projection } from "./blocks.ts";
+import { activationOf, contradiction, unsupported } from "./config.ts";
+import type { Family } from "./family.ts";
+import { placedFeeds } from "./image-feeds.ts";
+import { MAX_LAYERS, MAX_VOCAB, readJson, shown } from "./schema.ts";
+import { textForward, textModel, type WithText } from "./text-model.ts";
+import { clipVision, clipVisionConfig, patchCount, pixelInput, type VisionConfig } from "./vision.ts";
+
+interface LlavaConfig extends WithText {
+  vision: VisionConfig;
+  imageToken: number;
+  /** Which states of the tower are read, beside each other: 0 before the first layer, `vision.layers` after the last. */
+  featureLayers: number[];
+  /** Whether the class token's feature is among them. */
+  keepsClass: boolean;
+  projectorAct: ActivationName;
+  projectorBias: boolean;
+}
+
+const layer = z.int().min(-MAX_LAYERS).max(MAX_LAYERS);
+const keysOfConfig = z.object({
+  vision_config: z.record(z.string(), z.unknown()).nullish(),
+  image_token_index: z.int().min(0).max(MAX_VOCAB).nullish(),
+  image_token_id: z.int().min(0).max(MAX_VOCAB).nullish(),
+  vision_feature_layer: z.union([layer, z.array(layer).min(1).max(MAX_LAYERS)]).default(-2),
+  vision_feature_select_strategy: z.enum(["default", "full"]).default("default"),
+  projector_hidden_act: z.string().default("gelu"),
+  multimodal_projector_bias: z.boolean().default(true),
+});
+
+/** The vision_config of a config that has none. */
+const absentVision = {
+  hidden_size: 1024,
+  intermediate_size: 4096,
+  num_hidden_layers: 24,
+  num_attention_heads: 16,
+  image_size: 336,
+  patch_size: 14,
+};
+
+const tower = "model.vision_tower";
+const projector = "model.multi_modal_projector";
+
+/** Features that an image has. */
+const featuresOf = (c: LlavaConfig): number => patchCount(c.vision) + (c.keepsClass ? 1 : 0);
+
+export const llava: Family<LlavaConfig> = {
+  config(json, file) {
+    const keys = readJson(keysOfConfig, json, file);
+    const type = keys.vision_config?.["model_type"] ?? "clip_vision_model";
+    if (type !== "clip_vision_model") {
+      throw unsupported(file, "vision_config.model_type", "a llava around this vision model is not supported", {
+        expected: "clip_vision_model",
+        got: shown(type),
+      });
+    }
+    const vision = clipVisionConfig(keys.vision_config ?? absentVision, file);
+    const featureLayers = [keys.vision_feature_layer].flat().map((at) => {
+      const state = at < 0 ? vision.layers + 1 + at : at;
+      if (state >= 0 && state <= vision.layers) return state;
+      throw contradiction(file, "vision_feature_layer", `a state of ${vision.layers} layers`, at);
+    });
+    const tied = (json as { text_config?: { tie_word_embeddings?: unknown } }).text_config?.tie_word_embeddings === true;
+    return {
+      ...textModel(tied ? { ...(json as object), tie_word_embeddings: true } : json, file, "llava", "model.language_model"),
+      vision,
+      imageToken: keys.image_token_index ?? keys.image_token_id ?? 32000,
+      featureLayers,
+      keepsClass: keys.vision_feature_select_strategy === "full",
+      projectorAct: activationOf(keys.projector_hidden_act, "projector_hidden_act", file),
+      projectorBias: keys.multimodal_projector_bias,
+    };
+  },
+  forward: textForward,
+  vision: {
+    pixels: (c) => ({ pixelValues: pixelInput(c.vision, "images") }),
+    encode(c, { pixelValues }) {
+      const [images] = pixelValues!.shape as [Dim];
+      const { states, tokens, pooled } = clipVision(c.vision, pixelValues!, tower);
+      const read = c.featureLayers.map((at) => {
+        const all = reshape(states[at]!, [images, tokens, c.vision.hiddenSize]);
+        const kept = c.keepsClass ? all : slice(all, 1, 1, tokens);
+        return reshape(kept, [mulDims(images, featuresOf(c)), c.vision.hiddenSize]);
+      });
+      const wide = projection(concat(read, 1), `${projector}.linear_1`, c.hiddenSize, c.projectorBias);
+      const features = projection(activations[c.projectorAct](wide), `${projector}.linear_2`, c.hiddenSize, c.projectorBias);
+      return { features, unread: [pooled] };
+    },
+    featureShape: (c) => ["imageTokens", c.hiddenSize],
+    places: (features) => ({ rows: input("imageRows", "int32", [features.shape[0]!]) }),
+    feeds: (c, tokens, images) => placedFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),
+  },
+  olderNames: [
+    // Transformers 4.52 to 4.57
+    (name) => name.replace(/^model\.vision_tower\./, "model.vision_tower.vision_model."),
+    // before, and the hub's checkpoints
+    (name) =>
+      name
+        .replace(/^lm_head\b/, "language_model.lm_head")
+        .replace(/^model\.language_model\./, "language_model.model.")
+        .replace(/^model\.vision_tower\./, "vision_tower.vision_model.")
+        .replace(/^model\.multi_modal_projector\./, "multi_modal_projector."),
+  ],
+};
