@@ -2,7 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 import type { ImageTensors, ImageTokens } from "./images.ts";
-import type { PatchConfig } from "./vision.ts";
+import { type PatchConfig, patchCount } from "./vision.ts";
 
 /** Images one after another, [images, channels, height, width]. Fails if they are not of the model's size. */
 export function flatImages(pixels: Tensor | undefined, c: PatchConfig): { count: number; values: Float32Array; size: number } {
@@ -48,6 +48,59 @@ export function placedFeeds(
     pixelValues: float32([count, c.channels, ...c.imageSize], values),
     imageRows: images ? imageRows(tokens, imageToken, perImage, count) : int32([0], []),
   };
+}
+
+/**
+ * What `placedFeeds` gives, and of each patch its position and whether it is seen: int32 `patchPositions` and `patchMask`
+ * [images, patches]. Images that are zero in every pixel are padding, and left out.
+ */
+export function gridFeeds(
+  tokens: ImageTokens,
+  images: ImageTensors | null,
+  c: PatchConfig,
+  place: { imageToken: number; perImage: number },
+): Record<string, Tensor> {
+  const { count, values, size } = flatImages(images?.pixelValues, c);
+  const real = counting(count).filter((i) => values.subarray(i * size, (i + 1) * size).some((value) => value !== 0));
+  const kept = new Float32Array(real.length * size);
+  for (const [to, from] of real.entries()) kept.set(values.subarray(from * size, (from + 1) * size), to * size);
+  const pixelValues = float32([real.length, c.channels, ...c.imageSize], kept);
+  const grids = real.map((i) => patchGridOf(images?.pixelAttentionMask, i, c));
+  const each = (of: (grid: (typeof grids)[number]) => number[]) => int32([real.length, patchCount(c)], grids.flatMap(of));
+  return {
+    ...placedFeeds(tokens, images && { pixelValues }, c, place),
+    patchPositions: each(({ positions }) => positions),
+    patchMask: each(({ seen }) => seen),
+  };
+}
+
+const counting = (length: number): number[] => Array.from({ length }, (_, i) => i);
+
+/** Of each patch of image `index`: 1 where a pixel of it is seen, and the position that an image of its extent has there. */
+function patchGridOf(mask: Tensor | undefined, index: number, c: PatchConfig): { positions: number[]; seen: number[] } {
+  const [height, width] = c.imageSize;
+  const [tall, wide] = c.patchSize;
+  const [down, across] = [Math.floor(height / tall), Math.floor(width / wide)];
+  const pixel = (y: number, x: number) => !mask || Number(mask.data[(index * height + y) * width + x]) !== 0;
+  const isSeen = (row: number, column: number) =>
+    counting(tall * wide).some((i) => pixel(row * tall + Math.floor(i / wide), column * wide + (i % wide)));
+  const seen = counting(down * across).map((i) => Number(isSeen(Math.floor(i / across), i % across)));
+  const rows = buckets(counting(down).filter((row) => seen[row * across]).length, down);
+  const columns = buckets(counting(across).filter((column) => seen[column]).length, across);
+  return { seen, positions: seen.map((one, i) => (one ? rows[Math.floor(i / across)]! * across + columns[i % across]! : 0)) };
+}
+
+/**
+ * The positions, of `all` along an edge, that `used` patches take: NaViT's fractions (Dehghani et al. 2023), i / used of the
+ * edge, in float32 as Transformers computes and compares them.
+ */
+function buckets(used: number, all: number): number[] {
+  const step = Math.fround(1 / used);
+  const bounds = counting(all - 1).map((i) => Math.fround(1 / all + i * (1 / all)));
+  return counting(all).map((i) => {
+    const place = Math.min(Math.fround(i * step), Math.fround(1 - 1e-6));
+    return bounds.filter((bound) => bound <= place).length;
+  });
 }
 
 export const problem = (message: string, facts: ConstructorParameters<typeof LowrankError>[2]): LowrankError =>

@@ -18,6 +18,7 @@ import { gemma2 } from "./gemma2.ts";
 import { gemma3 } from "./gemma3.ts";
 import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
+import { idefics3 } from "./idefics3.ts";
 import type { Vision } from "./images.ts";
 import { llama } from "./llama.ts";
 import { llava } from "./llava.ts";
@@ -51,6 +52,8 @@ const families: Record<string, Family> = {
   mixtral,
   qwen2_moe: qwen2Moe,
   llava,
+  idefics3,
+  smolvlm: idefics3,
 };
 
 /** Models of other tasks. */
