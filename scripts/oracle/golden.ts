@@ -50,13 +50,24 @@ export function batchOf(io: ReadonlyMap<string, Tensor>, prefix: string, config:
     rows,
     width,
     inputIds: integers(ids),
-    positionIds: positions ?? Int32Array.from({ length: rows * width }, (_, i) => i % width),
+    positionIds: positions ?? defaultPositions(config, mask, rows, width),
     attentionMask: mask ?? new Int32Array(rows * width).fill(1),
     segmentIds: positions && !mask ? segments(positions, width) : new Int32Array(rows * width),
     lossRows: Int32Array.from(targets, (i) => i - 1),
     lossLabels: Int32Array.from(targets, (i) => labels![i]!),
   };
   return { ...batch, ...imagesOf(io, prefix, config, batch) };
+}
+
+/** Columns, padding included; IDEFICS counts the tokens that are no padding. */
+function defaultPositions(config: DecoderConfig, mask: Int32Array | undefined, rows: number, width: number): Int32Array {
+  const positions = Int32Array.from({ length: rows * width }, (_, i) => i % width);
+  if (config.modelType !== "idefics" || !mask) return positions;
+  let before = 0;
+  return positions.map((column, i) => {
+    if (column === 0) before = 0;
+    return mask[i] === 1 ? before++ : 1;
+  });
 }
 
 /** What `<prefix>pixel_values` and the masks beside it are fed as to the vision side of `config`; nothing where there are none. */

@@ -103,5 +103,32 @@ function buckets(used: number, all: number): number[] {
   });
 }
 
+/**
+ * `pixelValues` [rows, images, channels, height, width] and `imageAttention` int32 [rows, width, images] for text that attends to
+ * images. Without images, an image that no token sees.
+ */
+export function seenFeeds({ rows, width }: ImageTokens, images: ImageTensors | null, c: PatchConfig): Record<string, Tensor> {
+  const seen = images?.imageAttentionMask;
+  const { count, values, size } = flatImages(images?.pixelValues, c);
+  if (!images) {
+    return {
+      pixelValues: float32([rows, 1, c.channels, ...c.imageSize], new Float32Array(rows * size)),
+      imageAttention: int32([rows, width, 1], new Int32Array(rows * width)),
+    };
+  }
+  const perRow = count / rows;
+  if (seen?.shape.join() !== [rows, width, perRow].join() || perRow === 0) {
+    throw problem("the images of a batch and the tokens that see them do not fit together", {
+      expected: `as many images in each of ${rows} rows, and an image attention mask [${rows}, ${width}, images]`,
+      got: `${count} images, a mask [${seen?.shape.join(", ") ?? "none"}]`,
+      next: "Prepare texts and images together, by the model's own processor.",
+    });
+  }
+  return {
+    pixelValues: float32([rows, perRow, c.channels, ...c.imageSize], values),
+    imageAttention: int32(seen.shape, seen.data as Int32Array),
+  };
+}
+
 export const problem = (message: string, facts: ConstructorParameters<typeof LowrankError>[2]): LowrankError =>
   new LowrankError("data/images", message, facts);

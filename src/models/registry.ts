@@ -18,6 +18,7 @@ import { gemma2 } from "./gemma2.ts";
 import { gemma3 } from "./gemma3.ts";
 import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
+import { idefics } from "./idefics.ts";
 import { idefics3 } from "./idefics3.ts";
 import type { Vision } from "./images.ts";
 import { llama } from "./llama.ts";
@@ -52,6 +53,7 @@ const families: Record<string, Family> = {
   mixtral,
   qwen2_moe: qwen2Moe,
   llava,
+  idefics,
   idefics3,
   smolvlm: idefics3,
 };
