@@ -1,6 +1,6 @@
 // Activations by Transformers' names (ACT2FN), as graph functions.
 import type { Value } from "../graph/graph.ts";
-import { gelu, mul, sigmoid, silu } from "../graph/ops/elementwise.ts";
+import { gelu, less, mul, sigmoid, silu, where } from "../graph/ops/elementwise.ts";
 import { scalar } from "../graph/ops/leaves.ts";
 
 export const activations = {
@@ -9,6 +9,7 @@ export const activations = {
   geluTanh: (x: Value) => gelu(x, "tanh"),
   /** x·σ(1.702 x), a cheap GELU that OpenAI's CLIP was trained with. */
   quickGelu: (x: Value) => mul(x, sigmoid(mul(x, scalar(1.702, x)))),
+  relu: (x: Value) => where(less(scalar(0, x), x), x, scalar(0, x)),
 } satisfies Record<string, (x: Value) => Value>;
 
 export type ActivationName = keyof typeof activations;
@@ -24,4 +25,5 @@ export const activationNames: Record<string, ActivationName> = {
   gelu_pytorch_tanh: "geluTanh",
   gelu_python_tanh: "geluTanh",
   quick_gelu: "quickGelu",
+  relu: "relu",
 };
