@@ -4,6 +4,15 @@ import { type AdapterModule, matchModules } from "../../src/lora/match.ts";
 import type { DecoderConfig } from "../../src/models/config.ts";
 import { decoderConfig, forwardGraph, modulesOf } from "../../src/models/registry.ts";
 
+const vision = {
+  hidden_size: 12,
+  intermediate_size: 20,
+  num_hidden_layers: 1,
+  num_attention_heads: 2,
+  image_size: 8,
+  patch_size: 4,
+};
+
 /** Keys of config.json beside the shared ones, those by which a family differs. */
 const familyKeys: Record<string, Record<string, unknown>> = {
   mistral: { sliding_window: 6 },
@@ -18,12 +27,21 @@ const familyKeys: Record<string, Record<string, unknown>> = {
   bloom: { n_head: 6, n_layer: 1 },
   mixtral: { num_local_experts: 3 },
   qwen2_moe: { num_experts: 3, num_experts_per_tok: 2, moe_intermediate_size: 12, shared_expert_intermediate_size: 20 },
+  llava: { vision_config: vision, vision_feature_layer: -1 },
+  idefics: {
+    vision_config: vision,
+    additional_vocab_size: 2,
+    qk_layer_norms: true,
+    use_resampler: true,
+    perceiver_config: { resampler_n_latents: 3, resampler_depth: 1, resampler_n_heads: 2, resampler_head_dim: 10 },
+  },
+  idefics3: { vision_config: vision },
+  smolvlm: { vision_config: vision },
 };
 
 /** A config whose dims are all different: a mistaken axis does not fit. */
-export const tinyConfig = (modelType: string, layers = 1): DecoderConfig =>
-  decoderConfig({
-    model_type: modelType,
+export function tinyConfig(modelType: string, layers = 1): DecoderConfig {
+  const text = {
     vocab_size: 50,
     hidden_size: 24,
     intermediate_size: 40,
@@ -31,8 +49,9 @@ export const tinyConfig = (modelType: string, layers = 1): DecoderConfig =>
     num_attention_heads: 4,
     num_key_value_heads: 2,
     tie_word_embeddings: true,
-    ...familyKeys[modelType],
-  });
+  };
+  return decoderConfig({ model_type: modelType, ...text, text_config: text, ...familyKeys[modelType] });
+}
 
 /** The modules of `config` that an adapter with these options acts on. */
 export const tinyModules = (config: DecoderConfig, options: Parameters<typeof loraConfig>[0]): AdapterModule[] =>
