@@ -101,9 +101,7 @@ export const bert: TaskFamily<BertConfig> = {
     return { logits: projection(pooled, "classifier", c.labels.length, true) };
   },
   // Checkpoints from TensorFlow, as the first ones on the hub were.
-  olderNames: [
-    (name) => name.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta"),
-  ],
+  olderNames: [(name) => name.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta")],
 };
 
 /** Word, position and token type, added and normed: int32 [batch, seq] → [batch*seq, hidden]. */

@@ -74,13 +74,14 @@ export const vit: TaskFamily<VitConfig> = {
     const pooled = norm(firstTokens(x, batch, tokens), "vit.layernorm"); // a row's norm is its own: the others are not needed
     return { logits: projection(pooled, "classifier", c.labels.length, true) };
   },
-  olderNames: [(name) =>
-    name
-      .replace(/^vit\.layers\./, "vit.encoder.layer.")
-      .replace(/\.attention\.o_proj\b/, ".attention.output.dense")
-      .replace(/\.attention\.([qkv])_proj\b/, (_, which: string) => `.attention.attention.${olderPart[which]}`)
-      .replace(/\.mlp\.fc1\b/, ".intermediate.dense")
-      .replace(/\.mlp\.fc2\b/, ".output.dense"),
+  olderNames: [
+    (name) =>
+      name
+        .replace(/^vit\.layers\./, "vit.encoder.layer.")
+        .replace(/\.attention\.o_proj\b/, ".attention.output.dense")
+        .replace(/\.attention\.([qkv])_proj\b/, (_, which: string) => `.attention.attention.${olderPart[which]}`)
+        .replace(/\.mlp\.fc1\b/, ".intermediate.dense")
+        .replace(/\.mlp\.fc2\b/, ".output.dense"),
   ],
 };
 
