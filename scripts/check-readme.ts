@@ -10,7 +10,7 @@ const example = readFileSync("examples/train-and-generate.ts", "utf8");
 
 assert.deepEqual(
   shell.slice(0, 2),
-  ["npm ci && npm run demo", "npm test"],
+  ["npm ci && npx lowrank demo", "npm test"],
   "the first two commands are not those that .ci/run runs",
 );
 assert.ok(

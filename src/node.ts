@@ -1,15 +1,17 @@
 // The functions of the public API with Node's file system and ONNX Runtime for Node behind them.
 
 import { tmpdir } from "node:os";
+import { fileURLToPath } from "node:url";
 import { LowrankError } from "./errors.ts";
 import { readJsonObject } from "./formats/json.ts";
 import type { Generator } from "./generate/generator.ts";
 import { openGenerator as openGeneratorOn } from "./generate/generator.ts";
 import type { HubOptions } from "./hub/hub.ts";
-import { resolveModel } from "./hub/reference.ts";
+import { EMBEDDED, resolveModel } from "./hub/reference.ts";
 import { type RgbImage, readImage as readImageWith } from "./images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "./images/processor.ts";
 import { type AnswerEvent, type AnswerOptions, answers as answersOn } from "./jobs/answers.ts";
+import { type DemoEvent, type DemoOptions, demo as demoOn } from "./jobs/demo.ts";
 import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
@@ -113,6 +115,13 @@ export const preview = async (options: PreviewOptions) => previewOf({ ...options
 /** Answers the prompts of a data file with a base, alone and with an adapter, and counts the answers that are the file's own. */
 export async function* answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void> {
   yield* answersOn(await withFolders(options), runtime);
+}
+
+const demoData = fileURLToPath(new URL("../models/demo", import.meta.url));
+
+/** Trains an adapter for the embedded model on the task that comes with it; held-out answers before and after. */
+export async function* demo(options: Omit<DemoOptions, "base" | "baseName" | "data">): AsyncGenerator<DemoEvent, void, void> {
+  yield* demoOn({ ...options, base: await folderOf(EMBEDDED), baseName: EMBEDDED, data: demoData }, runtime);
 }
 
 /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */

@@ -2,7 +2,7 @@
 // What the demo asks for (the facts of a place as JSON) is in none of them.
 import type { Draw } from "./draw.ts";
 import { makeName, type Split } from "./names.ts";
-import { FACTS, type Fact, type Facts, NAME, NEAR, type Row } from "./rows.ts";
+import { FACTS, type Fact, NAME, NEAR, type Row, TAGS } from "./rows.ts";
 
 interface Turn {
   role: "user" | "assistant";
@@ -52,37 +52,35 @@ const LABELS: Record<Fact, string> = {
   near: "near",
 };
 
-/** Three to six questions about one text. */
-function questions({ text, facts }: Row, draw: Draw): string {
-  const asked = draw.shuffled(FACTS).slice(0, 3 + draw.below(4));
-  return chat(
-    asked.flatMap((fact, i) => {
-      const question = draw.pick(QUESTIONS[fact]);
-      return ask(i > 0 ? question : draw.next() < 0.5 ? `${text}\n${question}` : `${question}\n${text}`, facts[fact] ?? UNKNOWN);
-    }),
-  );
+/** Three to six questions about one text, each on one of `facts`. */
+function questions({ text, facts }: Row, draw: Draw, from: readonly Fact[] = FACTS): Turn[] {
+  const asked = draw.shuffled(from).slice(0, 3 + draw.below(4));
+  return asked.flatMap((fact, i) => {
+    const question = draw.pick(QUESTIONS[fact]);
+    return ask(i > 0 ? question : draw.next() < 0.5 ? `${text}\n${question}` : `${question}\n${text}`, facts[fact] ?? UNKNOWN);
+  });
 }
 
-/** Some facts asked for by name, in any order, or all of them; those that the text lacks are passed over. */
-function notes({ text, facts }: Row, draw: Draw): string {
-  const asked = draw.next() < 0.5 ? FACTS : draw.shuffled(FACTS).slice(0, 2 + draw.below(7));
-  const wanted = asked === FACTS ? "what you learn" : `the ${asked.map((fact) => LABELS[fact]).join(", ")}`;
+/** Some of `from` asked for by name, in any order, or all of them; those that the text lacks are passed over. */
+function notes({ text, facts }: Row, draw: Draw, from: readonly Fact[] = FACTS): Turn[] {
+  const asked = draw.next() < 0.5 ? from : draw.shuffled(from).slice(0, 2 + draw.below(from.length - 1));
+  const wanted = asked === from ? "what you learn" : `the ${asked.map((fact) => LABELS[fact]).join(", ")}`;
   const found = asked.filter((fact) => facts[fact] !== undefined);
-  return chat(ask(`Note ${wanted}:\n${text}`, found.map((fact) => `${LABELS[fact]}: ${facts[fact]}`).join("\n") || UNKNOWN));
+  return ask(`Note ${wanted}:\n${text}`, found.map((fact) => `${LABELS[fact]}: ${facts[fact]}`).join("\n") || UNKNOWN);
 }
 
-function description({ text, facts }: Row, draw: Draw): string {
+function description({ text, facts }: Row, draw: Draw): Turn[] {
   const given = draw.shuffled(FACTS.filter((fact) => facts[fact] !== undefined));
-  return chat(ask(`Describe a place: ${given.map((fact) => `${LABELS[fact]} ${facts[fact]}`).join(", ")}.`, text));
+  return ask(`Describe a place: ${given.map((fact) => `${LABELS[fact]} ${facts[fact]}`).join(", ")}.`, text);
 }
 
-function summary({ text, facts: { name, type = "place", food, area } }: Row, draw: Draw): string {
+function summary({ text, facts: { name, type = "place", food, area } }: Row, draw: Draw): Turn[] {
   const what = `${name} is ${/^[aeiou]/.test(type) ? "an" : "a"} ${type}`;
   const answer = `${what}${food ? ` with ${food} food` : ""}${area ? (area === "riverside" ? " by the river" : " in the city centre") : ""}.`;
-  return chat(ask(`${draw.pick(["Summarise", "In one sentence", "Make this shorter"])}: ${text}`, answer));
+  return ask(`${draw.pick(["Summarise", "In one sentence", "Make this shorter"])}: ${text}`, answer);
 }
 
-function advice({ text, facts }: Row, draw: Draw): string {
+function advice({ text, facts }: Row, draw: Draw): Turn[] {
   const wishes: [boolean | undefined, string, string, string][] = [
     [known(facts.family, "yes"), "I have two children.", "Yes, it is family friendly.", "No, it is not family friendly."],
     [known(facts.price, "low"), "I have little money.", "Yes, the prices are low.", `No, the prices are ${facts.price}.`],
@@ -95,9 +93,8 @@ function advice({ text, facts }: Row, draw: Draw): string {
     ],
   ];
   const [fits, wish, yes, no] = draw.pick(wishes);
-  return chat(
-    ask(`${text}\n${wish} ${draw.pick(["Should I go there?", "Is it for me?"])}`, fits === undefined ? UNKNOWN : fits ? yes : no),
-  );
+  const question = `${text}\n${wish} ${draw.pick(["Should I go there?", "Is it for me?"])}`;
+  return ask(question, fits === undefined ? UNKNOWN : fits ? yes : no);
 }
 const known = (value: string | undefined, wanted: string) => (value === undefined ? undefined : value === wanted);
 
@@ -123,33 +120,48 @@ function record(draw: Draw): string {
   return JSON.stringify(Object.fromEntries(draw.shuffled(Object.entries(made)).slice(0, 2 + draw.below(3))));
 }
 
-type Make = (row: Row, draw: Draw, problems: readonly string[]) => string;
+type Make<T> = (row: Row, draw: Draw, problems: readonly string[]) => T;
 
-/** Kinds of text, and how many of a hundred texts are of each. */
-const MIXTURE: [count: number, make: Make][] = [
-  [34, questions],
-  [24, notes],
-  [10, description],
-  [8, summary],
-  [6, advice],
+/** A hundred makers: of each as many as `counts` say. */
+const hundred = <T>(counts: readonly [count: number, make: Make<T>][]): Make<T>[] =>
+  counts.flatMap(([count, make]) => Array<Make<T>>(count).fill(make));
+
+const TEXTS = hundred<string>([
+  [34, (row, draw) => chat(questions(row, draw))],
+  [24, (row, draw) => chat(notes(row, draw))],
+  [10, (row, draw) => chat(description(row, draw))],
+  [8, (row, draw) => chat(summary(row, draw))],
+  [6, (row, draw) => chat(advice(row, draw))],
   [4, ({ text }) => text],
   [8, (_, draw) => Array.from({ length: 2 + draw.below(3) }, () => record(draw)).join("\n")],
   [5, (_, draw, problems) => draw.pick(problems)],
   [1, (_, draw) => chat(ask(...draw.pick(SMALL_TALK)))],
-];
-const HUNDRED = MIXTURE.flatMap(([count, make]) => Array<Make>(count).fill(make));
+]);
 
-/** `count` texts from clean rows and word problems. */
-export function corpus(rows: readonly Row[], problems: readonly string[], count: number, draw: Draw): string[] {
-  return Array.from({ length: count }, () => {
-    const make = draw.pick(HUNDRED);
+const CONVERSATIONS = hundred<Turn[]>([
+  [48, (row, draw) => questions(row, draw, TAGS)],
+  [43, (row, draw) => notes(row, draw, TAGS)],
+  [8, advice],
+  [1, (_, draw) => ask(...draw.pick(SMALL_TALK))],
+]);
+
+const made = <T>(makers: readonly Make<T>[], rows: readonly Row[], problems: readonly string[], count: number, draw: Draw): T[] =>
+  Array.from({ length: count }, () => {
+    const make = draw.pick(makers);
     return make(named(draw.pick(rows), draw, "base"), draw, problems);
   });
-}
+
+/** The texts of the first stage, in which every token is learned. */
+export const corpus = (rows: readonly Row[], problems: readonly string[], count: number, draw: Draw): string[] =>
+  made(TEXTS, rows, problems, count, draw);
+
+/** The conversations of the second stage, in which the answers alone are learned. Names are not asked for: a model this small does not copy them. */
+export const conversations = (rows: readonly Row[], count: number, draw: Draw) =>
+  made(CONVERSATIONS, rows, [], count, draw).map((messages) => ({ messages }));
 
 /** What the demo asks for: the facts as JSON, in a fixed order, those that the text lacks left out. */
-export const factsAsJson = (facts: Facts): string =>
-  JSON.stringify(Object.fromEntries(FACTS.filter((fact) => facts[fact] !== undefined).map((fact) => [fact, facts[fact]])));
-export const demoRecord = ({ text, facts }: Row) => ({
-  messages: ask(`Extract the facts as JSON: ${text}`, factsAsJson(facts)),
-});
+export function demoRecord({ text, facts }: Row) {
+  const found = TAGS.filter((fact) => facts[fact] !== undefined);
+  const answer = JSON.stringify(Object.fromEntries(found.map((fact) => [fact, facts[fact]])));
+  return { messages: ask(`Extract the facts as JSON: ${text}`, answer) };
+}

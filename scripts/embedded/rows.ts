@@ -16,6 +16,8 @@ export interface Facts {
 }
 export const FACTS = ["name", "type", "food", "price", "rating", "area", "family", "near"] as const;
 export type Fact = (typeof FACTS)[number];
+/** The facts that have few values: what is asked for in the second stage of the base's training, and in the demo. */
+export const TAGS = ["type", "food", "price", "rating", "area", "family"] as const satisfies readonly Fact[];
 
 /** A text with the marks NAME and NEAR in the places of the names, and the facts it states. */
 export interface Row {
@@ -139,19 +141,36 @@ function cleanRow(mr: string, ref: string): Row | undefined {
   const text = put(put(ref.replace(/\s+/g, " ").trim(), near, NEAR), name, NAME);
   if (!text.includes(NAME) || text.includes(NEAR) !== (near !== undefined) || text.includes(`${NAME}'`)) return undefined;
   if (/[§¶] [§¶]/.test(text)) return undefined;
+  const said = factsSaid(text);
+  return said && TAGS.every((fact) => said[fact] === facts[fact]) ? { text, facts: facts as Facts } : undefined;
+}
+
+/** The facts that a text states; undefined where it states two values of one, or something that no phrase explains. */
+function factsSaid(text: string): Pick<Partial<Facts>, (typeof TAGS)[number]> | undefined {
+  const facts: Partial<Facts> = {};
   let rest = text;
   for (const [fact, values] of Object.entries(PHRASES)) {
-    const said: string[] = [];
     for (const [value, phrases] of Object.entries(values)) {
       const without = rest.replace(phrases, " ");
-      if (without !== rest) said.push(value);
+      if (without !== rest && facts[fact as Fact] !== undefined) return undefined;
+      if (without !== rest) facts[fact as Fact] = value;
       rest = without;
     }
-    if (said.length > 1 || said[0] !== facts[fact as Fact]) return undefined;
   }
   // Words with capitals inside a sentence are what is left of other names.
-  if (UNEXPLAINED.test(rest) || /[a-z,] [A-Z](?!t )/.test(rest) || /[^\x20-\x7e§¶é]/.test(rest)) return undefined;
-  return { text, facts: facts as Facts };
+  const strange = UNEXPLAINED.test(rest) || /[a-z,] [A-Z](?!t )/.test(rest) || /[^\x20-\x7e§¶é]/.test(rest);
+  return strange ? undefined : facts;
+}
+
+/** The row without one of its sentences, for each sentence that names no place: fewer facts, in words as people write them. */
+export function shortened({ text, facts: { name, near } }: Row): Row[] {
+  const sentences = text.split(/(?<=[.!?]) (?=[A-Z§¶])/);
+  return sentences.flatMap((sentence, i) => {
+    if (/[§¶]/.test(sentence)) return [];
+    const rest = sentences.filter((_, other) => other !== i).join(" ");
+    const facts = factsSaid(rest);
+    return facts ? [{ text: rest, facts: { name, ...facts, ...(near && { near }) } }] : [];
+  });
 }
 
 /** `text` with `mark` for each mention of `name`, its accents or not. */

@@ -176,6 +176,10 @@ const plannedNames = [
 ];
 
 const tables = {
+  demo: {
+    summary: "fine-tune the embedded model in a minute: free text to JSON, before and after",
+    flags: [{ name: "output", kind: "text", value: "FOLDER", help: "gets the adapter (lowrank-demo, or a free name like it)" }],
+  },
   preview: {
     summary: "what a run would train on: examples with the trained tokens marked, lengths, losses, duplicates",
     flags: [

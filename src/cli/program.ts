@@ -15,6 +15,7 @@ interface CommandFile {
 
 /** Each command's code, loaded when it is the one that runs. */
 const load: Record<CommandName, () => Promise<CommandFile>> = {
+  demo: () => import("./demo.ts"),
   preview: () => import("./preview.ts"),
   train: () => import("./train.ts"),
   plan: () => import("./plan.ts"),
