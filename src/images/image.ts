@@ -9,6 +9,8 @@ export const MAX_IMAGE_BYTES = 64 * 1024 * 1024;
 export const MAX_IMAGE_PIXELS = 89_478_485;
 /** Longest side, which is JPEG's. */
 export const MAX_IMAGE_SIDE = 65_535;
+/** Most scans of a JPEG: progressive ones have ten or so, and each can cost a pass over all pixels for a few bytes. */
+export const MAX_JPEG_SCANS = 100;
 
 /** An image in memory. */
 export interface RgbImage {
@@ -92,6 +94,19 @@ export function checkImageBytes(bytes: number, subject: string): void {
     expected: `at most ${sizeText(MAX_IMAGE_BYTES)}`,
     got: sizeText(bytes),
     next: "Make the image smaller, or save it as JPEG or WebP.",
+  });
+}
+
+/** Refuses a JPEG of so many scans that it takes minutes to decode. In what they code no marker occurs. */
+export function checkScans(file: Uint8Array, subject: string): void {
+  let scans = 0;
+  for (let at = file.indexOf(0xff); at >= 0; at = file.indexOf(0xff, at + 1)) if (file[at + 1] === 0xda) scans++;
+  if (scans <= MAX_JPEG_SCANS) return;
+  throw new LowrankError("image/scans", "the JPEG has too many scans", {
+    subject,
+    expected: `at most ${MAX_JPEG_SCANS}`,
+    got: grouped(scans),
+    next: "Save the image again, as a JPEG that is not progressive.",
   });
 }
 

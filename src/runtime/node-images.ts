@@ -1,7 +1,7 @@
 // DecodeImage for Node over sharp (libvips), which decodes away from JavaScript's thread.
 import type { Metadata, Sharp, SharpOptions } from "sharp";
 import { LowrankError } from "../errors.ts";
-import { checkImageBytes, checkImageSize, type DecodeImage, imageFormat, MAX_IMAGE_PIXELS } from "../images/image.ts";
+import { checkImageBytes, checkImageSize, checkScans, type DecodeImage, imageFormat, MAX_IMAGE_PIXELS } from "../images/image.ts";
 import { fromCmyk, overWhite } from "../images/rgb.ts";
 
 /** The longest that one image may take to decode. */
@@ -36,7 +36,7 @@ async function library() {
 
 export const decodeImage: DecodeImage = async (file, name) => {
   checkImageBytes(file.length, name);
-  imageFormat(file, name);
+  if (imageFormat(file, name) === "JPEG") checkScans(file, name);
   const sharp = await library();
   try {
     const metadata = await sharp(file, { ...options, limitInputPixels: false }).metadata();
