@@ -9,9 +9,12 @@ import { bytesOf } from "../src/formats/dtypes.ts";
 import { readJsonObject, readText } from "../src/formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../src/formats/safetensors.ts";
 import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
+import { readImage } from "../src/images/image.ts";
+import { loadImageProcessor } from "../src/images/processor.ts";
 import { readAdapter } from "../src/lora/adapter.ts";
 import { compilePattern, matchBudget } from "../src/lora/regex.ts";
 import { countParameters, forwardGraph, modelConfig, modulesOf } from "../src/models/registry.ts";
+import { decodeImage } from "../src/runtime/node-images.ts";
 import { timeLimitOf } from "../src/runtime/time-limit.ts";
 import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
 import type { ChatMessage } from "../src/text/template.ts";
@@ -346,6 +349,23 @@ export const targets: Target[] = [
       "d.parquet": fixture(`parquet/${name}.parquet`),
     })),
     read: readAll("d.parquet"),
+  },
+  {
+    name: "image",
+    inputs: ["cmyk.jpg", "gray-alpha.png", "palette-transparent.png", "lossy.webp", "alpha.webp", "animated.webp"]
+      .map((name) => ({ i: fixture(`images/formats/${name}`) }))
+      .concat(["5.png", "7.webp", "8.jpg"].map((name) => ({ i: fixture(`images/turned/${name}`) }))),
+    read: (files) => readImage(files, decodeImage, "i"),
+  },
+  {
+    name: "image-processor",
+    inputs: ["clip", "idefics3-split", "llava-square", "vit"].map((name) => ({
+      "m/preprocessor_config.json": fixture(`images/processors/${name}/preprocessor_config.json`),
+    })),
+    read: async (files) => {
+      const { process } = await loadImageProcessor(files, "m");
+      process({ name: "i", width: 5, height: 3, channels: 3, data: new Uint8Array(45) });
+    },
   },
   {
     name: "run",
