@@ -1,19 +1,20 @@
 // A decoder with a key-value cache over one ONNX session; adapters are bound inputs, so that changing them rebuilds nothing.
 import type { Checkpoint } from "../formats/checkpoint.ts";
-import { fuseAdditions } from "../graph/fuse.ts";
-import { check, type Graph } from "../graph/graph.ts";
+import type { Graph } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { type Adapter, adapterAgainst } from "../lora/adapter.ts";
-import { inject, type LoraFactors, loraUpdate } from "../lora/inject.ts";
-import type { ModuleInfo } from "../lora/match.ts";
 import { cachedInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { forward, logitsOf, modulesOf } from "../models/registry.ts";
+import { placedApart } from "../models/images.ts";
+import { forward, forwardGraph, logitsOf, modulesOf, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
+import { adaptable, adapterFeeds } from "./adapted.ts";
+import { imageEncoder, type PromptImages } from "./images.ts";
+import { beside, columns } from "./rectangle.ts";
 import type { Decoder } from "./types.ts";
 
 /** Positions of a prompt that are run at once: what is held of the attention's scores does not grow with its square. */
@@ -37,45 +38,25 @@ export interface ModelDecoder extends Decoder {
   close(): Promise<void>;
 }
 
-const loraAName = (path: string) => `loraA.${path}`;
-const loraBName = (path: string) => `loraB.${path}`;
-
-/** The decoding graph with every linear layer adapted, and its linear layers. */
-function decodeGraph(config: DecoderConfig): { graph: Graph; modules: ModuleInfo[] } {
-  const { hidden, head, present } = forward(config, cachedInputs(config));
+/** The decoding graph. */
+function decodeGraph(config: DecoderConfig): Graph {
+  const vision = visionOf(config);
+  const inputs = { ...cachedInputs(config), ...(vision && { images: placedApart(vision, config) }) };
+  const { hidden, head, present } = forward(config, inputs);
   const last = gatherRows(hidden, input("lastRows", "int32", ["batch"])); // [batch, hidden]
   const outputs = { logits: logitsOf(last, head) }; // [batch, vocab]
   for (const [i, { key, value }] of present.entries()) Object.assign(outputs, { [`key.${i}`]: key, [`value.${i}`]: value });
-  const modules = modulesOf({ outputs }).filter(({ kind }) => kind !== "embedding");
-  const factors = modules.map(({ path, inFeatures, outFeatures }): [string, LoraFactors] => {
-    const rank = `rank.${path}`;
-    const loraA = input(loraAName(path), "float32", [rank, inFeatures]);
-    const loraB = input(loraBName(path), "float32", [outFeatures, rank]);
-    return [path, { loraA, loraB, scale: 1 }];
-  });
-  return { graph: fuseAdditions(check(inject({ outputs }, loraUpdate({ outputs }, new Map(factors))))), modules };
-}
-
-/** The factors of every linear layer, the scale in loraB; rank 0 where the adapter has none, which adds nothing. */
-function adapterFeeds(adapter: Adapter | null, modules: readonly ModuleInfo[]): Record<string, Tensor> {
-  if (adapter) adapterAgainst(adapter, modules);
-  const adapted = new Map(adapter?.modules.map((module) => [module.path, module]));
-  return Object.fromEntries(
-    modules.flatMap(({ path, inFeatures, outFeatures }) => {
-      const { rank, scale } = adapted.get(path) ?? { rank: 0, scale: 1 };
-      const { loraA, loraB } = adapter?.tensors.get(path) ?? { loraA: new Float32Array(), loraB: new Float32Array() };
-      return [
-        [loraAName(path), float32([rank, inFeatures], loraA)],
-        [loraBName(path), float32([outFeatures, rank], scale === 1 ? loraB : loraB.map((b) => b * scale))],
-      ];
-    }),
-  );
+  return { outputs };
 }
 
 /** Opens the model for decoding, without an adapter. */
-export async function openDecoder({ checkpoint, config, openSession, threads }: DecoderOptions): Promise<ModelDecoder> {
+export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder> {
+  const { checkpoint, config, openSession, threads } = options;
   const files = weightFiles(checkpoint);
-  const { graph, modules } = decodeGraph(config);
+  const { graph, modules } = adaptable(decodeGraph(config));
+  const vision = visionOf(config);
+  const encoder = vision && imageEncoder(vision, options);
+  const allModules = vision ? modulesOf(forwardGraph(config)) : modules;
   const session = await openSession(lower(graph, files.locate), { weightsFolder: files.folder, threads });
   await session.bind(adapterFeeds(null, modules));
 
@@ -91,8 +72,15 @@ export async function openDecoder({ checkpoint, config, openSession, threads }: 
   /** 1 where a cached position may be seen: [rows, past]. */
   let seen = new Int32Array();
 
-  /** Runs `seq` more positions of each row, all arguments [rows, seq]; the logits of each row's last one. */
-  const append = async (ids: Int32Array, positionIds: Int32Array, mask: Int32Array): Promise<Float32Array> => {
+  let images: PromptImages | undefined;
+
+  /** Runs `seq` more positions of each row, the first arguments [rows, seq]; the logits of each row's last one. */
+  const append = async (
+    ids: Int32Array,
+    positionIds: Int32Array,
+    mask: Int32Array,
+    imageFeeds: Record<string, Tensor> | undefined,
+  ): Promise<Float32Array> => {
     const seq = ids.length / rows;
     const past = seen.length / rows;
     const attentionMask = beside(rows, seen, mask);
@@ -108,6 +96,7 @@ export async function openDecoder({ checkpoint, config, openSession, threads }: 
         [rows],
         counting(rows, (row) => (row + 1) * seq - 1),
       ),
+      ...imageFeeds,
     };
     const { logits } = await session.run(feeds, { fetches: ["logits"], carry });
     seen = attentionMask;
@@ -121,39 +110,31 @@ export async function openDecoder({ checkpoint, config, openSession, threads }: 
       rows = prompts.rows;
       seen = new Int32Array();
       await clearCache(rows);
+      images = await encoder?.encode(prompts);
       let logits: Float32Array = new Float32Array();
       for (let start = 0; start < prompts.width; start += PROMPT_CHUNK) {
-        const part = (all: Int32Array) => columns(rows, all, start, start + PROMPT_CHUNK);
-        logits = await append(part(prompts.ids), part(prompts.positionIds), part(prompts.attentionMask));
+        const end = start + PROMPT_CHUNK;
+        const part = (all: Int32Array) => columns(rows, all, start, end);
+        const feeds = images?.columns(start, end);
+        logits = await append(part(prompts.ids), part(prompts.positionIds), part(prompts.attentionMask), feeds);
       }
       return logits;
     },
-    step: (tokens, positionIds) => append(tokens, positionIds, new Int32Array(rows).fill(1)),
-    end: () => clearCache(1),
-    useAdapter: async (adapter) => session.bind(adapterFeeds(adapter, modules)),
-    close: () => session.close(),
+    step: (tokens, positionIds) => append(tokens, positionIds, new Int32Array(rows).fill(1), images?.step()),
+    async end() {
+      images = undefined;
+      await clearCache(1);
+    },
+    async useAdapter(adapter) {
+      if (adapter) adapterAgainst(adapter, allModules);
+      await session.bind(adapterFeeds(adapter, modules));
+      await encoder?.useAdapter(adapter);
+    },
+    async close() {
+      await session.close();
+      await encoder?.close();
+    },
   };
 }
 
 const counting = (length: number, value: (i: number) => number) => Array.from({ length }, (_, i) => value(i));
-
-/** Columns `start` to `end` (exclusive, or the last) of a [rows, width] rectangle. */
-function columns(rows: number, all: Int32Array, start: number, end: number): Int32Array {
-  const width = all.length / rows;
-  const part = new Int32Array(rows * (Math.min(end, width) - start));
-  for (let row = 0; row < rows; row++) {
-    part.set(all.subarray(row * width + start, row * width + Math.min(end, width)), (row * part.length) / rows);
-  }
-  return part;
-}
-
-/** Two rectangles of as many rows, side by side. */
-function beside(rows: number, left: Int32Array, right: Int32Array): Int32Array<ArrayBuffer> {
-  const [a, b] = [left.length / rows, right.length / rows];
-  const both = new Int32Array(left.length + right.length);
-  for (let row = 0; row < rows; row++) {
-    both.set(left.subarray(row * a, (row + 1) * a), row * (a + b));
-    both.set(right.subarray(row * b, (row + 1) * b), row * (a + b) + a);
-  }
-  return both;
-}

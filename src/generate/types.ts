@@ -1,4 +1,5 @@
 // The border between generation and the network: a decoder with a cache, and the events of a generation.
+import type { ImageTensors } from "../models/images.ts";
 
 /** A rectangle of prompts, padded on the left. All arrays are row-major [rows, width]. */
 export interface PromptBatch {
@@ -9,6 +10,8 @@ export interface PromptBatch {
   attentionMask: Int32Array;
   /** Position of each token in its own prompt; 0 for padding. */
   positionIds: Int32Array;
+  /** The images of a model that reads them, as its processor makes them; their tokens are among `ids`. */
+  images?: ImageTensors;
 }
 
 /** A network seen from generation. It keeps keys and values between `start` and `end`; calls do not overlap. */

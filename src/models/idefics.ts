@@ -128,6 +128,8 @@ export const idefics: Family<IdeficsConfig> = {
     });
   },
   vision: {
+    attends: true,
+    features: (c) => ({ perImage: featuresOf(c), width: c.vision.hiddenSize }),
     pixels(c) {
       const { shape } = pixelInput(c.vision);
       return { pixelValues: input("pixelValues", "float32", ["batch", "images", ...shape.slice(1)]) };
@@ -142,8 +144,6 @@ export const idefics: Family<IdeficsConfig> = {
       const shape = [batch, mulDims(perRow, featuresOf(c)), c.vision.hiddenSize];
       return { features: reshape(features, shape), unread: [pooled] };
     },
-    featureShape: (c) => ["batch", mulDims("images", featuresOf(c)), c.vision.hiddenSize],
-    places: () => ({ seen: input("imageAttention", "int32", ["batch", "seq", "images"]) }),
     feeds: (c, tokens, images) => seenFeeds(tokens, images, c.vision),
   },
 };

@@ -59,6 +59,8 @@ export const idefics3: Family<Idefics3Config> = {
   },
   forward: textForward,
   vision: {
+    attends: false,
+    features: (c) => ({ perImage: featuresOf(c), width: c.hiddenSize }),
     pixels({ vision }) {
       const patches = (name: string) => input(name, "int32", ["images", patchCount(vision)]);
       // of each patch, its row among the position embeddings, and 1 unless it is padding
@@ -79,8 +81,6 @@ export const idefics3: Family<Idefics3Config> = {
       const squares = besideEachOther(layerNormed(x, `${tower}.post_layernorm`, layerNormEps), images, edgeOf(c.vision), c.scale);
       return { features: projection(squares, "model.connector.modality_projection.proj", c.hiddenSize) };
     },
-    featureShape: (c) => ["imageTokens", c.hiddenSize],
-    places: (features) => ({ rows: input("imageRows", "int32", [features.shape[0]!]) }),
     feeds: (c, tokens, images) => gridFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),
   },
 };

@@ -4,11 +4,17 @@ import { float32, int32, type Tensor } from "../tensor.ts";
 import type { ImageTensors, ImageTokens } from "./images.ts";
 import { type PatchConfig, patchCount } from "./vision.ts";
 
-/** Images one after another, [images, channels, height, width]. Fails if they are not of the model's size. */
-export function flatImages(pixels: Tensor | undefined, c: PatchConfig): { count: number; values: Float32Array; size: number } {
+/** Images one after another, and how many values one has. Fails if they are not of the model's size. */
+interface FlatImages {
+  values: Float32Array;
+  size: number;
+  count: number;
+}
+
+function flatImages(pixels: Tensor | undefined, c: PatchConfig): FlatImages {
   const [height, width] = c.imageSize;
   const size = c.channels * height * width;
-  if (!pixels) return { count: 0, values: new Float32Array(), size };
+  if (!pixels) return { values: new Float32Array(), size, count: 0 };
   if (pixels.shape.slice(-3).join() !== [c.channels, height, width].join()) {
     throw problem("the images have another size than the model reads", {
       expected: `${c.channels} channels of ${height} × ${width} pixels`,
@@ -17,11 +23,20 @@ export function flatImages(pixels: Tensor | undefined, c: PatchConfig): { count:
     });
   }
   const values = pixels.data as Float32Array;
-  return { count: values.length / size, values, size };
+  return { values, size, count: values.length / size };
 }
 
+/** Which images of a batch [rows, images, …] are some: those that are zero in every pixel fill up rows with fewer. */
+function realImages(pixels: Tensor | undefined, { values, size, count }: FlatImages): number[] {
+  const all = counting(count);
+  if (pixels?.shape.length !== 5) return all;
+  return all.filter((i) => values.subarray(i * size, (i + 1) * size).some((value) => value !== 0));
+}
+
+const counting = (length: number): number[] => Array.from({ length }, (_, i) => i);
+
 /** The flat places of the image tokens, in order. Fails unless there are `perImage` for each of `images` images. */
-export function imageRows({ inputIds }: ImageTokens, imageToken: number, perImage: number, images: number): Tensor {
+function imageRows({ inputIds }: ImageTokens, imageToken: number, perImage: number, images: number): Tensor {
   const rows = [...inputIds.keys()].filter((at) => inputIds[at] === imageToken);
   if (rows.length !== images * perImage) {
     throw problem("the image tokens are not as many as the images' features", {
@@ -43,16 +58,19 @@ export function placedFeeds(
   c: PatchConfig,
   { imageToken, perImage }: { imageToken: number; perImage: number },
 ): Record<string, Tensor> {
-  const { count, values } = flatImages(images?.pixelValues, c);
+  const flat = flatImages(images?.pixelValues, c);
+  const real = realImages(images?.pixelValues, flat);
+  const kept = new Float32Array(real.length * flat.size);
+  for (const [to, i] of real.entries()) kept.set(flat.values.subarray(i * flat.size, (i + 1) * flat.size), to * flat.size);
   return {
-    pixelValues: float32([count, c.channels, ...c.imageSize], values),
-    imageRows: images ? imageRows(tokens, imageToken, perImage, count) : int32([0], []),
+    pixelValues: float32([real.length, c.channels, ...c.imageSize], kept),
+    imageRows: images ? imageRows(tokens, imageToken, perImage, real.length) : int32([0], []),
   };
 }
 
 /**
  * What `placedFeeds` gives, and of each patch its position and whether it is seen: int32 `patchPositions` and `patchMask`
- * [images, patches]. Images that are zero in every pixel are padding, and left out.
+ * [images, patches].
  */
 export function gridFeeds(
   tokens: ImageTokens,
@@ -60,21 +78,15 @@ export function gridFeeds(
   c: PatchConfig,
   place: { imageToken: number; perImage: number },
 ): Record<string, Tensor> {
-  const { count, values, size } = flatImages(images?.pixelValues, c);
-  const real = counting(count).filter((i) => values.subarray(i * size, (i + 1) * size).some((value) => value !== 0));
-  const kept = new Float32Array(real.length * size);
-  for (const [to, from] of real.entries()) kept.set(values.subarray(from * size, (from + 1) * size), to * size);
-  const pixelValues = float32([real.length, c.channels, ...c.imageSize], kept);
+  const real = realImages(images?.pixelValues, flatImages(images?.pixelValues, c));
   const grids = real.map((i) => patchGridOf(images?.pixelAttentionMask, i, c));
   const each = (of: (grid: (typeof grids)[number]) => number[]) => int32([real.length, patchCount(c)], grids.flatMap(of));
   return {
-    ...placedFeeds(tokens, images && { pixelValues }, c, place),
+    ...placedFeeds(tokens, images, c, place),
     patchPositions: each(({ positions }) => positions),
     patchMask: each(({ seen }) => seen),
   };
 }
-
-const counting = (length: number): number[] => Array.from({ length }, (_, i) => i);
 
 /** Of each patch of image `index`: 1 where a pixel of it is seen, and the position that an image of its extent has there. */
 function patchGridOf(mask: Tensor | undefined, index: number, c: PatchConfig): { positions: number[]; seen: number[] } {
@@ -130,5 +142,5 @@ export function seenFeeds({ rows, width }: ImageTokens, images: ImageTensors | n
   };
 }
 
-export const problem = (message: string, facts: ConstructorParameters<typeof LowrankError>[2]): LowrankError =>
+const problem = (message: string, facts: ConstructorParameters<typeof LowrankError>[2]): LowrankError =>
   new LowrankError("data/images", message, facts);

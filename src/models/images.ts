@@ -1,9 +1,9 @@
 // What decoders with images share: how features of images reach the tokens, and what the vision side of a family is.
-import type { Dim } from "../graph/dims.ts";
+import { type Dim, mulDims } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
 import { less, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding, scatterAddRows } from "../graph/ops/indexing.ts";
-import { constant } from "../graph/ops/leaves.ts";
+import { constant, input } from "../graph/ops/leaves.ts";
 import { broadcastTo, reshape } from "../graph/ops/shape.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -36,16 +36,30 @@ export interface ImageTokens {
 
 /** The vision side of a family `C`. */
 export interface Vision<C> {
+  /** Whether tokens attend to features; if not, features take the place of image tokens. */
+  attends: boolean;
+  /** Features that an image has, and the width of each. */
+  features(c: C): { perImage: number; width: number };
   /** What `encode` reads, by name. */
   pixels(c: C): Record<string, Value>;
-  /** From pixels to features. `unread`: see DecoderOutputs. */
+  /** From pixels to the features of ImageInputs. `unread`: see DecoderOutputs. */
   encode(c: C, pixels: Record<string, Value>): { features: Value; unread?: Value[] };
-  /** The features' shape where they are computed apart, as generation does. */
-  featureShape(c: C): readonly Dim[];
-  /** What beside `features` says where they belong. */
-  places(features: Value): Omit<ImageInputs, "features">;
-  /** Values for the inputs of `pixels` and `places`; null stands for no image at all. Fails with `data/images`. */
+  /** Values for the inputs of `pixels` and `placed`; null stands for no image at all. Fails with `data/images`. */
   feeds(c: C, tokens: ImageTokens, images: ImageTensors | null): Record<string, Tensor>;
+}
+
+/** What a decoder reads of images with these features: the inputs `imageAttention` or `imageRows` say where they belong. */
+export function placed({ attends }: Pick<Vision<never>, "attends">, features: Value): ImageInputs {
+  return attends
+    ? { features, seen: input("imageAttention", "int32", ["batch", "seq", "images"]) }
+    : { features, rows: input("imageRows", "int32", [features.shape[0]!]) };
+}
+
+/** `placed` where the features are computed apart, and are the input `imageFeatures`. */
+export function placedApart<C>(vision: Vision<C>, c: C): ImageInputs {
+  const { perImage, width } = vision.features(c);
+  const shape = vision.attends ? ["batch", mulDims("images", perImage), width] : ["imageTokens", width];
+  return placed(vision, input("imageFeatures", "float32", shape));
 }
 
 /** x [n, dim] with the rows at int32 `rows` [r] replaced by those of `features` [r, dim]; no row twice. */

@@ -1,7 +1,6 @@
 // LLaVA (Liu et al. 2023): features of CLIP's patches, through a projector of two layers, in the place of image tokens.
 import { z } from "zod";
 import { type Dim, mulDims } from "../graph/dims.ts";
-import { input } from "../graph/ops/leaves.ts";
 import { concat, reshape, slice } from "../graph/ops/shape.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { projection } from "./blocks.ts";
@@ -79,6 +78,8 @@ export const llava: Family<LlavaConfig> = {
   },
   forward: textForward,
   vision: {
+    attends: false,
+    features: (c) => ({ perImage: featuresOf(c), width: c.hiddenSize }),
     pixels: (c) => ({ pixelValues: pixelInput(c.vision, "images") }),
     encode(c, { pixelValues }) {
       const [images] = pixelValues!.shape as [Dim];
@@ -92,8 +93,6 @@ export const llava: Family<LlavaConfig> = {
       const features = projection(activations[c.projectorAct](wide), `${projector}.linear_2`, c.hiddenSize, c.projectorBias);
       return { features, unread: [pooled] };
     },
-    featureShape: (c) => ["imageTokens", c.hiddenSize],
-    places: (features) => ({ rows: input("imageRows", "int32", [features.shape[0]!]) }),
     feeds: (c, tokens, images) => placedFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),
   },
   olderNames: [

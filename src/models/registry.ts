@@ -20,7 +20,7 @@ import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
 import { idefics } from "./idefics.ts";
 import { idefics3 } from "./idefics3.ts";
-import type { Vision } from "./images.ts";
+import { placed, type Vision } from "./images.ts";
 import { llama } from "./llama.ts";
 import { llava } from "./llava.ts";
 import { mistral } from "./mistral.ts";
@@ -120,12 +120,12 @@ export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOu
 /** The family's vision side; undefined if it reads no images. */
 export const visionOf = (config: DecoderConfig): Vision<DecoderConfig> | undefined => families[config.modelType]!.vision;
 
-/** `forward` on tokens and on images from their pixels: those of the inputs of `pixels` and `places` in the family's vision side. */
+/** `forward` on tokens and on images from their pixels: the inputs of the family's vision side. */
 export function forwardWithImages(config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs {
   const vision = visionOf(config);
   if (!vision) return forward(config, inputs);
   const { features, unread: unseen = [] } = vision.encode(config, vision.pixels(config));
-  const { unread = [], ...outputs } = forward(config, { ...inputs, images: { features, ...vision.places(features) } });
+  const { unread = [], ...outputs } = forward(config, { ...inputs, images: placed(vision, features) });
   return { ...outputs, unread: [...unseen, ...unread] };
 }
 

@@ -187,7 +187,7 @@ export interface BatchSize {
   targets: number;
 }
 
-export const lengthsOf = ({ rows, width, targets }: BatchSize): Lengths => ({ batch: rows, seq: width, targets });
+export const lengthsOf = ({ rows, width, targets }: BatchSize): Lengths => ({ batch: rows, seq: width, targets, images: 0 });
 
 /** The estimate for the batch of `sizes` that needs most: the one with the most tokens, or with the longest rows. */
 export function peakMemory(graph: Graph, trainable: number, sizes: Iterable<BatchSize>): MemoryEstimate {
