@@ -4,8 +4,8 @@ import { LowrankError } from "./errors.ts";
 /** What numbers are drawn for. Each purpose has its own streams, so that none ever repeats another's numbers. */
 export const purpose = { init: 0, dropout: 1, shuffle: 2, sample: 3 } as const;
 
-/** Names one sequence of numbers under a seed: a purpose and up to two 32-bit coordinates, such as step and micro-batch. */
-export type Stream = readonly [purpose: number, a?: number, b?: number];
+/** Names one sequence of numbers under a seed: a purpose and up to three 32-bit coordinates, such as step and micro-batch. */
+export type Stream = readonly [purpose: number, a?: number, b?: number, c?: number];
 
 /** The paper finds no failure in BigCrush from 12 rounds on; Random123 publishes test vectors for 13 and 20. */
 const ROUNDS = 13;
@@ -68,7 +68,7 @@ function eachChunk(seed: number, stream: Stream, count: number, use: (words: Uin
   const key = [seed, Math.floor(seed / 2 ** 32), stream[0], stream[1] ?? 0].map((word) => word >>> 0);
   const words = new Uint32Array(Math.min(CHUNK, Math.ceil(count / 4) * 4));
   for (let start = 0; start < count; start += CHUNK) {
-    use(threefry4x32(key, [start / 4, stream[2] ?? 0, 0, 0], words), start);
+    use(threefry4x32(key, [start / 4, stream[2] ?? 0, stream[3] ?? 0, 0], words), start);
   }
 }
 

@@ -1,4 +1,5 @@
 // LoRA as a graph pass: any graph whose linears are named can be adapted. Hu et al. 2021, as PEFT computes it.
+import type { Dim } from "../graph/dims.ts";
 import { type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { add, div, less, sub, where } from "../graph/ops/elementwise.ts";
 import { scalar } from "../graph/ops/leaves.ts";
@@ -89,19 +90,24 @@ function readersOfSameInput(graph: Graph, factors: ReadonlyMap<string, LoraFacto
 /** Columns by which the random numbers of two modules are apart; each reads the pool from its own offset. */
 const DROPOUT_STRIDE = 8;
 
-/** Width of the pool of random numbers that `pooledDropout` reads: [tokens, width], each uniform in [0, 1). */
+/** Width of the pools of random numbers that `pooledDropout` reads: [rows, width], each uniform in [0, 1). */
 export const dropoutPoolWidth = (modules: readonly { inFeatures: number }[]): number =>
   Math.max(0, ...modules.map(({ inFeatures }, i) => i * DROPOUT_STRIDE + inFeatures));
 
 /**
- * Inverted dropout with the module's own columns of `pool`: x · (u ≥ rate) / (1 - rate). `rate` is a scalar of the graph,
- * so that evaluation runs the same graph with rate 0.
+ * Inverted dropout with the module's own columns of a pool: x · (u ≥ rate) / (1 - rate). `poolOf` gives the pool for inputs
+ * of so many rows: those of tokens, or of patches. `rate` is a scalar of the graph, so that evaluation runs the same graph
+ * with rate 0.
  */
-export function pooledDropout(modules: readonly { path: string }[], pool: Value, rate: Value): (path: string, x: Value) => Value {
+export function pooledDropout(
+  modules: readonly { path: string }[],
+  poolOf: (rows: Dim) => Value,
+  rate: Value,
+): (path: string, x: Value) => Value {
   const offsets = new Map(modules.map(({ path }, i) => [path, i * DROPOUT_STRIDE]));
   return (path, x) => {
     const offset = offsets.get(path)!;
-    const u = slice(pool, 1, offset, offset + Number(x.shape[1])); // [tokens, in]
+    const u = slice(poolOf(x.shape[0]!), 1, offset, offset + Number(x.shape[1])); // [rows, in]
     return where(less(u, rate), scalar(0, x), div(x, sub(scalar(1, x), rate)));
   };
 }

@@ -1,6 +1,7 @@
 // Peak memory of training, from the graph: a walk over its nodes in order of execution that counts what is alive at each.
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+import { inputsOf } from "./trained.ts";
 
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
 export type Lengths = Readonly<Record<string, number>>;
@@ -158,11 +159,10 @@ const POOL_COPIES = 3;
 /** Peak memory of training `graph` (as `loraGraph` and `fullGraph` make it) with `trainable` parameters, at these lengths. */
 export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths): MemoryEstimate {
   const nodes = nodesOf(graph);
-  const pool = nodes.find(({ op, attributes }) => op === "input" && attributes["name"] === "dropoutPool");
   const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes.length;
   const weights = weightBytes(graph);
   const trained = 4 * THETA_VECTORS * trainable;
-  const drawn = pool ? POOL_COPIES * bytesOf(pool.outputs[0]!, lengths) : 0;
+  const drawn = POOL_COPIES * inputsOf(graph).pools.reduce((sum, { outputs }) => sum + bytesOf(outputs[0]!, lengths), 0);
   const live = peakActivations(graph, lengths);
   const activations = (live > LARGE_ARENA_BYTES ? LARGE_ARENA_FACTOR : ARENA_FACTOR) * live + drawn;
   return { process, weights, trained, activations, total: process + weights + trained + activations };

@@ -1,15 +1,15 @@
 // A loss graph and what of it is trained, as a function of θ over one ONNX session.
 import type { AnyBatch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
-import type { Graph } from "../graph/graph.ts";
-import { dropoutPoolWidth } from "../lora/inject.ts";
+import type { Graph, Node } from "../graph/graph.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import { purpose, uniform } from "../random.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { batchFeeds } from "./causal-lm.ts";
-import { fullEntries, fullGraph, gradientName, loraEntries, loraGraph, type Trained } from "./trained.ts";
+import { type Lengths, lengthOf } from "./memory.ts";
+import { fullEntries, fullGraph, gradientName, inputsOf, loraEntries, loraGraph, type Trained } from "./trained.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "./types.ts";
 
 export interface ObjectiveOptions {
@@ -32,18 +32,35 @@ export type OpenObjective = Objective & { close(): Promise<void> };
 
 /** Opens the training session of a LoRA adapter; θ holds its factors. */
 export async function loraObjective(options: LoraObjectiveOptions): Promise<OpenObjective> {
-  const { modules, dropout } = options;
-  const session = await openTraining(loraGraph(options.loss, options, dropout > 0), options);
-  const width = dropoutPoolWidth(modules);
-  const pool = (batch: AnyBatch, key: DropoutKey | null): Record<string, Tensor> => {
-    if (dropout === 0 || !("rows" in batch)) return {};
-    const shape = [batch.rows * batch.width, width];
-    const numbers = key
-      ? uniform(key.seed, [purpose.dropout, key.step, key.micro], sizeOf(shape))
-      : new Float32Array(sizeOf(shape));
-    return { dropoutPool: float32(shape, numbers), dropoutRate: float32([], Float32Array.of(key ? dropout : 0)) };
+  const { dropout } = options;
+  const graph = loraGraph(options.loss, options, dropout > 0);
+  const session = await openTraining(graph, options);
+  const { pools, others } = inputsOf(graph);
+  const draw: Draw = (feeds, key) => {
+    if (dropout === 0) return {};
+    const lengths = lengthsIn(others, feeds);
+    const numbers = pools.map(({ attributes, outputs }, i): [string, Tensor] => {
+      const shape = outputs[0]!.shape.map((dim) => lengthOf(dim, lengths));
+      const drawn = key
+        ? uniform(key.seed, [purpose.dropout, key.step, key.micro, i], sizeOf(shape))
+        : new Float32Array(sizeOf(shape));
+      return [String(attributes["name"]), float32(shape, drawn)];
+    });
+    return { ...Object.fromEntries(numbers), dropoutRate: float32([], Float32Array.of(key ? dropout : 0)) };
   };
-  return sessionObjective(session, loraEntries(options), pool);
+  return sessionObjective(session, loraEntries(options), draw);
+}
+
+/** What beside a batch's feeds a run is fed: random numbers, none at all (null) in evaluation. */
+type Draw = (feeds: Record<string, Tensor>, key: DropoutKey | null) => Record<string, Tensor>;
+
+/** The lengths behind the symbols of a graph's inputs, from the tensors they are fed. */
+function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): Lengths {
+  const known = inputs.flatMap(({ attributes, outputs }) => {
+    const { shape = [] } = feeds[String(attributes["name"])] ?? {};
+    return shape.map((length, axis) => [outputs[0]!.shape[axis]!, length] as const);
+  });
+  return Object.fromEntries(known);
 }
 
 /** Opens the training session of all weights; θ holds them, so the checkpoint's files are read only for its first value. */
@@ -58,11 +75,7 @@ function openTraining(graph: Graph, { checkpoint, openSession, threads, profile 
 }
 
 /** An Objective over an open session with the inputs and outputs of `withGradient`. θ and its gradient are shared memory. */
-async function sessionObjective(
-  session: Session,
-  entries: readonly ThetaEntry[],
-  extra: (batch: AnyBatch, key: DropoutKey | null) => Record<string, Tensor>,
-): Promise<OpenObjective> {
+async function sessionObjective(session: Session, entries: readonly ThetaEntry[], draw: Draw): Promise<OpenObjective> {
   const length = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   const [values, slopes] = [0, 1].map(() => new Float32Array(new SharedArrayBuffer(4 * length))) as [Float32Array, Float32Array];
   const part = (whole: Float32Array, { offset, shape }: ThetaEntry) => whole.subarray(offset, offset + sizeOf(shape));
@@ -72,7 +85,8 @@ async function sessionObjective(
   );
   const run = async (batch: AnyBatch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches?: string[]) => {
     values.set(theta);
-    const feeds = { ...batchFeeds(batch), lossScale: float32([], Float32Array.of(scale)), ...extra(batch, key) };
+    const given = batchFeeds(batch);
+    const feeds = { ...given, lossScale: float32([], Float32Array.of(scale)), ...draw(given, key) };
     return Number((await session.run(feeds, { fetches }))["loss"]!.data[0]);
   };
   return {

@@ -1,7 +1,8 @@
 // Which tensors of a loss graph are trained: LoRA factors and saved modules, or every weight; they become θ, with gradients.
 import { gradients } from "../graph/autodiff.ts";
+import type { Dim } from "../graph/dims.ts";
 import { fuseAdditions } from "../graph/fuse.ts";
-import { check, type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
+import { check, type Graph, type Node, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { mul } from "../graph/ops/elementwise.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
 import { savedKey } from "../lora/adapter.ts";
@@ -75,16 +76,31 @@ export function loraInputs(modules: readonly AdapterModule[]): { parts: Value[];
 export function loraGraph(loss: Graph, { modules, saved = [] }: Trained, dropout: boolean): Graph {
   const { parts, factors } = loraInputs(modules);
   const drop = dropout
-    ? pooledDropout(
-        modules,
-        input("dropoutPool", "float32", ["batch*seq", dropoutPoolWidth(modules)]),
-        input("dropoutRate", "float32", []),
-      )
+    ? pooledDropout(modules, dropoutPools(dropoutPoolWidth(modules)), input("dropoutRate", "float32", []))
     : undefined;
   const own = new Map(saved.map(({ name, shape }) => [name, input(savedKey(name), "float32", shape)]));
   const graph = own.size > 0 ? withInputs(loss, own) : loss;
   const adapted = inject(graph, loraUpdate(graph, factors, drop));
   return withGradient(adapted, loraEntries({ modules, saved }), [...parts, ...own.values()]);
+}
+
+const POOL = "dropoutPool";
+
+/** The pools of random numbers, by their rows: inputs of the graph. */
+function dropoutPools(width: number): (rows: Dim) => Value {
+  const pools = new Map<Dim, Value>();
+  return (rows) => {
+    const pool = pools.get(rows) ?? input(`${POOL} ${rows}`, "float32", [rows, width]);
+    pools.set(rows, pool);
+    return pool;
+  };
+}
+
+/** The inputs of a graph that are pools of random numbers for dropout, [rows, width] each, and its other inputs. */
+export function inputsOf(graph: Graph): { pools: Node[]; others: Node[] } {
+  const inputs = nodesOf(graph).filter(({ op }) => op === "input");
+  const isPool = ({ attributes }: Node) => String(attributes["name"]).startsWith(`${POOL} `);
+  return { pools: inputs.filter(isPool), others: inputs.filter((node) => !isPool(node)) };
 }
 
 /** The graph with inputs in the place of some weights, by name. An output layer fused with the loss is taken apart if it is one of them. */

@@ -309,7 +309,7 @@ function twoLayers(dropout: boolean): { graph: Graph; modules: AdapterModule[] }
   const hidden = silu(linear(x, input("w1", "float32", [4, 4]), "first"));
   const graph = { outputs: { y: linear(hidden, input("w2", "float32", [3, 4]), "second") } };
   const pool = input("pool", "float32", ["n", dropoutPoolWidth(modules)]);
-  const drop = dropout ? pooledDropout(modules, pool, input("rate", "float32", [])) : undefined;
+  const drop = dropout ? pooledDropout(modules, () => pool, input("rate", "float32", [])) : undefined;
   return { graph: inject(graph, loraUpdate(graph, loraFactors(modules), drop)), modules };
 }
 
@@ -338,7 +338,8 @@ test("dropout keeps the mean, and each module drops elements of its own", async 
   const [rows, width, rate] = [400, 64, 0.25];
   const modules = ["first", "second", "third"].map((path) => ({ path, inFeatures: width }));
   const values = input("values", "float32", ["n", width]);
-  const drop = pooledDropout(modules, input("pool", "float32", ["n", dropoutPoolWidth(modules)]), input("rate", "float32", []));
+  const pool = input("pool", "float32", ["n", dropoutPoolWidth(modules)]);
+  const drop = pooledDropout(modules, () => pool, input("rate", "float32", []));
   const graph = check({ outputs: Object.fromEntries(modules.map(({ path }) => [path, drop(path, values)])) });
   const shape = [rows, dropoutPoolWidth(modules)];
   const dropped = await run(graph, {

@@ -173,12 +173,18 @@ test("an image whose tokens lie on both sides of where a long prompt is cut", as
   assert.ok(distance(blind, want) > 100 * TOLERANCE, "the image counts");
 });
 
-async function withObjective(given: Case, adapter: Adapter, images: boolean, work: (objective: OpenObjective) => Promise<void>) {
+async function withObjective(
+  given: Case,
+  adapter: Adapter,
+  images: boolean,
+  work: (objective: OpenObjective) => Promise<void>,
+  dropout = 0,
+) {
   const objective = await loraObjective({
     checkpoint: given.base.checkpoint,
     loss: lossGraph(given.base.config, { maxTargets: 64, maxLength: 64, images }),
     modules: adapter.modules,
-    dropout: 0,
+    dropout,
     openSession: openNodeSession,
     threads: 1,
   });
@@ -247,6 +253,27 @@ for (const name of cases) {
     });
   });
 }
+
+test("dropout acts on patches and features as on tokens, the same at the same step, and not in evaluation", async () => {
+  const given = await readCase("llava");
+  const all = everywhere(given.base);
+  const tower = all.modules.filter(({ path }) => /vision_tower|projector/.test(path));
+  const adapter = { ...all, modules: tower };
+  const theta = thetaOf(adapter);
+  let without = 0;
+  await withObjective(given, adapter, true, async (objective) => {
+    without = await objective.loss(given.batch, theta);
+  });
+  const work = async (objective: OpenObjective) => {
+    const at = async (step: number) => (await objective.lossAndGradient(given.batch, theta, 1, { ...KEY, step })).loss;
+    assert.ok(Math.abs((await objective.loss(given.batch, theta)) - without) < 1e-4);
+    const first = await at(1);
+    assert.notEqual(first, await at(2));
+    assert.equal(first, await at(1));
+    assert.ok(Math.abs(first - without) > 1e-4);
+  };
+  await withObjective(given, adapter, true, work, 0.5);
+});
 
 test("LLaVA's weights are found under the names of every release", async () => {
   const { base } = await readCase("llava");
