@@ -13,7 +13,9 @@ const kinds: Record<string, (thing: string) => string[]> = {
   broken: (thing) => [`The ${thing} came with a crack in it.`, `My ${thing} stopped working after a day.`],
 };
 const rows = orders.flatMap((thing) =>
-  Object.entries(kinds).flatMap(([label, say]) => say(thing).map((text) => ({ thing, line: `"Sort this: ${text}","${label}: ${thing}"` }))),
+  Object.entries(kinds).flatMap(([label, say]) =>
+    say(thing).map((text) => ({ thing, line: `"Sort this: ${text}","${label}: ${thing}"` })),
+  ),
 );
 const held = new Set(orders.slice(-2));
 const file = (name: string, test: boolean) => {

@@ -27,7 +27,7 @@ for (const [style, say] of Object.entries(styles)) {
 const generator = await openGenerator(base);
 const question = [{ role: "user", content: "Where should I eat near The Waterman?" }];
 for (const style of [null, ...Object.keys(styles)]) {
-  await generator.useAdapter(style && (await loadAdapter(`${folder}/${style}`)));
+  await generator.useAdapter(style === null ? null : await loadAdapter(`${folder}/${style}`));
   console.log(`${style ?? "base"}: ${await generateText(generator, question, { maxNewTokens: 30 })}`);
 }
 await generator.close();

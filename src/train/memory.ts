@@ -65,6 +65,9 @@ function workspace(node: Node, lengths: Lengths): number {
   }
 }
 
+/** Whether ONNX Runtime computes it once when it loads the model, as GPT-2's transposed weights are. */
+const isFolded = ({ op, inputs }: Node): boolean => op === "transpose" && inputs[0]!.node.op === "weight";
+
 /** Most bytes of intermediate values that are alive at once when the nodes run in the order of `nodesOf`. */
 export function peakActivations(graph: Graph, lengths: Lengths): number {
   const nodes = nodesOf(graph);
@@ -79,9 +82,9 @@ export function peakActivations(graph: Graph, lengths: Lengths): number {
 
   let live = 0;
   let peak = 0;
-  const size = (value: Value) => (leaves.has(value.node.op) ? 0 : bytesOf(value, lengths));
+  const size = (value: Value) => (leaves.has(value.node.op) || isFolded(value.node) ? 0 : bytesOf(value, lengths));
   nodes.forEach((node, at) => {
-    if (leaves.has(node.op) || aliases.has(node.op)) return;
+    if (leaves.has(node.op) || aliases.has(node.op) || isFolded(node)) return;
     const dying = [...new Set(node.inputs.map(rootOf))].filter((value) => lastUse.get(value) === at).map(size);
     const made = node.outputs.filter((value) => lastUse.has(value)).reduce((sum, value) => sum + size(value), 0);
     const reused = inPlace.has(node.op) && dying.includes(made) ? made : 0;
@@ -98,9 +101,13 @@ export function peakActivations(graph: Graph, lengths: Lengths): number {
 export function weightBytes(graph: Graph): number {
   const kept = new Map<string, number>();
   const keep = (value: Value, how: string) => {
-    if (value.node.op === "weight") kept.set(`${value.node.attributes["name"]} ${how}`, bytesOf(value, {}));
+    const { op, inputs, attributes } = value.node;
+    if (op === "transpose") keep(inputs[0]!, how);
+    else if (op === "weight") kept.set(`${attributes["name"]} ${how}`, bytesOf(value, {}));
   };
-  for (const { op, inputs, outputs, attributes } of nodesOf(graph)) {
+  for (const node of nodesOf(graph)) {
+    if (isFolded(node)) continue;
+    const { op, inputs, outputs, attributes } = node;
     inputs.forEach((value, i) => {
       if ((op === "linear" || op === "gemm") && i === 1)
         keep(value, op === "linear" || attributes["transB"] ? "packed" : "packed back");
