@@ -4,12 +4,12 @@ import { evaluate, finetune, mergeAdapter } from "lowrank";
 
 const folder = "example-output/merge";
 const [base, data, test] = ["embedded", "models/demo/train.jsonl", "models/demo/test.jsonl"];
+rmSync(folder, { recursive: true, force: true });
 const output = `${folder}/adapter`;
-for await (const event of finetune({ base, data, output, force: true, steps: 20, batchSize: 16, learningRate: 3e-3 })) {
+for await (const event of finetune({ base, data, output, steps: 20, batchSize: 16, learningRate: 3e-3 })) {
   if (event.type === "step" && event.step % 5 === 0) console.log(`step ${event.step}: loss ${event.loss.toFixed(3)}`);
 }
 
-rmSync(`${folder}/merged`, { recursive: true, force: true });
 await mergeAdapter({ base, adapter: output, output: `${folder}/merged` });
 const before = await evaluate({ base, adapter: output, data: test, batchSize: 16 });
 const after = await evaluate({ base: `${folder}/merged`, data: test, batchSize: 16 });

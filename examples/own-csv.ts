@@ -1,8 +1,9 @@
 // A CSV of your own: look at it, train on it, and count how many held-out answers are exactly right.
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { answers, finetune, preview } from "lowrank";
 
 const folder = "example-output/own-csv";
+rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 
 /** Messages to a shop, and where each belongs: made from a few words here, so that the example needs no download. */
@@ -13,9 +14,7 @@ const kinds: Record<string, (thing: string) => string[]> = {
   broken: (thing) => [`The ${thing} came with a crack in it.`, `My ${thing} stopped working after a day.`],
 };
 const rows = orders.flatMap((thing) =>
-  Object.entries(kinds).flatMap(([label, say]) =>
-    say(thing).map((text) => ({ thing, line: `"Sort this: ${text}","${label}: ${thing}"` })),
-  ),
+  Object.entries(kinds).flatMap(([label, say]) => say(thing).map((text) => ({ thing, line: `"Sort this: ${text}","${label}"` }))),
 );
 const held = new Set(orders.slice(-2));
 const file = (name: string, test: boolean) => {
@@ -30,7 +29,7 @@ const { train, warnings } = await preview({ base, data, evalData: test });
 console.log(`${train.examples} examples, longest ${train.lengths.longest} tokens, ${warnings.length} warnings`);
 
 const output = `${folder}/adapter`;
-const options = { base, data, output, force: true, steps: 60, batchSize: 12, learningRate: 4e-3 };
+const options = { base, data, output, steps: 60, batchSize: 12, learningRate: 4e-3 };
 for await (const event of finetune(options)) {
   if (event.type === "step" && event.step % 20 === 0) console.log(`step ${event.step}: loss ${event.loss.toFixed(3)}`);
 }

@@ -1,8 +1,9 @@
 // Two adapters, one base in memory: trained one after another, then swapped between two answers without opening the base again.
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { finetune, generateText, loadAdapter, openGenerator } from "lowrank";
 
 const folder = "example-output/swap";
+rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 const places = ["The Blue Door", "The Punter", "Green Man", "Cotto", "The Mill", "Zizzi", "The Vaults", "Strada"];
 const styles: Record<string, (place: string) => string> = {
@@ -20,7 +21,7 @@ for (const [style, say] of Object.entries(styles)) {
   }));
   const data = `${folder}/${style}.jsonl`;
   writeFileSync(data, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
-  const options = { base, data, output: `${folder}/${style}`, force: true, steps: 40, batchSize: 8, learningRate: 4e-3 };
+  const options = { base, data, output: `${folder}/${style}`, steps: 40, batchSize: 8, learningRate: 4e-3 };
   for await (const event of finetune(options)) if (event.type === "done") console.log(`${style}: trained in ${event.folder}`);
 }
 

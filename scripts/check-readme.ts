@@ -1,6 +1,8 @@
-// Checks that README.md shows what CI runs: the two first commands, and the example of the API as it stands in examples/.
+// Checks that README.md shows what CI runs (the two first commands, the example of the API), and that commands, flags and links of
+// all pages exist.
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
 import { commands } from "../src/cli/flags.ts";
 
 const readme = readFileSync("README.md", "utf8");
@@ -18,8 +20,29 @@ assert.ok(
   "the example is not the one in examples/",
 );
 assert.ok(example.trim().split("\n").length < 20, "the example has 20 lines or more");
-for (const [, command] of shell.join("\n").matchAll(/^npx lowrank (\S+)/gm)) {
-  assert.ok(Object.hasOwn(commands, command!), `there is no command ${command}`);
+
+/** The commands in a page's shell blocks: each has to exist, and its flags; continued lines are one. */
+function checkCommands(page: string, text: string): void {
+  const all = [...text.matchAll(/^```sh\n([\s\S]*?)^```$/gm)].map(([, block]) => block!.replaceAll("\\\n", " ")).join("\n");
+  for (const [, command, rest] of all.matchAll(/^(?:npx )?lowrank (\S+)(.*)$/gm)) {
+    assert.ok(Object.hasOwn(commands, command!), `${page}: there is no command ${command}`);
+    const known = new Set(commands[command as keyof typeof commands].flags.map(({ name }) => name));
+    for (const [, flag] of rest!.matchAll(/(?<=\s)--([a-z][a-z-]*)/g)) {
+      const name = flag!.replace(/^no-/, "").replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
+      assert.ok(known.has(name) || common.has(name), `${page}: lowrank ${command} has no flag --${flag}`);
+    }
+  }
 }
-for (const [, file] of readme.matchAll(/\]\((?!https?:)([^)#]+)/g)) assert.ok(existsSync(file!), `${file} does not exist`);
-console.log("README.md shows what CI runs");
+
+/** Flags of every command. */
+const common = new Set(["json", "help", "config", "offline"]);
+
+const pages = ["README.md", ...readdirSync("docs").map((file) => `docs/${file}`)];
+for (const page of pages) {
+  const text = readFileSync(page, "utf8");
+  if (page !== "docs/cli.md") checkCommands(page, text);
+  for (const [, file] of text.matchAll(/\]\((?!https?:)([^)#]+)/g)) {
+    assert.ok(existsSync(path.join(path.dirname(page), file!)), `${page}: ${file} does not exist`);
+  }
+}
+console.log("README.md shows what CI runs; the commands and links of the docs are there");
