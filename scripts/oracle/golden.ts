@@ -24,11 +24,13 @@ export function numbersOf(tensors: ReadonlyMap<string, Tensor>): Map<string, Flo
   return new Map([...tensors].map(([name, tensor]) => [name, isFloat(tensor.dtype) ? toFloat32(tensor) : integers(tensor)]));
 }
 
-const integers = ({ data }: Tensor): Int32Array => Int32Array.from(data as Iterable<number | bigint>, Number);
+export const integers = ({ data }: Tensor): Int32Array => Int32Array.from(data as Iterable<number | bigint>, Number);
 
 /** Prefixes of the batches in an io file: "" for a single one, "micro0." and so on, "segment0." for parts of a packed row. */
 export const batchPrefixes = (io: ReadonlyMap<string, Tensor>): string[] =>
-  [...io.keys()].filter((name) => /(^|\.)input_ids$/.test(name)).map((name) => name.slice(0, -"input_ids".length));
+  [...new Set([...io.keys()].flatMap((name) => /^(.*\.)?(?:input_ids|pixel_values)$/.exec(name)?.slice(1, 2) ?? []))].map(
+    (prefix = "") => prefix,
+  );
 
 /**
  * The batch that Transformers computed from `<prefix>input_ids` [rows, width] and, where given, attention_mask,

@@ -1,36 +1,38 @@
 // A golden of kind "model": one tiny model, one adapter, one batch, and every number that Transformers and PEFT made of them.
 import { z } from "zod";
-import type { Batch } from "../../src/data/types.ts";
+import type { AnyBatch } from "../../src/data/types.ts";
 import { openCheckpoint, readWeights, storedName } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readJsonObject, readText } from "../../src/formats/json.ts";
-import { check } from "../../src/graph/graph.ts";
-import { input } from "../../src/graph/ops/leaves.ts";
-import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, mergeTargets, readAdapter, writeAdapter } from "../../src/lora/adapter.ts";
+import { check, type Graph, type Value } from "../../src/graph/graph.ts";
+import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter, writeAdapter } from "../../src/lora/adapter.ts";
 import { parseAdapterConfig } from "../../src/lora/config.ts";
-import { inject, type LoraFactors, loraUpdate } from "../../src/lora/inject.ts";
-import { type AdapterModule, matchModules } from "../../src/lora/match.ts";
+import { adapterAgainst, mergeReplacements, mergeTargets } from "../../src/lora/fit.ts";
+import { matchModules } from "../../src/lora/match.ts";
 import { mergedRows, mergeIntoCheckpoint } from "../../src/lora/merge.ts";
-import { type Base, loadBase } from "../../src/models/base.ts";
+import { savedWeights } from "../../src/lora/saved.ts";
+import { type AnyBase, openBase } from "../../src/models/base.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import { batchFeeds, lossGraph, type ObjectiveShape } from "../../src/train/causal-lm.ts";
+import { targetsOf, total } from "../../src/train/batches.ts";
+import type { ObjectiveShape } from "../../src/train/causal-lm.ts";
 import { evaluate } from "../../src/train/evals.ts";
 import { loraObjective } from "../../src/train/objective.ts";
-import { loraEntries } from "../../src/train/trained.ts";
+import { adaptedGraph, loraEntries, type Trained } from "../../src/train/trained.ts";
 import { train } from "../../src/train/trainer.ts";
 import type { Objective } from "../../src/train/types.ts";
+import { type CaseTask, caseTask, labelled, outputName } from "./case-task.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
-import { batchOf, batchPrefixes, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
+import { batchPrefixes, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
 import { inTemporaryFolder } from "./temporary.ts";
 
 const modelMeta = z.object({
-  outputs: z.tuple([z.literal("logits")]),
+  outputs: z.array(z.string()).min(1),
   micro_batches: z.int().min(1),
   train: z.object({
     optimizer: z.enum(["adamw", "loraplus"]),
@@ -57,9 +59,10 @@ interface ModelCase {
   folder: string;
   meta: z.output<typeof modelMeta>;
   io: Map<string, Tensor>;
-  batches: Batch[];
-  base: Base;
-  modules: AdapterModule[];
+  batches: AnyBatch[];
+  base: AnyBase;
+  task: CaseTask;
+  trained: Required<Trained>;
   /** The adapter's tensors under their keys in its file. */
   adapter: Map<string, Tensor>;
 }
@@ -71,7 +74,7 @@ const LONG: ObjectiveShape = { maxTargets: 2048, maxLength: 512 };
 /** Every check of a case; each says what it compared. */
 const checks: Checks<ModelCase> = {
   "trainable tensors": trainableTensors,
-  logits,
+  outputs,
   training: (c) =>
     withObjective(c, SHORT, async (objective) => [
       ...(await lossAndGradient(c, objective, "")),
@@ -80,6 +83,7 @@ const checks: Checks<ModelCase> = {
   "gradients in blocks": (c) => withObjective(c, LONG, (objective) => lossAndGradient(c, objective, " in blocks")),
   merging: merged,
   "adapter files": adapterFiles,
+  "older names": olderNames,
 };
 
 /** Compares everything in a case. Throws `model/unsupported` or `lora/unsupported` for what is not built. */
@@ -89,27 +93,27 @@ export async function runModelCase(folder: string, meta: unknown): Promise<Findi
 
 /** The base and the adapter's config are read first: what they ask for may not be built, whatever else is in the folder. */
 async function openCase(folder: string, meta: unknown): Promise<ModelCase> {
-  const base = await loadBase(nodeFiles, `${folder}/base`);
+  const base = await openBase(nodeFiles, `${folder}/base`);
   const adapterConfig = `${folder}/adapter/${ADAPTER_CONFIG_NAME}`;
   const lora = parseAdapterConfig(await readText(nodeFiles, adapterConfig), ADAPTER_CONFIG_NAME);
   const modules = matchModules(base.modules, lora, base.config.modelType);
+  const task = caseTask(base);
   const io = await readTensors(`${folder}/io.safetensors`);
   return {
     folder,
     meta: parseMeta(modelMeta, meta),
     io,
-    batches: batchPrefixes(io)
-      .filter((prefix) => io.has(`${prefix}labels`))
-      .map((prefix) => batchOf(io, prefix, base.config)),
+    batches: labelled(io).map((prefix) => task.batch(io, prefix)),
     base,
-    modules,
+    task,
+    trained: { modules, saved: savedWeights(base.modules, lora) },
     adapter: await readTensors(`${folder}/adapter/${ADAPTER_WEIGHTS_NAME}`),
   };
 }
 
 /** What the configuration selects is what the file holds, in number and in shape. */
-function trainableTensors({ meta, modules, adapter, batches }: ModelCase): Finding[] {
-  const entries = loraEntries({ modules });
+function trainableTensors({ meta, trained, adapter, batches }: ModelCase): Finding[] {
+  const entries = loraEntries(trained);
   const shapes = entries.map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
   const stored = [...adapter].map(([key, { shape }]) => `${key} [${shape.join(", ")}]`).sort();
   const parameters = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
@@ -123,67 +127,50 @@ function trainableTensors({ meta, modules, adapter, batches }: ModelCase): Findi
   ];
 }
 
-/**
- * Logits of the base and with the adapter, [rows, width, vocab]. Only rows where the attention mask is 1 are compared: a
- * padded query may have nothing to attend to, which no definition covers (Transformers mixes all values evenly there).
- */
-async function logits({ base: { config, checkpoint }, modules, adapter, io }: ModelCase): Promise<Finding[]> {
-  const entries = loraEntries({ modules });
-  const factors = entries.map(({ key, shape }) => input(key, "float32", shape));
-  const pairs = modules.map(({ path, scale }, i): [string, LoraFactors] => [
-    path,
-    { loraA: factors[2 * i]!, loraB: factors[2 * i + 1]!, scale },
-  ]);
+/** Every output of the base and with the adapter. */
+async function outputs({ base: { config, checkpoint }, task, meta, trained, adapter, io }: ModelCase): Promise<Finding[]> {
   const forward = forwardGraph(config);
-  const adapted = inject(forward, loraUpdate(forward, new Map(pairs)));
-  const graph = check({ outputs: { base: forward.outputs["logits"]!, adapter: adapted.outputs["logits"]! } });
+  const named = meta.outputs.map((name): [string, Value] => [name, forward.outputs[outputName(name)]!]);
+  const wanted = { outputs: Object.fromEntries(named) };
+  const { graph: adapted } = adaptedGraph(wanted, trained);
+  const both = (graph: Graph, which: string) => Object.entries(graph.outputs).map(([name, value]) => [`${name}_${which}`, value]);
+  const graph = check({ outputs: Object.fromEntries([...both(wanted, "base"), ...both(adapted, "adapter")]) });
+  const entries = loraEntries(trained);
   const theta = partsOf(entries, thetaOf(entries, adapter));
-  const weights = entries.map(({ key, shape }): [string, Tensor] => [key, float32(shape, theta.get(key)!)]);
+  const weights = Object.fromEntries(entries.map(({ key, shape }) => [key, float32(shape, theta.get(key)!)]));
   const files = weightFiles(checkpoint);
   const session = await openNodeSession(lower(graph, files.locate), { weightsFolder: files.folder });
   const got = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   const want = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   try {
     for (const prefix of batchPrefixes(io)) {
-      const batch = batchOf(io, prefix, config);
-      const { lossRows: _, lossLabels: _labels, ...inputs } = batchFeeds(batch);
-      const feeds = { ...inputs, ...Object.fromEntries(weights) };
-      const results = await session.run(feeds);
-      for (const which of ["base", "adapter"] as const) {
-        const golden = io.get(`${prefix}logits_${which}`);
+      const results = await session.run({ ...task.feeds(io, prefix), ...weights });
+      for (const [which, name] of meta.outputs.flatMap((name) => [["base", name] as const, ["adapter", name] as const])) {
+        const golden = io.get(`${prefix}${name}_${which}`);
         if (!golden) continue; // the parts of a packed row were run with the adapter only
-        const seen = (tensor: Tensor) => rowsWhere(batch.attentionMask, toFloat32(tensor), config.vocabSize);
-        got[which].set(`${prefix}logits`, seen(results[which]!));
-        want[which].set(`${prefix}logits`, seen(golden));
+        got[which].set(`${prefix}${name}`, task.defined(results[`${name}_${which}`]!, io, prefix));
+        want[which].set(`${prefix}${name}`, task.defined(golden, io, prefix));
       }
     }
   } finally {
     await session.close();
   }
   return [
-    near("base logits", got.base, want.base, limits.outputs),
-    near("adapter logits", got.adapter, want.adapter, limits.outputs),
+    near("base outputs", got.base, want.base, limits.outputs),
+    near("adapter outputs", got.adapter, want.adapter, limits.outputs),
   ];
-}
-
-/** The rows of [rows, width] whose flag is 1. */
-function rowsWhere(flags: Int32Array, data: Float32Array, width: number): Float32Array {
-  const rows = [...flags.keys()].filter((row) => flags[row] === 1);
-  const kept = new Float32Array(rows.length * width);
-  for (const [at, row] of rows.entries()) kept.set(data.subarray(row * width, (row + 1) * width), at * width);
-  return kept;
 }
 
 /** Opens the product's training session, as for batches of the given size. */
 async function withObjective(
-  { base: { checkpoint, config }, modules, batches }: ModelCase,
+  { base: { checkpoint }, task, trained, batches }: ModelCase,
   shape: ObjectiveShape,
   work: (objective: Objective) => Promise<Finding[]>,
 ): Promise<Finding[]> {
   const objective = await loraObjective({
     checkpoint,
-    loss: lossGraph(config, { ...shape, images: batches.some(({ images }) => images) }),
-    modules,
+    loss: task.loss(shape, batches),
+    ...trained,
     dropout: 0,
     openSession: openNodeSession,
   });
@@ -201,7 +188,7 @@ async function lossAndGradient(
   how: string,
 ): Promise<Finding[]> {
   const theta = thetaOf(objective.entries, adapter);
-  const targets = batches.reduce((sum, batch) => sum + batch.lossLabels.length, 0);
+  const targets = total(batches, targetsOf);
   const gradient = new Float32Array(theta.length);
   let loss = 0;
   for (const [micro, batch] of batches.entries()) {
@@ -270,7 +257,9 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
 /** W + s·B·A in float32 against PEFT's, and what is on disk: those weights in the base's dtype, all others untouched. */
 async function merged({ folder, base: { checkpoint, modules } }: ModelCase): Promise<Finding[]> {
   const adapter = await readAdapter(nodeFiles, `${folder}/adapter`);
-  const targets = mergeTargets(adapter, modules, (path) => storedName(checkpoint, `${path}.weight`));
+  const storedAs = (name: string) => storedName(checkpoint, name);
+  const targets = mergeTargets(adapter, modules, storedAs);
+  const replaced = mergeReplacements(adapter, storedAs);
   const values = new Map<string, Float32Array>();
   const stored: [string, unknown][] = [];
   for (const [name, entry] of checkpoint.tensors) {
@@ -278,12 +267,12 @@ async function merged({ folder, base: { checkpoint, modules } }: ModelCase): Pro
     const target = targets.find(({ weightName }) => weightName === name);
     const weight = target
       ? await joined(mergedRows(nodeFiles, entry, target), sizeOf(entry.shape))
-      : toFloat32({ dtype, shape, ...rest });
+      : (replaced.get(name)?.data ?? toFloat32({ dtype, shape, ...rest }));
     values.set(name, weight);
     stored.push([name, { dtype, shape, bytes: bytesOf(fromFloat32(weight, dtype)) }]);
   }
   const written = await inTemporaryFolder(async (temporary): Promise<Map<string, unknown>> => {
-    await mergeIntoCheckpoint(nodeFiles, { checkpoint, targets, outFolder: `${temporary}/merged` });
+    await mergeIntoCheckpoint(nodeFiles, { checkpoint, targets, replaced, outFolder: `${temporary}/merged` });
     const out = await openCheckpoint(nodeFiles, `${temporary}/merged`);
     const tensors = [...out.tensors.keys()].map(async (name): Promise<[string, unknown]> => {
       const { dtype, shape, data } = await readWeights(nodeFiles, out, name);
@@ -324,6 +313,23 @@ async function adapterFiles({ folder, adapter }: ModelCase): Promise<Finding[]> 
       same("adapter read back", [await readAdapter(nodeFiles, temporary)], [read]),
     ];
   });
+}
+
+/** The same adapter as an older release of Transformers names its modules, where the case has it: it becomes the same one. */
+async function olderNames({ folder, base: { modules, config } }: ModelCase): Promise<Finding[]> {
+  if (!(await nodeFiles.exists(`${folder}/adapter-v4`))) return [];
+  const read = async (name: string) => adapterAgainst(await readAdapter(nodeFiles, `${folder}/${name}`), modules);
+  const [older, newer] = await Promise.all([read("adapter-v4"), read("adapter")]);
+  const sorted = (adapter: typeof older) => [
+    [...adapter.modules].sort((a, b) => (a.path < b.path ? -1 : 1)),
+    [...adapter.tensors].sort(byName),
+    [...(adapter.saved ?? [])].sort(byName),
+  ];
+  const matched = [older, newer].map((adapter) => matchModules(modules, adapter.config, config.modelType));
+  return [
+    same("adapter under older names", sorted(older), sorted(newer)),
+    same("its target modules", [matched[0]], [matched[1]]),
+  ];
 }
 
 /**

@@ -3,11 +3,12 @@ import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
-import { type Adapter, adapterAgainst } from "../lora/adapter.ts";
+import type { Adapter } from "../lora/adapter.ts";
+import { adapterAgainst } from "../lora/fit.ts";
 import { cachedInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { placedApart } from "../models/images.ts";
-import { forward, forwardGraph, logitsOf, modulesOf, visionOf } from "../models/registry.ts";
+import { forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { OpenSession } from "../runtime/session.ts";
@@ -56,7 +57,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
   const { graph, modules } = adaptable(decodeGraph(config));
   const vision = visionOf(config);
   const encoder = vision && imageEncoder(vision, options);
-  const allModules = vision ? modulesOf(forwardGraph(config)) : modules;
+  const allModules = modulesOf(forwardGraph(config), (name) => olderNames(config, name));
   const session = await openSession(lower(graph, files.locate), { weightsFolder: files.folder, threads });
   await session.bind(adapterFeeds(null, modules));
 
@@ -125,8 +126,8 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
       images = undefined;
       await clearCache(1);
     },
-    async useAdapter(adapter) {
-      if (adapter) adapterAgainst(adapter, allModules);
+    async useAdapter(given) {
+      const adapter = given && adapterAgainst(given, allModules);
       await session.bind(adapterFeeds(adapter, modules));
       await encoder?.useAdapter(adapter);
     },

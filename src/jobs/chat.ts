@@ -6,7 +6,8 @@ import { readOptions } from "../generate/generate.ts";
 import { encodeChat, type Generator, openGenerator } from "../generate/generator.ts";
 import { readSamplingDefaults } from "../generate/sampling-defaults.ts";
 import type { EndReason, GenerateOptions, Sampling } from "../generate/types.ts";
-import { type Adapter, adapterAgainst, readAdapter } from "../lora/adapter.ts";
+import { type Adapter, readAdapter } from "../lora/adapter.ts";
+import { adapterAgainst } from "../lora/fit.ts";
 import { type Base, loadBase } from "../models/base.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import type { ChatMessage } from "../text/template.ts";
@@ -125,8 +126,7 @@ export async function addAdapter(
   { files, base, adapters }: Pick<Chat, "files" | "base" | "adapters">,
   folder: string,
 ): Promise<string> {
-  const adapter = await readAdapter(files, folder);
-  adapterAgainst(adapter, base.modules);
+  const adapter = adapterAgainst(await readAdapter(files, folder), base.modules);
   const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
   const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
   adapters.set(name, { adapter, format: await readPromptFormat(files, folder) });

@@ -4,8 +4,8 @@ import type { TrainOn } from "../data/examples.ts";
 import type { ColumnNames } from "../data/records.ts";
 import type { Batch } from "../data/types.ts";
 import { check } from "../graph/graph.ts";
-import { adapterAgainst, readAdapter } from "../lora/adapter.ts";
-import { inject, loraUpdate } from "../lora/inject.ts";
+import { readAdapter } from "../lora/adapter.ts";
+import { adapterAgainst } from "../lora/fit.ts";
 import type { AdapterModule } from "../lora/match.ts";
 import { type Base, loadBase } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
@@ -17,7 +17,7 @@ import { batchFeeds, lossGraph, type ObjectiveShape } from "../train/causal-lm.t
 import { dataReader, evaluationBatches, finished, shapeOf } from "../train/datasets.ts";
 import { evaluate as meanLoss } from "../train/evals.ts";
 import { thetaOf } from "../train/subject.ts";
-import { loraEntries, loraInputs } from "../train/trained.ts";
+import { adaptedGraph, loraEntries } from "../train/trained.ts";
 
 export interface EvaluateOptions extends ColumnNames {
   /** Folder of the base checkpoint. */
@@ -56,9 +56,9 @@ export async function evaluate(
   { files, openSession, timeLimit, temporaryFolder }: Runtime,
 ): Promise<Evaluation> {
   const base = await loadBase(files, options.base, timeLimit);
-  const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
+  const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
+  const adapter = given && adapterAgainst(given, base.modules);
   if (adapter) {
-    adapterAgainst(adapter, base.modules);
     await checkMadeFor(base, adapter, options.anyBase);
   }
   const { trainOn = "completion", batchSize = 4, threads } = options;
@@ -97,5 +97,5 @@ export async function evaluate(
 /** Σ of the targets' losses; the factors are inputs under their keys. */
 function evaluationGraph({ config }: Base, modules: readonly AdapterModule[], shape: ObjectiveShape) {
   const graph = lossGraph(config, shape);
-  return check(inject(graph, loraUpdate(graph, loraInputs(modules).factors)));
+  return check(adaptedGraph(graph, { modules }).graph);
 }

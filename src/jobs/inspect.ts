@@ -3,11 +3,12 @@ import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { readJsonObject } from "../formats/json.ts";
-import { ADAPTER_CONFIG_NAME, adapterAgainst, readAdapter } from "../lora/adapter.ts";
+import { ADAPTER_CONFIG_NAME, readAdapter } from "../lora/adapter.ts";
 import type { LoraConfig } from "../lora/config.ts";
 import { type AdapterDescription, describeAdapter } from "../lora/describe.ts";
+import { adapterAgainst } from "../lora/fit.ts";
 import type { ModuleInfo } from "../lora/match.ts";
-import { loadBase } from "../models/base.ts";
+import { openBase } from "../models/base.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { checkMadeFor, isMadeFor } from "../models/fingerprint.ts";
 import { countParameters, decoderConfig, forwardGraph, modulesOf } from "../models/registry.ts";
@@ -45,7 +46,7 @@ export async function inspectAdapter(
   const adapter = await readAdapter(files, folder);
   let madeForBase: boolean | null = null;
   if (baseFolder !== undefined) {
-    const base = await loadBase(files, baseFolder);
+    const base = await openBase(files, baseFolder);
     adapterAgainst(adapter, base.modules);
     await checkMadeFor(base, adapter, anyBase);
     madeForBase = await isMadeFor(base, adapter.baseFingerprint);

@@ -1,9 +1,10 @@
 // An adapter folder merged into its base: a checkpoint that needs no adapter.
 import type { Files } from "../files.ts";
 import { storedName } from "../formats/checkpoint.ts";
-import { mergeTargets, readAdapter } from "../lora/adapter.ts";
+import { readAdapter } from "../lora/adapter.ts";
+import { adapterAgainst, mergeReplacements, mergeTargets } from "../lora/fit.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../lora/merge.ts";
-import { loadBase } from "../models/base.ts";
+import { openBase } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 
 export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
@@ -23,12 +24,17 @@ export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" 
  */
 export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, output, ...rest } = options;
-  const base = await loadBase(files, folder);
+  const base = await openBase(files, folder);
   const { checkpoint, config, modules } = base;
-  const adapter = await readAdapter(files, adapterFolder);
-  const targets = mergeTargets(adapter, modules, (path) => storedName(checkpoint, `${path}.weight`));
+  const adapter = adapterAgainst(await readAdapter(files, adapterFolder), modules);
+  const stored = (name: string) => storedName(checkpoint, name);
+  const targets = mergeTargets(adapter, modules, stored);
+  const replaced = mergeReplacements(adapter, stored);
   await checkMadeFor(base, adapter, anyBase);
   const embedding = modules.find(({ kind }) => kind === "embedding");
-  const tiedWeights = config.tieWordEmbeddings && embedding ? [storedName(checkpoint, `${embedding.path}.weight`)] : [];
-  await mergeIntoCheckpoint(files, { checkpoint, targets, tiedWeights, outFolder: output, ...rest });
+  const tiedWeights =
+    "tieWordEmbeddings" in config && config.tieWordEmbeddings && embedding
+      ? [storedName(checkpoint, `${embedding.path}.weight`)]
+      : [];
+  await mergeIntoCheckpoint(files, { checkpoint, targets, replaced, tiedWeights, outFolder: output, ...rest });
 }

@@ -1,5 +1,5 @@
 // Adapter folders in and out: adapter_config.json and adapter_model.safetensors, as PEFT 0.21.2 names and shapes them.
-import { LowrankError, nearest } from "../errors.ts";
+import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { isFloat, toFloat32 } from "../formats/float.ts";
@@ -12,11 +12,12 @@ import {
   type TensorSource,
   writeSafetensors,
 } from "../formats/safetensors.ts";
+import { sizeOf } from "../tensor.ts";
 import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
 import type { LoraFactors } from "./init.ts";
-import { type AdapterModule, type ModuleInfo, pathMatcher, scaleFinder } from "./match.ts";
-import type { MergeTarget } from "./merge.ts";
+import { type AdapterModule, pathMatcher, scaleFinder } from "./match.ts";
 import { MAX_PATH_CHARS, matchBudget } from "./regex.ts";
+import { isSaved, type SavedTensor, type SavedWeight } from "./saved.ts";
 
 export const ADAPTER_CONFIG_NAME = "adapter_config.json";
 export const ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors";
@@ -40,6 +41,8 @@ export interface Adapter {
   modules: AdapterModule[];
   /** The factors, by module path. */
   tensors: Map<string, LoraFactors>;
+  /** The weights of modules that are trained in full, by stored name; absent if there are none. */
+  saved?: Map<string, SavedTensor>;
   /** Identifies the base it was trained on, if this project wrote it. */
   baseFingerprint?: string;
 }
@@ -55,7 +58,7 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
   await checkFolder(files, folder);
   const config = parseAdapterConfig(await readText(files, configPath), configPath);
   const header = await readHeader(files, path);
-  const pairs = pairFactors(header.tensors, path);
+  const { pairs, saved } = sortTensors(header.tensors, config, path);
 
   const budget = matchBudget();
   const scales = scaleFinder(config, budget);
@@ -78,8 +81,18 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
       loraB: await readFactor(files, path, loraBKey(modulePath), b),
     });
   }
+  const whole = new Map<string, SavedTensor>();
+  for (const [name, entry] of saved) {
+    whole.set(name, { shape: entry.shape, data: await readFactor(files, path, savedKey(name), entry) });
+  }
   const fingerprint = header.metadata[FINGERPRINT_KEY];
-  return { config, modules, tensors, ...(fingerprint === undefined ? {} : { baseFingerprint: fingerprint }) };
+  return {
+    config,
+    modules,
+    tensors,
+    ...(whole.size > 0 && { saved: whole }),
+    ...(fingerprint !== undefined && { baseFingerprint: fingerprint }),
+  };
 }
 
 async function checkFolder(files: Files, folder: string): Promise<void> {
@@ -118,15 +131,19 @@ const OTHER_KEYS: [RegExp, string][] = [
   ],
 ];
 
-/** The entries of A and B of each module, in the order of the file. */
-function pairFactors(entries: ReadonlyMap<string, TensorEntry>, path: string) {
+/** The entries of A and B of each module, in the order of the file, and those of weights that are saved whole. */
+function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConfig, path: string) {
+  const saved = new Map<string, TensorEntry>();
   const found = new Map<string, { a?: TensorEntry; b?: TensorEntry }>();
   const unknown: string[] = [];
   for (const [key, entry] of entries) {
     const known = key.startsWith(PREFIX) && key.length <= MAX_KEY_CHARS;
     const match = known ? /^(.+)\.lora_([AB])\.weight$/s.exec(key.slice(PREFIX.length)) : null;
     if (!match) {
-      unknown.push(key);
+      const name = key.slice(PREFIX.length);
+      const isWhole = known && /\.(weight|bias)$/.test(name) && isSaved(config, name.replace(/\.(weight|bias)$/, ""));
+      if (isWhole) saved.set(name, entry);
+      else unknown.push(key);
       continue;
     }
     const pair = found.get(match[1]!) ?? {};
@@ -148,7 +165,7 @@ function pairFactors(entries: ReadonlyMap<string, TensorEntry>, path: string) {
   }
   if (found.size === 0)
     throw failure("empty", "the file has no tensors", { subject: path, next: "Copy the whole adapter folder." });
-  return [...found].map(([modulePath, { a, b }]): [string, { a: TensorEntry; b: TensorEntry }] => {
+  const pairs = [...found].map(([modulePath, { a, b }]): [string, { a: TensorEntry; b: TensorEntry }] => {
     if (a && b) return [modulePath, { a, b }];
     throw failure("missing-factor", `a factor of ${quote(modulePath)} is missing`, {
       subject: path,
@@ -157,6 +174,7 @@ function pairFactors(entries: ReadonlyMap<string, TensorEntry>, path: string) {
       next: "The file is incomplete; save the adapter again.",
     });
   });
+  return { pairs, saved };
 }
 
 /** Checks the shapes of A [rank, in] and B [out, rank] against each other and against the rank of the configuration. */
@@ -226,16 +244,17 @@ function targetTest(config: LoraConfig, budget: ReturnType<typeof matchBudget>):
  * not at all. Throws if a factor is missing, has the wrong size or holds NaN or infinity.
  */
 export async function writeAdapter(files: Files, folder: string, adapter: Adapter): Promise<void> {
-  const { config, modules, tensors, baseFingerprint } = adapter;
+  const { config, modules, tensors, saved = new Map<string, SavedTensor>(), baseFingerprint } = adapter;
   const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
   const sources = modules.flatMap((module): TensorSource[] => {
     const { path: modulePath, rank, inFeatures, outFeatures } = module;
     const factors = tensors.get(modulePath);
     return [
-      factorSource(loraAKey(modulePath), [rank, inFeatures], factors?.loraA, path),
-      factorSource(loraBKey(modulePath), [outFeatures, rank], factors?.loraB, path),
+      tensorSource(loraAKey(modulePath), [rank, inFeatures], factors?.loraA, path),
+      tensorSource(loraBKey(modulePath), [outFeatures, rank], factors?.loraB, path),
     ];
   });
+  for (const [name, { shape, data }] of saved) sources.push(tensorSource(savedKey(name), shape, data, path));
   const metadata = { format: "pt", ...(baseFingerprint === undefined ? {} : { [FINGERPRINT_KEY]: baseFingerprint }) };
   await files.makeFolder(folder);
   await writeSafetensors(files, path, sources, metadata);
@@ -246,73 +265,27 @@ export async function writeAdapter(files: Files, folder: string, adapter: Adapte
 }
 
 /** Size in bytes of the weight file that `writeAdapter` writes, with the name of a base in it. */
-export function adapterBytes(modules: readonly AdapterModule[]): number {
+export function adapterBytes(modules: readonly AdapterModule[], saved: readonly SavedWeight[] = []): number {
   const factor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
   const factors = modules.flatMap(({ path, rank, inFeatures, outFeatures }) => [
     factor(loraAKey(path), [rank, inFeatures]),
     factor(loraBKey(path), [outFeatures, rank]),
   ]);
-  return safetensorsBytes(factors, { format: "pt", [FINGERPRINT_KEY]: "2:0123456789abcdef" });
+  const whole = saved.map(({ name, shape }) => factor(savedKey(name), shape));
+  return safetensorsBytes([...factors, ...whole], { format: "pt", [FINGERPRINT_KEY]: "2:0123456789abcdef" });
 }
 
-function factorSource(name: string, shape: [number, number], data: Float32Array | undefined, path: string): TensorSource {
-  if (data?.length !== shape[0] * shape[1]) {
+function tensorSource(name: string, shape: readonly number[], data: Float32Array | undefined, path: string): TensorSource {
+  if (data?.length !== sizeOf(shape)) {
     throw failure("shape", `${name} has the wrong size`, {
       subject: path,
-      expected: `${shape[0] * shape[1]} elements, [${shape.join(", ")}]`,
+      expected: `${sizeOf(shape)} elements, [${shape.join(", ")}]`,
       got: data ? `${data.length} elements` : "no tensor",
       next: "Give both factors of each module.",
     });
   }
   checkFinite(data, name, path);
-  return { name, dtype: "float32", shape, data: () => bytesOf(data) };
-}
-
-/**
- * Checks that `adapter` fits a model with these modules. Throws `adapter/*` that names the first module that the model
- * lacks, or whose shape differs.
- */
-export function adapterAgainst(adapter: Adapter, modules: readonly ModuleInfo[]): void {
-  const byPath = new Map(modules.map((module) => [module.path, module]));
-  for (const { path, inFeatures, outFeatures } of adapter.modules) {
-    const module = byPath.get(path);
-    if (!module || module.kind === "embedding") {
-      throw failure("no-module", "the adapter is for a module that the model does not have as a linear layer", {
-        subject: path,
-        expected: `one of the model's layers, such as ${nearest(path.slice(0, 256), byPath.keys()).join(", ")}`,
-        got: module ? "an embedding" : "no such module",
-        next: "Use the base model that the adapter was trained on.",
-      });
-    }
-    if (module.inFeatures !== inFeatures || module.outFeatures !== outFeatures) {
-      throw failure("other-base", "the adapter was trained on a model of another shape", {
-        subject: path,
-        expected: `the model's ${module.inFeatures} inputs and ${module.outFeatures} outputs`,
-        got: `${inFeatures} inputs and ${outFeatures} outputs`,
-        next: `Use the base model that the adapter was trained on${adapter.config.baseModelNameOrPath ? `: ${adapter.config.baseModelNameOrPath}` : ""}.`,
-      });
-    }
-  }
-}
-
-/**
- * What merging `adapter` into a model with these modules adds to which stored weight. `weightName` gives the stored name
- * of a module's weight where it is not the path with ".weight" behind it.
- */
-export function mergeTargets(
-  adapter: Adapter,
-  modules: readonly ModuleInfo[],
-  weightName: (path: string) => string = (path) => `${path}.weight`,
-): MergeTarget[] {
-  adapterAgainst(adapter, modules);
-  const conv1d = new Set(modules.filter(({ kind }) => kind === "conv1d").map(({ path }) => path));
-  return adapter.modules.map(({ path, rank, scale }) => ({
-    weightName: weightName(path),
-    ...adapter.tensors.get(path)!,
-    rank,
-    scale,
-    fanInFanOut: conv1d.has(path),
-  }));
+  return { name, dtype: "float32", shape: [...shape], data: () => bytesOf(data) };
 }
 
 const failure = (reason: string, message: string, facts: ConstructorParameters<typeof LowrankError>[2]) =>

@@ -26,6 +26,8 @@ const schema = z.object({
   /** Names or suffixes of module paths; a string is a regular expression or "all-linear"; null is PEFT's default of the model type. */
   targetModules: names.default(null),
   excludeModules: names.default(null),
+  /** Names of modules that are trained in full and stored with the adapter (saved.ts). */
+  modulesToSave: z.array(z.string().min(1)).nullable().default(null),
   /** Only layers with these indices, counted from 0; only together with a list of target modules. */
   layersToTransform: z
     .union([z.int(), z.array(z.int())])
@@ -65,6 +67,7 @@ const peftNames: Record<keyof LoraConfig, string> = {
   dropout: "lora_dropout",
   targetModules: "target_modules",
   excludeModules: "exclude_modules",
+  modulesToSave: "modules_to_save",
   layersToTransform: "layers_to_transform",
   layersPattern: "layers_pattern",
   rankPattern: "rank_pattern",
@@ -104,7 +107,6 @@ export const limits: Record<string, Limit> = {
   bias: { written: "none", allowed: (value) => value === "none", why: "biases of the base are not trained" },
   use_dora: off("DoRA's magnitude vectors are not applied", false),
   lora_bias: off("a bias of B is not applied", false),
-  modules_to_save: off("fully trained copies of modules are not applied"),
   trainable_token_indices: off("trained token embeddings are not applied"),
   target_parameters: off("parameters that are no module's weight cannot be adapted"),
   layer_replication: off("the base's layers are not replicated"),

@@ -27,6 +27,9 @@ export interface AdapterDescription {
   modules: ModuleDescription[];
 }
 
+/** Sizes of the weights that are trained in full beside the factors. */
+const wholeSizes = ({ saved }: Adapter): number[] => [...(saved?.values() ?? [])].map(({ data }) => data.length);
+
 /** Counts and norms of an adapter, each module's and all together. */
 export function describeAdapter(adapter: Adapter): AdapterDescription {
   const modules = adapter.modules.map((module): ModuleDescription => {
@@ -49,7 +52,7 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
   const ranks = new Map<number, number>();
   for (const { rank } of [...modules].sort((a, b) => a.rank - b.rank)) ranks.set(rank, (ranks.get(rank) ?? 0) + 1);
   return {
-    parameters: modules.reduce((sum, module) => sum + module.parameters, 0),
+    parameters: [...modules.map((module) => module.parameters), ...wholeSizes(adapter)].reduce((sum, size) => sum + size, 0),
     ranks,
     normA: together(modules.map((module) => module.normA)),
     normB: together(modules.map((module) => module.normB)),

@@ -1,5 +1,6 @@
 // Initial values of an adapter's factors. Follows PEFT's reset_lora_parameters and torch.nn.init.kaiming_uniform_.
 import { normal, purpose, uniform } from "../random.ts";
+import { sizeOf } from "../tensor.ts";
 import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
 
@@ -29,6 +30,16 @@ export function initAdapter(
     return [path, { loraA, loraB }];
   });
   return new Map(factors);
+}
+
+/** Deviation of a new classifier's weights: Transformers' default `initializer_range`. */
+const HEAD_DEVIATION = 0.02;
+
+/** A weight of a classifier that the base lacks, as Transformers makes one: a matrix normal, a bias zero. */
+export function initSaved(name: string, shape: readonly number[], seed: number): Float32Array {
+  const values = new Float32Array(sizeOf(shape));
+  if (!name.endsWith(".bias")) scaleBy(normal(seed, [purpose.init, 0, 2], values), HEAD_DEVIATION);
+  return values;
 }
 
 function scaleBy(values: Float32Array, factor: number): void {

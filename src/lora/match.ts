@@ -2,6 +2,7 @@
 import { LowrankError, nearest } from "../errors.ts";
 import type { LoraConfig } from "./config.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
+import { isInSaved, namesToSave, savedWeights } from "./saved.ts";
 
 /** A module of the base model that carries a weight, as the model's forward pass names it. */
 export interface ModuleInfo {
@@ -90,6 +91,7 @@ const isAllLinear = (targets: LoraConfig["targetModules"]) =>
  */
 export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig, modelType: string): AdapterModule[] {
   const budget = matchBudget();
+  savedWeights(modules, config); // refuses what cannot be saved
   const targetModules = targetsOf(modules, config, modelType);
   const matcher = pathMatcher({ ...config, targetModules }, budget);
   const container = containersOf(modules).find((path) => matcher.isTargeted(path));
@@ -110,7 +112,8 @@ export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig,
 
 /**
  * `config` as PEFT stores it once `matched` is known: the targets spelled out (all-linear becomes the list of paths, or
- * of the shortest endings that select them if there are 20 or more), and fanInFanOut as the layers have it.
+ * of the shortest endings that select them if there are 20 or more), and fanInFanOut as the layers have it,
+ * and the modules that a task saves.
  */
 export function resolveConfig(
   config: LoraConfig,
@@ -120,9 +123,11 @@ export function resolveConfig(
 ): LoraConfig {
   const targets = targetsOf(modules, config, modelType);
   const adapted = new Set(matched.map(({ path }) => path));
+  const saved = namesToSave(config);
   return {
     ...config,
-    targetModules: typeof targets === "string" ? targets : shortestEndings(targets, modules),
+    ...(saved.length > 0 && { modulesToSave: saved }),
+    targetModules: typeof targets === "string" ? targets : shortestEndings(targets, modules, { from: SHORTEN_FROM }),
     fanInFanOut: modules.some(({ path, kind }) => kind === "conv1d" && adapted.has(path)),
   };
 }
@@ -130,9 +135,16 @@ export function resolveConfig(
 /** Below this many targets PEFT leaves the list as it is (MIN_TARGET_MODULES_FOR_OPTIMIZATION). */
 const SHORTEN_FROM = 20;
 
-/** PEFT's `_find_minimal_target_modules`: the fewest endings that select `targets` and nothing else of the model. */
-function shortestEndings(targets: readonly string[], modules: readonly ModuleInfo[]): string[] {
-  if (targets.length < SHORTEN_FROM) return [...targets];
+/**
+ * PEFT's `_find_minimal_target_modules`: the fewest endings that select `targets` and nothing else of the model; of less than
+ * `from` targets their paths.
+ */
+export function shortestEndings(
+  targets: readonly string[],
+  modules: readonly ModuleInfo[],
+  { from }: { from: number },
+): string[] {
+  if (targets.length < from) return [...targets];
   const wanted = new Set(targets);
   const all = [...modules.map(({ path }) => path), ...containersOf(modules)];
   const others = new Set(all.filter((path) => !endingsOf(path).some((ending) => wanted.has(ending))).flatMap(endingsOf));
@@ -190,7 +202,7 @@ export function pathMatcher(config: LoraConfig, budget: MatchBudget): PathMatche
   const layers = layersOf(config);
   const layerOf = layerFinder(config.layersPattern, budget);
   const isTargeted = (path: string): boolean => {
-    if (excluded.entriesOf(path).length > 0 || targets.entriesOf(path).length === 0) return false;
+    if (excluded.entriesOf(path).length > 0 || isInSaved(config, path) || targets.entriesOf(path).length === 0) return false;
     // A whole path among the targets is taken whatever its layer, as in PEFT.
     return layers.length === 0 || exact.has(path) || layers.includes(layerOf(path) ?? Number.NaN);
   };

@@ -8,6 +8,7 @@ import { writeFolder } from "../formats/folder.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { copySideFiles, readInBlocks } from "../formats/side-files.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
+import type { SavedTensor } from "./saved.ts";
 
 /** Transformers' `max_shard_size`, "5GB". */
 const MAX_SHARD_BYTES = 5_000_000_000;
@@ -32,6 +33,8 @@ export interface MergeTarget {
 export interface MergeOptions {
   checkpoint: Checkpoint;
   targets: readonly MergeTarget[];
+  /** Weights that take the place of the base's, by stored name; one that the base lacks is added. */
+  replaced?: ReadonlyMap<string, SavedTensor>;
   outFolder: string;
   /** Stored names of weights that the model uses in two places (tied input and output embedding). */
   tiedWeights?: readonly string[];
@@ -47,16 +50,25 @@ export interface MergeOptions {
  * Errors: `merge/*`.
  */
 export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): Promise<void> {
-  const { checkpoint, outFolder, maxShardBytes = MAX_SHARD_BYTES, onProgress } = options;
+  const { checkpoint, outFolder, replaced = new Map(), maxShardBytes = MAX_SHARD_BYTES, onProgress } = options;
   const targets = checkTargets(checkpoint, options.targets, options.tiedWeights ?? []);
+  if (targets.size + replaced.size === 0) {
+    throw new LowrankError("merge/nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
+  }
+  const tensors = new Map([...checkpoint.tensors, ...newTensors(checkpoint, replaced)]);
   await refuseBaseFolder(files, checkpoint.folder, outFolder);
-  const total = bytesIn(checkpoint.tensors.values());
+  const total = bytesIn(tensors.values());
   let done = 0;
 
   const source = (name: string): TensorSource => {
-    const entry = checkpoint.tensors.get(name)!;
+    const entry = tensors.get(name)!;
     const target = targets.get(name);
-    const chunks = target ? mergedBytes(files, entry, target) : readInBlocks(files, entry.file, entry.offset, entry.length);
+    const whole = replaced.get(name);
+    const chunks = target
+      ? mergedBytes(entry, mergedRows(files, entry, target), name)
+      : whole
+        ? mergedBytes(entry, [whole.data], name)
+        : readInBlocks(files, entry.file, entry.offset, entry.length);
     return {
       name,
       dtype: entry.dtype,
@@ -71,10 +83,10 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
 
   await writeFolder(files, outFolder, async (folder) => {
     await copySideFiles(files, checkpoint.folder, folder);
-    const shards = splitIntoShards(checkpoint.tensors, maxShardBytes);
+    const shards = splitIntoShards(tensors, maxShardBytes);
     const metadata = { format: "pt", ...checkpoint.metadata };
     for (const { file, names } of shards) await writeSafetensors(files, `${folder}/${file}`, names.map(source), metadata);
-    if (shards.length > 1) await files.write(`${folder}/${INDEX_NAME}`, encodeIndex(checkpoint, shards, total));
+    if (shards.length > 1) await files.write(`${folder}/${INDEX_NAME}`, encodeIndex(tensors, shards, total));
   });
 }
 
@@ -123,8 +135,26 @@ function checkTargets(
     }
     byName.set(subject, target);
   }
-  if (byName.size > 0) return byName;
-  throw new LowrankError("merge/nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
+  return byName;
+}
+
+/** Entries for the replaced weights that the checkpoint lacks, in its first dtype. One that it has in another shape is refused. */
+function newTensors(checkpoint: Checkpoint, replaced: ReadonlyMap<string, SavedTensor>): [string, CheckpointTensor][] {
+  const dtype = [...checkpoint.tensors.values()].find((tensor) => isFloat(tensor.dtype))?.dtype ?? "float32";
+  return [...replaced].flatMap(([name, { shape }]): [string, CheckpointTensor][] => {
+    const stored = checkpoint.tensors.get(name);
+    if (stored?.shape.join() === shape.join()) return [];
+    if (stored) {
+      throw new LowrankError("merge/shape", "the saved weight does not fit the one that it takes the place of", {
+        subject: name,
+        expected: `[${stored.shape.join(", ")}]`,
+        got: `[${shape.join(", ")}]`,
+        next: "Check that the base is the adapter's own.",
+      });
+    }
+    const length = sizeOf(shape) * bytesPerElement[dtype as FloatDType];
+    return [[name, { dtype, shape: [...shape], offset: 0, length, file: "" }]];
+  });
 }
 
 async function refuseBaseFolder(files: Files, base: string, out: string): Promise<void> {
@@ -179,14 +209,19 @@ const OVERFLOW: Record<FloatDType, number> = {
   bfloat16: 2 ** 128 - 2 ** 119,
 };
 
-async function* mergedBytes(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Uint8Array> {
+/** Blocks of a weight in its stored dtype. */
+async function* mergedBytes(
+  entry: CheckpointTensor,
+  blocks: Iterable<Float32Array> | AsyncIterable<Float32Array>,
+  subject: string,
+): AsyncGenerator<Uint8Array> {
   const dtype = entry.dtype as FloatDType;
   const limit = OVERFLOW[dtype];
-  for await (const block of mergedRows(files, entry, target)) {
+  for await (const block of blocks) {
     const bad = block.find((value) => !(Math.abs(value) < limit));
     if (bad !== undefined) {
       throw new LowrankError("merge/not-finite", `a merged value is not finite in ${dtype}`, {
-        subject: target.weightName,
+        subject,
         got: `${bad}`,
         next: "Check the adapter: it is damaged or diverged in training, or does not belong to this base.",
         exitCode: 1,
@@ -220,11 +255,11 @@ function splitIntoShards(tensors: Map<string, CheckpointTensor>, limit: number):
   }));
 }
 
-function encodeIndex(checkpoint: Checkpoint, shards: Shard[], total: number): Uint8Array {
+function encodeIndex(tensors: ReadonlyMap<string, CheckpointTensor>, shards: Shard[], total: number): Uint8Array {
   const pairs = shards.flatMap(({ file, names }) => names.map((name): [string, string] => [name, file]));
   const index = {
     metadata: {
-      total_parameters: [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
+      total_parameters: [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
       total_size: total,
     },
     weight_map: Object.fromEntries(pairs.sort(([a], [b]) => (a < b ? -1 : 1))),

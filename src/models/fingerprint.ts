@@ -3,7 +3,7 @@ import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { Checkpoint, CheckpointTensor } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
-import type { Base } from "./base.ts";
+import type { AnyBase } from "./base.ts";
 import type { DecoderConfig } from "./config.ts";
 import type { ModelConfig } from "./registry.ts";
 
@@ -46,7 +46,7 @@ const textsOf = (config: object, tensors: readonly [string, CheckpointTensor][])
 };
 
 /** Whether `name`, which an adapter carries, is that of `base`; null if the adapter carries none, or one of another version. */
-export async function isMadeFor(base: Base, name: string | undefined): Promise<boolean | null> {
+export async function isMadeFor(base: AnyBase, name: string | undefined): Promise<boolean | null> {
   if (name === undefined) return null;
   if (/^[0-9a-f]{16}$/.test(name)) return name === layoutFingerprint(base.checkpoint);
   return name.startsWith("2:") ? name === (await base.fingerprint()) : null;
@@ -57,7 +57,7 @@ export async function isMadeFor(base: Base, name: string | undefined): Promise<b
  * say nothing, and pass.
  */
 export async function checkMadeFor(
-  base: Base,
+  base: AnyBase,
   adapter: { baseFingerprint?: string; config: { baseModelNameOrPath: string | null } },
   anyBase = false,
 ): Promise<void> {

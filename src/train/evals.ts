@@ -1,5 +1,5 @@
 // Evaluations during training: the mean loss, which was the best, and when no better one is to be waited for.
-import type { Batch } from "../data/types.ts";
+import type { AnyBatch } from "../data/types.ts";
 import { targetsOf } from "./batches.ts";
 import type { Objective } from "./types.ts";
 
@@ -13,7 +13,7 @@ export interface Eval {
 export async function evaluate(
   objective: Pick<Objective, "loss">,
   theta: Float32Array,
-  batches: Iterable<Batch> | AsyncIterable<Batch>,
+  batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>,
 ): Promise<{ loss: number; perplexity: number }> {
   let sum = 0;
   let targets = 0;

@@ -1,7 +1,7 @@
 // What each step trains on, as a pure function of seed and step, so that a run resumes from nothing but its step number.
 import { type BatchPlan, planBatches } from "../data/batch.ts";
 import { type Examples, inOrder } from "../data/store.ts";
-import type { Batch } from "../data/types.ts";
+import type { AnyBatch, Batch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { fingerprinter } from "../formats/fingerprint.ts";
 import type { Facts } from "./checkpoint.ts";
@@ -12,7 +12,7 @@ export interface Feed {
   /** Optimizer steps in which every example comes once. */
   stepsPerEpoch: number;
   /** The micro-batches whose gradients are summed in `step` (from 0). */
-  microBatches(step: number): Batch[] | Promise<Batch[]>;
+  microBatches(step: number): AnyBatch[] | Promise<AnyBatch[]>;
   /** What determines them, compared when a run is resumed. */
   facts: Facts;
 }

@@ -1,11 +1,14 @@
 // What a run trains: θ, its first value, how the network is opened around it and how it is saved. One function a method.
 import type { Files } from "../files.ts";
-import { findTensor } from "../formats/checkpoint.ts";
+import { findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
+import { toFloat32 } from "../formats/float.ts";
 import type { Graph } from "../graph/graph.ts";
-import { type Adapter, adapterAgainst, adapterBytes, readAdapter, writeAdapter } from "../lora/adapter.ts";
-import { initAdapter, type LoraFactors } from "../lora/init.ts";
+import { type Adapter, adapterBytes, readAdapter, savedKey, writeAdapter } from "../lora/adapter.ts";
+import { adapterAgainst } from "../lora/fit.ts";
+import { initAdapter, initSaved, type LoraFactors } from "../lora/init.ts";
 import { matchModules, resolveConfig } from "../lora/match.ts";
+import { type SavedTensor, savedWeights } from "../lora/saved.ts";
 import type { Base } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 import { sizeOf } from "../tensor.ts";
@@ -15,6 +18,7 @@ import { readTheta, writeTheta } from "./full.ts";
 import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
 import { fullEntries, fullGraph, loraEntries, loraGraph } from "./trained.ts";
+import type { ThetaEntry } from "./types.ts";
 
 export interface Subject {
   /** How many modules are adapted; null when every weight is trained. */
@@ -42,10 +46,12 @@ export const subjects: Record<RunOptions["method"], (files: Files, base: Base, o
 
 /** A LoRA adapter: a new one, or the one to go on with. */
 async function adapterSubject(files: Files, base: Base, options: RunOptions): Promise<Subject> {
-  const adapter = options.adapter === undefined ? newAdapter(base, options) : await readAdapter(files, options.adapter);
-  adapterAgainst(adapter, base.modules);
+  const given =
+    options.adapter === undefined ? await newAdapter(files, base, options) : await readAdapter(files, options.adapter);
+  const adapter = adapterAgainst(given, base.modules);
   await checkMadeFor(base, adapter, options.anyBase);
   const { config, modules } = adapter;
+  const saved = savedWeights(base.modules, config);
   const named = { ...config, baseModelNameOrPath: options.baseName ?? null };
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
@@ -54,36 +60,64 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
     config: named,
     modules,
     tensors: new Map(factorsIn(adapter, trained)),
+    ...(saved.length > 0 && { saved: savedIn(adapter, trained) }),
     baseFingerprint,
   });
   return {
     modules: modules.length,
     trainable: theta.length,
-    resultBytes: adapterBytes(modules),
+    resultBytes: adapterBytes(modules, saved),
     theta: async () => theta,
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     saveWeights: (folder, trained) => writeAdapter(files, folder, adapterOf(trained)),
     adapterOf,
-    graph: (loss) => loraGraph(loss, { modules }, config.dropout > 0),
-    open: (options) => loraObjective({ ...options, modules, dropout: config.dropout }),
+    graph: (loss) => loraGraph(loss, { modules, saved }, config.dropout > 0),
+    open: (options) => loraObjective({ ...options, modules, saved, dropout: config.dropout }),
   };
 }
 
-function newAdapter({ modules, config: { modelType } }: Base, options: RunOptions): Adapter {
+async function newAdapter(files: Files, base: Base, options: RunOptions): Promise<Adapter> {
+  const {
+    checkpoint,
+    modules,
+    config: { modelType },
+  } = base;
   const config = loraConfigOf(options);
   const matched = matchModules(modules, config, modelType);
   const tensors = initAdapter(matched, config, options.seed);
-  return { config: resolveConfig(config, modules, matched, modelType), modules: matched, tensors };
+  const saved = new Map<string, SavedTensor>();
+  for (const { name, shape } of savedWeights(modules, config)) {
+    const stored = checkpoint.tensors.get(storedName(checkpoint, name));
+    const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
+    saved.set(name, { shape, data });
+  }
+  const resolved = resolveConfig(config, modules, matched, modelType);
+  return { config: resolved, modules: matched, tensors, ...(saved.size > 0 && { saved }) };
 }
 
-/** The factors of an adapter as one vector, in the order of `loraEntries`. */
-export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors">): Float32Array {
-  const theta = new Float32Array(loraEntries(adapter).reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+/** The trained tensors of an adapter as one vector, in the order of `loraEntries`. */
+export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors" | "saved">): Float32Array {
+  const theta = new Float32Array(entriesOf(adapter).reduce((sum, { shape }) => sum + sizeOf(shape), 0));
   for (const [path, { loraA, loraB }] of factorsIn(adapter, theta)) {
     loraA.set(adapter.tensors.get(path)!.loraA);
     loraB.set(adapter.tensors.get(path)!.loraB);
   }
+  for (const [name, { data }] of savedIn(adapter, theta)) data.set(adapter.saved!.get(name)!.data);
   return theta;
+}
+
+function entriesOf({ modules, saved = new Map() }: Pick<Adapter, "modules" | "saved">): ThetaEntry[] {
+  return loraEntries({ modules, saved: [...saved].map(([name, { shape }]) => ({ name, shape: [...shape] })) });
+}
+
+/** The weights that are trained in full inside `theta`, not copied. */
+function savedIn(adapter: Pick<Adapter, "modules" | "saved">, theta: Float32Array): Map<string, SavedTensor> {
+  const entries = new Map(entriesOf(adapter).map((entry) => [entry.key, entry]));
+  const within = [...(adapter.saved ?? [])].map(([name, { shape }]): [string, SavedTensor] => {
+    const { offset } = entries.get(savedKey(name))!;
+    return [name, { shape, data: theta.subarray(offset, offset + sizeOf(shape)) }];
+  });
+  return new Map(within);
 }
 
 /** The factors of each module inside `theta`, not copied. */

@@ -8,14 +8,9 @@ import { input, scalar } from "../graph/ops/leaves.ts";
 import { savedKey } from "../lora/adapter.ts";
 import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout } from "../lora/inject.ts";
 import type { AdapterModule } from "../lora/match.ts";
+import type { SavedWeight } from "../lora/saved.ts";
 import { sizeOf } from "../tensor.ts";
 import type { ThetaEntry } from "./types.ts";
-
-/** A weight of a module that is trained in full beside the adapter, by its stored name. */
-export interface SavedWeight {
-  name: string;
-  shape: number[];
-}
 
 /** What LoRA trains. */
 export interface Trained {
@@ -62,26 +57,30 @@ function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: reado
 
 export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
 
-/** The tensors of θ as inputs under their keys: in the order of `loraEntries`, and as the factors of each path. */
-export function loraInputs(modules: readonly AdapterModule[]): { parts: Value[]; factors: Map<string, LoraFactors> } {
-  const parts = loraEntries({ modules }).map(({ key, shape }) => input(key, "float32", shape));
+/** What the layers' input is dropped with in training, by path. */
+type Dropout = (path: string, x: Value) => Value;
+
+/** A graph with the tensors of θ as inputs under their keys, and those inputs in the order of `loraEntries`. */
+export function adaptedGraph(graph: Graph, trained: Trained, dropout?: Dropout): { graph: Graph; parts: Value[] } {
+  const { modules, saved = [] } = trained;
+  const parts = loraEntries(trained).map(({ key, shape }) => input(key, "float32", shape));
   const factors = modules.map(({ path, scale }, i): [string, LoraFactors] => [
     path,
     { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
   ]);
-  return { parts, factors: new Map(factors) };
+  const whole = new Map(saved.map(({ name }, i) => [name, parts[2 * modules.length + i]!]));
+  const own = whole.size > 0 ? withInputs(graph, whole) : graph;
+  return { graph: inject(own, loraUpdate(own, new Map(factors), dropout)), parts };
 }
 
 /** The graph of LoRA training for a `loss`: the tensors of θ are inputs under their keys, injected beside the frozen layers. */
-export function loraGraph(loss: Graph, { modules, saved = [] }: Trained, dropout: boolean): Graph {
-  const { parts, factors } = loraInputs(modules);
+export function loraGraph(loss: Graph, trained: Trained, dropout: boolean): Graph {
+  const { modules } = trained;
   const drop = dropout
     ? pooledDropout(modules, dropoutPools(dropoutPoolWidth(modules)), input("dropoutRate", "float32", []))
     : undefined;
-  const own = new Map(saved.map(({ name, shape }) => [name, input(savedKey(name), "float32", shape)]));
-  const graph = own.size > 0 ? withInputs(loss, own) : loss;
-  const adapted = inject(graph, loraUpdate(graph, factors, drop));
-  return withGradient(adapted, loraEntries({ modules, saved }), [...parts, ...own.values()]);
+  const { graph, parts } = adaptedGraph(loss, trained, drop);
+  return withGradient(graph, loraEntries(trained), parts);
 }
 
 const POOL = "dropoutPool";

@@ -1,6 +1,6 @@
 // What the options of `train` have to be.
 
-import type { Batch } from "../data/types.ts";
+import type { AnyBatch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { sizeOf } from "../tensor.ts";
 import { targetsOf } from "./batches.ts";
@@ -54,7 +54,7 @@ export async function checkOptions(options: TrainOptions): Promise<void> {
   atLeast("output.keepCheckpoints", output?.keepCheckpoints, 1);
 }
 
-async function hasTargets(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<boolean> {
+async function hasTargets(batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>): Promise<boolean> {
   for await (const batch of batches) if (targetsOf(batch) > 0) return true;
   return false;
 }

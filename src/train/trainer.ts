@@ -1,5 +1,5 @@
 // The training loop as an async iterator of events: accumulate, clip, update, evaluate, save, stop, resume.
-import type { Batch } from "../data/types.ts";
+import type { AnyBatch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
@@ -113,7 +113,7 @@ export interface TrainOptions {
   seed: number;
   optimizer: OptimizerOptions;
   evaluation?: {
-    batches: Iterable<Batch> | AsyncIterable<Batch>;
+    batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>;
     every: number;
     early?: EarlyStop;
     /** What the model writes at each evaluation. */
@@ -240,7 +240,7 @@ function isDue(step: number, output: TrainOutput | undefined, seconds: number): 
 async function lossAndGradient(
   objective: Objective,
   theta: Float32Array,
-  batches: readonly Batch[],
+  batches: readonly AnyBatch[],
   seed: number,
   step: number,
 ): Promise<{ loss: number; gradient: Float32Array; tokens: number }> {

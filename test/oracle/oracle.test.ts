@@ -19,7 +19,7 @@ for (const name of names) {
   test(`golden ${name}`, async () => {
     const { status, text } = await runCase(path.join(cases, name), {});
     assert.equal(status, "ok", text);
-    for (const what of ["base logits", "adapter logits", "loss", "gradients", "losses", "trained tensors", "merged weights"]) {
+    for (const what of ["base outputs", "adapter outputs", "loss", "gradients", "losses", "trained tensors", "merged weights"]) {
       assert.match(text, new RegExp(`${what} \\d`));
     }
   });
@@ -68,9 +68,9 @@ const failures: [string, (folder: string) => Promise<void>, RegExp][] = [
   [
     "one weight of the base",
     (folder) => nudge(`${folder}/base/model.safetensors`, /q_proj/, 7, 0.5),
-    /base logits: differs by .*merged weights: differs by 5\.0e-1/,
+    /base outputs: differs by .*merged weights: differs by 5\.0e-1/,
   ],
-  ["one logit", (folder) => nudge(`${folder}/io.safetensors`, /logits_adapter/, 3, 1e-3), /^adapter logits: differs by 1\.0e-3/],
+  ["one logit", (folder) => nudge(`${folder}/io.safetensors`, /logits_adapter/, 3, 1e-3), /^adapter outputs: differs by 1\.0e-3/],
   [
     "one trained element",
     (folder) => nudge(`${folder}/trained/adapter_model.safetensors`, /lora_A/, 0, 1e-3),
@@ -87,7 +87,7 @@ const failures: [string, (folder: string) => Promise<void>, RegExp][] = [
     (folder) => edit(`${folder}/meta.json`, { losses: [...losses.slice(0, 9), losses[9]! + 0.01] }),
     /^losses: differs by 1\.0e-2 .*\[9\]/,
   ],
-  ["alpha", (folder) => edit(`${folder}/adapter/adapter_config.json`, { lora_alpha: 3 }), /adapter logits: differs by/],
+  ["alpha", (folder) => edit(`${folder}/adapter/adapter_config.json`, { lora_alpha: 3 }), /adapter outputs: differs by/],
   [
     "a trained tensor too few",
     (folder) => edit(`${folder}/meta.json`, { trainable_parameters: 1 }),

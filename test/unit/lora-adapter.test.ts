@@ -4,17 +4,10 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import type { LowrankError } from "../../src/errors.ts";
-import {
-  type Adapter,
-  adapterAgainst,
-  loraAKey,
-  loraBKey,
-  mergeTargets,
-  readAdapter,
-  writeAdapter,
-} from "../../src/lora/adapter.ts";
+import { type Adapter, loraAKey, loraBKey, readAdapter, writeAdapter } from "../../src/lora/adapter.ts";
 import { loraConfig } from "../../src/lora/config.ts";
 import { describeAdapter } from "../../src/lora/describe.ts";
+import { adapterAgainst, mergeTargets } from "../../src/lora/fit.ts";
 import { initAdapter } from "../../src/lora/init.ts";
 import type { AdapterModule } from "../../src/lora/match.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
@@ -193,7 +186,7 @@ test("merge targets carry the factors, the scale, the stored name and the layout
   assert.equal(targets[0]!.loraA, adapter.tensors.get("model.layers.0.self_attn.q_proj")!.loraA);
   assert.deepEqual([targets[0]!.rank, targets[0]!.scale, targets[0]!.fanInFanOut], [4, 4.5, false]);
   const conv = fixtureModules.map((module) => ({ ...module, kind: "conv1d" as const }));
-  const [first] = mergeTargets(adapter, conv, (modulePath) => `stored.${modulePath}`);
-  assert.equal(first!.weightName, "stored.model.layers.0.self_attn.q_proj");
+  const [first] = mergeTargets(adapter, conv, (name) => `stored.${name}`);
+  assert.equal(first!.weightName, "stored.model.layers.0.self_attn.q_proj.weight");
   assert.equal(first!.fanInFanOut, true);
 });

@@ -25,6 +25,7 @@ test("the fields arrive under their own names", () => {
     lora_dropout: 0.05,
     target_modules: ["a", "b"],
     exclude_modules: "x.*",
+    modules_to_save: ["c"],
     layers_to_transform: [0, 1],
     layers_pattern: "layers",
     rank_pattern: { a: 2 },
@@ -43,6 +44,7 @@ test("the fields arrive under their own names", () => {
     dropout: 0.05,
     targetModules: ["a", "b"],
     excludeModules: "x.*",
+    modulesToSave: ["c"],
     layersToTransform: [0, 1],
     layersPattern: "layers",
     rankPattern: { a: 2 },
@@ -76,7 +78,6 @@ test("files of older releases, which lack fields or hold null, get PEFT's defaul
 const beyond: Record<string, unknown> = {
   peft_type: "LOHA",
   bias: "all",
-  modules_to_save: ["lm_head"],
   trainable_token_indices: { embed_tokens: [1] },
   target_parameters: ["mlp.experts.gate_up_proj"],
   layer_replication: [[0, 4]],
