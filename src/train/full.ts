@@ -30,8 +30,9 @@ export async function readTheta(files: Files, checkpoint: Checkpoint, entries: r
 }
 
 /**
- * Writes a checkpoint folder with the weights of `theta`, each in the dtype it has in the base, and the base's config and
- * tokenizer files. Tied weights are stored once; tensors that the model does not read are left out.
+ * Writes a checkpoint folder with the weights of `theta`, each in the dtype it has in the base, the `kept` ones as the base has
+ * them, and the base's config and tokenizer files. Tied weights are stored once; tensors that no part of the model reads are
+ * left out.
  */
 export async function writeTheta(
   files: Files,
@@ -39,12 +40,21 @@ export async function writeTheta(
   entries: readonly ThetaEntry[],
   folder: string,
   theta: Float32Array,
+  kept: readonly string[] = [],
 ): Promise<void> {
-  const sources = entries.map(({ key, offset, shape }): TensorSource => {
+  const trained = entries.map(({ key, offset, shape }): TensorSource => {
     const dtype = readableDType(findTensor(checkpoint, key).dtype, key);
     const values = () => bytesOf(fromFloat32(theta.subarray(offset, offset + sizeOf(shape)), dtype));
     return { name: storedName(checkpoint, key), dtype, shape, data: values };
   });
-  await writeSafetensors(files, `${folder}/${WEIGHTS_NAME}`, sources, { format: "pt", ...checkpoint.metadata });
+  const untrained = kept.map((key): TensorSource => {
+    const { dtype, shape } = findTensor(checkpoint, key);
+    const values = async () => bytesOf((await readWeights(files, checkpoint, key)).data);
+    return { name: storedName(checkpoint, key), dtype: readableDType(dtype, key), shape, data: values };
+  });
+  await writeSafetensors(files, `${folder}/${WEIGHTS_NAME}`, [...trained, ...untrained], {
+    format: "pt",
+    ...checkpoint.metadata,
+  });
   await copySideFiles(files, checkpoint.folder, folder);
 }

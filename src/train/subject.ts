@@ -11,6 +11,7 @@ import { matchModules, resolveConfig } from "../lora/match.ts";
 import { type SavedTensor, savedWeights } from "../lora/saved.ts";
 import type { Base } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
+import { forwardGraph } from "../models/registry.ts";
 import { sizeOf } from "../tensor.ts";
 import { lossGraph } from "./causal-lm.ts";
 import type { Facts, SaveWeights } from "./checkpoint.ts";
@@ -126,17 +127,20 @@ function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): 
   return modules.map(({ path }, i) => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]! }]);
 }
 
-/** Every weight of the base. */
+/** Every weight of the base that the loss reads: of a model with images, those of its language model. */
 async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<Subject> {
   const entries = fullEntries(lossGraph(config, { maxTargets: 1, maxLength: 1 }));
+  const trained = new Set(entries.map(({ key }) => key));
+  const names = fullEntries(forwardGraph(config)).map(({ key }) => key);
+  const kept = names.filter((name) => !trained.has(name));
   return {
     modules: null,
     trainable: entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
-    resultBytes: entries.reduce((sum, { key }) => sum + findTensor(checkpoint, key).length, 0),
+    resultBytes: names.reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0),
     theta: () => readTheta(files, checkpoint, entries),
     facts: {},
     adapterOf: null,
-    saveWeights: (folder, trained) => writeTheta(files, checkpoint, entries, folder, trained),
+    saveWeights: (folder, theta) => writeTheta(files, checkpoint, entries, folder, theta, kept),
     graph: fullGraph,
     open: fullObjective,
   };

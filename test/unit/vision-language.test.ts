@@ -1,9 +1,13 @@
 // Models that read images: decoding with a cache, batches with and without images, LoRA anywhere, names of other releases.
 import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import type { Batch } from "../../src/data/types.ts";
+import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { type ModelDecoder, openDecoder } from "../../src/generate/decoder.ts";
 import { leftPad } from "../../src/generate/generate.ts";
@@ -21,7 +25,8 @@ import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { float32, int32, type Tensor } from "../../src/tensor.ts";
 import { batchFeeds, lossGraph } from "../../src/train/causal-lm.ts";
 import { loraObjective, type OpenObjective } from "../../src/train/objective.ts";
-import { thetaOf } from "../../src/train/subject.ts";
+import type { RunOptions } from "../../src/train/options.ts";
+import { subjects, thetaOf } from "../../src/train/subject.ts";
 
 const TOLERANCE = 3e-5;
 const cases = ["llava", "idefics3", "idefics"] as const;
@@ -273,6 +278,28 @@ test("dropout acts on patches and features as on tokens, the same at the same st
     assert.ok(Math.abs(first - without) > 1e-4);
   };
   await withObjective(given, adapter, true, work, 0.5);
+});
+
+test("training every weight on text keeps the vision side, under the names of the base", async (t) => {
+  const { base } = await readCase("llava");
+  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-full-"));
+  t.after(() => rm(folder, { recursive: true }));
+  const subject = await subjects.full(nodeFiles, base, {} as RunOptions);
+  const theta = await subject.theta();
+  await subject.saveWeights(
+    folder,
+    theta.map((value) => value + 1),
+  );
+  const written = await openCheckpoint(nodeFiles, folder);
+  assert.deepEqual([...written.tensors.keys()].sort(), [...base.checkpoint.tensors.keys()].sort());
+  for (const [name, moved] of [
+    ["language_model.model.norm.weight", 1],
+    ["multi_modal_projector.linear_2.weight", 0],
+    ["vision_tower.vision_model.encoder.layers.1.mlp.fc2.bias", 0],
+  ] as const) {
+    const [before, after] = await Promise.all([base.checkpoint, written].map((one) => readWeights(nodeFiles, one, name)));
+    assert.equal(Number(after!.data[0]), Math.fround(Number(before!.data[0]) + moved), name);
+  }
 });
 
 test("LLaVA's weights are found under the names of every release", async () => {
