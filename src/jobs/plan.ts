@@ -3,8 +3,8 @@ import { LowrankError } from "../errors.ts";
 import type { Graph } from "../graph/graph.ts";
 import { adapterBytes } from "../lora/adapter.ts";
 import { type AdapterModule, matchModules } from "../lora/match.ts";
-import type { DecoderConfig } from "../models/config.ts";
-import { countParameters, decoderConfig, forwardGraph, modulesOf } from "../models/registry.ts";
+import { savedWeights } from "../lora/saved.ts";
+import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { sizeOf } from "../tensor.ts";
 import { attentionBlocksOf, lossChunksOf, lossGraph, type ObjectiveShape } from "../train/causal-lm.ts";
@@ -13,6 +13,7 @@ import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, tra
 import { loraConfigOf, type RunOptions, readOptions } from "../train/options.ts";
 import { checkMachine } from "../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../train/speed.ts";
+import { taskLossGraph } from "../train/task-loss.ts";
 import { fullEntries, fullGraph, loraEntries, loraGraph } from "../train/trained.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
@@ -83,21 +84,23 @@ export async function planTraining(
   runtime: Pick<Runtime, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
   file = "config.json",
 ): Promise<Plan> {
-  const config = decoderConfig(json, file);
+  const config = modelConfig(json, file);
   const options = await readOptions(runtime.files, { ...given, base: "-", data: "-", output: "-" });
   const { method, batchSize, gradientAccumulation } = options;
   checkCount("batchSize", batchSize, 1);
   checkCount("gradientAccumulation", gradientAccumulation, 1);
   checkCount("examples", examples, 1);
   checkCount("maxLength", options.maxLength, 2);
-  const maxLength = lengthLimit(options.maxLength, config);
+  // An image has as many tokens as its model cuts it into.
+  const isFixed = "task" in config && config.task === "image-classification";
+  const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);
   const { modules, trainable, resultBytes, graph } = subjects[method](config, options);
 
   // One graph serves all sizes with the same blocks of attention: making it takes most of the time.
   const graphs = new Map<number, Graph>();
   const graphAt = (width: number): Graph => {
     const blocks = attentionBlocksOf(width);
-    const made = graphs.get(blocks) ?? graph(lossGraph(config, { maxTargets: 1, maxLength: width }));
+    const made = graphs.get(blocks) ?? graph(lossOf(config, width));
     graphs.set(blocks, made);
     return made;
   };
@@ -108,8 +111,11 @@ export async function planTraining(
   const memory = memoryOf(batchSize, maxLength);
   const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
   const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
-  const warnings = await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits });
-  const lengths = among(LENGTHS, maxLength).filter((length) => length <= config.maxPositions);
+  const warnings = [
+    ...headWarning(config),
+    ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),
+  ];
+  const lengths = (isFixed ? [maxLength] : among(LENGTHS, maxLength)).filter((length) => length <= config.maxPositions);
   const memoryAt = lengths.flatMap((length) =>
     among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, total: memoryOf(rows, length).total })),
   );
@@ -154,18 +160,22 @@ interface PlannedSubject {
   graph(loss: Graph): Graph;
 }
 
-const subjects: Record<RunOptions["method"], (config: DecoderConfig, options: RunOptions) => PlannedSubject> = {
+const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunOptions) => PlannedSubject> = {
   lora: (config, options) => {
-    const modules = matchModules(modulesOf(forwardGraph(config)), loraConfigOf(options), config.modelType);
+    const all = modulesOf(forwardGraph(config));
+    const lora = loraConfigOf(options, config);
+    const modules = matchModules(all, lora, config.modelType);
+    // A head that the model does not have is told apart: headWarning.
+    const saved = newHeadOf(config) === null ? savedWeights(all, lora) : [];
     return {
       modules,
-      trainable: elementsOf(loraEntries({ modules })),
-      resultBytes: adapterBytes(modules),
-      graph: (loss) => loraGraph(loss, { modules }, options.dropout > 0),
+      trainable: elementsOf(loraEntries({ modules, saved })),
+      resultBytes: adapterBytes(modules, saved),
+      graph: (loss) => loraGraph(loss, { modules, saved }, options.dropout > 0),
     };
   },
   full: (config) => {
-    const trainable = elementsOf(fullEntries(lossGraph(config, { maxTargets: 1, maxLength: 1 })));
+    const trainable = elementsOf(fullEntries(lossOf(config, 1)));
     return {
       modules: null,
       trainable,
@@ -174,6 +184,22 @@ const subjects: Record<RunOptions["method"], (config: DecoderConfig, options: Ru
     };
   },
 };
+
+const newHeadOf = (config: ModelConfig): string | null => ("task" in config ? config.newHead : null);
+
+/** The loss of rows of `width` tokens. */
+const lossOf = (config: ModelConfig, width: number): Graph =>
+  "task" in config ? taskLossGraph(config) : lossGraph(config, { maxTargets: 1, maxLength: width });
+
+/** What training adds to a model of another kind than the task needs, and the counts leave out. */
+function headWarning(config: ModelConfig): string[] {
+  const head = newHeadOf(config);
+  if (head === null) return [];
+  const added = savedWeights(modulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
+  return [
+    `config.json describes a model without ${head}: training adds one, ${elementsOf(added)} parameters beside those counted`,
+  ];
+}
 
 const elementsOf = (entries: readonly { shape: number[] }[]): number =>
   entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);

@@ -30,7 +30,6 @@ interface BertConfig extends TaskConfig {
   heads: number;
   intermediateSize: number;
   activation: ActivationName;
-  maxPositions: number;
   tokenTypes: number;
   layerNormEps: number;
   padId: number | null;

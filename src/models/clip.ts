@@ -60,14 +60,16 @@ const WRONG_EOS = 2;
 export const clip: TaskFamily<ClipConfig> = {
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
+    // Where an old config has both, the one ending in _dict counts.
+    const text = textConfig(keys.text_config_dict ?? keys.text_config ?? {}, file);
     return {
       modelType: "clip",
       task: "contrastive",
       dtype: commonConfig(keys, MAX_VOCAB, file).dtype,
+      maxPositions: text.maxPositions,
       labels: [],
       newHead: null,
-      // Where an old config has both, the one ending in _dict counts.
-      text: textConfig(keys.text_config_dict ?? keys.text_config ?? {}, file),
+      text,
       vision: clipVisionConfig(keys.vision_config_dict ?? keys.vision_config ?? {}, file),
       projectionSize: keys.projection_dim,
     };

@@ -13,6 +13,8 @@ export interface TaskConfig {
   task: Task;
   /** The dtype the weights were saved in, where the config says it. */
   dtype: DecoderConfig["dtype"];
+  /** The longest text that it reads, in tokens; of a model that reads images only, the tokens of an image. */
+  maxPositions: number;
   /** The classes of a classifier in the order of its logits; empty where there are none. */
   labels: string[];
   /** The module that a model of the config's own class lacks and that the task adds (a classifier on a model without one). */

@@ -40,12 +40,14 @@ export const vit: TaskFamily<VitConfig> = {
     const keys = readJson(keysOfConfig, json, file);
     const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
     headDimOf(hiddenSize, heads, file, { hidden: "hidden_size", heads: "num_attention_heads" });
+    const patches = patchConfig(keys, file);
     return {
       modelType: "vit",
       task: "image-classification",
       dtype: commonConfig(keys, MAX_VOCAB, file).dtype,
       ...classifierConfig(json, file, "ViTForImageClassification"),
-      ...patchConfig(keys, file),
+      ...patches,
+      maxPositions: patchCount(patches) + 1,
       hiddenSize,
       layers: keys.num_hidden_layers,
       heads,

@@ -264,7 +264,7 @@ function checkTemplate(tokenizer: Tokenizer): void {
 }
 
 /** The longest example: as asked for, where the model has the positions, or a default. */
-export function lengthLimit(maxLength: number | undefined, { maxPositions }: DecoderConfig): number {
+export function lengthLimit(maxLength: number | undefined, { maxPositions }: Pick<DecoderConfig, "maxPositions">): number {
   if (maxLength === undefined) return Math.min(MAX_LENGTH, maxPositions);
   if (maxLength <= maxPositions) return maxLength;
   throw new LowrankError("train/option", "the model has fewer positions", {

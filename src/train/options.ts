@@ -6,6 +6,8 @@ import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
 import { type LoraConfig, loraConfig } from "../lora/config.ts";
+import type { ModelConfig } from "../models/registry.ts";
+import type { Task } from "../models/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
 
@@ -226,8 +228,16 @@ export async function readPromptFormat(files: Files, folder: string): Promise<Pr
   return null;
 }
 
+/** What PEFT calls a task, and which modules are trained in full for it beside those that PEFT adds by itself. */
+const fieldsOfTask: Record<Task | "causal-lm", Pick<LoraConfig, "taskType"> & Partial<LoraConfig>> = {
+  "causal-lm": { taskType: "CAUSAL_LM" },
+  "sequence-classification": { taskType: "SEQ_CLS" },
+  "image-classification": { taskType: null, modulesToSave: ["classifier"] },
+  contrastive: { taskType: null },
+};
+
 /** The configuration of a new adapter. */
-export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions): LoraConfig =>
+export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, config: ModelConfig): LoraConfig =>
   loraConfig({
     rank: options.rank,
     alpha: options.alpha,
@@ -239,7 +249,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions)
     alphaPattern: options.alphaPattern,
     useRslora: rslora,
     initLoraWeights: init,
-    taskType: "CAUSAL_LM",
+    ...fieldsOfTask["task" in config ? config.task : "causal-lm"],
     baseModelNameOrPath: baseName,
   });
 

@@ -83,7 +83,7 @@ async function newAdapter(files: Files, base: Base, options: RunOptions): Promis
     modules,
     config: { modelType },
   } = base;
-  const config = loraConfigOf(options);
+  const config = loraConfigOf(options, base.config);
   const matched = matchModules(modules, config, modelType);
   const tensors = initAdapter(matched, config, options.seed);
   const saved = new Map<string, SavedTensor>();

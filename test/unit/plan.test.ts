@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { main } from "../../src/cli/program.ts";
 import type { LowrankError, Plan } from "../../src/index.ts";
 import { planTraining } from "../../src/jobs/plan.ts";
-import { decoderTypes } from "../../src/models/registry.ts";
+import { modelTypes } from "../../src/models/registry.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { finetune } from "../../src/train/finetune.ts";
@@ -56,7 +56,7 @@ describe("lowrank plan CONFIG.json --rank R --target-modules T --json", () => {
   const rows: Row[] = JSON.parse(readFileSync(`${fixtures}/parameter-counts.json`, "utf8"));
   for (const [i, row] of rows.entries()) {
     const { name, config, r, target_modules: targets } = row;
-    const isBuilt = decoderTypes.includes(config.model_type);
+    const isBuilt = modelTypes.includes(config.model_type);
     it(`${isBuilt ? "tells PEFT's counts of" : "refuses"} ${name}, rank ${r}, ${targets ?? "default targets"}`, async () => {
       const file = path.join(root, `${i}.json`);
       writeFileSync(file, JSON.stringify(config));
@@ -206,4 +206,28 @@ describe("a plan is refused", () => {
       assert.ok(error.next, "no next step");
     });
   }
+});
+
+describe("a plan of a model of another task", () => {
+  const cases = `${fixtures}/cases`;
+  it("counts the classifier that is trained beside the adapter, and says where one is added", async () => {
+    const own = await planned(`${cases}/bert-seqcls/base`, "--target-modules", "query,key,value", "--rank", "4");
+    assert.equal(
+      own.trainableParameters,
+      JSON.parse(readFileSync(`${cases}/bert-seqcls/meta.json`, "utf8")).trainable_parameters,
+    );
+    assert.deepEqual(own.warnings, []);
+    const file = path.join(root, "masked.json");
+    const config = JSON.parse(readFileSync(`${cases}/bert-seqcls/base/config.json`, "utf8"));
+    writeFileSync(file, JSON.stringify({ ...config, architectures: ["BertForMaskedLM"] }));
+    const added = await planned(file, "--target-modules", "query,key,value", "--rank", "4");
+    assert.equal(added.trainableParameters, own.trainableParameters - 99);
+    assert.match(added.warnings[0]!, /classifier.* 99 parameters/);
+  });
+
+  it("takes an image as the tokens that it is cut into", async () => {
+    const plan = await planned(`${cases}/vit-imgcls/base`);
+    assert.equal(plan.maxLength, 5);
+    assert.ok(plan.memoryAt.every(({ maxLength }) => maxLength === 5));
+  });
 });
