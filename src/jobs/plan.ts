@@ -7,7 +7,7 @@ import { savedWeights } from "../lora/saved.ts";
 import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { sizeOf } from "../tensor.ts";
-import { attentionBlocksOf, lossChunksOf, lossGraph, type ObjectiveShape } from "../train/causal-lm.ts";
+import { attentionBlocksOf, lossChunksOf, lossGraph } from "../train/causal-lm.ts";
 import { lengthLimit } from "../train/datasets.ts";
 import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../train/memory.ts";
 import { loraConfigOf, type RunOptions, readOptions } from "../train/options.ts";

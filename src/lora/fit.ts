@@ -50,7 +50,7 @@ function checkSaved(adapter: Adapter, modules: readonly ModuleInfo[]): void {
   if (strange === undefined) return;
   throw failure("no-module", "the adapter holds a weight of a module that the model does not have", {
     subject: strange,
-    expected: expected.map((weight) => weight.name).join(", ") || "no such weights: the model has no classifier",
+    expected: expected.map((weight) => weight.name).join(", ") || "no such weights",
     got: "no such module",
     next: "Use the base model that the adapter was trained on.",
   });

@@ -16,7 +16,7 @@ export interface ModuleInfo {
   isOutputEmbedding?: boolean;
   /** The linear layer named `score` or `classifier` at the root of a classification model. */
   isClassifierHead?: boolean;
-  /** Of a classifier head: whether it has a bias. */
+  /** Of a linear layer: whether it has a bias. */
   hasBias?: boolean;
   /** What older releases of Transformers call the module, where they call it otherwise; the newest first. */
   olderPaths?: string[];

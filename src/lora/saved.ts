@@ -1,4 +1,4 @@
-// Modules that are trained in full beside the adapter and stored with it: PEFT's modules_to_save, here the head of a classifier.
+// Modules that are trained in full beside the adapter and stored with it: PEFT's modules_to_save, such as the head of a classifier.
 import { LowrankError, nearest } from "../errors.ts";
 import type { LoraConfig } from "./config.ts";
 import type { ModuleInfo } from "./match.ts";
@@ -34,37 +34,43 @@ export const isInSaved = (config: Saving, path: string): boolean =>
 
 /**
  * The weights that `config` saves, in the order of `modules`. Throws `lora/no-match` for an entry that matches nothing and
- * `lora/unsupported` for a module that is no classifier head.
+ * `lora/unsupported` for a module that is no linear layer, or one of a language model, whose generation knows none.
  */
 export function savedWeights(modules: readonly ModuleInfo[], config: Saving): SavedWeight[] {
+  const isLanguageModel = modules.some(({ isOutputEmbedding }) => isOutputEmbedding);
+  const savable = isLanguageModel ? [] : modules.filter(({ kind }) => kind === "linear");
   const given = namesToSave(config).filter((entry) => config.taskType !== "SEQ_CLS" || !classifierNames.includes(entry));
-  for (const entry of given) {
-    const path = modules.find((module) => `${module.path}.`.includes(`${entry}.`))?.path;
-    const heads = modules.filter(({ isClassifierHead }) => isClassifierHead).map((head) => head.path);
-    if (path !== undefined && heads.includes(path)) continue;
-    const expected = heads.length > 0 ? heads.join(", ") : "none: this model has no classifier";
-    if (path === undefined) {
-      throw new LowrankError("lora/no-match", "An entry of modulesToSave matches no module that can be saved.", {
-        subject: "modulesToSave",
-        expected,
-        got: entry,
-        next: `Correct or remove the entry. Modules named most like it: ${nearest(
-          entry.slice(0, 128),
-          modules.map((module) => module.path),
-        ).join(", ")}.`,
-      });
-    }
-    throw new LowrankError("lora/unsupported", "Only the head of a classifier can be trained in full beside an adapter.", {
-      subject: `modulesToSave: ${entry}`,
-      expected,
-      got: path,
-      next: "Remove the entry, adapt the module by targetModules, or merge the adapter into its base with PEFT.",
-    });
-  }
-  return modules
-    .filter(({ path, isClassifierHead }) => isClassifierHead && isSaved(config, path))
+  for (const entry of given) checkEntry(entry, modules, savable);
+  return savable
+    .filter(({ path }) => isSaved(config, path))
     .flatMap(({ path, inFeatures, outFeatures, hasBias }) => [
       { name: `${path}.weight`, shape: [outFeatures, inFeatures] },
       ...(hasBias ? [{ name: `${path}.bias`, shape: [outFeatures] }] : []),
     ]);
+}
+
+/** Fails unless `entry` names modules that can be saved, and those alone. */
+function checkEntry(entry: string, modules: readonly ModuleInfo[], savable: readonly ModuleInfo[]): void {
+  const named = modules.filter(({ path }) => path.endsWith(entry));
+  const within = modules.find(({ path }) => !path.endsWith(entry) && `.${path}.`.includes(`.${entry}.`));
+  const refused = within ?? named.find((module) => !savable.includes(module));
+  if (!refused && named.length > 0) return;
+  const near = nearest(
+    entry.slice(0, 128),
+    (savable.length > 0 ? savable : modules).map(({ path }) => path),
+  ).join(", ");
+  if (!refused) {
+    throw new LowrankError("lora/no-match", "An entry of modulesToSave matches no module.", {
+      subject: "modulesToSave",
+      expected: `the name of a linear layer, such as ${near}`,
+      got: entry,
+      next: "Correct or remove the entry.",
+    });
+  }
+  throw new LowrankError("lora/unsupported", "This module can't be trained in full beside an adapter.", {
+    subject: `modulesToSave: ${entry}`,
+    expected: savable.length > 0 ? `a linear layer, such as ${near}` : "no modules to save, in a language model",
+    got: refused.path,
+    next: "Remove the entry, adapt the module by targetModules, or merge the adapter into its base with PEFT.",
+  });
 }

@@ -169,8 +169,8 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
       op === "linear"
         ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputEmbedding: outputLayers.has(path) }
         : { path, kind: "embedding", inFeatures: rows, outFeatures: columns };
-    if (op === "linear" && classifierHeads.has(path))
-      Object.assign(info, { isClassifierHead: true, hasBias: inputs.length === 3 });
+    if (op === "linear" && inputs.length > 2) info.hasBias = true;
+    if (op === "linear" && classifierHeads.has(path)) info.isClassifierHead = true;
     if (older(path).length > 0) info.olderPaths = older(path);
     modules.set(path, info);
   }

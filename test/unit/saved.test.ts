@@ -18,7 +18,12 @@ import { matchModules, resolveConfig } from "../../src/lora/match.ts";
 import { savedWeights } from "../../src/lora/saved.ts";
 import { openBase } from "../../src/models/base.ts";
 import { forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
+import type { TaskConfig } from "../../src/models/task.ts";
+import { openNodeSession } from "../../src/runtime/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { float32, int32, sizeOf } from "../../src/tensor.ts";
+import { loraObjective } from "../../src/train/objective.ts";
+import { taskLossGraph } from "../../src/train/task-loss.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 const bert = modulesOf(forwardGraph(modelConfig({ model_type: "bert", hidden_size: 24, num_hidden_layers: 1, num_labels: 5 })));
@@ -67,6 +72,53 @@ test("what cannot be saved is refused by name", () => {
   refused("bert.pooler", "lora/unsupported");
   refused("word_embeddings", "lora/unsupported");
   refused("clasifier", "lora/no-match");
+});
+
+test("other linear layers can be saved as well, every one that an entry names", () => {
+  const names = (entry: string) => savedWeights(bert, loraConfig({ modulesToSave: [entry] })).map(({ name }) => name);
+  assert.deepEqual(names("pooler.dense"), ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]);
+  assert.deepEqual(names("output.dense"), [
+    ...["weight", "bias"].map((name) => `bert.encoder.layer.0.attention.output.dense.${name}`),
+    ...["weight", "bias"].map((name) => `bert.encoder.layer.0.output.dense.${name}`),
+  ]);
+});
+
+test("a projection that is saved is trained, and only it and the factors have gradients", async () => {
+  const { checkpoint, config, modules } = await openBase(nodeFiles, `${cases}/clip-contrastive/base`);
+  const lora = loraConfig({
+    targetModules: ["q_proj", "visual_projection"],
+    modulesToSave: ["visual_projection"],
+    initLoraWeights: false,
+  });
+  const adapted = matchModules(modules, lora, "clip");
+  assert.ok(adapted.every(({ path }) => path.endsWith("q_proj")));
+  const saved = savedWeights(modules, lora);
+  const loss = taskLossGraph(config as TaskConfig);
+  const objective = await loraObjective({ checkpoint, loss, modules: adapted, saved, dropout: 0, openSession: openNodeSession });
+  const entry = objective.entries.at(-1)!;
+  assert.equal(entry.key, "base_model.model.visual_projection.weight");
+  const theta = new Float32Array(entry.offset + sizeOf(entry.shape));
+  const own = toFloat32(await readWeights(nodeFiles, checkpoint, "visual_projection.weight"));
+  theta.set(own, entry.offset);
+  const rows = (values: number[]) => int32([2, 3], Int32Array.from(values));
+  const pixelValues = float32(
+    [2, 3, 16, 16],
+    Float32Array.from({ length: 2 * 3 * 256 }, (_, i) => Math.sin(i)),
+  );
+  const feeds = { inputIds: rows([1, 7, 95, 1, 9, 95]), attentionMask: rows([1, 1, 1, 1, 1, 1]), pixelValues };
+  const batch = { feeds, targets: 2, tokens: 6 };
+  const { gradient } = await objective.lossAndGradient(batch, theta, 1, { seed: 0, step: 0, micro: 0 });
+  const slope = gradient.slice(entry.offset);
+  const at = slope.reduce((best, value, i) => (Math.abs(value) > Math.abs(slope[best]!) ? i : best), 0);
+  const shifted = async (by: number) =>
+    objective.loss(
+      batch,
+      theta.map((value, i) => (i === entry.offset + at ? value + by : value)),
+    );
+  const difference = ((await shifted(1e-3)) - (await shifted(-1e-3))) / 2e-3;
+  await objective.close();
+  assert.ok(Math.abs(difference - slope[at]!) < 1e-3 + 0.01 * Math.abs(slope[at]!), `${difference} ${slope[at]}`);
+  assert.ok(Math.abs(slope[at]!) > 0.01, `${slope[at]}`);
 });
 
 test("an adapter's file has the saved weights under their plain names, and comes back the same", async (t) => {
