@@ -316,6 +316,22 @@ test("LLaVA's weights are found under the names of every release", async () => {
   assert.deepEqual(older("model.language_model.layers.0.mlp.up_proj"), ["language_model.model.layers.0.mlp.up_proj"]);
 });
 
+test("an adapter under LLaVA's older module names acts as under the newer", async () => {
+  const { base, adapter, rows, images, golden, batch } = await readCase("llava");
+  const renamed = (path: string) => olderNames(base.config, path).at(-1)!;
+  const older: Adapter = {
+    ...adapter,
+    modules: adapter.modules.map((module) => ({ ...module, path: renamed(module.path) })),
+    tensors: new Map([...adapter.tensors].map(([path, factors]) => [renamed(path), factors])),
+  };
+  assert.ok(older.tensors.has("language_model.model.layers.1.mlp.down_proj"));
+  assert.ok(older.tensors.has("multi_modal_projector.linear_2"));
+  const decoder = await openDecoder({ ...base, openSession: openNodeSession, threads: 1 });
+  await decoder.useAdapter(older);
+  await agrees(decoder, { base, adapter, batch, rows, images, golden }, 1, golden.adapter);
+  await decoder.close();
+});
+
 test("images that do not fit the model or the tokens are refused", async () => {
   const { base, batch, images } = await readCase("llava");
   const { feeds } = visionOf(base.config)!;
