@@ -2,18 +2,15 @@
 import { z } from "zod";
 import { type Dim, mulDims } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
-import { add } from "../graph/ops/elementwise.ts";
-import { embedding } from "../graph/ops/indexing.ts";
-import { input, weight } from "../graph/ops/leaves.ts";
+import { input } from "../graph/ops/leaves.ts";
 import { reshape, transpose } from "../graph/ops/shape.ts";
-import { layerNormed, projection } from "./blocks.ts";
+import { projection } from "./blocks.ts";
 import { contradiction } from "./config.ts";
-import { type EncoderContext, paddingMask, towerLayer } from "./encoder.ts";
 import type { Family } from "./family.ts";
 import { gridFeeds } from "./image-feeds.ts";
 import { count, MAX_HIDDEN, MAX_VOCAB, readJson } from "./schema.ts";
 import { textForward, textModel, type WithText } from "./text-model.ts";
-import { clipVisionConfig, embedPatches, patchCount, pixelInput, type VisionConfig } from "./vision.ts";
+import { patchCount, pixelInput, siglipVision, siglipVisionConfig, type VisionConfig } from "./vision.ts";
 
 interface Idefics3Config extends WithText {
   vision: VisionConfig;
@@ -29,12 +26,7 @@ const keysOfConfig = z.object({
   scale_factor: count(MAX_HIDDEN).default(2),
 });
 
-const visionDefaults = {
-  hidden_size: 1152,
-  num_attention_heads: 16,
-  hidden_act: "gelu_pytorch_tanh",
-  layer_norm_eps: 1e-6,
-};
+const visionDefaults = { hidden_size: 1152, num_attention_heads: 16, patch_size: 32 };
 
 const tower = "model.vision_model";
 
@@ -45,7 +37,7 @@ const featuresOf = (c: Idefics3Config): number => (edgeOf(c.vision) / c.scale) *
 export const idefics3: Family<Idefics3Config> = {
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
-    const vision = clipVisionConfig({ ...visionDefaults, ...keys.vision_config }, file);
+    const vision = siglipVisionConfig({ ...visionDefaults, ...keys.vision_config }, file);
     const edge = edgeOf(vision);
     if (edge % keys.scale_factor !== 0) {
       throw contradiction(file, "scale_factor", `a divisor of the ${edge} patches along an edge`, keys.scale_factor);
@@ -68,17 +60,9 @@ export const idefics3: Family<Idefics3Config> = {
       return { pixelValues: pixelInput(vision, "images"), ...places };
     },
     encode(c, { pixelValues, patchPositions, patchMask }) {
-      const { hiddenSize, channels, patchSize, heads, layers, layerNormEps } = c.vision;
-      const [images, patches] = patchMask!.shape as [Dim, number];
-      const part = (name: string, shape: number[]) => weight(`${tower}.embeddings.${name}`, shape);
-      const kernel = part("patch_embedding.weight", [hiddenSize, channels, ...patchSize]);
-      const embedded = add(embedPatches(pixelValues!, kernel, c.vision), part("patch_embedding.bias", [hiddenSize]));
-      const ids = reshape(patchPositions!, [mulDims(images, patches)]);
-      const table = part("position_embedding.weight", [patches, hiddenSize]);
-      let x = add(embedded, embedding(ids, table, `${tower}.embeddings.position_embedding`));
-      const context: EncoderContext = { batch: images, seq: patches, heads, mask: paddingMask(patchMask!) };
-      for (let i = 0; i < layers; i++) x = towerLayer(c.vision, x, `${tower}.encoder.layers.${i}`, context);
-      const squares = besideEachOther(layerNormed(x, `${tower}.post_layernorm`, layerNormEps), images, edgeOf(c.vision), c.scale);
+      const [images] = pixelValues!.shape as [Dim];
+      const { normed } = siglipVision(c.vision, pixelValues!, tower, { positions: patchPositions!, seen: patchMask! });
+      const squares = besideEachOther(normed, images, edgeOf(c.vision), c.scale);
       return { features: projection(squares, "model.connector.modality_projection.proj", c.hiddenSize) };
     },
     feeds: (c, tokens, images) => gridFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),

@@ -1,23 +1,33 @@
-// LLaVA (Liu et al. 2023): features of CLIP's patches, through a projector of two layers, in the place of image tokens.
+// LLaVA (Liu et al. 2023): features of patches from CLIP or SigLIP, through a projector of two layers, in the place of image tokens.
 import { z } from "zod";
 import { type Dim, mulDims } from "../graph/dims.ts";
+import type { Value } from "../graph/graph.ts";
 import { concat, reshape, slice } from "../graph/ops/shape.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { projection } from "./blocks.ts";
-import { activationOf, contradiction, unsupported } from "./config.ts";
+import { activationOf, contradiction, onlyValue, unsupported } from "./config.ts";
 import type { Family } from "./family.ts";
 import { placedFeeds } from "./image-feeds.ts";
 import { MAX_LAYERS, MAX_VOCAB, readJson, shown } from "./schema.ts";
 import { textForward, textModel, type WithText } from "./text-model.ts";
-import { clipVision, clipVisionConfig, patchCount, pixelInput, type VisionConfig } from "./vision.ts";
+import {
+  clipVision,
+  clipVisionConfig,
+  patchCount,
+  pixelInput,
+  siglipVision,
+  siglipVisionConfig,
+  type VisionConfig,
+} from "./vision.ts";
 
 interface LlavaConfig extends WithText {
   vision: VisionConfig;
+  visionType: VisionType;
   imageToken: number;
   /** Which states of the tower are read, beside each other: 0 before the first layer, `vision.layers` after the last. */
   featureLayers: number[];
-  /** Whether the class token's feature is among them. */
-  keepsClass: boolean;
+  /** Whether the first token's feature, which is CLIP's class token, is among them. */
+  keepsFirst: boolean;
   projectorAct: ActivationName;
   projectorBias: boolean;
 }
@@ -46,20 +56,50 @@ const absentVision = {
 const tower = "model.vision_tower";
 const projector = "model.multi_modal_projector";
 
+/** A vision tower: its config, its tokens, and their states; `last` is what the features do not need. */
+interface Tower {
+  config(json: object, file: string): VisionConfig;
+  tokens(c: VisionConfig): number;
+  states(c: VisionConfig, pixels: Value): { states: Value[]; last: Value };
+}
+
+const towers = {
+  clip_vision_model: {
+    config: (json, file) => clipVisionConfig(json, file),
+    tokens: (c) => patchCount(c) + 1,
+    states(c, pixels) {
+      const { states, pooled } = clipVision(c, pixels, tower);
+      return { states, last: pooled };
+    },
+  },
+  siglip_vision_model: {
+    config(json, file) {
+      onlyValue({ vision_use_head: true, ...json }, `${file}: vision_config`, "vision_use_head", false);
+      return siglipVisionConfig(json, file);
+    },
+    tokens: patchCount,
+    states(c, pixels) {
+      const { states, normed } = siglipVision(c, pixels, tower);
+      return { states, last: normed };
+    },
+  },
+} satisfies Record<string, Tower>;
+type VisionType = keyof typeof towers;
+
 /** Features that an image has. */
-const featuresOf = (c: LlavaConfig): number => patchCount(c.vision) + (c.keepsClass ? 1 : 0);
+const featuresOf = (c: LlavaConfig): number => towers[c.visionType].tokens(c.vision) - (c.keepsFirst ? 0 : 1);
 
 export const llava: Family<LlavaConfig> = {
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
-    const type = keys.vision_config?.["model_type"] ?? "clip_vision_model";
-    if (type !== "clip_vision_model") {
+    const visionType = (keys.vision_config?.["model_type"] ?? "clip_vision_model") as VisionType;
+    if (!Object.hasOwn(towers, visionType)) {
       throw unsupported(file, "vision_config.model_type", "a llava around this vision model is not supported", {
-        expected: "clip_vision_model",
-        got: shown(type),
+        expected: Object.keys(towers).join(", "),
+        got: shown(visionType),
       });
     }
-    const vision = clipVisionConfig(keys.vision_config ?? absentVision, file);
+    const vision = towers[visionType].config(keys.vision_config ?? absentVision, file);
     const featureLayers = [keys.vision_feature_layer].flat().map((at) => {
       const state = at < 0 ? vision.layers + 1 + at : at;
       if (state >= 0 && state <= vision.layers) return state;
@@ -69,9 +109,10 @@ export const llava: Family<LlavaConfig> = {
     return {
       ...textModel(tied ? { ...(json as object), tie_word_embeddings: true } : json, file, "llava", "model.language_model"),
       vision,
+      visionType,
       imageToken: keys.image_token_index ?? keys.image_token_id ?? 32000,
       featureLayers,
-      keepsClass: keys.vision_feature_select_strategy === "full",
+      keepsFirst: keys.vision_feature_select_strategy === "full",
       projectorAct: activationOf(keys.projector_hidden_act, "projector_hidden_act", file),
       projectorBias: keys.multimodal_projector_bias,
     };
@@ -83,15 +124,16 @@ export const llava: Family<LlavaConfig> = {
     pixels: (c) => ({ pixelValues: pixelInput(c.vision, "images") }),
     encode(c, { pixelValues }) {
       const [images] = pixelValues!.shape as [Dim];
-      const { states, tokens, pooled } = clipVision(c.vision, pixelValues!, tower);
+      const { tokens, states: statesOf } = towers[c.visionType];
+      const { states, last } = statesOf(c.vision, pixelValues!);
       const read = c.featureLayers.map((at) => {
-        const all = reshape(states[at]!, [images, tokens, c.vision.hiddenSize]);
-        const kept = c.keepsClass ? all : slice(all, 1, 1, tokens);
+        const all = reshape(states[at]!, [images, tokens(c.vision), c.vision.hiddenSize]);
+        const kept = c.keepsFirst ? all : slice(all, 1, 1, tokens(c.vision));
         return reshape(kept, [mulDims(images, featuresOf(c)), c.vision.hiddenSize]);
       });
       const wide = projection(concat(read, 1), `${projector}.linear_1`, c.hiddenSize, c.projectorBias);
       const features = projection(activations[c.projectorAct](wide), `${projector}.linear_2`, c.hiddenSize, c.projectorBias);
-      return { features, unread: [pooled] };
+      return { features, unread: [last] };
     },
     feeds: (c, tokens, images) => placedFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),
   },

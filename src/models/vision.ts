@@ -1,15 +1,16 @@
-// From pixels to vectors: patches as tokens (Dosovitskiy et al. 2021), and CLIP's vision tower, which vision-language models share.
+// From pixels to vectors: patches as tokens (Dosovitskiy et al. 2021), and the towers of CLIP and SigLIP, which vision-language models share.
 import { z } from "zod";
 import { type Dim, mulDims } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
 import { add } from "../graph/ops/elementwise.ts";
-import { input, weight } from "../graph/ops/leaves.ts";
+import { embedding } from "../graph/ops/indexing.ts";
+import { input, iota, weight } from "../graph/ops/leaves.ts";
 import { gemm } from "../graph/ops/linear.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
 import type { ActivationName } from "./activations.ts";
 import { layerNormed } from "./blocks.ts";
 import { activationOf, contradiction, headDimOf } from "./config.ts";
-import { type EncoderContext, firstTokens, noMask, type TowerLayer, towerLayer } from "./encoder.ts";
+import { type EncoderContext, firstTokens, noMask, paddingMask, type TowerLayer, towerLayer } from "./encoder.ts";
 import { count, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, readJson } from "./schema.ts";
 
 /** Upper limits of what a config may ask for: an edge of an image in pixels, and its colours. */
@@ -133,4 +134,40 @@ export function clipVision(c: VisionConfig, pixels: Value, at: string): VisionOu
   for (let i = 0; i < c.layers; i++) states.push(towerLayer(c, states[i]!, `${at}.encoder.layers.${i}`, context));
   const pooled = norm(firstTokens(states.at(-1)!, batch, tokens), "post_layernorm");
   return { states, tokens, pooled };
+}
+
+/** A vision_config of SigLIP's kind (Zhai et al. 2023). */
+export const siglipVisionConfig = (json: object, file: string, at?: string): VisionConfig =>
+  clipVisionConfig({ patch_size: 16, hidden_act: "gelu_pytorch_tanh", layer_norm_eps: 1e-6, ...json }, file, at);
+
+/** Which place a patch takes, and which are seen, where images are not whole: int32 [batch, patches] each. */
+export interface PatchPlaces {
+  positions: Value;
+  seen: Value;
+}
+
+export interface SiglipOutputs {
+  /** As those of VisionOutputs, without a class token. */
+  states: Value[];
+  tokens: number;
+  /** The last states after the last norm. */
+  normed: Value;
+}
+
+/** SigLIP's tower: CLIP's without a class token and the first norm. */
+export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?: PatchPlaces): SiglipOutputs {
+  const batch = pixels.shape[0]!;
+  const tokens = patchCount(c);
+  const part = (name: string, shape: number[]) => weight(`${at}.embeddings.${name}`, shape);
+  const kernel = part("patch_embedding.weight", [c.hiddenSize, c.channels, ...c.patchSize]);
+  const embedded = add(embedPatches(pixels, kernel, c), part("patch_embedding.bias", [c.hiddenSize]));
+  const table = part("position_embedding.weight", [tokens, c.hiddenSize]);
+  const positions = embedding(places?.positions ?? iota(tokens), table, `${at}.embeddings.position_embedding`);
+  const placed = add(reshape(embedded, [batch, tokens, c.hiddenSize]), positions);
+  const mask = places ? paddingMask(places.seen) : noMask(batch, tokens);
+  const states = [reshape(placed, embedded.shape)];
+  for (let i = 0; i < c.layers; i++) {
+    states.push(towerLayer(c, states[i]!, `${at}.encoder.layers.${i}`, { batch, seq: tokens, heads: c.heads, mask }));
+  }
+  return { states, tokens, normed: layerNormed(states.at(-1)!, `${at}.post_layernorm`, c.layerNormEps) };
 }

@@ -360,6 +360,7 @@ test("configs of vision-language models: what is absent is Transformers' default
     assert.throws(() => decoderConfig({ model_type: "llava", ...config }), { code: /^model\//, subject });
   refused({ text_config: { model_type: "bloom" } }, /text_config\.model_type/);
   refused({ vision_config: { model_type: "pixtral" } }, /vision_config\.model_type/);
+  refused({ vision_config: { model_type: "siglip_vision_model" } }, /vision_config: vision_use_head/);
   const bad = { model_type: "llava", text_config: text, vision_feature_layer: -26 };
   assert.throws(() => decoderConfig(bad), /vision_feature_layer contradicts/);
   const idefics = { model_type: "idefics", num_hidden_layers: 5, cross_layer_interval: 2 };
