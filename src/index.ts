@@ -20,6 +20,8 @@ export type { ModuleDescription } from "./lora/describe.ts";
 export type { AdapterModule, ModuleInfo } from "./lora/match.ts";
 export type { Base } from "./models/base.ts";
 export type { DecoderConfig } from "./models/config.ts";
+export type { ModelConfig } from "./models/registry.ts";
+export type { Task, TaskConfig } from "./models/task.ts";
 export {
   answers,
   downloadModel,

@@ -1,5 +1,7 @@
 // lowrank inspect: what an adapter or a base model is.
 import { type AdapterInspection, type BaseInspection, type InspectAdapterOptions, inspect } from "../jobs/inspect.ts";
+import type { DecoderConfig } from "../models/config.ts";
+import { type TaskConfig, taskText } from "../models/task.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
 import { bytes, grouped } from "../units.ts";
 import { list, print, printJson, table } from "./terminal.ts";
@@ -44,14 +46,9 @@ function adapterText(adapter: AdapterInspection): string {
 
 function baseText({ config, parameters, modules, weights }: BaseInspection): string {
   const facts = [
-    [`${config.modelType} model`, ""],
+    [`${config.modelType} model${"task" in config ? ` for ${taskText[config.task]}` : ""}`, ""],
     ["parameters", grouped(parameters)],
-    ["layers", String(config.layers)],
-    ["hidden size", String(config.hiddenSize)],
-    ["heads", `${config.heads}, ${config.kvHeads} of keys and values, ${config.headDim} wide`],
-    ["vocabulary", grouped(config.vocabSize)],
-    ["positions", grouped(config.maxPositions)],
-    ["output layer", config.tieWordEmbeddings ? "tied to the embedding" : "of its own"],
+    ...("task" in config ? taskFacts(config) : decoderFacts(config)),
     [
       "weights",
       weights ? `${weights.tensors} tensors, ${bytes(weights.bytes)}, ${weights.dtypes.join(" and ")}` : "none in the folder",
@@ -59,6 +56,26 @@ function baseText({ config, parameters, modules, weights }: BaseInspection): str
   ];
   return `${list(facts)}\n\n${table([["module", "in", "out", "count"], ...kindsOf(modules)])}`;
 }
+
+const decoderFacts = (config: DecoderConfig): string[][] => [
+  ["layers", String(config.layers)],
+  ["hidden size", String(config.hiddenSize)],
+  ["heads", `${config.heads}, ${config.kvHeads} of keys and values, ${config.headDim} wide`],
+  ["vocabulary", grouped(config.vocabSize)],
+  ["positions", grouped(config.maxPositions)],
+  ["output layer", config.tieWordEmbeddings ? "tied to the embedding" : "of its own"],
+];
+
+/** Labels that are shown; ImageNet has 1000. */
+const SHOWN_LABELS = 8;
+
+const taskFacts = ({ maxPositions, labels, newHead }: TaskConfig): string[][] => [
+  ["positions", grouped(maxPositions)],
+  ...(labels.length > 0
+    ? [["labels", `${labels.length}: ${labels.slice(0, SHOWN_LABELS).join(", ")}${labels.length > SHOWN_LABELS ? ", …" : ""}`]]
+    : []),
+  ...(newHead === null ? [] : [["classifier", "none yet: training adds it"]]),
+];
 
 /** Modules that differ by their layer's number only, in one row. */
 function kindsOf(modules: BaseInspection["modules"]): string[][] {

@@ -9,9 +9,8 @@ import { type AdapterDescription, describeAdapter } from "../lora/describe.ts";
 import { adapterAgainst } from "../lora/fit.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import { openBase } from "../models/base.ts";
-import type { DecoderConfig } from "../models/config.ts";
 import { checkMadeFor, isMadeFor } from "../models/fingerprint.ts";
-import { countParameters, decoderConfig, forwardGraph, modulesOf } from "../models/registry.ts";
+import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
@@ -22,7 +21,7 @@ export interface AdapterInspection extends AdapterDescription {
 
 export interface BaseInspection {
   kind: "base";
-  config: DecoderConfig;
+  config: ModelConfig;
   parameters: number;
   /** The embedding and the linear layers. */
   modules: ModuleInfo[];
@@ -57,7 +56,7 @@ export async function inspectAdapter(
 /** What a base model's folder holds. Needs config.json only. */
 export async function inspectBase(files: Files, folder: string): Promise<BaseInspection> {
   const file = `${folder}/config.json`;
-  const config = decoderConfig(await readJsonObject(files, file), file);
+  const config = modelConfig(await readJsonObject(files, file), file);
   const graph = forwardGraph(config);
   const stored = (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || (await files.exists(`${folder}/${INDEX_NAME}`));
   const tensors = stored ? [...(await openCheckpoint(files, folder)).tensors.values()] : [];

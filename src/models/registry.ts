@@ -32,7 +32,7 @@ import { qwen2Moe } from "./qwen2-moe.ts";
 import { qwen3 } from "./qwen3.ts";
 import { readJson, shown } from "./schema.ts";
 import { smollm3 } from "./smollm3.ts";
-import type { TaskConfig, TaskFamily } from "./task.ts";
+import { type TaskConfig, type TaskFamily, taskText } from "./task.ts";
 import { vit } from "./vit.ts";
 
 /** Decoders: language models. */
@@ -90,15 +90,10 @@ export const decoderConfig = (json: unknown, file = "config.json"): DecoderConfi
 /** `config` if it is a language model's; fails with `model/unsupported` if not. */
 export function asDecoder(config: ModelConfig, file: string): DecoderConfig {
   if (!("task" in config)) return config;
-  throw unsupported(
-    file,
-    "model_type",
-    `${config.modelType} is a model for ${config.task.replace("-", " ")}, not a language model`,
-    {
-      expected: decoderTypes.join(", "),
-      got: shown(config.modelType),
-    },
-  );
+  throw unsupported(file, "model_type", `${config.modelType} is a model for ${taskText[config.task]}, not a language model`, {
+    expected: decoderTypes.join(", "),
+    got: shown(config.modelType),
+  });
 }
 
 /** What a model of another task computes, by name, from the inputs of its family. */

@@ -6,6 +6,13 @@ import { count, MAX_LABELS, readJson, shown } from "./schema.ts";
 
 export type Task = "sequence-classification" | "image-classification" | "contrastive";
 
+/** What a model of the task is for. */
+export const taskText: Record<Task, string> = {
+  "sequence-classification": "sequence classification",
+  "image-classification": "image classification",
+  contrastive: "comparing images and texts",
+};
+
 /** What the rest of the library reads of such a model's hyperparameters; each family adds its own. */
 export interface TaskConfig {
   /** `model_type`, by which registry.ts finds the family. */

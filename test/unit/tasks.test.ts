@@ -1,9 +1,12 @@
 // Models of other tasks (models/task.ts) where their goldens do not look: pooling, padding, configs of several ages, refusals.
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { LowrankError } from "../../src/errors.ts";
 import { check } from "../../src/graph/graph.ts";
+import { inspectBase } from "../../src/jobs/inspect.ts";
 import { loraConfig } from "../../src/lora/config.ts";
 import { matchModules } from "../../src/lora/match.ts";
 import { openBase } from "../../src/models/base.ts";
@@ -139,6 +142,25 @@ test("what is not built is refused by the key that asks for it", () => {
   assert.match(failure({ model_type: "vit", image_size: 8 }), /^model\/config .*patch_size/);
   assert.match(failure({ model_type: "clip", text_config: { eos_token_id: [1, 2] } }), /^model\/config .*eos_token_id/);
   assert.match(failure({ model_type: "clip", vision_config: { num_channels: 0 } }), /^model\/config .*num_channels/);
+});
+
+test("lowrank inspect tells what such a model is for, and its labels", async () => {
+  const found = await inspectBase(nodeFiles, `${cases}/bert-seqcls/base`);
+  assert.equal(
+    found.parameters,
+    [...bert.tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
+  );
+  const cli = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    "--import",
+    "tsx",
+    cli,
+    "inspect",
+    `${cases}/bert-seqcls/base`,
+  ]);
+  assert.match(stdout, /bert model for sequence classification/);
+  assert.match(stdout, /3: LABEL_0, LABEL_1, LABEL_2/);
+  assert.match(stdout, /^classifier +32 +3 +1$/m);
 });
 
 test("where a language model is needed, a model of another task is refused as one", () => {
