@@ -14,9 +14,9 @@ const TOLERANCE = 0.02;
 const { values } = parseArgs({
   options: {
     steps: { type: "string", default: "5000" },
-    base: { type: "string", default: "test/fixtures/tiny-llama" },
-    data: { type: "string", default: "test/fixtures/tiny-e2e/train.jsonl" },
-    "eval-data": { type: "string", default: "test/fixtures/tiny-e2e/eval.jsonl" },
+    base: { type: "string", default: "models/embedded" },
+    data: { type: "string", default: "models/demo/train.jsonl" },
+    "eval-data": { type: "string", default: "models/demo/test.jsonl" },
     threads: { type: "string", default: "1" },
   },
 });
