@@ -17,8 +17,7 @@ const INTRODUCTION = `# The command line
   \`FOLDER/run.json\`, and it ends with the bits that the run would have had undisturbed.
 - **Models** (\`--base\`, \`--adapter\`) are a folder, the word \`embedded\`, or \`owner/name[@revision]\` on the hub
   ([hub.md](hub.md)). With \`--offline\` nothing is asked of the hub.
-- **Data** are \`.jsonl\` or \`.ndjson\` files of \`{"prompt", "completion"}\`, \`{"messages": [{"role", "content"}, …]}\` or
-  \`{"text"}\`, or \`.csv\` files with such columns.
+- **Data** are a file of records in any of the formats and spellings of [data.md](data.md).
 
 This file is made by \`npm run docs:cli\`.
 `;

@@ -70,7 +70,7 @@ export function terminalInput(): ChatInput {
       done();
     },
   });
-  Object.defineProperty(screen, "columns", { get: () => process.stdout.columns });
+  Object.defineProperty(screen, "columns", { get: () => process.stdout.columns || 80 });
   const reader = createInterface({
     input: process.stdin,
     output: screen,

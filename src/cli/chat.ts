@@ -8,7 +8,7 @@ import { jsonView, plainView, type Screen, terminalView } from "./chat-view.ts";
 import { faint, print, printError } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
-const screen: Screen = { write: (text) => void process.stdout.write(text), columns: () => process.stdout.columns ?? 80 };
+const screen: Screen = { write: (text) => void process.stdout.write(text), columns: () => process.stdout.columns || 80 };
 
 /**
  * Converses until the end of the input or /quit; returns the exit status. A failure at a terminal is told and the

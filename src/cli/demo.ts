@@ -45,7 +45,7 @@ function freeName(name: string): string {
 function story(): (event: DemoEvent) => void {
   const terminal = process.stderr.isTTY === true;
   const status = (text: string) => {
-    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
+    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
   };
   const losses: [step: number, loss: number][] = [];
   let steps = 0;
@@ -86,7 +86,7 @@ function story(): (event: DemoEvent) => void {
   };
 }
 
-const columns = (): number => Math.min(MAX_COLUMNS, process.stdout.columns ?? DEFAULT_COLUMNS);
+const columns = (): number => Math.min(MAX_COLUMNS, process.stdout.columns || DEFAULT_COLUMNS);
 
 /** An answer before and after, side by side under the text. */
 function beside({ prompt, expected, base, adapter }: Answer): string {

@@ -130,7 +130,12 @@ const training: Flag[] = [
   { name: "steps", kind: "number", value: "N", help: "optimizer steps, instead of epochs" },
   { name: "batchSize", kind: "number", value: "N", help: "rows of a micro-batch" },
   { name: "gradientAccumulation", kind: "number", value: "N", help: "micro-batches of a step" },
-  { name: "learningRate", kind: "number", value: "X", help: "the highest learning rate" },
+  {
+    name: "learningRate",
+    kind: "number",
+    value: "X",
+    help: "the highest learning rate (by the size of the base: 3e-3 up to 30 million parameters, 1e-3 up to 300, 2e-4 beyond)",
+  },
   {
     name: "schedule",
     kind: "text",

@@ -105,7 +105,7 @@ function textReport(): (event: HubEvent) => void {
       }
       case "downloading":
         if (!isTold(event)) break;
-        if (terminal) process.stderr.write(`\r\x1b[K${progressLine(event).slice(0, (process.stderr.columns ?? 80) - 1)}`);
+        if (terminal) process.stderr.write(`\r\x1b[K${progressLine(event).slice(0, (process.stderr.columns || 80) - 1)}`);
         else note(progressLine(event));
         break;
       case "waiting":

@@ -74,7 +74,7 @@ function progress(): (event: FinetuneEvent) => void {
   };
   /** What is soon out of date: a line that is rewritten, or a line now and then. */
   const passing = (text: string, isLast = false) => {
-    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns ?? 80) - 1)}`);
+    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
     else if (isLast || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
       lastPlain = performance.now();
       print(text);

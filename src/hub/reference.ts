@@ -83,12 +83,15 @@ const isFile = (reference: string): LowrankError =>
   });
 
 async function unknown(reference: string): Promise<LowrankError> {
-  const near = await foldersNear(reference);
+  const folders = await foldersNear(reference);
+  const isWord = nearest(reference.slice(0, 64), [EMBEDDED, ...folders], 1)[0] === EMBEDDED;
   return new LowrankError("reference/unknown", "there is no such model", {
     subject: reference,
     expected: `a folder that exists, the word ${EMBEDDED}, or owner/name[@revision] of a model on the hub`,
     got: "no folder with this path; not that word; not the form of a name on the hub",
-    next: near.length > 0 ? `Folders most like it: ${near.join(", ")}.` : "Check the path.",
+    next: isWord
+      ? `Check the path, or give ${EMBEDDED} for the model that comes with the package.`
+      : `Folders most like it: ${folders.join(", ")}.`,
   });
 }
 

@@ -5,16 +5,11 @@ import type { ColumnNames, NumberedRecord } from "../data/records.ts";
 import { loadBase } from "../models/base.ts";
 import { countParameters } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
+import { usualLearningRate } from "../train/learning-rate.ts";
 import type { RunOptions } from "../train/options.ts";
 import { type Goal, goals } from "./goals.ts";
 import { planTraining } from "./plan.ts";
 
-/** Learning rate by the parameters of the base: small models take, and need, larger steps. */
-const LEARNING_RATES = [
-  { upTo: 30e6, learningRate: 2e-3 },
-  { upTo: 300e6, learningRate: 5e-4 },
-  { upTo: Number.POSITIVE_INFINITY, learningRate: 2e-4 },
-];
 /** Records that are tokenized. All are counted, up to `MAX_COUNTED`. */
 const LOOKED_AT = 1000;
 const MAX_COUNTED = 1_000_000;
@@ -89,7 +84,7 @@ export async function suggest(options: SuggestOptions, runtime: Runtime): Promis
   const epochs = records <= FEW ? 2 * usual : records > MANY ? 1 : usual;
   const share = Math.min(EVAL_MOST, Math.max(EVAL_LEAST, EVAL_SHARE * records)) / records;
   const evalSplit = options.evalData === undefined && records >= 5 * EVAL_LEAST ? Number(share.toPrecision(2)) : undefined;
-  const { learningRate } = LEARNING_RATES.find(({ upTo }) => parameters <= upTo)!;
+  const learningRate = usualLearningRate("lora", parameters);
   const method = { rank, alpha: 2 * rank, targetModules: "all-linear" };
   const stepExamples = records <= FEW ? SMALL_STEP_EXAMPLES : STEP_EXAMPLES;
 

@@ -16,6 +16,7 @@ import {
   withShared,
 } from "./datasets.ts";
 import { feedExamples } from "./feed.ts";
+import { usualLearningRate } from "./learning-rate.ts";
 import { type BatchSize, diskBytes, type MemoryEstimate, peakMemory, withGenerator } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
 import { checkMachine, checkOutput, makeOutput } from "./preflight.ts";
@@ -57,8 +58,10 @@ export async function* finetune(
   runtime: Runtime,
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { files, timeLimit, lock } = runtime;
-  const options = await readOptions(files, given);
-  const base = await loadBase(files, options.base, timeLimit);
+  const read = await readOptions(files, given);
+  const base = await loadBase(files, read.base, timeLimit);
+  const usual = usualLearningRate(read.method, countParameters(base.config));
+  const options = { ...read, learningRate: read.learningRate ?? usual };
   const subject = await subjects[options.method](files, base, options);
   await makeOutput(files, options);
   const unlock = await lock?.(options.output);
@@ -208,7 +211,7 @@ const earlyOf = ({ patience, minDelta }: RunOptions) => (patience === undefined 
 
 const optimizerOf = ({ learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup }: RunOptions, steps: number) => ({
   ...optimizerDefaults,
-  learningRate,
+  learningRate: learningRate!,
   schedule,
   weightDecay,
   maxGradNorm: maxGradNorm === 0 ? undefined : maxGradNorm,

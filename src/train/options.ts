@@ -84,7 +84,8 @@ const schema = z.strictObject({
   batchSize: count.default(4),
   /** Micro-batches of a step. */
   gradientAccumulation: count.default(1),
-  learningRate: z.number().default(optimizerDefaults.learningRate),
+  /** Default: by the size of the base (learning-rate.ts). */
+  learningRate: z.number().optional(),
   schedule: z.enum(["constant", "linear", "cosine"]).default(optimizerDefaults.schedule),
   /** Over which the learning rate rises from 0: a number of steps, or below 1 a share of the run. */
   warmup: z.number().min(0).default(0),
@@ -211,7 +212,8 @@ export async function differencesFromKept(files: Files, options: RunOptions): Pr
 const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 /** What goes on with the run in `output`, on the command line. */
-export const resumeCommand = (output: string, more = ""): string => `lowrank train --resume${more} --output ${quoted(output)}`;
+export const resumeCommand = (output: string, more = ""): string =>
+  `npx lowrank train --resume${more} --output ${quoted(output)}`;
 
 const promptFormat = z.union([
   z.object({ kind: z.enum(["messages", "text"]) }),
