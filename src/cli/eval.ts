@@ -4,7 +4,7 @@ import type { EvaluateOptions, Score } from "../jobs/evaluate.ts";
 import { answers, evaluate } from "../node.ts";
 import { grouped } from "../units.ts";
 import { recognizedText } from "./recognized.ts";
-import { note, print, printJson, table } from "./terminal.ts";
+import { note, print, printJson, shown, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Evaluates; returns the exit status. */
@@ -26,18 +26,33 @@ export async function run({ generate = false, limit, ...options }: Values, json:
 async function compareAnswers(options: AnswerOptions, json: boolean): Promise<void> {
   const terminal = process.stderr.isTTY === true;
   let done = 0;
+  const wrong: [expected: string, found: string][] = [];
   for await (const event of answers(options)) {
     if (json) printJson(event);
     else if (event.type === "answer") {
       if (terminal) process.stderr.write(`\r\x1b[K${grouped(++done)} answers`);
+      const found = (event.adapter ?? event.base).trim();
+      if (found !== event.expected.trim() && wrong.length < SHOWN) wrong.push([line(event.expected), line(found)]);
     } else {
       if (terminal) process.stderr.write("\r\x1b[K");
       const row = (name: string, exact: number) => [name, `${exact} of ${event.count}`, `${percent(exact / event.count)}`];
       const rows = [["", "exact answers", "share"], row("base", event.base)];
       print(`\n${table(event.adapter === null ? rows : [...rows, row("with the adapter", event.adapter)])}`);
+      if (wrong.length > 0) print("\nSome that are not:");
+      for (const [expected, found] of wrong) print(`  expected  ${expected}\n  found     ${found}`);
       note("--json prints every answer beside the expected one.");
     }
   }
+}
+
+/** Wrong answers that are shown: the first ones. */
+const SHOWN = 5;
+const SHOWN_CHARS = 60;
+
+/** A text as one short line. */
+function line(text: string): string {
+  const flat = shown(text).trim().replaceAll(/\s+/g, " ");
+  return flat.length > SHOWN_CHARS ? `${flat.slice(0, SHOWN_CHARS)}…` : flat;
 }
 
 /** 0.925 → "92.5 %". */

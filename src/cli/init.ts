@@ -38,7 +38,7 @@ export async function run(values: Values, json: boolean): Promise<number> {
   const asks = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
   if (missing.length > 0 && !asks) throw unanswered(missing);
   if ((await files.exists(file)) && !force && !(asks && missing.length > 0)) throw exists(file);
-  const answers = missing.length > 0 ? await ask(options) : { ...(options as Answers), output: options.output ?? "my-adapter" };
+  const answers = missing.length > 0 ? await ask(options) : { ...(options as Answers), output: options.output ?? freeFolder() };
   if (answers === null) return 130;
 
   const { evalData, promptColumn, completionColumn, textColumn } = options;
@@ -76,6 +76,13 @@ function stop(): null {
   return null;
 }
 
+/** The first of my-adapter, my-adapter-2, … that is not there. */
+function freeFolder(): string {
+  let free = "my-adapter";
+  for (let i = 2; existsSync(free); i++) free = `my-adapter-${i}`;
+  return free;
+}
+
 const isThere = (file: string | undefined) => (file && existsSync(file) ? undefined : "There is no such file.");
 
 const questions: Record<keyof Answers, () => Promise<unknown>> = {
@@ -93,7 +100,7 @@ const questions: Record<keyof Answers, () => Promise<unknown>> = {
       options: Object.entries(goals).map(([value, { what }]) => ({ value, label: what })),
     }),
   output: () =>
-    prompts.text({ message: "Which folder gets the adapter?", placeholder: "my-adapter", defaultValue: "my-adapter" }),
+    prompts.text({ message: "Which folder gets the adapter?", placeholder: freeFolder(), defaultValue: freeFolder() }),
 };
 
 function introduction(file: string, { data, memory, seconds }: Suggestion, goal: Goal): string[] {
@@ -120,15 +127,20 @@ function summary({ data, options, parameters, trainableParameters, memory, secon
     ["base", `${grouped(parameters)} parameters`],
     ["data", dataText(data)],
     ["read as", `${data.file.format}: ${data.file.used.join(", ")}`],
-    ["longest example", `${options.maxLength} tokens${cut}`],
-    ["held out", options.evalSplit === undefined ? "nothing" : `${(100 * options.evalSplit).toPrecision(2)}% for evaluation`],
+    ["cut at", `${options.maxLength} tokens${cut}`],
+    [
+      "held out",
+      options.evalSplit === undefined
+        ? "nothing: too few records, or a file of their own"
+        : `${(100 * options.evalSplit).toPrecision(2)}% for evaluation`,
+    ],
     ["adapter", `rank ${options.rank}, ${grouped(trainableParameters)} parameters`],
     [
       "run",
       `${options.epochs} epochs, ${options.batchSize} × ${options.gradientAccumulation} examples a step, learning rate ${options.learningRate}`,
     ],
     ["memory", `about ${bytes(memory)}`],
-    ...(seconds === null ? [] : [["time", `at most about ${duration(seconds)}`]]),
+    ...(seconds === null ? [] : [["time", seconds < 5 ? "a few seconds" : `at most about ${duration(seconds)}`]]),
     ...warnings.map((warning) => ["warning", warning]),
   ];
   return list(facts);

@@ -155,7 +155,7 @@ export function spellingOf(
 
 const NAMING = "--prompt-column with --completion-column, or --text-column";
 
-/** Of the spelling that lacks one key only, what may be meant by it. */
+/** Of the spelling that lacks one key only, what may be meant by it; of two keys that none has, flags that take them. */
 function suggestion(keys: readonly string[], candidates: readonly Spelling[]): string {
   for (const spelling of candidates) {
     const missing = spelling.keys.filter((key) => !keys.includes(key));
@@ -164,7 +164,9 @@ function suggestion(keys: readonly string[], candidates: readonly Spelling[]): s
     const [similar] = nearest(missing[0]!, others, 1);
     if (similar !== undefined) return `; ${missing[0]} may be ${JSON.stringify(similar)} here`;
   }
-  return "";
+  const unknown = keys.every((key) => !candidates.some((spelling) => spelling.keys.includes(key)));
+  const [prompt, completion] = keys.map((key) => (/^[\w-]+$/.test(key) ? key : JSON.stringify(key)));
+  return keys.length === 2 && unknown ? `; perhaps --prompt-column ${prompt} --completion-column ${completion}` : "";
 }
 
 /** A row in a spelling as a record. Throws `data/value` for a value that is no text or no list of messages. */

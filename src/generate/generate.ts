@@ -154,7 +154,7 @@ function checkPrompt(ids: Int32Array, row: number, decoder: Decoder): void {
   const fail = (message: string, expected: string, got: string, next: string) => {
     throw new LowrankError("generate/prompt", message, { subject: `prompt ${row}`, expected, got, next });
   };
-  if (ids.length === 0) fail("the prompt has no tokens", "at least one token", "none", "Give it some text.");
+  if (ids.length === 0) fail("the prompt is empty", "some text", "none", "Give a text (--prompt TEXT), or pipe one in.");
   if (ids.length > decoder.maxPositions) {
     const most = `at most ${decoder.maxPositions} tokens`;
     fail("the prompt is longer than the model's positions", most, `${ids.length} tokens`, "Shorten the prompt.");

@@ -164,12 +164,11 @@ function describeFormat(chat: Chat): string {
     if (chat.raw) return `${alone} (--raw)`;
     return chat.tokenizer.template ? `Trained on plain texts. ${alone}` : `The model has no chat template. ${alone}`;
   }
-  const [before, after] = [format.before, format.after].map((text) => JSON.stringify(text));
-  const around = format.before
-    ? `, with ${before} before and ${after} behind it`
-    : format.after
-      ? `, with ${after} behind it`
-      : "";
+  const added = [
+    format.before && `${JSON.stringify(format.before)} in front`,
+    format.after && `${JSON.stringify(format.after)} behind it`,
+  ].filter(Boolean);
+  const around = added.length > 0 ? `, with ${added.join(" and ")}` : "";
   return `Trained on prompts and completions: what you write is a prompt as in the data${around}. ${alone}`;
 }
 

@@ -261,7 +261,7 @@ test("leaving the loop, aborting and failing all release the cache", async () =>
 
 test("prompts that cannot be run are refused before anything runs", async () => {
   const cases: [string | Int32Array, RegExp][] = [
-    ["", /prompt 1[\s\S]*no tokens/],
+    ["", /prompt 1[\s\S]*is empty/],
     [new Int32Array(101).fill(2), /prompt 1[\s\S]*at most 100 tokens[\s\S]*101 tokens/],
     [Int32Array.of(2, 99), /prompt 1[\s\S]*0 to 15[\s\S]*99/],
     [Int32Array.of(-1), /prompt 1[\s\S]*-1/],
