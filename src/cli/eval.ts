@@ -1,14 +1,16 @@
 // lowrank eval: the loss of a base over a data file and how many of its answers are exact, and an adapter's beside it.
 import type { AnswerOptions } from "../jobs/answers.ts";
 import type { EvaluateOptions, Score } from "../jobs/evaluate.ts";
-import { answers, evaluate } from "../node.ts";
+import { answers, evaluate, runtime } from "../node.ts";
+import { readRunColumns } from "../train/options.ts";
 import { grouped } from "../units.ts";
 import { recognizedText } from "./recognized.ts";
 import { note, print, printJson, shown, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Evaluates; returns the exit status. */
-export async function run({ generate = false, limit, ...options }: Values, json: boolean): Promise<number> {
+export async function run({ generate = false, limit, ...given }: Values, json: boolean): Promise<number> {
+  const options = await withColumns(given);
   const { data, base, adapter } = await evaluate(options as unknown as EvaluateOptions);
   if (json) printJson({ type: "eval", data, base, adapter });
   else {
@@ -20,6 +22,13 @@ export async function run({ generate = false, limit, ...options }: Values, json:
   }
   if (generate) await compareAnswers({ ...options, limit } as unknown as AnswerOptions, json);
   return 0;
+}
+
+/** The options, with the columns that the adapter was trained on where the command line names none. */
+async function withColumns(given: Values): Promise<Values> {
+  const named = ["promptColumn", "completionColumn", "textColumn"].some((name) => given[name] !== undefined);
+  if (named || given["adapter"] === undefined) return given;
+  return { ...given, ...(await readRunColumns(runtime.files, String(given["adapter"]))) };
 }
 
 /** Answers every record; prints each as JSON, or for people how many are exact. */

@@ -63,12 +63,15 @@ export async function* finetune(
   const usual = usualLearningRate(read.method, countParameters(base.config));
   const options = { ...read, learningRate: read.learningRate ?? usual };
   const subject = await subjects[options.method](files, base, options);
+  const isNew = !(await files.exists(options.output));
   await makeOutput(files, options);
   const unlock = await lock?.(options.output);
   try {
     yield* runOf(subject, base, options, runtime, signal);
   } finally {
     await unlock?.();
+    // A run that was refused leaves no folder behind.
+    if (isNew && (await files.list(options.output)).length === 0) await files.remove(options.output);
   }
 }
 

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { trainOnChoices } from "../data/examples.ts";
 import type { PromptFormat } from "../data/prompts.ts";
+import type { ColumnNames } from "../data/records.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
@@ -237,6 +238,20 @@ const fieldsOfTask: Record<Task | "causal-lm", Pick<LoraConfig, "taskType"> & Pa
   "image-classification": { taskType: null, modulesToSave: ["classifier"] },
   contrastive: { taskType: null },
 };
+
+/** The columns that the run of the adapter in `folder` was told; none if nothing there says it. */
+export async function readRunColumns(files: Files, folder: string): Promise<ColumnNames> {
+  const file = `${folder}/${RUN_NAME}`;
+  if (!(await files.exists(file))) return {};
+  const { options } = await readJsonObject(files, file);
+  return runColumns.safeParse(options).data ?? {};
+}
+
+const runColumns = z.object({
+  promptColumn: z.string().optional(),
+  completionColumn: z.string().optional(),
+  textColumn: z.string().optional(),
+});
 
 /** The configuration of a new adapter. */
 export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, config: ModelConfig): LoraConfig =>
