@@ -1,9 +1,9 @@
 // lowrank demo: fine-tunes the embedded base on a task that comes with the package and shows what that changed. Every number is measured here.
-import { existsSync } from "node:fs";
 import type { DemoEvent, DemoResult } from "../jobs/demo.ts";
 import { demo } from "../node.ts";
 import { bytes, duration, grouped } from "../units.ts";
 import { cells, wrap } from "./columns.ts";
+import { freeName } from "./free-name.ts";
 import { lossChart } from "./loss-chart.ts";
 import { faint, print, printJson, shown, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -32,13 +32,6 @@ export async function run({ output }: Values, json: boolean): Promise<number> {
     }
   }
   return 0;
-}
-
-/** The first of `name`, `name-2`, `name-3`, … that is not there. */
-function freeName(name: string): string {
-  let free = name;
-  for (let i = 2; existsSync(free); i++) free = `${name}-${i}`;
-  return free;
 }
 
 /** Tells people what happens as it happens. */

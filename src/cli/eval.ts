@@ -5,7 +5,7 @@ import { answers, evaluate, runtime } from "../node.ts";
 import { readRunColumns } from "../train/options.ts";
 import { grouped } from "../units.ts";
 import { recognizedText } from "./recognized.ts";
-import { note, print, printJson, shown, table } from "./terminal.ts";
+import { note, oneLine, print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Evaluates; returns the exit status. */
@@ -41,7 +41,8 @@ async function compareAnswers(options: AnswerOptions, json: boolean): Promise<vo
     else if (event.type === "answer") {
       if (terminal) process.stderr.write(`\r\x1b[K${grouped(++done)} answers`);
       const found = (event.adapter ?? event.base).trim();
-      if (found !== event.expected.trim() && wrong.length < SHOWN) wrong.push([line(event.expected), line(found)]);
+      if (found !== event.expected.trim() && wrong.length < SHOWN)
+        wrong.push([oneLine(event.expected, SHOWN_CHARS), oneLine(found, SHOWN_CHARS)]);
     } else {
       if (terminal) process.stderr.write("\r\x1b[K");
       const row = (name: string, exact: number) => [name, `${exact} of ${event.count}`, `${percent(exact / event.count)}`];
@@ -57,12 +58,6 @@ async function compareAnswers(options: AnswerOptions, json: boolean): Promise<vo
 /** Wrong answers that are shown: the first ones. */
 const SHOWN = 5;
 const SHOWN_CHARS = 60;
-
-/** A text as one short line. */
-function line(text: string): string {
-  const flat = shown(text).trim().replaceAll(/\s+/g, " ");
-  return flat.length > SHOWN_CHARS ? `${flat.slice(0, SHOWN_CHARS)}…` : flat;
-}
 
 /** 0.925 → "92.5 %". */
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

@@ -6,6 +6,7 @@ import { type Goal, goals } from "../jobs/goals.ts";
 import { type Suggestion, suggest } from "../jobs/suggest.ts";
 import { runtime } from "../node.ts";
 import { bytes, duration, grouped } from "../units.ts";
+import { freeName } from "./free-name.ts";
 import { resolveAndTell } from "./models.ts";
 import { list, print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -28,6 +29,9 @@ interface Options extends Partial<Answers> {
   textColumn?: string;
 }
 
+/** What the output folder is called if nobody names one. */
+const OUTPUT = "my-adapter";
+
 const { files } = runtime;
 
 /** Asks what is not given, looks at base and data, writes the file; returns the exit status. */
@@ -38,7 +42,8 @@ export async function run(values: Values, json: boolean): Promise<number> {
   const asks = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
   if (missing.length > 0 && !asks) throw unanswered(missing);
   if ((await files.exists(file)) && !force && !(asks && missing.length > 0)) throw exists(file);
-  const answers = missing.length > 0 ? await ask(options) : { ...(options as Answers), output: options.output ?? freeFolder() };
+  const answers =
+    missing.length > 0 ? await ask(options) : { ...(options as Answers), output: options.output ?? freeName(OUTPUT) };
   if (answers === null) return 130;
 
   const { evalData, promptColumn, completionColumn, textColumn } = options;
@@ -76,13 +81,6 @@ function stop(): null {
   return null;
 }
 
-/** The first of my-adapter, my-adapter-2, … that is not there. */
-function freeFolder(): string {
-  let free = "my-adapter";
-  for (let i = 2; existsSync(free); i++) free = `my-adapter-${i}`;
-  return free;
-}
-
 const isThere = (file: string | undefined) => (file && existsSync(file) ? undefined : "There is no such file.");
 
 const questions: Record<keyof Answers, () => Promise<unknown>> = {
@@ -100,7 +98,7 @@ const questions: Record<keyof Answers, () => Promise<unknown>> = {
       options: Object.entries(goals).map(([value, { what }]) => ({ value, label: what })),
     }),
   output: () =>
-    prompts.text({ message: "Which folder gets the adapter?", placeholder: freeFolder(), defaultValue: freeFolder() }),
+    prompts.text({ message: "Which folder gets the adapter?", placeholder: freeName(OUTPUT), defaultValue: freeName(OUTPUT) }),
 };
 
 function introduction(file: string, { data, memory, seconds }: Suggestion, goal: Goal): string[] {

@@ -41,6 +41,12 @@ export function printError(error: unknown, json: boolean): number {
 /** Text from a model or a file as a terminal may show it: without the characters that would move its cursor or change its state. */
 export const shown = (text: string): string => text.replace(/[^\P{Cc}\n\t]/gu, "\u{FFFD}");
 
+/** A text as a terminal may show it, on one line of at most `most` characters. */
+export function oneLine(text: string, most = Number.POSITIVE_INFINITY): string {
+  const line = shown(text.trim()).replace(/\s+/g, " ");
+  return line.length > most ? `${line.slice(0, most)}…` : line;
+}
+
 /** Text of lesser weight, where colours are not unwanted (no-color.org). */
 export const faint = (text: string): string => (process.env["NO_COLOR"] ? text : `\x1b[2m${text}\x1b[22m`);
 

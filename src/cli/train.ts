@@ -5,7 +5,7 @@ import { type FinetuneOptions, resumeCommand } from "../train/options.ts";
 import { bytes, duration, grouped } from "../units.ts";
 import { dataLines, readingLine } from "./data-lines.ts";
 import { recognizedText } from "./recognized.ts";
-import { note, onLostOutput, print, printError, printJson, shown } from "./terminal.ts";
+import { note, oneLine, onLostOutput, print, printError, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
@@ -120,13 +120,11 @@ function progress(): (event: FinetuneEvent) => void {
 
 /** A prompt's end, what was expected and what the adapter wrote, one line each. */
 function sampleText({ prompt, expected, text }: Sample): string {
-  const oneLine = (whole: string) => shown(whole.trim()).replace(/\s+/g, " ");
-  const cut = (whole: string) => (whole.length > SAMPLE_CHARS ? `${whole.slice(0, SAMPLE_CHARS)}…` : whole);
   const end = oneLine(prompt);
   return [
     `  prompt:   ${end.length > SAMPLE_CHARS ? `…${end.slice(-SAMPLE_CHARS)}` : end}`,
-    `  expected: ${cut(oneLine(expected))}`,
-    `  written:  ${cut(oneLine(text))}`,
+    `  expected: ${oneLine(expected, SAMPLE_CHARS)}`,
+    `  written:  ${oneLine(text, SAMPLE_CHARS)}`,
   ].join("\n");
 }
 

@@ -223,12 +223,15 @@ const promptFormat = z.union([
 
 /** How the model trained in `folder`, or in the run that `folder` is a checkpoint of, is asked; null if nothing there says it. */
 export async function readPromptFormat(files: Files, folder: string): Promise<PromptFormat | null> {
+  return promptFormat.safeParse((await runOf(files, folder))["prompts"]).data ?? null;
+}
+
+/** The run.json of the run whose result, or one of whose checkpoints, lies in `folder`; empty if there is none. */
+async function runOf(files: Files, folder: string): Promise<Record<string, unknown>> {
   for (const file of [`${folder}/${RUN_NAME}`, `${folder}/../${RUN_NAME}`]) {
-    if (!(await files.exists(file))) continue;
-    const { prompts } = await readJsonObject(files, file);
-    return promptFormat.safeParse(prompts).data ?? null;
+    if (await files.exists(file)) return readJsonObject(files, file);
   }
-  return null;
+  return {};
 }
 
 /** What PEFT calls a task, and which modules are trained in full for it beside those that PEFT adds by itself. */
@@ -239,12 +242,9 @@ const fieldsOfTask: Record<Task | "causal-lm", Pick<LoraConfig, "taskType"> & Pa
   contrastive: { taskType: null },
 };
 
-/** The columns that the run of the adapter in `folder` was told; none if nothing there says it. */
+/** The columns that the run that trained `folder` was told; none if nothing there says it. */
 export async function readRunColumns(files: Files, folder: string): Promise<ColumnNames> {
-  const file = `${folder}/${RUN_NAME}`;
-  if (!(await files.exists(file))) return {};
-  const { options } = await readJsonObject(files, file);
-  return runColumns.safeParse(options).data ?? {};
+  return runColumns.safeParse((await runOf(files, folder))["options"]).data ?? {};
 }
 
 const runColumns = z.object({
