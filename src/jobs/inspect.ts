@@ -8,7 +8,7 @@ import type { LoraConfig } from "../lora/config.ts";
 import { type AdapterDescription, describeAdapter } from "../lora/describe.ts";
 import { adapterAgainst } from "../lora/fit.ts";
 import type { ModuleInfo } from "../lora/match.ts";
-import { openBase } from "../models/base.ts";
+import { forAdapter, openBase } from "../models/base.ts";
 import { checkMadeFor, isMadeFor } from "../models/fingerprint.ts";
 import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
 
@@ -45,7 +45,7 @@ export async function inspectAdapter(
   const adapter = await readAdapter(files, folder);
   let madeForBase: boolean | null = null;
   if (baseFolder !== undefined) {
-    const base = await openBase(files, baseFolder);
+    const base = forAdapter(await openBase(files, baseFolder), adapter);
     adapterAgainst(adapter, base.modules);
     await checkMadeFor(base, adapter, anyBase);
     madeForBase = await isMadeFor(base, adapter.baseFingerprint);

@@ -4,7 +4,7 @@ import { storedName } from "../formats/checkpoint.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst, mergeReplacements, mergeTargets } from "../lora/fit.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../lora/merge.ts";
-import { openBase } from "../models/base.ts";
+import { forAdapter, openBase } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 
 export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
@@ -24,9 +24,10 @@ export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" 
  */
 export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, output, ...rest } = options;
-  const base = await openBase(files, folder);
+  const given = await readAdapter(files, adapterFolder);
+  const base = forAdapter(await openBase(files, folder), given);
   const { checkpoint, config, modules } = base;
-  const adapter = adapterAgainst(await readAdapter(files, adapterFolder), modules);
+  const adapter = adapterAgainst(given, modules);
   const stored = (name: string) => storedName(checkpoint, name);
   const targets = mergeTargets(adapter, modules, stored);
   const replaced = mergeReplacements(adapter, stored);

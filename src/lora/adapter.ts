@@ -1,4 +1,5 @@
 // Adapter folders in and out: adapter_config.json and adapter_model.safetensors, as PEFT 0.21.2 names and shapes them.
+import { z } from "zod";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
@@ -25,8 +26,12 @@ const PICKLE_NAME = "adapter_model.bin";
 /** Longest key of a factor: a module path and what stands around it. */
 const MAX_KEY_CHARS = MAX_PATH_CHARS + 64;
 const PREFIX = "base_model.model.";
-/** Our own entry of the weight file's metadata; PEFT reads none of them. */
+/** Our own entries of the weight file's metadata, which PEFT does not read: what the adapter was trained on. */
 const FINGERPRINT_KEY = "lowrank.base";
+/** Likewise: the classes of a classifier's head, a JSON list. */
+const LABELS_KEY = "lowrank.labels";
+/** Most classes that a file can name. */
+const MAX_LABELS = 2 ** 17;
 
 /** The names of a module's factors in the weight file. */
 export const loraAKey = (path: string): string => `${PREFIX}${path}.lora_A.weight`;
@@ -43,6 +48,8 @@ export interface Adapter {
   tensors: Map<string, LoraFactors>;
   /** The weights of modules that are trained in full, by stored name; absent if there are none. */
   saved?: Map<string, SavedTensor>;
+  /** What the classes of a classifier's head are called, in the order of its rows; if this project wrote it. */
+  labels?: string[];
   /** Identifies the base it was trained on, if this project wrote it. */
   baseFingerprint?: string;
 }
@@ -86,13 +93,37 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
     whole.set(name, { shape: entry.shape, data: await readFactor(files, path, savedKey(name), entry) });
   }
   const fingerprint = header.metadata[FINGERPRINT_KEY];
+  const labels = readLabels(header.metadata[LABELS_KEY], path);
   return {
     config,
     modules,
     tensors,
     ...(whole.size > 0 && { saved: whole }),
+    ...(labels !== undefined && { labels }),
     ...(fingerprint !== undefined && { baseFingerprint: fingerprint }),
   };
+}
+
+const labelList = z.array(z.string()).min(2).max(MAX_LABELS);
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+function readLabels(text: string | undefined, path: string): string[] | undefined {
+  if (text === undefined) return undefined;
+  const labels = labelList.safeParse(parsed(text)).data;
+  if (labels && new Set(labels).size === labels.length) return labels;
+  throw failure("labels", "the names of the classes cannot be read", {
+    subject: `${path}, ${LABELS_KEY} of its metadata`,
+    expected: `a JSON list of 2 to ${MAX_LABELS} different names`,
+    got: quote(text),
+    next: "The file is damaged; save the adapter again.",
+  });
 }
 
 async function checkFolder(files: Files, folder: string): Promise<void> {
@@ -244,7 +275,7 @@ function targetTest(config: LoraConfig, budget: ReturnType<typeof matchBudget>):
  * not at all. Throws if a factor is missing, has the wrong size or holds NaN or infinity.
  */
 export async function writeAdapter(files: Files, folder: string, adapter: Adapter): Promise<void> {
-  const { config, modules, tensors, saved = new Map<string, SavedTensor>(), baseFingerprint } = adapter;
+  const { config, modules, tensors, saved = new Map<string, SavedTensor>() } = adapter;
   const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
   const sources = modules.flatMap((module): TensorSource[] => {
     const { path: modulePath, rank, inFeatures, outFeatures } = module;
@@ -255,24 +286,31 @@ export async function writeAdapter(files: Files, folder: string, adapter: Adapte
     ];
   });
   for (const [name, { shape, data }] of saved) sources.push(tensorSource(savedKey(name), shape, data, path));
-  const metadata = { format: "pt", ...(baseFingerprint === undefined ? {} : { [FINGERPRINT_KEY]: baseFingerprint }) };
   await files.makeFolder(folder);
-  await writeSafetensors(files, path, sources, metadata);
+  await writeSafetensors(files, path, sources, metadataOf(adapter));
   await files.write(
     `${folder}/${ADAPTER_CONFIG_NAME}`,
     new TextEncoder().encode(formatAdapterConfig({ ...config, inferenceMode: true })),
   );
 }
 
+function metadataOf({ baseFingerprint, labels }: Pick<Adapter, "baseFingerprint" | "labels">): Record<string, string> {
+  return {
+    format: "pt",
+    ...(baseFingerprint !== undefined && { [FINGERPRINT_KEY]: baseFingerprint }),
+    ...(labels !== undefined && { [LABELS_KEY]: JSON.stringify(labels) }),
+  };
+}
+
 /** Size in bytes of the weight file that `writeAdapter` writes, with the name of a base in it. */
-export function adapterBytes(modules: readonly AdapterModule[], saved: readonly SavedWeight[] = []): number {
+export function adapterBytes(modules: readonly AdapterModule[], saved: readonly SavedWeight[] = [], labels?: string[]): number {
   const factor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
   const factors = modules.flatMap(({ path, rank, inFeatures, outFeatures }) => [
     factor(loraAKey(path), [rank, inFeatures]),
     factor(loraBKey(path), [outFeatures, rank]),
   ]);
   const whole = saved.map(({ name, shape }) => factor(savedKey(name), shape));
-  return safetensorsBytes([...factors, ...whole], { format: "pt", [FINGERPRINT_KEY]: "2:0123456789abcdef" });
+  return safetensorsBytes([...factors, ...whole], metadataOf({ baseFingerprint: "2:0123456789abcdef", labels }));
 }
 
 function tensorSource(name: string, shape: readonly number[], data: Float32Array | undefined, path: string): TensorSource {

@@ -24,7 +24,6 @@ import {
 import { classifierConfig, type TaskConfig, type TaskFamily } from "./task.ts";
 
 interface BertConfig extends TaskConfig {
-  vocabSize: number;
   hiddenSize: number;
   layers: number;
   heads: number;

@@ -67,6 +67,7 @@ export const clip: TaskFamily<ClipConfig> = {
       task: "contrastive",
       dtype: commonConfig(keys, MAX_VOCAB, file).dtype,
       maxPositions: text.maxPositions,
+      vocabSize: text.vocabSize,
       labels: [],
       newHead: null,
       text,

@@ -6,6 +6,7 @@ import { fingerprint } from "../formats/fingerprint.ts";
 import type { AnyBase } from "./base.ts";
 import type { DecoderConfig } from "./config.ts";
 import type { ModelConfig } from "./registry.ts";
+import type { TaskConfig } from "./task.ts";
 
 /** Bytes from the middle of a tensor: what fine-tuning changes, it changes in some of 128 values. */
 const SAMPLE_BYTES = 256;
@@ -23,8 +24,10 @@ export async function baseFingerprint(files: Files, { tensors }: Checkpoint, con
     eosIds: _eos,
     padId: _pad,
     maxPositions: _positions,
+    labels: _labels,
+    newHead: _head,
     ...dimensions
-  } = config as Partial<DecoderConfig>;
+  } = config as Partial<DecoderConfig & TaskConfig>;
   const entries = [...tensors].sort(([a], [b]) => (a < b ? -1 : 1));
   const stride = Math.ceil(entries.length / MAX_SAMPLES);
   const samples: Uint8Array[] = [];

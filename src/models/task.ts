@@ -22,6 +22,8 @@ export interface TaskConfig {
   dtype: DecoderConfig["dtype"];
   /** The longest text that it reads, in tokens; of a model that reads images only, the tokens of an image. */
   maxPositions: number;
+  /** Rows of its token embedding; 0 if it reads no text. */
+  vocabSize: number;
   /** The classes of a classifier in the order of its logits; empty where there are none. */
   labels: string[];
   /** The module that a model of the config's own class lacks and that the task adds (a classifier on a model without one). */
@@ -46,12 +48,18 @@ export interface TaskFamily<C extends TaskConfig = TaskConfig> {
   olderNames?: readonly ((name: string) => string)[];
 }
 
+/** The module of a classifier. */
+const HEAD = "classifier";
+
 const keysOfClassifier = z.object({
   architectures: z.array(z.string()).nullish(),
   id2label: z.record(z.string(), z.string()).nullish(),
   num_labels: count(MAX_LABELS).nullish(),
   problem_type: z.string().nullish(),
 });
+
+/** What Transformers calls a class without a name. */
+export const unnamedLabel = (index: number): string => `LABEL_${index}`;
 
 /** The labels of a classifier, and whether the model that `json` describes has its head, the module `classifier`. */
 export function classifierConfig(json: unknown, file: string, architecture: string): Pick<TaskConfig, "labels" | "newHead"> {
@@ -64,7 +72,13 @@ export function classifierConfig(json: unknown, file: string, architecture: stri
     });
   }
   return {
-    labels: Array.from({ length }, (_, i) => id2label?.[i] ?? `LABEL_${i}`),
-    newHead: architectures?.includes(architecture) ? null : "classifier",
+    labels: Array.from({ length }, (_, i) => id2label?.[i] ?? unnamedLabel(i)),
+    newHead: architectures?.includes(architecture) ? null : HEAD,
   };
+}
+
+/** The config of the same model with these classes: with its own head if they are its own, with a new one if not. */
+export function withLabels<C extends TaskConfig>(config: C, labels: readonly string[]): C {
+  const isOwn = labels.length === config.labels.length && labels.every((label, i) => label === config.labels[i]);
+  return isOwn ? config : { ...config, labels: [...labels], newHead: HEAD };
 }

@@ -48,6 +48,7 @@ export const vit: TaskFamily<VitConfig> = {
       ...classifierConfig(json, file, "ViTForImageClassification"),
       ...patches,
       maxPositions: patchCount(patches) + 1,
+      vocabSize: 0,
       hiddenSize,
       layers: keys.num_hidden_layers,
       heads,

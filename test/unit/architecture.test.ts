@@ -151,7 +151,7 @@ test("whoever opens a base to tokenize gives the time limit", () => {
   /** These never ask for the tokenizer. */
   const without = ["jobs/inspect.ts", "jobs/merge.ts"];
   const calls = files.flatMap((file) =>
-    [...codeOf(file).matchAll(/\b(?:loadBase|loadBaseIn|loadTextBase|loadTokenizer)\((\w*[fF]iles, [^;]*?)\);/g)].map(
+    [...codeOf(file).matchAll(/\b(?:openBase|loadBase|loadBaseIn|loadTextBase|loadTokenizer)\((\w*[fF]iles, [^;]*?)\);/g)].map(
       ([, given]) => ({
         file,
         given,

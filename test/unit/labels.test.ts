@@ -1,0 +1,86 @@
+// The classes of a classifier: those of its config, those that an adapter brings, and what names them in the adapter's file.
+import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type TestContext, test } from "node:test";
+import { LowrankError } from "../../src/errors.ts";
+import { bytesOf } from "../../src/formats/dtypes.ts";
+import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { type Adapter, readAdapter, writeAdapter } from "../../src/lora/adapter.ts";
+import { adapterAgainst } from "../../src/lora/fit.ts";
+import { type AnyBase, forAdapter, openBase, relabelled } from "../../src/models/base.ts";
+import type { TaskConfig } from "../../src/models/task.ts";
+import { nodeFiles } from "../../src/runtime/node-files.ts";
+
+const bert = "test/fixtures/cases/bert-seqcls";
+const base = await openBase(nodeFiles, `${bert}/base`);
+const adapter = await readAdapter(nodeFiles, `${bert}/adapter`);
+const headOf = ({ modules }: AnyBase) => modules.find(({ path }) => path === "classifier")!.outFeatures;
+const labelsOf = ({ config }: AnyBase) => (config as TaskConfig).labels;
+
+async function temporary(t: TestContext): Promise<string> {
+  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-labels-"));
+  t.after(() => rm(folder, { recursive: true }));
+  return folder;
+}
+
+test("a model keeps its head for its own classes, and gets a new one for others", () => {
+  const own = relabelled(base, labelsOf(base));
+  assert.equal((own.config as TaskConfig).newHead, null);
+  const other = relabelled(base, ["a", "b", "c", "d", "e"]);
+  assert.equal((other.config as TaskConfig).newHead, "classifier");
+  assert.equal(headOf(other), 5);
+  assert.equal(headOf(base), labelsOf(base).length);
+});
+
+test("the base has the same name whatever its classes", async () => {
+  const renamed = relabelled(base, ["a", "b", "c", "d", "e"]);
+  assert.equal(await renamed.fingerprint(), await base.fingerprint());
+});
+
+test("an adapter's file keeps the names of its classes, and the base takes them over", async (t) => {
+  const folder = await temporary(t);
+  const rows = labelsOf(base).length;
+  const labels = Array.from({ length: rows }, (_, i) => `kind "${i}"`);
+  await writeAdapter(nodeFiles, folder, { ...adapter, labels });
+  const read = await readAdapter(nodeFiles, folder);
+  assert.deepEqual(read.labels, labels);
+  assert.deepEqual(labelsOf(forAdapter(base, read)), labels);
+  adapterAgainst(read, forAdapter(base, read).modules);
+});
+
+test("a head of PEFT's without names: those of the base where there are as many, numbers where not", () => {
+  assert.deepEqual(labelsOf(forAdapter(base, adapter)), labelsOf(base));
+  const wide: Adapter = {
+    ...adapter,
+    saved: new Map([["classifier.weight", { shape: [7, 32], data: new Float32Array(7 * 32) }]]),
+  };
+  assert.deepEqual(labelsOf(forAdapter(base, wide)).slice(5), ["LABEL_5", "LABEL_6"]);
+});
+
+for (const [what, text] of [
+  ["no JSON", "a, b"],
+  ["no list", '{"a": 0}'],
+  ["one class", '["a"]'],
+  ["a name twice", '["a", "a"]'],
+  ["numbers", "[0, 1, 2]"],
+] as const) {
+  test(`names of classes that cannot be read are refused: ${what}`, async (t) => {
+    const folder = await temporary(t);
+    await writeAdapter(nodeFiles, folder, adapter);
+    const file = `${folder}/adapter_model.safetensors`;
+    const { tensors } = await readHeader(nodeFiles, file);
+    const sources = [...tensors].map(async ([name, entry]) => {
+      const { dtype, shape, data } = await readTensor(nodeFiles, file, entry);
+      return { name, dtype, shape: [...shape], data: () => bytesOf(data) };
+    });
+    await writeSafetensors(nodeFiles, file, await Promise.all(sources), { "lowrank.labels": text });
+    await assert.rejects(readAdapter(nodeFiles, folder), (error) => {
+      assert.ok(error instanceof LowrankError);
+      assert.equal(error.code, "adapter/labels");
+      assert.match(String(error.subject), /lowrank\.labels/);
+      return true;
+    });
+  });
+}
