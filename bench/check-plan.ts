@@ -7,15 +7,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { bytesOf } from "../src/formats/dtypes.ts";
-import { writeSafetensors } from "../src/formats/safetensors.ts";
-import { decoderConfig } from "../src/models/registry.ts";
-import { normal, purpose } from "../src/random.ts";
-import { nodeFiles } from "../src/runtime/node-files.ts";
-import { sizeOf } from "../src/tensor.ts";
-import { lossGraph } from "../src/train/causal-lm.ts";
+import { initModel } from "../src/index.ts";
 import type { MemoryEstimate } from "../src/train/memory.ts";
-import { fullEntries } from "../src/train/trained.ts";
 
 /** How far the estimate may be off. */
 const TOLERANCE = 0.2;
@@ -48,14 +41,7 @@ async function middle(): Promise<string> {
     tie_word_embeddings: false,
     torch_dtype: "float32",
   };
-  writeFileSync(`${folder}/config.json`, JSON.stringify(json));
-  const tensors = fullEntries(lossGraph(decoderConfig(json), { maxTargets: 1, maxLength: 1 })).map(({ key, shape }, i) => ({
-    name: key,
-    dtype: "float32" as const,
-    shape,
-    data: () => bytesOf(normal(0, [purpose.shuffle, i], sizeOf(shape)).map((value) => 0.02 * value)),
-  }));
-  await writeSafetensors(nodeFiles, `${folder}/model.safetensors`, tensors);
+  await initModel(json, folder);
   return folder;
 }
 

@@ -1,14 +1,7 @@
 // An untrained Llama with a byte-level BPE tokenizer of its own and a ChatML template, as a checkpoint folder.
 import { mkdirSync, writeFileSync } from "node:fs";
-import { bytesOf } from "../src/formats/dtypes.ts";
-import { fromFloat32 } from "../src/formats/float.ts";
-import { writeSafetensors } from "../src/formats/safetensors.ts";
-import { decoderConfig } from "../src/models/registry.ts";
-import { normal, purpose } from "../src/random.ts";
+import { initModel } from "../src/models/init.ts";
 import { nodeFiles } from "../src/runtime/node-files.ts";
-import { sizeOf } from "../src/tensor.ts";
-import { lossGraph } from "../src/train/causal-lm.ts";
-import { fullEntries } from "../src/train/trained.ts";
 import { trainBpe } from "./bpe.ts";
 
 const SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
@@ -89,7 +82,7 @@ function tokenizerOf(texts: readonly string[], size: number) {
   };
 }
 
-/** Writes the checkpoint; the weights are normal with the config's initializer_range, those of the norms are 1. */
+/** Writes the checkpoint; the weights are those that `initModel` makes. */
 export async function writeUntrained(folder: string, sizes: Sizes, texts: readonly string[]): Promise<void> {
   mkdirSync(folder, { recursive: true });
   const config = configOf(sizes);
@@ -104,14 +97,8 @@ export async function writeUntrained(folder: string, sizes: Sizes, texts: readon
     chat_template: chatTemplate,
   };
   const writeJson = (name: string, value: unknown) => writeFileSync(`${folder}/${name}`, `${JSON.stringify(value, null, 1)}\n`);
-  writeJson("config.json", config);
   writeJson("generation_config.json", { bos_token_id: 0, eos_token_id: [0, 2], pad_token_id: 0 });
   writeJson("tokenizer.json", tokenizerOf(texts, sizes.vocab));
   writeJson("tokenizer_config.json", tokenizerConfig);
-  const tensors = fullEntries(lossGraph(decoderConfig(config), { maxTargets: 1, maxLength: 1 })).map(({ key, shape }, index) => {
-    const values = shape.length === 1 ? new Float32Array(shape[0]!).fill(1) : normal(0, [purpose.init, index], sizeOf(shape));
-    if (shape.length > 1) for (let i = 0; i < values.length; i++) values[i]! *= config.initializer_range;
-    return { name: key, dtype: sizes.dtype, shape, data: () => bytesOf(fromFloat32(values, sizes.dtype)) };
-  });
-  await writeSafetensors(nodeFiles, `${folder}/model.safetensors`, tensors, { format: "pt" });
+  await initModel(nodeFiles, config, folder);
 }

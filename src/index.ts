@@ -28,6 +28,7 @@ export {
   evaluate,
   finetune,
   imageProcessor,
+  initModel,
   inspectAdapter,
   inspectBase,
   loadAdapter,

@@ -19,6 +19,7 @@ import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
 import { type PreviewOptions, preview as previewOf } from "./jobs/preview.ts";
 import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
+import { initModel as initModelIn } from "./models/init.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
 import { chartLibrary } from "./runtime/chart-library.ts";
 import { collect } from "./runtime/collect.ts";
@@ -79,6 +80,17 @@ export async function* finetune(options: FinetuneOptions): AsyncGenerator<Finetu
 
 /** Opens a base model: a checkpoint folder in Hugging Face's layout, `embedded`, or a name on the hub. No weight is read. */
 export const loadBase = async (base: string): Promise<Base> => loadBaseIn(nodeFiles, await folderOf(base), timeLimit);
+
+/**
+ * Writes a model with random weights, to train from nothing (`method: "full"`): `config`, the content of a config.json of any
+ * supported model type, and model.safetensors. The values depend on `seed` alone. The tokenizer's files are yours to add. Throws
+ * `model/exists` if the folder has weights.
+ */
+export const initModel = (
+  config: Readonly<Record<string, unknown>>,
+  folder: string,
+  options: { seed?: number } = {},
+): Promise<void> => initModelIn(nodeFiles, config, folder, options);
 
 /** Reads a PNG, JPEG or WebP file as RGB, turned upright as its EXIF data say. */
 export const readImage = (path: string): Promise<RgbImage> => readImageWith(nodeFiles, decodeImage, path);

@@ -1,0 +1,85 @@
+// A model's first weights, to train it from nothing: the values that Transformers starts with, as a checkpoint folder.
+import { z } from "zod";
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { WEIGHTS_NAME } from "../formats/checkpoint.ts";
+import { bytesOf } from "../formats/dtypes.ts";
+import { fromFloat32 } from "../formats/float.ts";
+import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
+import { type Graph, nodesOf, usersOf } from "../graph/graph.ts";
+import { normal, purpose } from "../random.ts";
+import { sizeOf } from "../tensor.ts";
+import { forwardGraph, modelConfig } from "./registry.ts";
+import { readJson } from "./schema.ts";
+
+/** Of a config.json, what initial values depend on. */
+const keysOfInit = z.object({
+  /** Deviation of matrices, tables and kernels. */
+  initializer_range: z.number().min(0).max(1).default(0.02),
+  /** CLIP's first temperature, as a logarithm. */
+  logit_scale_init_value: z.number().default(2.6592),
+});
+
+type Init = "normal" | number;
+
+/** Weights that are no layer's and no norm's, by the end of their name. */
+const byName = (keys: z.output<typeof keysOfInit>): [RegExp, Init][] => [
+  [/(^|\.)logit_scale$/, keys.logit_scale_init_value],
+  [/\.class_embedding$/, "normal"],
+  [/\.alpha_\w+$/, 0], // IDEFICS' gates: closed
+  [/\.bias$/, 0],
+];
+
+/** How each weight of the graph starts, by name. A vector scales (1), or is added, as a bias and Gemma's norms are (0). */
+function initialValues(graph: Graph, keys: z.output<typeof keysOfInit>): { name: string; shape: number[]; init: Init }[] {
+  const nodes = nodesOf(graph);
+  const users = usersOf(nodes);
+  const named = byName(keys);
+  return nodes
+    .filter(({ op }) => op === "weight")
+    .map(({ attributes, outputs }) => {
+      const [name, shape] = [String(attributes["name"]), attributes["shape"] as number[]];
+      const isAdded = users.get(outputs[0]!)?.some(({ op }) => op === "add");
+      const usual = shape.length > 1 ? "normal" : isAdded ? 0 : 1;
+      return { name, shape, init: named.find(([pattern]) => pattern.test(name))?.[1] ?? usual };
+    });
+}
+
+/**
+ * Writes a model with random weights into `folder`, which is made if it is missing: `config`, the content of a config.json of any
+ * supported model type, and model.safetensors in the config's `dtype` (float32 if it has none). Matrices, embeddings and kernels
+ * are normal with the config's `initializer_range` (0.02), norms 1, biases 0. A classifier's head is there if `architectures`
+ * names the class that has one. The values depend on `seed` alone. A tokenizer is not made. Throws `model/exists` if the folder has
+ * weights, and the errors of `modelConfig`.
+ */
+export async function initModel(
+  files: Files,
+  config: Readonly<Record<string, unknown>>,
+  folder: string,
+  { seed = 0 }: { seed?: number } = {},
+): Promise<void> {
+  const file = `${folder}/config.json`;
+  const read = modelConfig(config, file);
+  const keys = readJson(keysOfInit, config, file);
+  const path = `${folder}/${WEIGHTS_NAME}`;
+  if (await files.exists(path)) {
+    throw new LowrankError("model/exists", "the folder has the weights of a model", {
+      subject: path,
+      expected: "a folder without weights",
+      next: "Give another folder, or remove this one.",
+    });
+  }
+  const head = "task" in read && read.newHead !== null ? `${read.newHead}.` : null;
+  const dtype = read.dtype ?? "float32";
+  const weights = initialValues(forwardGraph(read), keys).filter(({ name }) => head === null || !name.startsWith(head));
+  const tensors = weights.map(({ name, shape, init }, index): TensorSource => {
+    const values = () => {
+      if (init !== "normal") return new Float32Array(sizeOf(shape)).fill(init);
+      return normal(seed, [purpose.weights, index], sizeOf(shape)).map((value) => value * keys.initializer_range);
+    };
+    return { name, dtype, shape, data: () => bytesOf(fromFloat32(values(), dtype)) };
+  });
+  await files.makeFolder(folder);
+  await files.write(file, new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`));
+  await writeSafetensors(files, path, tensors, { format: "pt" });
+}
