@@ -3,6 +3,7 @@ import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject, readText } from "../formats/json.ts";
+import { type FramePart, frameOf } from "./frames.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "./limit.ts";
 import type { ChatTemplate } from "./template.ts";
 import { encodingBound, expressionsOf, MAX_INNER_CHARS } from "./tokenizer-bounds.ts";
@@ -35,6 +36,10 @@ export interface Tokenizer {
   /** Text of `ids`; ids outside the vocabulary are skipped, special tokens too if asked (default false). */
   decode(ids: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string;
   tokenToId(token: string): number | undefined;
+  /** The special tokens around a text, or around a `pair` of texts, as the post-processor adds them. */
+  frame(pair: boolean): readonly FramePart[];
+  /** Whether texts that are too long lose their beginning (tokenizer_config.json: truncation_side), not their end. */
+  readonly cutsLeft: boolean;
   /** One more than the largest token id: the fewest rows the embedding must have. */
   readonly vocabSize: number;
   /** The token that ends a text, appended to training targets. */
@@ -125,6 +130,8 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
       return limited(() => running(path, () => engine.decode(kept, options)));
     },
     tokenToId: (token) => engine.token_to_id(token),
+    frame: (pair) => frameOf(json["post_processor"], pair, { idOf: (token) => engine.token_to_id(token), vocabSize, path }),
+    cutsLeft: config["truncation_side"] === "left",
     vocabSize,
     eosId,
     eosIds,

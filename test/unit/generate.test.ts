@@ -25,6 +25,8 @@ const tokenizer: Tokenizer = {
     return new TextDecoder().decode(Uint8Array.from(bytes));
   },
   tokenToId: (token) => (pieces.includes(token) ? idOf(token) : undefined),
+  frame: () => [{ text: 0, type: 0 }],
+  cutsLeft: false,
   vocabSize: pieces.length,
   eosId: EOS,
   eosIds: [EOS],

@@ -1,0 +1,66 @@
+// One text, or two, as encoders read them: special tokens around them, cut as Transformers cuts ("longest_first").
+import { LowrankError } from "../errors.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** A text, or two texts as one. */
+export interface EncodedPair {
+  /** With the special tokens. */
+  ids: Int32Array;
+  /** Where tokens of type 1 begin, the second text's; `ids.length` where there are none. */
+  second: number;
+  /** Whether something of the texts was left out. */
+  cut: boolean;
+}
+
+/**
+ * The tokens of `text` and, unless it is null, of `second`, `maxTokens` at most: special tokens stay, and of two texts the
+ * longer one is cut first. Throws `text/no-room` where the special tokens alone are as many, and `tokenizer/*`.
+ */
+export function encodePair(tokenizer: Tokenizer, text: string, second: string | null, maxTokens: number): EncodedPair {
+  const frame = tokenizer.frame(second !== null);
+  const given = [text, ...(second === null ? [] : [second])];
+  const added = frame.length - given.length;
+  if (!(maxTokens > added)) {
+    throw new LowrankError("text/no-room", "the special tokens leave no room for a text", {
+      subject: "the longest text",
+      expected: `more than ${added} tokens`,
+      got: String(maxTokens),
+      next: "Allow longer texts.",
+    });
+  }
+  const whole = tokenizer.limited(() => given.map((one) => tokenizer.encode(one, { addSpecialTokens: false })));
+  const kept = keptLengths(
+    whole.map(({ length }) => length),
+    maxTokens - added,
+  );
+  const cutAt = (ids: Int32Array, length: number) =>
+    tokenizer.cutsLeft ? ids.subarray(ids.length - length) : ids.subarray(0, length);
+  const texts = whole.map((ids, i) => cutAt(ids, kept[i]!));
+  const parts = frame.map((part) => ("id" in part ? [part.id] : texts[part.text]!));
+  const types = frame.flatMap(({ type }, i) => Array<number>(parts[i]!.length).fill(type));
+  const first = types.indexOf(1);
+  const from = first < 0 ? types.length : first;
+  if (types.some((type, i) => type !== (i < from ? 0 : 1))) throw otherTypes(types);
+  const ids = Int32Array.from(parts.flatMap((part) => [...part]));
+  return { ids, second: from, cut: kept.some((length, i) => length < whole[i]!.length) };
+}
+
+/** How many tokens stay of one text or of two where `most` may: the longer one is cut to the shorter, then both alike. */
+function keptLengths(lengths: number[], most: number): number[] {
+  if (lengths.length === 1) return [Math.min(lengths[0]!, most)];
+  const [a, b] = lengths as [number, number];
+  if (a + b <= most) return [a, b];
+  const short = Math.min(a, b);
+  // Of an odd number the longer text has one more; of two of the same length the second.
+  const [least, rest] =
+    short + Math.max(short, most - short) > most ? [Math.floor(most / 2), Math.ceil(most / 2)] : [short, most - short];
+  return a > b ? [rest, least] : [least, rest];
+}
+
+const otherTypes = (types: number[]): LowrankError =>
+  new LowrankError("tokenizer/malformed", "the tokenizer gives token types of an order that is not supported", {
+    subject: "post_processor of tokenizer.json",
+    expected: "type 0, then type 1 for the second text",
+    got: types.filter((type, i) => type !== types[i - 1]).join(", "),
+    next: "Use the tokenizer of the model's own page.",
+  });
