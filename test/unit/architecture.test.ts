@@ -23,6 +23,7 @@ const allowed: Record<string, string[]> = {
   runtime: ["node:", "text/limit.ts", "images", "onnxruntime-node", "sharp"],
   hub: ["node:", "formats", "runtime/node-files.ts", "runtime/node-limits.ts", "@huggingface/hub"],
   generate: ["text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts"],
+  predict: ["graph", "onnx", "runtime/session.ts"],
   train: [
     ...["data", "text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts", "runtime/runtime.ts", "zod"],
     "generate/generator.ts", // samples of the adapter in training
@@ -35,7 +36,21 @@ const allowed: Record<string, string[]> = {
 const unrestricted = ["cli", "index.ts", "node.ts"];
 
 /** Folders that run unchanged in a browser. */
-const neutral = ["graph", "onnx", "models", "lora", "formats", "images", "text", "data", "train", "generate", "jobs", "report"];
+const neutral = [
+  "graph",
+  "onnx",
+  "models",
+  "lora",
+  "formats",
+  "images",
+  "text",
+  "data",
+  "train",
+  "generate",
+  "predict",
+  "jobs",
+  "report",
+];
 
 /** Cycles that are there on purpose: the edge that closes each, whether it is types only, and why. */
 const acceptedCycles = [
