@@ -2,8 +2,9 @@
 import { LowrankError } from "../errors.ts";
 import { MAX_TEXT_MS } from "../text/limit.ts";
 import { encodeSpans, renderWithMask } from "../text/mask.ts";
+import { textOf } from "../text/parts.ts";
 import { type ChatMessage, type ChatTemplate, renderChat } from "../text/template.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
+import { specialPrefix, type Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
 import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord } from "./records.ts";
 import { type Example, IGNORE } from "./types.ts";
@@ -104,7 +105,7 @@ async function* groups(records: AsyncIterable<NumberedRecord> | Iterable<Numbere
 
 function charsOf(record: DataRecord): number {
   if ("text" in record) return record.text.length;
-  if ("messages" in record) return record.messages.reduce((sum, { content }) => sum + content.length, 0);
+  if ("messages" in record) return record.messages.reduce((sum, { content }) => sum + textOf(content).length, 0);
   return 2 * record.prompt.length + record.completion.length;
 }
 
@@ -171,13 +172,6 @@ const slowTemplate = ({ file }: ChatTemplate, messages: number): LowrankError =>
   });
 
 const encode = (tokenizer: Tokenizer, text: string): number[] => [...tokenizer.encode(text, { addSpecialTokens: false })];
-
-/** The special tokens that the tokenizer puts in front of a text: its BOS, or nothing. */
-function specialPrefix(tokenizer: Tokenizer): number[] {
-  const around = [...tokenizer.encode("", { addSpecialTokens: true })];
-  const end = around.findIndex((id) => id !== tokenizer.bosId && tokenizer.eosIds.includes(id));
-  return end < 0 ? around : around.slice(0, end);
-}
 
 function withEos(ids: number[], { eosId, eosIds }: Tokenizer): number[] {
   if (eosId !== undefined && !eosIds.includes(ids.at(-1)!)) ids.push(eosId);

@@ -7,6 +7,7 @@ import { type Generator, openGenerator, type Prompt } from "../generate/generato
 import { readAdapter } from "../lora/adapter.ts";
 import { loadBase } from "../models/base.ts";
 import type { Runtime } from "../runtime/runtime.ts";
+import { textOf } from "../text/parts.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** Tokens that an answer may have beyond the longest expected one: enough to see where it goes on. */
@@ -126,7 +127,7 @@ function questionOf(record: DataRecord): Omit<Question, "place"> | undefined {
   if ("prompt" in record) return { prompt: record.prompt, expected: record.completion };
   const last = record.messages.at(-1);
   if (last?.role !== "assistant" || record.messages.length < 2) return undefined;
-  return { prompt: record.messages.slice(0, -1), expected: last.content };
+  return { prompt: record.messages.slice(0, -1), expected: textOf(last.content) };
 }
 
 function checkCounts(counts: Record<string, number>): void {

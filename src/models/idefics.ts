@@ -12,7 +12,7 @@ import { activations } from "./activations.ts";
 import { decoder, eachHead, gatedMlp, layerNormed, llamaLayout, projection, rms, selfAttention } from "./blocks.ts";
 import { contradiction } from "./config.ts";
 import type { Family } from "./family.ts";
-import { seenFeeds } from "./image-feeds.ts";
+import { lastImages, noImageToken, seenFeeds } from "./image-feeds.ts";
 import type { ImageInputs } from "./images.ts";
 import { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 import { HIDDEN } from "./positions.ts";
@@ -145,6 +145,20 @@ export const idefics: Family<IdeficsConfig> = {
       return { features: reshape(features, shape), unread: [pooled] };
     },
     feeds: (c, tokens, images) => seenFeeds(tokens, images, c.vision),
+    text(_, tokenizer) {
+      const token = tokenizer.namedToken("image_token") ?? "<image>";
+      const id = tokenizer.tokenToId(token);
+      if (id === undefined) throw noImageToken(token);
+      const around = "<fake_token_around_image>";
+      return {
+        token,
+        id,
+        // neighbours have one between them
+        written: (_grid, before, after) =>
+          `${before.endsWith(around) ? "" : around}${token}${after.startsWith(around) ? "" : around}`,
+        attended: (ids) => lastImages(ids, id, tokenizer.eosId),
+      };
+    },
   },
 };
 

@@ -7,7 +7,8 @@ import { reshape, transpose } from "../graph/ops/shape.ts";
 import { projection } from "./blocks.ts";
 import { contradiction } from "./config.ts";
 import type { Family } from "./family.ts";
-import { gridFeeds } from "./image-feeds.ts";
+import { gridFeeds, imageTokenOf } from "./image-feeds.ts";
+import type { ImageGrid } from "./images.ts";
 import { count, MAX_HIDDEN, MAX_VOCAB, readJson } from "./schema.ts";
 import { textForward, textModel, type WithText } from "./text-model.ts";
 import { patchCount, pixelInput, siglipVision, siglipVisionConfig, type VisionConfig } from "./vision.ts";
@@ -66,8 +67,24 @@ export const idefics3: Family<Idefics3Config> = {
       return { features: projection(squares, "model.connector.modality_projection.proj", c.hiddenSize) };
     },
     feeds: (c, tokens, images) => gridFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),
+    text(c, tokenizer) {
+      const image = imageTokenOf(tokenizer, c.imageToken);
+      const around = tokenizer.namedToken("fake_image_token") ?? "<fake_token_around_image>";
+      const whole = `${around}${tokenizer.namedToken("global_image_token") ?? "<global-img>"}`;
+      const features = image.token.repeat(featuresOf(c));
+      return { ...image, written: (grid) => `${tiles(grid, around, features)}${whole}${features}${around}` };
+    },
   },
 };
+
+/** The tiles of a split image, line by line, before the whole one. */
+function tiles({ rows, columns }: ImageGrid, around: string, features: string): string {
+  if (rows === 0 && columns === 0) return "";
+  const line = (row: number) => counting(columns, (column) => `${around}<row_${row + 1}_col_${column + 1}>${features}`).join("");
+  return `${counting(rows, (row) => `${line(row)}\n`).join("")}\n`;
+}
+
+const counting = (length: number, value: (i: number) => string): string[] => Array.from({ length }, (_, i) => value(i));
 
 /** The patches of each square of `scale` × `scale` in one row ("pixel shuffle"): x [images*edge², n] → [images*(edge/scale)², n·scale²]. */
 function besideEachOther(x: Value, images: Dim, edge: number, scale: number): Value {

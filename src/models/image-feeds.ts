@@ -1,6 +1,7 @@
 // From a processor's tensors and the tokens around them to what the graph of a model with images is fed.
 import { LowrankError } from "../errors.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ImageTensors, ImageTokens } from "./images.ts";
 import { type PatchConfig, patchCount } from "./vision.ts";
 
@@ -140,6 +141,35 @@ export function seenFeeds({ rows, width }: ImageTokens, images: ImageTensors | n
     pixelValues: float32([rows, perRow, c.channels, ...c.imageSize], values),
     imageAttention: int32(seen.shape, seen.data as Int32Array),
   };
+}
+
+/** The token that `config.json` has for images. Fails with `data/image-token` if the tokenizer lacks it. */
+export function imageTokenOf({ idToToken }: Tokenizer, id: number): { token: string; id: number } {
+  const token = idToToken(id);
+  if (token !== undefined) return { token, id };
+  throw noImageToken(`a token with the id ${id}, as config.json says`);
+}
+
+export const noImageToken = (expected: string): LowrankError =>
+  new LowrankError("data/image-token", "the tokenizer has no token for images", {
+    subject: "tokenizer.json",
+    expected,
+    got: "none",
+    next: "Take the tokenizer's files of the model's own page.",
+  });
+
+/**
+ * Of each of the ids the image that it attends to: the last one before it, whose own token counts, until a text ends (`eosId`);
+ * -1 is none.
+ */
+export function lastImages(ids: Int32Array, imageId: number, eosId: number | undefined): Int32Array {
+  let [count, ended] = [-1, false];
+  return ids.map((id) => {
+    if (id === imageId) [count, ended] = [count + 1, false];
+    const seen = ended ? -1 : count;
+    if (id === eosId) ended = true;
+    return seen;
+  });
 }
 
 const problem = (message: string, facts: ConstructorParameters<typeof LowrankError>[2]): LowrankError =>

@@ -6,6 +6,7 @@ import { embedding, scatterAddRows } from "../graph/ops/indexing.ts";
 import { constant, input } from "../graph/ops/leaves.ts";
 import { broadcastTo, reshape } from "../graph/ops/shape.ts";
 import type { Tensor } from "../tensor.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** What a decoder reads of its images. */
 export interface ImageInputs {
@@ -34,6 +35,24 @@ export interface ImageTokens {
   inputIds: Int32Array;
 }
 
+/** How a processor split an image: 0 rows and 0 columns if it is whole. */
+export interface ImageGrid {
+  rows: number;
+  columns: number;
+}
+
+/** How images stand in a text, as Transformers' processor of the family writes it. */
+export interface ImageText {
+  /** What a chat template writes for an image. */
+  token: string;
+  /** Its id: where the features of an image belong, or from where on text attends to it. */
+  id: number;
+  /** What the text has in the place of `token`. `before` is what comes before it, with its images written so; `after` what follows. */
+  written(image: ImageGrid, before: string, after: string): string;
+  /** Where text attends to images: of each of these ids the image that it attends to, counted from 0, or -1. */
+  attended?(ids: Int32Array): Int32Array;
+}
+
 /** The vision side of a family `C`. */
 export interface Vision<C> {
   /** Whether tokens attend to features; if not, features take the place of image tokens. */
@@ -46,6 +65,8 @@ export interface Vision<C> {
   encode(c: C, pixels: Record<string, Value>): { features: Value; unread?: Value[] };
   /** Values for the inputs of `pixels` and `placed`; null stands for no image at all. Fails with `data/images`. */
   feeds(c: C, tokens: ImageTokens, images: ImageTensors | null): Record<string, Tensor>;
+  /** How images stand in text. Fails with `data/image-token` if the tokenizer has no token for them. */
+  text(c: C, tokenizer: Tokenizer): ImageText;
 }
 
 /** What a decoder reads of images with these features: the inputs `imageAttention` or `imageRows` say where they belong. */

@@ -7,7 +7,7 @@ import { type ActivationName, activations } from "./activations.ts";
 import { projection } from "./blocks.ts";
 import { activationOf, contradiction, onlyValue, unsupported } from "./config.ts";
 import type { Family } from "./family.ts";
-import { placedFeeds } from "./image-feeds.ts";
+import { imageTokenOf, placedFeeds } from "./image-feeds.ts";
 import { MAX_LAYERS, MAX_VOCAB, readJson, shown } from "./schema.ts";
 import { textForward, textModel, type WithText } from "./text-model.ts";
 import {
@@ -136,6 +136,10 @@ export const llava: Family<LlavaConfig> = {
       return { features, unread: [last] };
     },
     feeds: (c, tokens, images) => placedFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),
+    text(c, tokenizer) {
+      const image = imageTokenOf(tokenizer, c.imageToken);
+      return { ...image, written: () => image.token.repeat(featuresOf(c)) };
+    },
   },
   olderNames: [
     // Transformers 4.52 to 4.57

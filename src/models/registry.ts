@@ -63,6 +63,8 @@ const taskFamilies: Record<string, TaskFamily> = { bert, vit, clip };
 
 /** The `model_type`s of language models. */
 export const decoderTypes = Object.keys(families);
+/** Those of language models that read images. */
+export const imageTypes = decoderTypes.filter((name) => families[name]!.vision);
 /** The `model_type`s that can be read. */
 export const modelTypes = [...decoderTypes, ...Object.keys(taskFamilies)];
 

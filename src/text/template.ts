@@ -1,6 +1,7 @@
 // Chat templates over @huggingface/jinja, with Transformers' context (utils/chat_template_utils.py) and bounds on what a template can cost.
 import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
 import { LowrankError } from "../errors.ts";
+import { type Content, textOf } from "./parts.ts";
 
 /** Longest template source. The longest in use (tool calling) are near 20 k characters. */
 export const MAX_TEMPLATE_CHARS = 256 * 1024;
@@ -32,7 +33,7 @@ export interface ChatTemplate {
 /** One turn. Other keys (`tool_calls`, `name`, …) reach the template as they are. */
 export interface ChatMessage {
   role: string;
-  content: string;
+  content: Content;
   [key: string]: unknown;
 }
 
@@ -58,7 +59,15 @@ export const sourceFor = (template: ChatTemplate, { tools }: RenderOptions): str
   tools !== undefined && template.toolUse !== undefined ? template.toolUse : template.source;
 
 /** `renderChat` with another source in the place of the template's own. */
-export function renderSource(
+export const renderSource = (
+  template: ChatTemplate,
+  source: string,
+  messages: readonly ChatMessage[],
+  options: RenderOptions,
+): string => renderAsIs(template, source, inFormOf(template, source, messages), options);
+
+/** What a template makes of messages whose contents are in a form that it takes. */
+function renderAsIs(
   template: ChatTemplate,
   source: string,
   messages: readonly ChatMessage[],
@@ -115,6 +124,66 @@ export function renderSource(
       cause: error,
     });
   }
+}
+
+/** Which contents a template writes the text of. */
+interface Forms {
+  strings: boolean;
+  parts: boolean;
+}
+
+const PROBE = "probe of the content";
+const formsOfSources = new WeakMap<ChatTemplate, Map<string, Forms>>();
+
+/** Found by rendering one message of the user in either form. A list that is written as it is in Jinja is not taken. */
+function formsOf(template: ChatTemplate, source: string): Forms {
+  const known = formsOfSources.get(template) ?? new Map<string, Forms>();
+  formsOfSources.set(template, known);
+  const found = known.get(source);
+  if (found) return found;
+  const writes = (content: Content): boolean => {
+    try {
+      const text = renderAsIs(template, source, [{ role: "user", content }], {});
+      return text.includes(PROBE) && !/["']type["']/.test(text);
+    } catch (error) {
+      if (error instanceof LowrankError && error.code !== "template/limit") return false;
+      throw error;
+    }
+  };
+  const forms = { strings: writes(PROBE), parts: writes([{ type: "text", text: PROBE }]) };
+  known.set(source, forms);
+  return forms;
+}
+
+/** Only a template that looks at the types of parts takes parts. */
+const READS_TYPES = /["']type["']|\.type\b/;
+
+/**
+ * Messages with contents that the template takes. A string becomes a list of one text where the template reads lists alone
+ * (Jinja would write nothing for it), and a list of texts one string where it reads strings alone. Of an image it sees the type,
+ * nothing else. Fails with `template/parts` on an image where the template reads strings alone.
+ */
+function inFormOf(template: ChatTemplate, source: string, messages: readonly ChatMessage[]): readonly ChatMessage[] {
+  const reads = READS_TYPES.test(source);
+  const hasLists = messages.some(({ content }) => Array.isArray(content));
+  if (!reads && !hasLists) return messages;
+  const { strings, parts } = reads ? formsOf(template, source) : { strings: true, parts: false };
+  return messages.map((message) => {
+    const { content } = message;
+    if (typeof content === "string")
+      return parts && !strings ? { ...message, content: [{ type: "text", text: content }] } : message;
+    if (!Array.isArray(content)) return message;
+    const bare = (content as Exclude<Content, string>).map((part) =>
+      part.type === "image" ? ({ type: "image" } as const) : part,
+    );
+    if (parts || !strings) return { ...message, content: bare };
+    if (bare.every(({ type }) => type === "text")) return { ...message, content: textOf(bare) };
+    throw new LowrankError("template/parts", "the chat template takes texts alone, and the conversation has an image", {
+      subject: template.file,
+      expected: "a template that writes parts of the type image",
+      next: "use a model whose chat template knows images, or give the images with a prompt instead of a conversation",
+    });
+  });
 }
 
 // Title-case spellings are Jinja's own aliases.

@@ -40,6 +40,9 @@ export interface Tokenizer {
   frame(pair: boolean): readonly FramePart[];
   /** Whether texts that are too long lose their beginning (tokenizer_config.json: truncation_side), not their end. */
   readonly cutsLeft: boolean;
+  idToToken(id: number): string | undefined;
+  /** A token that tokenizer_config.json has under a name of the model's own, such as `fake_image_token`. */
+  namedToken(name: string): string | undefined;
   /** One more than the largest token id: the fewest rows the embedding must have. */
   readonly vocabSize: number;
   /** The token that ends a text, appended to training targets. */
@@ -132,6 +135,11 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
     tokenToId: (token) => engine.token_to_id(token),
     frame: (pair) => frameOf(json["post_processor"], pair, { idOf: (token) => engine.token_to_id(token), vocabSize, path }),
     cutsLeft: config["truncation_side"] === "left",
+    idToToken: (id) => engine.id_to_token(id),
+    namedToken: (name) =>
+      [config, config["model_specific_special_tokens"], config["extra_special_tokens"]]
+        .map((names) => (isObject(names) && Object.hasOwn(names, name) ? tokenContent(names[name]) : undefined))
+        .find((token) => token !== undefined),
     vocabSize,
     eosId,
     eosIds,
@@ -141,6 +149,13 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
     template: await readTemplate(files, folder, config, names),
     limited,
   };
+}
+
+/** The special tokens that the tokenizer puts in front of a text: its BOS, or nothing. */
+export function specialPrefix(tokenizer: Tokenizer): number[] {
+  const around = [...tokenizer.encode("", { addSpecialTokens: true })];
+  const end = around.findIndex((id) => id !== tokenizer.bosId && tokenizer.eosIds.includes(id));
+  return end < 0 ? around : around.slice(0, end);
 }
 
 /** Turns a stream of ids into text deltas whose concatenation (with `flush()`) is the decoded whole. */
@@ -246,7 +261,10 @@ function checkVocabulary(json: Json, path: string): { vocabSize: number; added: 
   return { vocabSize: largest + 1, added };
 }
 
-/** chat_template.jinja wins over tokenizer_config.json, as in Transformers; of several named templates, `default` is used. */
+/**
+ * chat_template.jinja wins over tokenizer_config.json, as in Transformers; between them comes chat_template.json, which older
+ * processors of models with images have. Of several named templates, `default` is used.
+ */
 async function readTemplate(
   files: Files,
   folder: string,
@@ -255,6 +273,9 @@ async function readTemplate(
 ): Promise<ChatTemplate | undefined> {
   const jinja = `${folder}/chat_template.jinja`;
   if (await files.exists(jinja)) return { source: await readText(files, jinja), file: jinja, tokens };
+  const legacy = `${folder}/chat_template.json`;
+  const { chat_template: whole } = await readOptionalJson(files, legacy);
+  if (typeof whole === "string") return { source: whole, file: legacy, tokens };
   const file = `${folder}/tokenizer_config.json`;
   const value = config["chat_template"];
   if (value === undefined || value === null) return undefined;

@@ -1,5 +1,6 @@
 // Where the assistant's turns are in a rendered conversation, found by comparing renderings: for templates without {% generation %} marks.
 import { LowrankError } from "../errors.ts";
+import { textOf } from "./parts.ts";
 import { type ChatMessage, type ChatTemplate, type RenderOptions, renderChat } from "./template.ts";
 
 /** [start, end) in UTF-16 units of a text. */
@@ -156,7 +157,7 @@ function holdsNext({ messages, text, index, render }: Turn, end: number): boolea
 function contentEnd(turn: Turn, start: number): { end: number; rest: string } | undefined {
   const { messages, text, index, render } = turn;
   const { content } = messages[index]!;
-  const empty = typeof content !== "string" || content.trim() === "";
+  const empty = (content ?? "") === "" || textOf(content).trim() === "";
   const rendered = empty ? attempt(() => render(marked(messages, index))) : render(marked(messages, index));
   const parts = (rendered ?? "").split(SENTINEL);
   if (parts.length === 1) return undefined;
@@ -192,9 +193,13 @@ function wholeMarkers(a: string, b: string): string {
   return /^[\s\S]*[>\]]\s*|^\s*/.exec(both.replace(/(?:<[^<>]*|\[[^[\]]*)$/, ""))![0];
 }
 
-/** The messages with the sentinel for the content of one. */
+/** The messages with the sentinel for the content of one, in the form that the content has. */
 const marked = (messages: readonly ChatMessage[], index: number): ChatMessage[] =>
-  messages.map((message, i) => (i === index ? { ...message, content: SENTINEL } : message));
+  messages.map((message, i) => {
+    if (i !== index) return message;
+    const isList = Array.isArray(message.content);
+    return { ...message, content: isList ? [{ type: "text", text: SENTINEL }] : SENTINEL };
+  });
 
 /** What comes after the last sentinel. */
 function after(text: string | undefined): string | undefined {

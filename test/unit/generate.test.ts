@@ -27,6 +27,8 @@ const tokenizer: Tokenizer = {
   tokenToId: (token) => (pieces.includes(token) ? idOf(token) : undefined),
   frame: () => [{ text: 0, type: 0 }],
   cutsLeft: false,
+  idToToken: (id) => (typeof pieces[id] === "string" ? pieces[id] : undefined),
+  namedToken: () => undefined,
   vocabSize: pieces.length,
   eosId: EOS,
   eosIds: [EOS],

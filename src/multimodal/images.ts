@@ -1,0 +1,103 @@
+// The images of a model that reads them, from files to tensors: what its folder says of preparing them, and where they stand in text.
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { type DecodeImage, type RgbImage, readImage } from "../images/image.ts";
+import { type ImageProcessor, loadImageProcessor, type ProcessedImage } from "../images/processor.ts";
+import type { TextBase } from "../models/base.ts";
+import type { ImageTensors, ImageText, ImageTokens } from "../models/images.ts";
+import { imageTypes, visionOf } from "../models/registry.ts";
+import { float32, int32, type Tensor } from "../tensor.ts";
+
+/** An image: its file's path, or itself. */
+export type ImageReference = string | RgbImage;
+
+/** What reads images from files. */
+export interface ImageReading {
+  files: Files;
+  decodeImage: DecodeImage;
+}
+
+/** A row of a batch: its ids, from column `start` on, and its images. */
+export interface ImageRow {
+  ids: Int32Array;
+  start: number;
+  images: readonly ProcessedImage[];
+}
+
+/** What a model with images has beside its tokenizer. */
+export interface ImageSide {
+  text: ImageText;
+  processor: ImageProcessor;
+  /** Reads an image and prepares it. Fails with `image/…`. */
+  prepare(image: ImageReference): Promise<ProcessedImage>;
+}
+
+/**
+ * The image side of a base. Fails with `model/no-images` if it reads none, with `image/no-processor` if its folder does not say
+ * how images are prepared, with `data/image-token` if its tokenizer has no token for them.
+ */
+export async function openImageSide(base: TextBase, { files, decodeImage }: ImageReading): Promise<ImageSide> {
+  const { config, checkpoint } = base;
+  const vision = "task" in config ? undefined : visionOf(config);
+  if ("task" in config || !vision) {
+    throw new LowrankError("model/no-images", "the model reads no images", {
+      subject: checkpoint.folder,
+      expected: `a model of type ${imageTypes.join(", ")}`,
+      got: config.modelType,
+      next: "Leave the images out, or choose a model that reads them.",
+    });
+  }
+  const processor = await loadImageProcessor(files, checkpoint.folder);
+  return {
+    text: vision.text(config, await base.tokenizer()),
+    processor,
+    prepare: async (image) =>
+      processor.process(typeof image === "string" ? await readImage(files, decodeImage, localPath(image)) : image),
+  };
+}
+
+/** A path; an address on the network is refused, since nothing is downloaded unasked. */
+function localPath(reference: string): string {
+  if (reference.startsWith("file://")) return decodeURIComponent(new URL(reference).pathname);
+  const [, scheme] = /^([a-z][a-z0-9+.-]+):/i.exec(reference) ?? [];
+  if (scheme === undefined || /^[a-z]:[\\/]/i.test(reference)) return reference;
+  throw new LowrankError("image/address", "images are read from files alone", {
+    subject: reference.slice(0, 200),
+    expected: "the path of a PNG, JPEG or WebP file",
+    got: `an address (${scheme}:)`,
+    next: "Download the image, and give its path.",
+  });
+}
+
+/** The tensors of a batch's images, under Transformers' names; null if no row has one. `batch` is the rectangle of the rows. */
+export function imageTensors(
+  { text, processor }: ImageSide,
+  { rows, width }: ImageTokens,
+  given: readonly ImageRow[],
+): ImageTensors | null {
+  const images = given.map((row) => row.images);
+  if (images.every((row) => row.length === 0)) return null;
+  if (text.attended) {
+    const stacked = processor.stack(images);
+    return { ...stacked, imageAttentionMask: attention(text.attended, rows, width, stacked.pixelValues.shape[1]!, given) };
+  }
+  // One after another, without padding between rows.
+  const { pixelValues, pixelAttentionMask } = processor.stack([images.flat()]);
+  const flat = float32(pixelValues.shape.slice(1), pixelValues.data as Float32Array<ArrayBuffer>);
+  return { pixelValues: flat, pixelAttentionMask };
+}
+
+/** int32 [rows, width, images]: 1 where a token attends to an image of its row. */
+function attention(
+  attended: (ids: Int32Array) => Int32Array,
+  rows: number,
+  width: number,
+  most: number,
+  given: readonly ImageRow[],
+): Tensor {
+  const seen = new Int32Array(rows * width * most);
+  for (const [row, { ids, start }] of given.entries()) {
+    for (const [i, image] of attended(ids).entries()) if (image >= 0) seen[(row * width + start + i) * most + image] = 1;
+  }
+  return int32([rows, width, most], seen);
+}
