@@ -1,4 +1,4 @@
-// What a model family is: how its config.json reads and how it computes. registry.ts lists them.
+// What a model family is: how its config.json reads and how it computes. families.ts lists them.
 import type { DecoderInputs, DecoderOutputs } from "./blocks.ts";
 import type { DecoderConfig } from "./config.ts";
 import type { Vision } from "./images.ts";

@@ -1,4 +1,4 @@
-// model_type → family, and what is asked of any of them. A new family is a file in this folder and a line here.
+// What is asked of any family, by its `model_type`; families.ts and task-families.ts list them.
 import { z } from "zod";
 import { nearest } from "../errors.ts";
 import type { Graph, Value } from "../graph/graph.ts";
@@ -7,59 +7,17 @@ import { linear } from "../graph/ops/linear.ts";
 import { capLogits } from "../graph/ops/loss.ts";
 import { concat } from "../graph/ops/shape.ts";
 import type { ModuleInfo } from "../lora/match.ts";
-import { bert } from "./bert.ts";
 import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./blocks.ts";
-import { bloom } from "./bloom.ts";
-import { clip } from "./clip.ts";
 import { type DecoderConfig, unsupported } from "./config.ts";
+import * as decoders from "./families.ts";
 import type { Family } from "./family.ts";
-import { gemma } from "./gemma.ts";
-import { gemma2 } from "./gemma2.ts";
-import { gemma3 } from "./gemma3.ts";
-import { gptNeox } from "./gpt-neox.ts";
-import { gpt2 } from "./gpt2.ts";
-import { idefics } from "./idefics.ts";
-import { idefics3 } from "./idefics3.ts";
 import { placed, type Vision } from "./images.ts";
-import { llama } from "./llama.ts";
-import { llava } from "./llava.ts";
-import { mistral } from "./mistral.ts";
-import { mixtral } from "./mixtral.ts";
-import { olmo2 } from "./olmo2.ts";
-import { phi3 } from "./phi3.ts";
-import { qwen2 } from "./qwen2.ts";
-import { qwen2Moe } from "./qwen2-moe.ts";
-import { qwen3 } from "./qwen3.ts";
 import { readJson, shown } from "./schema.ts";
-import { smollm3 } from "./smollm3.ts";
 import { type TaskConfig, type TaskFamily, taskText } from "./task.ts";
-import { vit } from "./vit.ts";
+import * as others from "./task-families.ts";
 
-/** Decoders: language models. */
-const families: Record<string, Family> = {
-  llama,
-  mistral,
-  qwen2,
-  qwen3,
-  smollm3,
-  olmo2,
-  phi3,
-  gemma,
-  gemma2,
-  gemma3_text: gemma3,
-  gpt2,
-  gpt_neox: gptNeox,
-  bloom,
-  mixtral,
-  qwen2_moe: qwen2Moe,
-  llava,
-  idefics,
-  idefics3,
-  smolvlm: idefics3,
-};
-
-/** Models of other tasks. */
-const taskFamilies: Record<string, TaskFamily> = { bert, vit, clip };
+const families: Record<string, Family> = decoders;
+const taskFamilies: Record<string, TaskFamily> = others;
 
 /** The `model_type`s of language models. */
 export const decoderTypes = Object.keys(families);
@@ -82,7 +40,7 @@ export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
   throw unsupported(file, "model_type", `the model type ${shown(modelType)} is not supported`, {
     expected: modelTypes.join(", "),
     got: shown(modelType),
-    next: `The nearest supported one is ${nearest(modelType.slice(0, 64), modelTypes, 1)[0]}. A new family is a file in src/models/ and a line in src/models/registry.ts.`,
+    next: `The nearest supported one is ${nearest(modelType.slice(0, 64), modelTypes, 1)[0]}. A new family is a file in src/models/ and a line in src/models/families.ts (docs/add-a-model.md).`,
   });
 }
 

@@ -1,5 +1,6 @@
 // Decoding with a cache against the logits that Transformers and PEFT computed in one pass (test/fixtures/cases).
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
@@ -12,7 +13,7 @@ import { initAdapter } from "../../src/lora/init.ts";
 import { inject, loraUpdate } from "../../src/lora/inject.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import type { LlamaConfig } from "../../src/models/llama-config.ts";
-import { forwardGraph } from "../../src/models/registry.ts";
+import { forwardGraph, modelConfig, visionOf } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
@@ -148,24 +149,13 @@ async function forward(
   return (position) => (logits!.data as Float32Array).subarray(position * vocab, (position + 1) * vocab);
 }
 
-const decoders = [
-  "llama-gqa-tied",
-  "mistral-swa",
-  "qwen2-bias",
-  "qwen3-qknorm",
-  "smollm3",
-  "olmo2",
-  "phi3-fused",
-  "gemma",
-  "gemma2",
-  "gemma3-text",
-  "gpt2-conv1d",
-  "gpt-neox-parallel",
-  "bloom-alibi",
-  "bloom-leftpad",
-  "mixtral-attention",
-  "qwen2moe-shared",
-];
+const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+/** The language models among the cases that read no images. Those of LoRA's options are all one model. */
+const decoders = readdirSync(cases).filter((name) => {
+  if (name.startsWith("lora-")) return false;
+  const config = modelConfig(JSON.parse(readFileSync(`${cases}/${name}/base/config.json`, "utf8")));
+  return !("task" in config) && !visionOf(config);
+});
 
 for (const name of decoders) {
   test(`${name}: cached decoding of a left-padded batch gives the full pass's logits, with and without adapter`, async () => {
