@@ -27,10 +27,16 @@ export interface Checkpoint {
   metadata: Record<string, string>;
   /** Stored names of weights that the model calls otherwise. */
   aliases?: ReadonlyMap<string, string>;
+  /** Weights, by the model's name, that are stored inside a larger tensor. */
+  parts?: ReadonlyMap<string, CheckpointTensor>;
 }
 
 /** Under which name the checkpoint stores what the model calls `name`. */
 export const storedName = ({ aliases }: Checkpoint, name: string): string => aliases?.get(name) ?? name;
+
+/** Where what the model calls `name` lies; undefined if the checkpoint lacks it. */
+export const entryOf = (checkpoint: Checkpoint, name: string): CheckpointTensor | undefined =>
+  checkpoint.tensors.get(storedName(checkpoint, name)) ?? checkpoint.parts?.get(name);
 
 /**
  * Opens a checkpoint folder: config.json and the headers of its weight files are read and checked, no weight is.
@@ -67,15 +73,15 @@ export async function readConfig(files: Files, folder: string): Promise<Record<s
   });
 }
 
-/** Reads one tensor of a checkpoint by its stored name. */
+/** Reads one tensor of a checkpoint by its stored name, or what the model calls it. */
 export async function readWeights(files: Files, checkpoint: Checkpoint, name: string): Promise<Tensor> {
   const entry = findTensor(checkpoint, name);
   return readTensor(files, entry.file, entry);
 }
 
-/** The entry of a stored name; an unknown name is refused with the names most like it. */
+/** The entry of a stored name, or of what the model calls a weight; an unknown name is refused with the names most like it. */
 export function findTensor(checkpoint: Checkpoint, name: string): CheckpointTensor {
-  const entry = checkpoint.tensors.get(storedName(checkpoint, name));
+  const entry = entryOf(checkpoint, name);
   if (entry) return entry;
   throw new LowrankError("checkpoint/no-tensor", `the checkpoint has no tensor ${quote(name)}`, {
     subject: checkpoint.folder,

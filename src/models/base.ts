@@ -6,8 +6,18 @@ import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import type { DecoderConfig } from "./config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
-import { asDecoder, forwardGraph, type ModelConfig, modelConfig, modulesOf, olderNames, storedNames } from "./registry.ts";
+import {
+  asDecoder,
+  forwardGraph,
+  type ModelConfig,
+  modelConfig,
+  modulesOf,
+  olderNames,
+  storedIn,
+  storedNames,
+} from "./registry.ts";
 import { unnamedLabel, withLabels } from "./task.ts";
+import { storedParts } from "./weights.ts";
 
 /** What of a base is needed to make examples: no file of weights has to be there. */
 export interface TextBase {
@@ -40,7 +50,11 @@ export async function openBase(files: Files, folder: string, timeLimit?: TimeLim
   const opened = await openCheckpoint(files, folder);
   const config = modelConfig(opened.config, `${folder}/config.json`);
   const graph = forwardGraph(config);
-  const checkpoint = { ...opened, aliases: storedNames(graph, opened.tensors, (name) => olderNames(config, name)) };
+  const checkpoint = {
+    ...opened,
+    aliases: storedNames(graph, opened.tensors, (name) => olderNames(config, name)),
+    parts: storedParts(graph, opened.tensors, (name) => storedIn(config, name)),
+  };
   let naming: Promise<string> | undefined;
   return {
     checkpoint,

@@ -9,6 +9,7 @@ import { reduceSum, softmax } from "../graph/ops/reduction.ts";
 import { slice } from "../graph/ops/shape.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { contradiction } from "./config.ts";
+import type { StoredIn } from "./family.ts";
 
 /** More than the largest published mixtures have in a layer. */
 export const MAX_EXPERTS = 1024;
@@ -48,6 +49,26 @@ export function mixtureOfExperts(x: Value, e: Experts): Value {
     return scatterAddRows(mul(y, gatherRows(column(shares), rows)), rows, tokens); // [tokens, hidden]
   });
   return outputs.reduce(add);
+}
+
+/** Expert's weights as they are called in Mixtral and its successors, and which half of which stack holds them. */
+const stacks: Record<string, Omit<StoredIn, "index">> = {
+  w1: { tensor: "gate_up_proj", half: 0 },
+  w3: { tensor: "gate_up_proj", half: 1 },
+  w2: { tensor: "down_proj" },
+  gate_proj: { tensor: "gate_up_proj", half: 0 },
+  up_proj: { tensor: "gate_up_proj", half: 1 },
+  down_proj: { tensor: "down_proj" },
+};
+
+/**
+ * Where an expert's weight lies if a layer's experts are stored as Transformers 5 holds them in memory, which it writes with
+ * `save_original_format=False`: `<layer>.mlp.experts.gate_up_proj` [experts, 2·width, hidden] and `down_proj` [experts, hidden, width].
+ */
+export function stackedExpert(name: string): StoredIn | undefined {
+  const [, layer, index, weightName] = /^(.+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight$/.exec(name) ?? [];
+  const stack = stacks[weightName ?? ""];
+  return stack && { ...stack, tensor: `${layer}.mlp.experts.${stack.tensor}`, index: Number(index) };
 }
 
 /** The symbol for how many tokens one expert gets; it tells the share that an even router would give it. */

@@ -10,6 +10,15 @@ export interface Family<C extends DecoderConfig = DecoderConfig> {
   forward(config: C, inputs: DecoderInputs): DecoderOutputs;
   /** Of a family that reads images. */
   vision?: Vision<C>;
-  /** What older versions call a module or weight of this name, and so a checkpoint or an adapter may: the newest first. */
+  /** What other versions of Transformers call a module or weight of this name, and so a checkpoint or an adapter may: the newest first. */
   olderNames?: readonly ((name: string) => string)[];
+  /** The larger tensor that a checkpoint may store the weight of this name in; undefined if it has one of its own everywhere. */
+  storedIn?(name: string): StoredIn | undefined;
+}
+
+/** A place in a stored tensor [count, rows, columns]: one matrix of it, or a half of its rows. */
+export interface StoredIn {
+  tensor: string;
+  index: number;
+  half?: 0 | 1;
 }

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { add } from "../graph/ops/elementwise.ts";
 import { decoder, llamaLayout, rms, selfAttention } from "./blocks.ts";
-import { expertCounts, MAX_EXPERTS, mixtureOfExperts } from "./experts.ts";
+import { expertCounts, MAX_EXPERTS, mixtureOfExperts, stackedExpert } from "./experts.ts";
 import type { Family } from "./family.ts";
 import { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 import { count, readJson } from "./schema.ts";
@@ -56,4 +56,7 @@ export const mixtral: Family<MixtralConfig> = {
       });
       return add(h, mixed);
     }),
+  // The hub has the first release's names. What Transformers 5 holds in memory, and can write, has others.
+  olderNames: [(name) => name.replace(".block_sparse_moe.", ".mlp.")],
+  storedIn: stackedExpert,
 };

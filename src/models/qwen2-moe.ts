@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { add, mul, sigmoid } from "../graph/ops/elementwise.ts";
 import { decoder, gatedMlp, llamaLayout, projection, rms, selfAttention } from "./blocks.ts";
-import { expertCounts, MAX_EXPERTS, mixtureOfExperts } from "./experts.ts";
+import { expertCounts, MAX_EXPERTS, mixtureOfExperts, stackedExpert } from "./experts.ts";
 import type { Family } from "./family.ts";
 import { type LlamaConfig, llamaConfig } from "./llama-config.ts";
 import { count, MAX_INTERMEDIATE, MAX_LAYERS, readJson } from "./schema.ts";
@@ -82,4 +82,5 @@ export const qwen2Moe: Family<Qwen2MoeConfig> = {
       const gate = sigmoid(projection(read, `${at}.mlp.shared_expert_gate`, 1)); // [tokens, 1]
       return add(h, add(routed, mul(gate, gatedMlp(c, read, `${at}.mlp.shared_expert`, c.sharedWidth))));
     }),
+  storedIn: stackedExpert,
 };

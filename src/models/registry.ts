@@ -10,7 +10,7 @@ import type { ModuleInfo } from "../lora/match.ts";
 import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./blocks.ts";
 import { type DecoderConfig, unsupported } from "./config.ts";
 import * as decoders from "./families.ts";
-import type { Family } from "./family.ts";
+import type { Family, StoredIn } from "./family.ts";
 import { placed, type Vision } from "./images.ts";
 import { readJson, shown } from "./schema.ts";
 import { type TaskConfig, type TaskFamily, taskText } from "./task.ts";
@@ -67,6 +67,9 @@ export function olderNames({ modelType }: ModelConfig, name: string): string[] {
   const styles = (families[modelType] ?? taskFamilies[modelType])?.olderNames ?? [];
   return [...new Set(styles.map((style) => style(name)))].filter((older) => older !== name);
 }
+
+/** The larger tensor that a checkpoint may store a weight of the model in. */
+export const storedIn = ({ modelType }: ModelConfig, name: string): StoredIn | undefined => families[modelType]?.storedIn?.(name);
 
 /** The forward pass of a language model. */
 export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs =>

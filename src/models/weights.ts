@@ -1,7 +1,9 @@
 // From a checkpoint's tensors to the external-data entries of a model: locations relative to one folder, links resolved.
 import { LowrankError, nearest } from "../errors.ts";
-import { type Checkpoint, storedName } from "../formats/checkpoint.ts";
+import { type Checkpoint, type CheckpointTensor, entryOf } from "../formats/checkpoint.ts";
+import { type Graph, nodesOf } from "../graph/graph.ts";
 import type { LocateWeight } from "../onnx/emitter.ts";
+import type { StoredIn } from "./family.ts";
 
 export interface WeightFiles {
   /** The folder that every weight file lies in or below. */
@@ -15,7 +17,7 @@ export function weightFiles(checkpoint: Checkpoint): WeightFiles {
   return {
     folder,
     locate: (name) => {
-      const tensor = checkpoint.tensors.get(storedName(checkpoint, name));
+      const tensor = entryOf(checkpoint, name);
       if (!tensor) {
         throw new LowrankError("checkpoint/missing-tensor", "the checkpoint lacks a tensor that its config.json calls for", {
           subject: name,
@@ -27,6 +29,32 @@ export function weightFiles(checkpoint: Checkpoint): WeightFiles {
       return { ...tensor, location: tensor.file.slice(folder.length + 1) };
     },
   };
+}
+
+/**
+ * The weights of `graph` that `tensors` has inside larger ones: byte ranges of the same files. `place` says in which. What does
+ * not fit in there is left out, and missed when it is read.
+ */
+export function storedParts(
+  graph: Graph,
+  tensors: ReadonlyMap<string, CheckpointTensor>,
+  place: (name: string) => StoredIn | undefined,
+): Map<string, CheckpointTensor> {
+  const parts = new Map<string, CheckpointTensor>();
+  for (const { op, attributes } of nodesOf(graph)) {
+    const name = String(attributes["name"]);
+    const at = op === "weight" ? place(name) : undefined;
+    const whole = at && tensors.get(at.tensor);
+    if (!whole || whole.shape.length !== 3) continue;
+    const { index, half } = at;
+    const [count, rows, columns] = whole.shape as [number, number, number];
+    const shares = half === undefined ? 1 : 2;
+    const length = whole.length / count / shares;
+    if (index >= count || rows % shares !== 0 || !Number.isInteger(length)) continue;
+    const offset = whole.offset + (index * shares + (half ?? 0)) * length;
+    parts.set(name, { ...whole, shape: [rows / shares, columns], offset, length });
+  }
+  return parts;
 }
 
 function commonFolder(paths: readonly string[]): string {
