@@ -17,8 +17,9 @@ import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { lossGraph } from "../../src/train/causal-lm.ts";
 import { evaluate } from "../../src/train/evals.ts";
-import { feedExamples } from "../../src/train/feed.ts";
+import { feedRows } from "../../src/train/feed.ts";
 import { loraObjective } from "../../src/train/objective.ts";
+import { rowsOf } from "../../src/train/rows.ts";
 import { train } from "../../src/train/trainer.ts";
 import { type Checks, type Finding, limits, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
 import { numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
@@ -145,7 +146,7 @@ async function training(run: RealRun): Promise<Finding[]> {
   const { padId } = run.tokenizer;
   const examples = await examplesOf(run, "train.jsonl");
   const held = await examplesOf(run, "val.jsonl");
-  const feed = await feedExamples(inMemory(examples), { batchSize: meta.batch, seed: 0, padId, shuffle: false });
+  const feed = await feedRows(rowsOf(inMemory(examples), padId), { batchSize: meta.batch, seed: 0, shuffle: false });
   const steps = await Promise.all(Array.from({ length: meta.steps }, (_, step) => feed.microBatches(step)));
   const batches = steps.flat();
   const heldBatches = Array.from({ length: Math.ceil(held.length / meta.eval_batch) }, (_, i) =>

@@ -3,6 +3,9 @@ import type { ExampleReport } from "../data/dataset.ts";
 import type { ReadingEvent } from "../train/datasets.ts";
 import { bytes, duration, grouped } from "../units.ts";
 
+/** Classes that are named with their number of examples. */
+const CLASSES_SHOWN = 12;
+
 export function readingLine({ path, bytes: read, size, records, seconds }: ReadingEvent): string {
   const share = size === 0 ? "" : `${Math.floor((100 * read) / size)}% of ${bytes(size)}, `;
   const left = read === 0 ? "" : `, ${duration((seconds * (size - read)) / read)} left`;
@@ -11,7 +14,7 @@ export function readingLine({ path, bytes: read, size, records, seconds }: Readi
 
 /** How much there is to train on, and a line for each thing that was lost or is odd. */
 export function dataLines(what: string, report: ExampleReport): string[] {
-  const { count, tokens, targets, longest } = report;
+  const { count, tokens, targets, longest, classes, images } = report;
   const odd: [number, string][] = [
     [report.truncated, "cut to the maximum length"],
     [report.droppedCut, "left out: cut before any target"],
@@ -20,6 +23,14 @@ export function dataLines(what: string, report: ExampleReport): string[] {
     [report.duplicates, "there more than once"],
     [report.alsoTrained ?? 0, "in the training data too, so the evaluation looks better than it is"],
   ];
-  const sizes = `${grouped(count)} examples, ${grouped(tokens)} tokens, ${grouped(targets)} of them targets, longest ${longest}`;
-  return [`${what}: ${sizes}`, ...odd.filter(([n]) => n > 0).map(([n, text]) => `  ${grouped(n)} ${text}`)];
+  const trained = classes || images !== undefined ? "" : `, ${grouped(targets)} of them targets`;
+  const texts = tokens === 0 ? "" : `, ${grouped(tokens)} tokens${trained}, longest ${longest}`;
+  const pictures = images === undefined ? "" : `, ${grouped(images)} images`;
+  const kinds = classes?.slice(0, CLASSES_SHOWN).map(({ label, count: own }) => `${label} ${grouped(own)}`);
+  const more = classes && classes.length > CLASSES_SHOWN ? `, and ${classes.length - CLASSES_SHOWN} more` : "";
+  return [
+    `${what}: ${grouped(count)} examples${texts}${pictures}`,
+    ...(classes ? [`  ${classes.length} classes: ${kinds!.join(", ")}${more}`] : []),
+    ...odd.filter(([n]) => n > 0).map(([n, text]) => `  ${grouped(n)} ${text}`),
+  ];
 }

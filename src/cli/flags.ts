@@ -53,6 +53,9 @@ const dataFlags: Flag[] = [
   },
   { name: "completionColumn", kind: "text", value: "NAME", help: "that of completions" },
   { name: "textColumn", kind: "text", value: "NAME", help: "that of texts" },
+  { name: "textPairColumn", kind: "text", value: "NAME", help: "of a text classifier: that of second texts" },
+  { name: "labelColumn", kind: "text", value: "NAME", help: "of a classifier: that of classes" },
+  { name: "imageColumn", kind: "text", value: "NAME", help: "of a model that reads images: that of their paths" },
   {
     name: "trainOn",
     kind: "text",
@@ -90,6 +93,13 @@ const training: Flag[] = [
     value: "FOLDER",
     help: "gets checkpoints, and the adapter or model at the end",
     required: true,
+  },
+  {
+    name: "task",
+    kind: "text",
+    value: "NAME",
+    choices: ["causal-lm", "sequence-classification", "image-classification", "contrastive"],
+    help: "what the base has to be for (its config.json says what it is for)",
   },
   {
     name: "method",
@@ -306,7 +316,7 @@ const tables = {
       },
       { name: "output", kind: "text", value: "FOLDER", help: "gets the adapter (my-adapter)" },
       { name: "evalData", kind: "text", value: "FILE", help: "records to evaluate on (a share of the data)" },
-      ...dataFlags.filter(({ name }) => name.endsWith("Column")),
+      ...dataFlags.filter(({ name }) => ["promptColumn", "completionColumn", "textColumn"].includes(name)),
       { name: "file", kind: "text", value: "FILE", help: "the config file to write", default: "lowrank.yaml" },
       { name: "force", kind: "boolean", help: "replace the file if it exists" },
       { name: "offline", kind: "boolean", help: "ask the hub nothing" },

@@ -7,6 +7,7 @@ import { type PromptFormat, promptFormatOf } from "./prompts.ts";
 import type { Recognized } from "./readers.ts";
 import type { NumberedRecord } from "./records.ts";
 import { type ExampleStore, type Examples, exampleStore, growing, inOrder, subset, targetsIn } from "./store.ts";
+import { type AnyRecord, isLanguage } from "./task-records.ts";
 import type { Example } from "./types.ts";
 
 /** What became of a dataset. */
@@ -33,8 +34,12 @@ export interface ExampleReport {
   targets: number;
   /** Length of the longest, in tokens. */
   longest: number;
-  /** How a model trained on them is asked. */
-  prompts: PromptFormat;
+  /** How a language model trained on them is asked. */
+  prompts?: PromptFormat;
+  /** The classes of a classifier, in the order of its logits, with the number of examples of each. */
+  classes?: { label: string; count: number }[];
+  /** Image files, each counted once. */
+  images?: number;
 }
 
 export interface Dataset {
@@ -53,14 +58,17 @@ const nothing: Example = { ids: new Int32Array(), labels: new Int32Array() };
 
 /** Collects the examples of one source, cut to the maximum length. */
 export interface Collector {
-  add(made: MadeExample): Promise<void>;
+  add(made: MadeExample<AnyRecord>): Promise<void>;
   /** Records so far, dropped ones included. */
   readonly records: number;
   /** The dataset of these records, by their numbers from 0; of all if absent. Throws `data/empty`, `data/no-targets`. */
   dataset(numbers?: ArrayLike<number>): Dataset;
 }
 
-export function collector(store: ExampleStore, { maxLength, source = "the dataset" }: ExampleOptions): Collector {
+export function collector(
+  store: ExampleStore,
+  { maxLength, source = "the dataset" }: Pick<ExampleOptions, "maxLength" | "source">,
+): Collector {
   if (!Number.isSafeInteger(maxLength) || maxLength < 2) {
     throw new LowrankError("data/option", "no example fits the maximum length", {
       subject: "maxLength",
@@ -73,10 +81,10 @@ export function collector(store: ExampleStore, { maxLength, source = "the datase
   const hashes = growing(Float64Array);
   const prompts = promptFormatOf();
 
-  async function add({ record, whole }: MadeExample): Promise<void> {
-    prompts.add(record);
-    const isCut = whole.ids.length > maxLength;
-    const example = isCut ? { ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) } : whole;
+  async function add({ record, whole, isCut = whole.ids.length > maxLength }: MadeExample<AnyRecord>): Promise<void> {
+    if (isLanguage(record)) prompts.add(record);
+    const isLonger = whole.ids.length > maxLength;
+    const example = isLonger ? { ...whole, ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) } : whole;
     const isKept = targetsIn(example) > 0;
     const fate = isKept ? 0 : targetsIn(whole) > 0 ? NO_TARGET_LEFT : NO_TARGET;
     const isEmpty = "completion" in record && record.completion.trim() === "";
@@ -107,6 +115,7 @@ export function collector(store: ExampleStore, { maxLength, source = "the datase
       longest = Math.max(longest, store.tokensOf(number));
     }
     const sorted = Float64Array.from(kept, hashes.at).sort();
+    const asked = prompts.format();
     const report: ExampleReport = {
       count,
       truncated: of(CUT),
@@ -118,7 +127,7 @@ export function collector(store: ExampleStore, { maxLength, source = "the datase
       tokens,
       targets,
       longest,
-      prompts: prompts.format() ?? { kind: "text" },
+      ...(asked && { prompts: asked }),
     };
     checkReport(report, source, maxLength);
     return { examples: subset(store, kept), report, hashes: sorted };

@@ -1,5 +1,5 @@
 // Records that are there twice: known by a hash of what is read of them, so that a file of any size needs 8 bytes a record.
-import type { DataRecord } from "./records.ts";
+import { type AnyRecord, isLanguage } from "./task-records.ts";
 
 /** A record by hashes of itself, and of what it asks: the prompt, or the messages before the last answer. A text asks nothing. */
 export interface RecordKey {
@@ -7,7 +7,11 @@ export interface RecordKey {
   question: number | null;
 }
 
-export function recordKey(record: DataRecord): RecordKey {
+export function recordKey(record: AnyRecord): RecordKey {
+  if (!isLanguage(record)) {
+    const asked = "label" in record ? { ...record, label: undefined } : null;
+    return { record: hash(JSON.stringify(record)), question: asked && hash(JSON.stringify(asked)) };
+  }
   if ("text" in record) return { record: hash(record.text), question: null };
   if ("prompt" in record)
     return { record: hash(JSON.stringify([record.prompt, record.completion])), question: hash(record.prompt) };

@@ -29,9 +29,12 @@ export interface ExampleOptions {
   source?: string;
 }
 
-/** A record, and the example it becomes before it is cut to the maximum length. */
-export interface MadeExample extends NumberedRecord {
+/** A record, and the example it becomes. */
+export interface MadeExample<R = DataRecord> extends NumberedRecord<R> {
+  /** Before it is cut to the maximum length; of another task than language modelling, after it. */
   whole: Example;
+  /** Whether it was cut already. */
+  isCut?: boolean;
 }
 
 /**
@@ -188,9 +191,14 @@ function atPlace<T>(source: string, place: string, work: () => T): T {
   try {
     return work();
   } catch (error) {
-    if (!(error instanceof LowrankError)) throw error;
-    const { code, message, subject, expected, got, next } = error;
-    const where = `${source}, ${place}${subject === undefined ? "" : ` (${subject})`}`;
-    throw new LowrankError(code, message, { subject: where, expected, got, next, cause: error });
+    throw withPlace(error, `${source}, ${place}`);
   }
+}
+
+/** An error that names a record's place, and what it named itself. */
+export function withPlace(error: unknown, where: string): unknown {
+  if (!(error instanceof LowrankError)) return error;
+  const { code, message, subject, expected, got, next } = error;
+  const named = `${where}${subject === undefined ? "" : ` (${subject})`}`;
+  return new LowrankError(code, message, { subject: named, expected, got, next, cause: error });
 }

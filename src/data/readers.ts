@@ -5,10 +5,12 @@ import type { Source } from "./readers/blocks.ts";
 import { formatOf } from "./readers/formats.ts";
 import {
   type ColumnNames,
+  type DataRecord,
   describe,
   makeRecord,
   type NumberedRecord,
   type Spelling,
+  type Spellings,
   spellingOf,
   spellingsFor,
 } from "./records.ts";
@@ -25,36 +27,39 @@ export interface Recognized {
 }
 
 /** The records of a file. They can be iterated over once. */
-export interface RecordFile extends AsyncIterable<NumberedRecord> {
+export interface RecordFile<R = DataRecord> extends AsyncIterable<NumberedRecord<R>> {
   /** What the file is; null before the first record. */
   recognized(): Recognized | null;
   /** How much of the file has been read. */
   progress(): { bytes: number; size: number };
 }
 
+/** The records of a file for a language model (`readSpelled`). */
+export const readRecords = (files: Files, path: string, columns: ColumnNames = {}): RecordFile =>
+  readSpelled(files, path, spellingsFor(columns));
+
 /**
  * The records of a file, in order, of one kind and spelling throughout. A byte order mark and CRLF are accepted.
  * Iterating throws LowrankError `data/…` that names the line, row or record.
  */
-export function readRecords(files: Files, path: string, columns: ColumnNames = {}): RecordFile {
+export function readSpelled<R>(files: Files, path: string, sought: Spellings<R>): RecordFile<R> {
   const source: Source = { files, path, size: 0, done: 0 };
   let recognized: Recognized | null = null;
-  async function* records(): AsyncGenerator<NumberedRecord> {
-    const candidates = spellingsFor(columns);
+  async function* records(): AsyncGenerator<NumberedRecord<R>> {
     const format = await formatOf(files, path);
     source.size = await files.size(path);
-    let first: { spelling: Spelling; place: string } | undefined;
+    let first: { spelling: Spelling<R>; place: string } | undefined;
     /** The columns of a file that says them, of which only the chosen ones are in its rows. */
     let all: readonly string[] | undefined;
     const choose = (names: readonly string[]): string[] => {
       all = names;
-      const { keys, optional } = spellingOf(names, () => false, candidates, path);
+      const { keys, optional } = spellingOf(names, () => false, sought, path);
       return [...keys, ...optional.filter((name) => names.includes(name))];
     };
     for await (const row of format.rows(source, choose)) {
       const { fields, place } = row;
       const subject = `${path}, ${place}`;
-      const spelling = spellingOf([...fields.keys()], (key) => fields.get(key) === null, candidates, subject);
+      const spelling = spellingOf([...fields.keys()], (key) => fields.get(key) === null, sought, subject);
       if (first === undefined) {
         first = { spelling, place };
         const keys = [...spelling.keys, ...spelling.optional];

@@ -13,11 +13,12 @@ export interface MessagesRecord {
 export interface TextRecord {
   text: string;
 }
+/** What a language model learns from. */
 export type DataRecord = PromptRecord | MessagesRecord | TextRecord;
 
 /** A record, and where it is in its file: "line 3". */
-export interface NumberedRecord {
-  record: DataRecord;
+export interface NumberedRecord<R = DataRecord> {
+  record: R;
   place: string;
 }
 
@@ -27,25 +28,32 @@ export interface ColumnNames {
   /** "completion" if only the other one is given, as "prompt" is the other way round. */
   completionColumn?: string;
   textColumn?: string;
+  /** Of other tasks (task-records.ts). */
+  textPairColumn?: string;
+  labelColumn?: string;
+  imageColumn?: string;
 }
 
 /** The texts of one row under their keys. */
-interface Texts {
+export interface Texts {
   /** The value of a key; throws `data/value` if it is no string. */
   text(key: string): string;
   /** The value of a key; "" if the row has none. */
   optional(key: string): string;
   /** The turns in a list of messages. */
   turns(key: string): ChatMessage[];
+  /** The name of a class: a text, a whole number or a truth value. */
+  label(key: string): string;
 }
 
-export interface Spelling {
+/** How data sets write a record of kind `R`. */
+export interface Spelling<R = DataRecord> {
   name: string;
   /** A row is of the spelling when it has these. */
   keys: readonly string[];
   /** These are used where a row has them. */
   optional: readonly string[];
-  make(texts: Texts): DataRecord;
+  make(texts: Texts): R;
 }
 
 /** A text and its heading, as Alpaca's prompts have them. */
@@ -106,8 +114,17 @@ export const spellings: readonly Spelling[] = [
   { name: "text", keys: ["text"], optional: [], make: ({ text }) => ({ text: text("text") }) },
 ];
 
-/** The spellings to look for: those of the table, or the columns that were named. */
-export function spellingsFor({ promptColumn, completionColumn, textColumn }: ColumnNames): readonly Spelling[] {
+/** The spellings to look for in a file. */
+export interface Spellings<R = DataRecord> {
+  candidates: readonly Spelling<R>[];
+  /** The flags that say which columns are meant. */
+  naming: string;
+  /** Of those, two that name the columns of a record of two. */
+  pair: readonly [string, string];
+}
+
+/** The spellings of what a language model learns from: those of the table, or the columns that were named. */
+export function spellingsFor({ promptColumn, completionColumn, textColumn }: ColumnNames): Spellings {
   const named: Spelling[] = [];
   if (promptColumn !== undefined || completionColumn !== undefined) {
     const keys = [promptColumn ?? "prompt", completionColumn ?? "completion"] as const;
@@ -116,7 +133,11 @@ export function spellingsFor({ promptColumn, completionColumn, textColumn }: Col
   if (textColumn !== undefined) {
     named.push({ name: "named column", keys: [textColumn], optional: [], make: ({ text }) => ({ text: text(textColumn) }) });
   }
-  return named.length > 0 ? named : spellings;
+  return {
+    candidates: named.length > 0 ? named : spellings,
+    naming: "--prompt-column with --completion-column, or --text-column",
+    pair: ["--prompt-column", "--completion-column"],
+  };
 }
 
 /**
@@ -124,16 +145,17 @@ export function spellingsFor({ promptColumn, completionColumn, textColumn }: Col
  * the other and more is meant; {text} beside another is taken for a copy of it; a null counts only if nothing else is there.
  * @throws LowrankError `data/keys` that names the keys found and how to name columns.
  */
-export function spellingOf(
+export function spellingOf<R>(
   keys: readonly string[],
   isNull: (key: string) => boolean,
-  candidates: readonly Spelling[],
+  sought: Spellings<R>,
   subject: string,
-): Spelling {
+): Spelling<R> {
+  const { candidates, naming } = sought;
   const fitting = candidates.filter((spelling) => spelling.keys.every((key) => keys.includes(key)));
   const filled = fitting.filter((spelling) => !spelling.keys.some(isNull));
   const found = filled.length > 0 ? filled : fitting;
-  const covers = (a: Spelling, b: Spelling) =>
+  const covers = (a: Spelling<R>, b: Spelling<R>) =>
     b.name === "text" ||
     (b.keys.length <= a.keys.length && b.keys.every((key) => a.keys.includes(key) || a.optional.includes(key)));
   const meant = found.filter((one) => !found.some((other) => other !== one && covers(other, one)));
@@ -147,16 +169,14 @@ export function spellingOf(
       got: keys.length === 0 ? "no keys" : describe(keys.slice(0, 20)),
       next:
         meant.length > 1
-          ? `keep the keys of one kind, or say which columns are meant (${NAMING})`
-          : `rename the keys, or say which columns are meant (${NAMING}${suggestion(keys, candidates)})`,
+          ? `keep the keys of one kind, or say which columns are meant (${naming})`
+          : `rename the keys, or say which columns are meant (${naming}${suggestion(keys, sought)})`,
     },
   );
 }
 
-const NAMING = "--prompt-column with --completion-column, or --text-column";
-
 /** Of the spelling that lacks one key only, what may be meant by it; of two keys that none has, flags that take them. */
-function suggestion(keys: readonly string[], candidates: readonly Spelling[]): string {
+function suggestion(keys: readonly string[], { candidates, pair }: Spellings<unknown>): string {
   for (const spelling of candidates) {
     const missing = spelling.keys.filter((key) => !keys.includes(key));
     const others = keys.filter((key) => !spelling.keys.includes(key));
@@ -165,17 +185,18 @@ function suggestion(keys: readonly string[], candidates: readonly Spelling[]): s
     if (similar !== undefined) return `; ${missing[0]} may be ${JSON.stringify(similar)} here`;
   }
   const unknown = keys.every((key) => !candidates.some((spelling) => spelling.keys.includes(key)));
-  const [prompt, completion] = keys.map((key) => (/^[\w-]+$/.test(key) ? key : JSON.stringify(key)));
-  return keys.length === 2 && unknown ? `; perhaps --prompt-column ${prompt} --completion-column ${completion}` : "";
+  const [first, second] = keys.map((key) => (/^[\w-]+$/.test(key) ? key : JSON.stringify(key)));
+  return keys.length === 2 && unknown ? `; perhaps ${pair[0]} ${first} ${pair[1]} ${second}` : "";
 }
 
 /** A row in a spelling as a record. Throws `data/value` for a value that is no text or no list of messages. */
-export function makeRecord({ fields }: Row, spelling: Spelling, subject: string): DataRecord {
+export function makeRecord<R>({ fields }: Row, spelling: Spelling<R>, subject: string): R {
   const text = (key: string) => requireText(fields.get(key), key, subject);
   return spelling.make({
     text,
     optional: (key) => ((fields.get(key) ?? null) === null ? "" : text(key)),
     turns: (key) => messagesIn(fields.get(key), key, subject),
+    label: (key) => labelIn(fields.get(key), key, subject),
   });
 }
 
@@ -222,6 +243,12 @@ function messagesIn(list: unknown, key: string, subject: string): ChatMessage[] 
     }
     return { role, content: requireText(value, `${key}[${i}].value`, subject) };
   });
+}
+
+function labelIn(value: unknown, key: string, subject: string): string {
+  const isName = typeof value === "string" && value.trim() !== "";
+  if (isName || Number.isSafeInteger(value) || typeof value === "boolean") return String(value).trim();
+  throw wrongValue(key, "the name or the number of a class", value, subject);
 }
 
 function requireText(value: unknown, key: string, subject: string): string {

@@ -42,15 +42,16 @@ export async function* inOrder(examples: Examples): AsyncGenerator<Example> {
   }
 }
 
-/** Targets behind the first token: the first is never predicted. */
-export function targetsIn({ labels }: Example): number {
+/** Targets behind the first token: the first is never predicted. An example of another task is one. */
+export function targetsIn({ labels, answer }: Example): number {
+  if (answer !== undefined) return 1;
   let count = 0;
   for (let i = 1; i < labels.length; i++) if (labels[i] !== IGNORE) count++;
   return count;
 }
 
 export interface StoreOptions {
-  /** Ids and positions are below this. */
+  /** Ids, positions, and numbers of classes and images are below this. */
   limit: number;
   /** Where tokens beyond `memoryBytes` go; they stay in memory if absent. The file is removed by `close`. */
   spill?: { files: Files; path: string; memoryBytes?: number };
@@ -67,7 +68,10 @@ export interface ExampleStore extends Examples {
 
 type Words = Uint16Array | Int32Array;
 
-/** An entry is the number of runs of targets, where each begins and ends, and the ids. */
+/**
+ * An entry is: how many words stand beside the text, and these (`besideText`); the number of runs of targets, where each begins
+ * and ends; the ids.
+ */
 export function exampleStore({ limit, spill }: StoreOptions): ExampleStore {
   const makeWords = (size: number): Words => (limit <= 1 << 16 ? new Uint16Array(size) : new Int32Array(size));
   const wordBytes = makeWords(0).BYTES_PER_ELEMENT;
@@ -130,11 +134,12 @@ export function exampleStore({ limit, spill }: StoreOptions): ExampleStore {
     tokensOf: tokens.at,
     targetsOf: targets.at,
     async add(example) {
+      const beside = besideText(example);
       const runs = runsOf(example);
-      const words = makeWords(1 + runs.length + example.ids.length);
-      words[0] = runs.length / 2;
-      words.set(runs, 1);
-      words.set(example.ids, 1 + runs.length);
+      const head = [beside.length, ...beside, runs.length / 2, ...runs];
+      const words = makeWords(head.length + example.ids.length);
+      words.set(head);
+      words.set(example.ids, head.length);
       starts.push(end);
       tokens.push(example.ids.length);
       targets.push(targetsIn(example));
@@ -170,16 +175,29 @@ function runsOf({ labels }: Example): number[] {
   return runs;
 }
 
+/** The class and the second text's place, each plus one and 0 for none, and the numbers of the images. */
+function besideText({ answer = -1, second = -1, images = [] }: Example): number[] {
+  return answer < 0 && second < 0 && images.length === 0 ? [] : [answer + 1, second + 1, ...images];
+}
+
 function exampleIn(words: Words, at: number, length: number): Example {
-  const runs = words[at]!;
-  const first = at + 1 + 2 * runs;
-  const ids = Int32Array.from(words.subarray(first, first + length));
-  const labels = new Int32Array(length).fill(IGNORE);
+  const beside = words[at]!;
+  const [answer = 0, second = 0, ...images] = words.subarray(at + 1, at + 1 + beside);
+  const runs = words[at + 1 + beside]!;
+  const start = at + 2 + beside;
+  const ids = Int32Array.from(words.subarray(start + 2 * runs, start + 2 * runs + length));
+  const labels = new Int32Array(answer > 0 ? 0 : length).fill(IGNORE);
   for (let run = 0; run < runs; run++) {
-    const [start, stop] = [words[at + 1 + 2 * run]!, words[at + 2 + 2 * run]!];
-    labels.set(ids.subarray(start, stop), start);
+    const [from, to] = [words[start + 2 * run]!, words[start + 2 * run + 1]!];
+    labels.set(ids.subarray(from, to), from);
   }
-  return { ids, labels };
+  return {
+    ids,
+    labels,
+    ...(answer > 0 && { answer: answer - 1 }),
+    ...(second > 0 && { second: second - 1 }),
+    ...(images.length > 0 && { images }),
+  };
 }
 
 /** A list of numbers in a typed array that doubles when it is full. */

@@ -4,10 +4,21 @@ import type { Tensor } from "../tensor.ts";
 /** The label of a position that carries no loss (PyTorch's and Transformers' ignore_index). */
 export const IGNORE = -100;
 
-/** One tokenized example. `labels[i]` is the token at position i where it is a target and IGNORE where not (not shifted). */
+/** One example. */
 export interface Example {
+  /** Its tokens; none where it has no text. */
   ids: Int32Array;
+  /**
+   * Of a text to be continued: `labels[i]` is the token at position i where it is a target and IGNORE where not (not shifted).
+   * Empty for other tasks.
+   */
   labels: Int32Array;
+  /** Of another task: the number of its class, 0 where there are no classes. */
+  answer?: number;
+  /** Where the second of two texts begins among `ids`. */
+  second?: number;
+  /** The numbers of its images (images.ts). */
+  images?: readonly number[];
 }
 
 /** A batch of another task than language modelling: what its graph is fed, by name. */

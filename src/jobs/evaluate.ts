@@ -2,7 +2,7 @@
 import type { ExampleReport } from "../data/dataset.ts";
 import type { TrainOn } from "../data/examples.ts";
 import type { ColumnNames } from "../data/records.ts";
-import type { Batch } from "../data/types.ts";
+import type { AnyBatch } from "../data/types.ts";
 import { check } from "../graph/graph.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst } from "../lora/fit.ts";
@@ -51,10 +51,8 @@ export interface Evaluation {
 }
 
 /** Evaluates the base on a data file, and the adapter on it where one is given. */
-export async function evaluate(
-  options: EvaluateOptions,
-  { files, openSession, timeLimit, temporaryFolder }: Runtime,
-): Promise<Evaluation> {
+export async function evaluate(options: EvaluateOptions, runtime: Runtime): Promise<Evaluation> {
+  const { files, openSession, timeLimit, temporaryFolder } = runtime;
   const base = await loadBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const adapter = given && adapterAgainst(given, base.modules);
@@ -63,10 +61,10 @@ export async function evaluate(
   }
   const { trainOn = "completion", batchSize = 4, threads } = options;
   const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
-  const reader = await dataReader(files, base, { ...options, trainOn }, { spill });
+  const reader = await dataReader(runtime, base, { ...options, trainOn }, { spill });
   try {
     const { examples, report } = await finished(reader.read(options.data));
-    const batches = evaluationBatches(examples, batchSize, reader.padId);
+    const batches = evaluationBatches(reader.rows(examples), batchSize);
     const weights = weightFiles(base.checkpoint);
     const model = lower(evaluationGraph(base, adapter?.modules ?? [], shapeOf(batches.sizes)), weights.locate);
     const session = await openSession(model, { weightsFolder: weights.folder, threads });
@@ -77,7 +75,7 @@ export async function evaluate(
           key,
           float32(shape, theta.subarray(offset, offset + sizeOf(shape))),
         ]);
-        const loss = async (batch: Batch) => {
+        const loss = async (batch: AnyBatch) => {
           const results = await session.run({ ...batchFeeds(batch), ...Object.fromEntries(factors) });
           return Number(results["loss"]!.data[0]);
         };

@@ -7,13 +7,13 @@ import { savedWeights } from "../lora/saved.ts";
 import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { sizeOf } from "../tensor.ts";
-import { attentionBlocksOf, lossChunksOf, lossGraph } from "../train/causal-lm.ts";
-import { lengthLimit } from "../train/datasets.ts";
+import { attentionBlocksOf, lossChunksOf } from "../train/causal-lm.ts";
 import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../train/memory.ts";
 import { loraConfigOf, type RunOptions, readOptions } from "../train/options.ts";
 import { checkMachine } from "../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../train/speed.ts";
-import { taskLossGraph } from "../train/task-loss.ts";
+import { lossOf } from "../train/task-loss.ts";
+import { lengthLimit } from "../train/tokenizer-checks.ts";
 import { fullEntries, fullGraph, loraEntries, loraGraph } from "../train/trained.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
@@ -100,7 +100,7 @@ export async function planTraining(
   const graphs = new Map<number, Graph>();
   const graphAt = (width: number): Graph => {
     const blocks = attentionBlocksOf(width);
-    const made = graphs.get(blocks) ?? graph(lossOf(config, width));
+    const made = graphs.get(blocks) ?? graph(lossOf(config, { maxTargets: 1, maxLength: width }));
     graphs.set(blocks, made);
     return made;
   };
@@ -175,7 +175,7 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
     };
   },
   full: (config) => {
-    const trainable = elementsOf(fullEntries(lossOf(config, 1)));
+    const trainable = elementsOf(fullEntries(lossOf(config, { maxTargets: 1, maxLength: 1 })));
     return {
       modules: null,
       trainable,
@@ -186,10 +186,6 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
 };
 
 const newHeadOf = (config: ModelConfig): string | null => ("task" in config ? config.newHead : null);
-
-/** The loss of rows of `width` tokens. */
-const lossOf = (config: ModelConfig, width: number): Graph =>
-  "task" in config ? taskLossGraph(config) : lossGraph(config, { maxTargets: 1, maxLength: width });
 
 /** What training adds to a model of another kind than the task needs, and the counts leave out. */
 function headWarning(config: ModelConfig): string[] {

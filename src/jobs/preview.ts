@@ -1,10 +1,12 @@
 // What a run would train on: the examples with their trained tokens marked, their lengths, what is lost, what is there twice. No weight is read.
 import { type RecordKey, recordKey, seenRecords } from "../data/duplicates.ts";
 import type { MadeExample, TrainOn } from "../data/examples.ts";
+import type { RecordFile } from "../data/readers.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { IGNORE } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { loadTextBase } from "../models/base.ts";
+import { asDecoder } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { makeStreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
 import { dataReader } from "../train/datasets.ts";
@@ -65,12 +67,14 @@ export interface Preview {
  * Looks at data as a run with these options would read it, one record at a time. Throws what the run would, except that
  * data without a target are told by a warning.
  */
-export async function preview(options: PreviewOptions, { files, timeLimit }: Runtime): Promise<Preview> {
+export async function preview(options: PreviewOptions, runtime: Runtime): Promise<Preview> {
   const { data, evalData, evalSplit, seed = 0, trainOn = "completion", examples = 3, ids = false } = options;
   checkOptions(options);
+  const { files, timeLimit } = runtime;
   const base = await loadTextBase(files, options.base, timeLimit);
+  asDecoder(base.config, `${options.base}/config.json`);
   const tokenizer = await base.tokenizer();
-  const reader = await dataReader(files, base, { ...options, trainOn });
+  const reader = await dataReader(runtime, base, { ...options, trainOn });
   const { maxLength } = reader;
   const held = evalSplit === undefined ? new Set<number>() : await reader.held(data, evalSplit, seed);
 
@@ -84,7 +88,8 @@ export async function preview(options: PreviewOptions, { files, timeLimit }: Run
   /** The records for evaluation; those of a split are compared when all of the training's are known. */
   const others: RecordKey[] = [];
   let index = 0;
-  const read = reader.each(data);
+  const each = (path: string) => reader.each(path) as { file: RecordFile; examples: AsyncIterable<MadeExample> };
+  const read = each(data);
   for await (const made of read.examples) {
     const key = recordKey(made.record);
     if (held.has(index++)) {
@@ -97,7 +102,7 @@ export async function preview(options: PreviewOptions, { files, timeLimit }: Run
     trained.add(key);
     if (shown.length < examples) shown.push(show(made, tokenizer, maxLength, ids));
   }
-  const readToo = evalData === undefined ? read : reader.each(evalData);
+  const readToo = evalData === undefined ? read : each(evalData);
   if (readToo !== read) {
     for await (const made of readToo.examples) {
       evaluation?.add(made);

@@ -1,5 +1,6 @@
 // Options of a run to begin with, from its goal, its base and a look at its data: what is common for LoRA, fitted to the machine.
-import { type ExampleReport, makeExamples } from "../data/dataset.ts";
+import { makeExamples } from "../data/dataset.ts";
+import type { PromptFormat } from "../data/prompts.ts";
 import { type Recognized, readRecords } from "../data/readers.ts";
 import type { ColumnNames, NumberedRecord } from "../data/records.ts";
 import { loadBase } from "../models/base.ts";
@@ -43,7 +44,7 @@ export interface DataFacts {
   records: number;
   /** There are more than `records`. */
   more: boolean;
-  kind: ExampleReport["prompts"]["kind"];
+  kind: PromptFormat["kind"];
   /** Format, spelling and columns of the file. */
   file: Recognized;
   median: number;
@@ -117,7 +118,7 @@ export async function suggest(options: SuggestOptions, runtime: Runtime): Promis
     data: {
       records,
       more,
-      kind: report.prompts.kind,
+      kind: report.prompts!.kind,
       file: file.recognized()!,
       median: lengths[lengths.length >> 1]!,
       longest,

@@ -97,9 +97,14 @@ export function forAdapter(base: AnyBase, { labels, saved }: AdapterHead): AnyBa
 
 /** Opens a language model's checkpoint folder, as `openBase` does; a model of another task is refused. */
 export async function loadBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<Base> {
-  const base = await openBase(files, folder, timeLimit);
-  return { ...base, config: asDecoder(base.config, `${folder}/config.json`) };
+  return languageModel(await openBase(files, folder, timeLimit));
 }
+
+/** `base` as a language model; one for another task is refused. */
+export const languageModel = (base: AnyBase): Base => ({
+  ...base,
+  config: asDecoder(base.config, `${base.checkpoint.folder}/config.json`),
+});
 
 /** Opens a folder that may lack the weights: config.json and the tokenizer's files are read. */
 export async function loadTextBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<TextBase> {

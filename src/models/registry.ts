@@ -13,7 +13,7 @@ import * as decoders from "./families.ts";
 import type { Family, StoredIn } from "./family.ts";
 import { placed, type Vision } from "./images.ts";
 import { readJson, shown } from "./schema.ts";
-import { type TaskConfig, type TaskFamily, taskText } from "./task.ts";
+import { type Task, type TaskConfig, type TaskFamily, taskText } from "./task.ts";
 import * as others from "./task-families.ts";
 
 const families: Record<string, Family> = decoders;
@@ -28,6 +28,9 @@ export const modelTypes = [...decoderTypes, ...Object.keys(taskFamilies)];
 
 /** A language model's config, or one that names its `task`. */
 export type ModelConfig = DecoderConfig | TaskConfig;
+
+/** What a model is for. */
+export const taskOf = (config: ModelConfig): Task | "causal-lm" => ("task" in config ? config.task : "causal-lm");
 
 /**
  * The parsed JSON of a config.json. `file` is what errors call it. Fails on a model type that isn't built, and with the
@@ -56,11 +59,12 @@ export function asDecoder(config: ModelConfig, file: string): DecoderConfig {
   });
 }
 
-/** What a model of another task computes, by name, from the inputs of its family. */
-export function taskForward(config: TaskConfig): Record<string, Value> {
-  const family = taskFamilies[config.modelType]!;
-  return family.forward(config, family.inputs(config));
-}
+/** What a model of another task reads, by name. */
+export const taskInputs = (config: TaskConfig): Record<string, Value> => taskFamilies[config.modelType]!.inputs(config);
+
+/** What it computes from these, by name. */
+export const taskForward = (config: TaskConfig): Record<string, Value> =>
+  taskFamilies[config.modelType]!.forward(config, taskInputs(config));
 
 /** What older releases of Transformers call a module or weight of the model, where they call it otherwise; the newest first. */
 export function olderNames({ modelType }: ModelConfig, name: string): string[] {

@@ -7,7 +7,8 @@ import { count, MAX_LABELS, readJson, shown } from "./schema.ts";
 export type Task = "sequence-classification" | "image-classification" | "contrastive";
 
 /** What a model of the task is for. */
-export const taskText: Record<Task, string> = {
+export const taskText: Record<Task | "causal-lm", string> = {
+  "causal-lm": "continuing texts",
   "sequence-classification": "sequence classification",
   "image-classification": "image classification",
   contrastive: "comparing images and texts",

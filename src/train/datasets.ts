@@ -1,24 +1,17 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
-import { eachExample, type MadeExample, type TrainOn } from "../data/examples.ts";
-import { type Recognized, type RecordFile, readRecords } from "../data/readers.ts";
-import type { ColumnNames, NumberedRecord } from "../data/records.ts";
-import { type ExampleStore, type Examples, exampleStore } from "../data/store.ts";
-import type { Batch } from "../data/types.ts";
+import type { TrainOn } from "../data/examples.ts";
+import type { Recognized } from "../data/readers.ts";
+import type { ColumnNames } from "../data/records.ts";
+import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
+import type { AnyBatch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
-import type { Files } from "../files.ts";
 import type { TextBase } from "../models/base.ts";
-import type { DecoderConfig } from "../models/config.ts";
 import { permutation, purpose } from "../random.ts";
-import { renderWithMask } from "../text/mask.ts";
-import type { ChatTemplate } from "../text/template.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ObjectiveShape } from "./causal-lm.ts";
 import type { BatchSize } from "./memory.ts";
-import { rowsOf } from "./rows.ts";
-
-/** Default longest example, in tokens. */
-const MAX_LENGTH = 1024;
+import type { Rows } from "./rows.ts";
+import { type DataHost, type TaskData, taskData } from "./task-data.ts";
 
 /** How records become examples. */
 export interface DataOptions extends ColumnNames {
@@ -59,19 +52,17 @@ export interface Datasets {
   held?: Dataset;
 }
 
-/** Reads files of records for one base: its tokenizer, its limits. */
-export interface DataReader {
-  /** Longest example, in tokens. */
-  maxLength: number;
-  /** An id to pad with. */
-  padId: number;
+/** Reads files of records for one base: its task, its tokenizer, its limits. */
+export interface DataReader extends Pick<TaskData, "maxLength" | "rows"> {
   read(path: string): Reading<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
   split(path: string, share: number, seed: number): Reading<Required<Datasets>>;
   /** The examples of a file one by one, before they are cut to `maxLength`, and what the file is. */
-  each(path: string): { examples: AsyncIterable<MadeExample>; file: RecordFile };
+  each: TaskData["open"];
   /** The indices of the records that `split` keeps for evaluation. */
   held(path: string, share: number, seed: number): Promise<Set<number>>;
+  /** The classes of a classifier, in the order of its logits: those of the first file that was read. Null for others. */
+  labels(): readonly string[] | null;
   /** Removes the files of tokens: examples can't be read any more. */
   close(): Promise<void>;
 }
@@ -81,35 +72,33 @@ export interface ReadingOptions {
   spill?: string;
   /** When it fires, reading ends with `train/stopped`. */
   signal?: AbortSignal;
+  /** A classifier's classes are the base's own, and other labels are refused; otherwise data can bring others. */
+  fixedClasses?: boolean;
 }
 
-/**
- * A reader of data files. Fails if the tokenizer has ids that the base has no embedding for, or its positions do not suffice.
- */
+/** A reader of data files; fails with the errors of `taskData`. */
 export async function dataReader(
-  files: Files,
+  host: DataHost,
   base: TextBase,
   options: DataOptions,
-  { spill, signal }: ReadingOptions = {},
+  { spill, signal, fixedClasses = false }: ReadingOptions = {},
 ): Promise<DataReader> {
-  const tokenizer = await base.tokenizer();
-  checkVocabulary(tokenizer, base);
-  const maxLength = lengthLimit(options.maxLength, base.config);
-  const now = options.date === undefined ? undefined : new Date(options.date);
-  const how = { maxLength, trainOn: options.trainOn, now };
+  const { files } = host;
+  const task = await taskData(base, options, host, fixedClasses);
+  const { maxLength, limit, classes, images } = task;
   const stores: ExampleStore[] = [];
 
   async function* readAll(path: string): Reading<Collector> {
-    const file = readRecords(files, path, options);
+    const { file, examples } = task.open(path);
     const place = spill === undefined ? undefined : { files, path: `${spill}-${stores.length}` };
     // One that was killed left its file.
     if (place) await files.remove(place.path);
-    const store = exampleStore({ limit: Math.max(base.config.vocabSize, maxLength + 1), spill: place });
+    const store = exampleStore({ limit, spill: place });
     stores.push(store);
-    const collected = collector(store, { ...how, source: path });
+    const collected = collector(store, { maxLength, source: path });
     const began = performance.now();
     let told = began;
-    for await (const made of eachExample(withCheckedTemplate(file, tokenizer), tokenizer, { ...how, source: path })) {
+    for await (const made of examples) {
       await collected.add(made);
       const now = performance.now();
       if (now - told < READING_SECONDS * 1000) continue;
@@ -122,29 +111,49 @@ export async function dataReader(
     return { ...collected, dataset: (numbers) => withFile(collected.dataset(numbers), file.recognized()) };
   }
 
+  /** The dataset, and in its report how many examples each class has, and how many images there are. */
+  async function counted(dataset: Dataset): Promise<Dataset> {
+    const counts = new Map<string, number>(classes?.labels().map((label) => [label, 0]));
+    const seen = new Set<number>();
+    if (!classes && !images) return dataset;
+    for await (const { answer = 0, images: own = [] } of inOrder(dataset.examples)) {
+      const label = classes?.labels()[classes.placeOf(answer)];
+      if (label !== undefined) counts.set(label, counts.get(label)! + 1);
+      for (const number of own) seen.add(number);
+    }
+    return {
+      ...dataset,
+      report: {
+        ...dataset.report,
+        ...(classes && { classes: [...counts].map(([label, count]) => ({ label, count })) }),
+        ...(images && { images: seen.size }),
+      },
+    };
+  }
+
   return {
     maxLength,
-    // Padding is masked, so any id will do where the tokenizer's has no row in the embedding.
-    padId: tokenizer.padId < base.config.vocabSize ? tokenizer.padId : 0,
+    rows: task.rows,
     read: async function* (path) {
-      return (yield* readAll(path)).dataset();
+      const dataset = (yield* readAll(path)).dataset();
+      classes?.settle();
+      return counted(dataset);
     },
     split: async function* (path, share, seed) {
       const collected = yield* readAll(path);
+      classes?.settle();
       const held = heldOut(path, collected.records, share, seed);
       const numbers = Int32Array.from({ length: collected.records }, (_, i) => i);
-      const train = collected.dataset(numbers.filter((i) => !held.has(i)));
-      return withShared({ train, held: collected.dataset(numbers.filter((i) => held.has(i))) });
+      const train = await counted(collected.dataset(numbers.filter((i) => !held.has(i))));
+      return withShared({ train, held: await counted(collected.dataset(numbers.filter((i) => held.has(i)))) });
     },
-    each: (path) => {
-      const file = readRecords(files, path, options);
-      return { examples: eachExample(withCheckedTemplate(file, tokenizer), tokenizer, { ...how, source: path }), file };
-    },
+    each: task.open,
     held: async (path, share, seed) => {
       let count = 0;
-      for await (const _ of readRecords(files, path, options)) count++;
+      for await (const _ of task.open(path).file) count++;
       return heldOut(path, count, share, seed);
     },
+    labels: () => classes?.labels() ?? null,
     close: async () => {
       for (const store of stores) await store.close();
     },
@@ -170,15 +179,15 @@ function heldOut(path: string, records: number, share: number, seed: number): Se
 }
 
 /** The batches of an evaluation, made anew each time they are gone through. */
-export interface EvaluationBatches extends AsyncIterable<Batch> {
+export interface EvaluationBatches<B extends AnyBatch> extends AsyncIterable<B> {
   sizes: readonly BatchSize[];
 }
 
-/** Every example once, rows of like length together; several examples in a row of `packLength` tokens if it is given. */
-export function evaluationBatches(examples: Examples, batchSize: number, padId: number, packLength?: number): EvaluationBatches {
-  const rows = rowsOf(examples, padId, packLength);
+/** Every row once, rows of like length together; packed ones, which are all long, in their order. */
+export function evaluationBatches<B extends AnyBatch>(rows: Rows<B>, batchSize: number): EvaluationBatches<B> {
   const order = Int32Array.from(rows.lengths, (_, i) => i);
-  if (packLength === undefined) order.sort((a, b) => rows.lengths[b]! - rows.lengths[a]! || a - b);
+  const isPacked = (rows.facts["packLength"] ?? null) !== null;
+  if (!isPacked) order.sort((a, b) => rows.lengths[b]! - rows.lengths[a]! || a - b);
   const batches = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, i) => [
     ...order.subarray(i * batchSize, (i + 1) * batchSize),
   ]);
@@ -198,81 +207,6 @@ export function shapeOf(sizes: Iterable<BatchSize>): ObjectiveShape {
     shape.maxLength = Math.max(shape.maxLength, width);
   }
   return shape;
-}
-
-/** Every id that can reach the model must have a row in the embedding: the vocabulary's, and those that generation_config.json names. */
-function checkVocabulary({ vocabSize, eosIds, bosId }: Tokenizer, { checkpoint, config }: TextBase): void {
-  const ids: [string, number][] = [
-    ["the tokenizer's largest id", vocabSize - 1],
-    ...eosIds.map((id): [string, number] => ["an id that ends a text (eos_token_id)", id]),
-    ["the id that begins a text (bos_token_id)", bosId ?? 0],
-  ];
-  const [what, id] = ids.find(([, id]) => id >= config.vocabSize) ?? [];
-  if (id === undefined) return;
-  throw new LowrankError("train/vocabulary", "the tokenizer has ids that the embedding has no row for", {
-    subject: checkpoint.folder,
-    expected: `ids below ${config.vocabSize}, the vocab_size of config.json`,
-    got: `${id}, ${what}`,
-    next: "Use the tokenizer files and generation_config.json that belong to this checkpoint.",
-  });
-}
-
-/** Tokens of their own as chat templates write them. */
-const MARKER = /<\|[^\s<>|]{1,64}\|>|<\/?(?:start|end)_of_turn>/g;
-
-/** The records as they are; before the first conversation, what the template writes is looked up in the vocabulary. */
-async function* withCheckedTemplate(
-  records: AsyncIterable<NumberedRecord> | NumberedRecord[],
-  tokenizer: Tokenizer,
-): AsyncGenerator<NumberedRecord, void, void> {
-  let checked = tokenizer.template === undefined;
-  for await (const row of records) {
-    if (!checked && "messages" in row.record) {
-      checkTemplate(tokenizer);
-      checked = true;
-    }
-    yield row;
-  }
-}
-
-/** The assistant's turn of a short conversation; nothing where the template wants another kind, which its records' rendering will tell. */
-function sampleTurn(template: ChatTemplate): string {
-  const turns = ["user", "assistant"].map((role) => ({ role, content: "text" }));
-  try {
-    const { text, spans } = renderWithMask(template, turns);
-    return spans.map(([start, end]) => text.slice(start, end)).join("");
-  } catch (error) {
-    if (error instanceof LowrankError) return "";
-    throw error;
-  }
-}
-
-/**
- * A marker in an answer that the vocabulary lacks would be cut into pieces, and no piece would stop generation. Markers around
- * it (<|user|>) are plain text to some models, such as OLMo 2 and Zephyr.
- */
-function checkTemplate(tokenizer: Tokenizer): void {
-  const text = tokenizer.limited(() => sampleTurn(tokenizer.template!));
-  const missing = [...new Set(text.match(MARKER))].filter((marker) => tokenizer.tokenToId(marker) === undefined);
-  if (missing.length === 0) return;
-  throw new LowrankError("train/template-tokens", "the chat template ends answers with tokens that the tokenizer does not have", {
-    subject: tokenizer.template!.file,
-    expected: "tokens of tokenizer.json",
-    got: missing.slice(0, 8).join(", "),
-    next: "Use the template and the tokenizer of one checkpoint, or write the records as prompt and completion.",
-  });
-}
-
-/** The longest example: as asked for, where the model has the positions, or a default. */
-export function lengthLimit(maxLength: number | undefined, { maxPositions }: Pick<DecoderConfig, "maxPositions">): number {
-  if (maxLength === undefined) return Math.min(MAX_LENGTH, maxPositions);
-  if (maxLength <= maxPositions) return maxLength;
-  throw new LowrankError("train/option", "the model has fewer positions", {
-    subject: "maxLength",
-    expected: `at most ${maxPositions}, the max_position_embeddings of config.json`,
-    got: String(maxLength),
-    next: "Train on shorter sequences.",
-  });
 }
 
 const stopped = (subject: string): LowrankError =>

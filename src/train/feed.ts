@@ -1,12 +1,11 @@
 // What each step trains on, as a pure function of seed and step, so that a run resumes from nothing but its step number.
 import { type BatchPlan, planBatches } from "../data/batch.ts";
-import { type Examples, inOrder } from "../data/store.ts";
-import type { AnyBatch, Batch } from "../data/types.ts";
+import type { Examples } from "../data/store.ts";
+import type { AnyBatch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
-import { fingerprinter } from "../formats/fingerprint.ts";
 import type { Facts } from "./checkpoint.ts";
 import type { BatchSize } from "./memory.ts";
-import { rowsOf } from "./rows.ts";
+import type { Rows } from "./rows.ts";
 
 export interface Feed {
   /** Optimizer steps in which every example comes once. */
@@ -18,8 +17,8 @@ export interface Feed {
 }
 
 /** A feed that knows the sizes of its batches without making them. */
-export interface ExampleFeed extends Feed {
-  microBatches(step: number): Promise<Batch[]>;
+export interface RowFeed<B extends AnyBatch> extends Feed {
+  microBatches(step: number): Promise<B[]>;
   sizes(step: number): BatchSize[];
 }
 
@@ -29,22 +28,19 @@ export interface FeedOptions {
   /** Micro-batches of a step; 1 if absent. */
   gradientAccumulation?: number;
   seed: number;
-  padId: number;
   /** An order of its own for every epoch; true if absent. */
   shuffle?: boolean;
   /** Rows of similar length in one micro-batch; true if absent. */
   bucket?: boolean;
-  /** Packs several examples into rows of at most this many tokens. */
-  packLength?: number;
 }
 
 /**
- * Feeds `examples`, each once an epoch; the last step of an epoch may have fewer micro-batches and the last micro-batch
+ * Feeds rows, each once an epoch; the last step of an epoch may have fewer micro-batches and the last micro-batch
  * fewer rows. Throws `train/no-targets` for an example that has nothing to learn.
  */
-export async function feedExamples(examples: Examples, options: FeedOptions): Promise<ExampleFeed> {
-  const { batchSize, gradientAccumulation = 1, seed, padId, shuffle = true, bucket = true, packLength } = options;
-  checkExamples(examples);
+export async function feedRows<B extends AnyBatch>(rows: Rows<B>, options: FeedOptions): Promise<RowFeed<B>> {
+  const { batchSize, gradientAccumulation = 1, seed, shuffle = true, bucket = true } = options;
+  checkExamples(rows.examples);
   if (!(Number.isSafeInteger(gradientAccumulation) && gradientAccumulation >= 1)) {
     throw new LowrankError("train/option", "the number of micro-batches of a step is not a positive integer", {
       subject: "gradientAccumulation",
@@ -53,7 +49,6 @@ export async function feedExamples(examples: Examples, options: FeedOptions): Pr
       next: "Give the number of micro-batches of a step.",
     });
   }
-  const rows = rowsOf(examples, padId, packLength);
   let plan: BatchPlan & { epoch: number };
   const planFor = (epoch: number): void => {
     if (plan?.epoch !== epoch) plan = { epoch, ...planBatches(rows.lengths, { batchSize, seed, epoch, shuffle, bucket }) };
@@ -75,21 +70,11 @@ export async function feedExamples(examples: Examples, options: FeedOptions): Pr
       gradientAccumulation,
       shuffle,
       bucket,
-      packLength: packLength ?? null,
-      padId,
+      ...rows.facts,
       dataSeed: seed,
-      examples: `${examples.length}, ${await nameOf(examples)}`,
+      examples: `${rows.examples.length}, ${await rows.name()}`,
     },
   };
-}
-
-async function nameOf(examples: Examples): Promise<string> {
-  const name = fingerprinter();
-  for await (const { ids, labels } of inOrder(examples)) {
-    name.add(ids);
-    name.add(labels);
-  }
-  return name.end();
 }
 
 function checkExamples(examples: Examples): void {

@@ -2,10 +2,12 @@
 import type { Dataset, ExampleReport } from "../data/dataset.ts";
 import { inMemory } from "../data/store.ts";
 import type { Example } from "../data/types.ts";
-import { type Base, loadBase } from "../models/base.ts";
-import { countParameters, forwardGraph } from "../models/registry.ts";
+import { LowrankError } from "../errors.ts";
+import { readAdapter } from "../lora/adapter.ts";
+import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../models/base.ts";
+import { countParameters, forwardGraph, taskOf } from "../models/registry.ts";
+import { taskText } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
-import { lossGraph } from "./causal-lm.ts";
 import {
   type DataReader,
   type Datasets,
@@ -15,7 +17,7 @@ import {
   shapeOf,
   withShared,
 } from "./datasets.ts";
-import { feedExamples } from "./feed.ts";
+import { feedRows } from "./feed.ts";
 import { usualLearningRate } from "./learning-rate.ts";
 import { type BatchSize, diskBytes, type MemoryEstimate, peakMemory, withGenerator } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
@@ -23,6 +25,7 @@ import { checkMachine, checkOutput, makeOutput } from "./preflight.ts";
 import { logEvents, openRunLog } from "./run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "./samples.ts";
 import { type Subject, subjects } from "./subject.ts";
+import { lossOf } from "./task-loss.ts";
 import { optimizerDefaults, type TrainEvent, train } from "./trainer.ts";
 
 /** Begins the names of files with tokens that do not fit into memory; they are in the output folder while a run goes on. */
@@ -59,9 +62,12 @@ export async function* finetune(
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { files, timeLimit, lock } = runtime;
   const read = await readOptions(files, given);
-  const base = await loadBase(files, read.base, timeLimit);
-  const usual = usualLearningRate(read.method, countParameters(base.config));
+  const opened = await openBase(files, read.base, timeLimit);
+  checkTask(opened, read);
+  const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, learningRate: read.learningRate ?? usual };
+  const base = read.adapter === undefined ? opened : forAdapter(opened, await readAdapter(files, read.adapter));
+  // Made here for its checks; made again if the data bring other classes.
   const subject = await subjects[options.method](files, base, options);
   const isNew = !(await files.exists(options.output));
   await makeOutput(files, options);
@@ -78,18 +84,22 @@ export async function* finetune(
 /** The run into an output folder that no other run writes to. */
 async function* runOf(
   subject: Subject,
-  base: Base,
+  base: AnyBase,
   options: RunOptions,
   runtime: Runtime,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { files } = runtime;
   await checkOutput(files, options);
-  const reader = await dataReader(files, base, options, { spill: `${options.output}/${SPILL_NAME}`, signal });
+  const fixedClasses = options.adapter !== undefined;
+  const reader = await dataReader(runtime, base, options, { spill: `${options.output}/${SPILL_NAME}`, signal, fixedClasses });
   try {
     const data = yield* readData(reader, options);
     const sampled = yield* sampledExamples(reader, data.held, options);
-    yield* trainingOn(data, sampled, reader, subject, base, options, runtime, signal);
+    const labels = reader.labels();
+    const labelled = labels ? relabelled(base, labels) : base;
+    const own = labelled.config === base.config ? subject : await subjects[options.method](files, labelled, options);
+    yield* trainingOn(data, sampled, reader, own, labelled, options, runtime, signal);
   } finally {
     await reader.close();
   }
@@ -99,9 +109,9 @@ async function* runOf(
 async function* trainingOn(
   data: Datasets,
   sampled: readonly Example[],
-  { padId, maxLength }: DataReader,
+  { rows, maxLength }: DataReader,
   subject: Subject,
-  base: Base,
+  base: AnyBase,
   options: RunOptions,
   { files, openSession, memoryBytes, collect, version, environment, ...runtime }: Runtime,
   signal: AbortSignal | undefined,
@@ -109,15 +119,15 @@ async function* trainingOn(
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const { checkpoint, config } = base;
   const packLength = options.packing ? maxLength : undefined;
-  const feed = await feedExamples(data.train.examples, { batchSize, gradientAccumulation, seed, padId, packLength });
-  const evalBatches = evaluationBatches(data.held?.examples ?? inMemory([]), batchSize, padId, packLength);
+  const feed = await feedRows(rows(data.train.examples, packLength), { batchSize, gradientAccumulation, seed });
+  const evalBatches = evaluationBatches(rows(data.held?.examples ?? inMemory([]), packLength), batchSize);
   const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
   const perEpoch = Math.min(steps, feed.stepsPerEpoch);
   function* sizes(): Generator<BatchSize> {
     for (let step = 0; step < perEpoch; step++) yield* feed.sizes(step);
     yield* evalBatches.sizes;
   }
-  const loss = lossGraph(config, shapeOf(sizes()));
+  const loss = lossOf(config, shapeOf(sizes()));
   const training = peakMemory(subject.graph(loss), subject.trainable, sizes());
   const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(config)) : training;
   const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
@@ -137,7 +147,8 @@ async function* trainingOn(
   const theta = await subject.theta();
   const objective = await subject.open({ checkpoint, loss, openSession, threads });
   const { adapterOf } = subject;
-  const sampler = adapterOf && sampled.length > 0 ? makeSampler(base, sampled, { openSession, threads, adapterOf }) : undefined;
+  const sampler =
+    adapterOf && sampled.length > 0 ? makeSampler(languageModel(base), sampled, { openSession, threads, adapterOf }) : undefined;
   try {
     const log = await openRunLog(files, options.output);
     const run = train({
@@ -188,6 +199,25 @@ async function* trainingOn(
     await sampler?.close();
     await objective.close();
   }
+}
+
+/** Fails if the options are for another task than the base's. */
+function checkTask({ config, checkpoint }: AnyBase, { task, packing, samples }: RunOptions): void {
+  const own = taskOf(config);
+  const refuse = (subject: string, expected: string, got: string, next: string): never => {
+    throw new LowrankError("train/option", `${config.modelType} is a model for ${taskText[own]}`, {
+      subject,
+      expected,
+      got,
+      next,
+    });
+  };
+  if (task !== undefined && task !== own) {
+    refuse("task", own, task, `Use a base for ${taskText[task]}, or leave out task: ${checkpoint.folder} says it.`);
+  }
+  if (own === "causal-lm") return;
+  if (packing) refuse("packing", "an example a row", "true", "Leave out packing.");
+  if (samples !== 0) refuse("samples", "no texts to show", String(samples), "Leave out samples.");
 }
 
 async function* readData(

@@ -7,7 +7,7 @@ import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
 import { type LoraConfig, loraConfig } from "../lora/config.ts";
-import type { ModelConfig } from "../models/registry.ts";
+import { type ModelConfig, taskOf } from "../models/registry.ts";
 import type { Task } from "../models/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
@@ -51,6 +51,8 @@ const schema = z.strictObject({
   data: path,
   /** Folder that gets checkpoints, and the adapter (or the whole model) at the end. */
   output: path,
+  /** What the base is for, to be sure of it: its config says it anyway. */
+  task: z.enum(["causal-lm", "sequence-classification", "image-classification", "contrastive"]).optional(),
   /** "lora" trains an adapter, "full" every weight of the base. */
   method: z.enum(["lora", "full"]).default("lora"),
   /** Folder of an adapter to go on training; its configuration takes the place of the adapter options. */
@@ -70,6 +72,9 @@ const schema = z.strictObject({
   promptColumn: z.string().optional(),
   completionColumn: z.string().optional(),
   textColumn: z.string().optional(),
+  textPairColumn: z.string().optional(),
+  labelColumn: z.string().optional(),
+  imageColumn: z.string().optional(),
   /** What the targets are: "completion" (completions and assistant turns), "last" (of a conversation the last turn only) or "all". */
   trainOn: z.enum(trainOnChoices).default("completion"),
   /** Longer examples lose tokens on the right. Default: 1024, or the model's positions if they are fewer. */
@@ -176,7 +181,11 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
  * Keeps the options in the output folder, and how the trained model is asked; paths are made absolute, so that the run can
  * be resumed from anywhere. Returns the options as kept.
  */
-export async function writeRun(files: Files, options: RunOptions, prompts: PromptFormat): Promise<Record<string, unknown>> {
+export async function writeRun(
+  files: Files,
+  options: RunOptions,
+  prompts: PromptFormat | undefined,
+): Promise<Record<string, unknown>> {
   const record = { version: 1, options: await keptOf(files, options), prompts };
   await files.write(`${options.output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
   return record.options;
@@ -251,6 +260,9 @@ const runColumns = z.object({
   promptColumn: z.string().optional(),
   completionColumn: z.string().optional(),
   textColumn: z.string().optional(),
+  textPairColumn: z.string().optional(),
+  labelColumn: z.string().optional(),
+  imageColumn: z.string().optional(),
 });
 
 /** The configuration of a new adapter. */
@@ -266,7 +278,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     alphaPattern: options.alphaPattern,
     useRslora: rslora,
     initLoraWeights: init,
-    ...fieldsOfTask["task" in config ? config.task : "causal-lm"],
+    ...fieldsOfTask[taskOf(config)],
     baseModelNameOrPath: baseName,
   });
 

@@ -1,25 +1,42 @@
 // The rows of batches: an example each, or several packed. Sizes are known without reading a token.
 import { makeBatch, packRows } from "../data/batch.ts";
-import type { Examples } from "../data/store.ts";
-import type { Batch } from "../data/types.ts";
+import { type Examples, inOrder } from "../data/store.ts";
+import type { AnyBatch, Batch } from "../data/types.ts";
+import { fingerprinter } from "../formats/fingerprint.ts";
+import type { Facts } from "./checkpoint.ts";
 import type { BatchSize } from "./memory.ts";
 
-export interface Rows {
+export interface Rows<B extends AnyBatch = AnyBatch> {
+  examples: Examples;
   /** Tokens of each row. */
   lengths: Int32Array;
   /** What the batch of these rows will be. */
   size(indices: readonly number[]): BatchSize;
-  batch(indices: readonly number[]): Promise<Batch>;
+  batch(indices: readonly number[]): Promise<B>;
+  /** What beside the examples determines the batches. */
+  facts: Facts;
+  /** A short name for the examples: differs when they differ. */
+  name(): Promise<string>;
 }
 
-/** The examples as rows, in order; packed into rows of at most `packLength` tokens if it is given. */
-export function rowsOf(examples: Examples, padId: number, packLength?: number): Rows {
+/** The examples of a language model as rows, in order; packed into rows of at most `packLength` tokens if it is given. */
+export function rowsOf(examples: Examples, padId: number, packLength?: number): Rows<Batch> {
   const tokens = Int32Array.from({ length: examples.length }, (_, i) => examples.tokensOf(i));
   const packed = packLength === undefined ? undefined : packRows(tokens, packLength);
   const membersOf = (row: number): readonly number[] => packed?.[row] ?? [row];
   const lengths = packed ? Int32Array.from(packed, (row) => row.reduce((sum, i) => sum + tokens[i]!, 0)) : tokens;
   return {
+    examples,
     lengths,
+    facts: { padId, packLength: packLength ?? null },
+    async name() {
+      const name = fingerprinter();
+      for await (const { ids, labels } of inOrder(examples)) {
+        name.add(ids);
+        name.add(labels);
+      }
+      return name.end();
+    },
     size(indices) {
       const width = indices.reduce((most, row) => Math.max(most, lengths[row]!), 0);
       const targets = indices.reduce((sum, row) => sum + membersOf(row).reduce((n, i) => n + examples.targetsOf(i), 0), 0);

@@ -9,15 +9,15 @@ import { adapterAgainst } from "../lora/fit.ts";
 import { initAdapter, initSaved, type LoraFactors } from "../lora/init.ts";
 import { matchModules, resolveConfig } from "../lora/match.ts";
 import { type SavedTensor, savedWeights } from "../lora/saved.ts";
-import type { Base } from "../models/base.ts";
+import type { AnyBase } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 import { forwardGraph } from "../models/registry.ts";
 import { sizeOf } from "../tensor.ts";
-import { lossGraph } from "./causal-lm.ts";
 import type { Facts, SaveWeights } from "./checkpoint.ts";
 import { readTheta, writeTheta } from "./full.ts";
 import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
+import { lossOf } from "./task-loss.ts";
 import { fullEntries, fullGraph, loraEntries, loraGraph } from "./trained.ts";
 import type { ThetaEntry } from "./types.ts";
 
@@ -40,13 +40,13 @@ export interface Subject {
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
-export const subjects: Record<RunOptions["method"], (files: Files, base: Base, options: RunOptions) => Promise<Subject>> = {
+export const subjects: Record<RunOptions["method"], (files: Files, base: AnyBase, options: RunOptions) => Promise<Subject>> = {
   lora: adapterSubject,
   full: fullSubject,
 };
 
 /** A LoRA adapter: a new one, or the one to go on with. */
-async function adapterSubject(files: Files, base: Base, options: RunOptions): Promise<Subject> {
+async function adapterSubject(files: Files, base: AnyBase, options: RunOptions): Promise<Subject> {
   const given =
     options.adapter === undefined ? await newAdapter(files, base, options) : await readAdapter(files, options.adapter);
   const adapter = adapterAgainst(given, base.modules);
@@ -57,17 +57,19 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
+  const labels = "task" in base.config && base.config.labels.length > 0 ? base.config.labels : undefined;
   const adapterOf = (trained: Float32Array): Adapter => ({
     config: named,
     modules,
     tensors: new Map(factorsIn(adapter, trained)),
     ...(saved.length > 0 && { saved: savedIn(adapter, trained) }),
+    ...(labels && { labels }),
     baseFingerprint,
   });
   return {
     modules: modules.length,
     trainable: theta.length,
-    resultBytes: adapterBytes(modules, saved),
+    resultBytes: adapterBytes(modules, saved, labels),
     theta: async () => theta,
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     saveWeights: (folder, trained) => writeAdapter(files, folder, adapterOf(trained)),
@@ -77,7 +79,7 @@ async function adapterSubject(files: Files, base: Base, options: RunOptions): Pr
   };
 }
 
-async function newAdapter(files: Files, base: Base, options: RunOptions): Promise<Adapter> {
+async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Promise<Adapter> {
   const {
     checkpoint,
     modules,
@@ -87,8 +89,10 @@ async function newAdapter(files: Files, base: Base, options: RunOptions): Promis
   const matched = matchModules(modules, config, modelType);
   const tensors = initAdapter(matched, config, options.seed);
   const saved = new Map<string, SavedTensor>();
+  const newHead = "task" in base.config ? base.config.newHead : null;
   for (const { name, shape } of savedWeights(modules, config)) {
-    const stored = checkpoint.tensors.get(storedName(checkpoint, name));
+    const isNew = newHead !== null && name.startsWith(`${newHead}.`);
+    const stored = isNew ? undefined : checkpoint.tensors.get(storedName(checkpoint, name));
     const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
     saved.set(name, { shape, data });
   }
@@ -128,8 +132,8 @@ function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): 
 }
 
 /** Every weight of the base that the loss reads: of a model with images, those of its language model. */
-async function fullSubject(files: Files, { checkpoint, config }: Base): Promise<Subject> {
-  const entries = fullEntries(lossGraph(config, { maxTargets: 1, maxLength: 1 }));
+async function fullSubject(files: Files, { checkpoint, config }: AnyBase): Promise<Subject> {
+  const entries = fullEntries(lossOf(config, { maxTargets: 1, maxLength: 1 }));
   const trained = new Set(entries.map(({ key }) => key));
   const names = fullEntries(forwardGraph(config)).map(({ key }) => key);
   const kept = names.filter((name) => !trained.has(name));

@@ -3,8 +3,13 @@ import type { Graph, Value } from "../graph/graph.ts";
 import { add, mul } from "../graph/ops/elementwise.ts";
 import { input, iota, scalar } from "../graph/ops/leaves.ts";
 import { crossEntropy } from "../graph/ops/loss.ts";
-import { taskForward } from "../models/registry.ts";
+import { type ModelConfig, taskForward } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
+import { lossGraph, type ObjectiveShape } from "./causal-lm.ts";
+
+/** The loss that a model is trained by, whatever its task. */
+export const lossOf = (config: ModelConfig, shape: ObjectiveShape): Graph =>
+  "task" in config ? taskLossGraph(config) : lossGraph(config, shape);
 
 /**
  * Σ of the losses of a batch's rows, from the inputs of the family and, for a classifier, `labels`, int32 [batch]. A

@@ -11,7 +11,7 @@ const base = await loadTextBase(nodeFiles, "test/fixtures/tiny-llama");
 async function reader(contents: Record<string, object[]>, options: Partial<DataOptions> = {}, signal?: AbortSignal) {
   const entries = Object.entries(contents).map(([name, rows]) => [name, rows.map((row) => `${JSON.stringify(row)}\n`).join("")]);
   return dataReader(
-    memoryFiles(Object.fromEntries(entries)),
+    { files: memoryFiles(Object.fromEntries(entries)) },
     base,
     { trainOn: "completion", ...options },
     { spill: "out/.examples", signal },

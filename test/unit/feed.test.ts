@@ -4,7 +4,8 @@ import { test } from "node:test";
 import { inMemory } from "../../src/data/store.ts";
 import type { Batch, Example } from "../../src/data/types.ts";
 import { LowrankError } from "../../src/errors.ts";
-import { type ExampleFeed, type FeedOptions, feedExamples } from "../../src/train/feed.ts";
+import { type FeedOptions, feedRows, type RowFeed } from "../../src/train/feed.ts";
+import { rowsOf } from "../../src/train/rows.ts";
 import { toyRows } from "../helpers/toy.ts";
 
 // The first token of each example names it.
@@ -12,12 +13,13 @@ const examples: Example[] = toyRows(23).map((row, i) => {
   const ids = Int32Array.from([100 + i, ...row]);
   return { ids, labels: ids.slice() };
 });
-const options: FeedOptions = { batchSize: 3, gradientAccumulation: 2, seed: 4, padId: 0 };
+type Options = FeedOptions & { packLength?: number };
+const options: Options = { batchSize: 3, gradientAccumulation: 2, seed: 4 };
 
 const namesOf = (batches: Batch[]) => batches.flatMap(({ inputIds }) => [...inputIds].filter((id) => id >= 100));
-const feedOf = (data: readonly Example[], change: Partial<FeedOptions> = {}) =>
-  feedExamples(inMemory(data), { ...options, ...change });
-const epochOf = (feed: ExampleFeed, epoch: number) =>
+const feedOf = (data: readonly Example[], { packLength, ...change }: Partial<Options> = {}) =>
+  feedRows(rowsOf(inMemory(data), 0, packLength), { ...options, ...change });
+const epochOf = (feed: RowFeed<Batch>, epoch: number) =>
   Promise.all(Array.from({ length: feed.stepsPerEpoch }, (_, i) => feed.microBatches(epoch * feed.stepsPerEpoch + i)));
 
 for (const [what, change, steps] of [
@@ -61,7 +63,7 @@ test("epochs and seeds have orders of their own", async () => {
 });
 
 test("facts tell other data, order and packing apart", async () => {
-  const facts = async (data: Example[], change: Partial<FeedOptions> = {}) => JSON.stringify((await feedOf(data, change)).facts);
+  const facts = async (data: Example[], change: Partial<Options> = {}) => JSON.stringify((await feedOf(data, change)).facts);
   const masked = { ids: examples[0]!.ids, labels: examples[0]!.labels.map((label, i) => (i === 1 ? -100 : label)) };
   const all = [
     await facts(examples),
@@ -77,7 +79,7 @@ test("facts tell other data, order and packing apart", async () => {
 });
 
 test("nothing to learn is refused by name", async () => {
-  const refused = (data: Example[], pattern: RegExp, change: Partial<FeedOptions> = {}) =>
+  const refused = (data: Example[], pattern: RegExp, change: Partial<Options> = {}) =>
     assert.rejects(feedOf(data, change), (error) => error instanceof LowrankError && pattern.test(error.describe()));
   const masked = { ids: Int32Array.of(1, 2), labels: Int32Array.of(1, -100) };
   await refused([], /^examples: there is nothing to learn/);

@@ -103,7 +103,7 @@ test("the records kept for evaluation are those of training", async () => {
   const files = { ...baseFiles(), "train.jsonl": lines(answers(20)) };
   const found = await look(files, { evalSplit: 0.3, seed: 5, examples: 99, ids: true });
   const base = await loadTextBase(memoryFiles(files), "base");
-  const reader = await dataReader(memoryFiles(files), base, { trainOn: "completion" });
+  const reader = await dataReader({ files: memoryFiles(files) }, base, { trainOn: "completion" });
   const { train, held } = await finished(reader.split("train.jsonl", 0.3, 5));
   const examples = await train.examples.read(Array.from({ length: train.examples.length }, (_, i) => i));
   assert.deepEqual(

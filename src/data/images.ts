@@ -1,0 +1,64 @@
+// Images that examples name: each file is read and prepared once while the data are read, so that none fails later; a few stay in memory.
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { fingerprint } from "../formats/fingerprint.ts";
+import { type DecodeImage, readImage } from "../images/image.ts";
+import type { ImageBatch, ImageProcessor, ProcessedImage } from "../images/processor.ts";
+
+/** Prepared images of so many bytes stay in memory; others are read again whenever a batch has them. */
+const CACHE_BYTES = 256 << 20;
+
+export interface ImageStore {
+  /** How many files there are. */
+  readonly count: number;
+  /** The number of a file. It is read and prepared if it is new; fails with `file/*` and `image/*`. */
+  add(path: string): Promise<number>;
+  pathOf(number: number): string;
+  /** A name for the numbers that its image was when it was added. */
+  fingerprintOf(number: number): string;
+  /** The prepared image of a number. */
+  read(number: number): Promise<ProcessedImage>;
+  /** The images of several examples as one batch. */
+  stack(examples: readonly (readonly ProcessedImage[])[]): ImageBatch;
+}
+
+/** Files prepared by `processor`; fails with `image/decoder` where the host has no decoder. */
+export function imageStore(files: Files, decode: DecodeImage | undefined, processor: ImageProcessor): ImageStore {
+  if (!decode) {
+    throw new LowrankError("image/decoder", "images cannot be decoded here", {
+      subject: "decodeImage",
+      expected: "a host that decodes images",
+      next: "Run it in Node.",
+    });
+  }
+  const numbers = new Map<string, number>();
+  const paths: string[] = [];
+  const fingerprints: string[] = [];
+  const cache = new Map<number, ProcessedImage>();
+  let cached = 0;
+
+  return {
+    get count() {
+      return paths.length;
+    },
+    async add(path) {
+      const known = numbers.get(path);
+      if (known !== undefined) return known;
+      const prepared = processor.process(await readImage(files, decode, path));
+      const number = paths.push(path) - 1;
+      numbers.set(path, number);
+      const { data } = prepared.pixelValues as { data: Float32Array };
+      fingerprints.push(fingerprint([new Uint32Array(data.buffer, data.byteOffset, data.length)]));
+      const size = data.byteLength;
+      if (cached + size <= CACHE_BYTES) {
+        cache.set(number, prepared);
+        cached += size;
+      }
+      return number;
+    },
+    pathOf: (number) => paths[number]!,
+    fingerprintOf: (number) => fingerprints[number]!,
+    read: async (number) => cache.get(number) ?? processor.process(await readImage(files, decode, paths[number]!)),
+    stack: (examples) => processor.stack(examples),
+  };
+}

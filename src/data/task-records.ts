@@ -1,0 +1,103 @@
+// The records of other tasks than language modelling, and the spellings that data sets write them in: one table a task.
+import type { ColumnNames, DataRecord, Spelling, Spellings } from "./records.ts";
+
+export interface LabeledText {
+  text: string;
+  textPair?: string;
+  label: string;
+}
+export interface LabeledImage {
+  /** The path of a file, relative to the data file. */
+  image: string;
+  label: string;
+}
+export interface ImageText {
+  /** Likewise. */
+  image: string;
+  text: string;
+}
+
+/** What each task learns from. */
+export interface TaskRecords {
+  "sequence-classification": LabeledText;
+  "image-classification": LabeledImage;
+  contrastive: ImageText;
+}
+export type AnyRecord = DataRecord | TaskRecords[keyof TaskRecords];
+
+/** Whether it is a language model's. */
+export const isLanguage = (record: AnyRecord): record is DataRecord => !("label" in record || "image" in record);
+
+const labeledText = (text: string, label: string): Spelling<LabeledText> => ({
+  name: "texts and classes",
+  keys: [text, label],
+  optional: [],
+  make: (row) => ({ text: row.text(text), label: row.label(label) }),
+});
+
+const labeledPair = (text: string, textPair: string, label: string): Spelling<LabeledText> => ({
+  name: "pairs of texts and classes",
+  keys: [text, textPair, label],
+  optional: [],
+  make: (row) => ({ text: row.text(text), textPair: row.text(textPair), label: row.label(label) }),
+});
+
+const labeledImage = (image: string, label: string): Spelling<LabeledImage> => ({
+  name: "images and classes",
+  keys: [image, label],
+  optional: [],
+  make: (row) => ({ image: row.text(image), label: row.label(label) }),
+});
+
+const imageText = (image: string, text: string): Spelling<ImageText> => ({
+  name: "images and texts",
+  keys: [image, text],
+  optional: [],
+  make: (row) => ({ image: row.text(image), text: row.text(text) }),
+});
+
+/** The usual spellings of a task, or the columns that were named. */
+export const taskSpellings: { [T in keyof TaskRecords]: (columns: ColumnNames) => Spellings<TaskRecords[T]> } = {
+  "sequence-classification": ({ textColumn, textPairColumn, labelColumn }) => {
+    const [text, label] = [textColumn ?? "text", labelColumn ?? "label"];
+    const isNamed = (textColumn ?? textPairColumn ?? labelColumn) !== undefined;
+    const named = textPairColumn === undefined ? labeledText(text, label) : labeledPair(text, textPairColumn, label);
+    const usual = [
+      labeledText("text", "label"),
+      labeledText("sentence", "label"),
+      labeledPair("text", "text_pair", "label"),
+      labeledPair("sentence1", "sentence2", "label"),
+      labeledPair("question1", "question2", "label"),
+      labeledPair("premise", "hypothesis", "label"),
+      labeledPair("question", "sentence", "label"),
+    ];
+    return {
+      candidates: isNamed ? [named] : usual,
+      naming: "--text-column, --text-pair-column for a second text, and --label-column",
+      pair: ["--text-column", "--label-column"],
+    };
+  },
+  "image-classification": ({ imageColumn, labelColumn }) => {
+    const isNamed = (imageColumn ?? labelColumn) !== undefined;
+    const usual = [labeledImage("image", "label"), labeledImage("img", "label"), labeledImage("file_name", "label")];
+    return {
+      candidates: isNamed ? [labeledImage(imageColumn ?? "image", labelColumn ?? "label")] : usual,
+      naming: "--image-column and --label-column",
+      pair: ["--image-column", "--label-column"],
+    };
+  },
+  contrastive: ({ imageColumn, textColumn }) => {
+    const isNamed = (imageColumn ?? textColumn) !== undefined;
+    const usual = [
+      imageText("image", "text"),
+      imageText("image", "caption"),
+      imageText("file_name", "text"),
+      imageText("file_name", "caption"),
+    ];
+    return {
+      candidates: isNamed ? [imageText(imageColumn ?? "image", textColumn ?? "text")] : usual,
+      naming: "--image-column and --text-column",
+      pair: ["--image-column", "--text-column"],
+    };
+  },
+};

@@ -1,0 +1,105 @@
+// How the records of a base's task become examples, and examples batches: of a language model, and of other tasks.
+import { type Classes, classesOf } from "../data/classes.ts";
+import { eachExample, type MadeExample } from "../data/examples.ts";
+import { type ImageStore, imageStore } from "../data/images.ts";
+import { type RecordFile, readRecords, readSpelled } from "../data/readers.ts";
+import type { Examples } from "../data/store.ts";
+import { eachTaskExample } from "../data/task-examples.ts";
+import { type AnyRecord, type TaskRecords, taskSpellings } from "../data/task-records.ts";
+import type { Files } from "../files.ts";
+import { loadImageProcessor } from "../images/processor.ts";
+import type { TextBase } from "../models/base.ts";
+import type { DecoderConfig } from "../models/config.ts";
+import { taskInputs } from "../models/registry.ts";
+import type { TaskConfig } from "../models/task.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { DataOptions } from "./datasets.ts";
+import { type Rows, rowsOf } from "./rows.ts";
+import { taskRowsOf } from "./task-rows.ts";
+import { checkVocabulary, lengthLimit, withCheckedTemplate } from "./tokenizer-checks.ts";
+
+/** What a host gives to read data with. */
+export type DataHost = Pick<Runtime, "files" | "decodeImage">;
+
+export interface TaskData {
+  /** Longest example, in tokens. */
+  maxLength: number;
+  /** The ids and numbers of examples are below this. */
+  limit: number;
+  /** The records of a file, and the examples that they become. */
+  open(path: string): { file: RecordFile<AnyRecord>; examples: AsyncIterable<MadeExample<AnyRecord>> };
+  rows(examples: Examples, packLength?: number): Rows;
+  /** Of a classifier. */
+  classes?: Classes;
+  /** Of a task with images. */
+  images?: ImageStore;
+}
+
+/**
+ * The data of `base`'s task. `fixedClasses`: a classifier's classes are the base's own, and other labels are refused. Fails if the
+ * tokenizer has ids that the base has no embedding for, or its positions do not suffice.
+ */
+export function taskData(base: TextBase, options: DataOptions, host: DataHost, fixedClasses: boolean): Promise<TaskData> {
+  const { config } = base;
+  return "task" in config ? dataOfTask(base, config, options, host, fixedClasses) : languageData(base, config, options, host);
+}
+
+/** Padding is masked, so any id will do where the tokenizer's has no row in the embedding. */
+const padIdOf = ({ padId }: Tokenizer, vocabSize: number): number => (padId < vocabSize ? padId : 0);
+
+async function languageData(base: TextBase, config: DecoderConfig, options: DataOptions, { files }: DataHost): Promise<TaskData> {
+  const tokenizer = await base.tokenizer();
+  checkVocabulary(tokenizer, base);
+  const maxLength = lengthLimit(options.maxLength, config);
+  const now = options.date === undefined ? undefined : new Date(options.date);
+  return {
+    maxLength,
+    limit: Math.max(config.vocabSize, maxLength + 1),
+    open(path) {
+      const file = readRecords(files, path, options);
+      const how = { trainOn: options.trainOn, now, source: path };
+      return { file, examples: eachExample(withCheckedTemplate(file, tokenizer), tokenizer, how) };
+    },
+    rows: (examples, packLength) => rowsOf(examples, padIdOf(tokenizer, config.vocabSize), packLength),
+  };
+}
+
+async function dataOfTask(
+  base: TextBase,
+  config: TaskConfig,
+  options: DataOptions,
+  { files, decodeImage }: DataHost,
+  fixedClasses: boolean,
+): Promise<TaskData> {
+  const inputs = taskInputs(config);
+  const tokenizer = inputs["inputIds"] && (await base.tokenizer());
+  if (tokenizer) checkVocabulary(tokenizer, base);
+  const { folder } = base.checkpoint;
+  const images = inputs["pixelValues"] && imageStore(files, decodeImage, await loadImageProcessor(files, folder));
+  const own = config.newHead === null || fixedClasses ? config.labels : [];
+  const classes = config.labels.length > 0 ? classesOf(own, fixedClasses) : undefined;
+  // Of a model that reads images only, the length is that of an image.
+  const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;
+  const parts = { maxLength, tokenizer, images, classes };
+  return {
+    maxLength,
+    limit: 2 ** 31,
+    open: (path) => openTask(files, path, config.task, options, { ...parts, source: path }),
+    rows: (examples) =>
+      taskRowsOf(examples, config, { padId: tokenizer && padIdOf(tokenizer, config.vocabSize), images, classes }),
+    classes,
+    images,
+  };
+}
+
+function openTask<T extends keyof TaskRecords>(
+  files: Files,
+  path: string,
+  task: T,
+  options: DataOptions,
+  parts: Parameters<typeof eachTaskExample>[2],
+) {
+  const file: RecordFile<TaskRecords[T]> = readSpelled(files, path, taskSpellings[task](options));
+  return { file, examples: eachTaskExample(task, file, parts) };
+}

@@ -1,0 +1,66 @@
+// Folders of small models of other tasks, complete with tokenizer and image processor, and pictures and records to train them on.
+import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import type { TestContext } from "node:test";
+import { png } from "./png.ts";
+
+const fixtures = "test/fixtures";
+
+/** An image processor that resizes to the side of the models in the cases. */
+const processor = {
+  image_processor_type: "CLIPImageProcessor",
+  do_convert_rgb: true,
+  do_resize: true,
+  size: { height: 16, width: 16 },
+  do_center_crop: false,
+  do_rescale: true,
+  do_normalize: true,
+  image_mean: [0.5, 0.5, 0.5],
+  image_std: [0.5, 0.5, 0.5],
+};
+
+const bases = {
+  bert: { from: "bert-seqcls", tokenizer: "bert-style", images: false },
+  vit: { from: "vit-imgcls", tokenizer: null, images: true },
+  clip: { from: "clip-contrastive", tokenizer: "clip-style", images: true },
+} as const;
+
+export async function temporary(t: TestContext): Promise<string> {
+  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-task-"));
+  t.after(() => rm(folder, { recursive: true }));
+  return folder;
+}
+
+/** A base of this model type inside `folder`; the path of it. */
+export async function taskBase(folder: string, modelType: keyof typeof bases): Promise<string> {
+  const { from, tokenizer, images } = bases[modelType];
+  const base = `${folder}/${modelType}`;
+  await cp(`${fixtures}/cases/${from}/base`, base, { recursive: true });
+  if (tokenizer) await cp(`${fixtures}/tokenizers/${tokenizer}`, base, { recursive: true });
+  if (images) await writeFile(`${base}/preprocessor_config.json`, JSON.stringify(processor));
+  return base;
+}
+
+export const colours = { red: [220, 30, 30], green: [30, 200, 40], blue: [30, 40, 220] } as const;
+export type Colour = keyof typeof colours;
+
+/** Writes a picture of one colour, with some of another shade in each, and gives its name. */
+export async function picture(folder: string, colour: Colour, number: number): Promise<string> {
+  const side = 12;
+  const shade = (channel: number, x: number, y: number) =>
+    Math.min(255, Math.max(0, channel + (((x * 7 + y * 13 + number * 29) % 41) - 20)));
+  const rows = Array.from({ length: side }, (_, y) =>
+    Uint8Array.from({ length: 3 * side }, (_, i) => shade(colours[colour][i % 3]!, Math.floor(i / 3), y)),
+  );
+  const name = `images/${colour}-${number}.png`;
+  await mkdir(`${folder}/images`, { recursive: true });
+  await writeFile(`${folder}/${name}`, png({ width: side, height: side }, rows));
+  return name;
+}
+
+/** Writes records, one a line; the path of the file. */
+export async function jsonl(folder: string, name: string, records: readonly object[]): Promise<string> {
+  await writeFile(`${folder}/${name}`, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
+  return `${folder}/${name}`;
+}
