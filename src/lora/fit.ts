@@ -27,12 +27,11 @@ export function adapterAgainst(given: Adapter, modules: readonly ModuleInfo[]): 
       throw otherShape(adapter, path, expected, `${inFeatures} inputs and ${outFeatures} outputs`);
     }
   }
-  checkSaved(adapter, modules);
-  return adapter;
+  return withSavedInOrder(adapter, modules);
 }
 
-/** The adapter has the weights that its configuration saves of this model, and no others. */
-function checkSaved(adapter: Adapter, modules: readonly ModuleInfo[]): void {
+/** The adapter with its saved weights in the order of `modules`. It has those that its configuration saves, and no others. */
+function withSavedInOrder(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const expected = savedWeights(modules, adapter.config);
   const saved = adapter.saved ?? new Map<string, { shape: readonly number[] }>();
   for (const { name, shape } of expected) {
@@ -47,7 +46,10 @@ function checkSaved(adapter: Adapter, modules: readonly ModuleInfo[]): void {
     });
   }
   const strange = [...saved.keys()].find((name) => !expected.some((weight) => weight.name === name));
-  if (strange === undefined) return;
+  if (strange === undefined) {
+    if (!adapter.saved) return adapter;
+    return { ...adapter, saved: new Map(expected.map(({ name }) => [name, adapter.saved!.get(name)!])) };
+  }
   throw failure("no-module", "the adapter holds a weight of a module that the model does not have", {
     subject: strange,
     expected: expected.map((weight) => weight.name).join(", ") || "no such weights",

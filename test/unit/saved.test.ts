@@ -136,7 +136,7 @@ test("saved weights that a model or a configuration does not have are named", as
     ...adapter,
     saved: new Map([...adapter.saved!].filter(([name]) => !names.includes(name))),
   });
-  assert.equal(adapterAgainst(adapter, modules), adapter);
+  assert.deepEqual(adapterAgainst(adapter, modules), adapter);
   const failure = (given: Adapter, given2 = modules) => {
     try {
       adapterAgainst(given, given2);
