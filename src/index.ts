@@ -1,7 +1,8 @@
 // The public API, and nothing else.
 export type { ExampleReport } from "./data/dataset.ts";
 export { LowrankError } from "./errors.ts";
-export type { Generator, Prompt } from "./generate/generator.ts";
+export type { Generator } from "./generate/generator.ts";
+export type { ImagePrompt, Prompt } from "./generate/prompts.ts";
 export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";
 export type { HubEvent, HubOptions } from "./hub/hub.ts";
 export type { RgbImage } from "./images/image.ts";
@@ -42,6 +43,7 @@ export {
   saveAdapter,
 } from "./node.ts";
 export type { ReportOptions } from "./report/report.ts";
+export type { ContentPart, ImagePart } from "./text/parts.ts";
 export type { ChatMessage } from "./text/template.ts";
 export type { Tokenizer } from "./text/tokenizer.ts";
 export type { FinetuneEvent } from "./train/finetune.ts";

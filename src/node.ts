@@ -115,7 +115,7 @@ export async function openGenerator(
 ): Promise<Generator> {
   const loaded = typeof base === "string" ? await loadBase(base) : base;
   const attached = typeof adapter === "string" ? await loadAdapter(adapter) : adapter;
-  return openGeneratorOn(loaded, { ...options, adapter: attached, openSession: openNodeSession });
+  return openGeneratorOn(loaded, { ...options, adapter: attached, openSession: openNodeSession, reading: runtime });
 }
 
 /** Evaluates a base on a data file, alone and with an adapter. */

@@ -4,7 +4,7 @@
 
 writes into test/fixtures/image-text a folder for each family: a made-up tokenizer, the processor's files, a chat template, a
 config.json, and `expected.json`: ids, masks, what became of the images, and what greedy generation of the model in
-test/fixtures/cases answers. Made with transformers 5.24.0, torch 2.15.0, pillow 13.0.0 and num2words.
+test/fixtures/cases answers. Made with transformers 5.24.0, peft 0.21.2, torch 2.15.0, pillow 13.0.0 and num2words.
 """
 
 import json
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -195,6 +196,54 @@ def listed_of(processor, model):
                "seen": seen.tolist(), "pixels": images_of(inputs), "answer": answer(model, inputs)}
 
 
+def loss_of(network, batches):
+    """Mean loss of the targets of all batches, each an input with labels."""
+    total, count = 0.0, 0
+    for inputs, labels in batches:
+        with torch.no_grad():
+            logits = network(**inputs).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum").item()
+        count += int((labels[1:] != -100).sum())
+    return {"loss": total / count, "targets": count}
+
+
+def losses_of(family, processor, network, case):
+    """What training sees at its first step, and what an adapter of the case makes of it."""
+    batches = []
+    if family == "idefics":
+        unseen = torch.tensor([96, 97])
+        for _, prompt in LISTED[1:4]:
+            inputs = processor(text=[[read(p) if p.endswith(".png") else p for p in prompt]], return_tensors="pt")
+            ids = torch.cat([inputs["input_ids"][0], torch.tensor([2])])
+            inputs["input_ids"], inputs["attention_mask"] = ids[None], torch.ones_like(ids)[None]
+            seen = inputs["image_attention_mask"]
+            inputs["image_attention_mask"] = torch.cat([seen, seen[:, -1:]], 1)
+            batches.append((inputs, torch.where(torch.isin(ids, unseen), -100, ids)))
+    for row in [] if family == "idefics" else trained_of(processor):
+        prompt = processor.apply_chat_template(row["messages"])
+        special = not prompt.startswith("<s>")
+        inputs = processor(text=prompt, images=[read(i) for i in row["images"]], return_tensors="pt", add_special_tokens=special)
+        ids = inputs["input_ids"][0]
+        assert ids.tolist() == row["ids"]
+        inside = row.get("inside") or answers_in(ids.tolist(), processor)
+        batches.append((inputs, torch.where(torch.tensor(inside) == 1, ids, -100)))
+    base = loss_of(network, batches)
+    adapted = PeftModel.from_pretrained(network, ROOT / f"test/fixtures/cases/{case}/adapter").eval()
+    return base | {"adapter": loss_of(adapted, batches)["loss"]}
+
+
+def answers_in(ids, processor):
+    """Between "Assistant:" and the end of the utterance, this included."""
+    header = processor.tokenizer("Assistant:", add_special_tokens=False)["input_ids"]
+    end = processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    inside = [0] * len(ids)
+    for i in range(len(ids)):
+        if ids[i:i + len(header)] == header:
+            for j in range(i + len(header), ids.index(end, i) + 1):
+                inside[j] = 1
+    return inside
+
+
 def write(make, case, changes):
     family = make.__name__
     folder = OUT / family
@@ -213,6 +262,7 @@ def write(make, case, changes):
     else:
         expected = {"asked": list(rows_of(processor, network)), "answered": list(trained_of(processor))}
     rows = {key: "[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]" for key, rows in expected.items()}
+    rows["losses"] = json.dumps(losses_of(family, processor, network, case))
     (folder / "expected.json").write_text("{\n" + ",\n".join(f' "{k}": {v}' for k, v in rows.items()) + "\n}\n")
 
 

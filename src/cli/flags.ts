@@ -241,6 +241,12 @@ const tables = {
       anyBase,
       { name: "prompt", kind: "text", value: "TEXT", help: "the text to continue (standard input)" },
       { name: "messages", kind: "text", value: "FILE", help: 'a conversation to answer: JSON, [{"role": …, "content": …}, …]' },
+      {
+        name: "image",
+        kind: "texts",
+        value: "FILE",
+        help: "a PNG, JPEG or WebP file, for models that read images: it comes before the prompt; can be repeated",
+      },
       { name: "maxNewTokens", kind: "number", value: "N", help: "most tokens to generate", default: 256 },
       { name: "temperature", kind: "number", value: "X", help: "0 takes the likeliest token", default: 0 },
       { name: "topK", kind: "number", value: "N", help: "only the N likeliest tokens; 0 keeps all", default: 0 },

@@ -1,10 +1,13 @@
 // lowrank generate: a prompt or a conversation in, text as it comes out.
+import path from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import { LowrankError } from "../errors.ts";
 import { readText } from "../formats/json.ts";
-import type { Prompt } from "../generate/generator.ts";
-import { openGenerator } from "../node.ts";
+import type { Prompt } from "../generate/prompts.ts";
+import { from, type ImageReference } from "../multimodal/images.ts";
+import { loadBase, openGenerator } from "../node.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
+import { type ContentPart, contentIn } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";
 import { print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -15,13 +18,16 @@ interface Options {
   anyBase?: boolean;
   prompt?: string;
   messages?: string;
+  image?: string[];
   threads?: number;
 }
 
 /** Generates; returns the exit status. */
 export async function run(values: Values, json: boolean): Promise<number> {
-  const { base, adapter, anyBase, prompt, messages, threads, ...options } = values as Values & Options;
-  const given = await readPrompt(prompt, messages);
+  const { base: name, adapter, anyBase, prompt, messages, image = [], threads, ...options } = values as Values & Options;
+  const read = await readPrompt(prompt, messages);
+  const base = await loadBase(name);
+  const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
   const generator = await openGenerator(base, { adapter, anyBase, threads });
   try {
     for await (const event of generator.generate([given], options)) {
@@ -35,7 +41,16 @@ export async function run(values: Values, json: boolean): Promise<number> {
   return 0;
 }
 
-async function readPrompt(prompt: string | undefined, messages: string | undefined): Promise<Prompt> {
+/** What is asked for; of messages, the images listed beside them. */
+type Read = string | { messages: ChatMessage[]; images: ImageReference[] };
+
+/** A prompt with the images of the command line: those of a text come before it, in a question where the model is asked in turns. */
+function withImages(read: Read, images: readonly string[], isChat: boolean): Prompt {
+  if (typeof read !== "string") return { ...read, images: [...read.images, ...images] };
+  return isChat ? { messages: [{ role: "user", content: read }], images } : { text: read, images };
+}
+
+async function readPrompt(prompt: string | undefined, messages: string | undefined): Promise<Read> {
   if (prompt !== undefined && messages !== undefined) {
     throw new LowrankError("cli/usage", "--prompt and --messages cannot both be given", { next: "Leave out one of them." });
   }
@@ -50,26 +65,38 @@ async function readPrompt(prompt: string | undefined, messages: string | undefin
   return readAll(process.stdin);
 }
 
-function parseMessages(source: string, subject: string): ChatMessage[] {
+/** The conversation of a file; the paths of its images are relative to the file. */
+function parseMessages(source: string, subject: string): Read {
   let value: unknown;
   try {
     value = JSON.parse(source);
   } catch (cause) {
     throw malformed(subject, (cause as Error).message);
   }
-  const list = Array.isArray(value) ? value : (value as { messages?: unknown } | null)?.messages;
-  const isMessage = (each: unknown) => {
-    const { role, content } = (each ?? {}) as Record<string, unknown>;
-    return typeof role === "string" && typeof content === "string";
-  };
+  const whole = Array.isArray(value) ? { messages: value } : ((value ?? {}) as { messages?: unknown; images?: unknown });
+  const { messages: list, images = [] } = whole as { messages?: unknown; images?: unknown };
+  const isMessage = (each: unknown) => typeof (each as ChatMessage | null)?.role === "string";
   if (!Array.isArray(list) || list.length === 0 || !list.every(isMessage)) throw malformed(subject, "something else");
-  return list;
+  if (!Array.isArray(images) || !images.every((image) => typeof image === "string")) throw malformed(subject, "other images");
+  const folder = path.dirname(subject);
+  const messages = list.map((message: ChatMessage, i) => {
+    const content = contentIn(message.content, `message ${i}: content`, subject);
+    return { ...message, content: typeof content === "string" ? content : content.map((part) => relativeTo(folder, part)) };
+  });
+  return { messages, images: images.map((image: string) => from(folder, image)) };
+}
+
+function relativeTo(folder: string, part: ContentPart): ContentPart {
+  if (part.type === "text") return part;
+  const given = part.image ?? part.path ?? part.url;
+  return typeof given === "string" ? { type: "image", image: from(folder, given) } : part;
 }
 
 const malformed = (subject: string, got: string): LowrankError =>
   new LowrankError("cli/messages", "the file does not hold a conversation", {
     subject,
-    expected: 'JSON: [{"role": "user", "content": "…"}, …], or an object with such a list under "messages"',
+    expected:
+      'JSON: [{"role": "user", "content": "…"}, …], or an object with such a list under "messages" and paths under "images"',
     got,
     next: "Correct the file.",
   });

@@ -1,5 +1,6 @@
 // Generation from a decoder with a cache: left-padded batches, stop texts across token borders, text as it becomes certain.
 import { LowrankError } from "../errors.ts";
+import type { ImageTensors } from "../models/images.ts";
 import { makeStreamDecoder, type StreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
 import { nextToken } from "./sample.ts";
 import type { Decoder, EndReason, GenerateEvent, GenerateOptions, PromptBatch, Sampling } from "./types.ts";
@@ -38,7 +39,7 @@ interface Row {
 
 /**
  * Generates a continuation of each prompt in one batch, and yields every token and every row's end as it comes.
- * A string is encoded with the tokenizer's special tokens; ids (of an applied chat template) are taken as they are.
+ * `imagesOf` gives the images of the batch, whose tokens are among the ids. A string is encoded with the tokenizer's special tokens; ids (of an applied chat template) are taken as they are.
  * Default: greedy, 256 tokens, ended by the tokenizer's end tokens. The decoder's cache is released however it ends.
  * Fails with `generate/option` on an option out of range, `generate/prompt` on a prompt that is empty, longer than the
  * model's positions, or has ids outside its vocabulary, and with the signal's reason when it is aborted.
@@ -48,6 +49,7 @@ export async function* generate(
   tokenizer: Tokenizer,
   prompts: readonly (string | Int32Array)[],
   options: GenerateOptions = {},
+  imagesOf: (batch: PromptBatch) => ImageTensors | null = () => null,
 ): AsyncGenerator<GenerateEvent, void, undefined> {
   const { sampling, maxNewTokens, stop } = readOptions(options);
   const { signal, eosIds = tokenizer.eosIds } = options;
@@ -70,7 +72,8 @@ export async function* generate(
 
   signal?.throwIfAborted();
   try {
-    let logits = await decoder.start(leftPad(encoded, padId));
+    const batch = leftPad(encoded, padId);
+    let logits = await decoder.start({ ...batch, images: imagesOf(batch) ?? undefined });
     for (let step = 0; ; step++) {
       signal?.throwIfAborted();
       // A finished row runs along on padding, at a position that the model has; its logits are not read.

@@ -1,18 +1,17 @@
 // Text in, text out: a base model, its tokenizer and an adapter that can be changed between generations.
 
 import { LowrankError } from "../errors.ts";
+import type { ImageProcessor } from "../images/processor.ts";
 import type { Adapter } from "../lora/adapter.ts";
 import type { Base } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
+import type { ImageTensors } from "../models/images.ts";
+import { type ImageReading, type ImageSide, imageSide, imageTensors } from "../multimodal/images.ts";
 import type { OpenSession } from "../runtime/session.ts";
-import { type ChatMessage, renderChat } from "../text/template.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
 import { openDecoder } from "./decoder.ts";
 import { generate } from "./generate.ts";
-import type { GenerateEvent, GenerateOptions } from "./types.ts";
-
-/** Text that is continued as it stands, the messages of a conversation that is answered, or token ids. */
-export type Prompt = string | readonly ChatMessage[] | Int32Array;
+import { type EncodedPrompt, encodePrompt, type Prompt } from "./prompts.ts";
+import type { GenerateEvent, GenerateOptions, PromptBatch } from "./types.ts";
 
 export interface GeneratorOptions {
   openSession: OpenSession;
@@ -22,14 +21,16 @@ export interface GeneratorOptions {
   anyBase?: boolean;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
+  /** What reads the images of prompts; without it, and the model's folder, there can be none. */
+  reading?: ImageReading;
 }
 
 /** A generator holds a session; close it to free the weights. One generation runs at a time. */
 export interface Generator {
   /**
    * Generates a continuation of each prompt in one batch (generate.ts has the events, the options and their errors).
-   * Fails with `generate/no-template` on messages where the checkpoint has no chat template, and with `generate/busy`
-   * while another generation runs.
+   * Fails as `encodePrompt` (prompts.ts) does on prompts that cannot be encoded, and with `generate/busy` while another
+   * generation runs.
    */
   generate(prompts: readonly Prompt[], options?: GenerateOptions): AsyncGenerator<GenerateEvent, void, undefined>;
   /**
@@ -43,13 +44,12 @@ export interface Generator {
 /** Opens the base for generation. */
 export async function openGenerator(
   base: Base,
-  { adapter = null, anyBase, openSession, threads }: GeneratorOptions,
+  { adapter = null, anyBase, openSession, threads, reading }: GeneratorOptions,
 ): Promise<Generator> {
   if (adapter) await checkMadeFor(base, adapter, anyBase);
   const tokenizer = await base.tokenizer();
   const decoder = await openDecoder({ checkpoint: base.checkpoint, config: base.config, openSession, threads });
-  const encoded = (prompt: Prompt) =>
-    typeof prompt === "string" || prompt instanceof Int32Array ? prompt : encodeChat(tokenizer, prompt);
+  const side = imageSide(base, tokenizer, reading);
   let running = false;
   const checkIdle = () => {
     if (!running) return;
@@ -62,7 +62,14 @@ export async function openGenerator(
       checkIdle();
       running = true;
       try {
-        yield* generate(decoder, tokenizer, prompts.map(encoded), options);
+        const encoded: EncodedPrompt[] = [];
+        for (const prompt of prompts) encoded.push(await encodePrompt(base, tokenizer, side, prompt));
+        const ids = encoded.map((prompt) => prompt.ids);
+        const images =
+          side && encoded.some((prompt) => prompt.images.length > 0)
+            ? tensorsOf(encoded, side, await side.processor())
+            : undefined;
+        yield* generate(decoder, tokenizer, ids, options, images);
       } finally {
         running = false;
       }
@@ -83,18 +90,13 @@ export async function openGenerator(
   return generator;
 }
 
-/**
- * The ids of a conversation up to the header of the answer. The template writes its special tokens itself. Fails with
- * `generate/no-template` where the checkpoint has none, and with the template's own errors.
- */
-export function encodeChat(tokenizer: Tokenizer, messages: readonly ChatMessage[]): Int32Array {
-  if (!tokenizer.template) {
-    throw new LowrankError("generate/no-template", "the checkpoint has no chat template", {
-      subject: "messages",
-      expected: "chat_template in tokenizer_config.json, or chat_template.jinja",
-      next: "Give the prompt as text, or use an instruction-tuned checkpoint.",
-    });
-  }
-  const text = renderChat(tokenizer.template, messages, { addGenerationPrompt: true });
-  return tokenizer.encode(text, { addSpecialTokens: false });
-}
+/** The images of prompts that are padded on the left. */
+const tensorsOf =
+  (encoded: readonly EncodedPrompt[], { text }: ImageSide, processor: ImageProcessor) =>
+  (batch: PromptBatch): ImageTensors | null =>
+    imageTensors(
+      text,
+      processor,
+      batch,
+      encoded.map(({ ids, images }) => ({ ids, images, start: batch.width - ids.length })),
+    );

@@ -3,11 +3,12 @@ import { readRecords } from "../data/readers.ts";
 import type { ColumnNames, DataRecord } from "../data/records.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { type Generator, openGenerator, type Prompt } from "../generate/generator.ts";
+import { type Generator, openGenerator } from "../generate/generator.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { loadBase } from "../models/base.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { textOf } from "../text/parts.ts";
+import type { ChatMessage } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** Tokens that an answer may have beyond the longest expected one: enough to see where it goes on. */
@@ -35,7 +36,7 @@ export type AnswerEvent =
       type: "answer";
       /** Where the record is in the file, as in "line 3". */
       place: string;
-      prompt: Exclude<Prompt, Int32Array>;
+      prompt: string | readonly ChatMessage[];
       expected: string;
       /** Greedy answers, ended a few tokens behind the length of the longest expected one. */
       base: string;
@@ -46,7 +47,7 @@ export type AnswerEvent =
 
 interface Question {
   place: string;
-  prompt: Exclude<Prompt, Int32Array>;
+  prompt: string | readonly ChatMessage[];
   expected: string;
 }
 
@@ -54,17 +55,15 @@ interface Question {
  * Answers every record greedily, a batch after another, and counts at the end. Throws `data/no-answer` for a record that
  * has none, and what reading, opening and generating throw.
  */
-export async function* answers(
-  options: AnswerOptions,
-  { files, openSession, timeLimit }: Runtime,
-): AsyncGenerator<AnswerEvent, void, void> {
+export async function* answers(options: AnswerOptions, runtime: Runtime): AsyncGenerator<AnswerEvent, void, void> {
+  const { files, openSession, timeLimit } = runtime;
   const { batchSize = 4, threads, anyBase } = options;
   checkCounts({ batchSize, limit: options.limit ?? 1 });
   const base = await loadBase(files, options.base, timeLimit);
   const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const questions = await readQuestions(files, options);
   const tokenizer = await base.tokenizer();
-  const generator = await openGenerator(base, { openSession, adapter, anyBase, threads });
+  const generator = await openGenerator(base, { openSession, adapter, anyBase, threads, reading: runtime });
   const total: AnswerEvent = { type: "matches", count: questions.length, base: 0, adapter: adapter && 0 };
   try {
     for (let start = 0; start < questions.length; start += batchSize) {

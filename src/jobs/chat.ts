@@ -3,12 +3,15 @@ import { asPrompt, type PromptFormat } from "../data/prompts.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readOptions } from "../generate/generate.ts";
-import { encodeChat, type Generator, openGenerator } from "../generate/generator.ts";
+import { type Generator, openGenerator } from "../generate/generator.ts";
+import { encodeChat } from "../generate/prompts.ts";
 import { readSamplingDefaults } from "../generate/sampling-defaults.ts";
 import type { EndReason, GenerateOptions, Sampling } from "../generate/types.ts";
 import { type Adapter, readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst } from "../lora/fit.ts";
 import { type Base, loadBase } from "../models/base.ts";
+import type { ImageText } from "../models/images.ts";
+import { imageSide } from "../multimodal/images.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import type { ChatMessage } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -54,6 +57,8 @@ export interface Chat {
   readonly base: Base;
   readonly baseFormat: PromptFormat | null;
   readonly tokenizer: Tokenizer;
+  /** How a model that reads images writes conversations. */
+  readonly imageText: ImageText | undefined;
   readonly generator: Generator;
   /** By name: the last part of the folder, or the whole path where that name is taken. */
   readonly adapters: Map<string, ChatAdapter>;
@@ -99,7 +104,8 @@ export type ChatEvent =
   | { type: "quit" };
 
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
-export async function openChat(options: ChatOptions, { files, openSession, timeLimit }: Runtime): Promise<Chat> {
+export async function openChat(options: ChatOptions, runtime: Runtime): Promise<Chat> {
+  const { files, openSession, timeLimit } = runtime;
   const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS, stop = [], seed = 0 } = options;
   const base = await loadBase(files, options.base, timeLimit);
   const tokenizer = await base.tokenizer();
@@ -114,10 +120,11 @@ export async function openChat(options: ChatOptions, { files, openSession, timeL
   if (compare && active === null) throw nothingToCompare();
   const baseFormat = await readPromptFormat(files, options.base);
   const adapter = active === null ? null : adapters.get(active)!.adapter;
-  const generator = await openGenerator(base, { adapter, openSession, threads });
+  const generator = await openGenerator(base, { adapter, openSession, threads, reading: runtime });
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
-  const fixed = { files, base, baseFormat, tokenizer, generator, adapters, raw, sampling, maxNewTokens, stop };
+  const imageText = imageSide(base, tokenizer)?.text;
+  const fixed = { imageText, files, base, baseFormat, tokenizer, generator, adapters, raw, sampling, maxNewTokens, stop };
   return { ...fixed, active, last: active, system, compare, exchanges: [], firstSeen: 0, stats, told: "", saved: new Set() };
 }
 
@@ -240,7 +247,8 @@ function fitted(chat: Chat, user: string): { prompt: string | null; ids: Int32Ar
   const { maxPositions } = chat.base.config;
   const room = Math.min(maxNewTokens, Math.floor(maxPositions * ANSWER_SHARE));
   for (let firstSeen = chat.firstSeen; ; firstSeen++) {
-    const ids = encodeChat(tokenizer, [...messagesOf(chat, firstSeen), { role: "user", content: user }]);
+    const messages = [...messagesOf(chat, firstSeen), { role: "user", content: user }];
+    const ids = encodeChat(tokenizer, messages, chat.imageText && { text: chat.imageText, images: [] });
     if (ids.length + room <= maxPositions || firstSeen >= exchanges.length) return { prompt: null, ids, firstSeen };
   }
 }

@@ -1,5 +1,6 @@
 // The text of one generation, for those who need no stream.
-import type { Generator, Prompt } from "../generate/generator.ts";
+import type { Generator } from "../generate/generator.ts";
+import type { Prompt } from "../generate/prompts.ts";
 import type { GenerateOptions } from "../generate/types.ts";
 
 /** The whole continuation of one prompt. */

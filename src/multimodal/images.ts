@@ -4,17 +4,18 @@ import type { Files } from "../files.ts";
 import { type DecodeImage, type RgbImage, readImage } from "../images/image.ts";
 import { type ImageProcessor, loadImageProcessor, type ProcessedImage } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
-import type { ImageTensors, ImageText, ImageTokens } from "../models/images.ts";
+import type { ImageTensors, ImageText } from "../models/images.ts";
 import { imageTypes, visionOf } from "../models/registry.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** An image: its file's path, or itself. */
 export type ImageReference = string | RgbImage;
 
-/** What reads images from files. */
+/** What reads images from files; a host that cannot decode any has no `decodeImage`. */
 export interface ImageReading {
   files: Files;
-  decodeImage: DecodeImage;
+  decodeImage?: DecodeImage;
 }
 
 /** A row of a batch: its ids, from column `start` on, and its images. */
@@ -27,34 +28,53 @@ export interface ImageRow {
 /** What a model with images has beside its tokenizer. */
 export interface ImageSide {
   text: ImageText;
-  processor: ImageProcessor;
+  /** How the model's folder says that images are prepared, read at the first call. Fails with `image/no-processor`. */
+  processor(): Promise<ImageProcessor>;
   /** Reads an image and prepares it. Fails with `image/…`. */
   prepare(image: ImageReference): Promise<ProcessedImage>;
 }
 
-/**
- * The image side of a base. Fails with `model/no-images` if it reads none, with `image/no-processor` if its folder does not say
- * how images are prepared, with `data/image-token` if its tokenizer has no token for them.
- */
-export async function openImageSide(base: TextBase, { files, decodeImage }: ImageReading): Promise<ImageSide> {
-  const { config, checkpoint } = base;
+/** The image side of a base; null if it reads no images. Fails with `data/image-token` if its tokenizer has no token for them. */
+export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer, reading?: ImageReading): ImageSide | null {
   const vision = "task" in config ? undefined : visionOf(config);
-  if ("task" in config || !vision) {
-    throw new LowrankError("model/no-images", "the model reads no images", {
-      subject: checkpoint.folder,
-      expected: `a model of type ${imageTypes.join(", ")}`,
-      got: config.modelType,
-      next: "Leave the images out, or choose a model that reads them.",
-    });
-  }
-  const processor = await loadImageProcessor(files, checkpoint.folder);
+  if ("task" in config || !vision) return null;
+  let loading: Promise<ImageProcessor> | undefined;
+  const processor = (): Promise<ImageProcessor> => {
+    loading ??= reading ? loadImageProcessor(reading.files, checkpoint.folder) : Promise.reject(cannotRead(checkpoint.folder));
+    return loading;
+  };
   return {
-    text: vision.text(config, await base.tokenizer()),
+    text: vision.text(config, tokenizer),
     processor,
-    prepare: async (image) =>
-      processor.process(typeof image === "string" ? await readImage(files, decodeImage, localPath(image)) : image),
+    async prepare(image) {
+      const { process } = await processor();
+      if (typeof image !== "string") return process(image);
+      if (!reading?.decodeImage) throw cannotRead(image);
+      return process(await readImage(reading.files, reading.decodeImage, localPath(image)));
+    },
   };
 }
+
+/** Images given to a model that reads none. */
+export const noImages = ({ config, checkpoint }: TextBase): LowrankError =>
+  new LowrankError("model/no-images", "the model reads no images", {
+    subject: checkpoint.folder,
+    expected: `a model of type ${imageTypes.join(", ")}`,
+    got: config.modelType,
+    next: "Leave the images out, or choose a model that reads them.",
+  });
+
+const cannotRead = (subject: string): LowrankError =>
+  new LowrankError("image/decoder", "images cannot be read here", {
+    subject,
+    expected: "files and decodeImage, as Node's runtime has them",
+    next: "Open the generator with what reads images.",
+    exitCode: 1,
+  });
+
+/** What a file in `folder` means by a path: relative ones are beside it. */
+export const from = (folder: string, reference: string): string =>
+  /^([\\/]|[a-z][a-z0-9+.-]*:)/i.test(reference) ? reference : `${folder}/${reference}`;
 
 /** A path; an address on the network is refused, since nothing is downloaded unasked. */
 function localPath(reference: string): string {
@@ -69,10 +89,11 @@ function localPath(reference: string): string {
   });
 }
 
-/** The tensors of a batch's images, under Transformers' names; null if no row has one. `batch` is the rectangle of the rows. */
+/** The tensors of the images of a batch [rows, width], under Transformers' names; null if no row has one. */
 export function imageTensors(
-  { text, processor }: ImageSide,
-  { rows, width }: ImageTokens,
+  text: ImageText,
+  processor: ImageProcessor,
+  { rows, width }: { rows: number; width: number },
   given: readonly ImageRow[],
 ): ImageTensors | null {
   const images = given.map((row) => row.images);

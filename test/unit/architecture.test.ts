@@ -23,7 +23,7 @@ const allowed: Record<string, string[]> = {
   multimodal: ["text", "models", "images"],
   runtime: ["node:", "text/limit.ts", "images", "onnxruntime-node", "sharp"],
   hub: ["node:", "formats", "runtime/node-files.ts", "runtime/node-limits.ts", "@huggingface/hub"],
-  generate: ["text", "graph", "onnx", "lora", "models", "formats", "runtime/session.ts"],
+  generate: ["text", "graph", "onnx", "lora", "models", "formats", "images", "multimodal", "runtime/session.ts"],
   predict: ["graph", "onnx", "runtime/session.ts"],
   train: [
     ...[
@@ -41,7 +41,7 @@ const allowed: Record<string, string[]> = {
     ],
     "generate/generator.ts", // samples of the adapter in training
   ],
-  jobs: ["data", "text", "graph", "onnx", "lora", "models", "formats", "train", "generate", "runtime/runtime.ts"],
+  jobs: ["data", "text", "graph", "onnx", "lora", "models", "multimodal", "formats", "train", "generate", "runtime/runtime.ts"],
   report: ["lora", "train"],
 };
 

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { type Generator, openGenerator, type Prompt } from "../../src/generate/generator.ts";
+import { type Generator, openGenerator } from "../../src/generate/generator.ts";
+import type { Prompt } from "../../src/generate/prompts.ts";
 import type { GenerateOptions } from "../../src/generate/types.ts";
 import type { Adapter } from "../../src/lora/adapter.ts";
 import { loraConfig } from "../../src/lora/config.ts";

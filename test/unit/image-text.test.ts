@@ -3,11 +3,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import type { ProcessedImage } from "../../src/images/processor.ts";
+import type { ImageProcessor, ProcessedImage } from "../../src/images/processor.ts";
 import { loadTextBase } from "../../src/models/base.ts";
 import { illustrated } from "../../src/multimodal/conversation.ts";
 import { encodeWithImages } from "../../src/multimodal/expand.ts";
-import { type ImageSide, imageTensors, openImageSide } from "../../src/multimodal/images.ts";
+import { type ImageSide, imageSide, imageTensors } from "../../src/multimodal/images.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { decodeImage } from "../../src/runtime/node-images.ts";
 import { renderWithMask } from "../../src/text/mask.ts";
@@ -32,23 +32,25 @@ interface Row {
 interface Family {
   tokenizer: Tokenizer;
   side: ImageSide;
+  processor: ImageProcessor;
   expected: { asked: Row[]; answered: Row[]; listed: Row[] };
 }
 
 async function openFamily(name: string): Promise<Family> {
   const folder = `${fixtures}/${name}`;
   const base = await loadTextBase(nodeFiles, folder);
-  const side = await openImageSide(base, { files: nodeFiles, decodeImage });
+  const tokenizer = await base.tokenizer();
+  const side = imageSide(base, tokenizer, { files: nodeFiles, decodeImage })!;
   const expected = JSON.parse(readFileSync(`${folder}/expected.json`, "utf8")) as Family["expected"];
-  return { tokenizer: await base.tokenizer(), side, expected };
+  return { tokenizer, side, processor: await side.processor(), expected };
 }
 
 const prepared = (side: ImageSide, names: readonly string[]): Promise<ProcessedImage[]> =>
   Promise.all(names.map((name) => side.prepare(`${pictures}/${name}`)));
 
 /** The tensors are those of Transformers: images.test.ts compares the processors' values, here it is their order and number. */
-function assertPixels(side: ImageSide, ids: Int32Array, images: ProcessedImage[], expected: Row["pixels"]): void {
-  const tensors = imageTensors(side, { rows: 1, width: ids.length, inputIds: ids }, [{ ids, start: 0, images }]);
+function assertPixels({ side, processor }: Family, ids: Int32Array, images: ProcessedImage[], expected: Row["pixels"]): void {
+  const tensors = imageTensors(side.text, processor, { rows: 1, width: ids.length }, [{ ids, start: 0, images }]);
   if (!tensors || !expected) {
     assert.ok(!tensors && (expected?.mean ?? 0) === 0);
     return;
@@ -61,7 +63,8 @@ function assertPixels(side: ImageSide, ids: Int32Array, images: ProcessedImage[]
 
 for (const family of ["llava", "idefics3", "smolvlm"]) {
   describe(`${family}: a conversation with images has Transformers' ids`, async () => {
-    const { tokenizer, side, expected } = await openFamily(family);
+    const opened = await openFamily(family);
+    const { tokenizer, side, expected } = opened;
     const template = tokenizer.template!;
     for (const { name, messages, images: names, ids, pixels } of expected.asked) {
       it(name, async () => {
@@ -71,7 +74,7 @@ for (const family of ["llava", "idefics3", "smolvlm"]) {
         const text = renderChat(template, given.messages, { addGenerationPrompt: true });
         const encoded = encodeWithImages(tokenizer, side.text, text, [], images);
         assert.deepEqual([...encoded.ids], ids);
-        assertPixels(side, encoded.ids, images, pixels);
+        assertPixels(opened, encoded.ids, images, pixels);
       });
     }
     for (const { name, messages, images: names, ids, inside } of expected.answered) {
@@ -90,18 +93,21 @@ for (const family of ["llava", "idefics3", "smolvlm"]) {
 }
 
 describe("idefics: a text with images has Transformers' ids and image attention mask", async () => {
-  const { tokenizer, side, expected } = await openFamily("idefics");
+  const opened = await openFamily("idefics");
+  const { tokenizer, side, expected } = opened;
   for (const { name, text, images: names, ids, seen, pixels } of expected.listed) {
     it(name, async () => {
       const images = await prepared(side, names);
       const encoded = encodeWithImages(tokenizer, side.text, text, [], images);
       assert.deepEqual([...encoded.ids], ids);
-      assertPixels(side, encoded.ids, images, pixels);
+      assertPixels(opened, encoded.ids, images, pixels);
       // in the middle of a batch, padded on both sides
       const [width, start] = [ids.length + 5, 2];
       const row = { ids: encoded.ids, start, images };
-      const batch = { rows: 2, width, inputIds: new Int32Array(2 * width) };
-      const mask = imageTensors(side, batch, [row, { ...row, images: [], ids: new Int32Array(1) }])?.imageAttentionMask;
+      const mask = imageTensors(side.text, opened.processor, { rows: 2, width }, [
+        row,
+        { ...row, images: [], ids: new Int32Array(1) },
+      ])?.imageAttentionMask;
       if (!mask) return assert.equal(images.length, 0);
       assert.deepEqual(mask.shape, [2, width, images.length]);
       const flat = [...(mask.data as Int32Array)];
@@ -227,10 +233,6 @@ describe("contents take the form that a template reads", () => {
 });
 
 describe("what cannot be read says so", () => {
-  it("a model without images", async () => {
-    const base = await loadTextBase(nodeFiles, fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url)));
-    await assert.rejects(openImageSide(base, { files: nodeFiles, decodeImage }), { code: "model/no-images", expected: /llava/ });
-  });
   it("an address on the network", async () => {
     const { side } = await openFamily("llava");
     for (const address of ["https://example.com/cat.png", "data:image/png;base64,AAAA"]) {

@@ -1,0 +1,169 @@
+// Generation from conversations and texts with images, against Transformers' greedy generation (test/fixtures/image-text).
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { copyFile, cp, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, describe, it, mock, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { main } from "../../src/cli/program.ts";
+import type { Generator } from "../../src/generate/generator.ts";
+import type { Prompt } from "../../src/generate/prompts.ts";
+import { loadBase, openGenerator, readImage } from "../../src/node.ts";
+import type { ChatMessage } from "../../src/text/template.ts";
+
+const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
+const picture = (name: string) => `${fixtures}/images/files/${name}`;
+const NEW_TOKENS = 10;
+
+interface Row {
+  name: string;
+  messages: ChatMessage[];
+  text: string;
+  images: string[];
+  answer: number[];
+}
+
+const folders: string[] = [];
+after(() => Promise.all(folders.map((folder) => rm(folder, { recursive: true }))));
+
+/** The model of a case with the tokenizer, the processor and the config of a family. */
+async function model(family: string, weights: string): Promise<{ folder: string; rows: Row[] }> {
+  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-images-"));
+  folders.push(folder);
+  await cp(`${fixtures}/image-text/${family}`, folder, { recursive: true });
+  await copyFile(`${fixtures}/cases/${weights}/base/model.safetensors`, `${folder}/model.safetensors`);
+  const { asked, listed } = JSON.parse(readFileSync(`${folder}/expected.json`, "utf8")) as { asked?: Row[]; listed: Row[] };
+  return { folder, rows: asked ?? listed };
+}
+
+async function idsOf(generator: Generator, prompts: readonly Prompt[]): Promise<number[][]> {
+  const ids: number[][] = prompts.map(() => []);
+  for await (const event of generator.generate(prompts, { maxNewTokens: NEW_TOKENS, eosIds: [] })) {
+    if (event.type === "token") ids[event.row]!.push(event.token);
+  }
+  return ids;
+}
+
+const families = [
+  ["llava", "llava"],
+  ["idefics3", "idefics3"],
+  ["smolvlm", "idefics3"],
+  ["idefics", "idefics"],
+] as const;
+
+for (const [family, weights] of families) {
+  test(`${family}: greedy generation is Transformers', one by one and in a batch`, async () => {
+    const { folder, rows } = await model(family, weights);
+    const generator = await openGenerator(folder, { threads: 1 });
+    const prompts = rows.map(({ messages, text, images }): Prompt => {
+      const files = images.map(picture);
+      return messages ? { messages, images: files } : { text, images: files };
+    });
+    for (const [i, prompt] of prompts.entries())
+      assert.deepEqual(await idsOf(generator, [prompt]), [rows[i]!.answer], rows[i]!.name);
+    assert.deepEqual(
+      await idsOf(generator, prompts),
+      rows.map(({ answer }) => answer),
+    );
+    await generator.close();
+  });
+}
+
+describe("how images are given", async () => {
+  const { folder, rows } = await model("llava", "llava");
+  const generator = await openGenerator(folder, { threads: 1 });
+  after(() => generator.close());
+  const { answer } = rows.find(({ name }) => name === "one image")!;
+  const file = picture("small.png");
+  const ask = (content: ChatMessage["content"]): ChatMessage[] => [{ role: "user", content }];
+  const text = { type: "text", text: "What is this?" } as const;
+  const ways: Record<string, Prompt> = {
+    "a path in a part": ask([{ type: "image", image: file }, text]),
+    "an image in memory": ask([{ type: "image", image: await readImage(file) }, text]),
+    "a file: address": ask([{ type: "image", url: `file://${file}` }, text]),
+    "beside a question that is a string": { messages: ask("What is this?"), images: [file] },
+    "in a text": { text: "USER: <image>\nWhat is this? ASSISTANT:", images: [file] },
+  };
+  for (const [name, prompt] of Object.entries(ways)) {
+    it(name, async () => assert.deepEqual(await idsOf(generator, [prompt]), [answer]));
+  }
+  it("before a text that has no place for it", async () => {
+    const [first, second] = await idsOf(generator, [
+      { text: "<image>Hi", images: [file] },
+      { text: "Hi", images: [file] },
+    ]);
+    assert.deepEqual(first, second);
+  });
+  it("another image, another answer", async () => {
+    const other = await idsOf(generator, [{ messages: ask("What is this?"), images: [picture("tall.png")] }]);
+    assert.notDeepEqual(other, [answer]);
+  });
+});
+
+describe("lowrank generate", () => {
+  const output = async (args: string[]): Promise<string> => {
+    let text = "";
+    const write = mock.method(process.stdout, "write", (part: string) => {
+      text += part;
+      return true;
+    });
+    try {
+      assert.equal(await main(["generate", ...args, "--max-new-tokens", "10", "--threads", "1"]), 0);
+    } finally {
+      write.mock.restore();
+    }
+    return text.trimEnd();
+  };
+  it("--image comes before the prompt; a conversation names its images beside its file", async () => {
+    const { folder } = await model("idefics3", "idefics3");
+    const wide = await output(["--base", folder, "--prompt", "And this?", "--image", picture("wide.png")]);
+    const small = await output(["--base", folder, "--prompt", "And this?", "--image", picture("small.png")]);
+    assert.notEqual(wide, small);
+    await copyFile(picture("wide.png"), `${folder}/cat.png`);
+    const text = { type: "text", text: "And this?" };
+    const named = [{ role: "user", content: [{ type: "image", image: "cat.png" }, text] }];
+    const listed = { messages: [{ role: "user", content: [{ type: "image" }, text] }], images: ["cat.png"] };
+    for (const conversation of [named, { messages: named }, listed]) {
+      const file = `${folder}/conversation.json`;
+      await writeFile(file, JSON.stringify(conversation));
+      assert.equal(await output(["--base", folder, "--messages", file]), wide);
+    }
+  });
+  it("a model without a chat template continues the text behind the image", async () => {
+    const { folder } = await model("idefics", "idefics");
+    const before = await output(["--base", folder, "--prompt", "Hi", "--image", picture("wide.png")]);
+    assert.equal(await output(["--base", folder, "--prompt", "<image>Hi", "--image", picture("wide.png")]), before);
+  });
+});
+
+describe("what is refused", () => {
+  const prompt: Prompt = { text: "<image>", images: [picture("small.png")] };
+  it("images for a model that reads none", async () => {
+    const generator = await openGenerator(`${fixtures}/tiny-llama`, { threads: 1 });
+    const messages: ChatMessage[] = [{ role: "user", content: [{ type: "image", image: picture("small.png") }] }];
+    for (const given of [prompt, messages, { messages: [], images: prompt.images }]) {
+      await assert.rejects(idsOf(generator, [given]), { code: "model/no-images", expected: /llava/ });
+    }
+    await generator.close();
+  });
+  it("another number of images than places, a file that is none, an address; the generator goes on", async () => {
+    const { folder } = await model("llava", "llava");
+    const generator = await openGenerator(folder, { threads: 1 });
+    const refused = (given: Prompt, code: string) => assert.rejects(idsOf(generator, [given]), { code });
+    await refused({ text: "<image><image>", images: prompt.images }, "data/image-count");
+    await refused({ messages: [{ role: "user", content: "<image> a" }], images: [] }, "data/image-count");
+    await refused({ text: "<image>", images: [`${folder}/config.json`] }, "image/format");
+    await refused({ text: "<image>", images: ["https://example.com/a.png"] }, "image/address");
+    assert.equal((await idsOf(generator, [prompt]))[0]!.length, NEW_TOKENS);
+    await generator.close();
+  });
+  it("a folder that does not say how images are prepared still answers without", async () => {
+    const { folder } = await model("llava", "llava");
+    await rm(`${folder}/processor_config.json`);
+    const generator = await openGenerator(await loadBase(folder), { threads: 1 });
+    await assert.rejects(idsOf(generator, [prompt]), { code: "image/no-processor" });
+    assert.equal((await idsOf(generator, ["Hi"]))[0]!.length, NEW_TOKENS);
+    await generator.close();
+  });
+});
