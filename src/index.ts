@@ -35,6 +35,8 @@ export {
   loadAdapter,
   loadBase,
   mergeAdapter,
+  openClassifier,
+  openEmbedder,
   openGenerator,
   plan,
   preview,
@@ -42,6 +44,16 @@ export {
   reportRuns,
   saveAdapter,
 } from "./node.ts";
+export type {
+  Classification,
+  Classifier,
+  ClassifierInput,
+  ClassifyOptions,
+  Embedder,
+  ImageInput,
+  LabelScore,
+  TextInput,
+} from "./predict/types.ts";
 export type { ReportOptions } from "./report/report.ts";
 export type { ContentPart, ImagePart } from "./text/parts.ts";
 export type { ChatMessage } from "./text/template.ts";

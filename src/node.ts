@@ -18,8 +18,11 @@ import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs
 import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
 import { type PreviewOptions, preview as previewOf } from "./jobs/preview.ts";
 import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
-import { type Base, loadBase as loadBaseIn } from "./models/base.ts";
+import { type Base, loadBase as loadBaseIn, openBase } from "./models/base.ts";
 import { initModel as initModelIn } from "./models/init.ts";
+import { openClassifier as openClassifierOn } from "./predict/classifier.ts";
+import { openEmbedder as openEmbedderOn } from "./predict/embedder.ts";
+import type { Classifier, Embedder } from "./predict/types.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
 import { chartLibrary } from "./runtime/chart-library.ts";
 import { collect } from "./runtime/collect.ts";
@@ -109,14 +112,39 @@ export const saveAdapter = (folder: string, adapter: Adapter): Promise<void> => 
  * Opens a base (what names it, or what `loadBase` gave) for generation, with an adapter (what names it, or itself) or none.
  * With `anyBase`, adapters that were made for another base of the same shape are taken too.
  */
-export async function openGenerator(
-  base: string | Base,
-  { adapter = null, ...options }: { adapter?: string | Adapter | null; anyBase?: boolean; threads?: number } = {},
-): Promise<Generator> {
+export async function openGenerator(base: string | Base, { adapter = null, ...options }: Attaching = {}): Promise<Generator> {
   const loaded = typeof base === "string" ? await loadBase(base) : base;
   const attached = typeof adapter === "string" ? await loadAdapter(adapter) : adapter;
   return openGeneratorOn(loaded, { ...options, adapter: attached, openSession: openNodeSession, reading: runtime });
 }
+
+/** How predictions are opened: with an adapter (what names it, or itself) or none. */
+interface Attaching {
+  adapter?: string | Adapter | null;
+  /** Take adapters that were made for another base of the same shape. */
+  anyBase?: boolean;
+  /** Threads of one matrix product; all cores if absent. */
+  threads?: number;
+}
+
+/** What `base` names, opened, and the options of predictions with Node behind them. */
+async function predicting(base: string, { adapter = null, ...options }: Attaching) {
+  const opened = await openBase(nodeFiles, await folderOf(base), timeLimit);
+  const attached = typeof adapter === "string" ? await loadAdapter(adapter) : adapter;
+  return [opened, { ...options, adapter: attached, files: nodeFiles, openSession: openNodeSession, decodeImage }] as const;
+}
+
+/**
+ * Opens a model that tells classes: of texts (BERT), of images (ViT), or of images by labels that each call brings (CLIP). `base`
+ * is a checkpoint folder or a name on the hub. Fails with `predict/task` for a language model, and with `predict/no-head` where
+ * neither the model nor the adapter has a classifier.
+ */
+export const openClassifier = async (base: string, options: Attaching = {}): Promise<Classifier> =>
+  openClassifierOn(...(await predicting(base, options)));
+
+/** Opens a model that compares images and texts (CLIP), for their unit vectors. Others fail with `predict/task`. */
+export const openEmbedder = async (base: string, options: Attaching = {}): Promise<Embedder> =>
+  openEmbedderOn(...(await predicting(base, options)));
 
 /** Evaluates a base on a data file, alone and with an adapter. */
 export const evaluate = async (options: EvaluateOptions) => evaluateOn(await withFolders(options), runtime);

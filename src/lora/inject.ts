@@ -32,6 +32,15 @@ export function inject(graph: Graph, update: Update): Graph {
   });
 }
 
+/** The graph with inputs in the place of some weights, by name. An output layer fused with the loss is taken apart if it is one of them. */
+export function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Graph {
+  const replaced = rewrite(graph, (node) => {
+    const own = node.op === "weight" ? inputs.get(String(node.attributes["name"])) : undefined;
+    return own ? [own] : null;
+  });
+  return inject(replaced, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
+}
+
 /** A trained pair beside a frozen layer: loraA [rank, in], loraB [out, rank]. */
 export interface LoraFactors {
   loraA: Value;

@@ -13,7 +13,7 @@ import * as decoders from "./families.ts";
 import type { Family, StoredIn } from "./family.ts";
 import { placed, type Vision } from "./images.ts";
 import { readJson, shown } from "./schema.ts";
-import { type Task, type TaskConfig, type TaskFamily, taskText } from "./task.ts";
+import { type Task, type TaskConfig, type TaskFamily, taskCommands, taskText } from "./task.ts";
 import * as others from "./task-families.ts";
 
 const families: Record<string, Family> = decoders;
@@ -56,6 +56,7 @@ export function asDecoder(config: ModelConfig, file: string): DecoderConfig {
   throw unsupported(file, "model_type", `${config.modelType} is a model for ${taskText[config.task]}, not a language model`, {
     expected: decoderTypes.join(", "),
     got: shown(config.modelType),
+    next: `It serves ${taskCommands[config.task]}; for this choose a language model.`,
   });
 }
 

@@ -14,6 +14,13 @@ export const taskText: Record<Task | "causal-lm", string> = {
   contrastive: "comparing images and texts",
 };
 
+/** The commands that predict with one. */
+export const taskCommands: Record<Task, string> = {
+  "sequence-classification": "lowrank classify",
+  "image-classification": "lowrank classify",
+  contrastive: "lowrank classify (with --labels) and lowrank embed",
+};
+
 /** What the rest of the library reads of such a model's hyperparameters; each family adds its own. */
 export interface TaskConfig {
   /** `model_type`, by which registry.ts finds the family. */

@@ -15,7 +15,7 @@ export interface Vectors {
   width: number;
 }
 
-export const rowsOf = ({ data, width }: Vectors): number => data.length / width;
+export const rowsOf = ({ data, width }: Vectors): number => (width === 0 ? 0 : data.length / width);
 
 /** Vectors of one width as one block of memory. */
 export function vectors(rows: readonly Float32Array[], width: number): Vectors {

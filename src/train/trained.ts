@@ -2,11 +2,11 @@
 import { gradients } from "../graph/autodiff.ts";
 import type { Dim } from "../graph/dims.ts";
 import { fuseAdditions } from "../graph/fuse.ts";
-import { check, type Graph, type Node, nodesOf, rewrite, type Value } from "../graph/graph.ts";
+import { check, type Graph, type Node, nodesOf, type Value } from "../graph/graph.ts";
 import { mul } from "../graph/ops/elementwise.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
 import { savedKey } from "../lora/adapter.ts";
-import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout } from "../lora/inject.ts";
+import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout, withInputs } from "../lora/inject.ts";
 import type { AdapterModule } from "../lora/match.ts";
 import type { SavedWeight } from "../lora/saved.ts";
 import { sizeOf } from "../tensor.ts";
@@ -100,15 +100,6 @@ export function inputsOf(graph: Graph): { pools: Node[]; others: Node[] } {
   const inputs = nodesOf(graph).filter(({ op }) => op === "input");
   const isPool = ({ attributes }: Node) => String(attributes["name"]).startsWith(`${POOL} `);
   return { pools: inputs.filter(isPool), others: inputs.filter((node) => !isPool(node)) };
-}
-
-/** The graph with inputs in the place of some weights, by name. An output layer fused with the loss is taken apart if it is one of them. */
-function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Graph {
-  const replaced = rewrite(graph, (node) => {
-    const own = node.op === "weight" ? inputs.get(String(node.attributes["name"])) : undefined;
-    return own ? [own] : null;
-  });
-  return inject(replaced, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
 }
 
 /** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */

@@ -24,7 +24,10 @@ const allowed: Record<string, string[]> = {
   runtime: ["node:", "text/limit.ts", "images", "onnxruntime-node", "sharp"],
   hub: ["node:", "formats", "runtime/node-files.ts", "runtime/node-limits.ts", "@huggingface/hub"],
   generate: ["text", "graph", "onnx", "lora", "models", "formats", "images", "multimodal", "runtime/session.ts"],
-  predict: ["graph", "onnx", "runtime/session.ts"],
+  predict: [
+    ...["text", "graph", "onnx", "lora", "models", "formats", "images", "runtime/session.ts", "runtime/runtime.ts"],
+    "generate/adapted.ts", // graphs that take adapters as inputs
+  ],
   train: [
     ...[
       "data",

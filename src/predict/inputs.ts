@@ -1,0 +1,146 @@
+// From texts and images to rows of a model's output: batches of texts of like length, images prepared while the engine works.
+import { LowrankError } from "../errors.ts";
+import { type DecodeImage, readImage } from "../images/image.ts";
+import { type ImageProcessor, loadImageProcessor } from "../images/processor.ts";
+import type { AnyBase } from "../models/base.ts";
+import { taskInputs } from "../models/registry.ts";
+import { pixelsOf, textFeeds } from "../models/task-feeds.ts";
+import { type EncodedPair, encodePair } from "../text/pairs.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { vectors } from "./products.ts";
+import type { TaskModel, TaskOutput } from "./task-model.ts";
+import type { ClassifierInput, ImageInput, Outputs, PredictorOptions, TextInput } from "./types.ts";
+
+/** Texts of a batch, and the tokens that they may have with their padding. */
+const BATCH_TEXTS = 32;
+const BATCH_TOKENS = 4096;
+/** Images of a batch. They are decoded as their batch comes, the next one while the engine works on this. */
+const BATCH_IMAGES = 8;
+
+/** Runs texts through a model. */
+export type RunTexts = (output: TaskOutput, texts: readonly TextInput[]) => Promise<Outputs>;
+/** Runs images through a model. */
+export type RunImages = (output: TaskOutput, images: readonly ImageInput[]) => Promise<Outputs>;
+
+/** Texts for `model`; the tokenizer is read at the first. Throws `predict/empty-text`, `predict/vocabulary`, `tokenizer/*`. */
+export function textRunner(base: AnyBase, model: TaskModel): RunTexts {
+  return async (output, texts) => {
+    const tokenizer = await base.tokenizer();
+    const { vocabSize, maxPositions } = model.config();
+    const encoded = texts.map((given, i) => {
+      const { text, textPair = null } = typeof given === "string" ? { text: given } : given;
+      checkText(text, i);
+      const pair = encodePair(tokenizer, text, textPair, maxPositions);
+      checkIds(pair, tokenizer, vocabSize, base.checkpoint.folder);
+      return pair;
+    });
+    const padId = tokenizer.padId < vocabSize ? tokenizer.padId : 0;
+    const rows: Float32Array[] = new Array(texts.length);
+    let width = 0;
+    for (const batch of batches(encoded.map(({ ids }) => ids.length))) {
+      const feeds = textFeeds(
+        batch.map((i) => encoded[i]!),
+        padId,
+      );
+      const result = await model.run(output, feeds);
+      for (const [row, i] of batch.entries()) rows[i] = result.data.subarray(row * result.width, (row + 1) * result.width);
+      width = result.width;
+    }
+    return { ...vectors(rows, width), cut: encoded.map(({ cut }) => cut) };
+  };
+}
+
+/** Rows in batches, the shortest first, so that little is padded. */
+function batches(lengths: readonly number[]): number[][] {
+  const order = lengths.map((_, i) => i).sort((a, b) => lengths[a]! - lengths[b]! || a - b);
+  const found: number[][] = [];
+  for (const i of order) {
+    const last = found.at(-1);
+    const isFull = !last || last.length >= BATCH_TEXTS || (last.length + 1) * lengths[i]! > BATCH_TOKENS;
+    if (isFull) found.push([i]);
+    else last.push(i);
+  }
+  return found;
+}
+
+function checkText(text: unknown, index: number): void {
+  if (typeof text === "string" && text.trim() !== "") return;
+  throw new LowrankError("predict/empty-text", "there is nothing in the text to tell from", {
+    subject: `text ${index + 1}`,
+    expected: "a text that is not empty",
+    got: typeof text === "string" ? JSON.stringify(text.slice(0, 20)) : typeof text,
+    next: "Leave it out.",
+  });
+}
+
+function checkIds({ ids }: EncodedPair, { padId }: Tokenizer, vocabSize: number, subject: string): void {
+  const id = ids.find((one) => one >= vocabSize);
+  if (id === undefined && ids.length > 0) return;
+  throw new LowrankError("predict/vocabulary", "the tokenizer does not fit the model", {
+    subject,
+    expected: `at least one token, and ids below ${vocabSize}, the vocab_size of config.json`,
+    got: id === undefined ? `no token, with padding ${padId}` : `the id ${id}`,
+    next: "Use the tokenizer files that belong to this checkpoint.",
+  });
+}
+
+/** Images for `model`; how they are prepared is read at the first. Throws `image/*` that names the file. */
+export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImage }: PredictorOptions): RunImages {
+  let loading: Promise<ImageProcessor> | undefined;
+  return async (output, images) => {
+    loading ??= loadImageProcessor(files, base.checkpoint.folder);
+    const processor = await loading;
+    const { shape } = taskInputs(model.config())["pixelValues"]!;
+    const prepare = async (given: ImageInput) => {
+      const image = typeof given === "string" ? await readImage(files, decoder(decodeImage, given), given) : given;
+      return [processor.process(image)];
+    };
+    const feedsOf = async (from: number) => {
+      const examples = await Promise.all(images.slice(from, from + BATCH_IMAGES).map(prepare));
+      return { pixelValues: pixelsOf(processor.stack(examples).pixelValues, shape) };
+    };
+    const rows: Float32Array[] = [];
+    let width = 0;
+    let next = images.length > 0 ? feedsOf(0) : undefined;
+    for (let from = 0; next; from += BATCH_IMAGES) {
+      const feeds = await next;
+      next = from + BATCH_IMAGES < images.length ? feedsOf(from + BATCH_IMAGES) : undefined;
+      next?.catch(() => {}); // it is waited for in the next round; where this one fails nobody waits
+      const result = await model.run(output, feeds);
+      for (let row = 0; row * result.width < result.data.length; row++) {
+        rows.push(result.data.subarray(row * result.width, (row + 1) * result.width));
+      }
+      width = result.width;
+    }
+    return { ...vectors(rows, width), cut: images.map(() => false) };
+  };
+}
+
+function decoder(decode: DecodeImage | undefined, subject: string): DecodeImage {
+  if (decode) return decode;
+  throw new LowrankError("image/decoder", "this host decodes no images", {
+    subject,
+    next: "Give images that are decoded already.",
+    exitCode: 1,
+  });
+}
+
+/** An input that has to be a text. */
+export function asText(input: ClassifierInput, index: number): TextInput {
+  if (typeof input === "string" || "text" in input) return input;
+  throw otherKind(index, "a text, or {text, textPair}", "an image");
+}
+
+/** An input that has to be an image. */
+export function asImage(input: ClassifierInput, index: number): ImageInput {
+  if (typeof input === "string" || "data" in input) return input;
+  throw otherKind(index, "the path of an image, or an image", "a text");
+}
+
+const otherKind = (index: number, expected: string, got: string): LowrankError =>
+  new LowrankError("predict/input", "the model reads something else", {
+    subject: `input ${index + 1}`,
+    expected,
+    got,
+    next: "Give it what it reads, or use another model.",
+  });

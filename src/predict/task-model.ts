@@ -1,0 +1,178 @@
+// A model of another task than language modelling in sessions of the engine, one for each output that is asked for; adapters, and
+// the heads they bring, are inputs, so that changing them opens nothing again unless the head has another size.
+
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { readWeights } from "../formats/checkpoint.ts";
+import { toFloat32 } from "../formats/float.ts";
+import { adaptable, adapterFeeds } from "../generate/adapted.ts";
+import { nodesOf } from "../graph/graph.ts";
+import { input } from "../graph/ops/leaves.ts";
+import type { Adapter } from "../lora/adapter.ts";
+import { adapterAgainst } from "../lora/fit.ts";
+import { withInputs } from "../lora/inject.ts";
+import type { ModuleInfo } from "../lora/match.ts";
+import type { SavedWeight } from "../lora/saved.ts";
+import { type AnyBase, forAdapter } from "../models/base.ts";
+import { checkMadeFor } from "../models/fingerprint.ts";
+import { taskForward } from "../models/registry.ts";
+import type { TaskConfig } from "../models/task.ts";
+import { weightFiles } from "../models/weights.ts";
+import { lower } from "../onnx/lower.ts";
+import type { OpenSession, Session } from "../runtime/session.ts";
+import { float32, type Tensor } from "../tensor.ts";
+import type { Vectors } from "./products.ts";
+
+/** What can be asked for: of a classifier logits [batch, labels], of a contrastive model unit vectors [batch, projection]. */
+export type TaskOutput = "logits" | "imageEmbeds" | "textEmbeds";
+
+export interface TaskModelOptions {
+  files: Files;
+  openSession: OpenSession;
+  /** Attached from the start. */
+  adapter?: Adapter | null;
+  /** Take adapters that were made for another base of the same shape. */
+  anyBase?: boolean;
+  /** Threads of one matrix product; all cores if absent. */
+  threads?: number;
+}
+
+/** A model at work; close it to free the weights. What is asked of it at once is done in turn. */
+export interface TaskModel {
+  /** Its configuration, with the classes of the adapter that is attached. */
+  config(): TaskConfig;
+  /**
+   * One output for a batch: a row for each. Of `feeds` (TaskFamily's inputs) those are taken that the output depends on. What an
+   * output needs is opened when it is first asked for, and nothing else.
+   */
+  run(output: TaskOutput, feeds: Record<string, Tensor>): Promise<Vectors>;
+  /**
+   * Attaches another adapter, or none. Fails with `adapter/*` if it does not fit the base and with `predict/no-head` if neither has
+   * a classifier; the adapter before stays then.
+   */
+  useAdapter(adapter: Adapter | null): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** An adapter beside the base: the classes, and the values of the weights that it brings. */
+interface Attached {
+  adapter: Adapter | null;
+  config: TaskConfig;
+  /** Weights that are inputs of the graph: the head's, and those that this adapter or one before it brings. */
+  replaced: SavedWeight[];
+  /** Their values. */
+  feeds: Record<string, Tensor>;
+}
+
+interface Opened {
+  session: Session;
+  modules: readonly ModuleInfo[];
+  /** Names of the inputs. */
+  inputs: ReadonlySet<string>;
+}
+
+const inputName = (weight: string): string => `saved.${weight}`;
+
+/** Opens a model of another task. No weight is read but those of a head. Fails as `useAdapter` does. */
+export async function openTaskModel(
+  base: AnyBase & { config: TaskConfig },
+  { files, openSession, adapter = null, anyBase, threads }: TaskModelOptions,
+): Promise<TaskModel> {
+  const weights = weightFiles(base.checkpoint);
+  const sessions = new Map<TaskOutput, Promise<Opened>>();
+  const ownValues = new Map<string, Float32Array>();
+  const ownValue = async (name: string): Promise<Float32Array> => {
+    const value = ownValues.get(name) ?? toFloat32(await readWeights(files, base.checkpoint, name));
+    ownValues.set(name, value);
+    return value;
+  };
+
+  const attach = async (given: Adapter | null, before: readonly SavedWeight[]): Promise<Attached> => {
+    if (given) await checkMadeFor(base, given, anyBase);
+    const { modules, config } = given ? forAdapter(base, given) : base;
+    const fitted = given && adapterAgainst(given, modules);
+    const saved = fitted?.saved ?? new Map();
+    checkHead(config as TaskConfig, base, [...saved.keys()]);
+    const replaced = replacedWeights(modules, [...saved.keys(), ...before.map(({ name }) => name)]);
+    const feeds: Record<string, Tensor> = {};
+    for (const { name, shape } of replaced) {
+      feeds[inputName(name)] = float32(shape, saved.get(name)?.data ?? (await ownValue(name)));
+    }
+    return { adapter: fitted, config: config as TaskConfig, replaced, feeds };
+  };
+
+  const open = async (output: TaskOutput): Promise<Opened> => {
+    const inputs = attached.replaced.map(({ name, shape }) => [name, input(inputName(name), "float32", shape)] as const);
+    const outputs = { [output]: taskForward(attached.config)[output]! };
+    const { graph, modules } = adaptable(withInputs({ outputs }, new Map(inputs)));
+    const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : []));
+    const session = await openSession(lower(graph, weights.locate), { weightsFolder: weights.folder, threads });
+    const opened = { session, modules, inputs: new Set(names) };
+    await bind(opened, attached);
+    return opened;
+  };
+  const closeAll = async (): Promise<void> => {
+    const opened = await Promise.allSettled(sessions.values());
+    sessions.clear();
+    for (const result of opened) if (result.status === "fulfilled") await result.value.session.close();
+  };
+
+  let attached = await attach(adapter, []);
+  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const mine = turn.then(work);
+    turn = mine.catch(() => {});
+    return mine;
+  };
+
+  return {
+    config: () => attached.config,
+    run: (output, feeds) =>
+      inTurn(async () => {
+        const opening = sessions.get(output) ?? open(output);
+        sessions.set(output, opening);
+        const opened = await opening.catch((error: unknown) => {
+          sessions.delete(output);
+          throw error;
+        });
+        const { [output]: result } = await opened.session.run(inputsIn(feeds, opened), { fetches: [output] });
+        return { data: result!.data as Float32Array, width: result!.shape[1]! };
+      }),
+    useAdapter: (next) =>
+      inTurn(async () => {
+        const { replaced } = attached;
+        attached = await attach(next, replaced);
+        if (JSON.stringify(replaced) !== JSON.stringify(attached.replaced)) return closeAll();
+        for (const opening of sessions.values()) await bind(await opening, attached);
+      }),
+    close: () => inTurn(closeAll),
+  };
+}
+
+const bind = ({ session, modules, ...opened }: Opened, { adapter, feeds }: Attached): Promise<void> =>
+  session.bind({ ...adapterFeeds(adapter, modules), ...inputsIn(feeds, opened) });
+
+const inputsIn = (feeds: Record<string, Tensor>, { inputs }: Pick<Opened, "inputs">): Record<string, Tensor> =>
+  Object.fromEntries(Object.entries(feeds).filter(([name]) => inputs.has(name)));
+
+/** The weights of a classifier's head and the `named` ones, in the order of the modules. */
+function replacedWeights(modules: readonly ModuleInfo[], named: readonly string[]): SavedWeight[] {
+  const names = new Set(named);
+  return modules.flatMap((module): SavedWeight[] => {
+    if (module.kind === "embedding") return [];
+    const { path, inFeatures, outFeatures, hasBias, isClassifierHead = false } = module;
+    const weight = { name: `${path}.weight`, shape: [outFeatures, inFeatures] };
+    const all = hasBias ? [weight, { name: `${path}.bias`, shape: [outFeatures] }] : [weight];
+    return all.filter(({ name }) => isClassifierHead || names.has(name));
+  });
+}
+
+function checkHead({ newHead, modelType }: TaskConfig, { checkpoint }: AnyBase, saved: readonly string[]): void {
+  if (newHead === null || saved.includes(`${newHead}.weight`)) return;
+  throw new LowrankError("predict/no-head", "neither the model nor the adapter has a classifier", {
+    subject: checkpoint.folder,
+    expected: `the weights of ${newHead}: a ${modelType} model that was trained to classify, or an adapter with them`,
+    got: saved.length > 0 ? `an adapter that brings ${saved.join(", ")}` : "neither",
+    next: "Train one (lowrank train), and give it with --adapter.",
+  });
+}

@@ -1,0 +1,78 @@
+// What predictions take and give.
+import type { RgbImage } from "../images/image.ts";
+import type { Adapter } from "../lora/adapter.ts";
+import type { Task } from "../models/task.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import type { Vectors } from "./products.ts";
+import type { TaskModelOptions } from "./task-model.ts";
+
+/** A text, or a text with a second one beside it. */
+export type TextInput = string | { text: string; textPair?: string };
+/** The path of an image file, or an image in memory. */
+export type ImageInput = string | RgbImage;
+/** What the model reads: a text, a text with a second one, the path of an image, or an image in memory. */
+export type ClassifierInput = TextInput | ImageInput;
+
+export interface PredictorOptions extends TaskModelOptions, Pick<Runtime, "decodeImage"> {}
+
+export interface ClassifyOptions {
+  /** How many of the likeliest classes are given; all if absent. */
+  top?: number;
+  /** The classes to choose from, for a model that compares images and texts; other models have their own. */
+  labels?: readonly string[];
+  /** What makes a text of a label: "{}" stands for it. Of several the mean counts. "a photo of a {}" if absent. */
+  template?: string | readonly string[];
+}
+
+export interface LabelScore {
+  label: string;
+  /** From 0 to 1; those of all classes add up to 1. */
+  probability: number;
+}
+
+export interface Classification {
+  /** The likeliest first; of equal ones the earlier class. */
+  scores: LabelScore[];
+  /** Whether the text was longer than the model reads, and its end was left out. */
+  cut: boolean;
+}
+
+/** A classifier holds sessions; close it to free the weights. */
+export interface Classifier {
+  readonly task: Task;
+  /** The model's classes, or those of the adapter that is attached; empty where each call brings its own. */
+  labels(): readonly string[];
+  /**
+   * The classes of each input, in the order of the inputs. Files are read a few at a time. Fails with `predict/*`, `image/*` and
+   * `tokenizer/*` that name the input.
+   */
+  classify(inputs: readonly ClassifierInput[], options?: ClassifyOptions): Promise<Classification[]>;
+  /** Attaches another adapter, or none. Fails if it does not fit the base; the adapter before stays then. */
+  useAdapter(adapter: Adapter | null): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** An embedder holds sessions; close it to free the weights. */
+export interface Embedder {
+  /** A unit vector for each text, in their order. A text that is longer than the model reads loses its end. */
+  embedTexts(texts: readonly string[]): Promise<Float32Array[]>;
+  /** A unit vector for each image (a path, or an image in memory), in their order. Files are read a few at a time. */
+  embedImages(images: readonly ImageInput[]): Promise<Float32Array[]>;
+  /** Attaches another adapter, or none. Fails if it does not fit the base; the adapter before stays then. */
+  useAdapter(adapter: Adapter | null): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** A model's outputs for texts or images: a row for each. */
+export interface Outputs extends Vectors {
+  /** Whether the text was cut to the model's positions. */
+  cut: boolean[];
+}
+
+/** How a kind of model tells classes: rows of logits, one for each of `labels`. */
+export interface Scorer {
+  score(inputs: readonly ClassifierInput[], options: ClassifyOptions): Promise<Outputs & { labels: readonly string[] }>;
+  /** Drops what was kept: the model has changed. */
+  forget(): void;
+  close(): Promise<void>;
+}

@@ -1,0 +1,29 @@
+// The tiny models of other tasks (test/fixtures/cases) as whole folders: with a tokenizer and a preprocessor config.
+import { cp, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import type { TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
+
+const models = {
+  bert: { case: "bert-seqcls", tokenizer: "bert-style" },
+  vit: { case: "vit-imgcls", tokenizer: null },
+  clip: { case: "clip-contrastive", tokenizer: "clip-style" },
+} as const;
+
+/** A new folder with the model below `base`, and its adapter's folder. */
+export async function tinyTask(t: Pick<TestContext, "after">, name: keyof typeof models) {
+  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-task-"));
+  t.after(() => rm(folder, { recursive: true }));
+  const { case: golden, tokenizer } = models[name];
+  const base = `${folder}/base`;
+  await cp(`${fixtures}/cases/${golden}/base`, base, { recursive: true });
+  if (tokenizer) await cp(`${fixtures}/tokenizers/${tokenizer}`, base, { recursive: true });
+  if (name !== "bert") await cp(`${fixtures}/predict/${name}-preprocessor_config.json`, `${base}/preprocessor_config.json`);
+  return { folder, base, adapter: `${fixtures}/cases/${golden}/adapter`, io: `${fixtures}/cases/${golden}/io.safetensors` };
+}
+
+/** The path of an image of test/fixtures/images/files. */
+export const imageFile = (name: string): string => `${fixtures}/images/files/${name}`;
