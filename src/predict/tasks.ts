@@ -1,6 +1,7 @@
 // Which models serve which prediction; others are refused with what serves them.
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
+import { taskOf } from "../models/registry.ts";
 import { type Task, type TaskConfig, taskText } from "../models/task.ts";
 
 /** What can be asked of models, and the tasks that have it. */
@@ -21,7 +22,7 @@ export function taskBase(base: AnyBase, use: keyof typeof uses): AnyBase & { con
   throw new LowrankError("predict/task", isTask ? "the model gives no vectors to compare" : "this is a language model", {
     subject: checkpoint.folder,
     expected: wants,
-    got: `${config.modelType}, a model for ${isTask ? taskText[config.task] : "continuing texts"}`,
+    got: `${config.modelType}, a model for ${taskText[taskOf(config)]}`,
     next: isTask ? "It classifies: lowrank classify, or openClassifier." : "It writes texts: lowrank generate, or openGenerator.",
   });
 }

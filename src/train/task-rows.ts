@@ -3,12 +3,12 @@ import type { Classes } from "../data/classes.ts";
 import type { ImageStore } from "../data/images.ts";
 import { type Examples, inOrder } from "../data/store.ts";
 import type { Example, FeedBatch } from "../data/types.ts";
-import { LowrankError } from "../errors.ts";
 import { fingerprinter } from "../formats/fingerprint.ts";
 import type { Dim } from "../graph/dims.ts";
 import { taskInputs } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
-import { float32, int32, type Tensor } from "../tensor.ts";
+import { pixelsOf, textFeeds } from "../models/task-feeds.ts";
+import { int32, type Tensor } from "../tensor.ts";
 import type { Rows } from "./rows.ts";
 
 /** What a batch is made with, where the task has it. */
@@ -59,26 +59,6 @@ export function taskRowsOf(examples: Examples, config: TaskConfig, { padId = 0, 
   };
 }
 
-/** Texts padded on the right: int32 [rows, width] each. */
-export function textFeeds(rows: readonly Pick<Example, "ids" | "second">[], padId: number): Record<string, Tensor> {
-  const width = rows.reduce((most, { ids }) => Math.max(most, ids.length), 0);
-  const inputIds = new Int32Array(rows.length * width).fill(padId);
-  const attentionMask = new Int32Array(rows.length * width);
-  const tokenTypeIds = new Int32Array(rows.length * width);
-  for (const [r, { ids, second = ids.length }] of rows.entries()) {
-    const start = r * width;
-    inputIds.set(ids, start);
-    attentionMask.fill(1, start, start + ids.length);
-    tokenTypeIds.fill(1, start + second, start + ids.length);
-  }
-  const shape = [rows.length, width];
-  return {
-    inputIds: int32(shape, inputIds),
-    attentionMask: int32(shape, attentionMask),
-    tokenTypeIds: int32(shape, tokenTypeIds),
-  };
-}
-
 /** The one image of each row: float32 [rows, channels, height, width], which has to be the model's size. */
 async function pixelFeeds(
   rows: readonly Pick<Example, "images">[],
@@ -87,15 +67,4 @@ async function pixelFeeds(
 ): Promise<Record<string, Tensor>> {
   const prepared = await Promise.all(rows.map(async ({ images: [number] = [] }) => [await images.read(number!)]));
   return { pixelValues: pixelsOf(images.stack(prepared).pixelValues, shape) };
-}
-
-/** One tile for each of `rows` examples, float32 [rows, 1, …], as the model's pixels [rows, channels, height, width]. */
-export function pixelsOf({ shape: [rows, tiles, ...size], data }: Tensor, shape: readonly Dim[]): Tensor {
-  if (tiles === 1 && size.join() === shape.slice(1).join()) return float32([rows!, ...size], data as Float32Array);
-  const told = ([channels, height, width]: readonly Dim[]) => `${channels} channels of ${height} × ${width} pixels`;
-  throw new LowrankError("data/images", "the prepared images have another size than the model reads", {
-    expected: told(shape.slice(1)),
-    got: tiles === 1 ? told(size) : `${tiles} tiles an image`,
-    next: "Use the preprocessor_config.json that belongs to the checkpoint.",
-  });
 }
