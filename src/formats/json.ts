@@ -132,6 +132,20 @@ export function parseStrictJson(text: string, source: JsonSource): Json {
   return result;
 }
 
+/** The text of a value, two spaces an indent; number literals as they were read. */
+export function encodeJson(value: Json, indent = ""): string {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  if ("literal" in value) return value.literal;
+  const inner = `${indent}  `;
+  const [open, close] = value instanceof Map ? "{}" : "[]";
+  const items =
+    value instanceof Map
+      ? [...value].map(([key, item]) => `${JSON.stringify(key)}: ${encodeJson(item, inner)}`)
+      : value.map((item) => encodeJson(item, inner));
+  if (items.length === 0) return `${open}${close}`;
+  return `${open}\n${inner}${items.join(`,\n${inner}`)}\n${indent}${close}`;
+}
+
 /** A name from a file as it can be shown: quoted, and cut when it is long. */
 export const quote = (name: string): string => JSON.stringify(name.length > 120 ? `${name.slice(0, 117)}...` : name);
 

@@ -1,10 +1,11 @@
 // An adapter folder merged into its base: a checkpoint that needs no adapter.
 import type { Files } from "../files.ts";
-import { storedName } from "../formats/checkpoint.ts";
+import { type Checkpoint, storedName } from "../formats/checkpoint.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst, mergeReplacements, mergeTargets } from "../lora/fit.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../lora/merge.ts";
 import { forAdapter, openBase } from "../models/base.ts";
+import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 
 export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
@@ -19,15 +20,18 @@ export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" 
 }
 
 /**
- * Writes the base with the adapter merged into its weights, in the base's dtype, with its config and tokenizer files.
+ * Writes the base with the adapter merged into its weights, in the base's dtype, with its config and tokenizer files. An adapter
+ * that brings a classifier's head makes a classifier of the base: config.json says so.
  * Throws `adapter/*` if the adapter does not fit the base and `merge/*` if it cannot be merged; then nothing is written.
  */
 export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, output, ...rest } = options;
   const given = await readAdapter(files, adapterFolder);
   const base = forAdapter(await openBase(files, folder), given);
-  const { checkpoint, config, modules } = base;
+  const { config, modules } = base;
   const adapter = adapterAgainst(given, modules);
+  const headed = adapter.saved ? await classifierCheckpoint(files, base) : null;
+  const checkpoint: Checkpoint = headed?.checkpoint ?? base.checkpoint;
   const stored = (name: string) => storedName(checkpoint, name);
   const targets = mergeTargets(adapter, modules, stored);
   const replaced = mergeReplacements(adapter, stored);
@@ -37,5 +41,6 @@ export async function mergeAdapter(files: Files, options: MergeAdapterOptions): 
     "tieWordEmbeddings" in config && config.tieWordEmbeddings && embedding
       ? [storedName(checkpoint, `${embedding.path}.weight`)]
       : [];
-  await mergeIntoCheckpoint(files, { checkpoint, targets, replaced, tiedWeights, outFolder: output, ...rest });
+  const merging = { checkpoint, targets, replaced, tiedWeights, config: headed?.config, outFolder: output };
+  await mergeIntoCheckpoint(files, { ...merging, ...rest });
 }

@@ -35,6 +35,8 @@ export interface MergeOptions {
   targets: readonly MergeTarget[];
   /** Weights that take the place of the base's, by stored name; one that the base lacks is added. */
   replaced?: ReadonlyMap<string, SavedTensor>;
+  /** The text of config.json, if it is not the base's. */
+  config?: string;
   outFolder: string;
   /** Stored names of weights that the model uses in two places (tied input and output embedding). */
   tiedWeights?: readonly string[];
@@ -83,6 +85,7 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
 
   await writeFolder(files, outFolder, async (folder) => {
     await copySideFiles(files, checkpoint.folder, folder);
+    if (options.config !== undefined) await files.write(`${folder}/config.json`, new TextEncoder().encode(options.config));
     const shards = splitIntoShards(tensors, maxShardBytes);
     const metadata = { format: "pt", ...checkpoint.metadata };
     for (const { file, names } of shards) await writeSafetensors(files, `${folder}/${file}`, names.map(source), metadata);

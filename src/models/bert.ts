@@ -48,7 +48,10 @@ const keysOfConfig = z.object({
   ...commonKeys(null, null, true, 0),
 });
 
+const ARCHITECTURE = "BertForSequenceClassification";
+
 export const bert: TaskFamily<BertConfig> = {
+  architecture: ARCHITECTURE,
   config(json, file) {
     onlyValue(json, file, "is_decoder", false);
     onlyValue(json, file, "add_cross_attention", false);
@@ -64,7 +67,7 @@ export const bert: TaskFamily<BertConfig> = {
       modelType: "bert",
       task: "sequence-classification",
       dtype,
-      ...classifierConfig(json, file, "BertForSequenceClassification"),
+      ...classifierConfig(json, file, ARCHITECTURE),
       vocabSize,
       hiddenSize,
       layers: keys.num_hidden_layers,

@@ -5,6 +5,7 @@ import type { Files } from "../files.ts";
 import { WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { fromFloat32 } from "../formats/float.ts";
+import { encodeJson, type Json } from "../formats/json.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { type Graph, nodesOf, usersOf } from "../graph/graph.ts";
 import { normal, purpose } from "../random.ts";
@@ -21,6 +22,20 @@ const keysOfInit = z.object({
 });
 
 type Init = "normal" | number;
+
+/** Keys that Transformers 5 takes as floats alone: it refuses a 1 there, which JavaScript makes of 1.0. */
+const FLOAT_KEY = /(initializer_(range|factor)|_eps|_epsilon|_softcapping|_jitter_noise|_loss_coef)$/;
+
+/** A plain value as JSON that Python reads with the same types. */
+function jsonOf(value: unknown, key = ""): Json {
+  if (typeof value === "number") {
+    const literal = Number.isInteger(value) && FLOAT_KEY.test(key) ? value.toFixed(1) : JSON.stringify(value);
+    return { literal };
+  }
+  if (Array.isArray(value)) return value.map((item) => jsonOf(item));
+  if (typeof value !== "object" || value === null) return (value ?? null) as Json;
+  return new Map(Object.entries(value).map(([name, item]) => [name, jsonOf(item, name)]));
+}
 
 /** Weights that are no layer's and no norm's, by the end of their name. */
 const byName = (keys: z.output<typeof keysOfInit>): [RegExp, Init][] => [
@@ -80,6 +95,6 @@ export async function initModel(
     return { name, dtype, shape, data: () => bytesOf(fromFloat32(values(), dtype)) };
   });
   await files.makeFolder(folder);
-  await files.write(file, new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`));
+  await files.write(file, new TextEncoder().encode(`${encodeJson(jsonOf(config))}\n`));
   await writeSafetensors(files, path, tensors, { format: "pt" });
 }

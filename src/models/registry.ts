@@ -67,6 +67,9 @@ export const taskInputs = (config: TaskConfig): Record<string, Value> => taskFam
 export const taskForward = (config: TaskConfig): Record<string, Value> =>
   taskFamilies[config.modelType]!.forward(config, taskInputs(config));
 
+/** Transformers' class of a classifier. */
+export const architectureOf = ({ modelType }: TaskConfig): string => taskFamilies[modelType]!.architecture!;
+
 /** What older releases of Transformers call a module or weight of the model, where they call it otherwise; the newest first. */
 export function olderNames({ modelType }: ModelConfig, name: string): string[] {
   const styles = (families[modelType] ?? taskFamilies[modelType])?.olderNames ?? [];

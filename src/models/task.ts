@@ -52,6 +52,8 @@ export interface TaskFamily<C extends TaskConfig = TaskConfig> {
    * projection] of length 1, logitsPerImage and logitsPerText [batch, batch].
    */
   forward(config: C, inputs: Record<string, Value>): Record<string, Value>;
+  /** Of a classifier, Transformers' class that has its head. */
+  architecture?: string;
   /** What older releases of Transformers call a module or weight; the newest first. */
   olderNames?: readonly ((name: string) => string)[];
 }

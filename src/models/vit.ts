@@ -35,7 +35,10 @@ const keysOfConfig = z.object({
   ...commonKeys(null, null, true),
 });
 
+const ARCHITECTURE = "ViTForImageClassification";
+
 export const vit: TaskFamily<VitConfig> = {
+  architecture: ARCHITECTURE,
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
     const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
@@ -45,7 +48,7 @@ export const vit: TaskFamily<VitConfig> = {
       modelType: "vit",
       task: "image-classification",
       dtype: commonConfig(keys, MAX_VOCAB, file).dtype,
-      ...classifierConfig(json, file, "ViTForImageClassification"),
+      ...classifierConfig(json, file, ARCHITECTURE),
       ...patches,
       maxPositions: patchCount(patches) + 1,
       vocabSize: 0,

@@ -72,6 +72,15 @@ test("a seed makes the same model again, another seed another one, in the config
   assert.ok(Math.abs(deviation - 0.5) < 0.05, String(deviation));
 });
 
+test("config.json has floats where Transformers takes nothing else", async () => {
+  const config = { ...configOf("clip-contrastive"), initializer_factor: 1 };
+  await initModel(config, `${place}/floats`);
+  const text = readFileSync(`${place}/floats/config.json`, "utf8");
+  assert.deepEqual(JSON.parse(text), config);
+  assert.equal(text.match(/"initializer_factor": 1\.0,/g)?.length, 3);
+  assert.match(text, /"projection_dim": 20,/);
+});
+
 test("a classifier's head is there if the architecture has one", async () => {
   const bare = { ...configOf("bert-seqcls"), architectures: ["BertForMaskedLM"] };
   await initModel(bare, `${place}/bare`);
