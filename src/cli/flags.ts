@@ -3,9 +3,10 @@ import { trainOnChoices } from "../data/examples.ts";
 import { CHAT_NEW_TOKENS } from "../jobs/chat.ts";
 import { goals } from "../jobs/goals.ts";
 import { finetuneDefaults } from "../train/options.ts";
+import { SHOWN_CLASSES } from "./predict-inputs.ts";
 
 /** How a flag's value is written and what it becomes. */
-export type Kind = "text" | "texts" | "number" | "numbers" | "boolean" | "names" | "object" | "init" | "samples";
+export type Kind = "text" | "texts" | "list" | "number" | "numbers" | "boolean" | "names" | "object" | "init" | "samples";
 
 export interface Flag {
   /** The name in config files and in the API; on the command line it is in kebab case, behind two dashes. */
@@ -43,6 +44,16 @@ const anyBase: Flag = {
   help: "take an adapter that was made for another base of the same shape",
 };
 const threads: Flag = { name: "threads", kind: "number", value: "N", help: "threads of one matrix product (all cores)" };
+
+/** What texts and images are given to a prediction with. */
+const textInput: Flag = { name: "text", kind: "texts", value: "TEXT", help: "a text; can be repeated (lines of standard input)" };
+const imageInput: Flag = {
+  name: "image",
+  kind: "texts",
+  value: "FILE",
+  help: "an image: PNG, JPEG or WebP; can be repeated, and files can follow the flags as well",
+};
+const imageFiles = { name: "files", help: "image files", many: true, optional: true };
 
 const dataFlags: Flag[] = [
   {
@@ -274,6 +285,50 @@ const tables = {
       { name: "topK", kind: "number", value: "N", help: "only the N likeliest tokens; 0 keeps all (likewise)" },
       { name: "topP", kind: "number", value: "P", help: "only the likeliest tokens that make up this mass (likewise)" },
       { name: "seed", kind: "number", value: "N", help: "the same seed gives the same conversation", default: 0 },
+      threads,
+    ],
+  },
+  classify: {
+    summary: "tell the class of texts or images, by a classifier or by labels of your own (CLIP)",
+    argument: imageFiles,
+    flags: [
+      base,
+      adapter("an adapter to attach, with its classes"),
+      anyBase,
+      textInput,
+      { name: "textPair", kind: "text", value: "TEXT", help: "the second text of each, for a model that judges pairs" },
+      imageInput,
+      {
+        name: "labels",
+        kind: "list",
+        value: "A,B,…",
+        help: "the classes to choose from, with commas between them; for a model that compares images and texts",
+      },
+      {
+        name: "template",
+        kind: "texts",
+        value: "TEXT",
+        help: 'makes a text of a label, which stands where {} is ("a photo of a {}"); can be repeated: the mean counts',
+      },
+      { name: "top", kind: "number", value: "N", help: "the likeliest classes that are shown", default: SHOWN_CLASSES },
+      threads,
+    ],
+  },
+  embed: {
+    summary: "unit vectors of texts and images, to search and compare with (CLIP)",
+    argument: imageFiles,
+    flags: [
+      base,
+      adapter("an adapter to attach"),
+      anyBase,
+      textInput,
+      imageInput,
+      {
+        name: "output",
+        kind: "text",
+        value: "FILE",
+        help: "a .safetensors file for the vectors (JSON lines on standard output)",
+      },
       threads,
     ],
   },

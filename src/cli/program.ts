@@ -22,6 +22,8 @@ const load: Record<CommandName, () => Promise<CommandFile>> = {
   eval: () => import("./eval.ts"),
   generate: () => import("./generate.ts"),
   chat: () => import("./chat.ts"),
+  classify: () => import("./classify.ts"),
+  embed: () => import("./embed.ts"),
   merge: () => import("./merge.ts"),
   inspect: () => import("./inspect.ts"),
   report: () => import("./report.ts"),

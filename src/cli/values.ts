@@ -24,6 +24,11 @@ const finite = (value: unknown) => isNumber(value) && Number.isFinite(value);
 const kinds: Record<Kind, KindRow> = {
   text: { expected: "a text", parse: (text) => text, accepts: isText },
   texts: { expected: "a list of texts", parse: (text) => [text], accepts: listOf(isText) },
+  list: {
+    expected: "texts with commas between them",
+    parse: (text) => text.split(",").map((each) => each.trim()),
+    accepts: listOf(isText),
+  },
   number: { expected: "a number", parse: toNumber, accepts: finite },
   numbers: {
     expected: "whole numbers with commas between them",
