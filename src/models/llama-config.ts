@@ -152,12 +152,11 @@ export function llamaConfig(json: unknown, file: string, modelType: string, defa
 }
 
 /** max_position_embeddings, times the factor of linear scaling, as inference servers count it; without LongRoPE's second set. */
-const positionsOf = (positions: number, rope: RopeConfig): number =>
-  rope.type === "linear"
-    ? Math.floor(positions * rope.factor)
-    : rope.type === "longrope"
-      ? Math.min(positions, rope.originalMaxPositions)
-      : positions;
+function positionsOf(positions: number, rope: RopeConfig): number {
+  if (rope.type === "linear") return Math.floor(positions * rope.factor);
+  if (rope.type === "yarn") return Math.max(positions, Math.floor(rope.originalMaxPositions * rope.factor));
+  return rope.type === "longrope" ? Math.min(positions, rope.originalMaxPositions) : positions;
+}
 
 /** The sliding window and which layers have it. */
 function windows(

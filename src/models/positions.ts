@@ -12,7 +12,7 @@ export function rotaryTables(rope: RopeConfig, headDim: number, positionIds: Val
   const frequencies = ropeFrequencies(rope, headDim);
   const positions = cast(reshape(positionIds, [mulDims(...positionIds.shape), 1]), "float32");
   const angles = mul(positions, constant("float32", [1, frequencies.length], [...frequencies]));
-  if (rope.type !== "longrope") return { cosines: cos(angles), sines: sin(angles) };
+  if (!("attentionFactor" in rope)) return { cosines: cos(angles), sines: sin(angles) };
   const factor = constant("float32", [], [rope.attentionFactor]);
   return { cosines: mul(cos(angles), factor), sines: mul(sin(angles), factor) };
 }

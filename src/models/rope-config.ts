@@ -11,6 +11,8 @@ export type RopeConfig = {
   | { type: "default" }
   | { type: "linear"; factor: number }
   | { type: "llama3"; factor: number; lowFreqFactor: number; highFreqFactor: number; originalMaxPositions: number }
+  /** YaRN (Peng et al. 2023): pairs up to `low` turn as ever, from `high` on slower by `factor`, those between in part. */
+  | { type: "yarn"; factor: number; low: number; high: number; attentionFactor: number; originalMaxPositions: number }
   /** LongRoPE (Ding et al. 2024) up to the original length, so with its short factors: one a pair. */
   | { type: "longrope"; shortFactors: number[]; attentionFactor: number; originalMaxPositions: number }
 );
@@ -30,7 +32,17 @@ const longropeKeys = z.object({
   short_factor: z.array(positive).max(MAX_HEAD_DIM / 2),
   original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
 });
-const ropeTypes = ["default", "linear", "llama3", "longrope"];
+const yarnKeys = z.object({
+  factor: positive,
+  attention_factor: positive.nullish(),
+  beta_fast: z.number().min(0).nullish(),
+  beta_slow: z.number().min(0).nullish(),
+  mscale: z.number().nullish(),
+  mscale_all_dim: z.number().nullish(),
+  truncate: z.boolean().default(true),
+  original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
+});
+const ropeTypes = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
 
 /** The keys of config.json that describe RoPE: `rope_theta` and `rope_scaling` (v4), `rope_parameters` (v5). */
 export const ropeKeys = {
@@ -83,6 +95,7 @@ export function ropeConfig(
   const shared = { theta, ...(dim === headDim ? {} : { dim }) };
   switch (type) {
     case "default":
+    case "dynamic": // changes nothing up to max_position_embeddings, and longer rows are refused
       return { type: "default", ...shared };
     case "linear":
       return { type: "linear", ...shared, factor: readJson(linearKeys, inner, file, at).factor };
@@ -100,6 +113,20 @@ export function ropeConfig(
       const originalMaxPositions =
         keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
       return { type: "llama3", ...shared, factor, lowFreqFactor, highFreqFactor, originalMaxPositions };
+    }
+    case "yarn": {
+      const { factor, ...rest } = readJson(yarnKeys, inner, file, at);
+      const originalMaxPositions =
+        keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
+      /** The pair that turns so often over the original length. */
+      const pairOf = (turns: number) => (dim * Math.log(originalMaxPositions / (turns * 2 * Math.PI))) / (2 * Math.log(theta));
+      const [first, last] = [pairOf(rest.beta_fast || 32), pairOf(rest.beta_slow || 1)];
+      const low = Math.max(rest.truncate ? Math.floor(first) : first, 0);
+      const high = Math.min(rest.truncate ? Math.ceil(last) : last, dim - 1);
+      const scaleOf = (mscale: number) => (factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1);
+      const ratio = rest.mscale && rest.mscale_all_dim ? scaleOf(rest.mscale) / scaleOf(rest.mscale_all_dim) : scaleOf(1);
+      const attentionFactor = rest.attention_factor ?? ratio;
+      return { type: "yarn", ...shared, factor, low, high, attentionFactor, originalMaxPositions };
     }
     case "su": // LongRoPE's name in the first Phi-3 checkpoints
     case "longrope": {
@@ -135,6 +162,11 @@ export function ropeFrequencies(rope: RopeConfig, headDim: number): Float64Array
     if (rope.type === "default") return frequency;
     const factor = f32(rope.factor);
     if (rope.type === "linear") return f32(frequency / factor);
+    if (rope.type === "yarn") {
+      const width = rope.high === rope.low ? 0.001 : rope.high - rope.low;
+      const kept = f32(1 - Math.min(1, Math.max(0, f32(f32(i - f32(rope.low)) / f32(width)))));
+      return f32(f32(f32(1 / f32(factor * power)) * f32(1 - kept)) + f32(frequency * kept));
+    }
 
     const { lowFreqFactor: low, highFreqFactor: high, originalMaxPositions: context } = rope;
     const wavelength = f32(f32(1 / frequency) * f32(2 * Math.PI));

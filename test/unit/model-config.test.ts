@@ -51,6 +51,41 @@ test("inverse frequencies are Transformers' to the last bit, but for the roundin
   assert.ok(different <= compared / 100, `${different} of ${compared} differ`);
 });
 
+/** Made by scripts/reference/yarn.py. */
+const yarn: { rope_parameters: { factor: number }; attentionFactor: number; inverseFrequencies: number[] }[] = JSON.parse(
+  readFileSync(new URL("../fixtures/configs/yarn.json", import.meta.url), "utf8"),
+);
+
+test("YaRN's frequencies and its factor of attention are Transformers'", () => {
+  for (const { rope_parameters, attentionFactor, inverseFrequencies } of yarn) {
+    const shape = { model_type: "llama", hidden_size: 1024, num_attention_heads: 8, num_hidden_layers: 1, vocab_size: 64 };
+    const config = decoderConfig({ ...shape, max_position_embeddings: 131072, rope_parameters }) as LlamaConfig;
+    assert.ok(config.rope.type === "yarn" && Math.abs(config.rope.attentionFactor - attentionFactor) < 1e-12);
+    for (const [i, frequency] of ropeFrequencies(config.rope, config.headDim).entries()) {
+      const theirs = inverseFrequencies[i]!;
+      assert.ok(
+        Math.abs(frequency - theirs) <= 2 ** -21 * theirs,
+        `factor ${rope_parameters.factor}, pair ${i}: ${frequency}, ${theirs}`,
+      );
+    }
+  }
+  assert.equal(yarn.length, 4);
+});
+
+test("dynamic scaling changes nothing up to the model's positions", () => {
+  const read = (rope_parameters: object) =>
+    decoderConfig({
+      model_type: "llama",
+      hidden_size: 32,
+      num_attention_heads: 4,
+      num_hidden_layers: 2,
+      vocab_size: 96,
+      rope_parameters,
+    });
+  const theta = { rope_theta: 5e4 };
+  assert.deepEqual(read({ ...theta, rope_type: "dynamic", factor: 2 }), read({ ...theta, rope_type: "default" }));
+});
+
 test("the three rope types give different frequencies", () => {
   const theta = 10000;
   const plain = ropeFrequencies({ type: "default", theta }, 64);
@@ -85,8 +120,8 @@ test("an unknown model type names what there is and where a new one goes", () =>
 
 test("what is not built is refused by name", () => {
   const cases: [Record<string, unknown>, RegExp][] = [
-    [{ rope_scaling: { type: "yarn", factor: 4 } }, /rope_scaling\.rope_type: the rope type "yarn"/],
-    [{ rope_parameters: { rope_type: "dynamic", factor: 4 } }, /rope_parameters\.rope_type: the rope type "dynamic"/],
+    [{ rope_scaling: { type: "ntk", factor: 4 } }, /rope_scaling\.rope_type: the rope type "ntk"/],
+    [{ rope_parameters: { rope_type: "proportional", factor: 4 } }, /rope_parameters\.rope_type: the rope type "proportional"/],
     [{ rope_scaling: { rope_type: 7 } }, /rope type 7/],
     [{ rope_parameters: { full_attention: { rope_type: "default" } } }, /full_attention/],
     [{ partial_rotary_factor: 0.4 }, /partial_rotary_factor[\s\S]*even/],
