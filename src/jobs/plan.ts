@@ -12,9 +12,9 @@ import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, tra
 import { loraConfigOf, type RunOptions, readOptions } from "../train/options.ts";
 import { checkMachine } from "../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../train/speed.ts";
-import { lossOf } from "../train/task-loss.ts";
+import { lossEntries, lossOf } from "../train/task-loss.ts";
 import { lengthLimit } from "../train/tokenizer-checks.ts";
-import { fullEntries, fullGraph, loraEntries, loraGraph } from "../train/trained.ts";
+import { fullGraph, loraEntries, loraGraph } from "../train/trained.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export type PlanOptions = Pick<
@@ -175,7 +175,7 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
     };
   },
   full: (config) => {
-    const trainable = elementsOf(fullEntries(lossOf(config, { maxTargets: 1, maxLength: 1 })));
+    const trainable = elementsOf(lossEntries(config));
     return {
       modules: null,
       trainable,

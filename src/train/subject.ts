@@ -17,7 +17,7 @@ import type { Facts, SaveWeights } from "./checkpoint.ts";
 import { readTheta, writeTheta } from "./full.ts";
 import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
-import { lossOf } from "./task-loss.ts";
+import { lossEntries } from "./task-loss.ts";
 import { fullEntries, fullGraph, loraEntries, loraGraph } from "./trained.ts";
 import type { ThetaEntry } from "./types.ts";
 
@@ -133,7 +133,7 @@ function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): 
 
 /** Every weight of the base that the loss reads: of a model with images, those of its language model. */
 async function fullSubject(files: Files, { checkpoint, config }: AnyBase): Promise<Subject> {
-  const entries = fullEntries(lossOf(config, { maxTargets: 1, maxLength: 1 }));
+  const entries = lossEntries(config);
   const trained = new Set(entries.map(({ key }) => key));
   const names = fullEntries(forwardGraph(config)).map(({ key }) => key);
   const kept = names.filter((name) => !trained.has(name));

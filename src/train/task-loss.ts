@@ -6,10 +6,15 @@ import { crossEntropy } from "../graph/ops/loss.ts";
 import { type ModelConfig, taskForward } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
 import { lossGraph, type ObjectiveShape } from "./causal-lm.ts";
+import { fullEntries } from "./trained.ts";
+import type { ThetaEntry } from "./types.ts";
 
 /** The loss that a model is trained by, whatever its task. */
 export const lossOf = (config: ModelConfig, shape: ObjectiveShape): Graph =>
   "task" in config ? taskLossGraph(config) : lossGraph(config, shape);
+
+/** The tensors of θ for full fine-tuning: every weight that the loss of the model reads. */
+export const lossEntries = (config: ModelConfig): ThetaEntry[] => fullEntries(lossOf(config, { maxTargets: 1, maxLength: 1 }));
 
 /**
  * Σ of the losses of a batch's rows, from the inputs of the family and, for a classifier, `labels`, int32 [batch]. A
