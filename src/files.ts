@@ -9,6 +9,8 @@ export interface Files {
   /** The path with every symbolic link resolved (the Hugging Face cache is made of links). */
   realPath(path: string): Promise<string>;
   list(folder: string): Promise<string[]>;
+  /** Whether it is a folder, or a link to one. */
+  isFolder(path: string): Promise<boolean>;
   /** Writes the whole file: to a temporary name beside it, synced, renamed. A crash leaves the old file or the new one. */
   write(path: string, chunks: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void>;
   /** Adds to the end of a file, which is made if it is missing, and syncs. A crash can leave a part of `bytes`. */

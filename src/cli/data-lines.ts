@@ -2,12 +2,20 @@
 import type { ExampleReport } from "../data/dataset.ts";
 import type { ReadingEvent } from "../train/datasets.ts";
 import { bytes, duration, grouped } from "../units.ts";
+import { oneLine } from "./terminal.ts";
 
 /** Classes that are named with their number of examples. */
 const CLASSES_SHOWN = 12;
+/** Characters that are shown of a class's name. */
+const CLASS_CHARS = 60;
 
 export function readingLine({ path, bytes: read, size, records, seconds }: ReadingEvent): string {
-  const share = size === 0 ? "" : `${Math.floor((100 * read) / size)}% of ${bytes(size)}, `;
+  // Of a folder, and of a file that is read whole while its images are not, the bytes say nothing.
+  if (read >= size) {
+    const rate = records / seconds;
+    return `reading ${path}: ${grouped(records)} records, ${rate < 10 ? rate.toFixed(1) : grouped(Math.round(rate))} a second`;
+  }
+  const share = `${Math.floor((100 * read) / size)}% of ${bytes(size)}, `;
   const left = read === 0 ? "" : `, ${duration((seconds * (size - read)) / read)} left`;
   return `reading ${path}: ${share}${grouped(records)} records, ${bytes(read / seconds)}/s${left}`;
 }
@@ -26,7 +34,7 @@ export function dataLines(what: string, report: ExampleReport): string[] {
   const trained = classes || images !== undefined ? "" : `, ${grouped(targets)} of them targets`;
   const texts = tokens === 0 ? "" : `, ${grouped(tokens)} tokens${trained}, longest ${longest}`;
   const pictures = images === undefined ? "" : `, ${grouped(images)} images`;
-  const kinds = classes?.slice(0, CLASSES_SHOWN).map(({ label, count: own }) => `${label} ${grouped(own)}`);
+  const kinds = classes?.slice(0, CLASSES_SHOWN).map(({ label, count: own }) => `${oneLine(label, CLASS_CHARS)} ${grouped(own)}`);
   const more = classes && classes.length > CLASSES_SHOWN ? `, and ${classes.length - CLASSES_SHOWN} more` : "";
   return [
     `${what}: ${grouped(count)} examples${texts}${pictures}`,

@@ -87,7 +87,7 @@ const data: Flag = {
   name: "data",
   kind: "text",
   value: "FILE",
-  help: "training records: .jsonl, .json, .csv, .tsv, .parquet, .txt or .md (docs/data.md)",
+  help: "training records: .jsonl, .json, .csv, .tsv, .parquet, .txt or .md; of images also a folder (docs/data.md)",
   required: true,
 };
 const evalFlags: Flag[] = [

@@ -199,6 +199,6 @@ function atPlace<T>(source: string, place: string, work: () => T): T {
 export function withPlace(error: unknown, where: string): unknown {
   if (!(error instanceof LowrankError)) return error;
   const { code, message, subject, expected, got, next } = error;
-  const named = `${where}${subject === undefined ? "" : ` (${subject})`}`;
+  const named = `${where}${subject === undefined || subject === where ? "" : ` (${subject})`}`;
   return new LowrankError(code, message, { subject: named, expected, got, next, cause: error });
 }

@@ -7,6 +7,8 @@ import type { ImageBatch, ImageProcessor, ProcessedImage } from "../images/proce
 
 /** Prepared images of so many bytes stay in memory; others are read again whenever a batch has them. */
 const CACHE_BYTES = 256 << 20;
+/** Images that are read and decoded at the same time: the decoder has so many threads, and each holds one whole image. */
+const IMAGES_AT_ONCE = 4;
 
 export interface ImageStore {
   /** How many files there are. */
@@ -31,11 +33,26 @@ export function imageStore(files: Files, decode: DecodeImage | undefined, proces
       next: "Run it in Node.",
     });
   }
-  const numbers = new Map<string, number>();
+  const numbers = new Map<string, number | Promise<number>>();
   const paths: string[] = [];
   const fingerprints: string[] = [];
   const cache = new Map<number, ProcessedImage>();
   let cached = 0;
+  const inTurn = atOnce(IMAGES_AT_ONCE);
+  const prepare = (path: string) => inTurn(async () => processor.process(await readImage(files, decode, path)));
+
+  async function addNew(path: string, number: number): Promise<number> {
+    const prepared = await prepare(path);
+    const { data } = prepared.pixelValues as { data: Float32Array };
+    fingerprints[number] = fingerprint([new Uint32Array(data.buffer, data.byteOffset, data.length)]);
+    const size = data.byteLength;
+    if (cached + size <= CACHE_BYTES) {
+      cache.set(number, prepared);
+      cached += size;
+    }
+    numbers.set(path, number);
+    return number;
+  }
 
   return {
     get count() {
@@ -44,21 +61,30 @@ export function imageStore(files: Files, decode: DecodeImage | undefined, proces
     async add(path) {
       const known = numbers.get(path);
       if (known !== undefined) return known;
-      const prepared = processor.process(await readImage(files, decode, path));
-      const number = paths.push(path) - 1;
-      numbers.set(path, number);
-      const { data } = prepared.pixelValues as { data: Float32Array };
-      fingerprints.push(fingerprint([new Uint32Array(data.buffer, data.byteOffset, data.length)]));
-      const size = data.byteLength;
-      if (cached + size <= CACHE_BYTES) {
-        cache.set(number, prepared);
-        cached += size;
-      }
-      return number;
+      const adding = addNew(path, paths.push(path) - 1);
+      numbers.set(path, adding);
+      return adding;
     },
     pathOf: (number) => paths[number]!,
     fingerprintOf: (number) => fingerprints[number]!,
-    read: async (number) => cache.get(number) ?? processor.process(await readImage(files, decode, paths[number]!)),
+    read: async (number) => cache.get(number) ?? prepare(paths[number]!),
     stack: (examples) => processor.stack(examples),
+  };
+}
+
+/** Runs work as it is given, at most so many at a time; the rest waits for its turn. */
+function atOnce(most: number): <T>(work: () => Promise<T>) => Promise<T> {
+  const waiting: (() => void)[] = [];
+  let free = most;
+  return async (work) => {
+    if (free > 0) free--;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = waiting.shift();
+      if (next) next();
+      else free++;
+    }
   };
 }

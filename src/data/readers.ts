@@ -1,8 +1,8 @@
 // Training records from a data file of any format in the table, a block at a time: a file of any size needs the memory of one block.
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import type { Source } from "./readers/blocks.ts";
-import { formatOf } from "./readers/formats.ts";
+import type { LeftOut, Source } from "./readers/blocks.ts";
+import { type Opened, openData } from "./readers/formats.ts";
 import {
   type ColumnNames,
   type DataRecord,
@@ -24,14 +24,18 @@ export interface Recognized {
   /** The keys or columns that are read, and those beside them in the first record. */
   used: string[];
   ignored: string[];
+  /** Of a folder for each class: what in it is no record. */
+  leftOut?: LeftOut;
 }
 
 /** The records of a file. They can be iterated over once. */
 export interface RecordFile<R = DataRecord> extends AsyncIterable<NumberedRecord<R>> {
   /** What the file is; null before the first record. */
   recognized(): Recognized | null;
-  /** How much of the file has been read. */
+  /** How much of the file has been read; of a folder for each class the size is not known, and 0. */
   progress(): { bytes: number; size: number };
+  /** The place of a record in messages: with the file, or with the folder for each class in front. */
+  where(place: string): string;
 }
 
 /** The records of a file for a language model (`readSpelled`). */
@@ -42,12 +46,14 @@ export const readRecords = (files: Files, path: string, columns: ColumnNames = {
  * The records of a file, in order, of one kind and spelling throughout. A byte order mark and CRLF are accepted.
  * Iterating throws LowrankError `data/…` that names the line, row or record.
  */
-export function readSpelled<R>(files: Files, path: string, sought: Spellings<R>): RecordFile<R> {
-  const source: Source = { files, path, size: 0, done: 0 };
+export function readSpelled<R>(files: Files, given: string, sought: Spellings<R>): RecordFile<R> {
+  let source: Source | undefined;
+  let opened: Opened | undefined;
   let recognized: Recognized | null = null;
   async function* records(): AsyncGenerator<NumberedRecord<R>> {
-    const format = await formatOf(files, path);
-    source.size = await files.size(path);
+    opened = await openData(files, given, sought.folder);
+    const { path, folder, format, where } = opened;
+    source = { files, path, size: path === folder ? 0 : await files.size(path), done: 0 };
     let first: { spelling: Spelling<R>; place: string } | undefined;
     /** The columns of a file that says them, of which only the chosen ones are in its rows. */
     let all: readonly string[] | undefined;
@@ -58,7 +64,7 @@ export function readSpelled<R>(files: Files, path: string, sought: Spellings<R>)
     };
     for await (const row of format.rows(source, choose)) {
       const { fields, place } = row;
-      const subject = `${path}, ${place}`;
+      const subject = where(place);
       const spelling = spellingOf([...fields.keys()], (key) => fields.get(key) === null, sought, subject);
       if (first === undefined) {
         first = { spelling, place };
@@ -75,12 +81,13 @@ export function readSpelled<R>(files: Files, path: string, sought: Spellings<R>)
           next: "put each kind into a file of its own",
         });
       }
-      yield { record: makeRecord(row, spelling, subject), place };
+      yield { record: makeRecord(row, spelling, subject, folder), place };
     }
   }
   return {
     [Symbol.asyncIterator]: records,
-    recognized: () => recognized,
-    progress: () => ({ bytes: source.done, size: source.size }),
+    recognized: () => recognized && { ...recognized, ...(source?.leftOut && { leftOut: { ...source.leftOut } }) },
+    progress: () => ({ bytes: source?.done ?? 0, size: source?.size ?? 0 }),
+    where: (place) => (opened ? opened.where(place) : `${given}, ${place}`),
   };
 }

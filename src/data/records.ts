@@ -42,6 +42,8 @@ export interface Texts {
   optional(key: string): string;
   /** The turns in a list of messages. */
   turns(key: string): ChatMessage[];
+  /** The path of a file; one that is relative is so to the folder that the data are in. */
+  path(key: string): string;
   /** The name of a class: a text, a whole number or a truth value. */
   label(key: string): string;
 }
@@ -121,6 +123,8 @@ export interface Spellings<R = DataRecord> {
   naming: string;
   /** Of those, two that name the columns of a record of two. */
   pair: readonly [string, string];
+  /** What a folder is read for: its metadata.jsonl, and where there is none a folder for each class. Otherwise it is no data. */
+  folder?: "metadata" | "classes";
 }
 
 /** The spellings of what a language model learns from: those of the table, or the columns that were named. */
@@ -189,13 +193,17 @@ function suggestion(keys: readonly string[], { candidates, pair }: Spellings<unk
   return keys.length === 2 && unknown ? `; perhaps ${pair[0]} ${first} ${pair[1]} ${second}` : "";
 }
 
-/** A row in a spelling as a record. Throws `data/value` for a value that is no text or no list of messages. */
-export function makeRecord<R>({ fields }: Row, spelling: Spelling<R>, subject: string): R {
+/**
+ * A row in a spelling as a record; paths are relative to `folder`. Throws `data/value` for a value that is no text or no list of
+ * messages.
+ */
+export function makeRecord<R>({ fields }: Row, spelling: Spelling<R>, subject: string, folder: string | null): R {
   const text = (key: string) => requireText(fields.get(key), key, subject);
   return spelling.make({
     text,
     optional: (key) => ((fields.get(key) ?? null) === null ? "" : text(key)),
     turns: (key) => messagesIn(fields.get(key), key, subject),
+    path: (key) => pathIn(text(key), folder, subject),
     label: (key) => labelIn(fields.get(key), key, subject),
   });
 }
@@ -249,6 +257,19 @@ function labelIn(value: unknown, key: string, subject: string): string {
   const isName = typeof value === "string" && value.trim() !== "";
   if (isName || Number.isSafeInteger(value) || typeof value === "boolean") return String(value).trim();
   throw wrongValue(key, "the name or the number of a class", value, subject);
+}
+
+/** A path that a record names: as it is if it is absolute. Addresses are not fetched. */
+function pathIn(path: string, folder: string | null, subject: string): string {
+  if (/^(?:[a-z][a-z0-9+.-]+:\/\/|data:)/i.test(path)) {
+    throw new LowrankError("data/images", "the record names its image by an address, and nothing is downloaded", {
+      subject,
+      expected: "the path of a file",
+      got: path.slice(0, 200),
+      next: "Download the images, and write their paths, relative to the data file.",
+    });
+  }
+  return folder === null || /^([\\/]|[a-z]:[\\/])/i.test(path) ? path : `${folder.replace(/[\\/]$/, "")}/${path}`;
 }
 
 function requireText(value: unknown, key: string, subject: string): string {

@@ -5,14 +5,13 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Classes } from "./classes.ts";
 import { type MadeExample, withPlace } from "./examples.ts";
 import type { ImageStore } from "./images.ts";
+import type { RecordFile } from "./readers.ts";
 import type { NumberedRecord } from "./records.ts";
 import type { TaskRecords } from "./task-records.ts";
 import type { Example } from "./types.ts";
 
 /** What examples are made with, where the task has it. */
 export interface ExampleParts {
-  /** What the records come from: a path, to which those of images are relative. */
-  source: string;
   /** Longest text, in tokens. */
   maxLength: number;
   tokenizer?: Tokenizer;
@@ -31,7 +30,7 @@ const makers: { [T in keyof TaskRecords]: (record: TaskRecords[T], where: string
     return { whole: { ...whole, answer: parts.classes!.numberOf(label, where) }, isCut };
   },
   "image-classification": async ({ image, label }, where, parts) => ({
-    whole: { ...noTokens, images: [await added(image, parts)], answer: parts.classes!.numberOf(label, where) },
+    whole: { ...noTokens, answer: parts.classes!.numberOf(label, where), images: [await added(image, parts)] },
   }),
   contrastive: async ({ image, text }, _, parts) => {
     const { whole, isCut } = encoded(text, null, parts);
@@ -45,37 +44,54 @@ function encoded(text: string, second: string | null, { tokenizer, maxLength }: 
   return { whole: pair.second < pair.ids.length ? { ...whole, second: pair.second } : whole, isCut: pair.cut };
 }
 
-const added = (image: string, { images, source }: ExampleParts): Promise<number> => images!.add(relativeTo(source, image));
-
-/** A path that a data file names: relative to the file's folder, unless it is absolute. Addresses are not fetched. */
-export function relativeTo(source: string, path: string): string {
-  if (/^(?:[a-z][a-z0-9+.-]+:\/\/|data:)/i.test(path)) {
-    throw new LowrankError("data/images", "the record names its image by an address, and nothing is downloaded", {
-      subject: path.slice(0, 200),
-      expected: "the path of a file",
-      got: "an address",
-      next: "Download the images, and write their paths, relative to the data file.",
-    });
+/** The number of an image's file. */
+async function added(image: string, { images }: ExampleParts): Promise<number> {
+  try {
+    return await images!.add(image);
+  } catch (error) {
+    if (!(error instanceof LowrankError && error.code === "file/missing")) throw error;
+    const { code, message, subject } = error;
+    const next = "Correct the path, which is relative to the folder of the data file, or leave the record out.";
+    throw new LowrankError(code, message, { subject, next, cause: error });
   }
-  const folder = /^(.*)[\\/]/.exec(source)?.[1];
-  return /^([\\/]|[a-z]:[\\/])/i.test(path) || folder === undefined ? path : `${folder}/${path}`;
 }
+
+/** Records of images that are prepared ahead of the one that is waited for: the decoder works on several. */
+const IMAGES_AHEAD = 16;
 
 /** The example of each record. What goes wrong names the record's place. */
 export async function* eachTaskExample<T extends keyof TaskRecords>(
   task: T,
-  records: AsyncIterable<NumberedRecord<TaskRecords[T]>>,
+  records: RecordFile<TaskRecords[T]>,
   parts: ExampleParts,
 ): AsyncGenerator<MadeExample<TaskRecords[T]>, void, void> {
-  for await (const { record, place } of records) {
-    const where = `${parts.source}, ${place}`;
-    let made: Made;
+  const ahead = parts.images ? IMAGES_AHEAD : 1;
+  type Begun = NumberedRecord<TaskRecords[T]> & { made: Promise<Made> };
+  const begun: Begun[] = [];
+  const next = async () => {
+    const { record, place, made } = begun.shift()!;
+    return { record, place, ...(await made) };
+  };
+  const make = async (record: TaskRecords[T], where: string): Promise<Made> => {
     try {
-      made = await makers[task](record, where, parts);
+      return await makers[task](record, where, parts);
     } catch (error) {
       // An unknown class names its place already.
       throw error instanceof LowrankError && error.code === "data/label" ? error : withPlace(error, where);
     }
-    yield { record, place, ...made };
+  };
+  try {
+    for await (const { record, place } of records) {
+      const made = make(record, records.where(place));
+      // It is told when its turn comes.
+      made.catch(() => {});
+      begun.push({ record, place, made });
+      if (begun.length === ahead) yield await next();
+    }
+  } catch (error) {
+    // What is wrong with an earlier record is told first.
+    while (begun.length > 0) yield await next();
+    throw error;
   }
+  while (begun.length > 0) yield await next();
 }

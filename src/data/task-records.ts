@@ -7,12 +7,12 @@ export interface LabeledText {
   label: string;
 }
 export interface LabeledImage {
-  /** The path of a file, relative to the data file. */
+  /** The path of a file. */
   image: string;
   label: string;
 }
 export interface ImageText {
-  /** Likewise. */
+  /** Likewise the path of a file. */
   image: string;
   text: string;
 }
@@ -46,14 +46,14 @@ const labeledImage = (image: string, label: string): Spelling<LabeledImage> => (
   name: "images and classes",
   keys: [image, label],
   optional: [],
-  make: (row) => ({ image: row.text(image), label: row.label(label) }),
+  make: (row) => ({ image: row.path(image), label: row.label(label) }),
 });
 
 const imageText = (image: string, text: string): Spelling<ImageText> => ({
   name: "images and texts",
   keys: [image, text],
   optional: [],
-  make: (row) => ({ image: row.text(image), text: row.text(text) }),
+  make: (row) => ({ image: row.path(image), text: row.text(text) }),
 });
 
 /** The usual spellings of a task, or the columns that were named. */
@@ -84,6 +84,7 @@ export const taskSpellings: { [T in keyof TaskRecords]: (columns: ColumnNames) =
       candidates: isNamed ? [labeledImage(imageColumn ?? "image", labelColumn ?? "label")] : usual,
       naming: "--image-column and --label-column",
       pair: ["--image-column", "--label-column"],
+      folder: "classes",
     };
   },
   contrastive: ({ imageColumn, textColumn }) => {
@@ -98,6 +99,7 @@ export const taskSpellings: { [T in keyof TaskRecords]: (columns: ColumnNames) =
       candidates: isNamed ? [imageText(imageColumn ?? "image", textColumn ?? "text")] : usual,
       naming: "--image-column and --text-column",
       pair: ["--image-column", "--text-column"],
+      folder: "metadata",
     };
   },
 };

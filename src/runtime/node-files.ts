@@ -185,6 +185,8 @@ async function renameDurably(from: string, to: string): Promise<void> {
   if (source !== target) await syncFolder(source);
 }
 
+const isAbsent = ({ code }: NodeJS.ErrnoException): boolean => code === "ENOENT" || code === "ENOTDIR";
+
 /** Node's files. `list` is sorted. */
 export const nodeFiles: Files = {
   size: (file) => named(file, () => regularSize(file)),
@@ -192,12 +194,19 @@ export const nodeFiles: Files = {
     named(file, () =>
       stat(file).then(
         () => true,
-        (error) => (error.code === "ENOENT" || error.code === "ENOTDIR" ? false : Promise.reject(error)),
+        (error) => (isAbsent(error) ? false : Promise.reject(error)),
       ),
     ),
   read: (file, offset, length) => named(file, () => readRange(file, offset, length)),
   realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
   list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
+  isFolder: (file) =>
+    named(file, () =>
+      stat(file).then(
+        (found) => found.isDirectory(),
+        (error) => (isAbsent(error) ? false : Promise.reject(error)),
+      ),
+    ),
   write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
   append: (file, bytes) => named(file, () => appendDurably(file, bytes)),
   makeFolder: (folder) => named(folder, () => makeFolders(path.resolve(folder))),

@@ -85,7 +85,7 @@ async function dataOfTask(
   return {
     maxLength,
     limit: 2 ** 31,
-    open: (path) => openTask(files, path, config.task, options, { ...parts, source: path }),
+    open: (path) => openTask(files, path, config.task, options, parts),
     rows: (examples) =>
       taskRowsOf(examples, config, { padId: tokenizer && padIdOf(tokenizer, config.vocabSize), images, classes }),
     classes,

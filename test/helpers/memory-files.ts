@@ -26,8 +26,11 @@ export function memoryFiles(contents: Record<string, Uint8Array | string> = {}):
       return offset + length <= bytes.length ? bytes.slice(offset, offset + length) : fail(path, "file/past-end");
     },
     realPath: async (path) => path,
-    list: async (folder) =>
-      [...held.keys()].filter((path) => path.startsWith(`${folder}/`)).map((path) => path.slice(folder.length + 1)),
+    list: async (folder) => {
+      const inside = [...held.keys()].filter((path) => path.startsWith(`${folder}/`));
+      return [...new Set(inside.map((path) => path.slice(folder.length + 1).split("/")[0]!))].sort();
+    },
+    isFolder: async (folder) => [...held.keys()].some((path) => path.startsWith(`${folder}/`)),
     write: async (path, chunks) => {
       const parts: Uint8Array[] = [];
       if (chunks instanceof Uint8Array) parts.push(chunks);

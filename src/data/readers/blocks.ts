@@ -14,6 +14,19 @@ export interface Source {
   /** Its size, and how far it has been read, in bytes. */
   size: number;
   done: number;
+  /** Of a folder: what in it is no record. Counted as it is read. */
+  leftOut?: LeftOut;
+}
+
+/** Files and folders in a folder of images that are none of its records. */
+export interface LeftOut {
+  /** Names that begin with a dot. */
+  hidden: number;
+  /** Files of other endings than those of images, and the path of the first. */
+  others: number;
+  first: string | null;
+  /** Classes without an image. */
+  empty: number;
 }
 
 /** The fields of a record under their keys or columns, and where in the file it is: "line 3". */

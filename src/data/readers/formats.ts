@@ -1,8 +1,10 @@
 // The formats of data files: one table, by the ending of the name, and by what a file begins with where the ending lies.
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
+import type { Spellings } from "../records.ts";
 import type { RowReader } from "./blocks.ts";
 import { commaSeparated, tabSeparated } from "./csv.ts";
+import { checkParts, classFolders, METADATA_NAME, noMetadata } from "./folder.ts";
 import { jsonObjects } from "./json.ts";
 import { jsonLines } from "./jsonl.ts";
 import { parquetRows } from "./parquet.ts";
@@ -20,6 +22,8 @@ const csv: Format = { name: "CSV", endings: ["csv"], rows: commaSeparated };
 const tsv: Format = { name: "TSV", endings: ["tsv", "tab"], rows: tabSeparated };
 const parquet: Format = { name: "Parquet", endings: ["parquet"], rows: parquetRows };
 const text: Format = { name: "text", endings: ["txt", "md"], rows: textRecords };
+
+const classes: Format = { name: "a folder for each class", endings: [], rows: classFolders };
 
 export const formats: readonly Format[] = [jsonl, json, csv, tsv, parquet, text];
 
@@ -39,11 +43,37 @@ const others: [is: (head: Uint8Array, text: string) => boolean, what: string, ne
   [(_, text) => /^\s*<(!doctype|html)/i.test(text), "a web page", "download the file itself"],
 ];
 
+/** What data are read from: the file, or the folder of images, that paths in them are relative to `folder`, and the format. */
+export interface Opened {
+  path: string;
+  folder: string | null;
+  format: Format;
+  /** The place of a record for messages. */
+  where(place: string): string;
+}
+
+/** Opens a data file; where the kind of records can be read from a folder of images, such a folder too. */
+export async function openData(files: Files, given: string, folderOf: Spellings<unknown>["folder"]): Promise<Opened> {
+  if (folderOf === undefined || !(await files.isFolder(given))) return openFile(files, given);
+  const folder = given.replace(/(?<=.)[\\/]+$/, "");
+  if (await files.exists(`${folder}/${METADATA_NAME}`)) return openFile(files, `${folder}/${METADATA_NAME}`);
+  await checkParts(files, folder);
+  if (folderOf === "metadata") throw noMetadata(folder);
+  return { path: folder, folder, format: classes, where: (place) => `${folder}/${place}` };
+}
+
+const openFile = async (files: Files, path: string): Promise<Opened> => ({
+  path,
+  folder: /^(.*)[\\/]/.exec(path)?.[1] ?? null,
+  format: await formatOf(files, path),
+  where: (place) => `${path}, ${place}`,
+});
+
 /**
  * The format of a file. The ending says it, unless the content shows another: Parquet's magic bytes, or a first character
  * that no file of that ending begins with. A file without a known ending is told by its content.
  */
-export async function formatOf(files: Files, path: string): Promise<Format> {
+async function formatOf(files: Files, path: string): Promise<Format> {
   const size = await files.size(path);
   const bytes = await files.read(path, 0, Math.min(SNIFF_BYTES, size));
   const head = startsWith(bytes, 0xef, 0xbb, 0xbf) ? bytes.subarray(3) : bytes;

@@ -1,0 +1,142 @@
+// A folder of images as Hugging Face's imagefolder lays it out: with a metadata.jsonl that names them, or with a folder for each class.
+import { LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
+import { grouped } from "../../units.ts";
+import type { ChooseColumns, LeftOut, Row, Source } from "./blocks.ts";
+
+/** How deep folders lie in a folder. */
+export const MAX_FOLDER_DEPTH = 16;
+/** Most names in a folder and those inside: files, folders, and what is left out. */
+export const MAX_FOLDER_NAMES = 2_000_000;
+
+/** The file that says what the images of a folder are. */
+export const METADATA_NAME = "metadata.jsonl";
+/** Endings of images. What a file is, its first bytes say when it is read. */
+const IMAGE_ENDINGS = /\.(png|jpe?g|webp)$/i;
+/** The words for parts of a data set that imagefolder knows. */
+const PARTS = /^(train|training|test|testing|eval|evaluation|validation|valid|val|dev)$/i;
+
+const isHidden = (name: string): boolean => name.startsWith(".") || name.startsWith("__");
+
+export const nothingLeftOut = (): LeftOut => ({ hidden: 0, others: 0, first: null, empty: 0 });
+
+/** Refuses a folder with a folder for each part of a data set, since it says no single part. */
+export async function checkParts(files: Files, folder: string): Promise<void> {
+  const names: string[] = [];
+  for (const name of await files.list(folder)) {
+    if (isHidden(name) || IMAGE_ENDINGS.test(name)) continue;
+    if (!(await files.isFolder(`${folder}/${name}`))) continue;
+    if (!PARTS.test(name)) return;
+    names.push(name);
+  }
+  if (names.length === 0) return;
+  const train = names.find((name) => /^train/i.test(name)) ?? names[0]!;
+  const other = names.find((name) => name !== train);
+  throw new LowrankError("data/folder", "the folder holds the parts of a data set, not classes", {
+    subject: folder,
+    expected: `a folder for each class, or ${METADATA_NAME}`,
+    got: names.join(", "),
+    next: `Give one part: ${folder}/${train}${other === undefined ? "" : `, and another to evaluate on: ${folder}/${other}`}.`,
+  });
+}
+
+/** Refuses a folder that has no texts for its images. */
+export function noMetadata(folder: string): LowrankError {
+  return new LowrankError("data/folder", "the folder does not say which text belongs to which image", {
+    subject: folder,
+    expected: METADATA_NAME,
+    got: "no such file in it",
+    next: `Write it, one line an image: {"file_name": "1.png", "text": "…"}. Or give a data file that names the images.`,
+  });
+}
+
+/**
+ * A row {image, label} for each image: its path inside the folder, and the folder at the top that it is in. Sorted by name, each
+ * folder's files and folders as one list. Symbolic links are followed; a folder that is reached twice is refused, so there are no loops.
+ */
+export async function* classFolders(source: Source, choose: ChooseColumns): AsyncGenerator<Row> {
+  const { files, path: root } = source;
+  choose(["image", "label"]);
+  const leftOut = nothingLeftOut();
+  source.leftOut = leftOut;
+  /** Where each folder was reached, by its real path. */
+  const reached = new Map<string, string>();
+  let total = 0;
+
+  /** Folders on the way down, each with the names in it and the next one's index. `inside` is its path below the root. */
+  const open: { inside: string; names: readonly string[]; next: number }[] = [];
+  const enter = async (inside: string): Promise<void> => {
+    const folder = inside === "" ? root : `${root}/${inside}`;
+    if (open.length > MAX_FOLDER_DEPTH) throw tooDeep(folder);
+    const real = await files.realPath(folder);
+    const before = reached.get(real);
+    if (before !== undefined) throw reachedTwice(folder, before);
+    reached.set(real, folder);
+    const names = await files.list(folder);
+    total += names.length;
+    if (total > MAX_FOLDER_NAMES) throw tooMany(root);
+    open.push({ inside, names, next: 0 });
+  };
+
+  /** Images of the class at hand. */
+  let count = 0;
+  await enter("");
+  while (open.length > 0) {
+    const at = open.at(-1)!;
+    const { inside } = at;
+    const name = at.names[at.next++];
+    if (name === undefined) {
+      open.pop();
+      if (open.length === 1 && count === 0) leftOut.empty++;
+      continue;
+    }
+    if (isHidden(name)) {
+      leftOut.hidden++;
+      continue;
+    }
+    const image = inside === "" ? name : `${inside}/${name}`;
+    const isImage = IMAGE_ENDINGS.test(name);
+    // At the top there are few names, and a class may be called anything.
+    if (isImage && inside !== "") {
+      count++;
+      const label = image.slice(0, image.indexOf("/"));
+      yield { fields: new Map(Object.entries({ image, label })), place: image };
+    } else if (await files.isFolder(`${root}/${image}`)) {
+      if (inside === "") count = 0;
+      await enter(image);
+    } else if (isImage) throw noClass(`${root}/${image}`);
+    else if (leftOut.others++ === 0) leftOut.first = `${root}/${image}`;
+  }
+}
+
+const noClass = (subject: string): LowrankError =>
+  new LowrankError("data/folder", "the image is in no class's folder", {
+    subject,
+    expected: "FOLDER/CLASS/image.png, the folder at the top being the class",
+    got: "an image at the top",
+    next: `Move it into the folder of its class, or write ${METADATA_NAME}, one line an image: {"file_name": "1.png", "label": "cat"}.`,
+  });
+
+const reachedTwice = (subject: string, before: string): LowrankError =>
+  new LowrankError("data/folder", "the folder is reached twice, through a symbolic link", {
+    subject,
+    expected: "each folder once",
+    got: `it is ${before} too`,
+    next: "Remove one of the two.",
+  });
+
+const tooDeep = (subject: string): LowrankError =>
+  new LowrankError("data/folder", "folders lie too deep in each other", {
+    subject,
+    expected: `at most ${MAX_FOLDER_DEPTH} levels`,
+    got: "more",
+    next: "Move the images nearer to the folder of their class.",
+  });
+
+const tooMany = (subject: string): LowrankError =>
+  new LowrankError("data/folder", "there are too many files in the folder", {
+    subject,
+    expected: `at most ${grouped(MAX_FOLDER_NAMES)} names, hidden ones included`,
+    got: "more",
+    next: `Check that it is the folder you mean. A data file can name more images.`,
+  });
