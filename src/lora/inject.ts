@@ -23,10 +23,12 @@ export function inject(graph: Graph, update: Update): Graph {
       return updated && [updated];
     }
     if (node.op === "linearCrossEntropy") {
-      const [x, weight, labels] = inputs as [Value, Value, Value];
+      const [x, weight, labels, further] = inputs as [Value, Value, Value, Value?];
       const softcap = node.attributes["softcap"] as number | undefined;
       const logits = update(path, x, linear(x, weight, path));
-      return logits && [crossEntropy(softcap ? capLogits(logits, softcap) : logits, labels), x];
+      if (!logits) return null;
+      if (further) return [crossEntropy(concat([logits, further], 1), labels), x, further];
+      return [crossEntropy(softcap ? capLogits(logits, softcap) : logits, labels), x];
     }
     return null;
   });

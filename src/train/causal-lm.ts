@@ -3,10 +3,11 @@ import type { AnyBatch } from "../data/types.ts";
 import type { Graph } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
-import { crossEntropy, linearCrossEntropy } from "../graph/ops/loss.ts";
+import { linear } from "../graph/ops/linear.ts";
+import { linearCrossEntropy } from "../graph/ops/loss.ts";
 import { decoderInputs } from "../models/blocks.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { forward, forwardWithImages, logitsOf } from "../models/registry.ts";
+import { forward, forwardWithImages } from "../models/registry.ts";
 import { int32, type Tensor } from "../tensor.ts";
 
 /** Rows of the output layer's products; fewer hold less memory, more are faster up to about this many. */
@@ -40,11 +41,10 @@ export function lossGraph(config: DecoderConfig, { maxTargets, maxLength, images
   const lossRows = input("lossRows", "int32", ["targets"]);
   const lossLabels = input("lossLabels", "int32", ["targets"]);
   const chunks = lossChunksOf(maxTargets);
-  const { weight, path, softcap } = head;
+  const { weight, path, softcap, added } = head;
   const states = gatherRows(hidden, lossRows);
-  const loss = head.added
-    ? crossEntropy(logitsOf(states, head), lossLabels)
-    : linearCrossEntropy(states, weight, lossLabels, { path, chunks, softcap });
+  const further = added && linear(states, added.weight, added.path);
+  const loss = linearCrossEntropy(states, weight, lossLabels, { path, chunks, softcap }, further);
   return { outputs: { loss } };
 }
 

@@ -218,6 +218,19 @@ const fusedLoss = (rows: number, chunks: number, softcap?: number): GradientCase
     (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, softcap }),
   );
 
+/** Two logits more than W has rows, which are some rows' labels. */
+const fusedLossOfTwo = (rows: number, chunks: number): GradientCase =>
+  one(
+    `${rows} rows in ${chunks} chunks, with further logits`,
+    {
+      x: symbolic(floats([rows, 3]), ["n", 3]),
+      w: frozen(floats([5, 3])),
+      labels: symbolic(integers([4, 6, 2, 5, 1, 6, 0].slice(0, rows)), ["n"]),
+      further: symbolic(floats([rows, 2]), ["n", 2]),
+    },
+    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks }, v["further"]!),
+  );
+
 const proofs: Partial<Record<OpName, GradientCase[]>> = {
   add: binary(elementwise.add),
   sub: binary(elementwise.sub),
@@ -385,7 +398,16 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
       crossEntropy(v["logits"]!, v["labels"]!),
     ),
   ],
-  linearCrossEntropy: [fusedLoss(4, 1), fusedLoss(7, 3), fusedLoss(2, 3), fusedLoss(1, 4), fusedLoss(5, 2, 1.5)],
+  linearCrossEntropy: [
+    fusedLoss(4, 1),
+    fusedLoss(7, 3),
+    fusedLoss(2, 3),
+    fusedLoss(1, 4),
+    fusedLoss(5, 2, 1.5),
+    fusedLossOfTwo(7, 1),
+    fusedLossOfTwo(5, 3),
+    fusedLossOfTwo(1, 2),
+  ],
 };
 
 for (const op of Object.keys(table()) as OpName[]) {

@@ -368,3 +368,40 @@ test("configs of vision-language models: what is absent is Transformers' default
   const shuffle = { model_type: "idefics3", vision_config: { image_size: 28, patch_size: 4 }, scale_factor: 2 };
   assert.throws(() => decoderConfig(shuffle), /scale_factor contradicts/);
 });
+
+test("IDEFICS: an adapted output layer is taken out of the fused loss, and the added tokens stay behind its logits", async () => {
+  const given = await readCase("idefics");
+  const lora = loraConfig({ rank: 2 });
+  // Options allow no adapter on the output layer; full fine-tuning takes it out of the loss in the same way.
+  const modules = given.base.modules
+    .filter(({ path }) => /q_proj$|^lm_head/.test(path))
+    .map(({ path, inFeatures, outFeatures }) => ({ path, inFeatures, outFeatures, rank: 2, alpha: 8, scale: 4 }));
+  const heads = modules.filter(({ path }) => path.startsWith("lm_head"));
+  assert.deepEqual(
+    heads.map(({ path }) => path),
+    ["lm_head", "lm_head.additional_fc"],
+  );
+  const lossOf = async (some: typeof modules): Promise<{ loss: number; slopes: number[] }> => {
+    const adapter: Adapter = { config: lora, modules: some, tensors: initAdapter(some, lora, 3) };
+    let result = { loss: 0, slopes: [] as number[] };
+    await withObjective(given, adapter, true, async (objective) => {
+      const { loss, gradient } = await objective.lossAndGradient(given.batch, thetaOf(adapter), 1, KEY);
+      const ofB = objective.entries.filter(({ key }) => /lm_head.*lora_B/.test(key));
+      const slopes = ofB.map(({ offset, shape }) =>
+        Math.max(...gradient.subarray(offset, offset + shape[0]! * shape[1]!).map(Math.abs)),
+      );
+      result = { loss, slopes };
+    });
+    return result;
+  };
+  const fused = await lossOf(modules.filter((module) => !heads.includes(module)));
+  for (const some of [modules, modules.filter(({ path }) => path !== "lm_head")]) {
+    const { loss, slopes } = await lossOf(some);
+    assert.ok(Math.abs(loss - fused.loss) <= 1e-5 * fused.loss, `${loss} and ${fused.loss}`);
+    assert.equal(slopes.length, some === modules ? 2 : 1);
+    assert.ok(
+      slopes.every((slope) => slope > 1e-3),
+      slopes.join(", "),
+    );
+  }
+});

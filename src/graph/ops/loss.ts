@@ -14,17 +14,18 @@ interface FusedAttributes {
   path: string;
   /** Row chunks. */
   chunks: number;
-  /** Logits become softcap · tanh(logit / softcap) (Gemma 2). */
+  /** Logits become softcap · tanh(logit / softcap) (Gemma 2); not with `further` logits. */
   softcap?: number;
 }
 
 /**
  * crossEntropy(x · Wᵀ, labels) for a frozen output layer W [vocab, dim], in row chunks: x [n, dim], int32 labels [n]
  * → scalar. The gradient of x comes out of the same pass: dx = softmax · W - W[label], with the normalisation moved past
- * the product. W itself gets none, so a graph that trains it uses `linear` and `crossEntropy`.
+ * the product. W itself gets none, so a graph that trains it uses `linear` and `crossEntropy`. `further` are logits [n, added]
+ * behind those of W, few of them, with a gradient of their own.
  */
-export const linearCrossEntropy = (x: Value, weight: Value, labels: Value, attributes: FusedAttributes): Value =>
-  apply("linearCrossEntropy", [x, weight, labels], { ...attributes })[0]!;
+export const linearCrossEntropy = (x: Value, weight: Value, labels: Value, attributes: FusedAttributes, further?: Value): Value =>
+  apply("linearCrossEntropy", [x, weight, labels, ...(further ? [further] : [])], { ...attributes })[0]!;
 
 /** softcap · tanh(logits / softcap), elementwise. */
 export function capLogits(logits: Value, softcap: number): Value {
@@ -37,11 +38,12 @@ function lossOf(emit: Emitter, z: string, max: string, chosen: string): string {
   return emit.node("ReduceSum", [each], { keepdims: 0 });
 }
 
-/** Stable exponentials of logits [n, vocab]: exp(l - max) [n, vocab], their sum [n, 1], max [n, 1]. */
-function exponentials(emit: Emitter, logits: string): { e: string; z: string; max: string } {
-  const max = emit.node("ReduceMax", [logits, emit.int64(1)], { keepdims: 1 });
-  const e = emit.node("Exp", [emit.node("Sub", [logits, max])]);
-  return { e, z: emit.node("ReduceSum", [e, emit.int64(1)], { keepdims: 1 }), max };
+/** Stable exponentials of logits [n, …] that lie in one or several parts: exp(l - max), their sum over all [n, 1], max [n, 1]. */
+function exponentials(emit: Emitter, ...logits: string[]): { e: string[]; z: string; max: string } {
+  const largest = logits.map((part) => emit.node("ReduceMax", [part, emit.int64(1)], { keepdims: 1 }));
+  const max = largest.length > 1 ? emit.node("Max", largest) : largest[0]!;
+  const e = logits.map((part) => emit.node("Exp", [emit.node("Sub", [part, max])]));
+  return { e, z: emit.sum(e.map((part) => emit.node("ReduceSum", [part, emit.int64(1)], { keepdims: 1 }))), max };
 }
 
 /** Logits as the loss sees them and, where they are capped, 1 - tanh², by which the gradient shrinks. */
@@ -55,33 +57,67 @@ function capped(emit: Emitter, type: Type, logits: string, softcap: number | und
   };
 }
 
+/** Of labels [c] those of the further logits, [c, 1]: their place among them (0 for the others) and whether they are, as 0 or 1. */
+function furtherLabels(emit: Emitter, dtype: Type["dtype"], labels: string, vocab: number): { place: string; own: string } {
+  const first = emit.constant("int32", [], [vocab]);
+  const column = emit.node("Unsqueeze", [labels, emit.int64(1)]);
+  const place = emit.node("Max", [emit.node("Sub", [column, first]), emit.constant("int32", [], [0])]);
+  return { place, own: emit.node("Cast", [emit.node("GreaterOrEqual", [column, first])], { to: emit.elementType(dtype) }) };
+}
+
+/** Which gradients the graph reads. */
+interface Wanted {
+  x: boolean;
+  further: boolean;
+}
+
 function lowerFused(
   emit: Emitter,
   node: Node,
-  [x, w, labels]: readonly string[],
+  [x, w, labels, further]: readonly string[],
   { chunks, softcap }: FusedAttributes,
-  gradient: boolean,
+  wanted: Wanted,
 ): string[] {
   const losses: string[] = [];
-  const gradients: string[] = [];
+  const gradients: { x: string[]; further: string[] } = { x: [], further: [] };
   const type = node.inputs[0]!;
+  const vocab = Number(node.inputs[1]!.shape[0]);
   const size = emit.node("Div", [emit.node("Add", [emit.dim(type.shape[0]!), emit.int64(chunks - 1)]), emit.int64(chunks)]);
   const times = (value: string, slope: string | undefined) => (slope ? emit.node("Mul", [value, slope]) : value);
+  const one = emit.constant(type.dtype, [], [1]);
   for (let i = 0; i < chunks; i++) {
     const [start, end] = [i, i + 1].map((k) => emit.node("Mul", [size, emit.int64(k)])) as [string, string];
     const cut = (value: string) => (chunks === 1 ? value : emit.slice(value, 0, start, end)); // Slice clamps the ends
-    const xi = cut(x!); // [c, dim]
+    const [xi, label] = [cut(x!), cut(labels!)]; // [c, dim], [c]
     const all = capped(emit, type, emit.node("Gemm", [xi, w!], { transB: 1 }), softcap); // [c, vocab]
-    const { e, z, max } = exponentials(emit, all.logits);
-    const target = emit.node("Gather", [w!, cut(labels!)]); // W[label]: [c, dim]
+    const more = further && { logits: cut(further), ...furtherLabels(emit, type.dtype, label, vocab) }; // [c, added]
+    const { e, z, max } = exponentials(emit, all.logits, ...(more ? [more.logits] : []));
+    const within = more ? emit.node("Min", [label, emit.constant("int32", [], [vocab - 1])]) : label;
+    let target = emit.node("Gather", [w!, within]); // W[label]: [c, dim]
+    if (more) target = emit.node("Mul", [target, emit.node("Sub", [one, more.own])]); // zero for a label beyond W
     const product = emit.node("ReduceSum", [emit.node("Mul", [xi, target]), emit.int64(1)], { keepdims: 1 });
     const chosen = capped(emit, type, product, softcap); // [c, 1]
-    losses.push(lossOf(emit, z, max, chosen.logits));
-    if (!gradient) continue;
-    const expected = emit.node("Div", [emit.node("Gemm", [times(e, all.slope), w!]), z]);
-    gradients.push(emit.node("Sub", [expected, times(target, chosen.slope)])); // [c, dim]
+    const other = more && emit.node("Mul", [emit.node("GatherElements", [more.logits, more.place], { axis: 1 }), more.own]);
+    losses.push(lossOf(emit, z, max, other ? emit.node("Add", [chosen.logits, other]) : chosen.logits));
+    if (wanted.x) {
+      const expected = emit.node("Div", [emit.node("Gemm", [times(e[0]!, all.slope), w!]), z]);
+      gradients.x.push(emit.node("Sub", [expected, times(target, chosen.slope)])); // [c, dim]
+    }
+    if (more && wanted.further) {
+      const probabilities = emit.node("Div", [e[1]!, z]);
+      const taken = emit.node("Neg", [more.own]);
+      gradients.further.push(
+        emit.node("ScatterElements", [probabilities, more.place, taken], { axis: 1, reduction: "add" }), // [c, added]
+      );
+    }
   }
-  return [emit.sum(losses), ...(gradient ? [emit.concat(gradients, 0)] : [])];
+  const joined = (parts: string[]) => (parts.length > 0 ? emit.concat(parts, 0) : "");
+  const gradient = joined(gradients.x);
+  return [
+    emit.sum(losses),
+    ...(wanted.x || wanted.further ? [gradient] : []),
+    ...(further && wanted.further ? [joined(gradients.further)] : []),
+  ];
 }
 
 function takesLogits([logits, labels]: readonly Type[]): void {
@@ -116,16 +152,21 @@ export const lossRules = {
     },
   },
   linearCrossEntropy: {
-    infer: ([x, w, labels]) => {
+    infer: ([x, w, labels, further], { softcap }) => {
       expect(
         x!.shape.length === 2 && w!.shape.length === 2 && x!.shape[1] === w!.shape[1],
         "it takes x [n, dim] and W [vocab, dim]",
       );
       expect(labels!.dtype === "int32" && sameShape(labels!.shape, [x!.shape[0]!]), "there is not one int32 label a row");
-      return [{ dtype: x!.dtype, shape: [] }, x!];
+      if (!further) return [{ dtype: x!.dtype, shape: [] }, x!];
+      expect(further.shape.length === 2 && further.shape[0] === x!.shape[0], "there is not one row of further logits for a row");
+      expect(!softcap, "further logits cannot be capped");
+      return [{ dtype: x!.dtype, shape: [] }, x!, further];
     },
-    vjp: ({ outputs: [, dx] }, [d]) => [mul(dx!, d!), null, null],
-    lower: (emit, node, inputs) =>
-      lowerFused(emit, node, inputs, node.attributes as FusedAttributes, emit.isUsed(node.outputs[1]!)),
+    vjp: ({ outputs: [, dx, dFurther] }, [d]) => [mul(dx!, d!), null, null, ...(dFurther ? [mul(dFurther, d!)] : [])],
+    lower: (emit, node, inputs) => {
+      const isRead = (i: number) => node.outputs[i] !== undefined && emit.isUsed(node.outputs[i]);
+      return lowerFused(emit, node, inputs, node.attributes as FusedAttributes, { x: isRead(1), further: isRead(2) });
+    },
   },
 } satisfies Record<string, OpRule>;
