@@ -1,9 +1,11 @@
-// lowrank eval: the loss of a base over a data file and how many of its answers are exact, and an adapter's beside it.
+// lowrank eval: how well a base does on a data file, by what its task measures, and an adapter beside it; how many answers are exact.
 import type { AnswerOptions } from "../jobs/answers.ts";
-import type { EvaluateOptions, Score } from "../jobs/evaluate.ts";
+import type { EvaluateOptions } from "../jobs/evaluate.ts";
 import { answers, evaluate, runtime } from "../node.ts";
 import { readRunColumns } from "../train/options.ts";
 import { grouped } from "../units.ts";
+import { dataLines } from "./data-lines.ts";
+import { evaluationText, percent } from "./eval-table.ts";
 import { recognizedText } from "./recognized.ts";
 import { note, oneLine, print, printJson, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -11,14 +13,13 @@ import type { Values } from "./values.ts";
 /** Evaluates; returns the exit status. */
 export async function run({ generate = false, limit, ...given }: Values, json: boolean): Promise<number> {
   const options = await withColumns(given);
-  const { data, base, adapter } = await evaluate(options as unknown as EvaluateOptions);
-  if (json) printJson({ type: "eval", data, base, adapter });
+  const evaluation = await evaluate(options as unknown as EvaluateOptions);
+  const { data } = evaluation;
+  if (json) printJson({ type: "eval", ...evaluation });
   else {
     if (data.file) print(`${data.file.path}: ${recognizedText(data.file)}`);
-    print(`${grouped(data.count)} examples, ${grouped(data.targets)} targets`);
-    const row = (name: string, { loss, perplexity }: Score) => [name, loss.toFixed(4), perplexity.toFixed(2)];
-    const rows = [["", "loss", "perplexity"], row("base", base)];
-    print(table(adapter ? [...rows, row("with the adapter", adapter)] : rows));
+    for (const line of dataLines("data", data)) print(line);
+    for (const text of evaluationText(evaluation)) print(text);
   }
   if (generate) await compareAnswers({ ...options, limit } as unknown as AnswerOptions, json);
   return 0;
@@ -26,7 +27,8 @@ export async function run({ generate = false, limit, ...given }: Values, json: b
 
 /** The options, with the columns that the adapter was trained on where the command line names none. */
 async function withColumns(given: Values): Promise<Values> {
-  const named = ["promptColumn", "completionColumn", "textColumn"].some((name) => given[name] !== undefined);
+  const names = ["promptColumn", "completionColumn", "textColumn", "textPairColumn", "labelColumn", "imageColumn"];
+  const named = names.some((name) => given[name] !== undefined);
   if (named || given["adapter"] === undefined) return given;
   return { ...given, ...(await readRunColumns(runtime.files, String(given["adapter"]))) };
 }
@@ -58,6 +60,3 @@ async function compareAnswers(options: AnswerOptions, json: boolean): Promise<vo
 /** Wrong answers that are shown: the first ones. */
 const SHOWN = 5;
 const SHOWN_CHARS = 60;
-
-/** 0.925 → "92.5 %". */
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

@@ -231,7 +231,8 @@ const tables = {
     ],
   },
   eval: {
-    summary: "loss, perplexity and exact answers over a data file, with and without an adapter",
+    summary:
+      "how well a model does on a data file, with and without an adapter: loss, perplexity, exact answers; accuracy and F1; recall",
     flags: [
       base,
       { name: "data", kind: "text", value: "FILE", help: "records, in a format as for training", required: true },
@@ -240,7 +241,12 @@ const tables = {
       ...dataFlags,
       { name: "generate", kind: "boolean", help: "also answer every prompt greedily, and count the answers that are exact" },
       { name: "limit", kind: "number", value: "N", help: "with --generate: only the first N records are answered" },
-      { name: "batchSize", kind: "number", value: "N", help: "rows that are run at once", default: 4 },
+      {
+        name: "batchSize",
+        kind: "number",
+        value: "N",
+        help: "rows that are run at once (4; of other models than language models 32), among which a contrastive model finds its pairs",
+      },
       threads,
     ],
   },

@@ -1,23 +1,19 @@
-// How well a base, alone and with an adapter, predicts the targets of a data file: the forward pass of training, nothing else.
+// How well a base, alone and with an adapter, does on a data file: the forward pass of training, and what its task measures.
 import type { ExampleReport } from "../data/dataset.ts";
 import type { TrainOn } from "../data/examples.ts";
 import type { ColumnNames } from "../data/records.ts";
-import type { AnyBatch } from "../data/types.ts";
-import { check } from "../graph/graph.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst } from "../lora/fit.ts";
-import type { AdapterModule } from "../lora/match.ts";
-import { type Base, loadBase } from "../models/base.ts";
+import { forAdapter, openBase } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
-import { weightFiles } from "../models/weights.ts";
-import { lower } from "../onnx/lower.ts";
+import { taskOf } from "../models/registry.ts";
+import type { Task } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
-import { float32, sizeOf } from "../tensor.ts";
-import { batchFeeds, lossGraph, type ObjectiveShape } from "../train/causal-lm.ts";
+import { targetsOf } from "../train/batches.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../train/datasets.ts";
-import { evaluate as meanLoss } from "../train/evals.ts";
-import { thetaOf } from "../train/subject.ts";
-import { adaptedGraph, loraEntries } from "../train/trained.ts";
+import { lossOf } from "../train/task-loss.ts";
+import { type ClassifierScore, type ContrastiveScore, type Measure, measures, type Score } from "./evaluate-measures.ts";
+import { openScoring, sidesOf } from "./evaluate-scoring.ts";
 
 export interface EvaluateOptions extends ColumnNames {
   /** Folder of the base checkpoint. */
@@ -32,68 +28,80 @@ export interface EvaluateOptions extends ColumnNames {
   trainOn?: TrainOn;
   maxLength?: number;
   date?: string;
-  /** Rows that are run at once. Default 4. */
+  /**
+   * Rows that are run at once. Default 4, for other models than language models 32. The loss of a contrastive model is one among so
+   * many pairs, and depends on it.
+   */
   batchSize?: number;
   /** Threads of one matrix product. Default: all cores. */
   threads?: number;
 }
 
-/** Mean over all targets, in nats a token, and e to its power. */
-export interface Score {
-  loss: number;
-  perplexity: number;
-}
-
-export interface Evaluation {
+interface Evaluated<T, S, B = S> {
+  task: T;
   data: ExampleReport;
-  base: Score;
-  adapter: Score | null;
+  base: B;
+  /** Null where no adapter was given. */
+  adapter: S | null;
 }
 
-/** Evaluates the base on a data file, and the adapter on it where one is given. */
+/** Scores of the base and of the adapter on it, by the base's task. A classifier whose head the adapter brings has none of its own. */
+export type Evaluation =
+  | Evaluated<"causal-lm", Score>
+  | Evaluated<"sequence-classification", ClassifierScore, ClassifierScore | null>
+  | Evaluated<"image-classification", ClassifierScore, ClassifierScore | null>
+  | (Evaluated<"contrastive", ContrastiveScore> & { batchSize: number });
+
+/**
+ * Evaluates the base on a data file, and the adapter on it where one is given. A classifier's classes are the adapter's where it
+ * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`.
+ */
 export async function evaluate(options: EvaluateOptions, runtime: Runtime): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = runtime;
-  const base = await loadBase(files, options.base, timeLimit);
+  const opened = await openBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
+  const base = given ? forAdapter(opened, given) : opened;
   const adapter = given && adapterAgainst(given, base.modules);
-  if (adapter) {
-    await checkMadeFor(base, adapter, options.anyBase);
-  }
-  const { trainOn = "completion", batchSize = 4, threads } = options;
+  if (adapter) await checkMadeFor(base, adapter, options.anyBase);
+  const sides = await sidesOf(files, base, adapter);
+
+  const task = taskOf(base.config);
+  const { trainOn = "completion", batchSize = task === "causal-lm" ? 4 : 32, threads } = options;
   const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
-  const reader = await dataReader(runtime, base, { ...options, trainOn }, { spill });
+  const reader = await dataReader(runtime, base, { ...options, trainOn }, { spill, fixedClasses: true });
   try {
     const { examples, report } = await finished(reader.read(options.data));
     const batches = evaluationBatches(reader.rows(examples), batchSize);
-    const weights = weightFiles(base.checkpoint);
-    const model = lower(evaluationGraph(base, adapter?.modules ?? [], shapeOf(batches.sizes)), weights.locate);
-    const session = await openSession(model, { weightsFolder: weights.folder, threads });
+    const loss = lossOf(base.config, shapeOf(batches.sizes));
+    const measuring = sides.map(
+      (side) => side && measures[task]({ examples, labels: reader.labels() ?? [], openSession, threads }),
+    );
+    const scoring = await openScoring(base, adapter, loss, { openSession, threads });
     try {
-      const entries = loraEntries({ modules: adapter?.modules ?? [] });
-      const score = (theta: Float32Array): Promise<Score> => {
-        const factors = entries.map(({ key, offset, shape }) => [
-          key,
-          float32(shape, theta.subarray(offset, offset + sizeOf(shape))),
-        ]);
-        const loss = async (batch: AnyBatch) => {
-          const results = await session.run({ ...batchFeeds(batch), ...Object.fromEntries(factors) });
-          return Number(results["loss"]!.data[0]);
-        };
-        return meanLoss({ loss }, theta, batches);
-      };
-      // With B at zero an adapter changes nothing.
-      const zeros = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
-      return { data: report, base: await score(zeros), adapter: adapter && (await score(thetaOf(adapter))) };
+      let number = 0;
+      for await (const batch of batches) {
+        const rows = batches.rows[number++]!;
+        for (const [i, theta] of sides.entries()) {
+          if (theta && targetsOf(batch) > 0) await measuring[i]!.add({ batch, rows, results: await scoring.run(batch, theta) });
+        }
+      }
     } finally {
-      await session.close();
+      await scoring.close();
     }
+    const [own, adapted] = [await measuring[0]?.score(), await measuring[1]?.score()];
+    return evaluated(task, report, own ?? null, adapted ?? null, batchSize);
   } finally {
     await reader.close();
   }
 }
 
-/** Σ of the targets' losses; the factors are inputs under their keys. */
-function evaluationGraph({ config }: Base, modules: readonly AdapterModule[], shape: ObjectiveShape) {
-  const graph = lossGraph(config, shape);
-  return check(adaptedGraph(graph, { modules }).graph);
+/** The scores are those of the task's measure. */
+function evaluated(
+  task: Task | "causal-lm",
+  data: ExampleReport,
+  base: Awaited<ReturnType<Measure["score"]>> | null,
+  adapter: Awaited<ReturnType<Measure["score"]>> | null,
+  batchSize: number,
+): Evaluation {
+  return { task, data, base, adapter, ...(task === "contrastive" && { batchSize }) } as Evaluation;
 }

@@ -180,6 +180,8 @@ function heldOut(path: string, records: number, share: number, seed: number): Se
 
 /** The batches of an evaluation, made anew each time they are gone through. */
 export interface EvaluationBatches<B extends AnyBatch> extends AsyncIterable<B> {
+  /** The numbers of each batch's rows, and its size. */
+  rows: readonly (readonly number[])[];
   sizes: readonly BatchSize[];
 }
 
@@ -192,6 +194,7 @@ export function evaluationBatches<B extends AnyBatch>(rows: Rows<B>, batchSize: 
     ...order.subarray(i * batchSize, (i + 1) * batchSize),
   ]);
   return {
+    rows: batches,
     sizes: batches.map(rows.size),
     async *[Symbol.asyncIterator]() {
       for (const batch of batches) yield await rows.batch(batch);

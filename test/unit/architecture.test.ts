@@ -44,7 +44,10 @@ const allowed: Record<string, string[]> = {
     ],
     "generate/generator.ts", // samples of the adapter in training
   ],
-  jobs: ["data", "text", "graph", "onnx", "lora", "models", "multimodal", "formats", "train", "generate", "runtime/runtime.ts"],
+  jobs: [
+    ...["data", "text", "graph", "onnx", "lora", "models", "multimodal", "formats", "train", "generate", "predict"],
+    "runtime/runtime.ts",
+  ],
   report: ["lora", "train"],
 };
 
