@@ -13,5 +13,5 @@ for await (const event of finetune({ base, data, output, steps: 20, batchSize: 1
 await mergeAdapter({ base, adapter: output, output: `${folder}/merged` });
 const before = await evaluate({ base, adapter: output, data: test, batchSize: 16 });
 const after = await evaluate({ base: `${folder}/merged`, data: test, batchSize: 16 });
-console.log(`held-out loss: base ${before.base!.loss.toFixed(4)}, with adapter ${before.adapter!.loss.toFixed(4)}`);
-console.log(`               merged ${after.base!.loss.toFixed(4)} (its weights are rounded to the base's 16 bits)`);
+console.log(`held-out loss: base ${before.base.loss.toFixed(4)}, with adapter ${before.adapter!.loss.toFixed(4)}`);
+console.log(`               merged ${after.base.loss.toFixed(4)} (its weights are rounded to the base's 16 bits)`);

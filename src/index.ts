@@ -8,7 +8,7 @@ export type { HubEvent, HubOptions } from "./hub/hub.ts";
 export type { RgbImage } from "./images/image.ts";
 export type { ImageBatch, ImageProcessor, ProcessedImage } from "./images/processor.ts";
 export type { AnswerEvent, AnswerOptions } from "./jobs/answers.ts";
-export type { EvaluateOptions, Evaluation } from "./jobs/evaluate.ts";
+export type { EvaluatedTask, EvaluateOptions, Evaluation, EvaluationOf } from "./jobs/evaluate.ts";
 export type { ClassifierScore, ContrastiveScore, Score } from "./jobs/evaluate-measures.ts";
 export { generateText } from "./jobs/generate-text.ts";
 export type { AdapterInspection, BaseInspection } from "./jobs/inspect.ts";

@@ -12,7 +12,7 @@ import { type RgbImage, readImage as readImageWith } from "./images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "./images/processor.ts";
 import { type AnswerEvent, type AnswerOptions, answers as answersOn } from "./jobs/answers.ts";
 import { type DemoEvent, type DemoOptions, demo as demoOn } from "./jobs/demo.ts";
-import { type EvaluateOptions, evaluate as evaluateOn } from "./jobs/evaluate.ts";
+import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate as evaluateOn } from "./jobs/evaluate.ts";
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
 import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
@@ -146,8 +146,12 @@ export const openClassifier = async (base: string, options: Attaching = {}): Pro
 export const openEmbedder = async (base: string, options: Attaching = {}): Promise<Embedder> =>
   openEmbedderOn(...(await predicting(base, options)));
 
-/** Evaluates a base on a data file, alone and with an adapter. */
-export const evaluate = async (options: EvaluateOptions) => evaluateOn(await withFolders(options), runtime);
+/**
+ * Evaluates a base on a data file, alone and with an adapter, by what its task measures. The result's type is that of `task`; without
+ * it, that of a language model.
+ */
+export const evaluate = async <T extends EvaluatedTask = "causal-lm">(options: EvaluateOptions<T>): Promise<EvaluationOf<T>> =>
+  (await evaluateOn(await withFolders(options), runtime)) as EvaluationOf<T>;
 
 /** What a run would train on: examples with their trained parts, lengths, what is lost, duplicates. No weight is read. */
 export const preview = async (options: PreviewOptions) => previewOf({ ...options, base: await folderOf(options.base) }, runtime);

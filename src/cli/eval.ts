@@ -1,6 +1,6 @@
 // lowrank eval: how well a base does on a data file, by what its task measures, and an adapter beside it; how many answers are exact.
 import type { AnswerOptions } from "../jobs/answers.ts";
-import type { EvaluateOptions } from "../jobs/evaluate.ts";
+import type { EvaluatedTask, EvaluateOptions } from "../jobs/evaluate.ts";
 import { answers, evaluate, runtime } from "../node.ts";
 import { readRunColumns } from "../train/options.ts";
 import { grouped } from "../units.ts";
@@ -13,7 +13,7 @@ import type { Values } from "./values.ts";
 /** Evaluates; returns the exit status. */
 export async function run({ generate = false, limit, ...given }: Values, json: boolean): Promise<number> {
   const options = await withColumns(given);
-  const evaluation = await evaluate(options as unknown as EvaluateOptions);
+  const evaluation = await evaluate<EvaluatedTask>(options as unknown as EvaluateOptions);
   const { data } = evaluation;
   if (json) printJson({ type: "eval", ...evaluation });
   else {

@@ -3,6 +3,7 @@ import { type Difference, differences, findRuns, type Run } from "../jobs/runs.t
 import { nodeFiles } from "../runtime/node-files.ts";
 import { isLocked } from "../runtime/node-lock.ts";
 import { duration, grouped } from "../units.ts";
+import { percent } from "./eval-table.ts";
 import { note, print, printJson, shown, table } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
@@ -22,7 +23,7 @@ export async function run({ folder, compare }: Values, json: boolean): Promise<n
 }
 
 function list(runs: readonly Run[]): string {
-  const heading = ["run", "state", "steps", "loss", "best evaluation", "method", "base", "data", "time", "tokens/s", "started"];
+  const heading = ["run", "state", "steps", "loss", "best evaluation", "method", "base", "data", "time", "speed", "started"];
   const rows = runs.map((run) => [
     cell(run.folder, 60),
     run.early ? "finished early" : run.state,
@@ -44,7 +45,7 @@ function comparison(runs: readonly Run[]): string {
     ["best evaluation", bestOf],
     ["trained parameters", ({ trainable }) => (trainable === null ? "-" : grouped(trainable))],
     ["time", ({ seconds }) => duration(seconds)],
-    ["tokens/s", speedOf],
+    ["speed", speedOf],
   ];
   const differing = differences(runs);
   const same = ({ values }: Difference) => values.map((value) => (value === undefined ? "-" : cell(value)));
@@ -58,8 +59,16 @@ function comparison(runs: readonly Run[]): string {
 
 const stepsOf = ({ step, steps }: Run): string => `${step ?? "-"}/${steps ?? "-"}`;
 const lossOf = ({ loss }: Run): string => loss?.toFixed(4) ?? "-";
-const bestOf = ({ bestEval }: Run): string => (bestEval ? `${bestEval.loss.toFixed(4)} @ ${bestEval.step}` : "-");
-const speedOf = ({ tokensPerSecond }: Run): string => (tokensPerSecond === null ? "-" : Math.round(tokensPerSecond).toString());
+const bestOf = ({ bestEval, accuracy }: Run): string => {
+  const right = accuracy === null ? "" : ` (${percent(accuracy)})`;
+  return bestEval ? `${bestEval.loss.toFixed(4)}${right} @ ${bestEval.step}` : "-";
+};
+const speedOf = ({ tokensPerSecond, examplesPerSecond }: Run): string =>
+  examplesPerSecond !== null
+    ? `${Number(examplesPerSecond.toPrecision(3))} examples/s`
+    : tokensPerSecond === null
+      ? "-"
+      : `${Math.round(tokensPerSecond)} tokens/s`;
 const startOf = ({ started }: Run): string => (started === null ? "-" : cell(started.slice(0, 16).replace("T", " ")));
 
 function methodOf({ options }: Run): string {

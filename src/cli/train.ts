@@ -4,6 +4,7 @@ import type { FinetuneEvent } from "../train/finetune.ts";
 import { type FinetuneOptions, resumeCommand } from "../train/options.ts";
 import { bytes, duration, grouped } from "../units.ts";
 import { dataLines, readingLine } from "./data-lines.ts";
+import { percent } from "./eval-table.ts";
 import { recognizedText } from "./recognized.ts";
 import { note, oneLine, onLostOutput, print, printError, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -104,7 +105,7 @@ function progress(): (event: FinetuneEvent) => void {
         passing(stepLine(event, steps), event.step === steps);
         break;
       case "eval":
-        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}, perplexity ${event.perplexity.toFixed(2)}`);
+        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${measuresOf(event)}`);
         break;
       case "samples":
         for (const sample of event.samples) line(sampleText(sample));
@@ -139,8 +140,18 @@ function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }
   return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
 }
 
+function measuresOf({ perplexity, accuracy }: Extract<FinetuneEvent, { type: "eval" }>): string {
+  if (perplexity !== undefined) return `, perplexity ${perplexity.toFixed(2)}`;
+  return accuracy === undefined ? "" : `, accuracy ${percent(accuracy)}`;
+}
+
+const rateOf = (examples: number, seconds: number): string =>
+  `${seconds > 0 ? Number((examples / seconds).toPrecision(3)) : 0} examples/s`;
+
 function stepLine(event: StepEvent, steps: number): string {
   const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
-  const speed = `${Math.round(event.tokensPerSecond)} tokens/s, ${duration(event.etaSeconds)} left`;
+  const rate =
+    event.examples === undefined ? `${Math.round(event.tokensPerSecond)} tokens/s` : rateOf(event.examples, event.seconds);
+  const speed = `${rate}, ${duration(event.etaSeconds)} left`;
   return `step ${event.step}/${steps}: loss ${event.loss.toFixed(4)}, ${speed}${memory}`;
 }

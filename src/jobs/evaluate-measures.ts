@@ -2,7 +2,7 @@
 import type { Examples } from "../data/store.ts";
 import type { AnyBatch, FeedBatch } from "../data/types.ts";
 import type { Task } from "../models/task.ts";
-import { argmax, type ClassificationMeasures, classificationMeasures } from "../predict/measures.ts";
+import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "../predict/measures.ts";
 import { openProducts, vectors } from "../predict/products.ts";
 import { type RetrievalMeasures, retrievalMeasures } from "../predict/retrieval.ts";
 import type { Runtime } from "../runtime/runtime.ts";
@@ -65,12 +65,6 @@ function meanLoss() {
     },
     loss: () => sum / targets,
   };
-}
-
-/** The class with the highest logit of each row. */
-export function predictedClasses({ data, shape }: Tensor): number[] {
-  const [rows, classes] = shape as [number, number];
-  return Array.from({ length: rows }, (_, row) => argmax((data as Float32Array).subarray(row * classes, (row + 1) * classes)));
 }
 
 function ofClassifier({ labels }: Measuring): Measure<ClassifierScore> {

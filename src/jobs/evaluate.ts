@@ -2,12 +2,13 @@
 import type { ExampleReport } from "../data/dataset.ts";
 import type { TrainOn } from "../data/examples.ts";
 import type { ColumnNames } from "../data/records.ts";
+import { LowrankError } from "../errors.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst } from "../lora/fit.ts";
-import { forAdapter, openBase } from "../models/base.ts";
+import { type AnyBase, forAdapter, openBase } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 import { taskOf } from "../models/registry.ts";
-import type { Task } from "../models/task.ts";
+import { type Task, taskText } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { targetsOf } from "../train/batches.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../train/datasets.ts";
@@ -15,11 +16,13 @@ import { lossOf } from "../train/task-loss.ts";
 import { type ClassifierScore, type ContrastiveScore, type Measure, measures, type Score } from "./evaluate-measures.ts";
 import { openScoring, sidesOf } from "./evaluate-scoring.ts";
 
-export interface EvaluateOptions extends ColumnNames {
+export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames {
   /** Folder of the base checkpoint. */
   base: string;
   /** A file of records, in any format of docs/data.md. */
   data: string;
+  /** What the base has to be for, as in training. */
+  task?: T;
   /** Folder of an adapter to evaluate beside the base. */
   adapter?: string;
   /** Take an adapter that was made for another base of the same shape. */
@@ -52,6 +55,10 @@ export type Evaluation =
   | Evaluated<"image-classification", ClassifierScore, ClassifierScore | null>
   | (Evaluated<"contrastive", ContrastiveScore> & { batchSize: number });
 
+/** What was evaluated. */
+export type EvaluatedTask = Evaluation["task"];
+export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: T }>;
+
 /**
  * Evaluates the base on a data file, and the adapter on it where one is given. A classifier's classes are the adapter's where it
  * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`.
@@ -59,6 +66,7 @@ export type Evaluation =
 export async function evaluate(options: EvaluateOptions, runtime: Runtime): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = runtime;
   const opened = await openBase(files, options.base, timeLimit);
+  checkTask(opened, options.task);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const base = given ? forAdapter(opened, given) : opened;
   const adapter = given && adapterAgainst(given, base.modules);
@@ -104,4 +112,15 @@ function evaluated(
   batchSize: number,
 ): Evaluation {
   return { task, data, base, adapter, ...(task === "contrastive" && { batchSize }) } as Evaluation;
+}
+
+function checkTask({ config, checkpoint }: AnyBase, wanted: EvaluateOptions["task"]): void {
+  const own = taskOf(config);
+  if (wanted === undefined || wanted === own) return;
+  throw new LowrankError("evaluate/option", `${config.modelType} is a model for ${taskText[own]}`, {
+    subject: "task",
+    expected: own,
+    got: wanted,
+    next: `Use a base for ${taskText[wanted]}, or leave out task: ${checkpoint.folder} says it.`,
+  });
 }

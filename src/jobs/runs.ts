@@ -33,9 +33,13 @@ export interface Run {
   /** Loss of the last step. */
   loss: number | null;
   bestEval: { step: number; loss: number } | null;
+  /** Of a classifier, at the best evaluation. */
+  accuracy: number | null;
   /** Time spent in steps. */
   seconds: number;
   tokensPerSecond: number | null;
+  /** Of another task than language modelling, whose tokens say little; null otherwise. */
+  examplesPerSecond: number | null;
   /** When it was started, and when something was last logged. ISO 8601. */
   started: string | null;
   updated: string | null;
@@ -106,7 +110,9 @@ async function readRun(
   const steps = metrics?.steps ?? [];
   const seconds = steps.reduce((sum, row) => sum + row.seconds, 0);
   const tokens = steps.reduce((sum, row) => sum + row.tokens, 0);
+  const examples = steps.reduce((sum, row) => sum + (row.examples ?? 0), 0);
   const best = bestOf(metrics?.evals ?? []);
+  const evaluated = metrics?.evals.find(({ step }) => step === best?.step);
   const end = metrics?.end ?? null;
   const last = [metrics?.start, steps.at(-1), metrics?.evals.at(-1), metrics?.checkpoints.at(-1), end];
   const updated =
@@ -124,8 +130,10 @@ async function readRun(
     steps: metrics?.start?.steps ?? null,
     loss: steps.at(-1)?.loss ?? null,
     bestEval: best && { step: best.step, loss: best.loss },
+    accuracy: evaluated?.accuracy ?? null,
     seconds,
     tokensPerSecond: seconds > 0 ? tokens / seconds : null,
+    examplesPerSecond: seconds > 0 && examples > 0 ? examples / seconds : null,
     started: metrics?.runs[0]?.time ?? null,
     updated,
     trainable: metrics?.runs.at(-1)?.prepared.trainable ?? null,

@@ -1,4 +1,5 @@
 // How well a classifier does: accuracy, F1 and what is taken for what, by scikit-learn's definitions (metrics/_classification.py).
+import type { Tensor } from "../tensor.ts";
 
 /** How one class fares. A share of nothing is 0. */
 export interface ClassMeasures {
@@ -76,6 +77,12 @@ export function classificationMeasures(
     classes,
     confusions: confusions.sort((a, b) => b.count - a.count || a.expected - b.expected || a.predicted - b.predicted),
   };
+}
+
+/** The class of the highest logit in each row of logits [rows, classes]. */
+export function predictedClasses({ data, shape }: Tensor): number[] {
+  const [rows, classes] = shape as [number, number];
+  return Array.from({ length: rows }, (_, row) => argmax((data as Float32Array).subarray(row * classes, (row + 1) * classes)));
 }
 
 /** The index of the largest of some numbers; the first of equal ones. */

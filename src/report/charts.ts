@@ -2,7 +2,7 @@
 import type { RunMetrics } from "../train/run-log.ts";
 import { bytes } from "../units.ts";
 import { visible } from "./escape.ts";
-import type { ReportedRun } from "./facts.ts";
+import { countedIn, type ReportedRun, rateOf } from "./facts.ts";
 import { type Curve, curve, rounded, smoothed, smoothSteps, thinned } from "./series.ts";
 
 /** Longest label in a legend. */
@@ -38,12 +38,22 @@ interface ChartOf {
   smooth?: boolean;
 }
 
-const perStep: ChartOf[] = [
-  { id: "rate", title: "Learning rate", unit: "small", of: ({ learningRate }) => learningRate },
-  { id: "gradient", title: "Gradient norm, before clipping", unit: "plain", of: ({ gradNorm }) => gradNorm, smooth: true },
-  { id: "speed", title: "Tokens per second", unit: "whole", of: ({ tokensPerSecond }) => tokensPerSecond, smooth: true },
-  { id: "memory", title: "Resident memory", unit: "bytes", of: ({ memoryBytes }) => memoryBytes },
-];
+/** What is measured at each step; speed in what the runs are counted in. */
+const perStep = (runs: readonly ReportedRun[]): ChartOf[] => {
+  const speed = oneUnit(runs, { token: "Tokens per second", example: "Examples per second" });
+  return [
+    { id: "rate", title: "Learning rate", unit: "small", of: ({ learningRate }) => learningRate },
+    { id: "gradient", title: "Gradient norm, before clipping", unit: "plain", of: ({ gradNorm }) => gradNorm, smooth: true },
+    {
+      id: "speed",
+      title: speed || "Tokens or examples per second",
+      unit: runs.every((run) => countedIn(run) === "token") ? "whole" : "plain",
+      of: rateOf,
+      smooth: true,
+    },
+    { id: "memory", title: "Resident memory", unit: "bytes", of: ({ memoryBytes }) => memoryBytes },
+  ];
+};
 
 /** The charts that have anything to show. */
 export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
@@ -62,13 +72,26 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
     ...curves(run, { of: (row) => row.loss, smooth: true }, "training"),
     { label: several ? `${name}: evaluation` : "evaluation", run, style: "dotted", ...curve(metrics.evals, (row) => row.loss) },
   ]);
-  const others = perStep.map(({ id, title, unit, ...how }) => ({
+  const accuracy = runs.map(({ name, metrics }, run): ChartSeries => {
+    const evaluated = curve(metrics.evals, (row) => row.accuracy ?? null);
+    return { label: several ? name : "evaluation", run, style: "dotted", ...evaluated };
+  });
+  const others = perStep(runs).map(({ id, title, unit, ...how }) => ({
     id,
     title,
     unit,
     series: runs.flatMap((_, run) => curves(run, how, "")),
   }));
-  return [{ id: "loss", title: "Loss (nats a token)", unit: "plain" as const, series: loss }, ...others]
+  return [
+    {
+      id: "loss",
+      title: `Loss (nats${oneUnit(runs, { token: " a token", example: " an example" })})`,
+      unit: "plain" as const,
+      series: loss,
+    },
+    { id: "accuracy", title: "Accuracy", unit: "plain" as const, series: accuracy },
+    ...others,
+  ]
     .map((chart) => ({ ...chart, series: chart.series.filter(({ x }) => x.length > 0) }))
     .filter(({ series }) => series.length > 0)
     .map((chart) => ({
@@ -81,6 +104,12 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
             .join("; "),
       series: chart.series.map(forScript),
     }));
+}
+
+/** The word for what all runs are counted in; nothing where they differ. */
+function oneUnit(runs: readonly ReportedRun[], words: Record<"token" | "example", string>): string {
+  const [first, ...others] = new Set(runs.map(countedIn));
+  return first === undefined || others.length > 0 ? "" : words[first];
 }
 
 /** A number as the text under a chart has it. */

@@ -31,6 +31,17 @@ const lastRun = ({ metrics }: ReportedRun) => metrics.runs.at(-1);
 const lastStep = ({ metrics }: ReportedRun) => metrics.steps.at(-1);
 const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
 
+/** What speed is counted in: tokens, or the examples of another task than language modelling. */
+export const countedIn = ({ metrics }: ReportedRun): "token" | "example" =>
+  metrics.steps.some(({ examples }) => examples !== undefined) ? "example" : "token";
+
+/** Of these, how many a step did in a second. */
+export const rateOf = ({ examples, seconds, tokensPerSecond }: RunMetrics["steps"][number]): number | null =>
+  examples === undefined ? tokensPerSecond : seconds > 0 ? examples / seconds : null;
+
+/** How many all steps did. */
+const countOf = ({ metrics }: ReportedRun): number => total(metrics.steps.map(({ tokens, examples }) => examples ?? tokens));
+
 /** Mean training loss of the last steps, as the smoothed curve ends; undefined before the first step. */
 const finalLoss = ({ metrics }: ReportedRun): number | undefined => smoothed(curve(metrics.steps, ({ loss }) => loss)).y.at(-1);
 
@@ -41,6 +52,12 @@ function bestEval({ metrics }: ReportedRun) {
 }
 
 const lossText = (value: number | undefined): string | undefined => value?.toFixed(4);
+
+const accuracyText = ({ accuracy }: RunMetrics["evals"][number]): string =>
+  accuracy === undefined ? "" : `, accuracy ${(100 * accuracy).toFixed(1)} %`;
+
+/** A rate, to three figures where it is small. */
+export const rateText = (rate: number): string => (rate < 100 ? String(Number(rate.toPrecision(3))) : grouped(Math.round(rate)));
 
 /** Whether the run is finished, and if not, where it stands. */
 export function statusOf(run: ReportedRun): { text: string; kind: "good" | "open" | "bad" } {
@@ -61,17 +78,15 @@ const headlines: [string, FactOf][] = [
     "best evaluation loss",
     (run) => {
       const best = bestEval(run);
-      return best && `${lossText(best.loss)} at step ${grouped(best.step)}`;
+      return best && `${lossText(best.loss)} at step ${grouped(best.step)}${accuracyText(best)}`;
     },
   ],
   ["trained for", ({ metrics }) => duration(total(metrics.steps.map(({ seconds }) => seconds)))],
   [
     "speed",
-    ({ metrics }) => {
-      const seconds = total(metrics.steps.map((row) => row.seconds));
-      return seconds > 0
-        ? `${grouped(Math.round(total(metrics.steps.map(({ tokens }) => tokens)) / seconds))} tokens/s`
-        : undefined;
+    (run) => {
+      const seconds = total(run.metrics.steps.map((row) => row.seconds));
+      return seconds > 0 ? `${rateText(countOf(run) / seconds)} ${countedIn(run)}s/s` : undefined;
     },
   ],
   [
@@ -111,10 +126,11 @@ const details: [string, FactOf][] = [
     ({ metrics }) => {
       const last = metrics.evals.at(-1);
       const perplexity = last?.perplexity == null ? "" : `, perplexity ${last.perplexity.toPrecision(4)}`;
-      return last && `${lossText(last.loss)} at step ${grouped(last.step)}${perplexity}`;
+      return last && `${lossText(last.loss)} at step ${grouped(last.step)}${perplexity}${accuracyText(last)}`;
     },
   ],
-  ["tokens trained on", ({ metrics }) => grouped(total(metrics.steps.map(({ tokens }) => tokens)))],
+  ["tokens trained on", (run) => (countedIn(run) === "token" ? grouped(countOf(run)) : undefined)],
+  ["examples trained on", (run) => (countedIn(run) === "example" ? grouped(countOf(run)) : undefined)],
   ["adapted modules", (run) => lastRun(run)?.prepared.modules?.toString()],
   [
     "parameters of the model",
@@ -134,10 +150,14 @@ type Examples = NonNullable<ReturnType<typeof lastRun>>["prepared"]["train"];
 
 function dataText(data: Examples | null | undefined): string | undefined {
   if (!data) return undefined;
-  const { count, tokens, targets, longest, truncated, dropped } = data;
+  const { count, tokens, targets, longest, truncated, dropped, images, classes } = data;
+  const isLanguage = images === undefined && classes === undefined;
   return [
-    `${grouped(count)} examples, ${grouped(tokens)} tokens, ${grouped(targets)} of them targets`,
-    longest === undefined ? [] : `longest ${grouped(longest)}`,
+    `${grouped(count)} examples`,
+    tokens === 0 ? [] : [`${grouped(tokens)} tokens`, isLanguage ? `${grouped(targets)} of them targets` : []].flat(),
+    images === undefined ? [] : `${grouped(images)} images`,
+    classes === undefined ? [] : `${grouped(classes)} classes`,
+    longest ? `longest ${grouped(longest)}` : [],
     truncated ? `${grouped(truncated)} cut to the maximum length` : [],
     dropped ? `${grouped(dropped)} without a target left out` : [],
   ]

@@ -3,7 +3,18 @@ import type { RunMetrics } from "../train/run-log.ts";
 import { bytes, grouped } from "../units.ts";
 import { type Chart, chartsOf, unitText } from "./charts.ts";
 import { escapeHtml, scriptJson } from "./escape.ts";
-import { dataFacts, detailFacts, type Fact, headlineFacts, optionFacts, type ReportedRun, statusOf } from "./facts.ts";
+import {
+  countedIn,
+  dataFacts,
+  detailFacts,
+  type Fact,
+  headlineFacts,
+  optionFacts,
+  type ReportedRun,
+  rateOf,
+  rateText,
+  statusOf,
+} from "./facts.ts";
 import { heatMaps } from "./heat-map.ts";
 import { samplesHtml, spread } from "./samples.ts";
 import { pageScript } from "./script.ts";
@@ -135,8 +146,12 @@ function factTable(facts: readonly (Fact & { marked?: boolean })[], runs: readon
 }
 
 /** The curves as numbers: some of the steps, and the evaluations. */
-function numbers({ name, metrics }: ReportedRun, several: boolean): string {
+function numbers(run: ReportedRun, several: boolean): string {
+  const { name, metrics } = run;
   const of = several ? ` of ${escapeHtml(name, MAX_NAME_CHARS)}` : "";
+  const measured = (["perplexity", "accuracy"] as const).filter((measure) =>
+    metrics.evals.some((row) => row[measure] !== undefined),
+  );
   const smooth = smoothed(curve(metrics.steps, ({ loss }) => loss)).y;
   const steps = spread(
     metrics.steps.map((row, at) => ({ ...row, smooth: smooth[at] })),
@@ -145,25 +160,25 @@ function numbers({ name, metrics }: ReportedRun, several: boolean): string {
   return [
     numberTable(
       `Steps${of}`,
-      ["step", "loss", "smoothed", "learning rate", "gradient norm", "tokens/s", "memory"],
+      ["step", "loss", "smoothed", "learning rate", "gradient norm", `${countedIn(run)}s/s`, "memory"],
       steps.map((row) => [
         grouped(row.step),
         row.loss.toFixed(4),
         row.smooth?.toFixed(4) ?? "–",
         unitText(row.learningRate, "small"),
         unitText(row.gradNorm, "plain"),
-        row.tokensPerSecond === null ? "–" : grouped(Math.round(row.tokensPerSecond)),
+        rateOf(row) === null ? "–" : rateText(rateOf(row)!),
         row.memoryBytes === null ? "–" : bytes(row.memoryBytes),
       ]),
       metrics.steps.length,
     ),
     numberTable(
       `Evaluations${of}`,
-      ["step", "loss", "perplexity"],
+      ["step", "loss", ...measured],
       spread(metrics.evals, MAX_NUMBER_ROWS).map((row: RunMetrics["evals"][number]) => [
         grouped(row.step),
         row.loss.toFixed(4),
-        row.perplexity?.toPrecision(5) ?? "–",
+        ...measured.map((measure) => row[measure]?.toPrecision(5) ?? "–"),
       ]),
       metrics.evals.length,
     ),

@@ -9,20 +9,36 @@ export interface Eval {
   loss: number;
 }
 
-/** Mean loss over all targets of `batches`, without dropout, in nats a token. */
+/** What an evaluation measures. */
+export interface EvalMeasures {
+  /** Mean over all targets, in nats. */
+  loss: number;
+  /** Of a language model: e to the power of the loss. */
+  perplexity?: number;
+  /** Of a classifier: the share of rows whose class has the highest logit. */
+  accuracy?: number;
+}
+
+/** Evaluates θ on `batches`, without dropout. */
 export async function evaluate(
-  objective: Pick<Objective, "loss">,
+  objective: Pick<Objective, "evaluate">,
   theta: Float32Array,
   batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>,
-): Promise<{ loss: number; perplexity: number }> {
-  let sum = 0;
-  let targets = 0;
+): Promise<EvalMeasures> {
+  let [sum, targets, right] = [0, 0, 0];
+  let isClassifier = false;
+  let isLanguage = true;
   for await (const batch of batches) {
-    if (targetsOf(batch) > 0) sum += await objective.loss(batch, theta);
+    if (targetsOf(batch) === 0) continue;
+    const { loss, correct } = await objective.evaluate(batch, theta);
+    sum += loss;
     targets += targetsOf(batch);
+    right += correct ?? 0;
+    isClassifier = correct !== undefined;
+    isLanguage = !("feeds" in batch);
   }
   const loss = sum / targets;
-  return { loss, perplexity: Math.exp(loss) };
+  return { loss, ...(isLanguage && { perplexity: Math.exp(loss) }), ...(isClassifier && { accuracy: right / targets }) };
 }
 
 /** The evaluation with the lowest loss, the first of equal ones; null if there was none. */

@@ -182,13 +182,15 @@ async function* trainingOn(
       signal,
       memoryBytes,
     });
+    const withoutNames = <R extends ExampleReport>(report: R) => ({ ...report, classes: report.classes?.length });
+    const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
     yield* logEvents(log, begun(run));
     /** The trainer has accepted the options when it says that it starts, and has saved nothing yet. */
     async function* begun(events: typeof run): typeof run {
       for await (const event of events) {
         if (event.type === "start") {
           const kept = await writeRun(files, options, data.train.report.prompts);
-          await log.add({ type: "run", lowrank: version ?? null, environment: environment?.(), options: kept, prepared });
+          await log.add({ type: "run", lowrank: version ?? null, environment: environment?.(), options: kept, prepared: logged });
         }
         // What preparing and saving leave behind is large, and would wait for thousands of steps.
         if (event.type === "start" || event.type === "checkpoint") collect?.();

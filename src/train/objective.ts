@@ -4,6 +4,7 @@ import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
+import { predictedClasses } from "../predict/measures.ts";
 import { purpose, uniform } from "../random.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
@@ -48,7 +49,7 @@ export async function loraObjective(options: LoraObjectiveOptions): Promise<Open
     });
     return { ...Object.fromEntries(numbers), dropoutRate: float32([], Float32Array.of(key ? dropout : 0)) };
   };
-  return sessionObjective(session, loraEntries(options), draw);
+  return sessionObjective(session, loraEntries(options), draw, graph);
 }
 
 /** What beside a batch's feeds a run is fed: random numbers, none at all (null) in evaluation. */
@@ -65,8 +66,9 @@ function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): Leng
 
 /** Opens the training session of all weights; θ holds them, so the checkpoint's files are read only for its first value. */
 export async function fullObjective(options: ObjectiveOptions): Promise<OpenObjective> {
-  const session = await openTraining(fullGraph(options.loss), options);
-  return sessionObjective(session, fullEntries(options.loss), () => ({}));
+  const graph = fullGraph(options.loss);
+  const session = await openTraining(graph, options);
+  return sessionObjective(session, fullEntries(options.loss), () => ({}), graph);
 }
 
 function openTraining(graph: Graph, { checkpoint, openSession, threads, profile }: ObjectiveOptions): Promise<Session> {
@@ -75,7 +77,12 @@ function openTraining(graph: Graph, { checkpoint, openSession, threads, profile 
 }
 
 /** An Objective over an open session with the inputs and outputs of `withGradient`. θ and its gradient are shared memory. */
-async function sessionObjective(session: Session, entries: readonly ThetaEntry[], draw: Draw): Promise<OpenObjective> {
+async function sessionObjective(
+  session: Session,
+  entries: readonly ThetaEntry[],
+  draw: Draw,
+  { outputs }: Graph,
+): Promise<OpenObjective> {
   const length = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   const [values, slopes] = [0, 1].map(() => new Float32Array(new SharedArrayBuffer(4 * length))) as [Float32Array, Float32Array];
   const part = (whole: Float32Array, { offset, shape }: ThetaEntry) => whole.subarray(offset, offset + sizeOf(shape));
@@ -87,15 +94,22 @@ async function sessionObjective(session: Session, entries: readonly ThetaEntry[]
     values.set(theta);
     const given = batchFeeds(batch);
     const feeds = { ...given, lossScale: float32([], Float32Array.of(scale)), ...draw(given, key) };
-    return Number((await session.run(feeds, { fetches }))["loss"]!.data[0]);
+    return session.run(feeds, { fetches });
   };
+  const lossIn = ({ loss }: Record<string, Tensor>): number => Number(loss!.data[0]);
+  const answers = ["loss", "logits"].filter((name) => outputs[name]);
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {
-      const loss = await run(batch, theta, 1 / divisor, key);
-      return { loss, gradient: slopes };
+      const results = await run(batch, theta, 1 / divisor, key);
+      return { loss: lossIn(results), gradient: slopes };
     },
-    loss: (batch, theta) => run(batch, theta, 1, null, ["loss"]),
+    evaluate: async (batch, theta) => {
+      const results = await run(batch, theta, 1, null, answers);
+      const labels = batchFeeds(batch)["labels"]?.data;
+      const predicted = labels && predictedClasses(results["logits"]!);
+      return { loss: lossIn(results), correct: predicted?.filter((label, row) => label === labels![row]).length };
+    },
     close: () => session.close(),
   };
 }

@@ -27,6 +27,9 @@ const examples = z.object({
   longest: z.number().optional(),
   truncated: z.number().optional(),
   dropped: z.number().optional(),
+  images: z.number().optional(),
+  /** How many; their names would make the line too long. */
+  classes: z.number().optional(),
 });
 
 /** One schema for each kind of line. Fields that are not named here are dropped. */
@@ -59,10 +62,19 @@ const rows = {
     gradNorm: z.number(),
     tokens: z.number(),
     tokensPerSecond: measured,
+    /** Of another task than language modelling. */
+    examples: z.number().optional(),
     seconds: z.number(),
     memoryBytes: measured,
   }),
-  eval: z.object({ type: z.literal("eval"), time, step, loss: z.number(), perplexity: measured }),
+  eval: z.object({
+    type: z.literal("eval"),
+    time,
+    step,
+    loss: z.number(),
+    perplexity: measured.optional(),
+    accuracy: z.number().optional(),
+  }),
   samples: z.object({
     type: z.literal("samples"),
     time,

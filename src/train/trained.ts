@@ -38,7 +38,7 @@ export function loraEntries({ modules, saved = [] }: Trained): ThetaEntry[] {
 }
 
 /**
- * A graph that also yields dloss/dθ: the gradient of each trained tensor under its key. It is zero for what the loss does not
+ * A loss graph that yields dloss/dθ beside the loss, and a classifier's logits: the gradient of each trained tensor under its key. It is zero for what the loss does not
  * read: the layers of a vision tower behind the features that are taken, and all of it where a run has no images.
  */
 function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
@@ -52,7 +52,8 @@ function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: reado
     gradientName(entries[i]!),
     read.has(part.node) ? found.shift()! : mul(part, scalar(0, part)),
   ]);
-  return fuseAdditions(check({ outputs: { loss, ...Object.fromEntries(named) } }));
+  const { logits } = graph.outputs;
+  return fuseAdditions(check({ outputs: { loss, ...(logits && { logits }), ...Object.fromEntries(named) } }));
 }
 
 export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;

@@ -16,7 +16,7 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import { stopwatch } from "./clock.ts";
-import { bestOf, type EarlyStop, type Eval, evaluate, hasStalled } from "./evals.ts";
+import { bestOf, type EarlyStop, type Eval, type EvalMeasures, evaluate, hasStalled } from "./evals.ts";
 import type { Feed } from "./feed.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
@@ -38,11 +38,13 @@ export type TrainEvent =
       /** Tokens of the step that are not padding. */
       tokens: number;
       tokensPerSecond: number;
+      /** Of another task than language modelling: its examples, which is what speed is counted in there. */
+      examples?: number;
       seconds: number;
       etaSeconds: number;
       memoryBytes: number | null;
     }
-  | { type: "eval"; step: number; loss: number; perplexity: number }
+  | ({ type: "eval"; step: number } & EvalMeasures)
   | { type: "samples"; step: number; samples: Sample[] }
   | { type: "checkpoint"; step: number; folder: string }
   | {
@@ -182,13 +184,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const stepTime = elapsed();
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const { loss, gradient, tokens } = await lossAndGradient(
-      objective,
-      theta,
-      await feed.microBatches(state.step),
-      seed,
-      state.step,
-    );
+    const batches = await feed.microBatches(state.step);
+    const { loss, gradient } = await lossAndGradient(objective, theta, batches, seed, state.step);
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss)) yield* fail("loss", loss, state.step + 1);
     if (!Number.isFinite(gradNorm)) yield* fail("gradient norm", gradNorm, state.step + 1);
@@ -199,8 +196,17 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const now = elapsed();
     const seconds = now - stepTime;
     const etaSeconds = ((now - startTime) / (step - startStep)) * (steps - step);
+    const tokens = total(batches, tokensOf);
     const tokensPerSecond = seconds > 0 ? tokens / seconds : 0;
-    const rates = { tokens, tokensPerSecond, seconds, etaSeconds, memoryBytes: memoryBytes?.() ?? null };
+    const examples = batches.every((batch) => "feeds" in batch) ? total(batches, targetsOf) : undefined;
+    const rates = {
+      tokens,
+      tokensPerSecond,
+      ...(examples !== undefined && { examples }),
+      seconds,
+      etaSeconds,
+      memoryBytes: memoryBytes?.() ?? null,
+    };
     yield { type: "step", step, loss, learningRate, gradNorm, ...rates };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
@@ -243,7 +249,7 @@ async function lossAndGradient(
   batches: readonly AnyBatch[],
   seed: number,
   step: number,
-): Promise<{ loss: number; gradient: Float32Array; tokens: number }> {
+): Promise<{ loss: number; gradient: Float32Array }> {
   const targets = total(batches, targetsOf);
   if (targets === 0) {
     throw new LowrankError("train/no-targets", `no token of step ${step + 1} is a target`, {
@@ -260,7 +266,7 @@ async function lossAndGradient(
     if (!gradient) gradient = batches.length > 1 ? part.gradient.slice() : part.gradient;
     else for (let i = 0; i < gradient.length; i++) gradient[i]! += part.gradient[i]!;
   }
-  return { loss, gradient: gradient!, tokens: total(batches, tokensOf) };
+  return { loss, gradient: gradient! };
 }
 
 const zeros = (like: Float32Array): Float32Array => new Float32Array(like.length);

@@ -29,6 +29,6 @@ export interface Objective {
     divisor: number,
     key: DropoutKey,
   ): Promise<{ loss: number; gradient: Float32Array }>;
-  /** The sum of the token losses of `batch`, without dropout. */
-  loss(batch: AnyBatch, theta: Float32Array): Promise<number>;
+  /** The sum of the token losses of `batch`, without dropout; of a classifier also how many rows it tells right. */
+  evaluate(batch: AnyBatch, theta: Float32Array): Promise<{ loss: number; correct?: number }>;
 }

@@ -174,7 +174,8 @@ describe("events", () => {
     const { stdout, status } = await lowrank(training("events", ...short, "--json"));
     assert.equal(status, 0);
     const types = jsonLines(stdout).map((event) => event["type"]);
-    assert.deepEqual(types, ["prepared", "start", "checkpoint", "step", "step", "checkpoint", "done"]);
+    const told = types.filter((type) => type !== "reading"); // on a slow machine
+    assert.deepEqual(told, ["prepared", "start", "checkpoint", "step", "step", "checkpoint", "done"]);
   });
 });
 

@@ -1,11 +1,12 @@
 // evaluate on other tasks than language modelling: the numbers of Transformers, PEFT and scikit-learn (scripts/reference/tasks.py).
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { describe, it, test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
 import type { ClassifierScore, EvaluateOptions, Evaluation } from "../../src/index.ts";
-import { evaluate, finetune } from "../../src/node.ts";
+import { evaluate, finetune, reportRuns } from "../../src/node.ts";
+import type { FinetuneEvent } from "../../src/train/finetune.ts";
 import { jsonl, taskBase, temporary } from "../helpers/task-bases.ts";
 
 const fixtures = "test/fixtures/tasks";
@@ -13,11 +14,10 @@ const reference = JSON.parse(readFileSync(`${fixtures}/expected.json`, "utf8"));
 const near = (found: number, expected: number, within: number, what: string) =>
   assert.ok(Math.abs(found - expected) <= within, `${what}: ${found}, expected ${expected}`);
 
-type Task = Evaluation["task"];
-async function evaluated<T extends Task>(task: T, options: EvaluateOptions): Promise<Extract<Evaluation, { task: T }>> {
-  const found = await evaluate({ threads: 1, ...options });
+async function evaluated<T extends Evaluation["task"]>(task: T, options: EvaluateOptions<T>) {
+  const found = await evaluate({ threads: 1, ...options, task });
   assert.equal(found.task, task);
-  return found as Extract<Evaluation, { task: T }>;
+  return found;
 }
 
 interface Classified {
@@ -81,6 +81,7 @@ describe("classifiers of texts and of images", () => {
       });
     const other = await jsonl(folder, "other.jsonl", [...records, { text: "a bird", label: "bird" }]);
     await refused({ base, data: other, adapter }, "data/label", /^bird$/);
+    await refused({ base, data, adapter, task: "contrastive" }, "evaluate/option", /^contrastive$/);
     // The base's own classes have no such names.
     await refused({ base, data }, "data/label", /^cat$/);
   });
@@ -124,14 +125,41 @@ test("a contrastive model: the loss, which batches change, and recall over all, 
   }
 });
 
-test("evaluation events of training have the loss that evaluate gives", async (t) => {
-  const folder = await temporary(t);
-  const base = await taskBase(folder, "clip");
-  const data = `${fixtures}/pairs.jsonl`;
-  const losses: number[] = [];
-  for await (const event of finetune({ base, data, evalData: data, output: `${folder}/out`, steps: 2, batchSize: 5 })) {
-    if (event.type === "eval") losses.push(event.loss);
-  }
-  const { adapter } = await evaluated("contrastive", { base, data, adapter: `${folder}/out`, batchSize: 5 });
-  near(adapter!.loss, losses.at(-1)!, 1e-5, "the loss after training");
+describe("a run of another task", () => {
+  it("has in its evaluations the loss and the accuracy that evaluate gives, and a report without words of language models", async (t) => {
+    const folder = await temporary(t);
+    const base = await taskBase(folder, "vit");
+    const data = `${fixtures}/images.jsonl`;
+    const output = `${folder}/out`;
+    const events: FinetuneEvent[] = [];
+    const options = { base, data, evalData: data, output, steps: 6, batchSize: 5, learningRate: 1e-2, threads: 1 };
+    for await (const event of finetune(options)) events.push(event);
+    const last = events.findLast((event) => event.type === "eval")!;
+    const { adapter } = await evaluated("image-classification", { base, data, adapter: output });
+    near(adapter!.loss, last.loss, 1e-5, "loss");
+    near(adapter!.accuracy, last.accuracy!, 1e-9, "accuracy");
+    assert.ok(last.accuracy! > 0.4 && !("perplexity" in last));
+    const examples = events.flatMap((event) => (event.type === "step" ? event.examples! : []));
+    assert.deepEqual(examples.sort(), [2, 2, 5, 5, 5, 5], "two epochs of 12");
+
+    const page = await readFile(await reportRuns({ folders: [output] }), "utf8");
+    const text = page.slice(page.indexOf("<main>"), page.indexOf("</main>"));
+    assert.match(text, /examples\/s/);
+    assert.match(text, /12 examples, 12 images, 5 classes/);
+    assert.match(text, /<th scope="col">accuracy<\/th>/);
+    assert.doesNotMatch(text, /perplexity|token/i);
+  });
+
+  it("that compares images and texts has the loss of evaluate at the same size of batches, and no accuracy", async (t) => {
+    const folder = await temporary(t);
+    const base = await taskBase(folder, "clip");
+    const data = `${fixtures}/pairs.jsonl`;
+    const events: FinetuneEvent[] = [];
+    const options = { base, data, evalData: data, output: `${folder}/out`, steps: 2, batchSize: 5, threads: 1 };
+    for await (const event of finetune(options)) events.push(event);
+    const { adapter } = await evaluated("contrastive", { base, data, adapter: `${folder}/out`, batchSize: 5 });
+    const last = events.findLast((event) => event.type === "eval")!;
+    near(adapter!.loss, last.loss, 1e-5, "loss");
+    assert.deepEqual(Object.keys(last).sort(), ["loss", "step", "type"]);
+  });
 });

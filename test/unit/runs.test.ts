@@ -109,8 +109,10 @@ test("a run is told by its log", async () => {
       steps: 4,
       loss: 4,
       bestEval: { step: 1, loss: 4 },
+      accuracy: null,
       seconds: 1,
       tokensPerSecond: 100,
+      examplesPerSecond: null,
       started: time(0),
       updated: time(59),
       trainable: 100,
@@ -152,7 +154,10 @@ async function printed(...args: string[]): Promise<string> {
 
 test("the command lists, compares and gives JSON; a stranger's texts can't steer the terminal", async () => {
   const list = await printed(root);
-  assert.match(list, /crashed +crashed +3\/4 +3\.0000 +- +lora r16, lr 0\.001 +tiny +a\.jsonl +2s +100 +2030-01-01 08:00\n/);
+  assert.match(
+    list,
+    /crashed +crashed +3\/4 +3\.0000 +- +lora r16, lr 0\.001 +tiny +a\.jsonl +2s +100 tokens\/s +2030-01-01 08:00\n/,
+  );
   assert.match(list, /finished +finished early +2\/4 +4\.0000 +4\.0000 @ 1 /);
   assert.match(list, /failed: train\/non-finite: loss is/);
   assert.ok(!list.includes("\u001b"));

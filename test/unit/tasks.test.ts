@@ -176,7 +176,8 @@ test("every weight of a tower can be trained: the graph of full fine-tuning has 
       entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
       [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
     );
-    assert.equal(Object.keys(fullGraph(loss).outputs).length, entries.length + 1);
+    const gradients = Object.keys(fullGraph(loss).outputs).filter((name) => name.startsWith("gradient "));
+    assert.equal(gradients.length, entries.length);
   }
 });
 
@@ -210,7 +211,7 @@ test("dropout reaches layers that read tokens, patches and pooled rows; in evalu
     const theta = new Float32Array(objective.entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0)).map(
       (_, i) => Math.cos(i) / 3,
     );
-    const plain = await objective.loss(batch, theta);
+    const { loss: plain } = await objective.evaluate(batch, theta);
     const { loss: step } = await objective.lossAndGradient(batch, theta, 1, { seed: 1, step: 0, micro: 0 });
     losses.set(dropout, { plain, step });
     await objective.close();

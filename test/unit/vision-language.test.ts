@@ -225,7 +225,7 @@ for (const name of cases) {
       const { loss, gradient } = await objective.lossAndGradient({ ...text, images: none }, theta, 1, KEY);
       assert.ok(Math.abs(loss - expected.loss) <= 1e-5 * expected.loss, `${loss} and ${expected.loss}`);
       assert.ok(distance(gradient, expected.gradient) <= 1e-4);
-      const seeing = await objective.loss(given.batch, theta);
+      const { loss: seeing } = await objective.evaluate(given.batch, theta);
       assert.ok(Math.abs(seeing - loss) > 1e-3, "images count");
     });
   });
@@ -250,7 +250,7 @@ for (const name of cases) {
         const at = async (change: number) => {
           const moved = theta.slice();
           moved[offset]! += change;
-          return objective.loss(given.batch, moved);
+          return (await objective.evaluate(given.batch, moved)).loss;
         };
         const slope = ((await at(step)) - (await at(-step))) / (2 * step);
         assert.ok(Math.abs(slope - gradient[offset]!) <= 3e-3 + 2e-2 * Math.abs(slope), `${key}: ${slope}, ${gradient[offset]}`);
@@ -267,11 +267,11 @@ test("dropout acts on patches and features as on tokens, the same at the same st
   const theta = thetaOf(adapter);
   let without = 0;
   await withObjective(given, adapter, true, async (objective) => {
-    without = await objective.loss(given.batch, theta);
+    without = (await objective.evaluate(given.batch, theta)).loss;
   });
   const work = async (objective: OpenObjective) => {
     const at = async (step: number) => (await objective.lossAndGradient(given.batch, theta, 1, { ...KEY, step })).loss;
-    assert.ok(Math.abs((await objective.loss(given.batch, theta)) - without) < 1e-4);
+    assert.ok(Math.abs((await objective.evaluate(given.batch, theta)).loss - without) < 1e-4);
     const first = await at(1);
     assert.notEqual(first, await at(2));
     assert.equal(first, await at(1));
