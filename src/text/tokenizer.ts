@@ -5,6 +5,7 @@ import type { Files } from "../files.ts";
 import { readJsonObject, readText } from "../formats/json.ts";
 import { type FramePart, frameOf } from "./frames.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "./limit.ts";
+import { lowercases, withSmallSigma } from "./lowercase.ts";
 import type { ChatTemplate } from "./template.ts";
 import { encodingBound, expressionsOf, MAX_INNER_CHARS } from "./tokenizer-bounds.ts";
 
@@ -107,12 +108,14 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
     const id = engine.token_to_id(names[name]!);
     if (id !== undefined) specialIds.add(id);
   }
+  const isLowercased = lowercases(json["normalizer"]);
   const cleanUp = config["clean_up_tokenization_spaces"] === true;
 
   return {
     encode(text, { addSpecialTokens = true } = {}) {
       if (longest(text.length) > MAX_INNER_CHARS) throw tooMuch(path, text.length);
-      const { ids, tokens } = limited(() => running(path, () => engine.encode(text, { add_special_tokens: addSpecialTokens })));
+      const given = isLowercased ? withSmallSigma(text) : text;
+      const { ids, tokens } = limited(() => running(path, () => engine.encode(given, { add_special_tokens: addSpecialTokens })));
       const unknown = ids.indexOf(undefined);
       if (unknown >= 0) {
         throw malformed(

@@ -175,3 +175,17 @@ test("a folder without tokenizer.json says what to do", async () => {
   });
   await assert.rejects(loadTokenizer(memoryFiles({}), "m"), { code: "tokenizer/missing", got: "no tokenizer file" });
 });
+
+test("capital sigma becomes σ wherever it stands, as in Hugging Face's tokenizers", async () => {
+  const vocab = { "[UNK]": 0, ας: 1, ασ: 2, Σ: 3 };
+  const encode = async (normalizer: unknown, text: string) => {
+    const json = tiny({ added_tokens: [], normalizer, model: { type: "WordPiece", unk_token: "[UNK]", vocab } });
+    const tokenizer = await loadTokenizer(memoryFiles({ "base/tokenizer.json": json }), "base");
+    return [...tokenizer.encode(text)];
+  };
+  assert.deepEqual(await encode({ type: "Lowercase" }, "ΑΣ ας"), [2, 1]);
+  assert.deepEqual(await encode({ type: "Sequence", normalizers: [{ type: "NFC" }, { type: "Lowercase" }] }, "ΑΣ"), [2]);
+  assert.deepEqual(await encode({ type: "BertNormalizer", lowercase: true }, "ΑΣ"), [2]);
+  assert.deepEqual(await encode({ type: "BertNormalizer", lowercase: false }, "Σ"), [3]);
+  assert.deepEqual(await encode(null, "Σ"), [3]);
+});
