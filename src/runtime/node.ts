@@ -21,11 +21,23 @@ type Unnumbered = Request extends infer R ? (R extends Request ? Omit<R, "id"> :
  */
 const YOUNG_MB = 4;
 
+/**
+ * Stack of a worker: Node's own size, and what ONNX Runtime takes for each byte of the command line, which it looks through by a
+ * recursive regular expression when a session opens (some 350 bytes each; a few hundred file names would overflow 4 MB).
+ */
+const STACK_MB = 4;
+const STACK_BYTES_PER_ARGUMENT_BYTE = 512;
+
+function stackMb(): number {
+  const bytes = [...process.execArgv, ...process.argv].reduce((sum, argument) => sum + Buffer.byteLength(argument) + 1, 0);
+  return STACK_MB + Math.ceil((bytes * STACK_BYTES_PER_ARGUMENT_BYTE) / 2 ** 20);
+}
+
 /** Opens a session in a worker thread. */
 export const openNodeSession: OpenSession = async (model, options = {}) => {
   const worker = new Worker(new URL("./worker.mjs", import.meta.url), {
     workerData: { model, options },
-    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
+    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB, stackSizeMb: stackMb() },
   });
   const waiting = new Map<number, { resolve: (reply: Reply) => void; reject: (error: Error) => void }>();
   let next = 0;

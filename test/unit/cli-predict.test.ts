@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { main } from "../../src/cli/program.ts";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import { openClassifier, openEmbedder } from "../../src/node.ts";
+import type { Classification } from "../../src/predict/types.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { imageFile, tinyTask } from "../helpers/tiny-tasks.ts";
 
@@ -79,6 +80,23 @@ test("classify --json gives what the API gives, for pairs and for texts that are
   );
   const told = await lowrank([...command, "--text", long]);
   assert.match(told.stderr, /One text was longer than the model reads/);
+});
+
+test("hundreds of files on the command line are classified in blocks, in their order", async (t) => {
+  const { base, classifier } = await classifierOf(t, "vit");
+  await classifier.useAdapter(null);
+  const [small] = await classifier.classify([imageFile("small.png")]);
+  const files = Array.from({ length: 700 }, (_, i) => (i === 300 ? wide : imageFile("small.png")));
+  const found = await lowrank(["classify", "--base", base, "--json", ...files]);
+  assert.equal(found.status, 0, found.stderr);
+  const lines = jsonLines(found.stdout);
+  assert.deepEqual(
+    lines.map(({ input }) => input),
+    files,
+  );
+  const rounded = ({ scores }: Classification) => scores.map(({ label, probability }) => `${label} ${probability.toFixed(4)}`);
+  assert.deepEqual(rounded(lines[699]), rounded(small!));
+  assert.notDeepEqual(rounded(lines[300]), rounded(small!));
 });
 
 test("classify by labels, from the command line and from a config file", async (t) => {
