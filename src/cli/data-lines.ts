@@ -25,7 +25,8 @@ export function dataLines(what: string, report: ExampleReport): string[] {
   const { count, tokens, targets, longest, classes, images } = report;
   const odd: [number, string][] = [
     [report.truncated, "cut to the maximum length"],
-    [report.droppedCut, "left out: cut before any target"],
+    [report.droppedCut - (report.droppedImages ?? 0), "left out: cut before any target"],
+    [report.droppedImages ?? 0, "left out: their images do not fit into the maximum length"],
     [report.droppedEmpty, "left out: nothing in them to learn"],
     [report.emptyCompletions, "with an empty completion, of which only the end is learnt"],
     [report.duplicates, "there more than once"],

@@ -1,7 +1,7 @@
 // lowrank demo: fine-tunes the embedded base on a task that comes with the package and shows what that changed. Every number is measured here.
+import { askedText } from "../jobs/answers.ts";
 import type { DemoEvent, DemoResult } from "../jobs/demo.ts";
 import { demo } from "../node.ts";
-import { textOf } from "../text/parts.ts";
 import { bytes, duration, grouped } from "../units.ts";
 import { cells, wrap } from "./columns.ts";
 import { freeName } from "./free-name.ts";
@@ -86,7 +86,7 @@ const columns = (): number => Math.min(MAX_COLUMNS, process.stdout.columns || DE
 function beside({ prompt, expected, base, adapter }: Answer): string {
   const width = columns();
   const half = Math.floor((width - 7) / 2);
-  const text = typeof prompt === "string" ? prompt : textOf(prompt.at(-1)!.content);
+  const text = askedText(prompt);
   const left = ["before", ...wrap(shown(base.trim()), half)];
   const right = [
     `after ${adapter === expected ? "✓" : "✗"}`,

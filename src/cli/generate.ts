@@ -4,10 +4,12 @@ import { text as readAll } from "node:stream/consumers";
 import { LowrankError } from "../errors.ts";
 import { readText } from "../formats/json.ts";
 import type { Prompt } from "../generate/prompts.ts";
-import { from, type ImageReference } from "../multimodal/images.ts";
+import { imagePath } from "../images/paths.ts";
+import { locatedIn } from "../multimodal/conversation.ts";
+import type { ImageReference } from "../multimodal/images.ts";
 import { loadBase, openGenerator } from "../node.ts";
 import { nodeFiles } from "../runtime/node-files.ts";
-import { type ContentPart, contentIn } from "../text/parts.ts";
+import { contentIn } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";
 import { print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
@@ -78,18 +80,12 @@ function parseMessages(source: string, subject: string): Read {
   const isMessage = (each: unknown) => typeof (each as ChatMessage | null)?.role === "string";
   if (!Array.isArray(list) || list.length === 0 || !list.every(isMessage)) throw malformed(subject, "something else");
   if (!Array.isArray(images) || !images.every((image) => typeof image === "string")) throw malformed(subject, "other images");
+  const messages = list.map((message: ChatMessage, i) => ({
+    ...message,
+    content: contentIn(message.content, `message ${i}: content`, subject),
+  }));
   const folder = path.dirname(subject);
-  const messages = list.map((message: ChatMessage, i) => {
-    const content = contentIn(message.content, `message ${i}: content`, subject);
-    return { ...message, content: typeof content === "string" ? content : content.map((part) => relativeTo(folder, part)) };
-  });
-  return { messages, images: images.map((image: string) => from(folder, image)) };
-}
-
-function relativeTo(folder: string, part: ContentPart): ContentPart {
-  if (part.type === "text") return part;
-  const given = part.image ?? part.path ?? part.url;
-  return typeof given === "string" ? { type: "image", image: from(folder, given) } : part;
+  return { messages: locatedIn(folder, messages), images: images.map((image: string) => imagePath(image, folder)) };
 }
 
 const malformed = (subject: string, got: string): LowrankError =>

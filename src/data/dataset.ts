@@ -22,6 +22,8 @@ export interface ExampleReport {
   dropped: number;
   droppedEmpty: number;
   droppedCut: number;
+  /** Those of them whose images do not fit into maxLength. */
+  droppedImages?: number;
   /** Examples with an empty completion: only that the text ends is learnt from them. */
   emptyCompletions: number;
   /** Examples whose record is that of one before. */
@@ -54,6 +56,8 @@ const CUT = 1;
 const NO_TARGET = 2;
 const NO_TARGET_LEFT = 4;
 const EMPTY_COMPLETION = 8;
+/** Of those cut to no target: an image would have been cut. */
+const CUT_IMAGE = 16;
 const nothing: Example = { ids: new Int32Array(), labels: new Int32Array() };
 
 /** Collects the examples of one source, cut to the maximum length. */
@@ -81,14 +85,20 @@ export function collector(
   const hashes = growing(Float64Array);
   const prompts = promptFormatOf();
 
-  async function add({ record, whole, isCut = whole.ids.length > maxLength }: MadeExample<AnyRecord>): Promise<void> {
+  async function add({
+    record,
+    whole,
+    imagesEnd = 0,
+    isCut = whole.ids.length > maxLength,
+  }: MadeExample<AnyRecord>): Promise<void> {
     if (isLanguage(record)) prompts.add(record);
     const isLonger = whole.ids.length > maxLength;
     const example = isLonger ? { ...whole, ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) } : whole;
-    const isKept = targetsIn(example) > 0;
+    const cutsImage = imagesEnd > maxLength;
+    const isKept = targetsIn(example) > 0 && !cutsImage;
     const fate = isKept ? 0 : targetsIn(whole) > 0 ? NO_TARGET_LEFT : NO_TARGET;
     const isEmpty = "completion" in record && record.completion.trim() === "";
-    fates.push(fate | (isCut ? CUT : 0) | (isEmpty ? EMPTY_COMPLETION : 0));
+    fates.push(fate | (isCut ? CUT : 0) | (isEmpty ? EMPTY_COMPLETION : 0) | (cutsImage && targetsIn(whole) > 0 ? CUT_IMAGE : 0));
     hashes.push(isKept ? recordKey(record).record : 0);
     await store.add(isKept ? example : nothing);
   }
@@ -103,7 +113,7 @@ export function collector(
       }
       return count;
     };
-    const [droppedEmpty, droppedCut] = [of(NO_TARGET), of(NO_TARGET_LEFT)];
+    const [droppedEmpty, droppedCut, droppedImages] = [of(NO_TARGET), of(NO_TARGET_LEFT), of(CUT_IMAGE)];
     const kept = new Int32Array(wanted.length - droppedEmpty - droppedCut);
     let [count, tokens, targets, longest] = [0, 0, 0, 0];
     for (let i = 0; i < wanted.length; i++) {
@@ -122,6 +132,7 @@ export function collector(
       dropped: droppedEmpty + droppedCut,
       droppedEmpty,
       droppedCut,
+      ...(droppedImages > 0 && { droppedImages }),
       emptyCompletions: of(EMPTY_COMPLETION, true),
       duplicates: repeated(sorted),
       tokens,

@@ -12,15 +12,16 @@ export function recordKey(record: AnyRecord): RecordKey {
     const asked = "label" in record ? { ...record, label: undefined } : null;
     return { record: hash(JSON.stringify(record)), question: asked && hash(JSON.stringify(asked)) };
   }
-  if ("text" in record) return { record: hash(record.text), question: null };
-  if ("prompt" in record)
-    return { record: hash(JSON.stringify([record.prompt, record.completion])), question: hash(record.prompt) };
+  const images = record.images ?? [];
+  if ("text" in record) return { record: hash([record.text, ...images].join("\n")), question: null };
+  if ("prompt" in record) {
+    const { prompt, completion } = record;
+    return { record: hash(JSON.stringify([prompt, completion, ...images])), question: hash([prompt, ...images].join("\n")) };
+  }
   const { messages } = record;
   const last = messages.findLastIndex(({ role }) => role === "assistant");
-  return {
-    record: hash(JSON.stringify(messages)),
-    question: last < 1 ? null : hash(JSON.stringify(messages.slice(0, last))),
-  };
+  const named = (turns: typeof messages): number => hash(JSON.stringify(images.length > 0 ? [turns, images] : turns));
+  return { record: named(messages), question: last < 1 ? null : named(messages.slice(0, last)) };
 }
 
 /** Records that were seen. */

@@ -1,12 +1,14 @@
 // Records to tokens and targets: prompt/completion, conversations, plain text. Appending EOS follows TRL's SFTTrainer.
 import { LowrankError } from "../errors.ts";
+import { encodeWithImages } from "../multimodal/expand.ts";
 import { MAX_TEXT_MS } from "../text/limit.ts";
 import { encodeSpans, renderWithMask } from "../text/mask.ts";
 import { textOf } from "../text/parts.ts";
 import { type ChatMessage, type ChatTemplate, renderChat } from "../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
-import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord } from "./records.ts";
+import type { RecordImages } from "./record-images.ts";
+import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord, TextRecord } from "./records.ts";
 import { type Example, IGNORE } from "./types.ts";
 
 /**
@@ -27,6 +29,8 @@ export interface ExampleOptions {
   now?: Date;
   /** What the records come from, for messages: a path. */
   source?: string;
+  /** How the images of records stand in their texts, where the base reads any. */
+  images?: RecordImages;
 }
 
 /** A record, and the example it becomes. */
@@ -35,6 +39,8 @@ export interface MadeExample<R = DataRecord> extends NumberedRecord<R> {
   whole: Example;
   /** Whether it was cut already. */
   isCut?: boolean;
+  /** Tokens up to the last one of an image: an example that is cut before is left out. */
+  imagesEnd?: number;
 }
 
 /**
@@ -43,6 +49,7 @@ export interface MadeExample<R = DataRecord> extends NumberedRecord<R> {
  *   the completion ends with a token that stops generation. The prompt's ids are those that generation starts from.
  * - {messages}: the chat template's rendering; the targets are the assistant's turns with their end-of-turn tokens.
  * - {text}: the text with special tokens in front and EOS at the end, all of it targets.
+ * Tokens of images are no targets.
  * @throws LowrankError `data/no-template`, or what a record's template throws, with its place.
  */
 export async function* eachExample(
@@ -58,9 +65,9 @@ export async function* eachExample(
     let tooSlow: LowrankError | undefined;
     try {
       tokenizer.limited(() => {
-        for (const { record } of group) {
+        for (const one of group) {
           begun = performance.now();
-          made.push(makeExample(record, tokenizer, options));
+          made.push(makeExample(one, tokenizer, options));
         }
       });
     } catch (error) {
@@ -69,12 +76,14 @@ export async function* eachExample(
       const [all, own] = [performance.now() - start, performance.now() - begun];
       if (error.code.endsWith("/slow") && own > MOST_OF_THE_TIME * all) tooSlow = error;
     }
-    for (const [i, { record, place }] of group.entries()) {
+    for (const [i, one] of group.entries()) {
       const alone = () => {
         if (tooSlow && i === made.length) throw tooSlow;
-        return tokenizer.limited(() => makeExample(record, tokenizer, options));
+        return tokenizer.limited(() => makeExample(one, tokenizer, options));
       };
-      yield { record, place, whole: made[i] ?? atPlace(source, place, alone) };
+      const whole = made[i] ?? atPlace(source, one.place, alone);
+      const imagesEnd = whole.images && whole.ids.lastIndexOf(options.images!.text.id) + 1;
+      yield { record: one.record, place: one.place, whole, ...(imagesEnd !== undefined && { imagesEnd }) };
     }
   }
 }
@@ -113,15 +122,50 @@ function charsOf(record: DataRecord): number {
 }
 
 function makeExample(
-  record: DataRecord,
+  { record, images: numbers = [] }: NumberedRecord,
   tokenizer: Tokenizer,
-  { trainOn = "completion", template, now }: Omit<ExampleOptions, "maxLength">,
+  { trainOn = "completion", template = tokenizer.template, now, images }: Omit<ExampleOptions, "maxLength">,
 ): Example {
+  if ("messages" in record) {
+    const { text, spans } = rendered(record, tokenizer, template, now, trainOn);
+    return images ? illustratedExample(tokenizer, images, text, spans, numbers) : encodedExample(tokenizer, text, spans);
+  }
+  if (numbers.length > 0 || (images?.text.token && textsOf(record).includes(images.text.token))) {
+    const { text, spans } = spansOf(record, trainOn);
+    return illustratedExample(tokenizer, images!, text, spans, numbers, true);
+  }
   if ("text" in record)
     return withLabels(withEos([...specialPrefix(tokenizer), ...encode(tokenizer, record.text)], tokenizer), 0);
-  if ("messages" in record) return fromMessages(record, tokenizer, template ?? tokenizer.template, now, trainOn);
   const { prompt, ids } = fromPrompt(record, tokenizer);
   return withLabels(ids, trainOn === "all" ? 0 : prompt);
+}
+
+const textsOf = (record: PromptRecord | TextRecord): string =>
+  "text" in record ? record.text : record.prompt + record.completion;
+
+/** A record's text, and what of it is learnt. */
+function spansOf(record: PromptRecord | TextRecord, trainOn: TrainOn): { text: string; spans: Span[] } {
+  const text = textsOf(record);
+  return { text, spans: [["text" in record || trainOn === "all" ? 0 : record.prompt.length, text.length]] };
+}
+
+/** A text with images; what ends a text is learnt behind it with `ends`. */
+function illustratedExample(
+  tokenizer: Tokenizer,
+  { text: images, store }: RecordImages,
+  text: string,
+  spans: readonly Span[],
+  numbers: readonly number[],
+  ends = false,
+): Example {
+  const { ids, inside } = encodeWithImages(tokenizer, images, text, spans, numbers.map(store.gridOf));
+  const whole = ends ? withEos([...ids], tokenizer) : ids;
+  const isTarget = (i: number) => i > 0 && (inside[i] === 1 || i >= ids.length);
+  return {
+    ids: Int32Array.from(whole),
+    labels: Int32Array.from(whole, (id, i) => (isTarget(i) ? id : IGNORE)),
+    ...(numbers.length > 0 && { images: numbers }),
+  };
 }
 
 /**
@@ -136,13 +180,14 @@ function fromPrompt(record: PromptRecord, tokenizer: Tokenizer): { prompt: numbe
   return { prompt: prefix.length + prompt.length, ids: withEos([...prefix, ...joined], tokenizer) };
 }
 
-function fromMessages(
+/** The text of a conversation, and where its targets are. */
+function rendered(
   { messages }: MessagesRecord,
   tokenizer: Tokenizer,
   template: ChatTemplate | undefined,
   now: Date | undefined,
   trainOn: TrainOn,
-): Example {
+): { text: string; spans: Span[] } {
   if (template === undefined) {
     throw new LowrankError("data/no-template", "there is no chat template for {messages}", {
       expected: "chat_template.jinja, or chat_template in tokenizer_config.json",
@@ -150,11 +195,14 @@ function fromMessages(
       next: "take the instruction-tuned model's template, or write the records as {prompt, completion}",
     });
   }
-  const { text, spans } = tokenizer.limited(
+  return tokenizer.limited(
     () => maskedText(template, messages, trainOn, now),
     () => slowTemplate(template, messages.length),
   );
-  // Templates write their special tokens themselves.
+}
+
+/** A text whose template wrote its special tokens itself. */
+function encodedExample(tokenizer: Tokenizer, text: string, spans: readonly Span[]): Example {
   const { ids, inside } = encodeSpans(tokenizer, text, spans);
   return { ids, labels: ids.map((id, i) => (i > 0 && inside[i] ? id : IGNORE)) };
 }

@@ -4,6 +4,7 @@ import type { Files } from "../files.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import { type DecodeImage, readImage } from "../images/image.ts";
 import type { ImageBatch, ImageProcessor, ProcessedImage } from "../images/processor.ts";
+import type { ImageGrid } from "../models/images.ts";
 
 /** Prepared images of so many bytes stay in memory; others are read again whenever a batch has them. */
 const CACHE_BYTES = 256 << 20;
@@ -16,6 +17,8 @@ export interface ImageStore {
   /** The number of a file. It is read and prepared if it is new; fails with `file/*` and `image/*`. */
   add(path: string): Promise<number>;
   pathOf(number: number): string;
+  /** How the image of a number is split, and how many tiles it has; 1 if it is whole. */
+  gridOf(number: number): ImageGrid & { tiles: number };
   /** A name for the numbers that its image was when it was added. */
   fingerprintOf(number: number): string;
   /** The prepared image of a number. */
@@ -24,30 +27,41 @@ export interface ImageStore {
   stack(examples: readonly (readonly ProcessedImage[])[]): ImageBatch;
 }
 
-/** Files prepared by `processor`; fails with `image/decoder` where the host has no decoder. */
-export function imageStore(files: Files, decode: DecodeImage | undefined, processor: ImageProcessor): ImageStore {
-  if (!decode) {
-    throw new LowrankError("image/decoder", "images cannot be decoded here", {
-      subject: "decodeImage",
-      expected: "a host that decodes images",
-      next: "Run it in Node.",
-    });
-  }
+/**
+ * Files prepared by what `load` gives, which is called with the first image; `add` fails with what it does, and with
+ * `image/decoder` where the host has no decoder.
+ */
+export function imageStore(files: Files, decode: DecodeImage | undefined, load: () => Promise<ImageProcessor>): ImageStore {
+  let processor: ImageProcessor | undefined;
+  const prepared = async (path: string): Promise<ProcessedImage> => {
+    if (!decode) {
+      throw new LowrankError("image/decoder", "images cannot be decoded here", {
+        subject: path,
+        expected: "a host that decodes images",
+        next: "Run it in Node.",
+      });
+    }
+    processor ??= await load();
+    return processor.process(await readImage(files, decode, path));
+  };
   const numbers = new Map<string, number | Promise<number>>();
   const paths: string[] = [];
   const fingerprints: string[] = [];
+  const grids: (ImageGrid & { tiles: number })[] = [];
   const cache = new Map<number, ProcessedImage>();
   let cached = 0;
   const inTurn = atOnce(IMAGES_AT_ONCE);
-  const prepare = (path: string) => inTurn(async () => processor.process(await readImage(files, decode, path)));
+  const prepare = (path: string) => inTurn(() => prepared(path));
 
   async function addNew(path: string, number: number): Promise<number> {
-    const prepared = await prepare(path);
-    const { data } = prepared.pixelValues as { data: Float32Array };
+    const image = await prepare(path);
+    const { rows, columns, pixelValues } = image;
+    grids[number] = { rows, columns, tiles: pixelValues.shape[0]! };
+    const data = pixelValues.data as Float32Array;
     fingerprints[number] = fingerprint([new Uint32Array(data.buffer, data.byteOffset, data.length)]);
     const size = data.byteLength;
     if (cached + size <= CACHE_BYTES) {
-      cache.set(number, prepared);
+      cache.set(number, image);
       cached += size;
     }
     numbers.set(path, number);
@@ -66,10 +80,23 @@ export function imageStore(files: Files, decode: DecodeImage | undefined, proces
       return adding;
     },
     pathOf: (number) => paths[number]!,
+    gridOf: (number) => grids[number]!,
     fingerprintOf: (number) => fingerprints[number]!,
     read: async (number) => cache.get(number) ?? prepare(paths[number]!),
-    stack: (examples) => processor.stack(examples),
+    stack: (examples) => processor!.stack(examples),
   };
+}
+
+/** The number of a file that a record names. */
+export async function addImage(store: ImageStore, path: string): Promise<number> {
+  try {
+    return await store.add(path);
+  } catch (error) {
+    if (!(error instanceof LowrankError && error.code === "file/missing")) throw error;
+    const { code, message, subject } = error;
+    const next = "Correct the path, which is relative to the folder of the data file, or leave the record out.";
+    throw new LowrankError(code, message, { subject, next, cause: error });
+  }
 }
 
 /** Runs work as it is given, at most so many at a time; the rest waits for its turn. */

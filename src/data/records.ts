@@ -1,16 +1,23 @@
 // The kinds of records that are trained on, and the spellings that data sets write them in: one table.
 import { LowrankError, nearest } from "../errors.ts";
+import { imagePath } from "../images/paths.ts";
+import { locatedIn } from "../multimodal/conversation.ts";
+import { contentIn } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";
 import { type Row, typeName } from "./readers/blocks.ts";
 
-export interface PromptRecord {
+/** Paths of files, in the order of the places that a record has for images. */
+interface Images {
+  images?: string[];
+}
+export interface PromptRecord extends Images {
   prompt: string;
   completion: string;
 }
-export interface MessagesRecord {
+export interface MessagesRecord extends Images {
   messages: ChatMessage[];
 }
-export interface TextRecord {
+export interface TextRecord extends Images {
   text: string;
 }
 /** What a language model learns from. */
@@ -20,6 +27,8 @@ export type DataRecord = PromptRecord | MessagesRecord | TextRecord;
 export interface NumberedRecord<R = DataRecord> {
   record: R;
   place: string;
+  /** The numbers of its images (images.ts), when they are read. */
+  images?: readonly number[];
 }
 
 /** The keys (JSON) or columns (CSV, Parquet) that hold a record's texts, where no spelling of the table is meant. */
@@ -44,6 +53,8 @@ export interface Texts {
   turns(key: string): ChatMessage[];
   /** The path of a file; one that is relative is so to the folder that the data are in. */
   path(key: string): string;
+  /** The images of the row, under `images` or `image`; nothing if there are none. */
+  images(): Images;
   /** The name of a class: a text, a whole number or a truth value. */
   label(key: string): string;
 }
@@ -80,26 +91,44 @@ const question = (answer: string): Spelling["make"] => {
 
 /** A prompt that the completion follows at once. */
 const prompt = (key: string, completion: string): Spelling["make"] => {
-  return ({ text, optional }) => ({ prompt: preamble(optional("system")) + text(key), completion: text(completion) });
+  return ({ text, optional, images }) => ({
+    prompt: preamble(optional("system")) + text(key),
+    completion: text(completion),
+    ...images(),
+  });
 };
 
 const turns = (key: string): Spelling["make"] => {
-  return ({ turns, optional }) => {
+  return ({ turns, optional, images }) => {
     const messages = turns(key);
     const system = optional("system");
     return {
       messages: system === "" || messages[0]!.role === "system" ? messages : [{ role: "system", content: system }, ...messages],
+      ...images(),
     };
   };
 };
 
+/** The keys of images, where a row has any. */
+const imageKeys = ["images", "image"];
+
 export const spellings: readonly Spelling[] = [
-  { name: "OpenAI messages", keys: ["messages"], optional: ["system"], make: turns("messages") },
-  { name: "ShareGPT", keys: ["conversations"], optional: ["system"], make: turns("conversations") },
+  { name: "OpenAI messages", keys: ["messages"], optional: ["system", ...imageKeys], make: turns("messages") },
+  { name: "ShareGPT", keys: ["conversations"], optional: ["system", ...imageKeys], make: turns("conversations") },
   { name: "Alpaca", keys: ["instruction", "output"], optional: ["input", "system"], make: instruction("input", "output") },
   { name: "Dolly", keys: ["instruction", "response"], optional: ["context", "system"], make: instruction("context", "response") },
-  { name: "prompt and completion", keys: ["prompt", "completion"], optional: ["system"], make: prompt("prompt", "completion") },
-  { name: "prompt and response", keys: ["prompt", "response"], optional: ["system"], make: prompt("prompt", "response") },
+  {
+    name: "prompt and completion",
+    keys: ["prompt", "completion"],
+    optional: ["system", ...imageKeys],
+    make: prompt("prompt", "completion"),
+  },
+  {
+    name: "prompt and response",
+    keys: ["prompt", "response"],
+    optional: ["system", ...imageKeys],
+    make: prompt("prompt", "response"),
+  },
   { name: "question and answer", keys: ["question", "answer"], optional: ["system", "system_prompt"], make: question("answer") },
   {
     name: "question and response",
@@ -113,7 +142,7 @@ export const spellings: readonly Spelling[] = [
     optional: ["system"],
     make: ({ text, optional }) => ({ prompt: `${preamble(optional("system"))}${text("input")}\n`, completion: text("output") }),
   },
-  { name: "text", keys: ["text"], optional: [], make: ({ text }) => ({ text: text("text") }) },
+  { name: "text", keys: ["text"], optional: imageKeys, make: ({ text, images }) => ({ text: text("text"), ...images() }) },
 ];
 
 /** The spellings to look for in a file. */
@@ -132,10 +161,15 @@ export function spellingsFor({ promptColumn, completionColumn, textColumn }: Col
   const named: Spelling[] = [];
   if (promptColumn !== undefined || completionColumn !== undefined) {
     const keys = [promptColumn ?? "prompt", completionColumn ?? "completion"] as const;
-    named.push({ name: "named columns", keys, optional: [], make: prompt(...keys) });
+    named.push({ name: "named columns", keys, optional: imageKeys, make: prompt(...keys) });
   }
   if (textColumn !== undefined) {
-    named.push({ name: "named column", keys: [textColumn], optional: [], make: ({ text }) => ({ text: text(textColumn) }) });
+    named.push({
+      name: "named column",
+      keys: [textColumn],
+      optional: imageKeys,
+      make: ({ text, images }) => ({ text: text(textColumn), ...images() }),
+    });
   }
   return {
     candidates: named.length > 0 ? named : spellings,
@@ -202,9 +236,29 @@ export function makeRecord<R>({ fields }: Row, spelling: Spelling<R>, subject: s
   return spelling.make({
     text,
     optional: (key) => ((fields.get(key) ?? null) === null ? "" : text(key)),
-    turns: (key) => messagesIn(fields.get(key), key, subject),
-    path: (key) => pathIn(text(key), folder, subject),
+    turns: (key) => locatedIn(folder, messagesIn(fields.get(key), key, subject), subject),
+    path: (key) => imagePath(text(key), folder, subject),
+    images: () => {
+      const key = imageKeys.find((name) => (fields.get(name) ?? null) !== null);
+      const paths =
+        key === undefined ? [] : pathsIn(fields.get(key), key, subject).map((path) => imagePath(path, folder, subject));
+      return paths.length === 0 ? {} : { images: paths };
+    },
     label: (key) => labelIn(fields.get(key), key, subject),
+  });
+}
+
+/** The path of an image, or a list of them; as data sets on the hub write it, {path}. */
+function pathsIn(value: unknown, key: string, subject: string): string[] {
+  return [value].flat().map((one: unknown) => {
+    const { path, bytes } = (typeof one === "object" ? (one ?? {}) : { path: one }) as { path?: unknown; bytes?: unknown };
+    if (typeof path === "string" && (bytes ?? null) === null) return path;
+    throw wrongValue(
+      key,
+      "paths of files beside the data file",
+      (bytes ?? null) === null ? one : "an image inside the data file",
+      subject,
+    );
   });
 }
 
@@ -235,8 +289,11 @@ function messagesIn(list: unknown, key: string, subject: string): ChatMessage[] 
     if (!("from" in message) || "role" in message) {
       const { role, content } = message as { role?: unknown; content?: unknown };
       requireText(role, `${key}[${i}].role`, subject);
-      requireText(content, `${key}[${i}].content`, subject);
-      return message as ChatMessage;
+      if (!Array.isArray(content)) {
+        requireText(content, `${key}[${i}].content`, subject);
+        return message as ChatMessage;
+      }
+      return { ...(message as ChatMessage), content: contentIn(content, `${key}[${i}].content`, subject) };
     }
     const { from, value } = message as { from: unknown; value?: unknown };
     const speaker = requireText(from, `${key}[${i}].from`, subject);
@@ -257,19 +314,6 @@ function labelIn(value: unknown, key: string, subject: string): string {
   const isName = typeof value === "string" && value.trim() !== "";
   if (isName || Number.isSafeInteger(value) || typeof value === "boolean") return String(value).trim();
   throw wrongValue(key, "the name or the number of a class", value, subject);
-}
-
-/** A path that a record names: as it is if it is absolute. Addresses are not fetched. */
-function pathIn(path: string, folder: string | null, subject: string): string {
-  if (/^(?:[a-z][a-z0-9+.-]+:\/\/|data:)/i.test(path)) {
-    throw new LowrankError("data/images", "the record names its image by an address, and nothing is downloaded", {
-      subject,
-      expected: "the path of a file",
-      got: path.slice(0, 200),
-      next: "Download the images, and write their paths, relative to the data file.",
-    });
-  }
-  return folder === null || /^([\\/]|[a-z]:[\\/])/i.test(path) ? path : `${folder.replace(/[\\/]$/, "")}/${path}`;
 }
 
 function requireText(value: unknown, key: string, subject: string): string {

@@ -14,6 +14,8 @@ export interface Examples {
   /** How many tokens an example has, and how many of them behind the first are targets. */
   tokensOf(index: number): number;
   targetsOf(index: number): number;
+  /** How many images it has, each tile of split ones counted. */
+  imagesOf(index: number): number;
   /** The examples of these numbers, in their order. */
   read(indices: readonly number[]): Promise<Example[]>;
 }
@@ -23,6 +25,7 @@ export const inMemory = (examples: readonly Example[]): Examples => ({
   length: examples.length,
   tokensOf: (index) => examples[index]!.ids.length,
   targetsOf: (index) => targetsIn(examples[index]!),
+  imagesOf: (index) => examples[index]!.images?.length ?? 0,
   read: async (indices) => indices.map((index) => examples[index]!),
 });
 
@@ -31,6 +34,7 @@ export const subset = (examples: Examples, indices: ArrayLike<number>): Examples
   length: indices.length,
   tokensOf: (index) => examples.tokensOf(indices[index]!),
   targetsOf: (index) => examples.targetsOf(indices[index]!),
+  imagesOf: (index) => examples.imagesOf(indices[index]!),
   read: (wanted) => examples.read(wanted.map((index) => indices[index]!)),
 });
 
@@ -53,6 +57,8 @@ export function targetsIn({ labels, answer }: Example): number {
 export interface StoreOptions {
   /** Ids, positions, and numbers of classes and images are below this. */
   limit: number;
+  /** How many tiles the image of a number has; 1 if absent. */
+  tilesOf?: (image: number) => number;
   /** Where tokens beyond `memoryBytes` go; they stay in memory if absent. The file is removed by `close`. */
   spill?: { files: Files; path: string; memoryBytes?: number };
 }
@@ -72,7 +78,7 @@ type Words = Uint16Array | Int32Array;
  * An entry is: how many words stand beside the text, and these (`besideText`); the number of runs of targets, where each begins
  * and ends; the ids.
  */
-export function exampleStore({ limit, spill }: StoreOptions): ExampleStore {
+export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions): ExampleStore {
   const makeWords = (size: number): Words => (limit <= 1 << 16 ? new Uint16Array(size) : new Int32Array(size));
   const wordBytes = makeWords(0).BYTES_PER_ELEMENT;
   const chunkWords = CHUNK_BYTES / wordBytes;
@@ -84,6 +90,7 @@ export function exampleStore({ limit, spill }: StoreOptions): ExampleStore {
   const starts = growing(Float64Array);
   const tokens = growing(Int32Array);
   const targets = growing(Int32Array);
+  const images = growing(Int32Array);
 
   async function append(words: Words): Promise<void> {
     for (let done = 0; done < words.length; ) {
@@ -133,6 +140,7 @@ export function exampleStore({ limit, spill }: StoreOptions): ExampleStore {
     },
     tokensOf: tokens.at,
     targetsOf: targets.at,
+    imagesOf: images.at,
     async add(example) {
       const beside = besideText(example);
       const runs = runsOf(example);
@@ -143,6 +151,7 @@ export function exampleStore({ limit, spill }: StoreOptions): ExampleStore {
       starts.push(end);
       tokens.push(example.ids.length);
       targets.push(targetsIn(example));
+      images.push((example.images ?? []).reduce((sum, image) => sum + tilesOf(image), 0));
       await append(words);
     },
     async read(indices) {

@@ -4,7 +4,7 @@ import { encodePair } from "../text/pairs.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Classes } from "./classes.ts";
 import { type MadeExample, withPlace } from "./examples.ts";
-import type { ImageStore } from "./images.ts";
+import { addImage, type ImageStore } from "./images.ts";
 import type { RecordFile } from "./readers.ts";
 import type { NumberedRecord } from "./records.ts";
 import type { TaskRecords } from "./task-records.ts";
@@ -30,11 +30,11 @@ const makers: { [T in keyof TaskRecords]: (record: TaskRecords[T], where: string
     return { whole: { ...whole, answer: parts.classes!.numberOf(label, where) }, isCut };
   },
   "image-classification": async ({ image, label }, where, parts) => ({
-    whole: { ...noTokens, answer: parts.classes!.numberOf(label, where), images: [await added(image, parts)] },
+    whole: { ...noTokens, answer: parts.classes!.numberOf(label, where), images: [await addImage(parts.images!, image)] },
   }),
   contrastive: async ({ image, text }, _, parts) => {
     const { whole, isCut } = encoded(text, null, parts);
-    return { whole: { ...whole, images: [await added(image, parts)], answer: 0 }, isCut };
+    return { whole: { ...whole, images: [await addImage(parts.images!, image)], answer: 0 }, isCut };
   },
 };
 
@@ -42,18 +42,6 @@ function encoded(text: string, second: string | null, { tokenizer, maxLength }: 
   const pair = encodePair(tokenizer!, text, second, maxLength);
   const whole: Example = { ids: pair.ids, labels: noTokens.labels };
   return { whole: pair.second < pair.ids.length ? { ...whole, second: pair.second } : whole, isCut: pair.cut };
-}
-
-/** The number of an image's file. */
-async function added(image: string, { images }: ExampleParts): Promise<number> {
-  try {
-    return await images!.add(image);
-  } catch (error) {
-    if (!(error instanceof LowrankError && error.code === "file/missing")) throw error;
-    const { code, message, subject } = error;
-    const next = "Correct the path, which is relative to the folder of the data file, or leave the record out.";
-    throw new LowrankError(code, message, { subject, next, cause: error });
-  }
 }
 
 /** Records of images that are prepared ahead of the one that is waited for: the decoder works on several. */

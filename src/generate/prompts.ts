@@ -18,14 +18,14 @@ export type ImagePrompt =
   | { text: string; images: readonly ImageReference[] }
   | { messages: readonly ChatMessage[]; images: readonly ImageReference[] };
 
-/** Text that is continued as it stands, the messages of a conversation that is answered, token ids, or any of the first with images. */
-export type Prompt = string | readonly ChatMessage[] | Int32Array | ImagePrompt;
-
 /** Ids with the tokens of the images among them. */
 export interface EncodedPrompt {
   ids: Int32Array;
   images: readonly ProcessedImage[];
 }
+
+/** Text that is continued as it stands, the messages of a conversation that is answered, token ids, or any of them with images. */
+export type Prompt = string | readonly ChatMessage[] | Int32Array | ImagePrompt | EncodedPrompt;
 
 /**
  * The ids and the images of a prompt; `side` is the model's, null if it reads none. Fails with `generate/no-template` on a
@@ -40,6 +40,7 @@ export async function encodePrompt(
 ): Promise<EncodedPrompt> {
   if (prompt instanceof Int32Array) return { ids: prompt, images: [] };
   if (typeof prompt === "string") return { ids: tokenizer.encode(prompt), images: [] };
+  if ("ids" in prompt) return prompt;
   if ("text" in prompt) {
     if (prompt.images.length === 0) return { ids: tokenizer.encode(prompt.text), images: [] };
     if (!side) throw noImages(base);

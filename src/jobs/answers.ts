@@ -4,6 +4,7 @@ import type { ColumnNames, DataRecord } from "../data/records.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { type Generator, openGenerator } from "../generate/generator.ts";
+import type { ImagePrompt } from "../generate/prompts.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { loadBase } from "../models/base.ts";
 import type { Runtime } from "../runtime/runtime.ts";
@@ -36,7 +37,7 @@ export type AnswerEvent =
       type: "answer";
       /** Where the record is in the file, as in "line 3". */
       place: string;
-      prompt: string | readonly ChatMessage[];
+      prompt: string | readonly ChatMessage[] | ImagePrompt;
       expected: string;
       /** Greedy answers, ended a few tokens behind the length of the longest expected one. */
       base: string;
@@ -47,7 +48,7 @@ export type AnswerEvent =
 
 interface Question {
   place: string;
-  prompt: string | readonly ChatMessage[];
+  prompt: string | readonly ChatMessage[] | ImagePrompt;
   expected: string;
 }
 
@@ -123,10 +124,20 @@ async function readQuestions(files: Files, { data, limit = Number.POSITIVE_INFIN
 
 function questionOf(record: DataRecord): Omit<Question, "place"> | undefined {
   if ("text" in record) return undefined;
-  if ("prompt" in record) return { prompt: record.prompt, expected: record.completion };
+  const { images } = record;
+  if ("prompt" in record)
+    return { prompt: images ? { text: record.prompt, images } : record.prompt, expected: record.completion };
   const last = record.messages.at(-1);
   if (last?.role !== "assistant" || record.messages.length < 2) return undefined;
-  return { prompt: record.messages.slice(0, -1), expected: textOf(last.content) };
+  const messages = record.messages.slice(0, -1);
+  return { prompt: images ? { messages, images } : messages, expected: textOf(last.content) };
+}
+
+/** The text of what was asked last. */
+export function askedText(prompt: Question["prompt"]): string {
+  if (typeof prompt === "string") return prompt;
+  if ("text" in prompt) return prompt.text;
+  return textOf(("messages" in prompt ? prompt.messages : prompt).at(-1)!.content);
 }
 
 function checkCounts(counts: Record<string, number>): void {

@@ -4,7 +4,7 @@ import type { Graph } from "../graph/graph.ts";
 import { adapterBytes } from "../lora/adapter.ts";
 import { type AdapterModule, matchModules } from "../lora/match.ts";
 import { savedWeights } from "../lora/saved.ts";
-import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
+import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf, visionOf } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { sizeOf } from "../tensor.ts";
 import { attentionBlocksOf, lossChunksOf } from "../train/causal-lm.ts";
@@ -100,12 +100,13 @@ export async function planTraining(
   const graphs = new Map<number, Graph>();
   const graphAt = (width: number): Graph => {
     const blocks = attentionBlocksOf(width);
-    const made = graphs.get(blocks) ?? graph(lossOf(config, { maxTargets: 1, maxLength: width }));
+    const made =
+      graphs.get(blocks) ?? graph(lossOf(config, { maxTargets: 1, maxLength: width, images: visionIn(config) !== undefined }));
     graphs.set(blocks, made);
     return made;
   };
   const memoryOf = (rows: number, width: number) => {
-    const size = fullBatch(rows, width);
+    const size = fullBatch(config, rows, width);
     return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
   };
   const memory = memoryOf(batchSize, maxLength);
@@ -113,6 +114,7 @@ export async function planTraining(
   const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
   const warnings = [
     ...headWarning(config),
+    ...(visionIn(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
     ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),
   ];
   const lengths = (isFixed ? [maxLength] : among(LENGTHS, maxLength)).filter((length) => length <= config.maxPositions);
@@ -121,7 +123,7 @@ export async function planTraining(
   );
 
   const stepGraph = graphAt(maxLength);
-  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(batchSize, maxLength)));
+  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize, maxLength)));
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
   const steps = examples === undefined ? null : stepsOf(examples, options);
@@ -175,7 +177,7 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
     };
   },
   full: (config) => {
-    const trainable = elementsOf(lossEntries(config));
+    const trainable = elementsOf(lossEntries(config, visionIn(config) !== undefined));
     return {
       modules: null,
       trainable,
@@ -204,8 +206,13 @@ const elementsOf = (entries: readonly { shape: number[] }[]): number =>
 const stepsOf = (examples: number, { batchSize, gradientAccumulation, epochs }: RunOptions): number =>
   Math.max(1, Math.ceil(epochs! * Math.ceil(Math.ceil(examples / batchSize) / gradientAccumulation)));
 
-/** Every token but the first of a row is a target. */
-const fullBatch = (rows: number, width: number): BatchSize => ({ rows, width, targets: rows * Math.max(1, width - 1) });
+const visionIn = (config: ModelConfig) => ("task" in config ? undefined : visionOf(config));
+
+/** Every token but the first of a row is a target, and a row has an image where the model reads any. */
+function fullBatch(config: ModelConfig, rows: number, width: number): BatchSize {
+  const vision = visionIn(config);
+  return { rows, width, targets: rows * Math.max(1, width - 1), ...(vision && { images: vision.attends ? 1 : rows }) };
+}
 
 /** `usual` with `own` in its place among them. */
 const among = (usual: readonly number[], own: number): number[] => [...new Set([...usual, own])].sort((a, b) => a - b);

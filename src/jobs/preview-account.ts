@@ -58,12 +58,12 @@ export function makeAccount(source: string, { eosIds }: Tokenizer, maxLength: nu
     endless: 0,
   };
   return {
-    add({ record, place, whole: { ids, labels } }: MadeExample): void {
+    add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample): void {
       total.kind = "messages" in record ? "messages" : "prompt" in record ? "completion" : "text";
       total.records++;
       lengths.push(ids.length);
       const all = targetsOf(labels);
-      const kept = targetsOf(labels.subarray(0, maxLength));
+      const kept = imagesEnd > maxLength ? 0 : targetsOf(labels.subarray(0, maxLength));
       if (ids.length > maxLength) {
         total.truncated++;
         total.cutTokens += ids.length - maxLength;

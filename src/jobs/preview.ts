@@ -10,6 +10,7 @@ import { asDecoder } from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { makeStreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
 import { dataReader } from "../train/datasets.ts";
+import { type ImageSpan, imageNote } from "../train/image-spans.ts";
 import { type DatasetPreview, makeAccount } from "./preview-account.ts";
 
 export interface PreviewOptions extends ColumnNames {
@@ -39,7 +40,7 @@ export interface ShownExample {
   trained: number;
   /** Tokens that were cut off at the maximum length. */
   cut: number;
-  /** The text in pieces that are trained or not; together they are what the tokens decode to. */
+  /** The text in pieces that are trained or not; together they are what the tokens decode to, and a note for each image's. */
   parts: { text: string; trained: boolean }[];
   ids?: number[];
 }
@@ -100,7 +101,7 @@ export async function preview(options: PreviewOptions, runtime: Runtime): Promis
     train.add(made);
     if (trained.has(key)) duplicates.train++;
     trained.add(key);
-    if (shown.length < examples) shown.push(show(made, tokenizer, maxLength, ids));
+    if (shown.length < examples) shown.push(show(made, reader.imageSpans(made.whole), tokenizer, maxLength, ids));
   }
   const readToo = evalData === undefined ? read : each(evalData);
   if (readToo !== read) {
@@ -127,7 +128,13 @@ export async function preview(options: PreviewOptions, runtime: Runtime): Promis
 }
 
 /** An example cut to the maximum length, its text in pieces. */
-function show({ place, whole }: MadeExample, tokenizer: Tokenizer, maxLength: number, withIds: boolean): ShownExample {
+function show(
+  { place, whole }: MadeExample,
+  images: readonly ImageSpan[],
+  tokenizer: Tokenizer,
+  maxLength: number,
+  withIds: boolean,
+): ShownExample {
   const ids = whole.ids.slice(0, maxLength);
   const isTrained = (i: number): boolean => whole.labels[i] !== IGNORE;
   const parts: ShownExample["parts"] = [];
@@ -136,10 +143,19 @@ function show({ place, whole }: MadeExample, tokenizer: Tokenizer, maxLength: nu
     if (last?.trained === trained) last.text += text;
     else if (text !== "") parts.push({ text, trained });
   };
-  const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+  const addText = (from: number, to: number): void => {
+    const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+    for (let i = from; i < to; i++) add(decoder.push(ids[i]!), isTrained(i));
+    add(decoder.flush(), isTrained(to - 1));
+  };
   tokenizer.limited(() => {
-    for (const [i, id] of ids.entries()) add(decoder.push(id), isTrained(i));
-    add(decoder.flush(), isTrained(ids.length - 1));
+    let from = 0;
+    for (const span of images.filter((span) => span.to <= ids.length)) {
+      addText(from, span.from);
+      add(imageNote(span), false);
+      from = span.to;
+    }
+    addText(from, ids.length);
   });
   return {
     place,

@@ -1,6 +1,7 @@
 // Which images a conversation has, and where: parts that name a file, parts without that take listed ones, or a list alone, as in
 // Transformers' processors and TRL's data sets with images.
 import { LowrankError } from "../errors.ts";
+import { imagePath } from "../images/paths.ts";
 import type { ContentPart, ImagePart } from "../text/parts.ts";
 import { imagePartsOf, textOf } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";
@@ -34,6 +35,20 @@ export function illustrated(messages: readonly ChatMessage[], listed: readonly I
   }
   const rest = [...listed];
   return { messages, images: own.map((reference) => reference ?? rest.shift()!) };
+}
+
+/** Messages whose images are named relative to `folder`, with paths as `imagePath` gives them; `subject` is where they stand. */
+export const locatedIn = (folder: string | null, messages: readonly ChatMessage[], subject?: string): ChatMessage[] =>
+  messages.map((message) => {
+    const { content } = message;
+    if (!Array.isArray(content)) return message;
+    const parts = content as readonly ContentPart[];
+    return { ...message, content: parts.map((part) => (part.type === "image" ? located(part, folder, subject) : part)) };
+  });
+
+function located(part: ImagePart, folder: string | null, subject?: string): ImagePart {
+  const given = referenceOf(part);
+  return typeof given === "string" ? { type: "image", image: imagePath(given, folder, subject) } : part;
 }
 
 /** What an image part names, if it names something. Fails with `data/value` if that is neither a path nor an image. */

@@ -2,6 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { type DecodeImage, type RgbImage, readImage } from "../images/image.ts";
+import { imagePath } from "../images/paths.ts";
 import { type ImageProcessor, loadImageProcessor, type ProcessedImage } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
 import type { ImageTensors, ImageText } from "../models/images.ts";
@@ -50,7 +51,7 @@ export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer
       const { process } = await processor();
       if (typeof image !== "string") return process(image);
       if (!reading?.decodeImage) throw cannotRead(image);
-      return process(await readImage(reading.files, reading.decodeImage, localPath(image)));
+      return process(await readImage(reading.files, reading.decodeImage, imagePath(image)));
     },
   };
 }
@@ -72,27 +73,10 @@ const cannotRead = (subject: string): LowrankError =>
     exitCode: 1,
   });
 
-/** What a file in `folder` means by a path: relative ones are beside it. */
-export const from = (folder: string, reference: string): string =>
-  /^([\\/]|[a-z][a-z0-9+.-]*:)/i.test(reference) ? reference : `${folder}/${reference}`;
-
-/** A path; an address on the network is refused, since nothing is downloaded unasked. */
-function localPath(reference: string): string {
-  if (reference.startsWith("file://")) return decodeURIComponent(new URL(reference).pathname);
-  const [, scheme] = /^([a-z][a-z0-9+.-]+):/i.exec(reference) ?? [];
-  if (scheme === undefined || /^[a-z]:[\\/]/i.test(reference)) return reference;
-  throw new LowrankError("image/address", "images are read from files alone", {
-    subject: reference.slice(0, 200),
-    expected: "the path of a PNG, JPEG or WebP file",
-    got: `an address (${scheme}:)`,
-    next: "Download the image, and give its path.",
-  });
-}
-
 /** The tensors of the images of a batch [rows, width], under Transformers' names; null if no row has one. */
 export function imageTensors(
   text: ImageText,
-  processor: ImageProcessor,
+  processor: Pick<ImageProcessor, "stack">,
   { rows, width }: { rows: number; width: number },
   given: readonly ImageRow[],
 ): ImageTensors | null {

@@ -4,11 +4,13 @@ import type { TrainOn } from "../data/examples.ts";
 import type { Recognized } from "../data/readers.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
-import type { AnyBatch } from "../data/types.ts";
+import type { AnyBatch, Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
+import type { ProcessedImage } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
 import { permutation, purpose } from "../random.ts";
 import type { ObjectiveShape } from "./causal-lm.ts";
+import type { ImageSpan } from "./image-spans.ts";
 import type { BatchSize } from "./memory.ts";
 import type { Rows } from "./rows.ts";
 import { type DataHost, type TaskData, taskData } from "./task-data.ts";
@@ -63,6 +65,12 @@ export interface DataReader extends Pick<TaskData, "maxLength" | "rows"> {
   held(path: string, share: number, seed: number): Promise<Set<number>>;
   /** The classes of a classifier, in the order of its logits: those of the first file that was read. Null for others. */
   labels(): readonly string[] | null;
+  /** Whether a language model's data have images, as far as they were read. */
+  hasImages(): boolean;
+  /** Where the images of a language model's example are. */
+  imageSpans(example: Example): ImageSpan[];
+  /** The prepared image of a number. */
+  imageOf(number: number): Promise<ProcessedImage>;
   /** Removes the files of tokens: examples can't be read any more. */
   close(): Promise<void>;
 }
@@ -93,7 +101,7 @@ export async function dataReader(
     const place = spill === undefined ? undefined : { files, path: `${spill}-${stores.length}` };
     // One that was killed left its file.
     if (place) await files.remove(place.path);
-    const store = exampleStore({ limit, spill: place });
+    const store = exampleStore({ limit, spill: place, tilesOf: images && ((number) => images.gridOf(number).tiles) });
     stores.push(store);
     const collected = collector(store, { maxLength, source: path });
     const began = performance.now();
@@ -115,7 +123,7 @@ export async function dataReader(
   async function counted(dataset: Dataset): Promise<Dataset> {
     const counts = new Map<string, number>(classes?.labels().map((label) => [label, 0]));
     const seen = new Set<number>();
-    if (!classes && !images) return dataset;
+    if (!classes && !images?.count) return dataset;
     for await (const { answer = 0, images: own = [] } of inOrder(dataset.examples)) {
       const label = classes?.labels()[classes.placeOf(answer)];
       if (label !== undefined) counts.set(label, counts.get(label)! + 1);
@@ -126,7 +134,7 @@ export async function dataReader(
       report: {
         ...dataset.report,
         ...(classes && { classes: [...counts].map(([label, count]) => ({ label, count })) }),
-        ...(images && { images: seen.size }),
+        ...(images?.count && { images: seen.size }),
       },
     };
   }
@@ -154,6 +162,9 @@ export async function dataReader(
       return heldOut(path, count, share, seed);
     },
     labels: () => classes?.labels() ?? null,
+    hasImages: () => !("task" in base.config) && (images?.count ?? 0) > 0,
+    imageSpans: task.imageSpans ?? (() => []),
+    imageOf: (number) => images!.read(number),
     close: async () => {
       for (const store of stores) await store.close();
     },
@@ -204,8 +215,9 @@ export function evaluationBatches<B extends AnyBatch>(rows: Rows<B>, batchSize: 
 
 /** The most targets and the longest row of batches of these sizes. */
 export function shapeOf(sizes: Iterable<BatchSize>): ObjectiveShape {
-  const shape = { maxTargets: 1, maxLength: 1 };
-  for (const { targets, width } of sizes) {
+  const shape: ObjectiveShape = { maxTargets: 1, maxLength: 1 };
+  for (const { targets, width, images } of sizes) {
+    if (images !== undefined) shape.images = true;
     shape.maxTargets = Math.max(shape.maxTargets, targets);
     shape.maxLength = Math.max(shape.maxLength, width);
   }

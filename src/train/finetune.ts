@@ -67,8 +67,8 @@ export async function* finetune(
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, learningRate: read.learningRate ?? usual };
   const base = read.adapter === undefined ? opened : forAdapter(opened, await readAdapter(files, read.adapter));
-  // Made here for its checks; made again if the data bring other classes.
-  const subject = await subjects[options.method](files, base, options);
+  // Made here for its checks; made again if the data bring other classes, or images.
+  const subject = await subjects[options.method](files, base, options, false);
   const isNew = !(await files.exists(options.output));
   await makeOutput(files, options);
   const unlock = await lock?.(options.output);
@@ -98,7 +98,8 @@ async function* runOf(
     const sampled = yield* sampledExamples(reader, data.held, options);
     const labels = reader.labels();
     const labelled = labels ? relabelled(base, labels) : base;
-    const own = labelled.config === base.config ? subject : await subjects[options.method](files, labelled, options);
+    const isAsMade = labelled.config === base.config && !reader.hasImages();
+    const own = isAsMade ? subject : await subjects[options.method](files, labelled, options, reader.hasImages());
     yield* trainingOn(data, sampled, reader, own, labelled, options, runtime, signal);
   } finally {
     await reader.close();
@@ -109,13 +110,14 @@ async function* runOf(
 async function* trainingOn(
   data: Datasets,
   sampled: readonly Example[],
-  { rows, maxLength }: DataReader,
+  reader: DataReader,
   subject: Subject,
   base: AnyBase,
   options: RunOptions,
   { files, openSession, memoryBytes, collect, version, environment, ...runtime }: Runtime,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<FinetuneEvent, void, void> {
+  const { rows, maxLength } = reader;
   const { method, seed, batchSize, gradientAccumulation, threads } = options;
   const { checkpoint, config } = base;
   const packLength = options.packing ? maxLength : undefined;
@@ -147,8 +149,11 @@ async function* trainingOn(
   const theta = await subject.theta();
   const objective = await subject.open({ checkpoint, loss, openSession, threads });
   const { adapterOf } = subject;
+  const reading = { files, decodeImage: runtime.decodeImage };
   const sampler =
-    adapterOf && sampled.length > 0 ? makeSampler(languageModel(base), sampled, { openSession, threads, adapterOf }) : undefined;
+    adapterOf && sampled.length > 0
+      ? makeSampler(languageModel(base), sampled, { openSession, threads, reading, adapterOf, images: reader })
+      : undefined;
   try {
     const log = await openRunLog(files, options.output);
     const run = train({

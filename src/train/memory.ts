@@ -192,17 +192,36 @@ export interface BatchSize {
   rows: number;
   width: number;
   targets: number;
+  /**
+   * Where a run has images: how many the vision side reads, tiles of split ones counted; where text attends to them, of each
+   * row.
+   */
+  images?: number;
 }
 
-export const lengthsOf = ({ rows, width, targets }: BatchSize): Lengths => ({ batch: rows, seq: width, targets, images: 0 });
+export const lengthsOf = ({ rows, width, targets, images = 0 }: BatchSize): Lengths => ({
+  batch: rows,
+  seq: width,
+  targets,
+  images,
+});
 
-/** The estimate for the batch of `sizes` that needs most: the one with the most tokens, or with the longest rows. */
+/** More tokens than a batch has: among batches with as many images the one with most tokens counts. */
+const MORE_THAN_TOKENS = 2 ** 32;
+
+/** The estimate for the batch of `sizes` that needs most: the one with the most tokens, the longest rows, or the most images. */
 export function peakMemory(graph: Graph, trainable: number, sizes: Iterable<BatchSize>): MemoryEstimate {
-  const measures = [({ rows, width }: BatchSize) => rows * width, ({ rows, width }: BatchSize) => rows * width ** 2];
+  const measures = [
+    ({ rows, width }: BatchSize) => rows * width,
+    ({ rows, width }: BatchSize) => rows * width ** 2,
+    ({ rows, width, images = 0 }: BatchSize) => images * MORE_THAN_TOKENS + rows * width,
+  ];
   const largest = measures.map((): BatchSize => ({ rows: 0, width: 0, targets: 0 }));
   for (const size of sizes)
     for (const [i, measure] of measures.entries()) if (measure(size) > measure(largest[i]!)) largest[i] = size;
-  return largest.map((size) => trainingMemory(graph, trainable, lengthsOf(size))).reduce((a, b) => (b.total > a.total ? b : a));
+  return [...new Set(largest)]
+    .map((size) => trainingMemory(graph, trainable, lengthsOf(size)))
+    .reduce((a, b) => (b.total > a.total ? b : a));
 }
 
 /** Bytes a run writes at its fullest: one checkpoint more than are kept (weights, θ and two moments each), and the result. */

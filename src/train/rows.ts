@@ -15,8 +15,8 @@ export interface Rows<B extends AnyBatch = AnyBatch> {
   batch(indices: readonly number[]): Promise<B>;
   /** What beside the examples determines the batches. */
   facts: Facts;
-  /** A short name for the examples: differs when they differ. */
-  name(): Promise<string>;
+  /** A short name for the examples: differs when they differ. `imageOf` names an image. */
+  name(imageOf?: (number: number) => string): Promise<string>;
 }
 
 /** The examples of a language model as rows, in order; packed into rows of at most `packLength` tokens if it is given. */
@@ -29,11 +29,12 @@ export function rowsOf(examples: Examples, padId: number, packLength?: number): 
     examples,
     lengths,
     facts: { padId, packLength: packLength ?? null },
-    async name() {
+    async name(imageOf) {
       const name = fingerprinter();
-      for await (const { ids, labels } of inOrder(examples)) {
+      for await (const { ids, labels, images = [] } of inOrder(examples)) {
         name.add(ids);
         name.add(labels);
+        if (imageOf) for (const image of images) name.add(new TextEncoder().encode(imageOf(image)));
       }
       return name.end();
     },

@@ -1,10 +1,14 @@
 // What the model in training writes for a few held-out prompts, greedily, beside what it should write.
 import { type Example, IGNORE } from "../data/types.ts";
 import { type Generator, openGenerator } from "../generate/generator.ts";
+import type { EncodedPrompt } from "../generate/prompts.ts";
 import type { Adapter } from "../lora/adapter.ts";
 import type { Base } from "../models/base.ts";
+import type { ImageReading } from "../multimodal/images.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import type { DataReader } from "./datasets.ts";
+import { type ImageSpan, imageNote } from "./image-spans.ts";
 
 /** Most prompts of a run. */
 export const MAX_SAMPLES = 16;
@@ -30,12 +34,23 @@ export interface Sampler {
 export interface SamplerOptions {
   openSession: OpenSession;
   threads?: number;
+  /** What reads the base's folder where its images are prepared. */
+  reading?: ImageReading;
   adapterOf: (theta: Float32Array) => Adapter;
+  /** The images of examples. */
+  images: Pick<DataReader, "imageSpans" | "imageOf">;
 }
 
 /** A sampler of the first examples. It holds a session from the first call on; close it to free the weights. */
-export function makeSampler(base: Base, examples: readonly Example[], { adapterOf, ...options }: SamplerOptions): Sampler {
-  const split = examples.map(splitExample);
+export function makeSampler(
+  base: Base,
+  examples: readonly Example[],
+  { adapterOf, images, ...options }: SamplerOptions,
+): Sampler {
+  const split = examples.map((example) => {
+    const parts = splitExample(example);
+    return { ...parts, images: images.imageSpans(example).filter(({ to }) => to <= parts.prompt.length) };
+  });
   const maxNewTokens = Math.min(MAX_NEW_TOKENS, Math.max(...split.map(({ expected }) => expected.length)) + MORE_TOKENS);
   let generator: Generator | undefined;
   return {
@@ -44,7 +59,10 @@ export function makeSampler(base: Base, examples: readonly Example[], { adapterO
       if (generator) await generator.useAdapter(adapter);
       else generator = await openGenerator(base, { ...options, adapter });
       const texts: string[] = [];
-      const prompts = split.map(({ prompt }) => prompt);
+      const prompts: EncodedPrompt[] = [];
+      for (const { prompt, images: own } of split) {
+        prompts.push({ ids: prompt, images: await Promise.all(own.map(({ image }) => images.imageOf(image))) });
+      }
       for await (const event of generator.generate(prompts, { maxNewTokens })) {
         if (event.type === "done") texts[event.row] = event.text;
       }
@@ -70,9 +88,19 @@ export function splitExample({ ids, labels }: Example): SplitExample {
   return { prompt: ids.slice(0, border), expected: ids.slice(border, end) };
 }
 
-function textsOf({ prompt, expected }: SplitExample, tokenizer: Tokenizer): Omit<Sample, "text"> {
+function textsOf(
+  { prompt, expected, images }: SplitExample & { images: readonly ImageSpan[] },
+  tokenizer: Tokenizer,
+): Omit<Sample, "text"> {
+  let text = "";
+  let from = 0;
+  for (const span of images) {
+    text += tokenizer.decode(prompt.subarray(from, span.from)) + imageNote(span);
+    from = span.to;
+  }
+  text += tokenizer.decode(prompt.subarray(from));
   return {
-    prompt: tokenizer.decode(prompt).slice(-MAX_TEXT_CHARS),
+    prompt: text.slice(-MAX_TEXT_CHARS),
     expected: tokenizer.decode(expected, { skipSpecialTokens: true }).slice(0, MAX_TEXT_CHARS),
   };
 }

@@ -40,7 +40,10 @@ export interface Subject {
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
-export const subjects: Record<RunOptions["method"], (files: Files, base: AnyBase, options: RunOptions) => Promise<Subject>> = {
+/** `images`: whether the data have any, for a base that reads them. */
+type MakeSubject = (files: Files, base: AnyBase, options: RunOptions, images: boolean) => Promise<Subject>;
+
+export const subjects: Record<RunOptions["method"], MakeSubject> = {
   lora: adapterSubject,
   full: fullSubject,
 };
@@ -131,9 +134,9 @@ function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): 
   return modules.map(({ path }, i) => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]! }]);
 }
 
-/** Every weight of the base that the loss reads: of a model with images, those of its language model. */
-async function fullSubject(files: Files, { checkpoint, config }: AnyBase): Promise<Subject> {
-  const entries = lossEntries(config);
+/** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */
+async function fullSubject(files: Files, { checkpoint, config }: AnyBase, _: RunOptions, images: boolean): Promise<Subject> {
+  const entries = lossEntries(config, images);
   const trained = new Set(entries.map(({ key }) => key));
   const names = fullEntries(forwardGraph(config)).map(({ key }) => key);
   const kept = names.filter((name) => !trained.has(name));

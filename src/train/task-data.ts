@@ -3,18 +3,24 @@ import { type Classes, classesOf } from "../data/classes.ts";
 import { eachExample, type MadeExample } from "../data/examples.ts";
 import { type ImageStore, imageStore } from "../data/images.ts";
 import { type RecordFile, readRecords, readSpelled } from "../data/readers.ts";
+import { withImages, withoutImages } from "../data/record-images.ts";
 import type { Examples } from "../data/store.ts";
 import { eachTaskExample } from "../data/task-examples.ts";
 import { type AnyRecord, type TaskRecords, taskSpellings } from "../data/task-records.ts";
+import type { Example } from "../data/types.ts";
+import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { loadImageProcessor } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { taskInputs } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
+import { imageSide, noImages } from "../multimodal/images.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { DataOptions } from "./datasets.ts";
+import { imageRowsOf } from "./image-rows.ts";
+import { type ImageSpan, imageSpansOf } from "./image-spans.ts";
 import { type Rows, rowsOf } from "./rows.ts";
 import { taskRowsOf } from "./task-rows.ts";
 import { checkVocabulary, lengthLimit, withCheckedTemplate } from "./tokenizer-checks.ts";
@@ -32,8 +38,10 @@ export interface TaskData {
   rows(examples: Examples, packLength?: number): Rows;
   /** Of a classifier. */
   classes?: Classes;
-  /** Of a task with images. */
+  /** Of a base that reads images. */
   images?: ImageStore;
+  /** Of a language model that reads images. */
+  imageSpans?: (example: Example) => ImageSpan[];
 }
 
 /**
@@ -48,22 +56,41 @@ export function taskData(base: TextBase, options: DataOptions, host: DataHost, f
 /** Padding is masked, so any id will do where the tokenizer's has no row in the embedding. */
 const padIdOf = ({ padId }: Tokenizer, vocabSize: number): number => (padId < vocabSize ? padId : 0);
 
-async function languageData(base: TextBase, config: DecoderConfig, options: DataOptions, { files }: DataHost): Promise<TaskData> {
+async function languageData(base: TextBase, config: DecoderConfig, options: DataOptions, host: DataHost): Promise<TaskData> {
+  const { files } = host;
   const tokenizer = await base.tokenizer();
   checkVocabulary(tokenizer, base);
   const maxLength = lengthLimit(options.maxLength, config);
   const now = options.date === undefined ? undefined : new Date(options.date);
+  const padId = padIdOf(tokenizer, config.vocabSize);
+  const side = imageSide(base, tokenizer, host);
+  const images = side && { text: side.text, store: imageStore(files, host.decodeImage, side.processor) };
   return {
     maxLength,
-    limit: Math.max(config.vocabSize, maxLength + 1),
+    limit: images ? 2 ** 31 : Math.max(config.vocabSize, maxLength + 1),
     open(path) {
       const file = readRecords(files, path, options);
-      const how = { trainOn: options.trainOn, now, source: path };
-      return { file, examples: eachExample(withCheckedTemplate(file, tokenizer), tokenizer, how) };
+      const how = { trainOn: options.trainOn, now, source: path, ...(images && { images }) };
+      const read = images ? withImages(file, images, path) : withoutImages(file, () => noImages(base), path);
+      return { file, examples: eachExample(withCheckedTemplate(read, tokenizer), tokenizer, how) };
     },
-    rows: (examples, packLength) => rowsOf(examples, padIdOf(tokenizer, config.vocabSize), packLength),
+    // Images that are in no file that was read are in no batch: then the run is one on texts.
+    rows: (examples, packLength) => {
+      if (!images || images.store.count === 0) return rowsOf(examples, padId, packLength);
+      if (packLength !== undefined) throw cannotPack();
+      return imageRowsOf(examples, config, padId, images);
+    },
+    ...(images && { images: images.store, imageSpans: (example) => imageSpansOf(example, images) }),
   };
 }
+
+const cannotPack = (): LowrankError =>
+  new LowrankError("train/option", "examples with images cannot be packed", {
+    subject: "packing",
+    expected: "an example a row",
+    got: "true",
+    next: "Leave out packing.",
+  });
 
 async function dataOfTask(
   base: TextBase,
@@ -76,7 +103,8 @@ async function dataOfTask(
   const tokenizer = inputs["inputIds"] && (await base.tokenizer());
   if (tokenizer) checkVocabulary(tokenizer, base);
   const { folder } = base.checkpoint;
-  const images = inputs["pixelValues"] && imageStore(files, decodeImage, await loadImageProcessor(files, folder));
+  const processor = inputs["pixelValues"] && (await loadImageProcessor(files, folder));
+  const images = processor && imageStore(files, decodeImage, async () => processor);
   const own = config.newHead === null || fixedClasses ? config.labels : [];
   const classes = config.labels.length > 0 ? classesOf(own, fixedClasses) : undefined;
   // Of a model that reads images only, the length is that of an image.

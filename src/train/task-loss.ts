@@ -13,8 +13,9 @@ import type { ThetaEntry } from "./types.ts";
 export const lossOf = (config: ModelConfig, shape: ObjectiveShape): Graph =>
   "task" in config ? taskLossGraph(config) : lossGraph(config, shape);
 
-/** The tensors of θ for full fine-tuning: every weight that the loss of the model reads. */
-export const lossEntries = (config: ModelConfig): ThetaEntry[] => fullEntries(lossOf(config, { maxTargets: 1, maxLength: 1 }));
+/** The tensors of θ for full fine-tuning: every weight that the loss of the model reads, of tokens alone or of `images` too. */
+export const lossEntries = (config: ModelConfig, images: boolean): ThetaEntry[] =>
+  fullEntries(lossOf(config, { maxTargets: 1, maxLength: 1, images }));
 
 /**
  * Σ of the losses of a batch's rows, from the inputs of the family and, for a classifier, `labels`, int32 [batch]; and beside it

@@ -16,7 +16,7 @@ const allowed: Record<string, string[]> = {
   graph: ["onnx/emitter.ts"],
   onnx: ["graph", "@bufbuild/protobuf"],
   text: ["formats", "@huggingface/jinja", "@huggingface/tokenizers"],
-  data: ["text", "images", "formats", "csv-parse", "hyparquet", "hyparquet-compressors"],
+  data: ["text", "images", "models", "multimodal", "formats", "csv-parse", "hyparquet", "hyparquet-compressors"],
   lora: ["graph", "formats", "zod"],
   models: ["graph", "formats", "text", "lora/match.ts", "onnx/emitter.ts", "zod"],
   images: ["formats/json.ts", "zod"],
@@ -37,16 +37,17 @@ const allowed: Record<string, string[]> = {
       "onnx",
       "lora",
       "models",
+      "multimodal",
       "formats",
       "runtime/session.ts",
       "runtime/runtime.ts",
       "zod",
     ],
-    "generate/generator.ts", // samples of the adapter in training
+    ...["generate/generator.ts", "generate/prompts.ts"], // samples of the adapter in training
     "predict/measures.ts", // accuracy while a classifier trains
   ],
   jobs: [
-    ...["data", "text", "graph", "onnx", "lora", "models", "multimodal", "formats", "train", "generate", "predict"],
+    ...["data", "text", "images", "graph", "onnx", "lora", "models", "multimodal", "formats", "train", "generate", "predict"],
     "runtime/runtime.ts",
   ],
   report: ["lora", "train"],

@@ -1,40 +1,20 @@
 // Generation from conversations and texts with images, against Transformers' greedy generation (test/fixtures/image-text).
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { copyFile, cp, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { copyFile, rm, writeFile } from "node:fs/promises";
 import { after, describe, it, mock, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { main } from "../../src/cli/program.ts";
 import type { Generator } from "../../src/generate/generator.ts";
 import type { Prompt } from "../../src/generate/prompts.ts";
 import { loadBase, openGenerator, readImage } from "../../src/node.ts";
 import type { ChatMessage } from "../../src/text/template.ts";
+import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
-const picture = (name: string) => `${fixtures}/images/files/${name}`;
 const NEW_TOKENS = 10;
 
-interface Row {
-  name: string;
-  messages: ChatMessage[];
-  text: string;
-  images: string[];
-  answer: number[];
-}
-
-const folders: string[] = [];
-after(() => Promise.all(folders.map((folder) => rm(folder, { recursive: true }))));
-
-/** The model of a case with the tokenizer, the processor and the config of a family. */
-async function model(family: string, weights: string): Promise<{ folder: string; rows: Row[] }> {
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-images-"));
-  folders.push(folder);
-  await cp(`${fixtures}/image-text/${family}`, folder, { recursive: true });
-  await copyFile(`${fixtures}/cases/${weights}/base/model.safetensors`, `${folder}/model.safetensors`);
-  const { asked, listed } = JSON.parse(readFileSync(`${folder}/expected.json`, "utf8")) as { asked?: Row[]; listed: Row[] };
-  return { folder, rows: asked ?? listed };
+/** The model, and what Transformers answers. */
+async function model(family: ImageFamily) {
+  const { folder, expected } = await imageModel(family);
+  return { folder, rows: expected.asked ?? expected.listed! };
 }
 
 async function idsOf(generator: Generator, prompts: readonly Prompt[]): Promise<number[][]> {
@@ -45,16 +25,9 @@ async function idsOf(generator: Generator, prompts: readonly Prompt[]): Promise<
   return ids;
 }
 
-const families = [
-  ["llava", "llava"],
-  ["idefics3", "idefics3"],
-  ["smolvlm", "idefics3"],
-  ["idefics", "idefics"],
-] as const;
-
-for (const [family, weights] of families) {
+for (const family of Object.keys(imageFamilies) as ImageFamily[]) {
   test(`${family}: greedy generation is Transformers', one by one and in a batch`, async () => {
-    const { folder, rows } = await model(family, weights);
+    const { folder, rows } = await model(family);
     const generator = await openGenerator(folder, { threads: 1 });
     const prompts = rows.map(({ messages, text, images }): Prompt => {
       const files = images.map(picture);
@@ -71,7 +44,7 @@ for (const [family, weights] of families) {
 }
 
 describe("how images are given", async () => {
-  const { folder, rows } = await model("llava", "llava");
+  const { folder, rows } = await model("llava");
   const generator = await openGenerator(folder, { threads: 1 });
   after(() => generator.close());
   const { answer } = rows.find(({ name }) => name === "one image")!;
@@ -116,7 +89,7 @@ describe("lowrank generate", () => {
     return text.trimEnd();
   };
   it("--image comes before the prompt; a conversation names its images beside its file", async () => {
-    const { folder } = await model("idefics3", "idefics3");
+    const { folder } = await model("idefics3");
     const wide = await output(["--base", folder, "--prompt", "And this?", "--image", picture("wide.png")]);
     const small = await output(["--base", folder, "--prompt", "And this?", "--image", picture("small.png")]);
     assert.notEqual(wide, small);
@@ -131,7 +104,7 @@ describe("lowrank generate", () => {
     }
   });
   it("a model without a chat template continues the text behind the image", async () => {
-    const { folder } = await model("idefics", "idefics");
+    const { folder } = await model("idefics");
     const before = await output(["--base", folder, "--prompt", "Hi", "--image", picture("wide.png")]);
     assert.equal(await output(["--base", folder, "--prompt", "<image>Hi", "--image", picture("wide.png")]), before);
   });
@@ -148,7 +121,7 @@ describe("what is refused", () => {
     await generator.close();
   });
   it("another number of images than places, a file that is none, an address; the generator goes on", async () => {
-    const { folder } = await model("llava", "llava");
+    const { folder } = await model("llava");
     const generator = await openGenerator(folder, { threads: 1 });
     const refused = (given: Prompt, code: string) => assert.rejects(idsOf(generator, [given]), { code });
     await refused({ text: "<image><image>", images: prompt.images }, "data/image-count");
@@ -159,7 +132,7 @@ describe("what is refused", () => {
     await generator.close();
   });
   it("a folder that does not say how images are prepared still answers without", async () => {
-    const { folder } = await model("llava", "llava");
+    const { folder } = await model("llava");
     await rm(`${folder}/processor_config.json`);
     const generator = await openGenerator(await loadBase(folder), { threads: 1 });
     await assert.rejects(idsOf(generator, [prompt]), { code: "image/no-processor" });

@@ -187,7 +187,7 @@ test("what cannot be learnt from is refused by name before anything is trained",
     [
       "an address",
       { base: vit, data: await jsonl(folder, "a.jsonl", [{ image: "https://x/y.png", label: 0 }]), output },
-      "data/images",
+      "image/address",
       /line 1/,
     ],
   ];
