@@ -1,6 +1,6 @@
 // npm run check:plan -- [--base FOLDER] [--only TEXT] [--json]: is the memory that `lowrank plan` tells the memory that training uses?
-// Short real runs, each in a process of its own: the tiny Llama of the tests, a Llama of middle size with random weights, and the
-// model in FOLDER. Rows are full (texts longer than the maximum), so that every batch is as large as planned.
+// Short real runs, each in a process of its own: the tiny Llama of the tests, a Llama of middle size with random weights, two models
+// of middle size that read images, and the model in FOLDER. Rows are full (texts longer than the maximum), so that every batch is as large as planned.
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -45,6 +45,42 @@ async function middle(): Promise<string> {
   return folder;
 }
 
+const images = fileURLToPath(new URL("../test/fixtures/image-text", import.meta.url));
+
+/** What makes a model of middle size of a tiny one that reads images. */
+const textSizes = {
+  hidden_size: 512,
+  intermediate_size: 1536,
+  num_hidden_layers: 8,
+  num_attention_heads: 8,
+  num_key_value_heads: 8,
+  head_dim: 64,
+  max_position_embeddings: 2048,
+};
+const towerSizes = { hidden_size: 384, intermediate_size: 1536, num_hidden_layers: 8, num_attention_heads: 6, patch_size: 16 };
+const imageSizes: Record<string, { side: number; processor: Record<string, unknown> }> = {
+  llava: { side: 224, processor: { size: { shortest_edge: 224 }, crop_size: 224 } },
+  idefics3: { side: 256, processor: { size: { longest_edge: 512 }, max_image_size: { longest_edge: 256 } } },
+};
+
+/** Image tokens of llava: 196; of idefics3, which splits the image of the data in five: 64 each. */
+async function withImages(family: string): Promise<string> {
+  const folder = path.join(place, family);
+  mkdirSync(folder);
+  for (const name of ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]) {
+    cpSync(`${images}/${family}/${name}`, `${folder}/${name}`);
+  }
+  const read = (name: string) => JSON.parse(readFileSync(`${images}/${family}/${name}`, "utf8"));
+  const { side, processor } = imageSizes[family]!;
+  const { image_processor: tiny } = read("processor_config.json");
+  writeFileSync(`${folder}/preprocessor_config.json`, JSON.stringify({ ...tiny, ...processor }));
+  const json = read("config.json");
+  Object.assign(json.text_config, textSizes);
+  Object.assign(json.vision_config, towerSizes, { image_size: side });
+  await initModel(json, folder);
+  return folder;
+}
+
 interface Case {
   model: string;
   batchSize: number;
@@ -70,6 +106,15 @@ const cases: Case[] = [
   ...sizes("middle", [[4, 256]], { rank: 64, dropout: 0.1 }),
   ...sizes("middle", [[4, 256]], { targetModules: ["q_proj", "v_proj"] }),
   ...sizes("middle", [[2, 256]], { method: "full" }),
+  ...sizes("llava", [
+    [1, 256],
+    [4, 512],
+  ]),
+  ...sizes("idefics3", [
+    [1, 512],
+    [2, 1024],
+  ]),
+  ...sizes("llava", [[2, 256]], { method: "full" }),
   ...sizes("base", [
     [1, 128],
     [2, 256],
@@ -94,10 +139,30 @@ const data = path.join(place, "data.jsonl");
 const text = Array.from({ length: 500 }, (_, i) => `name ${i} of the eagle`).join(", ");
 writeFileSync(data, `${JSON.stringify({ text })}\n`.repeat(24));
 
-function measure(base: string, { batchSize, maxLength, options }: Case): Result {
+cpSync(fileURLToPath(new URL("../test/fixtures/images/files/wide.png", import.meta.url)), path.join(place, "wide.png"));
+const imageData = path.join(place, "images.jsonl");
+const seen = {
+  messages: [
+    { role: "user", content: [{ type: "image" }, { type: "text", text: "What is it?" }] },
+    { role: "assistant", content: "a word ".repeat(500) },
+  ],
+  images: ["wide.png"],
+};
+writeFileSync(imageData, `${JSON.stringify(seen)}\n`.repeat(24));
+
+function measure(base: string, { model, batchSize, maxLength, options }: Case): Result {
   const output = path.join(place, "output");
   rmSync(output, { recursive: true, force: true });
-  const given = { base, data, output, batchSize, maxLength, steps: STEPS, force: true, ...options };
+  const given = {
+    base,
+    data: model in imageSizes ? imageData : data,
+    output,
+    batchSize,
+    maxLength,
+    steps: STEPS,
+    force: true,
+    ...options,
+  };
   const { status, stdout, stderr } = spawnSync(process.execPath, [step, JSON.stringify(given)], {
     encoding: "utf8",
   });
@@ -113,6 +178,7 @@ for (const one of cases) {
   const what = `${one.model} ${JSON.stringify(one.options ?? {})} ${one.batchSize}x${one.maxLength}`;
   if (!what.includes(values.only)) continue;
   if (one.model === "middle") folders["middle"] ??= await middle();
+  if (one.model in imageSizes) folders[one.model] ??= await withImages(one.model);
   const base = folders[one.model];
   if (base === undefined) continue;
   const result = measure(base, one);

@@ -49,6 +49,14 @@ function imageRows({ inputIds }: ImageTokens, imageToken: number, perImage: numb
   return int32([rows.length], rows);
 }
 
+/** The values of some of the images; not copied where these are all. */
+function keptOf({ values, size, count }: FlatImages, some: readonly number[]): Float32Array<ArrayBuffer> {
+  if (some.length === count) return values as Float32Array<ArrayBuffer>;
+  const kept = new Float32Array(some.length * size);
+  for (const [to, i] of some.entries()) kept.set(values.subarray(i * size, (i + 1) * size), to * size);
+  return kept;
+}
+
 /**
  * `pixelValues` [images, channels, height, width] and `imageRows` for features that take the place of image tokens. Without
  * images none of the tokens is replaced, whatever it is.
@@ -61,10 +69,8 @@ export function placedFeeds(
 ): Record<string, Tensor> {
   const flat = flatImages(images?.pixelValues, c);
   const real = realImages(images?.pixelValues, flat);
-  const kept = new Float32Array(real.length * flat.size);
-  for (const [to, i] of real.entries()) kept.set(flat.values.subarray(i * flat.size, (i + 1) * flat.size), to * flat.size);
   return {
-    pixelValues: float32([real.length, c.channels, ...c.imageSize], kept),
+    pixelValues: float32([real.length, c.channels, ...c.imageSize], keptOf(flat, real)),
     imageRows: images ? imageRows(tokens, imageToken, perImage, real.length) : int32([0], []),
   };
 }
@@ -80,7 +86,10 @@ export function gridFeeds(
   place: { imageToken: number; perImage: number },
 ): Record<string, Tensor> {
   const real = realImages(images?.pixelValues, flatImages(images?.pixelValues, c));
-  const grids = real.map((i) => patchGridOf(images?.pixelAttentionMask, i, c));
+  const mask = images?.pixelAttentionMask;
+  // Without a mask all images have the grid of a whole one.
+  const whole = mask || real.length === 0 ? undefined : patchGridOf(undefined, 0, c);
+  const grids = real.map((i) => whole ?? patchGridOf(mask, i, c));
   const each = (of: (grid: (typeof grids)[number]) => number[]) => int32([real.length, patchCount(c)], grids.flatMap(of));
   return {
     ...placedFeeds(tokens, images, c, place),
@@ -95,8 +104,10 @@ function patchGridOf(mask: Tensor | undefined, index: number, c: PatchConfig): {
   const [tall, wide] = c.patchSize;
   const [down, across] = [Math.floor(height / tall), Math.floor(width / wide)];
   const pixel = (y: number, x: number) => !mask || Number(mask.data[(index * height + y) * width + x]) !== 0;
-  const isSeen = (row: number, column: number) =>
-    counting(tall * wide).some((i) => pixel(row * tall + Math.floor(i / wide), column * wide + (i % wide)));
+  const isSeen = (row: number, column: number): boolean => {
+    for (let i = 0; i < tall * wide; i++) if (pixel(row * tall + Math.floor(i / wide), column * wide + (i % wide))) return true;
+    return false;
+  };
   const seen = counting(down * across).map((i) => Number(isSeen(Math.floor(i / across), i % across)));
   const rows = buckets(counting(down).filter((row) => seen[row * across]).length, down);
   const columns = buckets(counting(across).filter((column) => seen[column]).length, across);

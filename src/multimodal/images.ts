@@ -86,10 +86,9 @@ export function imageTensors(
     const stacked = processor.stack(images);
     return { ...stacked, imageAttentionMask: attention(text.attended, rows, width, stacked.pixelValues.shape[1]!, given) };
   }
-  // One after another, without padding between rows.
-  const { pixelValues, pixelAttentionMask } = processor.stack([images.flat()]);
-  const flat = float32(pixelValues.shape.slice(1), pixelValues.data as Float32Array<ArrayBuffer>);
-  return { pixelValues: flat, pixelAttentionMask };
+  // One after another: without padding between rows every pixel is one of an image, and no mask says so.
+  const { pixelValues } = processor.stack([images.flat()]);
+  return { pixelValues: float32(pixelValues.shape.slice(1), pixelValues.data as Float32Array<ArrayBuffer>) };
 }
 
 /** int32 [rows, width, images]: 1 where a token attends to an image of its row. */

@@ -162,6 +162,8 @@ const ARENA_FACTOR = 1.1;
 const LARGE_ARENA_FACTOR = 1.3;
 /** Copies of the random numbers of dropout: where they are drawn, on their way, in the worker. */
 const POOL_COPIES = 3;
+/** Copies of a batch's pixels: prepared, put together, on their way, in the worker. */
+const PIXEL_COPIES = 4;
 
 /** Peak memory of training `graph` (as `loraGraph` and `fullGraph` make it) with `trainable` parameters, at these lengths. */
 export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths): MemoryEstimate {
@@ -169,9 +171,13 @@ export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths
   const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes.length;
   const weights = weightBytes(graph);
   const trained = 4 * THETA_VECTORS * trainable;
-  const drawn = POOL_COPIES * inputsOf(graph).pools.reduce((sum, { outputs }) => sum + bytesOf(outputs[0]!, lengths), 0);
+  const { pools, others } = inputsOf(graph);
+  const bytesIn = (inputs: readonly Node[]): number =>
+    inputs.reduce((sum, { outputs }) => sum + bytesOf(outputs[0]!, lengths), 0);
+  const pixels = others.filter(({ attributes }) => attributes["name"] === "pixelValues");
+  const given = POOL_COPIES * bytesIn(pools) + PIXEL_COPIES * bytesIn(pixels);
   const live = peakActivations(graph, lengths);
-  const activations = (live > LARGE_ARENA_BYTES ? LARGE_ARENA_FACTOR : ARENA_FACTOR) * live + drawn;
+  const activations = (live > LARGE_ARENA_BYTES ? LARGE_ARENA_FACTOR : ARENA_FACTOR) * live + given;
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
 
