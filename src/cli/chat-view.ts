@@ -86,9 +86,10 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
 function describe(event: Extract<ChatEvent, { type: "history" | "stats" }>): string {
   if (event.type === "history") {
     if (event.exchanges.length === 0) return "Nothing has been said yet.";
-    const turns = event.exchanges.map(({ user, answer }, i) => {
+    const turns = event.exchanges.map(({ user, images, answer }, i) => {
+      const shownImages = images.map((image) => `[${image}] `).join("");
       const unseen = i === event.firstSeen - 1 ? "\n(up to here the model no longer sees it)" : "";
-      return `> ${user.replaceAll("\n", "\n… ")}\n${answer}${unseen}`;
+      return `> ${shownImages}${user.replaceAll("\n", "\n… ")}\n${answer}${unseen}`;
     });
     return turns.join("\n");
   }

@@ -2,6 +2,7 @@
 import { LowrankError, nearest } from "../errors.ts";
 import {
   addAdapter,
+  attach,
   BASE_NAME,
   type Chat,
   type ChatEvent,
@@ -31,6 +32,7 @@ const commands: Record<string, Command> = {
     help: "each answer by the base and by the adapter, or no longer so",
     run: toggleCompare,
   },
+  image: { argument: "[FILE]", help: "show an image with the next message; alone: show none", run: showImage },
   undo: { help: "forget the last exchange", run: undo },
   retry: { help: "answer the last message again", run: retry },
   reset: { help: "forget all exchanges; the system message stays", run: reset },
@@ -115,6 +117,18 @@ async function* toggleCompare(chat: Chat, argument: string): AsyncGenerator<Chat
   );
 }
 
+async function* showImage(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
+  if (file === "") chat.pending = [];
+  else await attach(chat, file);
+  const count = chat.pending.length;
+  const names = chat.pending.map((path) => path.split(/[\\/]/).at(-1)).join(", ");
+  yield note(
+    count === 0
+      ? "The next message has no image."
+      : `The next message has ${count === 1 ? "an image" : `${count} images`}: ${names}`,
+  );
+}
+
 function* undo(chat: Chat): Generator<ChatEvent> {
   const last = lastOf(chat);
   chat.exchanges.pop();
@@ -130,14 +144,15 @@ async function* retry(chat: Chat, _: string, signal?: AbortSignal): AsyncGenerat
   chat.exchanges = before.slice(0, -1);
   const { length } = chat.exchanges;
   try {
-    yield* say(chat, last.user, signal);
+    yield* say(chat, last.user, signal, last.images);
   } finally {
     if (chat.exchanges.length === length) Object.assign(chat, { exchanges: before, firstSeen });
   }
 }
 
 function* reset(chat: Chat): Generator<ChatEvent> {
-  Object.assign(chat, { exchanges: [], firstSeen: 0 });
+  Object.assign(chat, { exchanges: [], firstSeen: 0, pending: [] });
+  chat.prepared.clear();
   yield note("The conversation starts anew.");
 }
 
@@ -164,7 +179,11 @@ async function* save(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
   const records =
     formatOf(chat).kind === "messages"
       ? [{ messages: messagesOf(chat) }]
-      : chat.exchanges.map(({ user, prompt, answer }) => ({ prompt: prompt ?? user, completion: answer }));
+      : chat.exchanges.map(({ user, prompt, images, answer }) => ({
+          prompt: prompt ?? user,
+          completion: answer,
+          ...(images.length > 0 && { images }),
+        }));
   const text = records.map((record) => `${JSON.stringify(record)}\n`).join("");
   await chat.files.write(file, new TextEncoder().encode(text));
   chat.saved.add(file);

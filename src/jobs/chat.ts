@@ -7,11 +7,12 @@ import { type Generator, openGenerator } from "../generate/generator.ts";
 import { encodeChat } from "../generate/prompts.ts";
 import { readSamplingDefaults } from "../generate/sampling-defaults.ts";
 import type { EndReason, GenerateOptions, Sampling } from "../generate/types.ts";
+import type { ProcessedImage } from "../images/processor.ts";
 import { type Adapter, readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst } from "../lora/fit.ts";
 import { type Base, loadBase } from "../models/base.ts";
-import type { ImageText } from "../models/images.ts";
-import { imageSide } from "../multimodal/images.ts";
+import { encodeWithImages } from "../multimodal/expand.ts";
+import { type ImageSide, imageSide, noImages } from "../multimodal/images.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import type { ChatMessage } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -42,6 +43,8 @@ export interface Exchange {
   user: string;
   /** What the model was given, where that is a text of its own and no conversation. */
   prompt: string | null;
+  /** Paths of the images before the message. */
+  images: readonly string[];
   answer: string;
 }
 
@@ -57,8 +60,11 @@ export interface Chat {
   readonly base: Base;
   readonly baseFormat: PromptFormat | null;
   readonly tokenizer: Tokenizer;
-  /** How a model that reads images writes conversations. */
-  readonly imageText: ImageText | undefined;
+  /** What of the model reads images; null if it reads none. */
+  readonly side: ImageSide | null;
+  /** Images of the conversation by their paths, and the paths of those that go with the next message. */
+  readonly prepared: Map<string, ProcessedImage>;
+  pending: readonly string[];
   readonly generator: Generator;
   /** By name: the last part of the folder, or the whole path where that name is taken. */
   readonly adapters: Map<string, ChatAdapter>;
@@ -123,9 +129,34 @@ export async function openChat(options: ChatOptions, runtime: Runtime): Promise<
   const generator = await openGenerator(base, { adapter, openSession, threads, reading: runtime });
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
-  const imageText = imageSide(base, tokenizer)?.text;
-  const fixed = { imageText, files, base, baseFormat, tokenizer, generator, adapters, raw, sampling, maxNewTokens, stop };
-  return { ...fixed, active, last: active, system, compare, exchanges: [], firstSeen: 0, stats, told: "", saved: new Set() };
+  const side = imageSide(base, tokenizer, runtime);
+  const fixed = {
+    side,
+    prepared: new Map(),
+    files,
+    base,
+    baseFormat,
+    tokenizer,
+    generator,
+    adapters,
+    raw,
+    sampling,
+    maxNewTokens,
+    stop,
+  };
+  return {
+    ...fixed,
+    pending: [],
+    active,
+    last: active,
+    system,
+    compare,
+    exchanges: [],
+    firstSeen: 0,
+    stats,
+    told: "",
+    saved: new Set(),
+  };
 }
 
 /** Reads an adapter, checks that it fits, and gives it a name. */
@@ -179,12 +210,27 @@ function describeFormat(chat: Chat): string {
   return `Trained on prompts and completions: what you write is a prompt as in the data${around}. ${alone}`;
 }
 
+/** Prepares an image for the next message; resolves to its path. Fails with `model/no-images` and `image/…`. */
+export async function attach(chat: Chat, file: string): Promise<string> {
+  if (!chat.side) throw noImages(chat.base);
+  const image = await chat.side.prepare(file);
+  const path = await chat.files.realPath(file);
+  chat.prepared.set(path, image);
+  chat.pending = [...chat.pending, path];
+  return path;
+}
+
 /**
  * One turn: the message goes to the model, and with `compare` to the base first. The exchange joins the history when the
  * answer ends or is stopped; one that is stopped before the adapter's turn, or that fails, leaves the conversation as it was.
  */
-export async function* say(chat: Chat, user: string, signal?: AbortSignal): AsyncGenerator<ChatEvent, void, undefined> {
-  const { prompt, ids, firstSeen } = fitted(chat, user);
+export async function* say(
+  chat: Chat,
+  user: string,
+  signal?: AbortSignal,
+  paths: readonly string[] = chat.pending,
+): AsyncGenerator<ChatEvent, void, undefined> {
+  const { prompt, ids, images, firstSeen } = fitted(chat, user, paths);
   if (firstSeen > chat.firstSeen) yield { type: "note", text: forgotten(firstSeen, chat.base.config.maxPositions) };
   const speakers = chat.compare && chat.active !== null ? [null, chat.active] : [chat.active];
   // Each answer has a seed of its own, so that another try is another answer.
@@ -200,7 +246,7 @@ export async function* say(chat: Chat, user: string, signal?: AbortSignal): Asyn
       let [text, tokens, reason] = ["", 0, "stopped" as EndReason | "stopped"];
       try {
         const options = { ...chat.sampling, seed, maxNewTokens: chat.maxNewTokens, stop: chat.stop, signal };
-        for await (const event of chat.generator.generate([ids], options)) {
+        for await (const event of chat.generator.generate([{ ids, images }], options)) {
           if (event.type === "done") reason = event.reason;
           else {
             tokens++;
@@ -220,7 +266,8 @@ export async function* say(chat: Chat, user: string, signal?: AbortSignal): Asyn
         yield { type: "note", text: `The answer ends here: the model's ${chat.stats.maxPositions} positions are used up.` };
       }
     }
-    chat.exchanges.push({ user, prompt, answer: answer! });
+    chat.exchanges.push({ user, prompt, images: paths, answer: answer! });
+    if (paths === chat.pending) chat.pending = [];
     chat.firstSeen = firstSeen;
   } finally {
     if (speakers.length > 1) await switchTo(chat, chat.active);
@@ -229,27 +276,38 @@ export async function* say(chat: Chat, user: string, signal?: AbortSignal): Asyn
 
 /** The messages of the conversation from the exchange `first` on. */
 export function messagesOf({ system, exchanges }: Chat, first = 0): ChatMessage[] {
-  const turns = exchanges.slice(first).flatMap(({ user, answer }) => [
-    { role: "user", content: user },
-    { role: "assistant", content: answer },
-  ]);
+  const turns = exchanges
+    .slice(first)
+    .flatMap(({ user, images, answer }) => [question(user, images), { role: "assistant", content: answer }]);
   return system === null ? turns : [{ role: "system", content: system }, ...turns];
 }
 
+const question = (user: string, images: readonly string[]): ChatMessage => ({
+  role: "user",
+  content:
+    images.length === 0 ? user : [...images.map((image) => ({ type: "image", image }) as const), { type: "text", text: user }],
+});
+
 /** What the model is given for a message: of the conversation as much as leaves room for an answer, the newest first. */
-function fitted(chat: Chat, user: string): { prompt: string | null; ids: Int32Array; firstSeen: number } {
-  const { tokenizer, maxNewTokens, exchanges } = chat;
+function fitted(chat: Chat, user: string, paths: readonly string[]) {
+  const { tokenizer, maxNewTokens, exchanges, side } = chat;
+  const prepared = (all: readonly string[]): ProcessedImage[] => all.map((path) => chat.prepared.get(path)!);
   const format = formatOf(chat);
   if (format.kind !== "messages") {
-    const prompt = format.kind === "completion" ? asPrompt(user, format) : user;
-    return { prompt, ids: tokenizer.encode(prompt), firstSeen: chat.firstSeen };
+    const { firstSeen } = chat;
+    const own = format.kind === "completion" ? asPrompt(user, format) : user;
+    if (!side || paths.length === 0) return { prompt: own, ids: tokenizer.encode(own), images: [], firstSeen };
+    const images = prepared(paths);
+    const prompt = side.text.token.repeat(images.length) + own;
+    return { prompt, ids: encodeWithImages(tokenizer, side.text, prompt, [], images).ids, images, firstSeen };
   }
   const { maxPositions } = chat.base.config;
   const room = Math.min(maxNewTokens, Math.floor(maxPositions * ANSWER_SHARE));
   for (let firstSeen = chat.firstSeen; ; firstSeen++) {
-    const messages = [...messagesOf(chat, firstSeen), { role: "user", content: user }];
-    const ids = encodeChat(tokenizer, messages, chat.imageText && { text: chat.imageText, images: [] });
-    if (ids.length + room <= maxPositions || firstSeen >= exchanges.length) return { prompt: null, ids, firstSeen };
+    const messages = [...messagesOf(chat, firstSeen), question(user, paths)];
+    const images = prepared([...exchanges.slice(firstSeen).flatMap((exchange) => exchange.images), ...paths]);
+    const ids = encodeChat(tokenizer, messages, side ? { text: side.text, images } : undefined);
+    if (ids.length + room <= maxPositions || firstSeen >= exchanges.length) return { prompt: null, ids, images, firstSeen };
   }
 }
 

@@ -1,11 +1,14 @@
 // Generation from conversations and texts with images, against Transformers' greedy generation (test/fixtures/image-text).
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { copyFile, rm, writeFile } from "node:fs/promises";
 import { after, describe, it, mock, test } from "node:test";
 import { main } from "../../src/cli/program.ts";
 import type { Generator } from "../../src/generate/generator.ts";
 import type { Prompt } from "../../src/generate/prompts.ts";
-import { loadBase, openGenerator, readImage } from "../../src/node.ts";
+import { type Chat, type ChatEvent, openChat } from "../../src/jobs/chat.ts";
+import { enter } from "../../src/jobs/chat-commands.ts";
+import { loadBase, openGenerator, readImage, runtime } from "../../src/node.ts";
 import type { ChatMessage } from "../../src/text/template.ts";
 import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
 
@@ -107,6 +110,68 @@ describe("lowrank generate", () => {
     const { folder } = await model("idefics");
     const before = await output(["--base", folder, "--prompt", "Hi", "--image", picture("wide.png")]);
     assert.equal(await output(["--base", folder, "--prompt", "<image>Hi", "--image", picture("wide.png")]), before);
+  });
+});
+
+describe("lowrank chat", () => {
+  const chatting = async (folder: string, lines: string[]): Promise<{ events: ChatEvent[]; chat: Chat }> => {
+    const chat = await openChat({ base: folder, threads: 1, maxNewTokens: NEW_TOKENS }, runtime);
+    const events: ChatEvent[] = [];
+    try {
+      for (const line of lines) for await (const event of enter(chat, line)) events.push(event);
+    } finally {
+      await chat.generator.close();
+    }
+    return { events, chat };
+  };
+  const answersIn = (events: readonly ChatEvent[]) => events.flatMap((event) => (event.type === "answered" ? [event.text] : []));
+  it("/image goes with the next message and stays in the conversation", async () => {
+    const { folder, rows } = await model("idefics3");
+    const file = `${folder}/talk.jsonl`;
+    const { events } = await chatting(folder, [
+      `/image ${picture("wide.png")}`,
+      "And this?",
+      "/retry",
+      "And now?",
+      "/history",
+      `/save ${file}`,
+    ]);
+    const [first, again] = answersIn(events);
+    const { answer } = rows.find(({ name }) => name === "wide image")!;
+    const tokenizer = await (await loadBase(folder)).tokenizer();
+    assert.equal(first, tokenizer.decode(answer, { skipSpecialTokens: true }));
+    assert.equal(again, first);
+    const history = events.find((event) => event.type === "history")!;
+    assert.deepEqual(
+      history.exchanges.map(({ images }) => images),
+      [[picture("wide.png")], []],
+    );
+    const { messages } = JSON.parse(readFileSync(file, "utf8")) as { messages: ChatMessage[] };
+    assert.deepEqual(messages[0], {
+      role: "user",
+      content: [
+        { type: "image", image: picture("wide.png") },
+        { type: "text", text: "And this?" },
+      ],
+    });
+    // the saved conversation is what train takes, and ends as the conversation did
+    const generator = await openGenerator(folder, { threads: 1 });
+    const [ids] = await idsOf(generator, [messages.slice(0, 1)]);
+    assert.deepEqual(ids, answer);
+    await generator.close();
+  });
+  it("without a template the image comes before the text; alone, /image takes it back", async () => {
+    const { folder } = await model("idefics");
+    const lines = ["Hi", `/image ${picture("wide.png")}`, "Hi", `/image ${picture("wide.png")}`, "/image", "Hi"];
+    const [without, seen, taken] = answersIn((await chatting(folder, lines)).events);
+    assert.notEqual(seen, without);
+    assert.equal(taken, without);
+  });
+  it("a model of texts refuses, and what is no image", async () => {
+    const file = picture("wide.png");
+    await assert.rejects(chatting(`${fixtures}/tiny-llama`, [`/image ${file}`]), { code: "model/no-images" });
+    const { folder } = await model("llava");
+    await assert.rejects(chatting(folder, [`/image ${folder}/config.json`]), { code: "image/format" });
   });
 });
 
