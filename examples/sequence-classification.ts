@@ -1,0 +1,148 @@
+// A classifier of texts: a small BERT learns from nothing to tell how expensive a place is from what people wrote about it, then, by
+// LoRA, where it lies. The texts are those of models/demo (E2E; its README has source and licence).
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { finetune, initModel, openClassifier } from "lowrank";
+
+const folder = "example-output/sequence-classification";
+rmSync(folder, { recursive: true, force: true });
+
+type Question = "price" | "area";
+interface Place extends Record<Question, string> {
+  text: string;
+}
+
+/** What people wrote, and what it says of the price and of the area. */
+const places = (part: string): Place[] =>
+  readFileSync(`models/demo/${part}.jsonl`, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => {
+      const [asked, answer] = JSON.parse(line).messages.map(({ content }: { content: string }) => content);
+      const { price = "not said", area = "not said" } = JSON.parse(answer);
+      return { text: asked.replace("Extract the facts as JSON: ", ""), price, area };
+    });
+const [training, testing] = [places("train"), places("test")];
+const classesOf = (question: Question): string[] => [...new Set(training.map((place) => place[question]))].sort();
+
+/** A WordPiece vocabulary: the frequent words of the texts, and for the others their characters. */
+function vocabulary(texts: readonly string[]): string[] {
+  const counts = new Map<string, number>();
+  for (const word of texts.flatMap(
+    (text) =>
+      text
+        .toLowerCase()
+        .normalize("NFKD")
+        .match(/[a-z]+|\d+|[^\s\w]/g) ?? [],
+  )) {
+    counts.set(word, (counts.get(word) ?? 0) + 1);
+  }
+  const characters = [...new Set([...counts.keys()].join(""))].sort();
+  const words = [...counts].filter(([word, count]) => count > 4 && word.length > 1).map(([word]) => word);
+  return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ...characters, ...characters.map((one) => `##${one}`), ...words.sort()];
+}
+const tokens = vocabulary(training.map(({ text }) => text));
+const special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+const tokenizer = {
+  version: "1.0",
+  added_tokens: special.map((content, id) => ({ id, content, special: true, normalized: false })),
+  normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true },
+  pre_tokenizer: { type: "BertPreTokenizer" },
+  post_processor: { type: "BertProcessing", cls: ["[CLS]", 2], sep: ["[SEP]", 3] },
+  decoder: { type: "WordPiece", prefix: "##", cleanup: true },
+  model: {
+    type: "WordPiece",
+    unk_token: "[UNK]",
+    continuing_subword_prefix: "##",
+    max_input_chars_per_word: 100,
+    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+  },
+};
+
+const untrained = `${folder}/untrained`;
+await initModel(
+  {
+    model_type: "bert",
+    architectures: ["BertForSequenceClassification"],
+    vocab_size: tokens.length,
+    hidden_size: 64,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    intermediate_size: 128,
+    max_position_embeddings: 96,
+    initializer_range: 0.1,
+    hidden_dropout_prob: 0,
+    attention_probs_dropout_prob: 0,
+    id2label: Object.fromEntries(classesOf("price").entries()),
+  },
+  untrained,
+);
+writeFileSync(`${untrained}/tokenizer.json`, JSON.stringify(tokenizer));
+writeFileSync(
+  `${untrained}/tokenizer_config.json`,
+  JSON.stringify({ tokenizer_class: "BertTokenizer", model_max_length: 96, pad_token: "[PAD]", unk_token: "[UNK]" }),
+);
+
+/** A data file {text, label} that asks one question of the texts. */
+function asking(question: Question): string {
+  const file = `${folder}/${question}.jsonl`;
+  writeFileSync(file, training.map((place) => `${JSON.stringify({ text: place.text, label: place[question] })}\n`).join(""));
+  return file;
+}
+
+/** Trains, and says now and then how far it is. */
+async function train(options: Parameters<typeof finetune>[0]): Promise<void> {
+  for await (const event of finetune(options)) {
+    if (event.type === "step" && event.step % 50 === 0) console.log(`  step ${event.step}: loss ${event.loss.toFixed(3)}`);
+  }
+}
+
+const base = `${folder}/base`;
+
+/** The classes of the held-out texts, by the base or by the adapter. */
+async function classified(adapter?: string): Promise<string[]> {
+  const classifier = await openClassifier(base, { adapter });
+  const told = await classifier.classify(testing.map(({ text }) => text));
+  await classifier.close();
+  return told.map(({ scores }) => scores[0]!.label);
+}
+
+/** Accuracy on the held-out texts, and the mean of the classes' F1 scores. */
+function scoreOf(question: Question, told: readonly string[]) {
+  const answers = testing.map((place, i) => ({ right: place[question], given: told[i]! }));
+  const count = (is: (answer: (typeof answers)[number]) => boolean) => answers.filter(is).length;
+  const f1 = classesOf(question).map((name) => {
+    const both = count(({ given, right }) => given === name && right === name);
+    return (2 * both) / (count(({ given }) => given === name) + count(({ right }) => right === name));
+  });
+  const accuracy = count(({ given, right }) => given === right) / answers.length;
+  return { accuracy, macroF1: f1.reduce((sum, value) => sum + value, 0) / f1.length };
+}
+
+console.log(`Every weight, on the price (${tokens.length} tokens in the vocabulary):`);
+const common = { batchSize: 32, seed: 1, schedule: "cosine", warmup: 0.1 } as const;
+await train({ ...common, base: untrained, data: asking("price"), output: base, method: "full", steps: 250, learningRate: 1e-3 });
+
+console.log("LoRA, on the area:");
+const adapter = `${folder}/adapter`;
+await train({ ...common, base, data: asking("area"), output: adapter, rank: 8, steps: 300, learningRate: 5e-3 });
+
+// The base has no classes for the area, so what it takes to be better than it is the commonest answer.
+const countOf = (area: string): number => training.filter((place) => place.area === area).length;
+const commonest = classesOf("area").reduce((a, b) => (countOf(a) >= countOf(b) ? a : b));
+const rows = [
+  ["price, base", scoreOf("price", await classified())],
+  [
+    "area, the commonest answer",
+    scoreOf(
+      "area",
+      testing.map(() => commonest),
+    ),
+  ],
+  ["area, base + adapter", scoreOf("area", await classified(adapter))],
+] as const;
+console.log(`\n${testing.length} texts, not trained on      accuracy  macro F1`);
+for (const [what, { accuracy, macroF1 }] of rows) {
+  console.log(`${what.padEnd(30)} ${`${(100 * accuracy).toFixed(1)}%`.padStart(6)}  ${macroF1.toFixed(3).padStart(8)}`);
+}
+const [, [, before], [, after]] = rows;
+if (!(after.accuracy > before.accuracy + 0.3)) throw new Error("the adapter did not learn the new question");
