@@ -11,10 +11,28 @@ import type { ThetaEntry } from "./types.ts";
 
 const sizeOfEntries = (entries: readonly ThetaEntry[]): number => entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
 
-/** The base's weights as one vector in float32. Throws if one is missing or has another shape than the config calls for. */
-export async function readTheta(files: Files, checkpoint: Checkpoint, entries: readonly ThetaEntry[]): Promise<Float32Array> {
+/** A classifier's head that the base does not have: whether a weight is one of it, and its first values. */
+export interface NewHead {
+  has(name: string): boolean;
+  values(name: string, shape: number[]): Float32Array;
+}
+
+/**
+ * The base's weights as one vector in float32, and those of a new head. Throws if one is missing or has another shape than the
+ * config calls for.
+ */
+export async function readTheta(
+  files: Files,
+  checkpoint: Checkpoint,
+  entries: readonly ThetaEntry[],
+  head?: NewHead,
+): Promise<Float32Array> {
   const theta = new Float32Array(sizeOfEntries(entries));
   for (const { key, offset, shape } of entries) {
+    if (head?.has(key)) {
+      theta.set(head.values(key, shape), offset);
+      continue;
+    }
     const tensor = await readWeights(files, checkpoint, key);
     if (tensor.shape.join() !== shape.join()) {
       throw new LowrankError("checkpoint/shape", "a weight has another shape than config.json calls for", {
@@ -29,10 +47,18 @@ export async function readTheta(files: Files, checkpoint: Checkpoint, entries: r
   return theta;
 }
 
+export interface WriteOptions {
+  /** Weights that are not trained, by name. */
+  kept?: readonly string[];
+  head?: NewHead;
+  /** The config.json that takes the place of the base's. */
+  config?: string;
+}
+
 /**
- * Writes a checkpoint folder with the weights of `theta`, each in the dtype it has in the base, the `kept` ones as the base has
- * them, and the base's config and tokenizer files. Tied weights are stored once; tensors that no part of the model reads are
- * left out.
+ * Writes a checkpoint folder with the weights of `theta`, each in the dtype it has in the base (a new head in that of the base's
+ * first weight), the `kept` ones as the base has them, and the base's config and tokenizer files. Tied weights are stored once;
+ * tensors that no part of the model reads are left out.
  */
 export async function writeTheta(
   files: Files,
@@ -40,10 +66,11 @@ export async function writeTheta(
   entries: readonly ThetaEntry[],
   folder: string,
   theta: Float32Array,
-  kept: readonly string[] = [],
+  { kept = [], head, config }: WriteOptions = {},
 ): Promise<void> {
+  const [first] = entries.filter(({ key }) => !head?.has(key));
   const trained = entries.map(({ key, offset, shape }): TensorSource => {
-    const dtype = readableDType(findTensor(checkpoint, key).dtype, key);
+    const dtype = readableDType(findTensor(checkpoint, head?.has(key) ? first!.key : key).dtype, key);
     const values = () => bytesOf(fromFloat32(theta.subarray(offset, offset + sizeOf(shape)), dtype));
     return { name: storedName(checkpoint, key), dtype, shape, data: values };
   });
@@ -57,4 +84,5 @@ export async function writeTheta(
     ...checkpoint.metadata,
   });
   await copySideFiles(files, checkpoint.folder, folder);
+  if (config !== undefined) await files.write(`${folder}/config.json`, new TextEncoder().encode(config));
 }

@@ -10,11 +10,12 @@ import { initAdapter, initSaved, type LoraFactors } from "../lora/init.ts";
 import { matchModules, resolveConfig } from "../lora/match.ts";
 import { type SavedTensor, savedWeights } from "../lora/saved.ts";
 import type { AnyBase } from "../models/base.ts";
+import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 import { forwardGraph } from "../models/registry.ts";
 import { sizeOf } from "../tensor.ts";
 import type { Facts, SaveWeights } from "./checkpoint.ts";
-import { readTheta, writeTheta } from "./full.ts";
+import { type NewHead, readTheta, writeTheta } from "./full.ts";
 import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
 import { lossEntries } from "./task-loss.ts";
@@ -92,10 +93,9 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Pro
   const matched = matchModules(modules, config, modelType);
   const tensors = initAdapter(matched, config, options.seed);
   const saved = new Map<string, SavedTensor>();
-  const newHead = "task" in base.config ? base.config.newHead : null;
+  const head = newHeadOf(base, options.seed);
   for (const { name, shape } of savedWeights(modules, config)) {
-    const isNew = newHead !== null && name.startsWith(`${newHead}.`);
-    const stored = isNew ? undefined : checkpoint.tensors.get(storedName(checkpoint, name));
+    const stored = head?.has(name) ? undefined : checkpoint.tensors.get(storedName(checkpoint, name));
     const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
     saved.set(name, { shape, data });
   }
@@ -135,20 +135,34 @@ function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): 
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */
-async function fullSubject(files: Files, { checkpoint, config }: AnyBase, _: RunOptions, images: boolean): Promise<Subject> {
+async function fullSubject(files: Files, base: AnyBase, { seed }: RunOptions, images: boolean): Promise<Subject> {
+  const { checkpoint, config } = base;
   const entries = lossEntries(config, images);
   const trained = new Set(entries.map(({ key }) => key));
   const names = fullEntries(forwardGraph(config)).map(({ key }) => key);
   const kept = names.filter((name) => !trained.has(name));
+  const head = newHeadOf(base, seed);
+  const headed = await classifierCheckpoint(files, base);
+  const written = headed?.checkpoint ?? checkpoint;
+  const added = entries.filter(({ key }) => head?.has(key));
   return {
     modules: null,
     trainable: entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
-    resultBytes: names.reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0),
-    theta: () => readTheta(files, checkpoint, entries),
+    resultBytes:
+      names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0) +
+      added.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0),
+    theta: () => readTheta(files, checkpoint, entries, head),
     facts: {},
     adapterOf: null,
-    saveWeights: (folder, theta) => writeTheta(files, checkpoint, entries, folder, theta, kept),
+    saveWeights: (folder, theta) => writeTheta(files, written, entries, folder, theta, { kept, head, config: headed?.config }),
     graph: fullGraph,
     open: fullObjective,
   };
+}
+
+/** The head that the base's config asks for and its checkpoint does not have; undefined if there is none. */
+function newHeadOf({ config }: AnyBase, seed: number): NewHead | undefined {
+  const name = "task" in config ? config.newHead : null;
+  if (name === null) return undefined;
+  return { has: (weight) => weight.startsWith(`${name}.`), values: (weight, shape) => initSaved(weight, shape, seed) };
 }

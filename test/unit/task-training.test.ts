@@ -4,6 +4,8 @@ import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
 import { readAdapter } from "../../src/lora/adapter.ts";
+import { openBase } from "../../src/models/base.ts";
+import type { TaskConfig } from "../../src/models/task.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import type { FinetuneEvent } from "../../src/train/finetune.ts";
@@ -68,6 +70,23 @@ test("a text classifier learns classes that its base does not have, and the adap
   assert.equal(error.code, "data/label");
   assert.match(error.subject!, /other\.jsonl, line 25/);
   assert.equal(error.got, "mat");
+});
+
+test("full fine-tuning on new classes writes a classifier of them", async (t) => {
+  const folder = await temporary(t);
+  const base = await taskBase(folder, "bert");
+  const data = await jsonl(folder, "train.jsonl", sentences);
+  const output = `${folder}/out`;
+  const events = await run({ base, data, output, method: "full", epochs: 20, batchSize: 8, learningRate: 3e-3 });
+  const losses = of(events, "step").map(({ loss }) => loss);
+  assert.ok(losses.at(-1)! < losses[0]! / 3, `loss ${losses[0]} → ${losses.at(-1)}`);
+  const { config, checkpoint } = await openBase(nodeFiles, output);
+  assert.deepEqual([(config as TaskConfig).labels, (config as TaskConfig).newHead], [["bird", "cat", "dog", "film"], null]);
+  assert.deepEqual(checkpoint.tensors.get("classifier.weight")!.shape, [4, 32]);
+
+  // It goes on from there with the head that it has.
+  const more = await run({ base: output, data, output: `${folder}/more`, method: "full", steps: 1 });
+  assert.ok(of(more, "step")[0]!.loss < losses[0]! / 2);
 });
 
 test("pairs of texts are told apart by what stands in which", async (t) => {
