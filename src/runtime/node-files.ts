@@ -25,6 +25,11 @@ const REASONS: Record<string, { code: string; message: string; next?: string; ex
     message: "the name is too long for the file system",
     next: "Choose a shorter name.",
   },
+  ERR_INVALID_ARG_VALUE: {
+    code: "file/name",
+    message: "no file can have this name: it has a NUL in it",
+    next: "Correct the path.",
+  },
   ENOTEMPTY: { code: "file/not-empty", message: "the folder is not empty", next: "Choose another folder, or empty this one." },
   EEXIST: { code: "file/exists", message: "exists already", next: "Choose another name, or remove it." },
   ENOSPC: { code: "file/no-space", message: "no space left on the disk", next: "Free some space, then run again.", exitCode: 1 },

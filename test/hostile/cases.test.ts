@@ -5,6 +5,7 @@ import { LowrankError } from "../../src/errors.ts";
 import { type Case, makePlace } from "../helpers/hostile.ts";
 import { baseCases } from "./cases/base.ts";
 import { dataCases } from "./cases/data.ts";
+import { imageCases } from "./cases/images.ts";
 import { machineCases } from "./cases/machine.ts";
 import { optionCases } from "./cases/options.ts";
 import { runCases } from "./cases/runs.ts";
@@ -17,6 +18,7 @@ const LEAST_CASES = 60;
 
 const tables: Record<string, Case[]> = {
   "data files": dataCases,
+  "folders of images": imageCases,
   "bases, tokenizers, templates": baseCases,
   "options, adapters, config files": optionCases,
   "disk, folders, clocks": machineCases,
