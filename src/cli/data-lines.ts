@@ -32,7 +32,7 @@ export function dataLines(what: string, report: ExampleReport): string[] {
     [report.duplicates, "there more than once"],
     [report.alsoTrained ?? 0, "in the training data too, so the evaluation looks better than it is"],
   ];
-  const trained = classes || images !== undefined ? "" : `, ${grouped(targets)} of them targets`;
+  const trained = report.prompts === undefined ? "" : `, ${grouped(targets)} of them targets`;
   const texts = tokens === 0 ? "" : `, ${grouped(tokens)} tokens${trained}, longest ${longest}`;
   const pictures = images === undefined ? "" : `, ${grouped(images)} images`;
   const kinds = classes?.slice(0, CLASSES_SHOWN).map(({ label, count: own }) => `${oneLine(label, CLASS_CHARS)} ${grouped(own)}`);

@@ -78,7 +78,7 @@ const dataFlags: Flag[] = [
     name: "maxLength",
     kind: "number",
     value: "TOKENS",
-    help: "longer examples are cut on the right (1024, or the model's positions if fewer)",
+    help: "longer examples are cut on the right (1024, or 2048 where the model reads images; its positions if fewer)",
   },
   { name: "date", kind: "text", value: "YYYY-MM-DD", help: "the date that chat templates see (today)" },
 ];

@@ -2,13 +2,15 @@
 import type { NumberedRecord } from "../data/records.ts";
 import { LowrankError } from "../errors.ts";
 import type { TextBase } from "../models/base.ts";
-import type { ModelConfig } from "../models/registry.ts";
+import { type ModelConfig, visionOf } from "../models/registry.ts";
 import { renderWithMask } from "../text/mask.ts";
 import type { ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** Default longest example, in tokens. */
 const MAX_LENGTH = 1024;
+/** Where there may be images: a split one alone has more than 1,000 tokens. */
+const MAX_LENGTH_WITH_IMAGES = 2048;
 
 /** Every id that can reach the model must have a row in the embedding: the vocabulary's, and those that generation_config.json names. */
 export function checkVocabulary({ vocabSize, eosIds, bosId }: Tokenizer, { checkpoint, config }: TextBase): void {
@@ -74,8 +76,10 @@ function checkTemplate(tokenizer: Tokenizer): void {
 }
 
 /** The longest example: as asked for, where the model has the positions, or a default. */
-export function lengthLimit(maxLength: number | undefined, { maxPositions }: Pick<ModelConfig, "maxPositions">): number {
-  if (maxLength === undefined) return Math.min(MAX_LENGTH, maxPositions);
+export function lengthLimit(maxLength: number | undefined, config: ModelConfig): number {
+  const { maxPositions } = config;
+  const readsImages = !("task" in config) && visionOf(config) !== undefined;
+  if (maxLength === undefined) return Math.min(readsImages ? MAX_LENGTH_WITH_IMAGES : MAX_LENGTH, maxPositions);
   if (maxLength <= maxPositions) return maxLength;
   throw new LowrankError("train/option", "the model has fewer positions", {
     subject: "maxLength",

@@ -1,7 +1,7 @@
 // Training and evaluating on conversations with images: losses are Transformers' and PEFT's (test/fixtures/image-text).
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { copyFile, mkdir, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { describe, it, test } from "node:test";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
@@ -189,6 +189,32 @@ test("samples and exact answers see the images", async () => {
   const learned = samples.filter(({ text, expected }) => text.startsWith(expected)).length;
   assert.equal(total.adapter, learned);
   assert.ok(learned > 0, JSON.stringify(samples));
+});
+
+test("a run resumes to the same bits, and not on other images", async () => {
+  const { folder, data } = await given("llava");
+  const root = await temporaryFolder();
+  const options = { base: folder, data, batchSize: 1, steps: 4, checkpointEvery: 2, threads: 1 };
+  const [whole, broken] = [`${root}/whole`, `${root}/broken`];
+  for (const output of [whole, broken]) await eventsOf({ ...options, output });
+  const bits = (output: string) => readFileSync(`${output}/adapter_model.safetensors`);
+  const breakOff = () =>
+    Promise.all(["checkpoint-4", "adapter_model.safetensors"].map((name) => rm(`${broken}/${name}`, { recursive: true })));
+  await breakOff();
+  await eventsOf({ ...options, output: broken, resume: true });
+  assert.deepEqual(bits(broken), bits(whole));
+  await breakOff();
+  await copyFile(picture("gray.png"), `${path.dirname(data)}/pictures/wide.png`);
+  await assert.rejects(eventsOf({ ...options, output: broken, resume: true }), { code: "train/resume-mismatch", got: /examples/ });
+});
+
+test("examples may be longer where the model reads images", async () => {
+  const { folder } = await given("llava");
+  const config = JSON.parse(readFileSync(`${folder}/config.json`, "utf8")) as { text_config: object };
+  const long = { max_position_embeddings: 4096 };
+  const planned = async (json: Record<string, unknown>) => (await plan(json)).maxLength;
+  assert.equal(await planned({ ...config, text_config: { ...config.text_config, ...long } }), 2048);
+  assert.equal(await planned({ ...config.text_config, ...long, model_type: "llama" }), 1024);
 });
 
 describe("what is refused", () => {
