@@ -252,13 +252,15 @@ export function makeRecord<R>({ fields }: Row, spelling: Spelling<R>, subject: s
 function pathsIn(value: unknown, key: string, subject: string): string[] {
   return [value].flat().map((one: unknown) => {
     const { path, bytes } = (typeof one === "object" ? (one ?? {}) : { path: one }) as { path?: unknown; bytes?: unknown };
-    if (typeof path === "string" && (bytes ?? null) === null) return path;
-    throw wrongValue(
-      key,
-      "paths of files beside the data file",
-      (bytes ?? null) === null ? one : "an image inside the data file",
-      subject,
-    );
+    if ((bytes ?? null) !== null) {
+      throw new LowrankError("data/value", "the images are inside the data file", {
+        subject,
+        expected: `${key}: paths of files`,
+        got: "bytes",
+        next: "write each image to a file, and its path, relative to the data file, into the record",
+      });
+    }
+    return requireText(path, key, subject);
   });
 }
 

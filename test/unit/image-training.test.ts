@@ -205,7 +205,10 @@ test("a run resumes to the same bits, and not on other images", async () => {
   assert.deepEqual(bits(broken), bits(whole));
   await breakOff();
   await copyFile(picture("gray.png"), `${path.dirname(data)}/pictures/wide.png`);
-  await assert.rejects(eventsOf({ ...options, output: broken, resume: true }), { code: "train/resume-mismatch", got: /examples/ });
+  await assert.rejects(eventsOf({ ...options, output: broken, resume: true }), {
+    code: "train/resume-mismatch",
+    got: /examples/,
+  });
 });
 
 test("examples may be longer where the model reads images", async () => {
@@ -238,6 +241,11 @@ describe("what is refused", () => {
       const file = await dataFile([records[0]!, { ...records[0]!, images: [image] }], ["wide.png"]);
       await assert.rejects(evaluate({ base: folder, data: file }), { code, subject: /line 2/ });
     }
+  });
+  it("images inside the data file", async () => {
+    const { folder, records } = await given("llava");
+    const file = await dataFile([{ ...records[0]!, images: [{ bytes: "AAAA", path: "wide.png" }] }], ["wide.png"]);
+    await assert.rejects(evaluate({ base: folder, data: file }), { code: "data/value", got: "bytes" });
   });
   it("more or fewer images than places", async () => {
     const { folder, records, data } = await given("llava");
