@@ -26,7 +26,7 @@ function scripted(losses: number[], output: Partial<TrainOutput> & { folder: str
     return toy.lossAndGradient(batch, theta, divisor, key);
   };
   const targets = batches[0]!.lossLabels.length;
-  const objective = { ...toy, lossAndGradient, loss: async () => losses[step - 1]! * targets };
+  const objective = { ...toy, lossAndGradient, evaluate: async () => ({ loss: losses[step - 1]! * targets }) };
   return toyRun(
     { checkpointEvery: 100, ...output },
     { objective, steps: losses.length, evaluation: { batches, every: 1 }, ...change },
