@@ -14,7 +14,6 @@ export const percent = (share: number): string => `${(100 * share).toFixed(1)} %
 
 /** What is told of an evaluation: tables and lines, in their order. */
 export function evaluationText(evaluation: Evaluation): string[] {
-  const { base, adapter } = evaluation;
   switch (evaluation.task) {
     case "causal-lm":
       return [
@@ -22,17 +21,26 @@ export function evaluationText(evaluation: Evaluation): string[] {
       ];
     case "contrastive":
       return contrastiveText(evaluation);
+    case "zero-shot":
+      return [`zero-shot: each class as ${templatesText(evaluation.template)} (--template)`, ...classifierText(evaluation)];
     default:
-      return [
-        scores<ClassifierScore>(["loss", "accuracy", "macro F1"], evaluation, ({ loss, accuracy, macroF1 }) => [
-          loss.toFixed(4),
-          percent(accuracy),
-          macroF1.toFixed(4),
-        ]),
-        ...classesText((adapter ?? base) as ClassifierScore, adapter !== null),
-      ];
+      return classifierText(evaluation);
   }
 }
+
+const templatesText = ([first, ...others]: readonly string[]): string =>
+  `"${oneLine(first!, LABEL_CHARS)}"${others.length > 0 ? ` and ${others.length} more` : ""}`;
+
+type OfClassifier = { base: ClassifierScore | null; adapter: ClassifierScore | null };
+
+const classifierText = ({ base, adapter }: OfClassifier): string[] => [
+  scores<ClassifierScore>(["loss", "accuracy", "macro F1"], { base, adapter }, ({ loss, accuracy, macroF1 }) => [
+    loss.toFixed(4),
+    percent(accuracy),
+    macroF1.toFixed(4),
+  ]),
+  ...classesText((adapter ?? base)!, adapter !== null),
+];
 
 /** Base and adapter under each other. */
 function scores<S>(

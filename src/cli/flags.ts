@@ -240,6 +240,12 @@ const tables = {
       anyBase,
       ...dataFlags,
       { name: "generate", kind: "boolean", help: "also answer every prompt greedily, and count the answers that are exact" },
+      {
+        name: "template",
+        kind: "texts",
+        value: "TEXT",
+        help: "of a model that compares images and texts, on images with classes: what makes a text of a class (a photo of a {}); can be repeated, the mean counts",
+      },
       { name: "limit", kind: "number", value: "N", help: "with --generate: only the first N records are answered" },
       {
         name: "batchSize",

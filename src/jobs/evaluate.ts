@@ -15,6 +15,7 @@ import { dataReader, evaluationBatches, finished, shapeOf } from "../train/datas
 import { lossOf } from "../train/task-loss.ts";
 import { type ClassifierScore, type ContrastiveScore, type Measure, measures, type Score } from "./evaluate-measures.ts";
 import { openScoring, sidesOf } from "./evaluate-scoring.ts";
+import { hasClasses, zeroShot } from "./evaluate-zero-shot.ts";
 
 export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames {
   /** Folder of the base checkpoint. */
@@ -31,6 +32,8 @@ export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extend
   trainOn?: TrainOn;
   maxLength?: number;
   date?: string;
+  /** Of a contrastive model on images with classes: what makes a text of a label, or several. "a photo of a {}" if absent. */
+  template?: string | readonly string[];
   /**
    * Rows that are run at once. Default 4, for other models than language models 32. The loss of a contrastive model is one among so
    * many pairs, and depends on it.
@@ -53,24 +56,29 @@ export type Evaluation =
   | Evaluated<"causal-lm", Score>
   | Evaluated<"sequence-classification", ClassifierScore, ClassifierScore | null>
   | Evaluated<"image-classification", ClassifierScore, ClassifierScore | null>
-  | (Evaluated<"contrastive", ContrastiveScore> & { batchSize: number });
+  | (Evaluated<"contrastive", ContrastiveScore> & { batchSize: number })
+  | (Evaluated<"zero-shot", ClassifierScore> & { template: readonly string[] });
 
-/** What was evaluated. */
+/** What was evaluated: the base's task, or zero-shot classification by a contrastive model. */
 export type EvaluatedTask = Evaluation["task"];
 export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: T }>;
 
 /**
  * Evaluates the base on a data file, and the adapter on it where one is given. A classifier's classes are the adapter's where it
- * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`.
+ * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`. A contrastive
+ * model on images with classes tells them by a text for each.
  */
 export async function evaluate(options: EvaluateOptions, runtime: Runtime): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = runtime;
   const opened = await openBase(files, options.base, timeLimit);
-  checkTask(opened, options.task);
+  checkTask(opened, options);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const base = given ? forAdapter(opened, given) : opened;
   const adapter = given && adapterAgainst(given, base.modules);
   if (adapter) await checkMadeFor(base, adapter, options.anyBase);
+  if (options.task !== "contrastive" && taskOf(base.config) === "contrastive" && (await hasClasses(runtime, options))) {
+    return { task: "zero-shot", ...(await zeroShot(base, adapter, options, runtime)) };
+  }
   const sides = await sidesOf(files, base, adapter);
 
   const task = taskOf(base.config);
@@ -114,13 +122,22 @@ function evaluated(
   return { task, data, base, adapter, ...(task === "contrastive" && { batchSize }) } as Evaluation;
 }
 
-function checkTask({ config, checkpoint }: AnyBase, wanted: EvaluateOptions["task"]): void {
+/** Fails if the options are for another task than the base's. */
+function checkTask({ config, checkpoint }: AnyBase, { task, template }: EvaluateOptions): void {
   const own = taskOf(config);
-  if (wanted === undefined || wanted === own) return;
-  throw new LowrankError("evaluate/option", `${config.modelType} is a model for ${taskText[own]}`, {
-    subject: "task",
-    expected: own,
-    got: wanted,
-    next: `Use a base for ${taskText[wanted]}, or leave out task: ${checkpoint.folder} says it.`,
-  });
+  const refuse = (subject: string, expected: string, got: string, next: string): never => {
+    throw new LowrankError("evaluate/option", `${config.modelType} is a model for ${taskText[own]}`, {
+      subject,
+      expected,
+      got,
+      next,
+    });
+  };
+  const wanted = task === "zero-shot" ? "contrastive" : task;
+  if (wanted !== undefined && wanted !== own) {
+    refuse("task", own, task!, `Use a base for ${taskText[wanted]}, or leave out task: ${checkpoint.folder} says it.`);
+  }
+  if (template !== undefined && own !== "contrastive") {
+    refuse("template", "a model that compares images and texts (clip)", String(template), "Leave out the template.");
+  }
 }

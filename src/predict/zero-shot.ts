@@ -15,7 +15,8 @@ export const MAX_TEMPLATES = 1000;
 /** Most texts that labels and templates make. */
 export const MAX_ZERO_SHOT_TEXTS = 1 << 21;
 
-const DEFAULT_TEMPLATE = "a photo of a {}";
+/** What makes a text of a label, where nothing else is said. */
+export const DEFAULT_TEMPLATE = "a photo of a {}";
 /** What stands for the label in a template. */
 const PLACE = "{}";
 /** Texts that are in memory at once. */

@@ -4,6 +4,7 @@ import type { TrainOn } from "../data/examples.ts";
 import type { Recognized } from "../data/readers.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
+import type { TaskRecords } from "../data/task-records.ts";
 import type { AnyBatch, Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { ProcessedImage } from "../images/processor.ts";
@@ -21,6 +22,8 @@ export interface DataOptions extends ColumnNames {
   maxLength?: number;
   /** The date that chat templates see. */
   date?: string;
+  /** What the records are, of a model of another task than language modelling, where they are not what its task learns from. */
+  records?: keyof TaskRecords;
 }
 
 /** What is told while a long file is read and tokenized. */
@@ -55,7 +58,7 @@ export interface Datasets {
 }
 
 /** Reads files of records for one base: its task, its tokenizer, its limits. */
-export interface DataReader extends Pick<TaskData, "maxLength" | "rows"> {
+export interface DataReader extends Pick<TaskData, "maxLength" | "rows" | "classes" | "images"> {
   read(path: string): Reading<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
   split(path: string, share: number, seed: number): Reading<Required<Datasets>>;
@@ -142,6 +145,8 @@ export async function dataReader(
   return {
     maxLength,
     rows: task.rows,
+    classes,
+    images,
     read: async function* (path) {
       const dataset = (yield* readAll(path)).dataset();
       classes?.settle();

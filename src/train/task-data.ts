@@ -106,14 +106,15 @@ async function dataOfTask(
   const processor = inputs["pixelValues"] && (await loadImageProcessor(files, folder));
   const images = processor && imageStore(files, decodeImage, async () => processor);
   const own = config.newHead === null || fixedClasses ? config.labels : [];
-  const classes = config.labels.length > 0 ? classesOf(own, fixedClasses) : undefined;
+  const { records = config.task } = options;
+  const classes = records === "contrastive" ? undefined : classesOf(own, fixedClasses);
   // Of a model that reads images only, the length is that of an image.
   const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;
   const parts = { maxLength, tokenizer, images, classes };
   return {
     maxLength,
     limit: 2 ** 31,
-    open: (path) => openTask(files, path, config.task, options, parts),
+    open: (path) => openTask(files, path, records, options, parts),
     rows: (examples) =>
       taskRowsOf(examples, config, { padId: tokenizer && padIdOf(tokenizer, config.vocabSize), images, classes }),
     classes,

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { describe, it, test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
-import type { ClassifierScore, EvaluateOptions, Evaluation } from "../../src/index.ts";
+import type { ClassifierScore, EvaluatedTask, EvaluateOptions, Evaluation } from "../../src/index.ts";
 import { evaluate, finetune, reportRuns } from "../../src/node.ts";
 import type { FinetuneEvent } from "../../src/train/finetune.ts";
 import { jsonl, taskBase, temporary } from "../helpers/task-bases.ts";
@@ -123,6 +123,41 @@ test("a contrastive model: the loss, which batches change, and recall over all, 
       }
     }
   }
+});
+
+test("a contrastive model on images with classes tells them by a text for each", async (t) => {
+  const folder = await temporary(t);
+  const base = await taskBase(folder, "clip");
+  const options = { base, data: `${fixtures}/named.jsonl`, adapter: `${fixtures}/clip-adapter` };
+  const found = await evaluated("zero-shot", options);
+  assert.deepEqual(found.template, [reference.template]);
+  assert.deepEqual(
+    found.data.classes!.map(({ label, count }) => [label, count]),
+    ["cat", "dog", "large bird"].map((label) => [label, 4]),
+  );
+  for (const side of ["base", "adapter"] as const) {
+    sameClassification(found[side]!, reference.clip[side].zero_shot, side);
+    assert.deepEqual(
+      found[side]!.classes.map(({ support }) => support),
+      [4, 4, 4],
+    );
+  }
+  const other = await evaluated("zero-shot", { ...options, adapter: undefined, template: "the {} sat" });
+  assert.ok(Math.abs(other.base.loss - found.base.loss) > 1e-4);
+
+  // Pairs are pairs, unless they are meant to have classes.
+  const pairs = `${fixtures}/pairs.jsonl`;
+  assert.equal((await evaluate<EvaluatedTask>({ base, data: pairs })).task, "contrastive");
+  const codeOf = (given: EvaluateOptions) =>
+    evaluate(given).then(
+      () => "none",
+      ({ code }: LowrankError) => code,
+    );
+  assert.equal(await codeOf({ base, data: pairs, template: "{}" }), "data/keys");
+  assert.equal(await codeOf({ base, data: `${fixtures}/named.jsonl`, task: "contrastive" }), "data/keys");
+  assert.equal(await codeOf({ base, data: `${fixtures}/named.jsonl`, template: "a photo" }), "predict/template");
+  const bert = await taskBase(folder, "bert");
+  assert.equal(await codeOf({ base: bert, data: `${fixtures}/texts.jsonl`, template: "{}" }), "evaluate/option");
 });
 
 describe("a run of another task", () => {
