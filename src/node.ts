@@ -16,7 +16,7 @@ import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate a
 import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
 import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
-import { type PreviewOptions, preview as previewOf } from "./jobs/preview.ts";
+import { type PreviewedTask, type PreviewOptions, preview as previewOf } from "./jobs/preview.ts";
 import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn, openBase } from "./models/base.ts";
 import { initModel as initModelIn } from "./models/init.ts";
@@ -153,8 +153,12 @@ export const openEmbedder = async (base: string, options: Attaching = {}): Promi
 export const evaluate = async <T extends EvaluatedTask = "causal-lm">(options: EvaluateOptions<T>): Promise<EvaluationOf<T>> =>
   (await evaluateOn(await withFolders(options), runtime)) as EvaluationOf<T>;
 
-/** What a run would train on: examples with their trained parts, lengths, what is lost, duplicates. No weight is read. */
-export const preview = async (options: PreviewOptions) => previewOf({ ...options, base: await folderOf(options.base) }, runtime);
+/**
+ * What a run would train on: examples as they are read, lengths, classes, what is lost, duplicates. No weight is read. The result's
+ * type is that of `task`; without it, that of a language model.
+ */
+export const preview = async <T extends PreviewedTask = "causal-lm">(options: PreviewOptions<T>) =>
+  previewOf<T>({ ...options, base: await folderOf(options.base) }, runtime);
 
 /** Answers the prompts of a data file with a base, alone and with an adapter, and counts the answers that are the file's own. */
 export async function* answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void> {

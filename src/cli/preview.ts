@@ -1,15 +1,22 @@
 // lowrank preview: what a run would train on, before anything is trained.
-import type { Preview, PreviewOptions, ShownExample } from "../jobs/preview.ts";
+import type { Preview, PreviewedTask, PreviewOptions, ShownExample } from "../jobs/preview.ts";
 import type { DatasetPreview } from "../jobs/preview-account.ts";
 import { preview } from "../node.ts";
 import { grouped } from "../units.ts";
+import { bars, lengthsText } from "./preview-lengths.ts";
+import { printTaskPreview } from "./preview-task.ts";
 import { recognizedText } from "./recognized.ts";
-import { print, printJson, shown, table } from "./terminal.ts";
+import { print, printJson, shown } from "./terminal.ts";
 import type { Values } from "./values.ts";
 
 /** Shows the data; returns the exit status. */
 export async function run(options: Values, json: boolean): Promise<number> {
-  const { shown: examples, ...found } = await preview(options as unknown as PreviewOptions);
+  const previewed = await preview<PreviewedTask>(options as unknown as PreviewOptions);
+  if (previewed.task !== "causal-lm") {
+    printTaskPreview(previewed, json);
+    return 0;
+  }
+  const { shown: examples, ...found } = previewed;
   if (json) {
     for (const example of examples) printJson({ type: "example", ...example, trainedText: trainedText(example) });
     printJson({ type: "preview", ...found });
@@ -55,9 +62,7 @@ function printFile({ source, file, kind, lengths, dropped, ...counts }: DatasetP
   print(`${what}${source}: ${grouped(records)} ${KINDS[kind]}`);
   if (file) print(`read as: ${recognizedText(file)}`);
   print(`tokens: ${grouped(tokens)}, of which ${grouped(trained)} are trained (${percent(trained, tokens)})`);
-  print(
-    `lengths: ${lengths.shortest} to ${grouped(lengths.longest)} tokens, half up to ${lengths.median}, 95 % up to ${lengths.most}`,
-  );
+  print(lengthsText(lengths));
   print(bars(lengths.histogram));
   const trainedLost = `${grouped(cutTokens)} tokens lost, ${grouped(cutTrained)} of them would have been trained`;
   print(`cut at ${grouped(maxLength)} tokens: ${truncated === 0 ? "none" : `${grouped(truncated)}, ${trainedLost}`}`);
@@ -70,17 +75,6 @@ function printFile({ source, file, kind, lengths, dropped, ...counts }: DatasetP
 }
 
 const percent = (part: number, whole: number): string => `${whole === 0 ? 0 : ((100 * part) / whole).toFixed(1)} %`;
-
-const BAR_CELLS = 40;
-
-function bars(histogram: DatasetPreview["lengths"]["histogram"]): string {
-  const most = Math.max(1, ...histogram.map(({ count }) => count));
-  const rows = histogram.map(({ from, to, count }) => {
-    const cells = count === 0 ? 0 : Math.max(1, Math.round((BAR_CELLS * count) / most));
-    return [from === to ? `  ${from}` : `  ${from}–${to}`, grouped(count), "█".repeat(cells).padEnd(BAR_CELLS)];
-  });
-  return rows.length === 0 ? "" : table(rows);
-}
 
 function duplicateLines({ duplicates, train, evaluation }: Omit<Preview, "shown">): string[] {
   const again = `there more than once: ${grouped(duplicates.train)} of ${grouped(train.records)} training records`;

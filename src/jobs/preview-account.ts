@@ -30,8 +30,17 @@ export interface DatasetPreview {
   dropped: { cut: number; empty: number; places: string[] };
   /** Examples, not cut, that end with no trained token that stops generation. */
   endless: number;
-  /** In tokens, before cutting; 95 of 100 records are no longer than `most`. */
-  lengths: { shortest: number; median: number; most: number; longest: number; histogram: Bar[] };
+  /** In tokens, before cutting. */
+  lengths: Lengths;
+}
+
+/** How long the examples of a file are; 95 of 100 are no longer than `most`. */
+export interface Lengths {
+  shortest: number;
+  median: number;
+  most: number;
+  longest: number;
+  histogram: Bar[];
 }
 
 /** Among how many last trained tokens one that stops generation is looked for. */
@@ -82,15 +91,15 @@ export function makeAccount(source: string, { eosIds }: Tokenizer, maxLength: nu
       if (ids.length <= maxLength && !end.some((id) => eosIds.includes(id))) total.endless++;
     },
     total(file: Recognized | null): DatasetPreview {
-      lengths.sort((a, b) => a - b);
-      const at = (share: number) => lengths[Math.max(0, Math.ceil(share * lengths.length) - 1)] ?? 0;
-      return {
-        ...total,
-        file,
-        lengths: { shortest: at(0), median: at(0.5), most: at(0.95), longest: at(1), histogram: histogram(lengths) },
-      };
+      return { ...total, file, lengths: lengthsOf(lengths) };
     },
   };
+}
+
+export function lengthsOf(lengths: readonly number[]): Lengths {
+  const sorted = [...lengths].sort((a, b) => a - b);
+  const at = (share: number) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
+  return { shortest: at(0), median: at(0.5), most: at(0.95), longest: at(1), histogram: histogram(sorted) };
 }
 
 const targetsOf = (labels: Int32Array): number => labels.reduce((n, label) => n + (label === IGNORE ? 0 : 1), 0);

@@ -5,19 +5,23 @@ import type { RecordFile } from "../data/readers.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { IGNORE } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
-import { loadTextBase } from "../models/base.ts";
-import { asDecoder } from "../models/registry.ts";
+import { loadTextBase, type TextBase } from "../models/base.ts";
+import { type ModelConfig, taskOf } from "../models/registry.ts";
+import { type Task, taskText } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { makeStreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
 import { dataReader } from "../train/datasets.ts";
 import { type ImageSpan, imageNote } from "../train/image-spans.ts";
 import { type DatasetPreview, makeAccount } from "./preview-account.ts";
+import { previewTask, type TaskPreview } from "./preview-task.ts";
 
-export interface PreviewOptions extends ColumnNames {
+export interface PreviewOptions<T extends PreviewedTask = PreviewedTask> extends ColumnNames {
   /** Folder of the base: config.json and the tokenizer's files are read. */
   base: string;
   /** Training records. */
   data: string;
+  /** What the base has to be for, as in training. */
+  task?: T;
   /** As in training: records to evaluate on, or the share of the training records that is kept for it, chosen by `seed`. */
   evalData?: string;
   evalSplit?: number;
@@ -45,7 +49,11 @@ export interface ShownExample {
   ids?: number[];
 }
 
+export type PreviewedTask = Task | "causal-lm";
+export type PreviewOf<T extends PreviewedTask> = T extends Task ? TaskPreview : Preview;
+
 export interface Preview {
+  task: "causal-lm";
   maxLength: number;
   trainOn: TrainOn;
   train: DatasetPreview;
@@ -66,14 +74,23 @@ export interface Preview {
 
 /**
  * Looks at data as a run with these options would read it, one record at a time. Throws what the run would, except that
- * data without a target are told by a warning.
+ * data without a target are told by a warning. The result's type is that of `task`; without it, that of a language model.
  */
-export async function preview(options: PreviewOptions, runtime: Runtime): Promise<Preview> {
-  const { data, evalData, evalSplit, seed = 0, trainOn = "completion", examples = 3, ids = false } = options;
+export async function preview<T extends PreviewedTask = "causal-lm">(
+  options: PreviewOptions<T>,
+  runtime: Runtime,
+): Promise<PreviewOf<T>> {
   checkOptions(options);
   const { files, timeLimit } = runtime;
   const base = await loadTextBase(files, options.base, timeLimit);
-  asDecoder(base.config, `${options.base}/config.json`);
+  const { config } = base;
+  checkTask(config, options);
+  const found = "task" in config ? previewTask({ ...base, config }, options, runtime) : previewTexts(base, options, runtime);
+  return (await found) as PreviewOf<T>;
+}
+
+async function previewTexts(base: TextBase, options: PreviewOptions, runtime: Runtime): Promise<Preview> {
+  const { data, evalData, evalSplit, seed = 0, trainOn = "completion", examples = 3, ids = false } = options;
   const tokenizer = await base.tokenizer();
   const reader = await dataReader(runtime, base, { ...options, trainOn });
   const { maxLength } = reader;
@@ -117,6 +134,7 @@ export async function preview(options: PreviewOptions, runtime: Runtime): Promis
     else if (trained.asked(key)) duplicates.sameQuestion++;
   }
   const found = {
+    task: "causal-lm" as const,
     maxLength,
     trainOn,
     train: train.total(read.file.recognized()),
@@ -202,6 +220,18 @@ function warningsOf({ maxLength, trainOn, train, evaluation, duplicates }: Omit<
     );
   }
   return warnings;
+}
+
+/** Fails if the base is for another task than the options say. */
+function checkTask(config: ModelConfig, { base, task }: PreviewOptions): void {
+  const own = taskOf(config);
+  if (task === undefined || task === own) return;
+  throw new LowrankError("preview/option", `${config.modelType} is a model for ${taskText[own]}`, {
+    subject: "task",
+    expected: own,
+    got: task,
+    next: `Use a base for ${taskText[task]}, or leave out task: ${base} says it.`,
+  });
 }
 
 function checkOptions({ evalData, evalSplit, examples }: PreviewOptions): void {

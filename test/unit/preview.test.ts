@@ -30,7 +30,7 @@ function baseFiles(family?: Family): Record<string, string> {
   };
 }
 
-const look = (files: Record<string, string>, options: Partial<PreviewOptions> = {}): Promise<Preview> =>
+const look = (files: Record<string, string>, options: Partial<PreviewOptions<"causal-lm">> = {}): Promise<Preview> =>
   preview({ base: "base", data: "train.jsonl", ...options }, { ...runtime, files: memoryFiles(files) });
 const trainedTexts = ({ shown }: Preview): string[][] =>
   shown.map(({ parts }) => parts.filter(({ trained }) => trained).map(({ text }) => text));
