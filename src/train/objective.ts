@@ -90,7 +90,7 @@ async function sessionObjective(
     Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, part(values, entry))])),
     Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, part(slopes, entry))])),
   );
-  const run = async (batch: AnyBatch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches?: string[]) => {
+  const run = async (batch: AnyBatch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
     values.set(theta);
     const given = batchFeeds(batch);
     const feeds = { ...given, lossScale: float32([], Float32Array.of(scale)), ...draw(given, key) };
@@ -98,10 +98,11 @@ async function sessionObjective(
   };
   const lossIn = ({ loss }: Record<string, Tensor>): number => Number(loss!.data[0]);
   const answers = ["loss", "logits"].filter((name) => outputs[name]);
+  const trained = Object.keys(outputs).filter((name) => name !== "logits");
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {
-      const results = await run(batch, theta, 1 / divisor, key);
+      const results = await run(batch, theta, 1 / divisor, key, trained);
       return { loss: lossIn(results), gradient: slopes };
     },
     evaluate: async (batch, theta) => {
