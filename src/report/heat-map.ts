@@ -7,7 +7,7 @@ const MAX_ROWS = 200;
 const MAX_COLUMNS = 20;
 
 interface Grid {
-  /** Layer, as written in the path; "" for modules outside the layers. */
+  /** Layer, as written in the path, with its tower if there are several; "" for modules outside the layers. */
   rows: string[];
   columns: string[];
   cells: Map<string, ModuleDescription>;
@@ -16,19 +16,34 @@ interface Grid {
 
 const cellKey = (row: string, column: string): string => `${row}\n${column}`;
 
-/** Modules by the first number in their path and what follows it. */
+/** Modules by the first number in their path and what follows it; of a model with several towers the row names its tower. */
 function gridOf(modules: readonly ModuleDescription[]): Grid {
-  const places = modules.map((module) => {
-    const [, layer, name] = /^.*?\.(\d{1,6})\.(.+)$/s.exec(module.path) ?? [];
-    return { module, row: layer ?? "", column: name ?? module.path };
+  const parts = modules.map(({ path }) => /^(.*?)\.(\d{1,6})\.(.+)$/s.exec(path)?.slice(1) ?? null);
+  const towers = towerNames(parts.flatMap((part) => part?.[0] ?? []));
+  const order = new Map([...towers.keys()].map((stem, i) => [stem, i]));
+  const places = modules.map((module, i) => {
+    const [stem, layer, name] = parts[i] ?? [undefined, "", module.path];
+    const tower = order.get(stem!) ?? order.size;
+    return { module, row: `${towers.get(stem!) ?? ""} ${layer}`.trim(), column: name!, tower, layer: Number(layer) };
   });
-  const rows = [...new Set(places.map(({ row }) => row))].sort((a, b) => (a === "" ? 1 : b === "" ? -1 : Number(a) - Number(b)));
+  const sorted = [...places].sort((a, b) => a.tower - b.tower || a.layer - b.layer);
+  const rows = [...new Set(sorted.map(({ row }) => row))];
   const columns = [...new Set(places.map(({ column }) => column))];
   const shown = { rows: rows.slice(0, MAX_ROWS), columns: columns.slice(0, MAX_COLUMNS) };
   const [inRows, inColumns] = [new Set(shown.rows), new Set(shown.columns)];
   const kept = places.filter(({ row, column }) => inRows.has(row) && inColumns.has(column));
   const cells = new Map(kept.map(({ module, row, column }) => [cellKey(row, column), module]));
   return { ...shown, cells, left: modules.length - cells.size };
+}
+
+/** A name for the tower that each path before the number of a layer is in: the first word that is not in all; none if there is one. */
+function towerNames(stems: readonly string[]): Map<string, string> {
+  const all = [...new Set(stems)];
+  const words = all.map((stem) => stem.split("."));
+  const shared = words[0]?.findIndex((word, i) => words.some((others) => others[i] !== word)) ?? -1;
+  const first = words.map((own) => own[Math.max(0, shared)] ?? "");
+  const isUnique = new Set(first).size === all.length;
+  return new Map(all.map((stem, i) => [stem, all.length < 2 ? "" : isUnique ? first[i]! : stem]));
 }
 
 interface Quantity {
@@ -77,7 +92,7 @@ function heatMap({ rows, columns, cells, left }: Grid, { title, explanation, of,
   const head = columns.map((column) => `<th scope="col">${escapeHtml(column, 60)}</th>`).join("");
   const body = rows.map((row) => {
     const name = row === "" ? "outside" : row;
-    return `<tr><th scope="row">${name}</th>${columns.map((column) => cell(row, column)).join("")}</tr>`;
+    return `<tr><th scope="row">${escapeHtml(name, 60)}</th>${columns.map((column) => cell(row, column)).join("")}</tr>`;
   });
   const note = left > 0 ? `<p class="note">${left} more modules are not shown.</p>` : "";
   return `<h3>${title}</h3>

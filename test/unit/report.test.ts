@@ -9,6 +9,7 @@ import type { LowrankError } from "../../src/errors.ts";
 import { finetune, reportRuns } from "../../src/index.ts";
 import type { AdapterDescription } from "../../src/lora/describe.ts";
 import type { ReportedRun } from "../../src/report/facts.ts";
+import { heatMaps } from "../../src/report/heat-map.ts";
 import { reportPage } from "../../src/report/page.ts";
 import { shortNames } from "../../src/report/report.ts";
 import { curve, MAX_POINTS, smoothed, thinned } from "../../src/report/series.ts";
@@ -309,4 +310,24 @@ test("the report of a real run has its numbers; of a stopped one, those of its c
     );
   }
   assert.equal(readFileSync(`${root}/page.html`, "utf8"), "old");
+});
+
+const described = (paths: readonly string[]): AdapterDescription => {
+  const sizes = { rank: 2, alpha: 2, scale: 1, inFeatures: 4, outFeatures: 4, parameters: 16 };
+  const modules = paths.map((path) => ({ path, ...sizes, normA: 1, normB: 1, normDelta: 1, effectiveRank: 1 }));
+  return { parameters: 16 * paths.length, ranks: new Map([[2, paths.length]]), normA: 1, normB: 1, normDelta: 1, modules };
+};
+
+test("the heat maps of a model with two towers have a row for each layer of each", () => {
+  const paths = ["vision_model.encoder.layers", "text_model.encoder.layers"].flatMap((stem) =>
+    [0, 1].flatMap((layer) => ["q_proj", "v_proj"].map((name) => `${stem}.${layer}.self_attn.${name}`)),
+  );
+  const page = heatMaps(described([...paths, "text_projection"]));
+  const rows = [...page.matchAll(/<th scope="row">([^<]*)</g)].map(([, name]) => name);
+  const expected = ["vision_model 0", "vision_model 1", "text_model 0", "text_model 1", "outside"];
+  assert.deepEqual(rows, [...expected, ...expected]);
+  assert.equal(page.match(/class="heat[ "]/g)!.length, 2 * 9);
+  assert.doesNotMatch(page, /not shown/);
+  const [first] = [...heatMaps(described(["model.layers.3.q_proj"])).matchAll(/<th scope="row">([^<]*)</g)];
+  assert.equal(first![1], "3");
 });
