@@ -39,6 +39,7 @@ const classifierText = ({ base, adapter }: OfClassifier): string[] => [
     percent(accuracy),
     macroF1.toFixed(4),
   ]),
+  ...(base ? [] : ["The base has no head of its own for these classes."]),
   ...classesText((adapter ?? base)!, adapter !== null),
 ];
 
