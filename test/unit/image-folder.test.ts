@@ -4,13 +4,19 @@ import { copyFile, mkdir, readFile, symlink, writeFile } from "node:fs/promises"
 import path from "node:path";
 import { test } from "node:test";
 import { recognizedText } from "../../src/cli/recognized.ts";
+import { classesOf } from "../../src/data/classes.ts";
+import { imageStore } from "../../src/data/images.ts";
 import { MAX_FOLDER_DEPTH, MAX_FOLDER_NAMES } from "../../src/data/readers/folder.ts";
 import { readSpelled } from "../../src/data/readers.ts";
+import { eachTaskExample } from "../../src/data/task-examples.ts";
 import { type TaskRecords, taskSpellings } from "../../src/data/task-records.ts";
 import { LowrankError } from "../../src/errors.ts";
 import type { Files } from "../../src/files.ts";
+import type { DecodeImage, RgbImage } from "../../src/images/image.ts";
+import type { ImageProcessor } from "../../src/images/processor.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { float32 } from "../../src/tensor.ts";
 import type { FinetuneEvent } from "../../src/train/finetune.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
@@ -262,4 +268,61 @@ test("names with line breaks are names like others", async (t) => {
     prepared.train.classes!.map(({ label }) => label),
     ["blue", "green", "red", "two\nlines"],
   );
+});
+
+test("images are decoded four at a time, given in order, and the first broken one of the order is told", async () => {
+  const names = Array.from({ length: 40 }, (_, i) => `p/${i % 2 ? "cat" : "dog"}/${10 + i}.png`);
+  let [working, most] = [0, 0];
+  /** What comes earlier takes longer, and two are broken. */
+  const decode: DecodeImage = async (_, name) => {
+    most = Math.max(most, ++working);
+    const number = names.indexOf(name);
+    await new Promise((resolve) => setTimeout(resolve, 4 - (number % 4)));
+    working--;
+    if (name === names[20] || name === names[24])
+      throw new LowrankError("image/damaged", "broken", { subject: name, next: "Leave it." });
+    return { name, width: 1, height: 1, data: Uint8Array.of(number, 0, 0), channels: 3, orientation: 1 };
+  };
+  const pixel = (image: RgbImage) => ({
+    pixelValues: float32([1, 3, 1, 1], Float32Array.from(image.data)),
+    rows: 0,
+    columns: 0,
+  });
+  const load = async (): Promise<ImageProcessor> => ({ config: {} as never, process: pixel, stack: () => assert.fail() });
+  const examples = () => {
+    const images = imageStore(holding(...names), decode, load);
+    const parts = { maxLength: 1, images, classes: classesOf([], false) };
+    return { images, all: eachTaskExample("image-classification", open(holding(...names), "p", "image-classification"), parts) };
+  };
+  const places: string[] = [];
+  const first = examples();
+  const error = await refusal(
+    (async () => {
+      for await (const { place, whole } of first.all) {
+        places.push(place);
+        assert.equal(first.images.pathOf(whole.images![0]!), `p/${place}`);
+      }
+    })(),
+    "image/damaged",
+  );
+  assert.equal(error.subject, names[20]);
+  const sorted = [...names].sort();
+  assert.deepEqual(
+    places.map((place) => `p/${place}`),
+    sorted.slice(0, sorted.indexOf(names[20]!)),
+  );
+  assert.ok(most === 4, `${most} at a time`);
+});
+
+test("an image that is asked for while it is read is read once", async () => {
+  let decoded = 0;
+  const decode: DecodeImage = async (_, name) => {
+    decoded++;
+    return { name, width: 1, height: 1, data: new Uint8Array(3), channels: 3, orientation: 1 };
+  };
+  const image = { pixelValues: float32([1, 3, 1, 1], new Float32Array(3)), rows: 0, columns: 0 };
+  const load = async (): Promise<ImageProcessor> => ({ config: {} as never, process: () => image, stack: () => assert.fail() });
+  const store = imageStore(holding("a.png", "b.png"), decode, load);
+  assert.deepEqual(await Promise.all(["a.png", "b.png", "a.png"].map(store.add)), [0, 1, 0]);
+  assert.deepEqual([await store.add("b.png"), store.count, decoded], [1, 2, 2]);
 });
