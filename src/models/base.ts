@@ -16,7 +16,7 @@ import {
   storedIn,
   storedNames,
 } from "./registry.ts";
-import { unnamedLabel, withLabels } from "./task.ts";
+import { unnamedLabel, withLabels, withStoredHead } from "./task.ts";
 import { storedParts } from "./weights.ts";
 
 /** What of a base is needed to make examples: no file of weights has to be there. */
@@ -48,7 +48,8 @@ export type Base = AnyBase & { config: DecoderConfig };
  */
 export async function openBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<AnyBase> {
   const opened = await openCheckpoint(files, folder);
-  const config = modelConfig(opened.config, `${folder}/config.json`);
+  const described = modelConfig(opened.config, `${folder}/config.json`);
+  const config = "task" in described ? withStoredHead(described, opened.tensors) : described;
   const graph = forwardGraph(config);
   const checkpoint = {
     ...opened,

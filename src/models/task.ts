@@ -87,6 +87,12 @@ export function classifierConfig(json: unknown, file: string, architecture: stri
   };
 }
 
+/** `config` as the weights have it: with its own head if one of its classes is stored, with a new one if not. */
+export function withStoredHead<C extends TaskConfig>(config: C, stored: ReadonlyMap<string, { shape: readonly number[] }>): C {
+  if (config.labels.length === 0) return config;
+  return { ...config, newHead: stored.get(`${HEAD}.weight`)?.shape[0] === config.labels.length ? null : HEAD };
+}
+
 /** The config of the same model with these classes: with its own head if they are its own, with a new one if not. */
 export function withLabels<C extends TaskConfig>(config: C, labels: readonly string[]): C {
   const isOwn = labels.length === config.labels.length && labels.every((label, i) => label === config.labels[i]);

@@ -1,6 +1,6 @@
 // The classes of a classifier: those of its config, those that an adapter brings, and what names them in the adapter's file.
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
+import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
@@ -32,6 +32,18 @@ test("a model keeps its head for its own classes, and gets a new one for others"
   assert.equal((other.config as TaskConfig).newHead, "classifier");
   assert.equal(headOf(other), 5);
   assert.equal(headOf(base), labelsOf(base).length);
+});
+
+test("whether a head is there is told by the weights, whatever class config.json names", async (t) => {
+  const folder = await temporary(t);
+  const { architectures: _, ...json } = JSON.parse(await readFile(`${bert}/base/config.json`, "utf8"));
+  const open = async (config: object) => {
+    await writeFile(`${folder}/config.json`, JSON.stringify(config));
+    return (await openBase(nodeFiles, folder)).config as TaskConfig;
+  };
+  await copyFile(`${bert}/base/model.safetensors`, `${folder}/model.safetensors`);
+  assert.equal((await open(json)).newHead, null);
+  assert.equal((await open({ ...json, id2label: { 0: "a", 1: "b" } })).newHead, "classifier");
 });
 
 test("the base has the same name whatever its classes", async () => {
