@@ -1,7 +1,7 @@
 // lowrank eval: how well a base does on a data file, by what its task measures, and an adapter beside it; how many answers are exact.
 import type { AnswerOptions } from "../jobs/answers.ts";
 import type { EvaluatedTask, EvaluateOptions } from "../jobs/evaluate.ts";
-import { answers, evaluate, runtime } from "../node.ts";
+import { answers, evaluate, loadBase, runtime } from "../node.ts";
 import { readRunColumns } from "../train/options.ts";
 import { grouped } from "../units.ts";
 import { dataLines } from "./data-lines.ts";
@@ -13,6 +13,8 @@ import type { Values } from "./values.ts";
 /** Evaluates; returns the exit status. */
 export async function run({ generate = false, limit, ...given }: Values, json: boolean): Promise<number> {
   const options = await withColumns(given);
+  // Another model answers no prompts: that is told before anything is computed.
+  if (generate) await loadBase(String(options["base"]));
   const evaluation = await evaluate<EvaluatedTask>(options as unknown as EvaluateOptions);
   const { data } = evaluation;
   if (json) printJson({ type: "eval", ...evaluation });

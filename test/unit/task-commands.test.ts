@@ -1,0 +1,79 @@
+// What lowrank eval and lowrank preview print of other tasks than language modelling.
+import assert from "node:assert/strict";
+import { describe, it, mock } from "node:test";
+import { main } from "../../src/cli/program.ts";
+import { finetune } from "../../src/node.ts";
+import { jsonl, taskBase, temporary } from "../helpers/task-bases.ts";
+
+const fixtures = "test/fixtures/tasks";
+
+async function printed(status: number, ...args: string[]): Promise<string> {
+  let text = "";
+  const take = (part: string) => {
+    text += part;
+    return true;
+  };
+  const writes = [mock.method(process.stdout, "write", take), mock.method(process.stderr, "write", take)];
+  try {
+    assert.equal(await main(args), status, text);
+  } finally {
+    for (const write of writes) write.mock.restore();
+  }
+  return text;
+}
+
+describe("lowrank eval", () => {
+  it("of a classifier has base and adapter under each other, classes and confusions", async (t) => {
+    const base = await taskBase(await temporary(t), "vit");
+    const args = ["eval", "--base", base, "--data", `${fixtures}/images.jsonl`];
+    const text = await printed(0, ...args, "--adapter", `${fixtures}/vit-adapter`);
+    assert.match(
+      text,
+      /\nbase +2\.2104 +8\.3 % +0\.0308\nwith the adapter +0\.6648 +75\.0 % +0\.6933\n9 of 12 right, with the adapter/,
+    );
+    assert.match(text, /\nLABEL_2 +0\.0000 +0\.0000 +0\.0000 +2\n/);
+    assert.match(text, /\n {2}LABEL_2 for LABEL_3: 2\n/);
+    const { base: score, adapter, task } = JSON.parse(await printed(0, ...args, "--json"));
+    assert.deepEqual([task, score.count, score.classes.length, adapter], ["image-classification", 12, 5, null]);
+    assert.match(await printed(2, ...args, "--generate"), /vit is a model for image classification, not a language model/);
+  });
+
+  it("says that a base has no head for classes that the adapter brings", async (t) => {
+    const folder = await temporary(t);
+    const base = await taskBase(folder, "bert");
+    const records = ["cat", "dog", "cat", "dog"].map((label, i) => ({ text: `the ${label} ${"on ".repeat(i)}`, label }));
+    const data = await jsonl(folder, "train.jsonl", records);
+    for await (const _ of finetune({ base, data, output: `${folder}/out`, steps: 1 }));
+    const text = await printed(0, "eval", "--base", base, "--data", data, "--adapter", `${folder}/out`);
+    assert.match(text, /\nbase +— +— +—\nwith the adapter +\d\.\d{4} /);
+    assert.match(text, /\nThe base has no head of its own for these classes\.\n/);
+  });
+
+  it("of a contrastive model has recall of both directions, and on classes the template", async (t) => {
+    const base = await taskBase(await temporary(t), "clip");
+    const text = await printed(0, "eval", "--base", base, "--data", `${fixtures}/pairs.jsonl`, "--batch-size", "12");
+    assert.match(text, /\nbase +2\.5668\nThe loss is that of pairs among 12 \(--batch-size\)/);
+    assert.match(text, /of 10, among 12 texts\n +recall@1 +recall@5 +recall@10\nbase +10\.0 % +50\.0 % +80\.0 %\n/);
+    assert.match(text, /of 12, among 10 images\n.*\nbase +8\.3 % +41\.7 % +100\.0 %\n/);
+    const shot = ["--template", "a photo of a {}", "--template", "the {} sat"];
+    const zero = await printed(0, "eval", "--base", base, "--data", `${fixtures}/named.jsonl`, ...shot);
+    assert.match(zero, /zero-shot: each class as "a photo of a \{\}" and 1 more \(--template\)/);
+  });
+});
+
+it("lowrank preview prints records as they are read, classes, lengths and warnings", async (t) => {
+  const folder = await temporary(t);
+  const args = ["preview", "--base", await taskBase(folder, "bert"), "--data", `${fixtures}/texts.jsonl`];
+  const text = await printed(0, ...args, "--examples", "6");
+  assert.match(
+    text,
+    /\nexample 6, line 6: 24 tokens, the rest is cut off\n {2}text 1: \[CLS\] the dog \[SEP\]\n {2}text 2: a large/,
+  );
+  assert.match(text, /\n {2}class: {2}LABEL_2\n/);
+  assert.match(text, /\n {2}LABEL_0 +4 +33\.3 %\n/);
+  assert.match(text, /\nlengths: 4 to 24 tokens/);
+  assert.match(text, /\nwarning: .*2 of 12 texts are cut at 24 tokens/);
+  const vit = await printed(0, "preview", "--base", await taskBase(folder, "vit"), "--data", `${fixtures}/images.jsonl`);
+  assert.match(vit, /\n {2}image: {2}test\/fixtures\/tasks\/images\/0\.png, 23 × 20 → 16 × 16\n {2}class: {2}LABEL_0\n/);
+  assert.doesNotMatch(vit, /token/);
+});
