@@ -3,6 +3,10 @@ import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type { TestContext } from "node:test";
+import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
+import { bytesOf } from "../../src/formats/dtypes.ts";
+import { writeSafetensors } from "../../src/formats/safetensors.ts";
+import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { png } from "./png.ts";
 
 const fixtures = "test/fixtures";
@@ -40,6 +44,17 @@ export async function taskBase(folder: string, modelType: keyof typeof bases): P
   if (tokenizer) await cp(`${fixtures}/tokenizers/${tokenizer}`, base, { recursive: true });
   if (images) await writeFile(`${base}/preprocessor_config.json`, JSON.stringify(processor));
   return base;
+}
+
+/** Takes the classifier out of a base's weights, as if it had never been trained to classify. */
+export async function withoutHead(base: string): Promise<void> {
+  const checkpoint = await openCheckpoint(nodeFiles, base);
+  const names = [...checkpoint.tensors.keys()].filter((name) => !name.startsWith("classifier."));
+  const sources = names.map(async (name) => {
+    const { dtype, shape, data } = await readWeights(nodeFiles, checkpoint, name);
+    return { name, dtype, shape, data: () => bytesOf(data) };
+  });
+  await writeSafetensors(nodeFiles, `${base}/model.safetensors`, await Promise.all(sources), { format: "pt" });
 }
 
 export const colours = { red: [220, 30, 30], green: [30, 200, 40], blue: [30, 40, 220] } as const;

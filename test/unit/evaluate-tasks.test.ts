@@ -7,7 +7,7 @@ import { LowrankError } from "../../src/errors.ts";
 import type { ClassifierScore, EvaluatedTask, EvaluateOptions, Evaluation } from "../../src/index.ts";
 import { evaluate, finetune, reportRuns } from "../../src/node.ts";
 import type { FinetuneEvent } from "../../src/train/finetune.ts";
-import { jsonl, taskBase, temporary } from "../helpers/task-bases.ts";
+import { jsonl, taskBase, temporary, withoutHead } from "../helpers/task-bases.ts";
 
 const fixtures = "test/fixtures/tasks";
 const reference = JSON.parse(readFileSync(`${fixtures}/expected.json`, "utf8"));
@@ -89,8 +89,7 @@ describe("classifiers of texts and of images", () => {
   it("a model that was never trained to classify is refused without an adapter that brings a head", async (t) => {
     const folder = await temporary(t);
     const base = await taskBase(folder, "bert");
-    const config = JSON.parse(readFileSync(`${base}/config.json`, "utf8"));
-    await writeFile(`${base}/config.json`, JSON.stringify({ ...config, architectures: ["BertModel"] }));
+    await withoutHead(base);
     await assert.rejects(
       evaluate({ base, data: `${fixtures}/texts.jsonl` }),
       (error) => error instanceof LowrankError && error.code === "evaluate/no-head",

@@ -204,17 +204,14 @@ test("merging puts the saved head in the place of the base's, and adds one that 
   await writeSafetensors(nodeFiles, `${folder}/base/model.safetensors`, await Promise.all(sources), { format: "pt" });
   const adapter = `${cases}/bert-seqcls/adapter`;
   const expected = await openCheckpointOf(`${cases}/bert-seqcls`, folder);
-  for (const [base, rename] of [
-    [`${cases}/bert-seqcls/base`, (name: string) => name],
-    [`${folder}/base`, (name: string) => name.replace(/^bert\./, "")],
-  ] as const) {
+  for (const base of [`${cases}/bert-seqcls/base`, `${folder}/base`]) {
     const output = `${folder}/merged-${base === `${folder}/base`}`;
     await mergeAdapter(nodeFiles, { base, adapter, output });
     const merged = await openCheckpoint(nodeFiles, output);
     assert.equal(merged.tensors.size, expected.tensors.size);
     for (const name of expected.tensors.keys()) {
       const theirs = toFloat32(await readWeights(nodeFiles, expected, name));
-      toFloat32(await readWeights(nodeFiles, merged, rename(name))).forEach((value, i) => {
+      toFloat32(await readWeights(nodeFiles, merged, name)).forEach((value, i) => {
         assert.ok(Math.abs(value - theirs[i]!) <= 1e-6, `${name}[${i}]`);
       });
     }
