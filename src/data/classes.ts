@@ -17,30 +17,36 @@ export interface Classes {
   placeOf(number: number): number;
 }
 
-/** Whether names are those of numbers below `count`, which stand for classes in order. */
-const areIndices = (names: Iterable<string>, count: number): boolean =>
-  [...names].every((name) => /^\d{1,6}$/.test(name) && Number(name) < count);
+/** Whether a name is a number below `count`, as numbers are written, which stands for a class by its place. */
+const isIndex = (name: string, count: number): boolean => /^(0|[1-9]\d{0,5})$/.test(name) && Number(name) < count;
+
+/** Numbers in their order, whatever names are the same number too. */
+const byNumber = (a: string, b: string): number => Number(a) - Number(b) || byName(a, b);
+const byName = (a: string, b: string): number => (a < b ? -1 : 1);
 
 /**
- * The classes of the data for a model that knows `own`. Data that name these by name, or by number, are about these classes.
- * Others have classes of their own, sorted by name, or by number where all are whole numbers; with `fixed` they are refused.
+ * The classes of the data for a model that knows `own`. Data that name these by name, or by number where none of them has a number
+ * for a name, are about these classes.
+ * Others have classes of their own, sorted by name, or by number where all are numbers; with `fixed` they are refused.
  */
 export function classesOf(own: readonly string[], fixed: boolean): Classes {
   const names = new Map<string, number>();
   const ownPlaces = new Map(own.map((label, i) => [label, i]));
   let settled: { labels: readonly string[]; places: number[] } | undefined;
 
+  const indices = own.some((label) => isIndex(label, Number.POSITIVE_INFINITY)) ? 0 : own.length;
+
   /** The place among `own` of a class, by name or by number. */
   const ownPlace = (name: string): number | undefined =>
-    ownPlaces.get(name) ?? (areIndices([name], own.length) ? Number(name) : undefined);
+    ownPlaces.get(name) ?? (isIndex(name, indices) ? Number(name) : undefined);
 
   const settle = (): typeof settled & object => {
     const all = [...names.keys()];
-    if (all.every((name) => ownPlaces.has(name)) || areIndices(all, own.length) || fixed) {
+    if (all.every((name) => ownPlaces.has(name)) || all.every((name) => isIndex(name, indices)) || fixed) {
       return { labels: own, places: all.map((name) => ownPlace(name)!) };
     }
-    const isNumbered = all.every((name) => /^-?\d{1,15}$/.test(name));
-    const labels = [...all].sort((a, b) => (isNumbered ? Number(a) - Number(b) : a < b ? -1 : 1));
+    const isNumbered = all.every((name) => /^-?\d{1,15}(\.\d{1,15})?$/.test(name));
+    const labels = [...all].sort(isNumbered ? byNumber : byName);
     const places = new Map(labels.map((label, i) => [label, i]));
     return { labels, places: all.map((name) => places.get(name)!) };
   };

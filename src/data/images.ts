@@ -21,7 +21,9 @@ export interface ImageStore {
   gridOf(number: number): ImageGrid & { tiles: number };
   /** A name for the numbers that its image was when it was added. */
   fingerprintOf(number: number): string;
-  /** The prepared image of a number. */
+  /** Bytes of the prepared images that stay in memory. */
+  readonly bytes: number;
+  /** The prepared image of a number. Fails with `image/changed` if its file is another image than when it was added. */
   read(number: number): Promise<ProcessedImage>;
   /** The images of several examples as one batch. */
   stack(examples: readonly (readonly ProcessedImage[])[]): ImageBatch;
@@ -29,9 +31,14 @@ export interface ImageStore {
 
 /**
  * Files prepared by what `load` gives, which is called with the first image; `add` fails with what it does, and with
- * `image/decoder` where the host has no decoder.
+ * `image/decoder` where the host has no decoder. Prepared images of `cacheBytes` stay in memory.
  */
-export function imageStore(files: Files, decode: DecodeImage | undefined, load: () => Promise<ImageProcessor>): ImageStore {
+export function imageStore(
+  files: Files,
+  decode: DecodeImage | undefined,
+  load: () => Promise<ImageProcessor>,
+  cacheBytes = CACHE_BYTES,
+): ImageStore {
   let processor: ImageProcessor | undefined;
   const prepared = async (path: string): Promise<ProcessedImage> => {
     if (!decode) {
@@ -57,10 +64,9 @@ export function imageStore(files: Files, decode: DecodeImage | undefined, load: 
     const image = await prepare(path);
     const { rows, columns, pixelValues } = image;
     grids[number] = { rows, columns, tiles: pixelValues.shape[0]! };
-    const data = pixelValues.data as Float32Array;
-    fingerprints[number] = fingerprint([new Uint32Array(data.buffer, data.byteOffset, data.length)]);
-    const size = data.byteLength;
-    if (cached + size <= CACHE_BYTES) {
+    fingerprints[number] = nameOf(image);
+    const size = pixelValues.data.byteLength;
+    if (cached + size <= cacheBytes) {
       cache.set(number, image);
       cached += size;
     }
@@ -68,9 +74,18 @@ export function imageStore(files: Files, decode: DecodeImage | undefined, load: 
     return number;
   }
 
+  async function readAgain(number: number): Promise<ProcessedImage> {
+    const image = await prepare(paths[number]!);
+    if (nameOf(image) !== fingerprints[number]) throw changed(paths[number]!);
+    return image;
+  }
+
   return {
     get count() {
       return paths.length;
+    },
+    get bytes() {
+      return cached;
     },
     async add(path) {
       const known = numbers.get(path);
@@ -82,10 +97,25 @@ export function imageStore(files: Files, decode: DecodeImage | undefined, load: 
     pathOf: (number) => paths[number]!,
     gridOf: (number) => grids[number]!,
     fingerprintOf: (number) => fingerprints[number]!,
-    read: async (number) => cache.get(number) ?? prepare(paths[number]!),
+    read: async (number) => cache.get(number) ?? readAgain(number),
     stack: (examples) => processor!.stack(examples),
   };
 }
+
+/** A name for the numbers of a prepared image and their shape. */
+function nameOf({ pixelValues: { shape, data } }: ProcessedImage): string {
+  const { buffer, byteOffset, length } = data as Float32Array;
+  return fingerprint([shape, new Uint32Array(buffer, byteOffset, length)]);
+}
+
+const changed = (subject: string): LowrankError =>
+  new LowrankError("image/changed", "the image changed while it was in use", {
+    subject,
+    expected: "the image that was there when the data were read",
+    got: "another",
+    next: "Leave the files of the data alone until the run has ended, and start again.",
+    exitCode: 1,
+  });
 
 /** The number of a file that a record names. */
 export async function addImage(store: ImageStore, path: string): Promise<number> {

@@ -9,7 +9,7 @@ const SHOWN_CHARS = 200;
  * with `image/address`, since nothing is downloaded; `subject` is where it stands.
  */
 export function imagePath(reference: string, folder: string | null = null, subject?: string): string {
-  if (reference.startsWith("file://")) return decodeURIComponent(new URL(reference).pathname);
+  if (reference.startsWith("file://")) return fileOf(reference, subject);
   if (/^(?:[a-z][a-z0-9+.-]+:\/\/|data:)/i.test(reference)) {
     throw new LowrankError("image/address", "the image is named by an address, and nothing is downloaded", {
       subject,
@@ -19,4 +19,18 @@ export function imagePath(reference: string, folder: string | null = null, subje
     });
   }
   return folder === null || /^([\\/]|[a-z]:[\\/])/i.test(reference) ? reference : `${folder.replace(/[\\/]$/, "")}/${reference}`;
+}
+
+function fileOf(reference: string, subject?: string): string {
+  try {
+    return decodeURIComponent(new URL(reference).pathname);
+  } catch (cause) {
+    throw new LowrankError("image/address", "the address of the image cannot be read", {
+      subject,
+      expected: "a path, or file:// and a path in which % begins the code of a character",
+      got: reference.slice(0, SHOWN_CHARS),
+      next: "Write the path without file://.",
+      cause,
+    });
+  }
 }

@@ -30,14 +30,42 @@ export interface ImageProcessor {
   stack(examples: readonly (readonly ProcessedImage[])[]): ImageBatch;
 }
 
-/** The processor that a model's folder says: preprocessor_config.json, or processor_config.json. */
-export async function loadImageProcessor(files: Files, folder: string): Promise<ImageProcessor> {
+/** What a model reads of an image. */
+export interface ReadShape {
+  /** Channels, height and width of a tile. */
+  size: readonly number[];
+  /** It takes one tile, and no image that is split. */
+  isWhole?: boolean;
+}
+
+/**
+ * The processor that a model's folder says: preprocessor_config.json, or processor_config.json. With `read`, images that it
+ * prepares otherwise fail with `image/model-size`.
+ */
+export async function loadImageProcessor(files: Files, folder: string, read?: ReadShape): Promise<ImageProcessor> {
   const config = await readProcessorConfig(files, folder);
   return {
     config,
-    process: (image) => processImage(config, image),
+    process(image) {
+      const prepared = processImage(config, image);
+      if (read) checkShape(prepared, read, image.name);
+      return prepared;
+    },
     stack: (examples) => stackImages(config, examples),
   };
+}
+
+function checkShape({ pixelValues }: ProcessedImage, { size: read, isWhole }: ReadShape, subject: string): void {
+  const [tiles, ...size] = pixelValues.shape;
+  const isSize = size.join() === read.join();
+  if (isSize && !(isWhole && tiles !== 1)) return;
+  const told = ([channels, height, width]: readonly number[]) => `${channels} channels of ${height} × ${width} pixels`;
+  throw new LowrankError("image/model-size", "the prepared image has another size than the model reads", {
+    subject,
+    expected: told(read),
+    got: isSize ? `${tiles} tiles` : told(size),
+    next: "Use the preprocessor_config.json that belongs to the checkpoint.",
+  });
 }
 
 function processImage(config: ProcessorConfig, image: RgbImage): ProcessedImage {

@@ -37,7 +37,10 @@ export function makeTaskAccount(source: string, { classes, images }: Pick<DataRe
     },
     total(file: Recognized | null): TaskDatasetPreview {
       const counts = new Map(classes && records > 0 ? classes.labels().map((label) => [label, 0]) : []);
-      for (const [answer, count] of classes ? answers : []) counts.set(classes!.labels()[classes!.placeOf(answer)]!, count);
+      for (const [answer, count] of classes ? answers : []) {
+        const label = classes!.labels()[classes!.placeOf(answer)]!;
+        counts.set(label, (counts.get(label) ?? 0) + count);
+      }
       return {
         source,
         file,

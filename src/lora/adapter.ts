@@ -117,10 +117,10 @@ function parsed(text: string): unknown {
 function readLabels(text: string | undefined, path: string): string[] | undefined {
   if (text === undefined) return undefined;
   const labels = labelList.safeParse(parsed(text)).data;
-  if (labels && new Set(labels).size === labels.length) return labels;
+  if (labels) return labels;
   throw failure("labels", "the names of the classes cannot be read", {
     subject: `${path}, ${LABELS_KEY} of its metadata`,
-    expected: `a JSON list of 2 to ${MAX_LABELS} different names`,
+    expected: `a JSON list of 2 to ${MAX_LABELS} names`,
     got: quote(text),
     next: "The file is damaged; save the adapter again.",
   });

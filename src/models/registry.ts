@@ -86,6 +86,13 @@ export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOu
 /** The family's vision side; undefined if it reads no images. */
 export const visionOf = (config: DecoderConfig): Vision<DecoderConfig> | undefined => families[config.modelType]!.vision;
 
+/** What a model reads of an image: its channels, height and width, and whether it takes no image in tiles; undefined if it reads none. */
+export function pixelShape(config: ModelConfig): { size: number[]; isWhole: boolean } | undefined {
+  const isTask = "task" in config;
+  const { pixelValues } = (isTask ? taskInputs(config) : visionOf(config)?.pixels(config)) ?? {};
+  return pixelValues && { size: pixelValues.shape.slice(-3) as number[], isWhole: isTask };
+}
+
 /** `forward` on tokens and on images from their pixels: the inputs of the family's vision side. */
 export function forwardWithImages(config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs {
   const vision = visionOf(config);

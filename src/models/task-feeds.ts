@@ -1,6 +1,4 @@
 // What models of other tasks are fed (TaskFamily's inputs): texts padded to the longest of a batch, prepared images.
-import { LowrankError } from "../errors.ts";
-import type { Dim } from "../graph/dims.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 
 /** Texts padded on the right: int32 [rows, width] each. `second` is where tokens of type 1 begin; nowhere if absent. */
@@ -23,16 +21,5 @@ export function textFeeds(rows: readonly { ids: Int32Array; second?: number }[],
   };
 }
 
-/**
- * One tile for each of `rows` images, float32 [rows, 1, channels, height, width], as the pixels that a model reads in `shape`,
- * [rows, channels, height, width]. Throws `image/model-size` where they have another size.
- */
-export function pixelsOf({ shape: [rows, tiles, ...size], data }: Tensor, shape: readonly Dim[]): Tensor {
-  if (tiles === 1 && size.join() === shape.slice(1).join()) return float32([rows!, ...size], data as Float32Array);
-  const told = ([channels, height, width]: readonly Dim[]) => `${channels} channels of ${height} × ${width} pixels`;
-  throw new LowrankError("image/model-size", "the prepared images have another size than the model reads", {
-    expected: told(shape.slice(1)),
-    got: tiles === 1 ? told(size) : `${tiles} tiles an image`,
-    next: "Use the preprocessor_config.json that belongs to the checkpoint.",
-  });
-}
+/** Images of one tile, float32 [rows, 1, channels, height, width], as the pixels that a model reads, [rows, channels, height, width]. */
+export const pixelsOf = ({ shape: [rows, , ...size], data }: Tensor): Tensor => float32([rows!, ...size], data as Float32Array);

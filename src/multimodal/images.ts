@@ -6,7 +6,7 @@ import { imagePath } from "../images/paths.ts";
 import { type ImageProcessor, loadImageProcessor, type ProcessedImage } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
 import type { ImageTensors, ImageText } from "../models/images.ts";
-import { imageTypes, visionOf } from "../models/registry.ts";
+import { imageTypes, pixelShape, visionOf } from "../models/registry.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
@@ -29,7 +29,7 @@ export interface ImageRow {
 /** What a model with images has beside its tokenizer. */
 export interface ImageSide {
   text: ImageText;
-  /** How the model's folder says that images are prepared, read at the first call. Fails with `image/no-processor`. */
+  /** How the model's folder says that images are prepared, read at the first call. Fails with `image/no-processor`; it, with `image/model-size`. */
   processor(): Promise<ImageProcessor>;
   /** Reads an image and prepares it. Fails with `image/…`. */
   prepare(image: ImageReference): Promise<ProcessedImage>;
@@ -41,7 +41,9 @@ export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer
   if ("task" in config || !vision) return null;
   let loading: Promise<ImageProcessor> | undefined;
   const processor = (): Promise<ImageProcessor> => {
-    loading ??= reading ? loadImageProcessor(reading.files, checkpoint.folder) : Promise.reject(cannotRead(checkpoint.folder));
+    loading ??= reading
+      ? loadImageProcessor(reading.files, checkpoint.folder, pixelShape(config)!)
+      : Promise.reject(cannotRead(checkpoint.folder));
     return loading;
   };
   return {

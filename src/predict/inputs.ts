@@ -3,7 +3,7 @@ import { LowrankError } from "../errors.ts";
 import { type DecodeImage, readImage } from "../images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "../images/processor.ts";
 import type { AnyBase } from "../models/base.ts";
-import { taskInputs } from "../models/registry.ts";
+import { pixelShape } from "../models/registry.ts";
 import { pixelsOf, textFeeds } from "../models/task-feeds.ts";
 import { type EncodedPair, encodePair } from "../text/pairs.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -88,16 +88,15 @@ function checkIds({ ids }: EncodedPair, { padId }: Tokenizer, vocabSize: number,
 export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImage }: PredictorOptions): RunImages {
   let loading: Promise<ImageProcessor> | undefined;
   return async (output, images) => {
-    loading ??= loadImageProcessor(files, base.checkpoint.folder);
+    loading ??= loadImageProcessor(files, base.checkpoint.folder, pixelShape(model.config())!);
     const processor = await loading;
-    const { shape } = taskInputs(model.config())["pixelValues"]!;
     const prepare = async (given: ImageInput) => {
       const image = typeof given === "string" ? await readImage(files, decoder(decodeImage, given), given) : given;
       return [processor.process(image)];
     };
     const feedsOf = async (from: number) => {
       const examples = await Promise.all(images.slice(from, from + BATCH_IMAGES).map(prepare));
-      return { pixelValues: pixelsOf(processor.stack(examples).pixelValues, shape) };
+      return { pixelValues: pixelsOf(processor.stack(examples).pixelValues) };
     };
     const rows: Float32Array[] = [];
     let width = 0;

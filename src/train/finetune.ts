@@ -19,7 +19,7 @@ import {
 } from "./datasets.ts";
 import { feedRows } from "./feed.ts";
 import { usualLearningRate } from "./learning-rate.ts";
-import { type BatchSize, diskBytes, type MemoryEstimate, peakMemory, withGenerator } from "./memory.ts";
+import { type BatchSize, diskBytes, type MemoryEstimate, peakMemory, withGenerator, withImagesKept } from "./memory.ts";
 import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "./options.ts";
 import { checkMachine, checkOutput, makeOutput } from "./preflight.ts";
 import { logEvents, openRunLog } from "./run-log.ts";
@@ -130,7 +130,8 @@ async function* trainingOn(
     yield* evalBatches.sizes;
   }
   const loss = lossOf(config, shapeOf(sizes()));
-  const training = peakMemory(subject.graph(loss), subject.trainable, sizes());
+  const batches = peakMemory(subject.graph(loss), subject.trainable, sizes());
+  const training = withImagesKept(batches, reader.images?.bytes ?? 0);
   const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(config)) : training;
   const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
   const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);

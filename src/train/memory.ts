@@ -136,7 +136,7 @@ export function flopsOf(graph: Graph, lengths: Lengths): number {
 
 /** Memory of a training run at its peak, in bytes. */
 export interface MemoryEstimate {
-  /** Node, the engine's library, and what it keeps for each node of the graph. */
+  /** Node, the engine's library, what it keeps for each node of the graph, and prepared images that stay in memory. */
   process: number;
   /** The frozen base. */
   weights: number;
@@ -192,6 +192,13 @@ export function withGenerator(memory: MemoryEstimate, graph: Graph): MemoryEstim
     total: memory.total + process + weights,
   };
 }
+
+/** The estimate with prepared images of so many bytes that stay in memory beside the batches. */
+export const withImagesKept = (memory: MemoryEstimate, bytes: number): MemoryEstimate => ({
+  ...memory,
+  process: memory.process + bytes,
+  total: memory.total + bytes,
+});
 
 /** Rows, width and targets of one batch. */
 export interface BatchSize {

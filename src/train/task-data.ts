@@ -13,7 +13,7 @@ import type { Files } from "../files.ts";
 import { loadImageProcessor } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
 import type { DecoderConfig } from "../models/config.ts";
-import { taskInputs } from "../models/registry.ts";
+import { pixelShape, taskInputs } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
 import { imageSide, noImages } from "../multimodal/images.ts";
 import type { Runtime } from "../runtime/runtime.ts";
@@ -103,7 +103,8 @@ async function dataOfTask(
   const tokenizer = inputs["inputIds"] && (await base.tokenizer());
   if (tokenizer) checkVocabulary(tokenizer, base);
   const { folder } = base.checkpoint;
-  const processor = inputs["pixelValues"] && (await loadImageProcessor(files, folder));
+  const shape = pixelShape(config);
+  const processor = shape && (await loadImageProcessor(files, folder, shape));
   const images = processor && imageStore(files, decodeImage, async () => processor);
   const own = config.newHead === null || fixedClasses ? config.labels : [];
   const { records = config.task } = options;

@@ -4,7 +4,6 @@ import type { ImageStore } from "../data/images.ts";
 import { type Examples, inOrder } from "../data/store.ts";
 import type { Example, FeedBatch } from "../data/types.ts";
 import { fingerprinter } from "../formats/fingerprint.ts";
-import type { Dim } from "../graph/dims.ts";
 import { taskInputs } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
 import { pixelsOf, textFeeds } from "../models/task-feeds.ts";
@@ -44,7 +43,7 @@ export function taskRowsOf(examples: Examples, config: TaskConfig, { padId = 0, 
       const rows = await examples.read(indices);
       const feeds = {
         ...(inputs["inputIds"] && textFeeds(rows, padId)),
-        ...(inputs["pixelValues"] && (await pixelFeeds(rows, images!, inputs["pixelValues"].shape))),
+        ...(inputs["pixelValues"] && (await pixelFeeds(rows, images!))),
         ...(classes && {
           labels: int32(
             [rows.length],
@@ -59,12 +58,8 @@ export function taskRowsOf(examples: Examples, config: TaskConfig, { padId = 0, 
   };
 }
 
-/** The one image of each row: float32 [rows, channels, height, width], which has to be the model's size. */
-async function pixelFeeds(
-  rows: readonly Pick<Example, "images">[],
-  images: ImageStore,
-  shape: readonly Dim[],
-): Promise<Record<string, Tensor>> {
+/** The one image of each row: float32 [rows, channels, height, width]. */
+async function pixelFeeds(rows: readonly Pick<Example, "images">[], images: ImageStore): Promise<Record<string, Tensor>> {
   const prepared = await Promise.all(rows.map(async ({ images: [number] = [] }) => [await images.read(number!)]));
-  return { pixelValues: pixelsOf(images.stack(prepared).pixelValues, shape) };
+  return { pixelValues: pixelsOf(images.stack(prepared).pixelValues) };
 }

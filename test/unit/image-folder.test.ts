@@ -326,3 +326,24 @@ test("an image that is asked for while it is read is read once", async () => {
   assert.deepEqual(await Promise.all(["a.png", "b.png", "a.png"].map(store.add)), [0, 1, 0]);
   assert.deepEqual([await store.add("b.png"), store.count, decoded], [1, 2, 2]);
 });
+
+test("an image that does not stay in memory is read again, and refused if it is another one by then", async () => {
+  let byte = 1;
+  const decode: DecodeImage = async (_, name) => {
+    return { name, width: 1, height: 1, data: new Uint8Array(3).fill(byte), channels: 3, orientation: 1 };
+  };
+  const pixel = (image: RgbImage) => ({
+    pixelValues: float32([1, 3, 1, 1], Float32Array.from(image.data)),
+    rows: 0,
+    columns: 0,
+  });
+  const load = async (): Promise<ImageProcessor> => ({ config: {} as never, process: pixel, stack: () => assert.fail() });
+  const store = imageStore(holding("a.png", "b.png"), decode, load, 12);
+  const [kept, other] = [await store.add("a.png"), await store.add("b.png")];
+  assert.equal(store.bytes, 12);
+  assert.deepEqual([...(await store.read(other)).pixelValues.data], [1, 1, 1]);
+  byte = 2;
+  assert.deepEqual([...(await store.read(kept)).pixelValues.data], [1, 1, 1]);
+  const error = await refusal(store.read(other), "image/changed");
+  assert.equal(error.subject, "b.png");
+});

@@ -4,6 +4,7 @@ import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
+import { classesOf } from "../../src/data/classes.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safetensors.ts";
@@ -71,11 +72,49 @@ test("a head of PEFT's without names: those of the base where there are as many,
   assert.deepEqual(labelsOf(forAdapter(base, wide)).slice(5), ["LABEL_5", "LABEL_6"]);
 });
 
+test("two classes of the same name, as ImageNet's cranes, stay two", async (t) => {
+  const folder = await temporary(t);
+  const labels = labelsOf(base).map((_, i) => (i < 2 ? "crane" : `kind ${i}`));
+  await writeAdapter(nodeFiles, folder, { ...adapter, labels });
+  const read = await readAdapter(nodeFiles, folder);
+  assert.deepEqual(labelsOf(forAdapter(base, read)), labels);
+});
+
+/** The classes of data with these labels, for a model with classes of its own, and the place of each label. */
+function placesIn(own: readonly string[], given: readonly string[], fixed = false) {
+  const classes = classesOf(own, fixed);
+  const numbers = given.map((label) => classes.numberOf(label, "data"));
+  classes.settle();
+  return { labels: classes.labels(), places: numbers.map(classes.placeOf) };
+}
+
+test("labels name a model's classes by name, or by number where no name is a number", () => {
+  const own = ["cat", "dog", "bird"];
+  assert.deepEqual(placesIn(own, ["dog", "cat"]), { labels: own, places: [1, 0] });
+  assert.deepEqual(placesIn(own, ["2", "0"]), { labels: own, places: [2, 0] });
+  const years = ["1", "2", "3"];
+  assert.deepEqual(placesIn(years, ["3", "1"]), { labels: years, places: [2, 0] });
+  // Were 0 the first class, it would be the same as 1, which is the first one's name.
+  assert.deepEqual(placesIn(years, ["0", "1", "2"]), { labels: ["0", "1", "2"], places: [0, 1, 2] });
+  assert.throws(() => placesIn(years, ["0", "1"], true), { code: "data/label", got: "0" });
+  assert.throws(() => placesIn(own, ["01"], true), { code: "data/label", got: "01" });
+});
+
+test("new classes whose names are numbers are in the order of these, whatever comes first", () => {
+  for (const given of [
+    ["10", "9", "-3", "1", "01"],
+    ["01", "1", "-3", "9", "10"],
+  ]) {
+    assert.deepEqual(placesIn([], given).labels, ["-3", "01", "1", "9", "10"]);
+  }
+  assert.deepEqual(placesIn([], ["10.0", "2.0", "0.5"]).labels, ["0.5", "2.0", "10.0"]);
+  assert.deepEqual(placesIn([], ["10", "2", "b"]).labels, ["10", "2", "b"]);
+});
+
 for (const [what, text] of [
   ["no JSON", "a, b"],
   ["no list", '{"a": 0}'],
   ["one class", '["a"]'],
-  ["a name twice", '["a", "a"]'],
   ["numbers", "[0, 1, 2]"],
 ] as const) {
   test(`names of classes that cannot be read are refused: ${what}`, async (t) => {

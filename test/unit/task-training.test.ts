@@ -1,6 +1,6 @@
 // Training for other tasks than language modelling, from files of records to an adapter that names its classes.
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
 import { readAdapter } from "../../src/lora/adapter.ts";
@@ -10,6 +10,7 @@ import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/runtime/node-files.ts";
 import type { FinetuneEvent } from "../../src/train/finetune.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
+import { png } from "../helpers/png.ts";
 import { type Colour, colours, jsonl, picture, taskBase, temporary } from "../helpers/task-bases.ts";
 
 const names = Object.keys(colours) as Colour[];
@@ -172,6 +173,26 @@ test("a contrastive model learns which text belongs to which image", async (t) =
     `loss ${mean(losses.slice(0, 10))} → ${mean(losses.slice(-10))}`,
   );
   assert.equal(of(events, "prepared")[0]!.train.images, 12);
+});
+
+test("an image of another size than the model reads is refused before anything is trained, with its record", async (t) => {
+  const folder = await temporary(t);
+  const base = await taskBase(folder, "vit");
+  const processor = JSON.parse(await readFile(`${base}/preprocessor_config.json`, "utf8"));
+  await writeFile(`${base}/preprocessor_config.json`, JSON.stringify({ ...processor, do_resize: false }));
+  const solid = (side: number) => png({ width: side, height: side }, Array(side).fill(new Uint8Array(3 * side)));
+  await writeFile(`${folder}/right.png`, solid(16));
+  await writeFile(`${folder}/wrong.png`, solid(12));
+  const data = await jsonl(folder, "train.jsonl", [
+    ...["a", "b"].map((label) => ({ image: "right.png", label })),
+    { image: "wrong.png", label: "a" },
+  ]);
+  const error = await refused({ base, data, output: `${folder}/out`, steps: 1 });
+  assert.equal(error.code, "image/model-size");
+  assert.match(error.subject!, /train\.jsonl, line 3 \(.*wrong\.png\)/);
+  assert.match(error.expected!, /16 × 16/);
+  assert.match(error.got!, /12 × 12/);
+  await assert.rejects(readFile(`${folder}/out/run.json`), { code: "ENOENT" });
 });
 
 test("what cannot be learnt from is refused by name before anything is trained", async (t) => {
