@@ -45,7 +45,8 @@ export async function run(values: Values, json: boolean): Promise<number> {
   if (output !== undefined) {
     const shape = await writeVectors(output, kept);
     if (json) printJson({ type: "embedded", output, tensor: TENSOR, shape });
-    else print(`${grouped(shape[0])} vectors of ${shape[1]} numbers: ${output}, tensor ${TENSOR}`);
+    else
+      print(`${grouped(shape[0])} ${shape[0] === 1 ? "vector" : "vectors"} of ${shape[1]} numbers: ${output}, tensor ${TENSOR}`);
   }
   return 0;
 }

@@ -17,12 +17,14 @@ export async function run(values: Values, json: boolean): Promise<number> {
 }
 
 function adapterText(adapter: AdapterInspection): string {
-  const { config, modules, parameters, ranks, madeForBase } = adapter;
+  const { config, modules, parameters, ranks, labels, trainedInFull, madeForBase } = adapter;
   const facts = [
     ["LoRA adapter", ""],
     ["base", config.baseModelNameOrPath ?? "not named"],
     ["parameters", grouped(parameters)],
     ["modules", String(modules.length)],
+    ...(trainedInFull > 0 ? [["trained in full", `${grouped(trainedInFull)} parameters beside them`]] : []),
+    ...(labels ? [["classes", labelsText(labels)]] : []),
     ["ranks", [...ranks].map(([rank, count]) => `${rank} (${count} modules)`).join(", ")],
     ["alpha", `${config.alpha}${config.useRslora ? ", rank-stabilised" : ""}`],
     ["dropout", String(config.dropout)],
@@ -71,11 +73,15 @@ const SHOWN_LABELS = 8;
 
 const taskFacts = ({ maxPositions, labels, newHead }: TaskConfig): string[][] => [
   ["positions", grouped(maxPositions)],
-  ...(labels.length > 0
-    ? [["labels", `${labels.length}: ${labels.slice(0, SHOWN_LABELS).join(", ")}${labels.length > SHOWN_LABELS ? ", …" : ""}`]]
-    : []),
-  ...(newHead === null ? [] : [["classifier", "none yet: training adds it"]]),
+  ...(newHead !== null
+    ? [["classifier", "none yet: training adds it"]]
+    : labels.length > 0
+      ? [["classes", labelsText(labels)]]
+      : []),
 ];
+
+const labelsText = (labels: readonly string[]): string =>
+  `${labels.length}: ${labels.slice(0, SHOWN_LABELS).join(", ")}${labels.length > SHOWN_LABELS ? ", …" : ""}`;
 
 /** Modules that differ by their layer's number only, in one row. */
 function kindsOf(modules: BaseInspection["modules"]): string[][] {

@@ -70,7 +70,7 @@ function duplicateLines({ train, evaluation, duplicates }: Omit<TaskPreview, "sh
   const again = `there more than once: ${grouped(duplicates.train)} of ${grouped(train.records)} training records`;
   if (evaluation === null) return [again];
   const { shared, sameQuestion } = duplicates;
-  const others = train.classes ? `; of ${grouped(sameQuestion)} others the text or image` : "";
+  const others = train.classes ? `; ${grouped(sameQuestion)} more with the text or image alone` : "";
   return [
     `${again}, ${grouped(duplicates.evaluation)} of ${grouped(evaluation.records)} evaluation records`,
     `in the training data too: ${grouped(shared)} evaluation records${others}`,

@@ -87,7 +87,8 @@ function progress(): (event: FinetuneEvent) => void {
         passing(readingLine(event));
         break;
       case "prepared": {
-        const share = ((100 * event.trainable) / event.parameters).toPrecision(2);
+        const percent = (100 * event.trainable) / event.parameters;
+        const share = percent < 10 ? percent.toPrecision(2) : grouped(Math.round(percent));
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
         line(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         if (event.train.file) line(`${event.train.file.path}: ${recognizedText(event.train.file)}`);

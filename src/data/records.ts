@@ -213,16 +213,19 @@ export function spellingOf<R>(
   );
 }
 
+/** Whether data sets call an image so; no text or class is meant by it, and the other way round. */
+const isImageKey = (key: string): boolean => ["image", "images", "img", "file_name"].includes(key);
+
 /** Of the spelling that lacks one key only, what may be meant by it; of two keys that none has, flags that take them. */
 function suggestion(keys: readonly string[], { candidates, pair }: Spellings<unknown>): string {
   for (const spelling of candidates) {
     const missing = spelling.keys.filter((key) => !keys.includes(key));
-    const others = keys.filter((key) => !spelling.keys.includes(key));
+    const others = keys.filter((key) => !spelling.keys.includes(key) && isImageKey(key) === isImageKey(missing[0] ?? ""));
     if (missing.length !== 1 || spelling.keys.length < 2) continue;
     const [similar] = nearest(missing[0]!, others, 1);
     if (similar !== undefined) return `; ${missing[0]} may be ${JSON.stringify(similar)} here`;
   }
-  const unknown = keys.every((key) => !candidates.some((spelling) => spelling.keys.includes(key)));
+  const unknown = !keys.some(isImageKey) && keys.every((key) => !candidates.some((spelling) => spelling.keys.includes(key)));
   const [first, second] = keys.map((key) => (/^[\w-]+$/.test(key) ? key : JSON.stringify(key)));
   return keys.length === 2 && unknown ? `; perhaps ${pair[0]} ${first} ${pair[1]} ${second}` : "";
 }

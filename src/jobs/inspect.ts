@@ -11,10 +11,15 @@ import type { ModuleInfo } from "../lora/match.ts";
 import { forAdapter, openBase } from "../models/base.ts";
 import { checkMadeFor, isMadeFor } from "../models/fingerprint.ts";
 import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
+import { withStoredHead } from "../models/task.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
   config: LoraConfig;
+  /** The names of the classes, in the order of the logits; null if the file names none. */
+  labels: string[] | null;
+  /** Of `parameters`, those of weights that are trained in full beside the factors, such as a classifier's head. */
+  trainedInFull: number;
   /** Whether the base given is the one it was trained on; null if no base is given or the adapter does not say. */
   madeForBase: boolean | null;
 }
@@ -50,20 +55,27 @@ export async function inspectAdapter(
     await checkMadeFor(base, adapter, anyBase);
     madeForBase = await isMadeFor(base, adapter.baseFingerprint);
   }
-  return { kind: "adapter", config: adapter.config, madeForBase, ...describeAdapter(adapter) };
+  const described = describeAdapter(adapter);
+  const trainedInFull = described.modules.reduce((rest, module) => rest - module.parameters, described.parameters);
+  return { kind: "adapter", config: adapter.config, labels: adapter.labels ?? null, trainedInFull, madeForBase, ...described };
 }
 
 /** What a base model's folder holds. Needs config.json only. */
 export async function inspectBase(files: Files, folder: string): Promise<BaseInspection> {
   const file = `${folder}/config.json`;
-  const config = modelConfig(await readJsonObject(files, file), file);
-  const graph = forwardGraph(config);
+  const described = modelConfig(await readJsonObject(files, file), file);
   const stored = (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || (await files.exists(`${folder}/${INDEX_NAME}`));
-  const tensors = stored ? [...(await openCheckpoint(files, folder)).tensors.values()] : [];
+  const all = stored ? (await openCheckpoint(files, folder)).tensors : null;
+  const config = all && "task" in described ? withStoredHead(described, all) : described;
+  // A head that is not there yet is no module of the base.
+  const modules = modulesOf(forwardGraph(config)).filter(
+    ({ isClassifierHead }) => !(isClassifierHead && "task" in config && config.newHead !== null),
+  );
+  const tensors = [...(all?.values() ?? [])];
   const bytes = tensors.reduce((sum, { length }) => sum + length, 0);
   const dtypes = [...new Set(tensors.map(({ dtype }) => dtype))].sort();
   const weights = stored ? { tensors: tensors.length, bytes, dtypes } : null;
-  return { kind: "base", config, parameters: countParameters(config), modules: modulesOf(graph), weights };
+  return { kind: "base", config, parameters: countParameters(config), modules, weights };
 }
 
 /** What a folder holds, whichever of the two it is. */

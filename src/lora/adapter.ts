@@ -128,10 +128,12 @@ function readLabels(text: string | undefined, path: string): string[] | undefine
 
 async function checkFolder(files: Files, folder: string): Promise<void> {
   if (!(await files.exists(`${folder}/${ADAPTER_CONFIG_NAME}`))) {
+    const names = (await files.isFolder(folder)) ? await files.list(folder) : [];
+    const checkpoint = Math.max(0, ...names.map((name) => Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? 0)));
     throw failure("no-config", `no ${ADAPTER_CONFIG_NAME} in the folder`, {
       subject: folder,
       expected: `${ADAPTER_CONFIG_NAME} and ${ADAPTER_WEIGHTS_NAME}`,
-      next: "Give the folder of an adapter.",
+      next: `Give the folder of an adapter.${checkpoint === 0 ? "" : ` A run that did not end has one in each checkpoint: ${folder}/checkpoint-${checkpoint}.`}`,
     });
   }
   if (await files.exists(`${folder}/${ADAPTER_WEIGHTS_NAME}`)) return;

@@ -88,9 +88,9 @@ export async function openTaskModel(
   };
 
   const attach = async (given: Adapter | null, before: readonly SavedWeight[]): Promise<Attached> => {
-    if (given) await checkMadeFor(base, given, anyBase);
     const { modules, config } = given ? forAdapter(base, given) : base;
     const fitted = given && adapterAgainst(given, modules);
+    if (given) await checkMadeFor(base, given, anyBase);
     const saved = fitted?.saved ?? new Map();
     checkHead(config as TaskConfig, base, [...saved.keys()]);
     const replaced = replacedWeights(modules, [...saved.keys(), ...before.map(({ name }) => name)]);

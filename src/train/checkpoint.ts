@@ -117,11 +117,11 @@ export async function loadCheckpoint(files: Files, folder: string, facts: Facts,
   }
   for (const name of [...new Set([...Object.keys(saved.facts), ...Object.keys(facts)])].sort()) {
     if (saved.facts[name] === facts[name]) continue;
-    throw new LowrankError("train/resume-mismatch", `the checkpoint was made with another ${name}`, {
+    throw new LowrankError("train/resume-mismatch", `the checkpoint was made with another value of ${name}`, {
       subject: folder,
       expected: `${name} = ${JSON.stringify(saved.facts[name])}`,
       got: `${name} = ${JSON.stringify(facts[name])}`,
-      next: "Resume with the options the run was started with, or train into another folder.",
+      next: "Resume with the options the run was started with, or train into another folder; an adapter can be gone on from there (--adapter, adapter).",
     });
   }
   const vector = (name: (typeof VECTORS)[number]) => readVector(files, folder, name, parameters);

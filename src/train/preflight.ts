@@ -60,7 +60,7 @@ async function heldRun(files: Files, options: RunOptions): Promise<LowrankError 
       next:
         differing.length === 0
           ? `To ${resume}.`
-          : `Train into another folder. Or leave the run's options as they are and ${resume}.`,
+          : `Train into another folder, or remove this one. Or leave the run's options as they are and ${resume}.`,
     },
   );
 }

@@ -147,6 +147,15 @@ test("a folder that is not data is refused with what to give instead", async () 
   await refusal(named[Symbol.asyncIterator]().next(), "data/keys");
 });
 
+test("a folder without an image says what is in it, and a base that reads files takes none", async () => {
+  const files = holding("pets/cat/notes.txt", "pets/dog/.1.png");
+  const error = await refusal(read(files, "pets", "image-classification"), "data/empty");
+  assert.match(error.message, /no images/);
+  assert.match(error.got!, /without an image: 2, .*: 1, hidden names: 1/);
+  const texts = readSpelled(holding("pets/cat/1.png"), "pets", taskSpellings["sequence-classification"]({}));
+  assert.match((await refusal(texts[Symbol.asyncIterator]().next(), "data/folder")).next!, /vit, clip/);
+});
+
 test("how deep folders lie, and how many names they have, is bounded", async () => {
   const deep = (levels: number) => read(holding(`p/${"a/".repeat(levels)}1.png`), "p", "image-classification");
   assert.equal((await deep(MAX_FOLDER_DEPTH)).records.length, 1);

@@ -1,11 +1,13 @@
 // What lowrank eval and lowrank preview print of other tasks than language modelling.
 import assert from "node:assert/strict";
+import { rm } from "node:fs/promises";
 import { describe, it, mock } from "node:test";
 import { main } from "../../src/cli/program.ts";
 import { finetune } from "../../src/node.ts";
-import { jsonl, taskBase, temporary } from "../helpers/task-bases.ts";
+import { jsonl, taskBase, temporary, withoutHead } from "../helpers/task-bases.ts";
 
 const fixtures = "test/fixtures/tasks";
+const twoClasses = ["cat", "dog"].map((label) => ({ text: `the ${label}`, label }));
 
 async function printed(status: number, ...args: string[]): Promise<string> {
   let text = "";
@@ -47,6 +49,11 @@ describe("lowrank eval", () => {
     const text = await printed(0, "eval", "--base", base, "--data", data, "--adapter", `${folder}/out`);
     assert.match(text, /\nbase +— +— +—\nwith the adapter +\d\.\d{4} /);
     assert.match(text, /\nThe base has no head of its own for these classes\.\n/);
+
+    // What the folder of a run that has not ended looks like.
+    await rm(`${folder}/out/adapter_config.json`);
+    const stopped = await printed(2, "eval", "--base", base, "--data", data, "--adapter", `${folder}/out`);
+    assert.match(stopped, /no adapter_config\.json[\s\S]*out\/checkpoint-1\./);
   });
 
   it("of a contrastive model has recall of both directions, and on classes the template", async (t) => {
@@ -59,6 +66,45 @@ describe("lowrank eval", () => {
     const zero = await printed(0, "eval", "--base", base, "--data", `${fixtures}/named.jsonl`, ...shot);
     assert.match(zero, /zero-shot: each class as "a photo of a \{\}" and 1 more \(--template\)/);
   });
+});
+
+it("lowrank inspect tells the classes of an adapter, and how much of it is the head", async (t) => {
+  const folder = await temporary(t);
+  const base = await taskBase(folder, "bert");
+  const data = await jsonl(folder, "train.jsonl", twoClasses);
+  await printed(0, "train", "--base", base, "--data", data, "--output", `${folder}/out`, "--steps", "1");
+  const text = await printed(0, "inspect", `${folder}/out`);
+  assert.match(text, /\nclasses +2: cat, dog\n/);
+  const { parameters, trainedInFull, modules, labels } = JSON.parse(await printed(0, "inspect", `${folder}/out`, "--json"));
+  const factors = modules.reduce((sum: number, module: { parameters: number }) => sum + module.parameters, 0);
+  assert.deepEqual(labels, ["cat", "dog"]);
+  assert.ok(trainedInFull > 0);
+  assert.equal(factors + trainedInFull, parameters);
+  assert.match(text, new RegExp(`\\ntrained in full +${trainedInFull} parameters`));
+  // A base without a classifier has no classes, whatever its config.json counts.
+  await withoutHead(base);
+  const bare = await printed(0, "inspect", base);
+  assert.match(bare, /\nclassifier +none yet: training adds it\n/);
+  assert.doesNotMatch(bare, /LABEL_|\nclassifier +\d/);
+});
+
+it("keys of images are not taken for texts or classes in what is suggested", async (t) => {
+  const folder = await temporary(t);
+  const base = await taskBase(folder, "bert");
+  const pairs = await jsonl(folder, "pairs.jsonl", [{ image: "1.png", text: "a cat" }]);
+  assert.doesNotMatch(await printed(2, "preview", "--base", base, "--data", pairs), /may be|perhaps/);
+  const images = await jsonl(folder, "images.jsonl", [{ image: "1.png", kind: "cat" }]);
+  assert.doesNotMatch(await printed(2, "preview", "--base", base, "--data", images), /may be|perhaps/);
+  const named = await jsonl(folder, "named.jsonl", [{ text: "a cat", kind: "cat" }]);
+  assert.match(await printed(2, "preview", "--base", base, "--data", named), /label may be "kind" here/);
+});
+
+it("an adapter of another architecture is told as such, not as one of the same shapes", async (t) => {
+  const folder = await temporary(t);
+  const [base, data] = [await taskBase(folder, "bert"), await jsonl(folder, "train.jsonl", twoClasses)];
+  await printed(0, "train", "--base", base, "--data", data, "--output", `${folder}/out`, "--steps", "1");
+  const text = await printed(2, "classify", "--base", await taskBase(folder, "vit"), "--adapter", `${folder}/out`, "1.png");
+  assert.match(text, /a module that the model does not have/);
 });
 
 it("lowrank preview prints records as they are read, classes, lengths and warnings", async (t) => {

@@ -150,11 +150,11 @@ test("only the newest checkpoints stay, as many as asked", async () => {
 });
 
 for (const [what, change, pattern] of [
-  ["seed", { seed: 4 }, /another seed[\s\S]*seed = 3[\s\S]*seed = 4/],
-  ["learning rate", { optimizer: { ...toyOptimizer, learningRate: 1 } }, /another learningRate[\s\S]*= 0\.05[\s\S]*= 1/],
-  ["number of steps", { steps: 9 }, /another steps[\s\S]*= 6[\s\S]*= 9/],
-  ["feed", { feed: toyFeed(rows, 2) }, /another micro[\s\S]*= 3[\s\S]*= 2/],
-  ["fact of the caller", { facts: { model: "b" } }, /another model[\s\S]*undefined[\s\S]*"b"/],
+  ["seed", { seed: 4 }, /another value of seed[\s\S]*seed = 3[\s\S]*seed = 4/],
+  ["learning rate", { optimizer: { ...toyOptimizer, learningRate: 1 } }, /another value of learningRate[\s\S]*= 0\.05[\s\S]*= 1/],
+  ["number of steps", { steps: 9 }, /another value of steps[\s\S]*= 6[\s\S]*= 9/],
+  ["feed", { feed: toyFeed(rows, 2) }, /another value of micro[\s\S]*= 3[\s\S]*= 2/],
+  ["fact of the caller", { facts: { model: "b" } }, /another value of model[\s\S]*undefined[\s\S]*"b"/],
 ] as const) {
   test(`resuming with another ${what} is refused by name`, async () => {
     await refused(run(options({ folder: whole, resume: true }, change)), "train/resume-mismatch", pattern);

@@ -40,6 +40,16 @@ export async function checkParts(files: Files, folder: string): Promise<void> {
   });
 }
 
+/** Refuses a folder where records come from a file alone. */
+export function notFromFolder(folder: string): LowrankError {
+  return new LowrankError("data/folder", "this base learns from the records of a file, not from a folder", {
+    subject: folder,
+    expected: "a file of records, such as .jsonl or .csv",
+    got: "a folder",
+    next: "Give the file. A folder of images is for a base that classifies images or compares them with texts (vit, clip).",
+  });
+}
+
 /** Refuses a folder that has no texts for its images. */
 export function noMetadata(folder: string): LowrankError {
   return new LowrankError("data/folder", "the folder does not say which text belongs to which image", {
@@ -78,8 +88,9 @@ export async function* classFolders(source: Source, choose: ChooseColumns): Asyn
     open.push({ inside, names, next: 0 });
   };
 
-  /** Images of the class at hand. */
+  /** Images of the class at hand, and of all. */
   let count = 0;
+  let images = 0;
   await enter("");
   while (open.length > 0) {
     const at = open.at(-1)!;
@@ -99,6 +110,7 @@ export async function* classFolders(source: Source, choose: ChooseColumns): Asyn
     // At the top there are few names, and a class may be called anything.
     if (isImage && inside !== "") {
       count++;
+      images++;
       const label = image.slice(0, image.indexOf("/"));
       yield { fields: new Map(Object.entries({ image, label })), place: image };
     } else if (await files.isFolder(`${root}/${image}`)) {
@@ -107,7 +119,19 @@ export async function* classFolders(source: Source, choose: ChooseColumns): Asyn
     } else if (isImage) throw noClass(`${root}/${image}`);
     else if (leftOut.others++ === 0) leftOut.first = `${root}/${image}`;
   }
+  if (images === 0) throw noImages(root, leftOut);
 }
+
+const noImages = (subject: string, { empty, others, hidden }: LeftOut): LowrankError =>
+  new LowrankError("data/empty", "there are no images in the folder", {
+    subject,
+    expected: "FOLDER/CLASS/image.png, a folder for each class; .png, .jpg, .jpeg or .webp",
+    got:
+      empty + others + hidden === 0
+        ? "an empty folder"
+        : `folders of classes without an image: ${empty}, files that are no image by the name: ${others}, hidden names: ${hidden}`,
+    next: `Check that it is the folder you mean, or write ${METADATA_NAME} that names the images.`,
+  });
 
 const noClass = (subject: string): LowrankError =>
   new LowrankError("data/folder", "the image is in no class's folder", {

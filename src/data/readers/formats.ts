@@ -4,7 +4,7 @@ import type { Files } from "../../files.ts";
 import type { Spellings } from "../records.ts";
 import type { RowReader } from "./blocks.ts";
 import { commaSeparated, tabSeparated } from "./csv.ts";
-import { checkParts, classFolders, METADATA_NAME, noMetadata } from "./folder.ts";
+import { checkParts, classFolders, METADATA_NAME, noMetadata, notFromFolder } from "./folder.ts";
 import { jsonObjects } from "./json.ts";
 import { jsonLines } from "./jsonl.ts";
 import { parquetRows } from "./parquet.ts";
@@ -54,7 +54,8 @@ export interface Opened {
 
 /** Opens a data file; where the kind of records can be read from a folder of images, such a folder too. */
 export async function openData(files: Files, given: string, folderOf: Spellings<unknown>["folder"]): Promise<Opened> {
-  if (folderOf === undefined || !(await files.isFolder(given))) return openFile(files, given);
+  if (!(await files.isFolder(given))) return openFile(files, given);
+  if (folderOf === undefined) throw notFromFolder(given);
   const folder = given.replace(/(?<=.)[\\/]+$/, "");
   if (await files.exists(`${folder}/${METADATA_NAME}`)) return openFile(files, `${folder}/${METADATA_NAME}`);
   await checkParts(files, folder);

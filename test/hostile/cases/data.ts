@@ -149,8 +149,8 @@ export const dataCases: Case[] = [
   },
   {
     name: "a folder in place of a file",
-    ends: "file/not-regular",
-    tells: /folder/,
+    ends: "data/folder",
+    tells: /\.jsonl or \.csv/,
     work: (place) => {
       mkdirSync(place.at("data.jsonl"));
       return place.train({ data: place.at("data.jsonl") });
