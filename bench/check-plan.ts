@@ -1,6 +1,7 @@
 // npm run check:plan -- [--base FOLDER] [--only TEXT] [--json]: is the memory that `lowrank plan` tells the memory that training uses?
 // Short real runs, each in a process of its own: the tiny Llama of the tests, a Llama of middle size with random weights, two models
-// of middle size that read images, and the model in FOLDER. Rows are full (texts longer than the maximum), so that every batch is as large as planned.
+// of middle size that read images, classifiers of the size of BERT base and ViT base, and the model in FOLDER. Rows are full (texts
+// longer than the maximum), so that every batch is as large as planned.
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -81,6 +82,36 @@ async function withImages(family: string): Promise<string> {
   return folder;
 }
 
+const classifiers: Record<string, { from: string; sizes: Record<string, unknown>; record: (i: number) => object }> = {
+  bert: {
+    from: "bert-seqcls",
+    sizes: { vocab_size: 30522, max_position_embeddings: 512 },
+    record: (i) => ({ text, label: i % 3 }),
+  },
+  vit: {
+    from: "vit-imgcls",
+    sizes: { image_size: 224, patch_size: 16 },
+    record: (i) => ({ image: `pictures/${i}.png`, label: i % 5 }),
+  },
+};
+const baseSizes = { hidden_size: 768, intermediate_size: 3072, num_hidden_layers: 12, num_attention_heads: 12 };
+
+/** A classifier of the size of BERT base or ViT base. */
+async function classifier(model: string): Promise<string> {
+  const folder = path.join(place, model);
+  mkdirSync(folder);
+  const { from, sizes } = classifiers[model]!;
+  const fixtures = path.dirname(tiny);
+  if (model === "bert") cpSync(`${fixtures}/tokenizers/bert-style`, folder, { recursive: true });
+  else {
+    const processor = JSON.parse(readFileSync(`${fixtures}/images/processors/vit/preprocessor_config.json`, "utf8"));
+    writeFileSync(`${folder}/preprocessor_config.json`, JSON.stringify({ ...processor, size: { height: 224, width: 224 } }));
+  }
+  const json = JSON.parse(readFileSync(`${fixtures}/cases/${from}/base/config.json`, "utf8"));
+  await initModel({ ...json, ...baseSizes, ...sizes }, folder);
+  return folder;
+}
+
 interface Case {
   model: string;
   batchSize: number;
@@ -115,6 +146,17 @@ const cases: Case[] = [
     [2, 1024],
   ]),
   ...sizes("llava", [[2, 256]], { method: "full" }),
+  ...sizes("bert", [
+    [8, 128],
+    [4, 512],
+  ]),
+  ...sizes("bert", [[8, 128]], { method: "full" }),
+  ...sizes("vit", [
+    [1, 197],
+    [8, 197],
+    [24, 197],
+  ]),
+  ...sizes("vit", [[4, 197]], { method: "full" }),
   ...sizes("base", [
     [1, 128],
     [2, 256],
@@ -150,15 +192,30 @@ const seen = {
 };
 writeFileSync(imageData, `${JSON.stringify(seen)}\n`.repeat(24));
 
+/** Enough pictures to fill the memory that is kept for prepared ones. */
+const PICTURES = 500;
+mkdirSync(path.join(place, "pictures"));
+for (let i = 0; i < PICTURES; i++) cpSync(path.join(place, "wide.png"), path.join(place, `pictures/${i}.png`));
+
+/** The data of a classifier. */
+function recordsOf(model: string): string {
+  const file = path.join(place, `${model}.jsonl`);
+  const records = Array.from({ length: PICTURES }, (_, i) => classifiers[model]!.record(i));
+  writeFileSync(file, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
+  return file;
+}
+
+const dataOf = (model: string): string => (model in classifiers ? recordsOf(model) : model in imageSizes ? imageData : data);
+
 function measure(base: string, { model, batchSize, maxLength, options }: Case): Result {
   const output = path.join(place, "output");
   rmSync(output, { recursive: true, force: true });
   const given = {
     base,
-    data: model in imageSizes ? imageData : data,
+    data: dataOf(model),
     output,
     batchSize,
-    maxLength,
+    maxLength: model === "vit" ? undefined : maxLength,
     steps: STEPS,
     force: true,
     ...options,
@@ -179,6 +236,7 @@ for (const one of cases) {
   if (!what.includes(values.only)) continue;
   if (one.model === "middle") folders["middle"] ??= await middle();
   if (one.model in imageSizes) folders[one.model] ??= await withImages(one.model);
+  if (one.model in classifiers) folders[one.model] ??= await classifier(one.model);
   const base = folders[one.model];
   if (base === undefined) continue;
   const result = measure(base, one);

@@ -9,8 +9,8 @@ const MAX_CLASS_CHARS = 500;
 export interface Classes {
   /** The number of a class; of a new one, the next. Fails with `data/label` on a class that the model does not have. */
   numberOf(name: string, subject: string): number;
-  /** From now on there are no new ones. */
-  settle(): void;
+  /** From now on there are no new ones: `subject`, the file of data, has been read. Fails with `data/label` on fewer than two. */
+  settle(subject: string): void;
   /** All of them in the order of the logits. */
   labels(): readonly string[];
   /** The place among `labels` of the class with this number. */
@@ -62,9 +62,9 @@ export function classesOf(own: readonly string[], fixed: boolean): Classes {
       settled?.places.push(settled.labels === own ? ownPlace(name)! : settled.labels.indexOf(name));
       return names.size - 1;
     },
-    settle() {
+    settle(subject) {
       if (settled) return;
-      if (names.size < 2 && !fixed) throw oneClass([...names.keys()]);
+      if (names.size < 2 && !fixed) throw oneClass([...names.keys()], subject);
       settled = settle();
     },
     labels: () => (settled ?? settle()).labels,
@@ -88,9 +88,10 @@ const noClass = (name: string, count: number, subject: string): LowrankError =>
     next: "Check which column holds the classes (--label-column).",
   });
 
-const oneClass = (names: readonly string[]): LowrankError =>
+const oneClass = (names: readonly string[], subject: string): LowrankError =>
   new LowrankError("data/label", "there are too few classes to tell apart", {
-    expected: "at least two classes in the training data",
+    subject,
+    expected: "at least two classes",
     got: names.join(", ") || "none",
     next: "Add records of other classes, or check which column holds the classes (--label-column).",
   });

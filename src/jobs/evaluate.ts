@@ -71,7 +71,7 @@ export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: 
 export async function evaluate(options: EvaluateOptions, runtime: Runtime): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = runtime;
   const opened = await openBase(files, options.base, timeLimit);
-  checkTask(opened, options);
+  checkOptions(opened, options);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const base = given ? forAdapter(opened, given) : opened;
   const adapter = given && adapterAgainst(given, base.modules);
@@ -122,8 +122,16 @@ function evaluated(
   return { task, data, base, adapter, ...(task === "contrastive" && { batchSize }) } as Evaluation;
 }
 
-/** Fails if the options are for another task than the base's. */
-function checkTask({ config, checkpoint }: AnyBase, { task, template }: EvaluateOptions): void {
+/** Fails if the options cannot be met, or are for another task than the base's. */
+function checkOptions({ config, checkpoint }: AnyBase, { task, template, batchSize = 1 }: EvaluateOptions): void {
+  if (!(Number.isSafeInteger(batchSize) && batchSize > 0)) {
+    throw new LowrankError("evaluate/option", "the number of rows that are run at once is no whole number above 0", {
+      subject: "batchSize",
+      expected: "1 or more",
+      got: String(batchSize),
+      next: "Correct it, or leave it out.",
+    });
+  }
   const own = taskOf(config);
   const refuse = (subject: string, expected: string, got: string, next: string): never => {
     throw new LowrankError("evaluate/option", `${config.modelType} is a model for ${taskText[own]}`, {

@@ -89,7 +89,7 @@ export async function previewTask(
     if (first.length < examples) first.push(made);
   }
   // From here on other classes are refused, as in training.
-  if (index > 0) reader.classes?.settle();
+  if (index > 0) reader.classes?.settle(data);
   let readToo: { file: RecordFile<AnyRecord> } = read;
   if (evalData !== undefined) {
     const second = reader.each(evalData);

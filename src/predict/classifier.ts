@@ -2,6 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import type { Task } from "../models/task.ts";
+import { inTurn } from "./in-turn.ts";
 import { asImage, asText, imageRunner, textRunner } from "./inputs.ts";
 import { openTaskModel, type TaskModel } from "./task-model.ts";
 import { taskBase } from "./tasks.ts";
@@ -42,25 +43,29 @@ export async function openClassifier(base: AnyBase, options: PredictorOptions): 
   const { task } = opened.config;
   const model = await openTaskModel(opened, options);
   const scorer = scorers[task](opened, model, options);
+  const next = inTurn();
   return {
     task,
     labels: () => model.config().labels,
-    async classify(inputs, given = {}) {
-      checkTop(given.top);
-      const { labels, data, width, cut } = await scorer.score(inputs, given);
-      return inputs.map((_, row) => ({
-        scores: likeliest(labels, data.subarray(row * width, (row + 1) * width), given.top),
-        cut: cut[row]!,
-      }));
-    },
-    async useAdapter(adapter) {
-      await model.useAdapter(adapter);
-      scorer.forget();
-    },
-    async close() {
-      await scorer.close();
-      await model.close();
-    },
+    classify: (inputs, given = {}) =>
+      next(async () => {
+        checkTop(given.top);
+        const { labels, data, width, cut } = await scorer.score(inputs, given);
+        return inputs.map((_, row) => ({
+          scores: likeliest(labels, data.subarray(row * width, (row + 1) * width), given.top),
+          cut: cut[row]!,
+        }));
+      }),
+    useAdapter: (adapter) =>
+      next(async () => {
+        await model.useAdapter(adapter);
+        scorer.forget();
+      }),
+    close: () =>
+      next(async () => {
+        await scorer.close();
+        await model.close();
+      }),
   };
 }
 

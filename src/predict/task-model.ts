@@ -21,6 +21,7 @@ import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, type Tensor } from "../tensor.ts";
+import { inTurn } from "./in-turn.ts";
 import type { Vectors } from "./products.ts";
 
 /** What can be asked for: of a classifier logits [batch, labels], of a contrastive model unit vectors [batch, projection]. */
@@ -108,7 +109,12 @@ export async function openTaskModel(
     const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : []));
     const session = await openSession(lower(graph, weights.locate), { weightsFolder: weights.folder, threads });
     const opened = { session, modules, inputs: new Set(names) };
-    await bind(opened, attached);
+    try {
+      await bind(opened, attached);
+    } catch (error) {
+      await session.close();
+      throw error;
+    }
     return opened;
   };
   const closeAll = async (): Promise<void> => {
@@ -118,17 +124,12 @@ export async function openTaskModel(
   };
 
   let attached = await attach(adapter, []);
-  let turn: Promise<unknown> = Promise.resolve();
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const mine = turn.then(work);
-    turn = mine.catch(() => {});
-    return mine;
-  };
+  const next = inTurn();
 
   return {
     config: () => attached.config,
     run: (output, feeds) =>
-      inTurn(async () => {
+      next(async () => {
         const opening = sessions.get(output) ?? open(output);
         sessions.set(output, opening);
         const opened = await opening.catch((error: unknown) => {
@@ -138,14 +139,14 @@ export async function openTaskModel(
         const { [output]: result } = await opened.session.run(inputsIn(feeds, opened), { fetches: [output] });
         return { data: result!.data as Float32Array, width: result!.shape[1]! };
       }),
-    useAdapter: (next) =>
-      inTurn(async () => {
+    useAdapter: (given) =>
+      next(async () => {
         const { replaced } = attached;
-        attached = await attach(next, replaced);
+        attached = await attach(given, replaced);
         if (JSON.stringify(replaced) !== JSON.stringify(attached.replaced)) return closeAll();
         for (const opening of sessions.values()) await bind(await opening, attached);
       }),
-    close: () => inTurn(closeAll),
+    close: () => next(closeAll),
   };
 }
 

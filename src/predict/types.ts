@@ -43,7 +43,8 @@ export interface Classifier {
   /** The model's classes, or those of the adapter that is attached; empty where each call brings its own. */
   labels(): readonly string[];
   /**
-   * The classes of each input, in the order of the inputs. Files are read a few at a time. Fails with `predict/*`, `image/*` and
+   * The classes of each input, in the order of the inputs. Files are read a few at a time; what is asked while another question is
+   * at work waits for its turn. Fails with `predict/*`, `image/*` and
    * `tokenizer/*` that name the input.
    */
   classify(inputs: readonly ClassifierInput[], options?: ClassifyOptions): Promise<Classification[]>;

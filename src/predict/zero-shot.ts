@@ -27,7 +27,7 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
   const { files, openSession, threads } = options;
   const texts = textRunner(base, model);
   const images = imageRunner(base, model, options);
-  let products: Promise<Products> | undefined;
+  let products: Products | undefined;
   let kept: { key: string; vectors: Promise<Vectors> } | undefined;
   const vectorsOf = (labels: readonly string[], templates: readonly string[]): Promise<Vectors> => {
     const key = JSON.stringify([labels, templates]);
@@ -46,9 +46,9 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
       });
       const found = await images("imageEmbeds", given);
       const scale = Math.exp(toFloat32(await readWeights(files, base.checkpoint, "logit_scale"))[0]!);
-      products ??= openProducts(openSession, threads);
+      products ??= await openProducts(openSession, threads);
       const data = new Float32Array(inputs.length * labels.length);
-      for await (const { first, products: block } of (await products).blocks(found, own)) {
+      for await (const { first, products: block } of products.blocks(found, own)) {
         data.set(
           block.map((cosine) => cosine * scale),
           first * labels.length,
@@ -60,7 +60,7 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
       kept = undefined;
     },
     async close() {
-      await (await products)?.close();
+      await products?.close();
     },
   };
 }

@@ -149,12 +149,12 @@ export async function dataReader(
     images,
     read: async function* (path) {
       const dataset = (yield* readAll(path)).dataset();
-      classes?.settle();
+      classes?.settle(path);
       return counted(dataset);
     },
     split: async function* (path, share, seed) {
       const collected = yield* readAll(path);
-      classes?.settle();
+      classes?.settle(path);
       const held = heldOut(path, collected.records, share, seed);
       const numbers = Int32Array.from({ length: collected.records }, (_, i) => i);
       const train = await counted(collected.dataset(numbers.filter((i) => !held.has(i))));

@@ -82,6 +82,7 @@ describe("classifiers of texts and of images", () => {
     const other = await jsonl(folder, "other.jsonl", [...records, { text: "a bird", label: "bird" }]);
     await refused({ base, data: other, adapter }, "data/label", /^bird$/);
     await refused({ base, data, adapter, task: "contrastive" }, "evaluate/option", /^contrastive$/);
+    for (const batchSize of [0, 2.5]) await refused({ base, data, batchSize }, "evaluate/option", /^(0|2\.5)$/);
     // The base's own classes have no such names.
     await refused({ base, data }, "data/label", /^cat$/);
   });

@@ -235,7 +235,7 @@ describe("contents take the form that a template reads", () => {
 describe("what cannot be read says so", () => {
   it("an address on the network", async () => {
     const { side } = await openFamily("llava");
-    for (const address of ["https://example.com/cat.png", "data:image/png;base64,AAAA"]) {
+    for (const address of ["https://example.com/cat.png", "data:image/png;base64,AAAA", "file:///%E0%A4%A.png", "file://["]) {
       await assert.rejects(side.prepare(address), { code: "image/address" });
     }
   });

@@ -84,7 +84,7 @@ test("two classes of the same name, as ImageNet's cranes, stay two", async (t) =
 function placesIn(own: readonly string[], given: readonly string[], fixed = false) {
   const classes = classesOf(own, fixed);
   const numbers = given.map((label) => classes.numberOf(label, "data"));
-  classes.settle();
+  classes.settle("data");
   return { labels: classes.labels(), places: numbers.map(classes.placeOf) };
 }
 

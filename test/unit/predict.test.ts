@@ -169,6 +169,17 @@ test("a tower that is not asked for is not opened, and needs no files", async (t
   assert.match(await code(embedder.embedImages(images)), /^image\//);
 });
 
+test("zero-shot: questions that are asked at once are answered in turn", async (t) => {
+  const classifier = await openClassifier(await openBase(nodeFiles, (await tinyTask(t, "clip")).base), host);
+  t.after(() => classifier.close());
+  const questions = [labelsOf("cat", "dog"), labelsOf("bird", "film"), labelsOf("cat", "film", "dog")];
+  const alone: Classification[][] = [];
+  for (const question of questions) alone.push(await classifier.classify(images, question));
+  assert.deepEqual(await Promise.all(questions.map((question) => classifier.classify(images, question))), alone);
+});
+
+const labelsOf = (...labels: string[]) => ({ labels });
+
 test("zero-shot: the nearest of the labels' texts, with one template and with the mean of several", async (t) => {
   const { base: folder, adapter: adapterFolder } = await tinyTask(t, "clip");
   const { opened, openSession } = counting();

@@ -197,14 +197,15 @@ test("an image of another size than the model reads is refused before anything i
 
 test("what cannot be learnt from is refused by name before anything is trained", async (t) => {
   const folder = await temporary(t);
-  const [bert, vit] = [await taskBase(folder, "bert"), await taskBase(folder, "vit")];
+  const [bert, vit, clip] = [await taskBase(folder, "bert"), await taskBase(folder, "vit"), await taskBase(folder, "clip")];
   const good = await jsonl(folder, "good.jsonl", sentences);
   const output = `${folder}/out`;
   const file = (name: string, record: object) => jsonl(folder, name, [sentences[0]!, record]);
   const cases: [string, FinetuneOptions, string, RegExp][] = [
     ["another task", { base: bert, data: good, output, task: "contrastive" }, "train/option", /task/],
     ["packing", { base: bert, data: good, output, packing: true }, "train/option", /packing/],
-    ["one class", { base: bert, data: await jsonl(folder, "one.jsonl", [sentences[0]!]), output }, "data/label", /./],
+    ["one class", { base: bert, data: await jsonl(folder, "one.jsonl", [sentences[0]!]), output }, "data/label", /one\.jsonl/],
+    ["pairs alone", { base: clip, data: good, output, batchSize: 1 }, "train/option", /batchSize/],
     [
       "no class",
       { base: bert, data: await file("none.jsonl", { text: "a", label: null }), output },
