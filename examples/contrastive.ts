@@ -1,73 +1,13 @@
 // Images and texts compared: a small CLIP learns from nothing which English caption belongs to which drawing, then, by LoRA, Spanish
 // captions. The drawings are made here.
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { evaluate, finetune, initModel, openClassifier } from "lowrank";
-import sharp from "sharp";
+import { captionOf, type Drawing, drawings, type Language, processor, SIDE, words } from "./common/drawings.ts";
 
 const folder = "example-output/contrastive";
 rmSync(folder, { recursive: true, force: true });
-mkdirSync(`${folder}/drawings`, { recursive: true });
 
-/** What is drawn, and how each language says it. */
-const words = {
-  English: {
-    shapes: ["circle", "square", "triangle", "diamond"],
-    colours: ["red", "green", "blue", "yellow"],
-    places: ["on the left", "on the right", "at the top", "at the bottom"],
-    caption: (shape: string, colour: string, place: string) => `a ${colour} ${shape} ${place}`,
-  },
-  Spanish: {
-    shapes: ["circulo", "cuadrado", "triangulo", "rombo"],
-    colours: ["rojo", "verde", "azul", "amarillo"],
-    places: ["a la izquierda", "a la derecha", "arriba", "abajo"],
-    caption: (shape: string, colour: string, place: string) => `un ${shape} ${colour} ${place}`,
-  },
-};
-type Language = keyof typeof words;
-
-const SIDE = 16;
-const inks = ["#d02020", "#20a030", "#2040d0", "#e0c010"];
-const centres = [
-  [4.5, 8],
-  [11.5, 8],
-  [8, 4.5],
-  [8, 11.5],
-] as const;
-const outlines: ((x: number, y: number, r: number) => string)[] = [
-  (x, y, r) => `<circle cx="${x}" cy="${y}" r="${r}"/>`,
-  (x, y, r) => `<rect x="${x - r}" y="${y - r}" width="${2 * r}" height="${2 * r}"/>`,
-  (x, y, r) => `<polygon points="${x},${y - r} ${x + r},${y + r} ${x - r},${y + r}"/>`,
-  (x, y, r) => `<polygon points="${x},${y - r} ${x + r},${y} ${x},${y + r} ${x - r},${y}"/>`,
-];
-interface Drawing {
-  file: string;
-  /** Which of the shapes, the colours and the places. */
-  of: [shape: number, colour: number, place: number];
-}
-
-/** A few drawings of every shape in every colour at every place, none like another in size and position. */
-async function drawings(part: string, each: number): Promise<Drawing[]> {
-  const all: Drawing[] = [];
-  for (let i = 0; i < 64 * each; i++) {
-    const of: Drawing["of"] = [i % 4, Math.floor(i / 4) % 4, Math.floor(i / 16) % 4];
-    const [shape, colour, place] = of;
-    // Steps of irrational numbers fill a square evenly.
-    const shift = (step: number) => ((i + (part === "train" ? 0 : 0.5)) * step) % 1;
-    const [x, y] = [centres[place]![0] + 2 * shift(Math.SQRT2) - 1, centres[place]![1] + 2 * shift(Math.E) - 1];
-    const shapeText = outlines[shape]!(x, y, 3 + shift(Math.PI));
-    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${SIDE}" height="${SIDE}"><rect width="100%" height="100%" fill="white"/><g fill="${inks[colour]}">${shapeText}</g></svg>`;
-    const file = `drawings/${part}-${i}.png`;
-    await sharp(Buffer.from(svg)).png().toFile(`${folder}/${file}`);
-    all.push({ file, of });
-  }
-  return all;
-}
-const [training, testing] = [await drawings("train", 8), await drawings("test", 1)];
-
-const captionOf = (language: Language, [shape, colour, place]: Drawing["of"]): string => {
-  const { shapes, colours, places, caption } = words[language];
-  return caption(shapes[shape]!, colours[colour]!, places[place]!);
-};
+const [training, testing] = [await drawings(folder, "train", 8), await drawings(folder, "test", 1)];
 
 /** Captions beside drawings, as imagefolder's metadata has them: {file_name, text}. */
 function captioned(language: Language, part: string, drawings: readonly Drawing[]): string {
@@ -95,16 +35,6 @@ const tokenizer = {
     max_input_chars_per_word: 100,
     vocab: Object.fromEntries(vocabulary.map((token, id) => [token, id])),
   },
-};
-const processor = {
-  image_processor_type: "CLIPImageProcessor",
-  do_resize: true,
-  size: { height: SIDE, width: SIDE },
-  do_center_crop: false,
-  do_rescale: true,
-  do_normalize: true,
-  image_mean: [0.5, 0.5, 0.5],
-  image_std: [0.5, 0.5, 0.5],
 };
 const untrained = `${folder}/untrained`;
 const tower = { hidden_size: 48, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 96, initializer_range: 0.1 };

@@ -13,15 +13,31 @@ import { sizeOf } from "../tensor.ts";
 import { forwardGraph, modelConfig } from "./registry.ts";
 import { readJson } from "./schema.ts";
 
+const deviation = z.number().min(0).max(1);
+const keysOfPart = z.object({ initializer_range: deviation.optional() }).nullish();
+
 /** Of a config.json, what initial values depend on. */
 const keysOfInit = z.object({
   /** Deviation of matrices, tables and kernels. */
-  initializer_range: z.number().min(0).max(1).default(0.02),
+  initializer_range: deviation.optional(),
+  /** The parts of a model of several. */
+  text_config: keysOfPart,
+  vision_config: keysOfPart,
   /** CLIP's first temperature, as a logarithm. */
   logit_scale_init_value: z.number().default(2.6592),
 });
 
 type Init = "normal" | number;
+
+/** Which weights are those of a part with a config of its own, by their module path. */
+const PARTS = { text_config: /(^|\.)(language|text)_model\./, vision_config: /(^|\.)vision_(tower|model)\./ };
+
+/** The deviation of a weight: its part's, or that of the whole; what is of no part takes the language model's, as in Transformers. */
+function deviationOf(name: string, keys: z.output<typeof keysOfInit>): number {
+  const part = (["text_config", "vision_config"] as const).find((key) => PARTS[key].test(name));
+  const own = part && keys[part]?.initializer_range;
+  return own ?? keys.initializer_range ?? keys.text_config?.initializer_range ?? 0.02;
+}
 
 /** Keys that Transformers 5 takes as floats alone: it refuses a 1 there, which JavaScript makes of 1.0. */
 const FLOAT_KEY = /(initializer_(range|factor)|_eps|_epsilon|_softcapping|_jitter_noise|_loss_coef)$/;
@@ -63,9 +79,9 @@ function initialValues(graph: Graph, keys: z.output<typeof keysOfInit>): { name:
 /**
  * Writes a model with random weights into `folder`, which is made if it is missing: `config`, the content of a config.json of any
  * supported model type, and model.safetensors in the config's `dtype` (float32 if it has none). Matrices, embeddings and kernels
- * are normal with the config's `initializer_range` (0.02), norms 1, biases 0. A classifier's head is there if `architectures`
- * names the class that has one. The values depend on `seed` alone. A tokenizer is not made. Throws `model/exists` if the folder has
- * weights, and the errors of `modelConfig`.
+ * are normal with the config's `initializer_range` (0.02), those of a part with the one in `text_config` or `vision_config` if it is
+ * there, norms 1, biases 0. A classifier's head is there if `architectures` names the class that has one. The values depend on `seed`
+ * alone. A tokenizer is not made. Throws `model/exists` if the folder has weights, and the errors of `modelConfig`.
  */
 export async function initModel(
   files: Files,
@@ -90,7 +106,8 @@ export async function initModel(
   const tensors = weights.map(({ name, shape, init }, index): TensorSource => {
     const values = () => {
       if (init !== "normal") return new Float32Array(sizeOf(shape)).fill(init);
-      return normal(seed, [purpose.weights, index], sizeOf(shape)).map((value) => value * keys.initializer_range);
+      const range = deviationOf(name, keys);
+      return normal(seed, [purpose.weights, index], sizeOf(shape)).map((value) => value * range);
     };
     return { name, dtype, shape, data: () => bytesOf(fromFloat32(values(), dtype)) };
   });

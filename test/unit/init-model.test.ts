@@ -72,6 +72,24 @@ test("a seed makes the same model again, another seed another one, in the config
   assert.ok(Math.abs(deviation - 0.5) < 0.05, String(deviation));
 });
 
+test("parts of a model have the deviations of their own configs, and what is of none has the language model's", async () => {
+  const { text_config: text, vision_config: vision, ...whole } = configOf("llava");
+  const given = { text_config: { ...text, initializer_range: 0.3 }, vision_config: { ...vision, initializer_range: 0.05 } };
+  const deviations = async (folder: string, config: object) => {
+    await initModel(config as Record<string, unknown>, `${place}/${folder}`);
+    const { values } = await opened(`${place}/${folder}`);
+    const names = ["model.language_model.embed_tokens", "model.vision_tower.embeddings.patch_embedding", "lm_head"];
+    return Promise.all(
+      names.map(async (name) => {
+        const all = await values(`${name}.weight`);
+        return Number(Math.sqrt(all.reduce((sum, value) => sum + value ** 2, 0) / all.length).toFixed(2));
+      }),
+    );
+  };
+  assert.deepEqual(await deviations("parts", { ...whole, ...given }), [0.3, 0.05, 0.3]);
+  assert.deepEqual(await deviations("whole", { ...whole, ...given, initializer_range: 0.1 }), [0.3, 0.05, 0.1]);
+});
+
 test("config.json has floats where Transformers takes nothing else", async () => {
   const config = { ...configOf("clip-contrastive"), initializer_factor: 1 };
   await initModel(config, `${place}/floats`);
