@@ -115,7 +115,7 @@ await train({
   data: conversations("english-train", training, inEnglish),
   output: base,
   method: "full",
-  steps: 220,
+  steps: 200,
   learningRate: 3e-3,
 });
 

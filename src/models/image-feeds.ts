@@ -158,7 +158,7 @@ export function seenFeeds({ rows, width }: ImageTokens, images: ImageTensors | n
 export function imageTokenOf({ idToToken }: Tokenizer, id: number): { token: string; id: number } {
   const token = idToToken(id);
   if (token !== undefined) return { token, id };
-  throw noImageToken(`a token with the id ${id}, as config.json says`);
+  throw noImageToken(`a token with the id ${id}, which config.json has for images, or the family if it has none`);
 }
 
 export const noImageToken = (expected: string): LowrankError =>
@@ -166,7 +166,7 @@ export const noImageToken = (expected: string): LowrankError =>
     subject: "tokenizer.json",
     expected,
     got: "none",
-    next: "Take the tokenizer's files of the model's own page.",
+    next: "Take the tokenizer's files of the model's own page; of a model of your own, write the token's id into config.json.",
   });
 
 /**

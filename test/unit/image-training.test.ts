@@ -1,7 +1,7 @@
 // Training and evaluating on conversations with images: losses are Transformers' and PEFT's (test/fixtures/image-text).
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { copyFile, mkdir, rm, writeFile } from "node:fs/promises";
+import { copyFile, cp, mkdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { describe, it, test } from "node:test";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
@@ -241,6 +241,17 @@ describe("what is refused", () => {
       const file = await dataFile([records[0]!, { ...records[0]!, images: [image] }], ["wide.png"]);
       await assert.rejects(evaluate({ base: folder, data: file }), { code, subject: /line 2/ });
     }
+  });
+  it("a token for images in config.json that the tokenizer lacks, and a chat template that writes another", async () => {
+    const { folder, data } = await given("llava");
+    const other = path.join(await temporaryFolder(), "model");
+    await cp(folder, other, { recursive: true });
+    const change = async (name: string, from: string, to: string) =>
+      writeFile(`${other}/${name}`, readFileSync(`${folder}/${name}`, "utf8").replace(from, to));
+    await change("chat_template.jinja", "<image>", "<picture>");
+    await assert.rejects(preview({ base: other, data }), { code: "data/image-count", next: /has to write <image>/ });
+    await change("config.json", '"image_token_index": 95', '"image_token_index": 3000');
+    await assert.rejects(preview({ base: other, data }), { code: "data/image-token", expected: /3000/, next: /config\.json/ });
   });
   it("images inside the data file", async () => {
     const { folder, records } = await given("llava");
