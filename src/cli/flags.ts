@@ -66,7 +66,12 @@ const dataFlags: Flag[] = [
   { name: "textColumn", kind: "text", value: "NAME", help: "that of texts" },
   { name: "textPairColumn", kind: "text", value: "NAME", help: "of a text classifier: that of second texts" },
   { name: "labelColumn", kind: "text", value: "NAME", help: "of a classifier: that of classes" },
-  { name: "imageColumn", kind: "text", value: "NAME", help: "of a model that reads images: that of their paths" },
+  {
+    name: "imageColumn",
+    kind: "text",
+    value: "NAME",
+    help: "of a model that classifies images or compares them with texts: that of their paths",
+  },
   {
     name: "trainOn",
     kind: "text",

@@ -1,4 +1,5 @@
 // The records of other tasks than language modelling, and the spellings that data sets write them in: one table a task.
+import { LowrankError } from "../errors.ts";
 import type { ColumnNames, DataRecord, Spelling, Spellings } from "./records.ts";
 
 export interface LabeledText {
@@ -55,6 +56,34 @@ const imageText = (image: string, text: string): Spelling<ImageText> => ({
   optional: [],
   make: (row) => ({ image: row.path(image), text: row.text(text) }),
 });
+
+type Column = keyof ColumnNames;
+
+/** The columns that can be named for each task; of a contrastive model also those of images with classes, which it is evaluated on. */
+const taskColumns: Record<keyof TaskRecords | "causal-lm", readonly Column[]> = {
+  "causal-lm": ["promptColumn", "completionColumn", "textColumn"],
+  "sequence-classification": ["textColumn", "textPairColumn", "labelColumn"],
+  "image-classification": ["imageColumn", "labelColumn"],
+  contrastive: ["imageColumn", "textColumn", "labelColumn"],
+};
+
+/** Throws `data/columns` if a column is named that the records of the task do not have: it would be left unread. */
+export function checkColumns(task: keyof typeof taskColumns, columns: ColumnNames): void {
+  const own = taskColumns[task];
+  const foreign = [...new Set(Object.values(taskColumns).flat())].find(
+    (name) => columns[name] !== undefined && !own.includes(name),
+  );
+  if (foreign === undefined) return;
+  const isClass = task === "causal-lm" && foreign === "labelColumn";
+  throw new LowrankError("data/columns", "the records that this base learns from have no such column", {
+    subject: foreign,
+    expected: `none but ${own.join(", ")}`,
+    got: JSON.stringify(columns[foreign]),
+    next: isClass
+      ? "A language model learns a class as an answer: promptColumn and completionColumn. Or choose a base that classifies (bert, vit)."
+      : `Leave out ${foreign}.`,
+  });
+}
 
 /** The usual spellings of a task, or the columns that were named. */
 export const taskSpellings: { [T in keyof TaskRecords]: (columns: ColumnNames) => Spellings<TaskRecords[T]> } = {

@@ -2,6 +2,7 @@
 import type { ExampleReport } from "../data/dataset.ts";
 import type { TrainOn } from "../data/examples.ts";
 import type { ColumnNames } from "../data/records.ts";
+import { checkColumns } from "../data/task-records.ts";
 import { LowrankError } from "../errors.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst } from "../lora/fit.ts";
@@ -123,7 +124,7 @@ function evaluated(
 }
 
 /** Fails if the options cannot be met, or are for another task than the base's. */
-function checkOptions({ config, checkpoint }: AnyBase, { task, template, batchSize = 1 }: EvaluateOptions): void {
+function checkOptions({ config, checkpoint }: AnyBase, { task, template, batchSize = 1, ...columns }: EvaluateOptions): void {
   if (!(Number.isSafeInteger(batchSize) && batchSize > 0)) {
     throw new LowrankError("evaluate/option", "the number of rows that are run at once is no whole number above 0", {
       subject: "batchSize",
@@ -148,4 +149,5 @@ function checkOptions({ config, checkpoint }: AnyBase, { task, template, batchSi
   if (template !== undefined && own !== "contrastive") {
     refuse("template", "a model that compares images and texts (clip)", String(template), "Leave out the template.");
   }
+  checkColumns(own, columns);
 }

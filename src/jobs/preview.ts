@@ -3,6 +3,7 @@ import { type RecordKey, recordKey, seenRecords } from "../data/duplicates.ts";
 import type { MadeExample, TrainOn } from "../data/examples.ts";
 import type { RecordFile } from "../data/readers.ts";
 import type { ColumnNames } from "../data/records.ts";
+import { checkColumns } from "../data/task-records.ts";
 import { IGNORE } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { loadTextBase, type TextBase } from "../models/base.ts";
@@ -223,8 +224,9 @@ function warningsOf({ maxLength, trainOn, train, evaluation, duplicates }: Omit<
 }
 
 /** Fails if the base is for another task than the options say. */
-function checkTask(config: ModelConfig, { base, task }: PreviewOptions): void {
+function checkTask(config: ModelConfig, { base, task, ...columns }: PreviewOptions): void {
   const own = taskOf(config);
+  checkColumns(own, columns);
   if (task === undefined || task === own) return;
   throw new LowrankError("preview/option", `${config.modelType} is a model for ${taskText[own]}`, {
     subject: "task",

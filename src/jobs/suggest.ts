@@ -3,8 +3,10 @@ import { makeExamples } from "../data/dataset.ts";
 import type { PromptFormat } from "../data/prompts.ts";
 import { type Recognized, readRecords } from "../data/readers.ts";
 import type { ColumnNames, NumberedRecord } from "../data/records.ts";
-import { loadBase } from "../models/base.ts";
+import { LowrankError } from "../errors.ts";
+import { languageModel, openBase } from "../models/base.ts";
 import { countParameters } from "../models/registry.ts";
+import { type TaskConfig, taskText } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { usualLearningRate } from "../train/learning-rate.ts";
 import type { RunOptions } from "../train/options.ts";
@@ -68,7 +70,9 @@ export interface Suggestion {
 /** Suggests options. Fails with the errors of the base and of the data, as training would. */
 export async function suggest(options: SuggestOptions, runtime: Runtime): Promise<Suggestion> {
   const { files, timeLimit, memoryLimits } = runtime;
-  const base = await loadBase(files, options.base, timeLimit);
+  const opened = await openBase(files, options.base, timeLimit);
+  if ("task" in opened.config) throw otherTask(options, opened.config);
+  const base = languageModel(opened);
   const { rank, epochs: usual } = goals[options.goal];
   const parameters = countParameters(base.config);
   const file = readRecords(files, options.data, options);
@@ -146,3 +150,11 @@ async function readHead(
   }
   return { head, records, more: false };
 }
+
+const otherTask = ({ base, data }: SuggestOptions, { modelType, task }: TaskConfig): LowrankError =>
+  new LowrankError("suggest/task", "options are suggested for language models alone", {
+    subject: base,
+    expected: "a language model",
+    got: `${modelType}, a model for ${taskText[task]}`,
+    next: `Train it with flags: lowrank train --base ${base} --data ${data} --eval-split 0.1 --output my-adapter.`,
+  });

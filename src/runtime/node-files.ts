@@ -61,7 +61,7 @@ async function regularSize(file: string): Promise<number> {
     subject: file,
     expected: "a regular file",
     got,
-    next: "Give the path of a file.",
+    next: found.isDirectory() ? "Give a file in it." : "Give the path of a file.",
   });
 }
 

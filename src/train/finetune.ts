@@ -1,6 +1,7 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 import type { Dataset, ExampleReport } from "../data/dataset.ts";
 import { inMemory } from "../data/store.ts";
+import { checkColumns } from "../data/task-records.ts";
 import type { Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { readAdapter } from "../lora/adapter.ts";
@@ -210,7 +211,7 @@ async function* trainingOn(
 }
 
 /** Fails if the options are for another task than the base's. */
-function checkTask({ config, checkpoint }: AnyBase, { task, packing, samples, batchSize }: RunOptions): void {
+function checkTask({ config, checkpoint }: AnyBase, { task, packing, samples, batchSize, ...columns }: RunOptions): void {
   const own = taskOf(config);
   const refuse = (subject: string, expected: string, got: string, next: string): never => {
     throw new LowrankError("train/option", `${config.modelType} is a model for ${taskText[own]}`, {
@@ -223,6 +224,7 @@ function checkTask({ config, checkpoint }: AnyBase, { task, packing, samples, ba
   if (task !== undefined && task !== own) {
     refuse("task", own, task, `Use a base for ${taskText[task]}, or leave out task: ${checkpoint.folder} says it.`);
   }
+  checkColumns(own, columns);
   if (own === "causal-lm") return;
   if (packing) refuse("packing", "an example a row", "true", "Leave out packing.");
   if (samples !== 0) refuse("samples", "no texts to show", String(samples), "Leave out samples.");

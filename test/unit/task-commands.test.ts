@@ -99,6 +99,31 @@ it("keys of images are not taken for texts or classes in what is suggested", asy
   assert.match(await printed(2, "preview", "--base", base, "--data", named), /label may be "kind" here/);
 });
 
+it("a column that no record of the base's task has is refused, not left unread", async (t) => {
+  const folder = await temporary(t);
+  const data = await jsonl(folder, "train.jsonl", twoClasses);
+  const language = ["--base", "test/fixtures/tiny-llama", "--data", data, "--text-column", "text", "--label-column", "label"];
+  const output = ["--output", `${folder}/out`];
+  for (const args of [["preview"], ["eval"], ["train", ...output]]) {
+    assert.match(await printed(2, ...args, ...language), /labelColumn: [\s\S]*promptColumn and completionColumn/);
+  }
+  const bert = await taskBase(folder, "bert");
+  assert.match(await printed(2, "preview", "--base", bert, "--data", data, "--image-column", "text"), /Leave out imageColumn/);
+  // Of a contrastive model the column of classes is that of a zero-shot evaluation.
+  const zeroShot = ["--base", await taskBase(folder, "clip"), "--data", `${fixtures}/named.jsonl`, "--label-column", "label"];
+  assert.match(await printed(0, "eval", ...zeroShot), /zero-shot/);
+});
+
+it("lowrank init says how a classifier is trained", async (t) => {
+  const folder = await temporary(t);
+  const base = await taskBase(folder, "bert");
+  const args = ["--data", `${fixtures}/texts.jsonl`, "--goal", "classification", "--file", `${folder}/lowrank.yaml`];
+  assert.match(
+    await printed(2, "init", "--base", base, ...args),
+    /language models alone[\s\S]*lowrank train --base .*bert --data /,
+  );
+});
+
 it("an adapter of another architecture is told as such, not as one of the same shapes", async (t) => {
   const folder = await temporary(t);
   const [base, data] = [await taskBase(folder, "bert"), await jsonl(folder, "train.jsonl", twoClasses)];
