@@ -136,7 +136,7 @@ export function flopsOf(graph: Graph, lengths: Lengths): number {
 
 /** Memory of a training run at its peak, in bytes. */
 export interface MemoryEstimate {
-  /** Node, the engine's library, what it keeps for each node of the graph, and prepared images that stay in memory. */
+  /** Node, the engine's library, what it keeps for each node of the graph; the decoder of images, and prepared ones that are kept. */
   process: number;
   /** The frozen base. */
   weights: number;
@@ -154,6 +154,8 @@ const PROCESS_BYTES = 100e6;
 const ENGINE_BYTES = 60e6;
 /** What a session keeps for a node of the graph. */
 const NODE_BYTES = 12e3;
+/** What decodes images, and prepared ones that wait to be collected. */
+const DECODER_BYTES = 80e6;
 /** Vectors as long as θ: θ, its first value, two moments, θ and its gradient in shared memory, and the worker's two. */
 const THETA_VECTORS = 8;
 /** The arena of ONNX Runtime leaves gaps. Its regions double in size, and past this size the last one is touched where an older one had room. */
@@ -168,13 +170,14 @@ const PIXEL_COPIES = 4;
 /** Peak memory of training `graph` (as `loraGraph` and `fullGraph` make it) with `trainable` parameters, at these lengths. */
 export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths): MemoryEstimate {
   const nodes = nodesOf(graph);
-  const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes.length;
   const weights = weightBytes(graph);
   const trained = 4 * THETA_VECTORS * trainable;
   const { pools, others } = inputsOf(graph);
   const bytesIn = (inputs: readonly Node[]): number =>
     inputs.reduce((sum, { outputs }) => sum + bytesOf(outputs[0]!, lengths), 0);
   const pixels = others.filter(({ attributes }) => attributes["name"] === "pixelValues");
+  const decoder = pixels.length > 0 ? DECODER_BYTES : 0;
+  const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes.length + decoder;
   const given = POOL_COPIES * bytesIn(pools) + PIXEL_COPIES * bytesIn(pixels);
   const live = peakActivations(graph, lengths);
   const activations = (live > LARGE_ARENA_BYTES ? LARGE_ARENA_FACTOR : ARENA_FACTOR) * live + given;

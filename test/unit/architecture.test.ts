@@ -16,7 +16,7 @@ const allowed: Record<string, string[]> = {
   graph: ["onnx/emitter.ts"],
   onnx: ["graph", "@bufbuild/protobuf"],
   text: ["formats", "@huggingface/jinja", "@huggingface/tokenizers"],
-  data: ["text", "images", "models", "multimodal", "formats", "csv-parse", "hyparquet", "hyparquet-compressors"],
+  data: ["text", "images", "models/images.ts", "multimodal", "formats", "csv-parse", "hyparquet", "hyparquet-compressors"],
   lora: ["graph", "formats", "zod"],
   models: ["graph", "formats", "text", "lora/match.ts", "onnx/emitter.ts", "zod"],
   images: ["formats/json.ts", "zod"],
