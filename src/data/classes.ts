@@ -93,5 +93,5 @@ const oneClass = (names: readonly string[], subject: string): LowrankError =>
     subject,
     expected: "at least two classes",
     got: names.join(", ") || "none",
-    next: "Add records of other classes, or check which column holds the classes (--label-column).",
+    next: "Add records of other classes, of images in folders a folder for each; or check which column holds the classes (--label-column).",
   });

@@ -114,6 +114,15 @@ it("a column that no record of the base's task has is refused, not left unread",
   assert.match(await printed(0, "eval", ...zeroShot), /zero-shot/);
 });
 
+it("an adapter larger than its base is told in whole percent, and one class with what is missing", async (t) => {
+  const folder = await temporary(t);
+  const [base, data] = [await taskBase(folder, "bert"), await jsonl(folder, "train.jsonl", twoClasses)];
+  const args = ["train", "--base", base, "--output", `${folder}/out`, "--steps", "1", "--rank", "600"];
+  const alone = await jsonl(folder, "one.jsonl", [{ text: "the cat", label: "cat" }]);
+  assert.match(await printed(2, ...args, "--data", alone), /a folder for each; or check which column/);
+  assert.match(await printed(0, ...args, "--data", data), /^training [\d,]+ parameters \(13 modules\), \d,\d{3}% of /m);
+});
+
 it("lowrank init says how a classifier is trained", async (t) => {
   const folder = await temporary(t);
   const base = await taskBase(folder, "bert");
