@@ -47,9 +47,6 @@ export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
   });
 }
 
-/** The config of a language model; a model of another task is refused. */
-export const decoderConfig = (json: unknown, file = "config.json"): DecoderConfig => asDecoder(modelConfig(json, file), file);
-
 /** `config` if it is a language model's; fails with `model/unsupported` if not. */
 export function asDecoder(config: ModelConfig, file: string): DecoderConfig {
   if (!("task" in config)) return config;

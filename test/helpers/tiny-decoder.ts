@@ -2,7 +2,10 @@
 import { loraConfig } from "../../src/lora/config.ts";
 import { type AdapterModule, matchModules } from "../../src/lora/match.ts";
 import type { DecoderConfig } from "../../src/models/config.ts";
-import { decoderConfig, forwardGraph, modulesOf } from "../../src/models/registry.ts";
+import { asDecoder, forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
+
+/** The config of a language model from the content of its config.json; a model of another task is refused. */
+export const decoderConfig = (json: unknown, file = "config.json"): DecoderConfig => asDecoder(modelConfig(json, file), file);
 
 const vision = {
   hidden_size: 12,

@@ -4,8 +4,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
 import type { LlamaConfig } from "../../src/models/llama-config.ts";
-import { decoderConfig } from "../../src/models/registry.ts";
 import { ropeFrequencies } from "../../src/models/rope-config.ts";
+import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
 interface Row {
   name: string;

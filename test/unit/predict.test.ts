@@ -11,7 +11,6 @@ import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safe
 import { readImage } from "../../src/images/image.ts";
 import { type Adapter, readAdapter } from "../../src/lora/adapter.ts";
 import { openBase } from "../../src/models/base.ts";
-import { decoderConfig } from "../../src/models/registry.ts";
 import type { TaskConfig } from "../../src/models/task.ts";
 import { openClassifier } from "../../src/predict/classifier.ts";
 import { openEmbedder } from "../../src/predict/embedder.ts";
@@ -22,6 +21,7 @@ import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { decodeImage } from "../../src/runtime/node-images.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { int32, type Tensor } from "../../src/tensor.ts";
+import { decoderConfig } from "../helpers/tiny-decoder.ts";
 import { imageFile, tinyTask } from "../helpers/tiny-tasks.ts";
 
 type Rows = number[][];

@@ -10,7 +10,7 @@ import { inspectBase } from "../../src/jobs/inspect.ts";
 import { loraConfig } from "../../src/lora/config.ts";
 import { matchModules } from "../../src/lora/match.ts";
 import { openBase } from "../../src/models/base.ts";
-import { decoderConfig, forwardGraph, type ModelConfig, modelConfig } from "../../src/models/registry.ts";
+import { forwardGraph, type ModelConfig, modelConfig } from "../../src/models/registry.ts";
 import type { TaskConfig } from "../../src/models/task.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
@@ -20,6 +20,7 @@ import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { taskLossGraph } from "../../src/train/task-loss.ts";
 import { fullEntries, fullGraph } from "../../src/train/trained.ts";
+import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 const { checkpoint: clip } = await openBase(nodeFiles, `${cases}/clip-contrastive/base`);

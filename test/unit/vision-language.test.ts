@@ -17,7 +17,7 @@ import { initAdapter } from "../../src/lora/init.ts";
 import { matchModules } from "../../src/lora/match.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import type { ImageTensors } from "../../src/models/images.ts";
-import { decoderConfig, forwardGraph, modulesOf, olderNames, storedNames, visionOf } from "../../src/models/registry.ts";
+import { forwardGraph, modulesOf, olderNames, storedNames, visionOf } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/runtime/node.ts";
@@ -27,6 +27,7 @@ import { batchFeeds, lossGraph } from "../../src/train/causal-lm.ts";
 import { loraObjective, type OpenObjective } from "../../src/train/objective.ts";
 import type { RunOptions } from "../../src/train/options.ts";
 import { subjects, thetaOf } from "../../src/train/subject.ts";
+import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
 const TOLERANCE = 3e-5;
 const cases = ["llava", "idefics3", "idefics"] as const;
