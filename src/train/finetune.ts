@@ -211,7 +211,10 @@ async function* trainingOn(
 }
 
 /** Fails if the options are for another task than the base's. */
-function checkTask({ config, checkpoint }: AnyBase, { task, packing, samples, batchSize, ...columns }: RunOptions): void {
+function checkTask(
+  { config, checkpoint }: AnyBase,
+  { task, packing, samples, trainOn, batchSize, ...columns }: RunOptions,
+): void {
   const own = taskOf(config);
   const refuse = (subject: string, expected: string, got: string, next: string): never => {
     throw new LowrankError("train/option", `${config.modelType} is a model for ${taskText[own]}`, {
@@ -228,6 +231,7 @@ function checkTask({ config, checkpoint }: AnyBase, { task, packing, samples, ba
   if (own === "causal-lm") return;
   if (packing) refuse("packing", "an example a row", "true", "Leave out packing.");
   if (samples !== 0) refuse("samples", "no texts to show", String(samples), "Leave out samples.");
+  if (trainOn !== "completion") refuse("trainOn", "no choice of tokens", trainOn, "Leave out trainOn.");
   // The loss of a pair among itself is 0, whatever θ is.
   if (own === "contrastive" && batchSize < 2)
     refuse("batchSize", "2 pairs or more, to choose among", String(batchSize), "Raise it.");

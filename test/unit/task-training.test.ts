@@ -204,6 +204,7 @@ test("what cannot be learnt from is refused by name before anything is trained",
   const cases: [string, FinetuneOptions, string, RegExp][] = [
     ["another task", { base: bert, data: good, output, task: "contrastive" }, "train/option", /task/],
     ["packing", { base: bert, data: good, output, packing: true }, "train/option", /packing/],
+    ["a choice of tokens", { base: bert, data: good, output, trainOn: "all" }, "train/option", /trainOn/],
     ["one class", { base: bert, data: await jsonl(folder, "one.jsonl", [sentences[0]!]), output }, "data/label", /one\.jsonl/],
     ["pairs alone", { base: clip, data: good, output, batchSize: 1 }, "train/option", /batchSize/],
     [
