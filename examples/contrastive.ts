@@ -3,6 +3,7 @@
 import { rmSync, writeFileSync } from "node:fs";
 import { evaluate, finetune, initModel, openClassifier } from "lowrank";
 import { captionOf, type Drawing, drawings, type Language, processor, SIDE, words } from "./common/drawings.ts";
+import { wordPieces } from "./common/word-pieces.ts";
 
 const folder = "example-output/contrastive";
 rmSync(folder, { recursive: true, force: true });
@@ -21,21 +22,7 @@ function captioned(language: Language, part: string, drawings: readonly Drawing[
 const special = ["[PAD]", "[UNK]", "<|startoftext|>", "<|endoftext|>"];
 const captions = (["English", "Spanish"] as const).flatMap((language) => testing.map(({ of }) => captionOf(language, of)));
 const vocabulary = [...special, ...new Set(captions.join(" ").split(" "))];
-const tokenizer = {
-  version: "1.0",
-  added_tokens: special.map((content, id) => ({ id, content, special: true, normalized: false })),
-  normalizer: { type: "Lowercase" },
-  pre_tokenizer: { type: "BertPreTokenizer" },
-  post_processor: { type: "BertProcessing", cls: ["<|startoftext|>", 2], sep: ["<|endoftext|>", 3] },
-  decoder: { type: "WordPiece", prefix: "##", cleanup: true },
-  model: {
-    type: "WordPiece",
-    unk_token: "[UNK]",
-    continuing_subword_prefix: "##",
-    max_input_chars_per_word: 100,
-    vocab: Object.fromEntries(vocabulary.map((token, id) => [token, id])),
-  },
-};
+const tokenizer = wordPieces(vocabulary, special, { type: "Lowercase" });
 const untrained = `${folder}/untrained`;
 const tower = { hidden_size: 48, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 96, initializer_range: 0.1 };
 await initModel(

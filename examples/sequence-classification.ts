@@ -2,6 +2,7 @@
 // LoRA, where it lies. The texts are those of models/demo (E2E; its README has source and licence).
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { evaluate, finetune, initModel } from "lowrank";
+import { wordPieces } from "./common/word-pieces.ts";
 
 const folder = "example-output/sequence-classification";
 rmSync(folder, { recursive: true, force: true });
@@ -42,21 +43,8 @@ function vocabulary(texts: readonly string[]): string[] {
 }
 const tokens = vocabulary(training.map(({ text }) => text));
 const special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
-const tokenizer = {
-  version: "1.0",
-  added_tokens: special.map((content, id) => ({ id, content, special: true, normalized: false })),
-  normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true },
-  pre_tokenizer: { type: "BertPreTokenizer" },
-  post_processor: { type: "BertProcessing", cls: ["[CLS]", 2], sep: ["[SEP]", 3] },
-  decoder: { type: "WordPiece", prefix: "##", cleanup: true },
-  model: {
-    type: "WordPiece",
-    unk_token: "[UNK]",
-    continuing_subword_prefix: "##",
-    max_input_chars_per_word: 100,
-    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-  },
-};
+const lowercase = { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true };
+const tokenizer = wordPieces(tokens, special, lowercase);
 
 const untrained = `${folder}/untrained`;
 await initModel(
