@@ -2,7 +2,7 @@
 import type { AnswerOptions } from "../jobs/answers.ts";
 import type { EvaluatedTask, EvaluateOptions } from "../jobs/evaluate.ts";
 import { answers, evaluate, loadBase, runtime } from "../node.ts";
-import { readRunColumns } from "../train/options.ts";
+import { columnOptions, readRunColumns } from "../train/options.ts";
 import { grouped } from "../units.ts";
 import { dataLines } from "./data-lines.ts";
 import { evaluationText, percent } from "./eval-table.ts";
@@ -29,8 +29,7 @@ export async function run({ generate = false, limit, ...given }: Values, json: b
 
 /** The options, with the columns that the adapter was trained on where the command line names none. */
 async function withColumns(given: Values): Promise<Values> {
-  const names = ["promptColumn", "completionColumn", "textColumn", "textPairColumn", "labelColumn", "imageColumn"];
-  const named = names.some((name) => given[name] !== undefined);
+  const named = columnOptions.some((name) => given[name] !== undefined);
   if (named || given["adapter"] === undefined) return given;
   return { ...given, ...(await readRunColumns(runtime.files, String(given["adapter"]))) };
 }

@@ -44,6 +44,18 @@ const loraFields = {
   init: z.union([z.boolean(), z.literal("gaussian")]).default(true),
 };
 
+/** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
+const columnFields = {
+  promptColumn: z.string().optional(),
+  completionColumn: z.string().optional(),
+  textColumn: z.string().optional(),
+  textPairColumn: z.string().optional(),
+  labelColumn: z.string().optional(),
+  imageColumn: z.string().optional(),
+};
+/** The options that name columns. */
+export const columnOptions = Object.keys(columnFields);
+
 const schema = z.strictObject({
   /** Folder of the base checkpoint, in Hugging Face's layout. */
   base: path,
@@ -68,13 +80,7 @@ const schema = z.strictObject({
   evalSplit: z.number().gt(0).lt(1).optional(),
   /** Steps between evaluations. Default: once an epoch; there is one at the end in any case. */
   evalEvery: count.optional(),
-  /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
-  promptColumn: z.string().optional(),
-  completionColumn: z.string().optional(),
-  textColumn: z.string().optional(),
-  textPairColumn: z.string().optional(),
-  labelColumn: z.string().optional(),
-  imageColumn: z.string().optional(),
+  ...columnFields,
   /** What the targets are: "completion" (completions and assistant turns), "last" (of a conversation the last turn only) or "all". */
   trainOn: z.enum(trainOnChoices).default("completion"),
   /** Longer examples lose tokens on the right. Default: 1024, or the model's positions if they are fewer. */
@@ -253,17 +259,8 @@ const fieldsOfTask: Record<Task | "causal-lm", Pick<LoraConfig, "taskType"> & Pa
 
 /** The columns that the run that trained `folder` was told; none if nothing there says it. */
 export async function readRunColumns(files: Files, folder: string): Promise<ColumnNames> {
-  return runColumns.safeParse((await runOf(files, folder))["options"]).data ?? {};
+  return z.object(columnFields).safeParse((await runOf(files, folder))["options"]).data ?? {};
 }
-
-const runColumns = z.object({
-  promptColumn: z.string().optional(),
-  completionColumn: z.string().optional(),
-  textColumn: z.string().optional(),
-  textPairColumn: z.string().optional(),
-  labelColumn: z.string().optional(),
-  imageColumn: z.string().optional(),
-});
 
 /** The configuration of a new adapter. */
 export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, config: ModelConfig): LoraConfig =>
