@@ -7,6 +7,7 @@ import { toFloat32 } from "../formats/float.ts";
 import { check, type Graph } from "../graph/graph.ts";
 import { type Adapter, savedKey } from "../lora/adapter.ts";
 import type { AnyBase } from "../models/base.ts";
+import { newHeadOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Runtime } from "../runtime/runtime.ts";
@@ -29,7 +30,7 @@ export async function sidesOf(
   { config, checkpoint }: AnyBase,
   adapter: Adapter | null,
 ): Promise<[base: Float32Array | null, adapter: Float32Array | null]> {
-  const newHead = "task" in config ? config.newHead : null;
+  const newHead = newHeadOf(config);
   if (newHead !== null) {
     if (!adapter?.saved?.has(`${newHead}.weight`)) throw noHead(checkpoint.folder, newHead, adapter);
     return [null, thetaOf(adapter)];

@@ -8,7 +8,7 @@ import { readAdapter } from "../lora/adapter.ts";
 import { adapterAgainst } from "../lora/fit.ts";
 import { type AnyBase, forAdapter, openBase } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
-import { taskOf } from "../models/registry.ts";
+import { refuserOf, taskOf } from "../models/registry.ts";
 import { type Task, taskText } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { targetsOf } from "../train/batches.ts";
@@ -134,14 +134,7 @@ function checkOptions({ config, checkpoint }: AnyBase, { task, template, batchSi
     });
   }
   const own = taskOf(config);
-  const refuse = (subject: string, expected: string, got: string, next: string): never => {
-    throw new LowrankError("evaluate/option", `${config.modelType} is a model for ${taskText[own]}`, {
-      subject,
-      expected,
-      got,
-      next,
-    });
-  };
+  const refuse = refuserOf("evaluate/option", config);
   const wanted = task === "zero-shot" ? "contrastive" : task;
   if (wanted !== undefined && wanted !== own) {
     refuse("task", own, task!, `Use a base for ${taskText[wanted]}, or leave out task: ${checkpoint.folder} says it.`);

@@ -10,7 +10,7 @@ import { adapterAgainst } from "../lora/fit.ts";
 import type { ModuleInfo } from "../lora/match.ts";
 import { forAdapter, openBase } from "../models/base.ts";
 import { checkMadeFor, isMadeFor } from "../models/fingerprint.ts";
-import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf } from "../models/registry.ts";
+import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf, newHeadOf } from "../models/registry.ts";
 import { withStoredHead } from "../models/task.ts";
 
 export interface AdapterInspection extends AdapterDescription {
@@ -69,7 +69,7 @@ export async function inspectBase(files: Files, folder: string): Promise<BaseIns
   const config = all && "task" in described ? withStoredHead(described, all) : described;
   // A head that is not there yet is no module of the base.
   const modules = modulesOf(forwardGraph(config)).filter(
-    ({ isClassifierHead }) => !(isClassifierHead && "task" in config && config.newHead !== null),
+    ({ isClassifierHead }) => !(isClassifierHead && newHeadOf(config) !== null),
   );
   const tensors = [...(all?.values() ?? [])];
   const bytes = tensors.reduce((sum, { length }) => sum + length, 0);

@@ -4,7 +4,15 @@ import type { Graph } from "../graph/graph.ts";
 import { adapterBytes } from "../lora/adapter.ts";
 import { type AdapterModule, matchModules } from "../lora/match.ts";
 import { savedWeights } from "../lora/saved.ts";
-import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf, visionOf } from "../models/registry.ts";
+import {
+  countParameters,
+  forwardGraph,
+  type ModelConfig,
+  modelConfig,
+  modulesOf,
+  newHeadOf,
+  visionOf,
+} from "../models/registry.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { sizeOf } from "../tensor.ts";
 import { attentionBlocksOf, lossChunksOf } from "../train/causal-lm.ts";
@@ -186,8 +194,6 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
     };
   },
 };
-
-const newHeadOf = (config: ModelConfig): string | null => ("task" in config ? config.newHead : null);
 
 /** What training adds to a model of another kind than the task needs, and the counts leave out. */
 function headWarning(config: ModelConfig): string[] {

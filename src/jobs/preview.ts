@@ -7,7 +7,7 @@ import { checkColumns } from "../data/task-records.ts";
 import { IGNORE } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { loadTextBase, type TextBase } from "../models/base.ts";
-import { type ModelConfig, taskOf } from "../models/registry.ts";
+import { type ModelConfig, refuserOf, taskOf } from "../models/registry.ts";
 import { type Task, taskText } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { makeStreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
@@ -228,12 +228,7 @@ function checkTask(config: ModelConfig, { base, task, ...columns }: PreviewOptio
   const own = taskOf(config);
   checkColumns(own, columns);
   if (task === undefined || task === own) return;
-  throw new LowrankError("preview/option", `${config.modelType} is a model for ${taskText[own]}`, {
-    subject: "task",
-    expected: own,
-    got: task,
-    next: `Use a base for ${taskText[task]}, or leave out task: ${base} says it.`,
-  });
+  refuserOf("preview/option", config)("task", own, task, `Use a base for ${taskText[task]}, or leave out task: ${base} says it.`);
 }
 
 function checkOptions({ evalData, evalSplit, examples }: PreviewOptions): void {

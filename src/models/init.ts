@@ -10,7 +10,7 @@ import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { type Graph, nodesOf, usersOf } from "../graph/graph.ts";
 import { normal, purpose } from "../random.ts";
 import { sizeOf } from "../tensor.ts";
-import { forwardGraph, modelConfig } from "./registry.ts";
+import { forwardGraph, modelConfig, newHeadOf } from "./registry.ts";
 import { readJson } from "./schema.ts";
 
 const deviation = z.number().min(0).max(1);
@@ -100,7 +100,8 @@ export async function initModel(
       next: "Give another folder, or remove this one.",
     });
   }
-  const head = "task" in read && read.newHead !== null ? `${read.newHead}.` : null;
+  const newHead = newHeadOf(read);
+  const head = newHead === null ? null : `${newHead}.`;
   const dtype = read.dtype ?? "float32";
   const weights = initialValues(forwardGraph(read), keys).filter(({ name }) => head === null || !name.startsWith(head));
   const tensors = weights.map(({ name, shape, init }, index): TensorSource => {

@@ -1,6 +1,6 @@
 // What is asked of any family, by its `model_type`; families.ts and task-families.ts list them.
 import { z } from "zod";
-import { nearest } from "../errors.ts";
+import { LowrankError, nearest } from "../errors.ts";
 import type { Graph, Value } from "../graph/graph.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { linear } from "../graph/ops/linear.ts";
@@ -31,6 +31,17 @@ export type ModelConfig = DecoderConfig | TaskConfig;
 
 /** What a model is for. */
 export const taskOf = (config: ModelConfig): Task | "causal-lm" => ("task" in config ? config.task : "causal-lm");
+
+/** What refuses an option, with this code, because it is for models of another task than `config`'s. */
+export const refuserOf =
+  (code: string, config: ModelConfig) =>
+  (subject: string, expected: string, got: string, next: string): never => {
+    const facts = { subject, expected, got, next };
+    throw new LowrankError(code, `${config.modelType} is a model for ${taskText[taskOf(config)]}`, facts);
+  };
+
+/** The module that the task adds to a model that lacks it; null if none. */
+export const newHeadOf = (config: ModelConfig): string | null => ("task" in config ? config.newHead : null);
 
 /**
  * The parsed JSON of a config.json. `file` is what errors call it. Fails on a model type that isn't built, and with the
@@ -167,7 +178,8 @@ export function storedNames(
 
 /** Number of parameters of the base model, from its config alone: without the head that a task adds. */
 export function countParameters(config: ModelConfig): number {
-  const added = "task" in config && config.newHead !== null ? `${config.newHead}.` : null;
+  const head = newHeadOf(config);
+  const added = head === null ? null : `${head}.`;
   let total = 0;
   for (const { op, attributes } of nodesOf(forwardGraph(config))) {
     const isBase = op === "weight" && !(added && String(attributes["name"]).startsWith(added));

@@ -6,7 +6,7 @@ import type { Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { readAdapter } from "../lora/adapter.ts";
 import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../models/base.ts";
-import { countParameters, forwardGraph, taskOf } from "../models/registry.ts";
+import { countParameters, forwardGraph, refuserOf, taskOf } from "../models/registry.ts";
 import { taskText } from "../models/task.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import {
@@ -67,14 +67,16 @@ export async function* finetune(
   checkTask(opened, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, learningRate: read.learningRate ?? usual };
-  const base = read.adapter === undefined ? opened : forAdapter(opened, await readAdapter(files, read.adapter));
+  const adapter = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
+  const base = adapter ? forAdapter(opened, adapter) : opened;
   // Made here for its checks; made again if the data bring other classes, or images.
-  const subject = await subjects[options.method](files, base, options, false);
+  const subjectOf: SubjectOf = (of, images) => subjects[options.method](files, of, options, { given: adapter, images });
+  const subject = await subjectOf(base, false);
   const isNew = !(await files.exists(options.output));
   await makeOutput(files, options);
   const unlock = await lock?.(options.output);
   try {
-    yield* runOf(subject, base, options, runtime, signal);
+    yield* runOf(subject, subjectOf, base, options, runtime, signal);
   } finally {
     await unlock?.();
     // A run that was refused leaves no folder behind.
@@ -82,9 +84,13 @@ export async function* finetune(
   }
 }
 
+/** What a run trains on a base, for data with images or without. */
+type SubjectOf = (base: AnyBase, images: boolean) => Promise<Subject>;
+
 /** The run into an output folder that no other run writes to. */
 async function* runOf(
   subject: Subject,
+  subjectOf: SubjectOf,
   base: AnyBase,
   options: RunOptions,
   runtime: Runtime,
@@ -100,7 +106,7 @@ async function* runOf(
     const labels = reader.labels();
     const labelled = labels ? relabelled(base, labels) : base;
     const isAsMade = labelled.config === base.config && !reader.hasImages();
-    const own = isAsMade ? subject : await subjects[options.method](files, labelled, options, reader.hasImages());
+    const own = isAsMade ? subject : await subjectOf(labelled, reader.hasImages());
     yield* trainingOn(data, sampled, reader, own, labelled, options, runtime, signal);
   } finally {
     await reader.close();
@@ -216,14 +222,7 @@ function checkTask(
   { task, packing, samples, trainOn, batchSize, ...columns }: RunOptions,
 ): void {
   const own = taskOf(config);
-  const refuse = (subject: string, expected: string, got: string, next: string): never => {
-    throw new LowrankError("train/option", `${config.modelType} is a model for ${taskText[own]}`, {
-      subject,
-      expected,
-      got,
-      next,
-    });
-  };
+  const refuse = refuserOf("train/option", config);
   if (task !== undefined && task !== own) {
     refuse("task", own, task, `Use a base for ${taskText[task]}, or leave out task: ${checkpoint.folder} says it.`);
   }

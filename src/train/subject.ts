@@ -12,7 +12,7 @@ import { type SavedTensor, savedWeights } from "../lora/saved.ts";
 import type { AnyBase } from "../models/base.ts";
 import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
-import { forwardGraph } from "../models/registry.ts";
+import { forwardGraph, newHeadOf } from "../models/registry.ts";
 import { sizeOf } from "../tensor.ts";
 import type { Facts, SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
@@ -41,8 +41,15 @@ export interface Subject {
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
-/** `images`: whether the data have any, for a base that reads them. */
-type MakeSubject = (files: Files, base: AnyBase, options: RunOptions, images: boolean) => Promise<Subject>;
+/** What a subject is made of beside the options. */
+export interface SubjectParts {
+  /** The adapter to go on with. */
+  given: Adapter | null;
+  /** Whether the data have any, for a base that reads them. */
+  images: boolean;
+}
+
+type MakeSubject = (files: Files, base: AnyBase, options: RunOptions, parts: SubjectParts) => Promise<Subject>;
 
 export const subjects: Record<RunOptions["method"], MakeSubject> = {
   lora: adapterSubject,
@@ -50,10 +57,8 @@ export const subjects: Record<RunOptions["method"], MakeSubject> = {
 };
 
 /** A LoRA adapter: a new one, or the one to go on with. */
-async function adapterSubject(files: Files, base: AnyBase, options: RunOptions): Promise<Subject> {
-  const given =
-    options.adapter === undefined ? await newAdapter(files, base, options) : await readAdapter(files, options.adapter);
-  const adapter = adapterAgainst(given, base.modules);
+async function adapterSubject(files: Files, base: AnyBase, options: RunOptions, { given }: SubjectParts): Promise<Subject> {
+  const adapter = adapterAgainst(given ?? (await newAdapter(files, base, options)), base.modules);
   await checkMadeFor(base, adapter, options.anyBase);
   const { config, modules } = adapter;
   const saved = savedWeights(base.modules, config);
@@ -93,7 +98,7 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Pro
   const matched = matchModules(modules, config, modelType);
   const tensors = initAdapter(matched, config, options.seed);
   const saved = new Map<string, SavedTensor>();
-  const head = newHeadOf(base, options.seed);
+  const head = missingHead(base, options.seed);
   for (const { name, shape } of savedWeights(modules, config)) {
     const stored = head?.has(name) ? undefined : checkpoint.tensors.get(storedName(checkpoint, name));
     const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
@@ -135,13 +140,13 @@ function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): 
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */
-async function fullSubject(files: Files, base: AnyBase, { seed }: RunOptions, images: boolean): Promise<Subject> {
+async function fullSubject(files: Files, base: AnyBase, { seed }: RunOptions, { images }: SubjectParts): Promise<Subject> {
   const { checkpoint, config } = base;
   const entries = lossEntries(config, images);
   const trained = new Set(entries.map(({ key }) => key));
   const names = fullEntries(forwardGraph(config)).map(({ key }) => key);
   const kept = names.filter((name) => !trained.has(name));
-  const head = newHeadOf(base, seed);
+  const head = missingHead(base, seed);
   const headed = await classifierCheckpoint(files, base);
   const written = headed?.checkpoint ?? checkpoint;
   const added = entries.filter(({ key }) => head?.has(key));
@@ -161,8 +166,8 @@ async function fullSubject(files: Files, base: AnyBase, { seed }: RunOptions, im
 }
 
 /** The head that the base's config asks for and its checkpoint does not have; undefined if there is none. */
-function newHeadOf({ config }: AnyBase, seed: number): NewHead | undefined {
-  const name = "task" in config ? config.newHead : null;
+function missingHead({ config }: AnyBase, seed: number): NewHead | undefined {
+  const name = newHeadOf(config);
   if (name === null) return undefined;
   return { has: (weight) => weight.startsWith(`${name}.`), values: (weight, shape) => initSaved(weight, shape, seed) };
 }

@@ -285,7 +285,7 @@ test("training every weight on text keeps the vision side, under the names of th
   const { base } = await readCase("llava");
   const folder = await mkdtemp(path.join(tmpdir(), "lowrank-full-"));
   t.after(() => rm(folder, { recursive: true }));
-  const subject = await subjects.full(nodeFiles, base, {} as RunOptions, false);
+  const subject = await subjects.full(nodeFiles, base, {} as RunOptions, { given: null, images: false });
   const theta = await subject.theta();
   await subject.saveWeights(
     folder,
