@@ -9,8 +9,8 @@ import { readSpelled } from "../src/data/readers.ts";
 import { eachTaskExample } from "../src/data/task-examples.ts";
 import { taskSpellings } from "../src/data/task-records.ts";
 import { loadImageProcessor } from "../src/images/processor.ts";
-import { nodeFiles } from "../src/runtime/node-files.ts";
-import { decodeImage } from "../src/runtime/node-images.ts";
+import { nodeFiles } from "../src/platform/node/files.ts";
+import { decodeImage } from "../src/platform/node/images.ts";
 
 const [small = 2000, photos = 200] = process.argv.slice(2).map(Number);
 const place = mkdtempSync(path.join(tmpdir(), "lowrank-images-"));

@@ -3,14 +3,14 @@
 // Seconds are the median over the steps after the first two; rss_mb is the process's own peak.
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
+import { loraConfig } from "../src/adapters/config.ts";
+import { initAdapter } from "../src/adapters/init.ts";
+import { matchModules } from "../src/adapters/match.ts";
 import { makeBatch } from "../src/data/batch.ts";
-import { loraConfig } from "../src/lora/config.ts";
-import { initAdapter } from "../src/lora/init.ts";
-import { matchModules } from "../src/lora/match.ts";
 import { loadBase } from "../src/models/base.ts";
+import { nodeFiles } from "../src/platform/node/files.ts";
+import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
-import { openNodeSession } from "../src/runtime/node.ts";
-import { nodeFiles } from "../src/runtime/node-files.ts";
 import { sizeOf } from "../src/tensor.ts";
 import { lossGraph } from "../src/train/causal-lm.ts";
 import { loraObjective } from "../src/train/objective.ts";

@@ -1,5 +1,7 @@
 // What is fuzzed: each reader of files with good files for it. A run damages one of them and reads.
 import { readdirSync, readFileSync } from "node:fs";
+import { readAdapter } from "../src/adapters/peft-files.ts";
+import { compilePattern, matchBudget } from "../src/adapters/regex.ts";
 import { commands } from "../src/cli/flags.ts";
 import { readConfigFile } from "../src/cli/values.ts";
 import { readRecords } from "../src/data/readers.ts";
@@ -11,11 +13,9 @@ import { readHeader, readTensor, writeSafetensors } from "../src/formats/safeten
 import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
 import { readImage } from "../src/images/image.ts";
 import { loadImageProcessor } from "../src/images/processor.ts";
-import { readAdapter } from "../src/lora/adapter.ts";
-import { compilePattern, matchBudget } from "../src/lora/regex.ts";
 import { countParameters, forwardGraph, modelConfig, modulesOf } from "../src/models/registry.ts";
-import { decodeImage } from "../src/runtime/node-images.ts";
-import { timeLimitOf } from "../src/runtime/time-limit.ts";
+import { decodeImage } from "../src/platform/node/images.ts";
+import { timeLimitOf } from "../src/platform/node/time-limit.ts";
 import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
 import type { ChatMessage } from "../src/text/template.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";

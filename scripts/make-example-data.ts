@@ -2,8 +2,8 @@
 // node --import tsx scripts/make-example-data.ts e2e-dev.csv gsm8k-train.jsonl
 import { readFileSync, writeFileSync } from "node:fs";
 import { readRecords } from "../src/data/readers.ts";
+import { nodeFiles } from "../src/platform/node/files.ts";
 import { permutation, purpose } from "../src/random.ts";
-import { nodeFiles } from "../src/runtime/node-files.ts";
 
 const RESTAURANTS = 900;
 const QUESTIONS = 400;

@@ -1,8 +1,8 @@
 // Makes test/fixtures/tiny-e2e from the development set of the E2E NLG dataset (Novikova et al. 2017): node --import tsx scripts/make-tiny-e2e.ts e2e-dev.csv
 import { writeFileSync } from "node:fs";
 import { readRecords } from "../src/data/readers.ts";
+import { nodeFiles } from "../src/platform/node/files.ts";
 import { permutation, purpose } from "../src/random.ts";
-import { nodeFiles } from "../src/runtime/node-files.ts";
 
 const TRAIN_ROWS = 400;
 const EVAL_ROWS = 40;

@@ -1,7 +1,7 @@
 // An untrained Llama with a byte-level BPE tokenizer of its own and a ChatML template, as a checkpoint folder.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { initModel } from "../src/models/init.ts";
-import { nodeFiles } from "../src/runtime/node-files.ts";
+import { nodeFiles } from "../src/platform/node/files.ts";
 import { trainBpe } from "./bpe.ts";
 
 const SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];

@@ -2,6 +2,19 @@
 
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
+import { type Adapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
+import { type DemoEvent, type DemoOptions, demo as demoOn } from "./commands/demo/demo.ts";
+import { type AnswerEvent, type AnswerOptions, answers as answersOn } from "./commands/eval/answers.ts";
+import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate as evaluateOn } from "./commands/eval/evaluate.ts";
+import {
+  type InspectAdapterOptions,
+  inspectAdapter as inspectAdapterIn,
+  inspectBase as inspectBaseIn,
+} from "./commands/inspect/inspect.ts";
+import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./commands/merge/merge.ts";
+import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
+import { type PreviewedTask, type PreviewOptions, preview as previewOf } from "./commands/preview/preview.ts";
+import { type FinetuneEvent, finetune as finetuneOn } from "./commands/train/finetune.ts";
 import { LowrankError } from "./errors.ts";
 import { readJsonObject } from "./formats/json.ts";
 import type { Generator } from "./generate/generator.ts";
@@ -10,31 +23,22 @@ import type { HubOptions } from "./hub/hub.ts";
 import { EMBEDDED, resolveModel } from "./hub/reference.ts";
 import { type RgbImage, readImage as readImageWith } from "./images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "./images/processor.ts";
-import { type AnswerEvent, type AnswerOptions, answers as answersOn } from "./jobs/answers.ts";
-import { type DemoEvent, type DemoOptions, demo as demoOn } from "./jobs/demo.ts";
-import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate as evaluateOn } from "./jobs/evaluate.ts";
-import { type InspectAdapterOptions, inspectAdapter as inspectAdapterIn, inspectBase as inspectBaseIn } from "./jobs/inspect.ts";
-import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./jobs/merge.ts";
-import { type Plan, type PlanOptions, planTraining } from "./jobs/plan.ts";
-import { type PreviewedTask, type PreviewOptions, preview as previewOf } from "./jobs/preview.ts";
-import { type Adapter, readAdapter, writeAdapter } from "./lora/adapter.ts";
 import { type Base, loadBase as loadBaseIn, openBase } from "./models/base.ts";
 import { initModel as initModelIn } from "./models/init.ts";
+import { chartLibrary } from "./platform/node/chart-library.ts";
+import { collect } from "./platform/node/collect.ts";
+import { nodeFiles } from "./platform/node/files.ts";
+import { decodeImage } from "./platform/node/images.ts";
+import { freeDisk, memoryLimits } from "./platform/node/limits.ts";
+import { lockFolder } from "./platform/node/lock.ts";
+import { openNodeSession } from "./platform/node/session.ts";
+import { timeLimit } from "./platform/node/time-limit.ts";
+import { environment, version } from "./platform/node/version.ts";
+import type { Runtime } from "./platform/platform.ts";
 import { openClassifier as openClassifierOn } from "./predict/classifier.ts";
 import { openEmbedder as openEmbedderOn } from "./predict/embedder.ts";
 import type { Classifier, Embedder } from "./predict/types.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
-import { chartLibrary } from "./runtime/chart-library.ts";
-import { collect } from "./runtime/collect.ts";
-import { openNodeSession } from "./runtime/node.ts";
-import { nodeFiles } from "./runtime/node-files.ts";
-import { decodeImage } from "./runtime/node-images.ts";
-import { freeDisk, memoryLimits } from "./runtime/node-limits.ts";
-import { lockFolder } from "./runtime/node-lock.ts";
-import type { Runtime } from "./runtime/runtime.ts";
-import { timeLimit } from "./runtime/time-limit.ts";
-import { environment, version } from "./runtime/version.ts";
-import { type FinetuneEvent, finetune as finetuneOn } from "./train/finetune.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
 export const runtime: Runtime = {

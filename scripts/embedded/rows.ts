@@ -1,7 +1,7 @@
 // The E2E dataset's rows (Novikova et al. 2017) whose text says what their meaning representation says, no more and no less.
 // The check is a table of phrases for each fact, in the manner of the cleaned E2E (Dušek et al. 2019); what it can't explain is dropped.
 import { readRecords } from "../../src/data/readers.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 
 /** What a text can say about a place; absent where it doesn't. */
 export interface Facts {

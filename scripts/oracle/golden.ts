@@ -4,9 +4,9 @@ import { type Batch, IGNORE } from "../../src/data/types.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { isFloat, toFloat32 } from "../../src/formats/float.ts";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
-import type { DecoderConfig } from "../../src/models/config.ts";
+import type { DecoderConfig } from "../../src/models/config/config.ts";
 import { visionOf } from "../../src/models/registry.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import type { ThetaEntry } from "../../src/train/types.ts";
 

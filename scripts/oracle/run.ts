@@ -3,7 +3,7 @@ import { readdir, realpath, stat } from "node:fs/promises";
 import path from "node:path";
 import { LowrankError } from "../../src/errors.ts";
 import { readJsonObject } from "../../src/formats/json.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 import { type Finding, oneLine } from "./compare.ts";
 import { runModelCase } from "./model-case.ts";
 import { isRealRun, runRealRun } from "./real-run.ts";

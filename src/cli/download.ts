@@ -1,5 +1,5 @@
 // lowrank download: a model from the hub into the cache, so that it is there when it is used.
-import { resolveAndTell } from "./models.ts";
+import { resolveAndTell } from "../commands/models/command.ts";
 import { print, printJson } from "./terminal.ts";
 import type { Values } from "./values.ts";
 

@@ -1,9 +1,10 @@
 // Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
+
+import { CHAT_NEW_TOKENS } from "../commands/chat/chat.ts";
+import { SHOWN_CLASSES } from "../commands/classify/inputs.ts";
+import { goals } from "../commands/init/goals.ts";
 import { trainOnChoices } from "../data/examples.ts";
-import { CHAT_NEW_TOKENS } from "../jobs/chat.ts";
-import { goals } from "../jobs/goals.ts";
 import { finetuneDefaults } from "../train/options.ts";
-import { SHOWN_CLASSES } from "./predict-inputs.ts";
 
 /** How a flag's value is written and what it becomes. */
 export type Kind = "text" | "texts" | "list" | "number" | "numbers" | "boolean" | "names" | "object" | "init" | "samples";

@@ -1,10 +1,10 @@
 // The command line as commander sees it, made from the tables in flags.ts.
 import { Command, CommanderError, Option } from "commander";
+import { takesModels, withFolders } from "../commands/models/command.ts";
 import { LowrankError } from "../errors.ts";
-import { nodeFiles } from "../runtime/node-files.ts";
-import { version } from "../runtime/version.ts";
+import { nodeFiles } from "../platform/node/files.ts";
+import { version } from "../platform/node/version.ts";
 import { type CommandName, type CommandTable, commands, defaultOf, type Flag, flagOf } from "./flags.ts";
-import { takesModels, withFolders } from "./models.ts";
 import { printError } from "./terminal.ts";
 import { parseValue, readConfigFile, type Values } from "./values.ts";
 
@@ -15,21 +15,21 @@ interface CommandFile {
 
 /** Each command's code, loaded when it is the one that runs. */
 const load: Record<CommandName, () => Promise<CommandFile>> = {
-  demo: () => import("./demo.ts"),
-  preview: () => import("./preview.ts"),
-  train: () => import("./train.ts"),
-  plan: () => import("./plan.ts"),
-  eval: () => import("./eval.ts"),
-  generate: () => import("./generate.ts"),
-  chat: () => import("./chat.ts"),
-  classify: () => import("./classify.ts"),
-  embed: () => import("./embed.ts"),
-  merge: () => import("./merge.ts"),
-  inspect: () => import("./inspect.ts"),
-  report: () => import("./report.ts"),
-  init: () => import("./init.ts"),
+  demo: () => import("../commands/demo/command.ts"),
+  preview: () => import("../commands/preview/command.ts"),
+  train: () => import("../commands/train/command.ts"),
+  plan: () => import("../commands/plan/command.ts"),
+  eval: () => import("../commands/eval/command.ts"),
+  generate: () => import("../commands/generate/command.ts"),
+  chat: () => import("../commands/chat/command.ts"),
+  classify: () => import("../commands/classify/command.ts"),
+  embed: () => import("../commands/embed/command.ts"),
+  merge: () => import("../commands/merge/command.ts"),
+  inspect: () => import("../commands/inspect/command.ts"),
+  report: () => import("../commands/report/command.ts"),
+  init: () => import("../commands/init/command.ts"),
   download: () => import("./download.ts"),
-  runs: () => import("./runs.ts"),
+  runs: () => import("../commands/runs/command.ts"),
 };
 
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */

@@ -1,19 +1,20 @@
 // A decoder with a key-value cache over one ONNX session; adapters are bound inputs, so that changing them rebuilds nothing.
+
+import { adaptable, adapterFeeds } from "../adapters/adaptable.ts";
+import { adapterAgainst } from "../adapters/attach.ts";
+import type { Adapter } from "../adapters/peft-files.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
-import type { Adapter } from "../lora/adapter.ts";
-import { adapterAgainst } from "../lora/fit.ts";
-import { cachedInputs } from "../models/blocks.ts";
-import type { DecoderConfig } from "../models/config.ts";
+import type { DecoderConfig } from "../models/config/config.ts";
 import { placedApart } from "../models/images.ts";
+import { cachedInputs } from "../models/layers/blocks.ts";
 import { forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
-import { adaptable, adapterFeeds } from "./adapted.ts";
 import { imageEncoder, type PromptImages } from "./images.ts";
 import { beside, columns } from "./rectangle.ts";
 import type { Decoder } from "./types.ts";

@@ -1,8 +1,8 @@
 // Text in, text out: a base model, its tokenizer and an adapter that can be changed between generations.
 
+import type { Adapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { ImageProcessor } from "../images/processor.ts";
-import type { Adapter } from "../lora/adapter.ts";
 import type { Base } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 import type { ImageTensors } from "../models/images.ts";

@@ -1,12 +1,13 @@
 // The images of prompts in generation: they are encoded once, in a session of its own that opens when the first image comes.
-import type { Adapter } from "../lora/adapter.ts";
-import type { DecoderConfig } from "../models/config.ts";
+
+import { adaptable, adapterFeeds } from "../adapters/adaptable.ts";
+import type { Adapter } from "../adapters/peft-files.ts";
+import type { DecoderConfig } from "../models/config/config.ts";
 import type { Vision } from "../models/images.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Session } from "../runtime/session.ts";
 import { float32, int32, sizeOf, type Tensor } from "../tensor.ts";
-import { adaptable, adapterFeeds } from "./adapted.ts";
 import type { DecoderOptions } from "./decoder.ts";
 import { columns } from "./rectangle.ts";
 import type { PromptBatch } from "./types.ts";

@@ -4,8 +4,8 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
-import { named, nodeFiles } from "../runtime/node-files.ts";
-import { freeDisk } from "../runtime/node-limits.ts";
+import { named, nodeFiles } from "../platform/node/files.ts";
+import { freeDisk } from "../platform/node/limits.ts";
 import {
   ASKED_FOR,
   absentFolder,

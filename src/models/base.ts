@@ -1,11 +1,12 @@
 // A base model's folder, opened: config, modules, where the weights lie, and the tokenizer if it is asked for.
+
 import type { Files } from "../files.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "../formats/checkpoint.ts";
-import type { ModuleInfo } from "../lora/match.ts";
 import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-import type { DecoderConfig } from "./config.ts";
+import type { DecoderConfig } from "./config/config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
+import type { ModuleInfo } from "./module.ts";
 import {
   asDecoder,
   forwardGraph,

@@ -4,8 +4,8 @@ import { type Checkpoint, storedName } from "../formats/checkpoint.ts";
 import { encodeJson, type Json, parseStrictJson, readText } from "../formats/json.ts";
 import { nodesOf } from "../graph/graph.ts";
 import type { AnyBase } from "./base.ts";
+import { MAX_LABELS } from "./config/schema.ts";
 import { architectureOf, forwardGraph } from "./registry.ts";
-import { MAX_LABELS } from "./schema.ts";
 
 /** Values of a config.json: those of the largest head, twice, and some thousands more. */
 const MAX_CONFIG_VALUES = 4 * MAX_LABELS;

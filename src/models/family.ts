@@ -1,7 +1,8 @@
 // What a model family is: how its config.json reads and how it computes. families.ts lists them.
-import type { DecoderInputs, DecoderOutputs } from "./blocks.ts";
-import type { DecoderConfig } from "./config.ts";
+
+import type { DecoderConfig } from "./config/config.ts";
 import type { Vision } from "./images.ts";
+import type { DecoderInputs, DecoderOutputs } from "./layers/blocks.ts";
 
 /** A family of decoders. `C` is what its config tells beyond what all do. */
 export interface Family<C extends DecoderConfig = DecoderConfig> {

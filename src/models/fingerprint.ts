@@ -4,7 +4,7 @@ import type { Files } from "../files.ts";
 import type { Checkpoint, CheckpointTensor } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import type { AnyBase } from "./base.ts";
-import type { DecoderConfig } from "./config.ts";
+import type { DecoderConfig } from "./config/config.ts";
 import type { ModelConfig } from "./registry.ts";
 import type { TaskConfig } from "./task.ts";
 

@@ -3,7 +3,7 @@ import { LowrankError } from "../errors.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ImageTensors, ImageTokens } from "./images.ts";
-import { type PatchConfig, patchCount } from "./vision.ts";
+import { type PatchConfig, patchCount } from "./layers/vision.ts";
 
 /** Images one after another, and how many values one has. Fails if they are not of the model's size. */
 interface FlatImages {

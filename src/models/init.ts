@@ -10,8 +10,8 @@ import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { type Graph, nodesOf, usersOf } from "../graph/graph.ts";
 import { normal, purpose } from "../random.ts";
 import { sizeOf } from "../tensor.ts";
+import { readJson } from "./config/schema.ts";
 import { forwardGraph, modelConfig, newHeadOf } from "./registry.ts";
-import { readJson } from "./schema.ts";
 
 const deviation = z.number().min(0).max(1);
 const keysOfPart = z.object({ initializer_range: deviation.optional() }).nullish();

@@ -6,13 +6,13 @@ import { nodesOf } from "../graph/graph.ts";
 import { linear } from "../graph/ops/linear.ts";
 import { capLogits } from "../graph/ops/loss.ts";
 import { concat } from "../graph/ops/shape.ts";
-import type { ModuleInfo } from "../lora/match.ts";
-import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./blocks.ts";
-import { type DecoderConfig, unsupported } from "./config.ts";
-import * as decoders from "./families.ts";
+import { type DecoderConfig, unsupported } from "./config/config.ts";
+import { readJson, shown } from "./config/schema.ts";
+import * as decoders from "./families/index.ts";
 import type { Family, StoredIn } from "./family.ts";
 import { placed, type Vision } from "./images.ts";
-import { readJson, shown } from "./schema.ts";
+import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./layers/blocks.ts";
+import type { ModuleInfo } from "./module.ts";
 import { type Task, type TaskConfig, type TaskFamily, taskCommands, taskText } from "./task.ts";
 import * as others from "./task-families.ts";
 
@@ -54,7 +54,7 @@ export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
   throw unsupported(file, "model_type", `the model type ${shown(modelType)} is not supported`, {
     expected: modelTypes.join(", "),
     got: shown(modelType),
-    next: `The nearest supported one is ${nearest(modelType.slice(0, 64), modelTypes, 1)[0]}. A new family is a file in src/models/ and a line in src/models/families.ts (docs/add-a-model.md).`,
+    next: `The nearest supported one is ${nearest(modelType.slice(0, 64), modelTypes, 1)[0]}. A new family is a file in src/models/families/ and a line in src/models/families/index.ts (docs/add-a-model.md).`,
   });
 }
 

@@ -1,8 +1,8 @@
 // Models of other tasks than language modelling: what their configs tell, and what a family of them is.
 import { z } from "zod";
 import type { Value } from "../graph/graph.ts";
-import { type DecoderConfig, unsupported } from "./config.ts";
-import { count, MAX_LABELS, readJson, shown } from "./schema.ts";
+import { type DecoderConfig, unsupported } from "./config/config.ts";
+import { count, MAX_LABELS, readJson, shown } from "./config/schema.ts";
 
 export type Task = "sequence-classification" | "image-classification" | "contrastive";
 

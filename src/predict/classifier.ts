@@ -2,8 +2,8 @@
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import type { Task } from "../models/task.ts";
-import { inTurn } from "./in-turn.ts";
 import { asImage, asText, imageRunner, textRunner } from "./inputs.ts";
+import { inTurn } from "./queue.ts";
 import { openTaskModel, type TaskModel } from "./task-model.ts";
 import { taskBase } from "./tasks.ts";
 import type { Classifier, ClassifierInput, ClassifyOptions, LabelScore, Outputs, PredictorOptions, Scorer } from "./types.ts";

@@ -1,7 +1,7 @@
 // Unit vectors of texts and images, whose products are their cosines: CLIP's two towers, each opened when it is first asked.
 import type { AnyBase } from "../models/base.ts";
 import { imageRunner, textRunner } from "./inputs.ts";
-import { rowsOf, type Vectors } from "./products.ts";
+import { rowsOf, type Vectors } from "./similarity.ts";
 import { openTaskModel } from "./task-model.ts";
 import { taskBase } from "./tasks.ts";
 import type { Embedder, PredictorOptions } from "./types.ts";

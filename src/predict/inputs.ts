@@ -7,7 +7,7 @@ import { pixelShape } from "../models/registry.ts";
 import { pixelsOf, textFeeds } from "../models/task-feeds.ts";
 import { type EncodedPair, encodePair } from "../text/pairs.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { vectors } from "./products.ts";
+import { vectors } from "./similarity.ts";
 import type { TaskModel, TaskOutput } from "./task-model.ts";
 import type { ClassifierInput, ImageInput, Outputs, PredictorOptions, TextInput } from "./types.ts";
 

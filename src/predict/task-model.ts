@@ -1,28 +1,28 @@
 // A model of another task than language modelling in sessions of the engine, one for each output that is asked for; adapters, and
 // the heads they bring, are inputs, so that changing them opens nothing again unless the head has another size.
 
+import { adaptable, adapterFeeds } from "../adapters/adaptable.ts";
+import { adapterAgainst } from "../adapters/attach.ts";
+import { withInputs } from "../adapters/inject.ts";
+import type { Adapter } from "../adapters/peft-files.ts";
+import type { SavedWeight } from "../adapters/saved.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
-import { adaptable, adapterFeeds } from "../generate/adapted.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
-import type { Adapter } from "../lora/adapter.ts";
-import { adapterAgainst } from "../lora/fit.ts";
-import { withInputs } from "../lora/inject.ts";
-import type { ModuleInfo } from "../lora/match.ts";
-import type { SavedWeight } from "../lora/saved.ts";
 import { type AnyBase, forAdapter } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
+import type { ModuleInfo } from "../models/module.ts";
 import { taskForward } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
 import { weightFiles } from "../models/weights.ts";
 import { lower } from "../onnx/lower.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, type Tensor } from "../tensor.ts";
-import { inTurn } from "./in-turn.ts";
-import type { Vectors } from "./products.ts";
+import { inTurn } from "./queue.ts";
+import type { Vectors } from "./similarity.ts";
 
 /** What can be asked for: of a classifier logits [batch, labels], of a contrastive model unit vectors [batch, projection]. */
 export type TaskOutput = "logits" | "imageEmbeds" | "textEmbeds";

@@ -1,9 +1,10 @@
 // What predictions take and give.
+
+import type { Adapter } from "../adapters/peft-files.ts";
 import type { RgbImage } from "../images/image.ts";
-import type { Adapter } from "../lora/adapter.ts";
 import type { Task } from "../models/task.ts";
-import type { Runtime } from "../runtime/runtime.ts";
-import type { Vectors } from "./products.ts";
+import type { Runtime } from "../platform/platform.ts";
+import type { Vectors } from "./similarity.ts";
 import type { TaskModelOptions } from "./task-model.ts";
 
 /** A text, or a text with a second one beside it. */

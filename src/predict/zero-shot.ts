@@ -4,7 +4,7 @@ import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import type { AnyBase } from "../models/base.ts";
 import { asImage, imageRunner, textRunner } from "./inputs.ts";
-import { openProducts, type Products, rowsOf, type Vectors } from "./products.ts";
+import { openProducts, type Products, rowsOf, type Vectors } from "./similarity.ts";
 import type { TaskModel } from "./task-model.ts";
 import type { PredictorOptions, Scorer } from "./types.ts";
 

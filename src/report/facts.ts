@@ -1,5 +1,5 @@
 // What a run came to, in words: the rows of a report's tables, each with one value a run.
-import type { AdapterDescription } from "../lora/describe.ts";
+import type { AdapterDescription } from "../adapters/describe.ts";
 import { finetuneDefaults } from "../train/options.ts";
 import type { RunMetrics } from "../train/run-log.ts";
 import { bytes, duration, grouped } from "../units.ts";

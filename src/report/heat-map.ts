@@ -1,5 +1,5 @@
 // Where an adapter changes the model: layers by modules, each cell with its number and a colour, as a table that needs no script.
-import type { AdapterDescription, ModuleDescription } from "../lora/describe.ts";
+import type { AdapterDescription, ModuleDescription } from "../adapters/describe.ts";
 import { escapeHtml } from "./escape.ts";
 
 /** A model has at most some hundred layers with some ten modules; a file from a stranger may have anything. */

@@ -1,8 +1,9 @@
 // From the folders of runs to the report: their logs, the newest adapter of each, and the page that shows them.
+
+import { type AdapterDescription, describeAdapter } from "../adapters/describe.ts";
+import { ADAPTER_CONFIG_NAME, readAdapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { ADAPTER_CONFIG_NAME, readAdapter } from "../lora/adapter.ts";
-import { type AdapterDescription, describeAdapter } from "../lora/describe.ts";
 import { METRICS_NAME, type RunMetrics, readMetrics } from "../train/run-log.ts";
 import type { ReportedRun } from "./facts.ts";
 import { type ChartLibrary, reportPage } from "./page.ts";

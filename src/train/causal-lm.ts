@@ -5,8 +5,8 @@ import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { linear } from "../graph/ops/linear.ts";
 import { linearCrossEntropy } from "../graph/ops/loss.ts";
-import { decoderInputs } from "../models/blocks.ts";
-import type { DecoderConfig } from "../models/config.ts";
+import type { DecoderConfig } from "../models/config/config.ts";
+import { decoderInputs } from "../models/layers/blocks.ts";
 import { forward, forwardWithImages } from "../models/registry.ts";
 import { int32, type Tensor } from "../tensor.ts";
 

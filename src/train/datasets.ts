@@ -11,9 +11,9 @@ import type { ProcessedImage } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
 import { permutation, purpose } from "../random.ts";
 import type { ObjectiveShape } from "./causal-lm.ts";
+import type { Rows } from "./collate.ts";
 import type { ImageSpan } from "./image-spans.ts";
 import type { BatchSize } from "./memory.ts";
-import type { Rows } from "./rows.ts";
 import { type DataHost, type TaskData, taskData } from "./task-data.ts";
 
 /** How records become examples. */

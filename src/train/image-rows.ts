@@ -3,10 +3,10 @@ import { makeBatch } from "../data/batch.ts";
 import type { RecordImages } from "../data/record-images.ts";
 import type { Examples } from "../data/store.ts";
 import type { Batch } from "../data/types.ts";
-import type { DecoderConfig } from "../models/config.ts";
+import type { DecoderConfig } from "../models/config/config.ts";
 import { visionOf } from "../models/registry.ts";
 import { imageTensors } from "../multimodal/images.ts";
-import { type Rows, rowsOf } from "./rows.ts";
+import { type Rows, rowsOf } from "./collate.ts";
 
 /** The examples as rows, in order; every batch carries images, though it may be none. */
 export function imageRowsOf(

@@ -1,7 +1,7 @@
 // Peak memory of training, from the graph: a walk over its nodes in order of execution that counts what is alive at each.
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
-import { inputsOf } from "./trained.ts";
+import { inputsOf } from "./training-graph.ts";
 
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
 export type Lengths = Readonly<Record<string, number>>;

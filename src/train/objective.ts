@@ -10,7 +10,7 @@ import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { batchFeeds } from "./causal-lm.ts";
 import { type Lengths, lengthOf } from "./memory.ts";
-import { fullEntries, fullGraph, gradientName, inputsOf, loraEntries, loraGraph, type Trained } from "./trained.ts";
+import { fullEntries, fullGraph, gradientName, inputsOf, loraEntries, loraGraph, type Trained } from "./training-graph.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "./types.ts";
 
 export interface ObjectiveOptions {

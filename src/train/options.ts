@@ -1,12 +1,12 @@
 // What a fine-tuning run is told: every option of `finetune` with its default, and run.json, from which a run is resumed.
 import { z } from "zod";
+import { type LoraConfig, loraConfig } from "../adapters/config.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import type { PromptFormat } from "../data/prompts.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
-import { type LoraConfig, loraConfig } from "../lora/config.ts";
 import { type ModelConfig, taskOf } from "../models/registry.ts";
 import type { Task } from "../models/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";

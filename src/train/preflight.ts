@@ -1,9 +1,10 @@
 // What is checked before any weight is read: the output folder, and whether memory and disk suffice for the plan.
+
+import { ADAPTER_WEIGHTS_NAME } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { WEIGHTS_NAME } from "../formats/checkpoint.ts";
-import { ADAPTER_WEIGHTS_NAME } from "../lora/adapter.ts";
-import type { Runtime } from "../runtime/runtime.ts";
+import type { Runtime } from "../platform/platform.ts";
 import { resumable } from "./checkpoint.ts";
 import type { MemoryEstimate } from "./memory.ts";
 import { differencesFromKept, RUN_NAME, type RunOptions, resumeCommand } from "./options.ts";

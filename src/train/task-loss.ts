@@ -6,7 +6,7 @@ import { crossEntropy } from "../graph/ops/loss.ts";
 import { type ModelConfig, taskForward } from "../models/registry.ts";
 import type { Task, TaskConfig } from "../models/task.ts";
 import { lossGraph, type ObjectiveShape } from "./causal-lm.ts";
-import { fullEntries } from "./trained.ts";
+import { fullEntries } from "./training-graph.ts";
 import type { ThetaEntry } from "./types.ts";
 
 /** The loss that a model is trained by, whatever its task. */

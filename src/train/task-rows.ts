@@ -8,7 +8,7 @@ import { taskInputs } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
 import { pixelsOf, textFeeds } from "../models/task-feeds.ts";
 import { int32, type Tensor } from "../tensor.ts";
-import type { Rows } from "./rows.ts";
+import type { Rows } from "./collate.ts";
 
 /** What a batch is made with, where the task has it. */
 export interface TaskParts {

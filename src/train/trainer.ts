@@ -16,8 +16,8 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import { stopwatch } from "./clock.ts";
+import type { Feed } from "./data-loader.ts";
 import { bestOf, type EarlyStop, type Eval, type EvalMeasures, evaluate, hasStalled } from "./evals.ts";
-import type { Feed } from "./feed.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";

@@ -5,8 +5,8 @@ import { existsSync, type FSWatcher, mkdirSync, readdirSync, readFileSync, rmSyn
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { readHeader } from "../../src/formats/safetensors.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 import { purpose, uniform } from "../../src/random.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
 import { latestCheckpoint } from "../../src/train/checkpoint.ts";
 import { readMetrics } from "../../src/train/run-log.ts";
 

@@ -9,8 +9,8 @@ import type { OpName } from "../../src/graph/ops/names.ts";
 import { reduceSum } from "../../src/graph/ops/reduction.ts";
 import { reshape } from "../../src/graph/ops/shape.ts";
 import { lower } from "../../src/onnx/lower.ts";
+import { openNodeSession } from "../../src/platform/node/session.ts";
 import { normal, permutation, purpose, uniform } from "../../src/random.ts";
-import { openNodeSession } from "../../src/runtime/node.ts";
 import type { Session } from "../../src/runtime/session.ts";
 import { sizeOf, type Tensor, type TensorData } from "../../src/tensor.ts";
 

@@ -5,15 +5,15 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { main } from "../../src/cli/program.ts";
+import { finetune } from "../../src/commands/train/finetune.ts";
 import { LowrankError } from "../../src/errors.ts";
 import type { Files } from "../../src/files.ts";
 import type { FinetuneEvent, FinetuneOptions } from "../../src/index.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
-import type { Runtime } from "../../src/runtime/runtime.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
+import { timeLimit } from "../../src/platform/node/time-limit.ts";
+import type { Runtime } from "../../src/platform/platform.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
-import { timeLimit } from "../../src/runtime/time-limit.ts";
 import { float32 } from "../../src/tensor.ts";
-import { finetune } from "../../src/train/finetune.ts";
 
 export interface Case {
   name: string;

@@ -1,11 +1,12 @@
 // The adapter of test/fixtures/lora/written: made from a seed, for the base of the case lora-rslora.
 // `node --import tsx test/helpers/lora-fixture.ts FOLDER` writes it; scripts/reference/peft_lora.py then loads it with PEFT.
 import { fileURLToPath } from "node:url";
-import { type Adapter, writeAdapter } from "../../src/lora/adapter.ts";
-import { loraConfig } from "../../src/lora/config.ts";
-import { initAdapter } from "../../src/lora/init.ts";
-import { type ModuleInfo, matchModules, resolveConfig } from "../../src/lora/match.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { loraConfig } from "../../src/adapters/config.ts";
+import { initAdapter } from "../../src/adapters/init.ts";
+import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
+import { type Adapter, writeAdapter } from "../../src/adapters/peft-files.ts";
+import type { ModuleInfo } from "../../src/models/module.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 
 /** The linear layers of test/fixtures/cases/lora-rslora/base: 2 layers, 32 wide, 16 outputs of k_proj and v_proj. */
 export const fixtureModules: ModuleInfo[] = ["model.layers.0", "model.layers.1"].flatMap((layer) =>

@@ -6,7 +6,7 @@ import type { TestContext } from "node:test";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 import { png } from "./png.ts";
 
 const fixtures = "test/fixtures";

@@ -1,7 +1,7 @@
 // Decoders of each family small enough to print and to run without a checkpoint.
-import { loraConfig } from "../../src/lora/config.ts";
-import { type AdapterModule, matchModules } from "../../src/lora/match.ts";
-import type { DecoderConfig } from "../../src/models/config.ts";
+import { loraConfig } from "../../src/adapters/config.ts";
+import { type AdapterModule, matchModules } from "../../src/adapters/match.ts";
+import type { DecoderConfig } from "../../src/models/config/config.ts";
 import { asDecoder, forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
 
 /** The config of a language model from the content of its config.json; a model of another task is refused. */

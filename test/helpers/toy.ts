@@ -2,10 +2,10 @@
 import type { Batch } from "../../src/data/types.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 import { purpose, uniform } from "../../src/random.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
 import type { SaveWeights } from "../../src/train/checkpoint.ts";
-import type { Feed } from "../../src/train/feed.ts";
+import type { Feed } from "../../src/train/data-loader.ts";
 import { type OptimizerOptions, optimizerDefaults, type TrainOptions, type TrainOutput } from "../../src/train/trainer.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "../../src/train/types.ts";
 

@@ -1,11 +1,11 @@
 // Adapter folders that are damaged, incomplete, made for something else, or made to harm: each is refused with its reason.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32 } from "../../src/formats/float.ts";
 import { type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
-import { readAdapter, writeAdapter } from "../../src/lora/adapter.ts";
 import { fixtureAdapter } from "../helpers/lora-fixture.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 

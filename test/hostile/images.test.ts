@@ -6,7 +6,7 @@ import { LowrankError } from "../../src/errors.ts";
 import { MAX_IMAGE_BYTES, MAX_IMAGE_SIDE, type RgbImage, readImage } from "../../src/images/image.ts";
 import { loadImageProcessor } from "../../src/images/processor.ts";
 import { MAX_CONFIG_SIDE } from "../../src/images/processor-config.ts";
-import { decodeImage } from "../../src/runtime/node-images.ts";
+import { decodeImage } from "../../src/platform/node/images.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 import { COLOUR, png } from "../helpers/png.ts";
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";
 import type { LowrankError } from "../../src/errors.ts";
-import { timeLimit, timeLimitOf } from "../../src/runtime/time-limit.ts";
+import { timeLimit, timeLimitOf } from "../../src/platform/node/time-limit.ts";
 import { MAX_MESSAGES } from "../../src/text/template.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { llama2StyleFiles } from "../helpers/llama2-style.ts";

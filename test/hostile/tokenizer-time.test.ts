@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";
 import { LowrankError } from "../../src/errors.ts";
-import { timeLimitOf } from "../../src/runtime/time-limit.ts";
+import { timeLimitOf } from "../../src/platform/node/time-limit.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "../../src/text/limit.ts";
 import { loadTokenizer, makeStreamDecoder } from "../../src/text/tokenizer.ts";
 import { MAX_INNER_CHARS, MAX_PARTS } from "../../src/text/tokenizer-bounds.ts";

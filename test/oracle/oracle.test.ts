@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { runCase, runOracle } from "../../scripts/oracle/run.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
-import { nodeFiles } from "../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 const names = (await readdir(cases)).sort();

@@ -1,4 +1,4 @@
-// The operator table: one row an op, grouped by file. Every row has a gradient test (test/unit/gradients.test.ts).
+// The operator table: one row an op, grouped by file. Every row has a gradient test (test/graph/gradients.test.ts).
 import type { OpRule } from "../rule.ts";
 import { attentionRules } from "./attention.ts";
 import { elementwiseRules } from "./elementwise.ts";

@@ -4,7 +4,7 @@ import { MAX_TEXT_BYTES } from "../../../src/files.ts";
 import { openCheckpoint, readWeights } from "../../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../../src/formats/safetensors.ts";
-import { nodeFiles } from "../../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../../src/platform/node/files.ts";
 import { type Case, filesWith, goodBase, type Place } from "../../helpers/hostile.ts";
 
 type Json = Record<string, unknown>;

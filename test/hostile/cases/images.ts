@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { cpSync, mkdirSync, symlinkSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { MAX_FOLDER_DEPTH } from "../../../src/data/readers/folder.ts";
-import { decodeImage } from "../../../src/runtime/node-images.ts";
+import { decodeImage } from "../../../src/platform/node/images.ts";
 import { type Case, examplesOf, type Place } from "../../helpers/hostile.ts";
 import { png } from "../../helpers/png.ts";
 

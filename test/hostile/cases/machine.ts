@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { LowrankError } from "../../../src/errors.ts";
 import type { Files } from "../../../src/files.ts";
 import type { FinetuneEvent } from "../../../src/index.ts";
-import { nodeFiles } from "../../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../../src/platform/node/files.ts";
 import { latestCheckpoint } from "../../../src/train/checkpoint.ts";
 import { type Case, engine, filesWith, goodBase, type Place, withReplaced } from "../../helpers/hostile.ts";
 

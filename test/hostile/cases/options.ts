@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { bytesOf } from "../../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../../src/formats/safetensors.ts";
-import { nodeFiles } from "../../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../../src/platform/node/files.ts";
 import { type Case, goodBase, goodData, type Place } from "../../helpers/hostile.ts";
 
 type Json = Record<string, unknown>;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { appendFileSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import type { FinetuneEvent } from "../../../src/index.ts";
-import { nodeFiles } from "../../../src/runtime/node-files.ts";
+import { nodeFiles } from "../../../src/platform/node/files.ts";
 import { latestCheckpoint } from "../../../src/train/checkpoint.ts";
 import { type Case, engine, goodBase, goodData, type Place } from "../../helpers/hostile.ts";
 

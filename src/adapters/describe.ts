@@ -1,0 +1,106 @@
+// What an adapter is: counts, ranks, how large its update is and in how many directions it goes, without forming it.
+
+import type { AdapterModule } from "./match.ts";
+import type { Adapter } from "./peft-files.ts";
+import { effectiveRank, singularValues } from "./spectrum.ts";
+
+/** Up to this rank an update's directions are counted; beyond it that takes longer than reading the file. */
+export const MAX_SPECTRUM_RANK = 1024;
+
+export interface ModuleDescription extends AdapterModule {
+  parameters: number;
+  /** Frobenius norms of A, of B, and of the update s·B·A that the module's weight gets. */
+  normA: number;
+  normB: number;
+  normDelta: number;
+  /** How many directions the update has, 0 to rank: exp of the entropy of its singular values. null above `MAX_SPECTRUM_RANK`. */
+  effectiveRank: number | null;
+}
+
+export interface AdapterDescription {
+  parameters: number;
+  /** How many modules have each rank, lowest rank first. */
+  ranks: Map<number, number>;
+  /** Norms over all modules together: the root of the sum of squares. */
+  normA: number;
+  normB: number;
+  normDelta: number;
+  modules: ModuleDescription[];
+}
+
+/** Sizes of the weights that are trained in full beside the factors. */
+const wholeSizes = ({ saved }: Adapter): number[] => [...(saved?.values() ?? [])].map(({ data }) => data.length);
+
+/** Counts and norms of an adapter, each module's and all together. */
+export function describeAdapter(adapter: Adapter): AdapterDescription {
+  const modules = adapter.modules.map((module): ModuleDescription => {
+    const { path, rank, scale, outFeatures } = module;
+    const { loraA, loraB } = adapter.tensors.get(path)!;
+    const columnsOfB = transposed(loraB, outFeatures, rank);
+    const facts = { ...module, parameters: loraA.length + loraB.length, normA: normOf(loraA), normB: normOf(loraB) };
+    if (rank > MAX_SPECTRUM_RANK) {
+      return { ...facts, normDelta: Math.abs(scale) * productNorm(loraA, columnsOfB, rank), effectiveRank: null };
+    }
+    const [gramA, gramB] = [gram(loraA, rank), gram(columnsOfB, rank)];
+    // ‖s·B·A‖² = s²·trace(AᵀBᵀBA) = s²·Σ (BᵀB ∘ AAᵀ); rounding may take a sum of zero below it.
+    const squared = gramB.reduce((sum, value, i) => sum + value * gramA[i]!, 0);
+    return {
+      ...facts,
+      normDelta: Math.abs(scale) * Math.sqrt(Math.max(0, squared)),
+      effectiveRank: effectiveRank(singularValues(gramB, gramA, rank)),
+    };
+  });
+  const ranks = new Map<number, number>();
+  for (const { rank } of [...modules].sort((a, b) => a.rank - b.rank)) ranks.set(rank, (ranks.get(rank) ?? 0) + 1);
+  return {
+    parameters: [...modules.map((module) => module.parameters), ...wholeSizes(adapter)].reduce((sum, size) => sum + size, 0),
+    ranks,
+    normA: together(modules.map((module) => module.normA)),
+    normB: together(modules.map((module) => module.normB)),
+    normDelta: together(modules.map((module) => module.normDelta)),
+    modules,
+  };
+}
+
+/** [rows, columns] → [columns, rows]. */
+function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+  const out = new Float32Array(values.length);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = values[i * columns + j]!;
+  return out;
+}
+
+/** The inner products of `count` rows, [count, count]. */
+function gram(values: Float32Array, count: number): Float64Array {
+  const length = values.length / count;
+  const rows = Array.from({ length: count }, (_, i) => values.subarray(i * length, (i + 1) * length));
+  const out = new Float64Array(count * count);
+  for (const [i, a] of rows.entries()) {
+    for (let j = 0; j <= i; j++) {
+      const b = rows[j]!;
+      let sum = 0;
+      for (let k = 0; k < length; k++) sum += a[k]! * b[k]!;
+      out[i * count + j] = sum;
+      out[j * count + i] = sum;
+    }
+  }
+  return out;
+}
+
+/** ‖B·A‖ of A [rank, in] and Bᵀ [rank, out], a row at a time: the Gram matrices would be larger than the factors. */
+function productNorm(loraA: Float32Array, columnsOfB: Float32Array, rank: number): number {
+  const [inFeatures, outFeatures] = [loraA.length / rank, columnsOfB.length / rank];
+  const row = new Float64Array(inFeatures);
+  let squares = 0;
+  for (let out = 0; out < outFeatures; out++) {
+    row.fill(0);
+    for (let r = 0; r < rank; r++) {
+      const factor = columnsOfB[r * outFeatures + out]!;
+      for (let k = 0; k < inFeatures; k++) row[k]! += factor * loraA[r * inFeatures + k]!;
+    }
+    for (const value of row) squares += value * value;
+  }
+  return Math.sqrt(squares);
+}
+
+const normOf = (values: Float32Array): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+const together = (norms: readonly number[]): number => Math.sqrt(norms.reduce((sum, norm) => sum + norm * norm, 0));

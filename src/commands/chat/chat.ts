@@ -1,0 +1,329 @@
+// A conversation with a base and its adapters, without a terminal: what it holds, and one turn of it as events.
+
+import { adapterAgainst } from "../../adapters/attach.ts";
+import { type Adapter, readAdapter } from "../../adapters/peft-files.ts";
+import { asPrompt, type PromptFormat } from "../../data/prompts.ts";
+import { LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
+import { readOptions } from "../../generate/generate.ts";
+import { type Generator, openGenerator } from "../../generate/generator.ts";
+import { encodeChat } from "../../generate/prompts.ts";
+import { readSamplingDefaults } from "../../generate/sampling-defaults.ts";
+import type { EndReason, GenerateOptions, Sampling } from "../../generate/types.ts";
+import type { ProcessedImage } from "../../images/processor.ts";
+import { type Base, loadBase } from "../../models/base.ts";
+import { encodeWithImages } from "../../multimodal/expand.ts";
+import { type ImageSide, imageSide, noImages } from "../../multimodal/images.ts";
+import type { Runtime } from "../../platform/platform.ts";
+import type { ChatMessage } from "../../text/template.ts";
+import type { Tokenizer } from "../../text/tokenizer.ts";
+import { readPromptFormat } from "../../train/options.ts";
+
+/** Tokens of one answer at most, where nothing else is said. */
+export const CHAT_NEW_TOKENS = 512;
+/** At least this share of the model's positions (or `maxNewTokens`, if that is less) is kept free for the answer. */
+const ANSWER_SHARE = 1 / 4;
+/** Who answers without an adapter. */
+export const BASE_NAME = "base";
+
+export interface ChatOptions extends Omit<GenerateOptions, "signal" | "eosIds"> {
+  /** Folder of the base checkpoint. */
+  base: string;
+  /** Folders of adapters to switch between; the first one is attached. */
+  adapter?: readonly string[];
+  system?: string;
+  /** true: messages are continued as they are; false: always by the chat template. Default: as the model was trained. */
+  raw?: boolean;
+  /** Every message is answered by the base and by the adapter. */
+  compare?: boolean;
+  /** Threads of one matrix product. Default: all cores. */
+  threads?: number;
+}
+
+export interface Exchange {
+  user: string;
+  /** What the model was given, where that is a text of its own and no conversation. */
+  prompt: string | null;
+  /** Paths of the images before the message. */
+  images: readonly string[];
+  answer: string;
+}
+
+export interface ChatAdapter {
+  adapter: Adapter;
+  /** How it was trained to be asked; null if its folder does not say. */
+  format: PromptFormat | null;
+}
+
+/** A conversation. Close its generator to free the weights. */
+export interface Chat {
+  readonly files: Files;
+  readonly base: Base;
+  readonly baseFormat: PromptFormat | null;
+  readonly tokenizer: Tokenizer;
+  /** What of the model reads images; null if it reads none. */
+  readonly side: ImageSide | null;
+  /** Images of the conversation by their paths, and the paths of those that go with the next message. */
+  readonly prepared: Map<string, ProcessedImage>;
+  pending: readonly string[];
+  readonly generator: Generator;
+  /** By name: the last part of the folder, or the whole path where that name is taken. */
+  readonly adapters: Map<string, ChatAdapter>;
+  active: string | null;
+  /** The one that was attached last, for comparisons while none is. */
+  last: string | null;
+  readonly raw: boolean | undefined;
+  system: string | null;
+  compare: boolean;
+  exchanges: Exchange[];
+  /** Exchanges before this one no longer fit the model's positions: it does not see them. */
+  firstSeen: number;
+  readonly sampling: Sampling;
+  readonly maxNewTokens: number;
+  readonly stop: readonly string[];
+  stats: ChatStats;
+  /** What was last said about how messages are sent. */
+  told: string;
+  /** Files that this conversation was saved to. */
+  readonly saved: Set<string>;
+}
+
+export interface ChatStats {
+  answers: number;
+  tokens: number;
+  seconds: number;
+  /** Of the last answer: its speed, and the positions that it and what came before take. */
+  lastTokensPerSecond: number | null;
+  contextTokens: number;
+  maxPositions: number;
+}
+
+export type ChatEvent =
+  /** What the person should know. */
+  | { type: "note"; text: string }
+  /** An answer begins; `by` is an adapter's name or "base". */
+  | { type: "answer"; by: string }
+  | { type: "token"; by: string; text: string }
+  /** An answer's end. `stopped`: by the signal. */
+  | { type: "answered"; by: string; text: string; reason: EndReason | "stopped"; tokens: number; seconds: number }
+  | ({ type: "stats" } & ChatStats)
+  | { type: "history"; exchanges: readonly Exchange[]; firstSeen: number }
+  | { type: "quit" };
+
+/** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
+export async function openChat(options: ChatOptions, runtime: Runtime): Promise<Chat> {
+  const { files, openSession, timeLimit } = runtime;
+  const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS, stop = [], seed = 0 } = options;
+  const base = await loadBase(files, options.base, timeLimit);
+  const tokenizer = await base.tokenizer();
+  const defaults = await readSamplingDefaults(files, options.base);
+  const { temperature = defaults.temperature, repetitionPenalty = defaults.repetitionPenalty } = options;
+  const { topK = defaults.topK, topP = defaults.topP } = options;
+  const { sampling } = readOptions({ temperature, topK, topP, repetitionPenalty, seed, maxNewTokens, stop });
+  if (raw === false && !tokenizer.template) encodeChat(tokenizer, []);
+  const adapters = new Map<string, ChatAdapter>();
+  for (const folder of options.adapter ?? []) await addAdapter({ files, base, adapters }, folder);
+  const [active = null] = adapters.keys();
+  if (compare && active === null) throw nothingToCompare();
+  const baseFormat = await readPromptFormat(files, options.base);
+  const adapter = active === null ? null : adapters.get(active)!.adapter;
+  const generator = await openGenerator(base, { adapter, openSession, threads, reading: runtime });
+  const { maxPositions } = base.config;
+  const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
+  const side = imageSide(base, tokenizer, runtime);
+  const fixed = {
+    side,
+    prepared: new Map(),
+    files,
+    base,
+    baseFormat,
+    tokenizer,
+    generator,
+    adapters,
+    raw,
+    sampling,
+    maxNewTokens,
+    stop,
+  };
+  return {
+    ...fixed,
+    pending: [],
+    active,
+    last: active,
+    system,
+    compare,
+    exchanges: [],
+    firstSeen: 0,
+    stats,
+    told: "",
+    saved: new Set(),
+  };
+}
+
+/** Reads an adapter, checks that it fits, and gives it a name. */
+export async function addAdapter(
+  { files, base, adapters }: Pick<Chat, "files" | "base" | "adapters">,
+  folder: string,
+): Promise<string> {
+  const adapter = adapterAgainst(await readAdapter(files, folder), base.modules);
+  const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
+  const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
+  adapters.set(name, { adapter, format: await readPromptFormat(files, folder) });
+  return name;
+}
+
+/** Attaches another adapter by name, or none. */
+export async function switchTo(chat: Chat, name: string | null): Promise<void> {
+  await chat.generator.useAdapter(name === null ? null : chat.adapters.get(name)!.adapter);
+  chat.active = name;
+  chat.last = name ?? chat.last;
+}
+
+/** How messages are sent now: as asked for, as the adapter or the base was trained, or by the template where there is one. */
+export function formatOf({ raw, adapters, active, baseFormat, tokenizer }: Chat): PromptFormat {
+  if (raw === true) return { kind: "text" };
+  const trained = active === null ? null : adapters.get(active)!.format;
+  const format = raw === false ? null : (trained ?? baseFormat);
+  if (format && format.kind !== "messages") return format;
+  return tokenizer.template ? { kind: "messages" } : { kind: "text" };
+}
+
+/** How messages are sent, in words, when that is not by the chat template; told when it changes. */
+export function* tellFormat(chat: Chat): Iterable<ChatEvent> {
+  const text = describeFormat(chat);
+  if (text !== "" && text !== chat.told) yield { type: "note", text };
+  chat.told = text;
+}
+
+function describeFormat(chat: Chat): string {
+  const format = formatOf(chat);
+  if (format.kind === "messages") return "";
+  const alone = "Each message is continued on its own: the model does not see the ones before, nor a system message.";
+  if (format.kind === "text") {
+    if (chat.raw) return `${alone} (--raw)`;
+    return chat.tokenizer.template ? `Trained on plain texts. ${alone}` : `The model has no chat template. ${alone}`;
+  }
+  const added = [
+    format.before && `${JSON.stringify(format.before)} in front`,
+    format.after && `${JSON.stringify(format.after)} behind it`,
+  ].filter(Boolean);
+  const around = added.length > 0 ? `, with ${added.join(" and ")}` : "";
+  return `Trained on prompts and completions: what you write is a prompt as in the data${around}. ${alone}`;
+}
+
+/** Prepares an image for the next message; resolves to its path. Fails with `model/no-images` and `image/…`. */
+export async function attach(chat: Chat, file: string): Promise<string> {
+  if (!chat.side) throw noImages(chat.base);
+  const image = await chat.side.prepare(file);
+  const path = await chat.files.realPath(file);
+  chat.prepared.set(path, image);
+  chat.pending = [...chat.pending, path];
+  return path;
+}
+
+/**
+ * One turn: the message goes to the model, and with `compare` to the base first. The exchange joins the history when the
+ * answer ends or is stopped; one that is stopped before the adapter's turn, or that fails, leaves the conversation as it was.
+ */
+export async function* say(
+  chat: Chat,
+  user: string,
+  signal?: AbortSignal,
+  paths: readonly string[] = chat.pending,
+): AsyncGenerator<ChatEvent, void, undefined> {
+  const { prompt, ids, images, firstSeen } = fitted(chat, user, paths);
+  if (firstSeen > chat.firstSeen) yield { type: "note", text: forgotten(firstSeen, chat.base.config.maxPositions) };
+  const speakers = chat.compare && chat.active !== null ? [null, chat.active] : [chat.active];
+  // Each answer has a seed of its own, so that another try is another answer.
+  const seed = chat.sampling.seed + chat.stats.answers;
+  let answer: string | null = null;
+  try {
+    for (const speaker of speakers) {
+      answer = null;
+      if (speakers.length > 1) await chat.generator.useAdapter(speaker === null ? null : chat.adapters.get(speaker)!.adapter);
+      const by = speaker ?? BASE_NAME;
+      yield { type: "answer", by };
+      const began = performance.now();
+      let [text, tokens, reason] = ["", 0, "stopped" as EndReason | "stopped"];
+      try {
+        const options = { ...chat.sampling, seed, maxNewTokens: chat.maxNewTokens, stop: chat.stop, signal };
+        for await (const event of chat.generator.generate([{ ids, images }], options)) {
+          if (event.type === "done") reason = event.reason;
+          else {
+            tokens++;
+            text += event.text;
+            if (event.text !== "") yield { type: "token", by, text: event.text };
+          }
+        }
+      } catch (error) {
+        if (!signal?.aborted) throw error;
+      }
+      const seconds = (performance.now() - began) / 1000;
+      count(chat.stats, tokens, seconds, ids.length);
+      answer = text;
+      yield { type: "answered", by, text, reason, tokens, seconds };
+      if (reason === "stopped" && speaker !== speakers.at(-1)) return;
+      if (reason === "length" && tokens < chat.maxNewTokens) {
+        yield { type: "note", text: `The answer ends here: the model's ${chat.stats.maxPositions} positions are used up.` };
+      }
+    }
+    chat.exchanges.push({ user, prompt, images: paths, answer: answer! });
+    if (paths === chat.pending) chat.pending = [];
+    chat.firstSeen = firstSeen;
+  } finally {
+    if (speakers.length > 1) await switchTo(chat, chat.active);
+  }
+}
+
+/** The messages of the conversation from the exchange `first` on. */
+export function messagesOf({ system, exchanges }: Chat, first = 0): ChatMessage[] {
+  const turns = exchanges
+    .slice(first)
+    .flatMap(({ user, images, answer }) => [question(user, images), { role: "assistant", content: answer }]);
+  return system === null ? turns : [{ role: "system", content: system }, ...turns];
+}
+
+const question = (user: string, images: readonly string[]): ChatMessage => ({
+  role: "user",
+  content:
+    images.length === 0 ? user : [...images.map((image) => ({ type: "image", image }) as const), { type: "text", text: user }],
+});
+
+/** What the model is given for a message: of the conversation as much as leaves room for an answer, the newest first. */
+function fitted(chat: Chat, user: string, paths: readonly string[]) {
+  const { tokenizer, maxNewTokens, exchanges, side } = chat;
+  const prepared = (all: readonly string[]): ProcessedImage[] => all.map((path) => chat.prepared.get(path)!);
+  const format = formatOf(chat);
+  if (format.kind !== "messages") {
+    const { firstSeen } = chat;
+    const own = format.kind === "completion" ? asPrompt(user, format) : user;
+    if (!side || paths.length === 0) return { prompt: own, ids: tokenizer.encode(own), images: [], firstSeen };
+    const images = prepared(paths);
+    const prompt = side.text.token.repeat(images.length) + own;
+    return { prompt, ids: encodeWithImages(tokenizer, side.text, prompt, [], images).ids, images, firstSeen };
+  }
+  const { maxPositions } = chat.base.config;
+  const room = Math.min(maxNewTokens, Math.floor(maxPositions * ANSWER_SHARE));
+  for (let firstSeen = chat.firstSeen; ; firstSeen++) {
+    const messages = [...messagesOf(chat, firstSeen), question(user, paths)];
+    const images = prepared([...exchanges.slice(firstSeen).flatMap((exchange) => exchange.images), ...paths]);
+    const ids = encodeChat(tokenizer, messages, side ? { text: side.text, images } : undefined);
+    if (ids.length + room <= maxPositions || firstSeen >= exchanges.length) return { prompt: null, ids, images, firstSeen };
+  }
+}
+
+function count(stats: ChatStats, tokens: number, seconds: number, promptTokens: number): void {
+  stats.answers++;
+  stats.tokens += tokens;
+  stats.seconds += seconds;
+  stats.lastTokensPerSecond = tokens > 0 ? tokens / seconds : null;
+  stats.contextTokens = promptTokens + tokens;
+}
+
+const forgotten = (count: number, maxPositions: number): string =>
+  `The conversation no longer fits the model's ${maxPositions} positions: it does not see the first ${count === 1 ? "exchange" : `${count} exchanges`} any more. /reset starts anew.`;
+
+export const nothingToCompare = (): LowrankError =>
+  new LowrankError("chat/compare", "there is no adapter to compare the base with", {
+    next: "Give one: --adapter FOLDER, or /adapter FOLDER in the conversation.",
+  });

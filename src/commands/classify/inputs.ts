@@ -1,0 +1,57 @@
+// The texts and images of predictions: what flags and arguments name, or the lines of standard input; a block at a time.
+import { createInterface } from "node:readline";
+import { LowrankError } from "../../errors.ts";
+
+/** Classes that are shown where --top is not given. */
+export const SHOWN_CLASSES = 5;
+
+/** Inputs that are read, predicted and printed at once; their results are in memory. */
+const BLOCK = 64;
+
+export interface InputFlags {
+  text?: string[];
+  image?: string[];
+  /** Behind the flags: image files. */
+  files?: string[];
+}
+
+/** Both kinds of input as they were given. */
+export const givenInputs = ({ text = [], image = [], files = [] }: InputFlags) => ({ texts: text, images: [...image, ...files] });
+
+/** The lines of standard input that are not empty. Fails where nobody pipes anything in. */
+export function inputLines(expected: string): AsyncIterable<string> {
+  if (process.stdin.isTTY) {
+    throw new LowrankError("cli/usage", "there is no input", {
+      expected: `${expected}, or lines on standard input`,
+      next: "Give one of them.",
+    });
+  }
+  return filledLines(expected);
+}
+
+async function* filledLines(expected: string): AsyncGenerator<string, void, void> {
+  let isEmpty = true;
+  for await (const line of createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY })) {
+    if (line.trim() === "") continue;
+    isEmpty = false;
+    yield line;
+  }
+  if (!isEmpty) return;
+  throw new LowrankError("cli/usage", "there is no input: standard input has no line", {
+    expected: `${expected}, or lines on standard input`,
+    next: "Give one of them.",
+  });
+}
+
+/** Some items together, in order. */
+export async function* blocks<T>(items: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T[], void, void> {
+  let block: T[] = [];
+  for await (const item of items) {
+    block.push(item);
+    if (block.length === BLOCK) {
+      yield block;
+      block = [];
+    }
+  }
+  if (block.length > 0) yield block;
+}

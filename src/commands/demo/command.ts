@@ -1,0 +1,126 @@
+// lowrank demo: fine-tunes the embedded base on a task that comes with the package and shows what that changed. Every number is measured here.
+
+import { cells, wrap } from "../../cli/columns.ts";
+import { freeName } from "../../cli/free-name.ts";
+import { faint, print, printJson, shown, table } from "../../cli/terminal.ts";
+import type { Values } from "../../cli/values.ts";
+import { demo } from "../../node.ts";
+import { bytes, duration, grouped } from "../../units.ts";
+import { askedText } from "../eval/answers.ts";
+import type { DemoEvent, DemoResult } from "./demo.ts";
+import { lossChart } from "./loss-chart.ts";
+
+type Answer = Extract<DemoEvent, { type: "answer" }>;
+
+/** Held-out examples that are shown: the first ones of the file, whatever came out. */
+const SHOWN = 3;
+const OUTPUT = "lowrank-demo";
+const DEFAULT_COLUMNS = 100;
+const MAX_COLUMNS = 130;
+
+/** Runs the demo; returns the exit status. */
+export async function run({ output }: Values, json: boolean): Promise<number> {
+  const folder = (output as string | undefined) ?? freeName(OUTPUT);
+  const began = performance.now();
+  const report = json ? printJson : story();
+  for await (const event of demo({ output: folder })) {
+    if (event.type !== "result") report(event);
+    else {
+      // The most memory that the process ever had, in kilobytes, engine and weights included.
+      const peakMemoryBytes = process.resourceUsage().maxRSS * 1024;
+      const totalSeconds = (performance.now() - began) / 1000;
+      if (json) printJson({ ...event, peakMemoryBytes, totalSeconds, output: folder });
+      else printResult(event, peakMemoryBytes, totalSeconds, folder);
+    }
+  }
+  return 0;
+}
+
+/** Tells people what happens as it happens. */
+function story(): (event: DemoEvent) => void {
+  const terminal = process.stderr.isTTY === true;
+  const status = (text: string) => {
+    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
+  };
+  const losses: [step: number, loss: number][] = [];
+  let steps = 0;
+  const given: Answer[] = [];
+  return (event) => {
+    switch (event.type) {
+      case "prepared":
+        print("A small language model learns to turn free text into JSON.\n");
+        print(`base     embedded, ${grouped(event.parameters)} parameters; it knows such texts, but not this task`);
+        print(`data     ${grouped(event.train.count)} examples, ${grouped(event.train.tokens)} tokens (E2E dataset)`);
+        print(
+          `adapter  LoRA on ${event.modules} linear layers: ${grouped(event.trainable)} trainable parameters, ${percent(event.trainable / event.parameters)} of the base's\n`,
+        );
+        for (const warning of event.warnings) print(`warning: ${warning}`);
+        break;
+      case "start":
+        steps = event.steps;
+        if (!terminal) print(`training ${steps} steps …\n`);
+        break;
+      case "step":
+        losses.push([event.step, event.loss]);
+        status(`training: step ${event.step} of ${steps}, loss ${event.loss.toFixed(3)}, ${duration(event.etaSeconds)} left`);
+        break;
+      case "done":
+        status("");
+        print(`${lossChart(losses, columns()).trim()}\n`);
+        break;
+      case "answer":
+        given.push(event);
+        status(`answering held-out texts without and with the adapter: ${given.length}`);
+        break;
+      case "matches":
+        status("");
+        print("Held-out examples, before and after\n");
+        for (const answer of given.slice(0, SHOWN)) print(`${beside(answer)}\n`);
+        break;
+    }
+  };
+}
+
+const columns = (): number => Math.min(MAX_COLUMNS, process.stdout.columns || DEFAULT_COLUMNS);
+
+/** An answer before and after, side by side under the text. */
+function beside({ prompt, expected, base, adapter }: Answer): string {
+  const width = columns();
+  const half = Math.floor((width - 7) / 2);
+  const text = askedText(prompt);
+  const left = ["before", ...wrap(shown(base.trim()), half)];
+  const right = [
+    `after ${adapter === expected ? "✓" : "✗"}`,
+    ...wrap(shown(adapter ?? ""), half),
+    ...(adapter === expected ? [] : ["expected", ...wrap(shown(expected), half)]),
+  ];
+  const rows = Array.from({ length: Math.max(left.length, right.length) }, (_, i) => {
+    const cell = left[i] ?? "";
+    return `  ${cell}${" ".repeat(Math.max(0, half - cells(cell)))} │ ${right[i] ?? ""}`.trimEnd();
+  });
+  return [...wrap(shown(text), width).map(dim), ...rows].join("\n");
+}
+
+function printResult(result: DemoResult, peakMemoryBytes: number, totalSeconds: number, folder: string): void {
+  const { heldOut, exactBefore, exactAfter } = result;
+  const score = (name: string, exact: number) => [name, `${exact} of ${heldOut}`, percent(exact / heldOut)];
+  print(table([["held-out answers", "exact", "share"], score("before", exactBefore), score("after", exactAfter)]));
+  print(
+    `\ntrained    ${grouped(result.trainable)} of ${grouped(result.parameters)} parameters, ${result.steps} steps in ${duration(result.trainSeconds)}`,
+  );
+  print(`answered   ${2 * heldOut} prompts in ${duration(result.answerSeconds)}; all in all ${duration(totalSeconds)}`);
+  print(`memory     ${bytes(peakMemoryBytes)} at its peak`);
+  print(`adapter    ${bytes(result.adapterBytes)} in ${folder}/, in PEFT's format`);
+  print(`
+What next
+  talk to it      npx lowrank chat --base embedded --adapter ${folder}
+  your own data   npx lowrank train --base embedded --data yours.csv --eval-split 0.1 --output my-adapter
+  a larger model  npx lowrank train --base HuggingFaceTB/SmolLM2-135M-Instruct --data yours.csv --output my-adapter
+  yours.csv has a header line and two columns, prompt and completion; JSONL works too: see README.md.`);
+}
+
+/** Text of lesser weight, on a terminal. */
+const dim = (text: string): string => (process.stdout.isTTY === true ? faint(text) : text);
+
+/** 0.925 → "92.5 %". */
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

@@ -1,0 +1,154 @@
+// Exact match: what a base answers to the prompts of a data file, alone and with an adapter, beside the file's own answers.
+
+import { readAdapter } from "../../adapters/peft-files.ts";
+import { readRecords } from "../../data/readers.ts";
+import type { ColumnNames, DataRecord } from "../../data/records.ts";
+import { LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
+import { type Generator, openGenerator } from "../../generate/generator.ts";
+import type { ImagePrompt } from "../../generate/prompts.ts";
+import { loadBase } from "../../models/base.ts";
+import type { Runtime } from "../../platform/platform.ts";
+import { textOf } from "../../text/parts.ts";
+import type { ChatMessage } from "../../text/template.ts";
+import type { Tokenizer } from "../../text/tokenizer.ts";
+
+/** Tokens that an answer may have beyond the longest expected one: enough to see where it goes on. */
+const MORE_TOKENS = 8;
+
+export interface AnswerOptions extends ColumnNames {
+  /** Folder of the base checkpoint. */
+  base: string;
+  /** Records with a prompt and an answer: `{prompt, completion}`, or `{messages}` that end with the assistant's turn. */
+  data: string;
+  /** Folder of an adapter that answers beside the base. */
+  adapter?: string;
+  /** Take an adapter that was made for another base of the same shape. */
+  anyBase?: boolean;
+  /** Only this many records, from the first. Default: all. */
+  limit?: number;
+  /** Prompts that are answered at once. Default 4. */
+  batchSize?: number;
+  /** Threads of one matrix product. Default: all cores. */
+  threads?: number;
+}
+
+export type AnswerEvent =
+  | {
+      type: "answer";
+      /** Where the record is in the file, as in "line 3". */
+      place: string;
+      prompt: string | readonly ChatMessage[] | ImagePrompt;
+      expected: string;
+      /** Greedy answers, ended a few tokens behind the length of the longest expected one. */
+      base: string;
+      adapter: string | null;
+    }
+  /** How many answers equal the expected ones but for white space around them. */
+  | { type: "matches"; count: number; base: number; adapter: number | null };
+
+interface Question {
+  place: string;
+  prompt: string | readonly ChatMessage[] | ImagePrompt;
+  expected: string;
+}
+
+/**
+ * Answers every record greedily, a batch after another, and counts at the end. Throws `data/no-answer` for a record that
+ * has none, and what reading, opening and generating throw.
+ */
+export async function* answers(options: AnswerOptions, runtime: Runtime): AsyncGenerator<AnswerEvent, void, void> {
+  const { files, openSession, timeLimit } = runtime;
+  const { batchSize = 4, threads, anyBase } = options;
+  checkCounts({ batchSize, limit: options.limit ?? 1 });
+  const base = await loadBase(files, options.base, timeLimit);
+  const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
+  const questions = await readQuestions(files, options);
+  const tokenizer = await base.tokenizer();
+  const generator = await openGenerator(base, { openSession, adapter, anyBase, threads, reading: runtime });
+  const total: AnswerEvent = { type: "matches", count: questions.length, base: 0, adapter: adapter && 0 };
+  try {
+    for (let start = 0; start < questions.length; start += batchSize) {
+      const batch = questions.slice(start, start + batchSize);
+      await generator.useAdapter(null);
+      const alone = await answerAll(generator, tokenizer, batch);
+      await generator.useAdapter(adapter);
+      const adapted = adapter && (await answerAll(generator, tokenizer, batch));
+      for (const [i, question] of batch.entries()) {
+        yield { type: "answer", ...question, base: alone[i]!, adapter: adapted?.[i] ?? null };
+        if (isMatch(alone[i]!, question)) total.base++;
+        if (adapted && isMatch(adapted[i]!, question)) total.adapter!++;
+      }
+    }
+  } finally {
+    await generator.close();
+  }
+  yield total;
+}
+
+/** Whether an answer is the expected one, white space around it aside. */
+export const isMatch = (answer: string, { expected }: { expected: string }): boolean => answer.trim() === expected.trim();
+
+async function answerAll(generator: Generator, tokenizer: Tokenizer, questions: readonly Question[]): Promise<string[]> {
+  const lengths = questions.map(({ expected }) => tokenizer.encode(expected, { addSpecialTokens: false }).length);
+  const texts: string[] = [];
+  const prompts = questions.map(({ prompt }) => prompt);
+  for await (const event of generator.generate(prompts, { maxNewTokens: Math.max(...lengths) + MORE_TOKENS })) {
+    if (event.type === "done") texts[event.row] = event.text;
+  }
+  return texts;
+}
+
+async function readQuestions(files: Files, { data, limit = Number.POSITIVE_INFINITY, ...options }: AnswerOptions) {
+  const questions: Question[] = [];
+  for await (const { record, place } of readRecords(files, data, options)) {
+    if (questions.length >= limit) break;
+    const found = questionOf(record);
+    if (!found) {
+      throw new LowrankError("data/no-answer", "the record has no answer to compare with", {
+        subject: `${data}, ${place}`,
+        expected: '{"prompt", "completion"}, or {"messages"} that end with a turn of the assistant',
+        got: "text" in record ? "a text" : "messages that end otherwise",
+        next: "Give records with prompts and answers, or evaluate without generating.",
+      });
+    }
+    questions.push({ place, ...found });
+  }
+  if (questions.length > 0) return questions;
+  throw new LowrankError("data/empty", "there are no records", {
+    subject: data,
+    expected: "at least one record",
+    got: "none",
+    next: "Check that it is the file you mean.",
+  });
+}
+
+function questionOf(record: DataRecord): Omit<Question, "place"> | undefined {
+  if ("text" in record) return undefined;
+  const { images } = record;
+  if ("prompt" in record)
+    return { prompt: images ? { text: record.prompt, images } : record.prompt, expected: record.completion };
+  const last = record.messages.at(-1);
+  if (last?.role !== "assistant" || record.messages.length < 2) return undefined;
+  const messages = record.messages.slice(0, -1);
+  return { prompt: images ? { messages, images } : messages, expected: textOf(last.content) };
+}
+
+/** The text of what was asked last. */
+export function askedText(prompt: Question["prompt"]): string {
+  if (typeof prompt === "string") return prompt;
+  if ("text" in prompt) return prompt.text;
+  return textOf(("messages" in prompt ? prompt.messages : prompt).at(-1)!.content);
+}
+
+function checkCounts(counts: Record<string, number>): void {
+  for (const [subject, count] of Object.entries(counts)) {
+    if (Number.isSafeInteger(count) && count >= 1) continue;
+    throw new LowrankError("eval/option", "this number cannot be used", {
+      subject,
+      expected: "an integer of at least 1",
+      got: String(count),
+      next: `Give ${subject} another value.`,
+    });
+  }
+}

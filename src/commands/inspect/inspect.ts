@@ -1,0 +1,98 @@
+// What a folder holds: an adapter's configuration, size and norms, or a base model's shape. No session is opened.
+
+import { adapterAgainst } from "../../adapters/attach.ts";
+import type { LoraConfig } from "../../adapters/config.ts";
+import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
+import { ADAPTER_CONFIG_NAME, readAdapter } from "../../adapters/peft-files.ts";
+import { LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
+import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../../formats/checkpoint.ts";
+import { readJsonObject } from "../../formats/json.ts";
+import { forAdapter, openBase } from "../../models/base.ts";
+import { checkMadeFor, isMadeFor } from "../../models/fingerprint.ts";
+import type { ModuleInfo } from "../../models/module.ts";
+import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf, newHeadOf } from "../../models/registry.ts";
+import { withStoredHead } from "../../models/task.ts";
+
+export interface AdapterInspection extends AdapterDescription {
+  kind: "adapter";
+  config: LoraConfig;
+  /** The names of the classes, in the order of the logits; null if the file names none. */
+  labels: string[] | null;
+  /** Of `parameters`, those of weights that are trained in full beside the factors, such as a classifier's head. */
+  trainedInFull: number;
+  /** Whether the base given is the one it was trained on; null if no base is given or the adapter does not say. */
+  madeForBase: boolean | null;
+}
+
+export interface BaseInspection {
+  kind: "base";
+  config: ModelConfig;
+  parameters: number;
+  /** The embedding and the linear layers. */
+  modules: ModuleInfo[];
+  /** The weights on the disk; null if the folder has none. */
+  weights: { tensors: number; bytes: number; dtypes: string[] } | null;
+}
+
+export interface InspectAdapterOptions {
+  /** Folder of a base checkpoint to check the adapter against. */
+  base?: string;
+  /** Only tell whether it was made for that base, where another base of the same shape would be refused. */
+  anyBase?: boolean;
+}
+
+/** What the folder of an adapter holds; with `base` it is checked against that base. */
+export async function inspectAdapter(
+  files: Files,
+  folder: string,
+  { base: baseFolder, anyBase }: InspectAdapterOptions = {},
+): Promise<AdapterInspection> {
+  const adapter = await readAdapter(files, folder);
+  let madeForBase: boolean | null = null;
+  if (baseFolder !== undefined) {
+    const base = forAdapter(await openBase(files, baseFolder), adapter);
+    adapterAgainst(adapter, base.modules);
+    await checkMadeFor(base, adapter, anyBase);
+    madeForBase = await isMadeFor(base, adapter.baseFingerprint);
+  }
+  const described = describeAdapter(adapter);
+  const trainedInFull = described.modules.reduce((rest, module) => rest - module.parameters, described.parameters);
+  return { kind: "adapter", config: adapter.config, labels: adapter.labels ?? null, trainedInFull, madeForBase, ...described };
+}
+
+/** What a base model's folder holds. Needs config.json only. */
+export async function inspectBase(files: Files, folder: string): Promise<BaseInspection> {
+  const file = `${folder}/config.json`;
+  const described = modelConfig(await readJsonObject(files, file), file);
+  const stored = (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || (await files.exists(`${folder}/${INDEX_NAME}`));
+  const all = stored ? (await openCheckpoint(files, folder)).tensors : null;
+  const config = all && "task" in described ? withStoredHead(described, all) : described;
+  // A head that is not there yet is no module of the base.
+  const modules = modulesOf(forwardGraph(config)).filter(
+    ({ isClassifierHead }) => !(isClassifierHead && newHeadOf(config) !== null),
+  );
+  const tensors = [...(all?.values() ?? [])];
+  const bytes = tensors.reduce((sum, { length }) => sum + length, 0);
+  const dtypes = [...new Set(tensors.map(({ dtype }) => dtype))].sort();
+  const weights = stored ? { tensors: tensors.length, bytes, dtypes } : null;
+  return { kind: "base", config, parameters: countParameters(config), modules, weights };
+}
+
+/** What a folder holds, whichever of the two it is. */
+export async function inspect(
+  files: Files,
+  folder: string,
+  options: InspectAdapterOptions = {},
+): Promise<AdapterInspection | BaseInspection> {
+  if (await files.exists(`${folder}/${ADAPTER_CONFIG_NAME}`)) return inspectAdapter(files, folder, options);
+  if (await files.exists(`${folder}/config.json`)) return inspectBase(files, folder);
+  throw new LowrankError("inspect/nothing", "the folder holds neither an adapter nor a base model", {
+    subject: folder,
+    expected: `${ADAPTER_CONFIG_NAME} or config.json`,
+    got: (await files.exists(folder))
+      ? (await files.list(folder)).slice(0, 12).join(", ") || "an empty folder"
+      : "no such folder",
+    next: "Check the path.",
+  });
+}

@@ -1,0 +1,103 @@
+// lowrank plan: what training would take, before anything is downloaded or loaded.
+
+import { list, note, print, printJson, table } from "../../cli/terminal.ts";
+import type { Values } from "../../cli/values.ts";
+import { LowrankError } from "../../errors.ts";
+import { MAX_TEXT_BYTES } from "../../files.ts";
+import { parseJsonObject } from "../../formats/json.ts";
+import { plan } from "../../node.ts";
+import { bytes, duration, grouped } from "../../units.ts";
+import type { Plan, PlanOptions } from "./plan.ts";
+
+const STDIN = "standard input";
+
+/** Plans; returns the exit status. */
+export async function run(values: Values, json: boolean): Promise<number> {
+  const { model, ...options } = values as unknown as PlanOptions & { model: string };
+  const found = await plan(model === "-" ? parseJsonObject(await readStdin(), STDIN) : model, options);
+  if (json) printJson(found);
+  else print(planText(found));
+  return 0;
+}
+
+async function readStdin(): Promise<string> {
+  if (process.stdin.isTTY) note("Paste a config.json, then press Ctrl+D on a line of its own.");
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of process.stdin as AsyncIterable<Uint8Array>) {
+    size += chunk.length;
+    if (size > MAX_TEXT_BYTES) {
+      throw new LowrankError("text/size", "too large to be a config.json", {
+        subject: STDIN,
+        expected: `at most ${bytes(MAX_TEXT_BYTES)}`,
+        next: "Give the config.json of a model.",
+      });
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function planText(found: Plan): string {
+  const { memory, machine, warnings, batchSize, maxLength } = found;
+  const parts: [string, number][] = [
+    ["base weights, as the engine packs them", memory.weights],
+    ["activations", memory.activations],
+    ["trained parameters, gradient, optimizer", memory.trained],
+    ["program and engine", memory.process],
+  ];
+  return [
+    list(facts(found)),
+    modulesTable(found),
+    `peak memory, batch ${batchSize} × ${maxLength} tokens, computed in float32: about ${bytes(memory.total)}`,
+    table(parts.map(([name, size]) => [`  ${name}`, bytes(size)])),
+    machine && `this machine: ${bytes(machine.available)} free, ${bytes(machine.total)} in all`,
+    ...warnings.map((warning) => `warning: ${warning}`),
+    `\npeak memory at other sizes\n${memoryTable(found)}`,
+    `\n${timeText(found)}`,
+  ]
+    .filter(Boolean)
+    .join("\n");
+}
+
+function facts({ modelType, method, modules, trainableParameters, baseParameters, resultBytes, outputBytes }: Plan): string[][] {
+  const share = `${((100 * trainableParameters) / baseParameters).toPrecision(2)}%`;
+  return [
+    [`${modelType} model`, `${grouped(baseParameters)} parameters`],
+    ["trained", `${grouped(trainableParameters)} parameters, ${method === "full" ? "all" : `${share}, in ${modules} modules`}`],
+    [method === "full" ? "model file" : "adapter file", bytes(resultBytes)],
+    ["output folder", `up to ${bytes(outputBytes)}, with checkpoints`],
+  ];
+}
+
+function modulesTable({ groups }: Plan): string {
+  if (groups.length === 0) return "";
+  const rows = groups.map(({ name, inFeatures, outFeatures, rank, count, parameters }) => [
+    name,
+    ...[inFeatures, outFeatures, rank, count, parameters].map(grouped),
+  ]);
+  return `\n${table([["module", "in", "out", "rank", "count", "trained"], ...rows])}\n`;
+}
+
+/** A row for each length, a column for each batch size; what is more than the machine has free is marked. */
+function memoryTable({ memoryAt, machine }: Plan): string {
+  const sizes = [...new Set(memoryAt.map(({ batchSize }) => batchSize))];
+  const lengths = [...new Set(memoryAt.map(({ maxLength }) => maxLength))];
+  const isTooMuch = (total: number) => machine !== null && total > machine.available;
+  const cell = (length: number, batch: number) => {
+    const { total } = memoryAt.find((at) => at.maxLength === length && at.batchSize === batch)!;
+    return `${bytes(total)}${isTooMuch(total) ? "*" : " "}`;
+  };
+  const head = ["tokens", ...sizes.map((size) => `batch ${size} `)];
+  const rows = lengths.map((length) => [grouped(length), ...sizes.map((size) => cell(length, size))]);
+  const text = table([head, ...rows]);
+  return memoryAt.some(({ total }) => isTooMuch(total)) ? `${text}\n* more than is free now` : text;
+}
+
+function timeText({ time, batchSize, gradientAccumulation, maxLength }: Plan): string {
+  const { secondsPerStep, tokensPerSecond, flopsPerSecond, steps, seconds } = time;
+  const rate = secondsPerStep < 10 ? `${secondsPerStep.toPrecision(2)}s` : duration(secondsPerStep);
+  const step = `about ${rate} a step of ${grouped(batchSize * gradientAccumulation * maxLength)} tokens, ${grouped(Math.round(tokensPerSecond))} tokens/s`;
+  const run = steps === null || seconds === null ? "" : `; ${grouped(steps)} steps in at most ${duration(seconds)}`;
+  return `time: ${step}${run}\n(an estimate: this machine, as busy as it is, multiplies at ${Math.round(flopsPerSecond / 1e9)} GFLOP/s)`;
+}

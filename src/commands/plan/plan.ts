@@ -1,0 +1,247 @@
+// What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
+
+import { type AdapterModule, matchModules } from "../../adapters/match.ts";
+import { adapterBytes } from "../../adapters/peft-files.ts";
+import { savedWeights } from "../../adapters/saved.ts";
+import { LowrankError } from "../../errors.ts";
+import type { Graph } from "../../graph/graph.ts";
+import {
+  countParameters,
+  forwardGraph,
+  type ModelConfig,
+  modelConfig,
+  modulesOf,
+  newHeadOf,
+  visionOf,
+} from "../../models/registry.ts";
+import type { Runtime } from "../../platform/platform.ts";
+import { sizeOf } from "../../tensor.ts";
+import { attentionBlocksOf, lossChunksOf } from "../../train/causal-lm.ts";
+import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
+import { loraConfigOf, type RunOptions, readOptions } from "../../train/options.ts";
+import { checkMachine } from "../../train/preflight.ts";
+import { measureFlops, stepSeconds } from "../../train/speed.ts";
+import { lossEntries, lossOf } from "../../train/task-loss.ts";
+import { lengthLimit } from "../../train/tokenizer-checks.ts";
+import { fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
+
+/** The options of a run that its plan depends on, with the same defaults. */
+export type PlanOptions = Pick<
+  Partial<RunOptions>,
+  | ("method" | "rank" | "dropout" | "targetModules" | "excludeModules" | "layersToTransform" | "rankPattern")
+  | ("batchSize" | "maxLength" | "gradientAccumulation" | "epochs" | "keepCheckpoints" | "threads")
+> & {
+  /** Number of training examples: with it the plan tells how long the run takes. */
+  examples?: number;
+};
+
+/** Adapted modules that differ by their layer's number only. */
+export interface PlannedGroup {
+  /** Their path, with * for the number of the layer. */
+  name: string;
+  count: number;
+  inFeatures: number;
+  outFeatures: number;
+  rank: number;
+  /** Trained parameters of all of them. */
+  parameters: number;
+}
+
+export interface Plan {
+  modelType: string;
+  method: RunOptions["method"];
+  /** How many modules are adapted; null when every weight is trained. */
+  modules: number | null;
+  trainableParameters: number;
+  baseParameters: number;
+  groups: PlannedGroup[];
+  /** Size of the weight file that is written at the end, and what the output folder grows to. */
+  resultBytes: number;
+  outputBytes: number;
+  batchSize: number;
+  maxLength: number;
+  gradientAccumulation: number;
+  /** Peak memory in bytes when every row has `maxLength` tokens and each of them is a target; computed in float32. */
+  memory: MemoryEstimate;
+  /** The same at other sizes. */
+  memoryAt: { batchSize: number; maxLength: number; total: number }[];
+  /** Memory of this machine that is free, and all of it; null where the host cannot tell. */
+  machine: { available: number; total: number } | null;
+  warnings: string[];
+  /** Estimates for rows of `maxLength` tokens on this machine, as busy as it is. `seconds` and `steps` need `examples`. */
+  time: {
+    flopsPerStep: number;
+    flopsPerSecond: number;
+    secondsPerStep: number;
+    tokensPerSecond: number;
+    steps: number | null;
+    seconds: number | null;
+  };
+}
+
+/** Sizes at which a plan tells the memory, beside those asked for. */
+const BATCH_SIZES = [1, 4, 16];
+const LENGTHS = [128, 512, 2048];
+
+/**
+ * The plan of training the model that `json`, the content of a config.json, describes; `file` is what errors call it. The
+ * errors are those of a run: `model/*`, `lora/*`, `train/option`.
+ */
+export async function planTraining(
+  json: Record<string, unknown>,
+  { examples, ...given }: PlanOptions,
+  runtime: Pick<Runtime, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
+  file = "config.json",
+): Promise<Plan> {
+  const config = modelConfig(json, file);
+  const options = await readOptions(runtime.files, { ...given, base: "-", data: "-", output: "-" });
+  const { method, batchSize, gradientAccumulation } = options;
+  checkCount("batchSize", batchSize, 1);
+  checkCount("gradientAccumulation", gradientAccumulation, 1);
+  checkCount("examples", examples, 1);
+  checkCount("maxLength", options.maxLength, 2);
+  // An image has as many tokens as its model cuts it into.
+  const isFixed = "task" in config && config.task === "image-classification";
+  const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);
+  const { modules, trainable, resultBytes, graph } = subjects[method](config, options);
+
+  // One graph serves all sizes with the same blocks of attention: making it takes most of the time.
+  const graphs = new Map<number, Graph>();
+  const graphAt = (width: number): Graph => {
+    const blocks = attentionBlocksOf(width);
+    const made =
+      graphs.get(blocks) ?? graph(lossOf(config, { maxTargets: 1, maxLength: width, images: visionIn(config) !== undefined }));
+    graphs.set(blocks, made);
+    return made;
+  };
+  const memoryOf = (rows: number, width: number) => {
+    const size = fullBatch(config, rows, width);
+    return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
+  };
+  const memory = memoryOf(batchSize, maxLength);
+  const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
+  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
+  const warnings = [
+    ...headWarning(config),
+    ...(visionIn(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
+    ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),
+  ];
+  const lengths = (isFixed ? [maxLength] : among(LENGTHS, maxLength)).filter((length) => length <= config.maxPositions);
+  const memoryAt = lengths.flatMap((length) =>
+    among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, total: memoryOf(rows, length).total })),
+  );
+
+  const stepGraph = graphAt(maxLength);
+  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize, maxLength)));
+  const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
+  const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
+  const steps = examples === undefined ? null : stepsOf(examples, options);
+  return {
+    modelType: config.modelType,
+    method,
+    modules: modules?.length ?? null,
+    trainableParameters: trainable,
+    baseParameters: countParameters(config),
+    groups: modules ? groupsOf(modules) : [],
+    resultBytes,
+    outputBytes: disk,
+    batchSize,
+    maxLength,
+    gradientAccumulation,
+    memory,
+    memoryAt,
+    machine: runtime.memoryLimits?.() ?? null,
+    warnings,
+    time: {
+      flopsPerStep: gradientAccumulation * flops,
+      flopsPerSecond,
+      secondsPerStep,
+      tokensPerSecond: (gradientAccumulation * batchSize * maxLength) / secondsPerStep,
+      steps,
+      seconds: steps && steps * secondsPerStep,
+    },
+  };
+}
+
+/** What is trained: `Subject` without weights. */
+interface PlannedSubject {
+  modules: AdapterModule[] | null;
+  trainable: number;
+  resultBytes: number;
+  graph(loss: Graph): Graph;
+}
+
+const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunOptions) => PlannedSubject> = {
+  lora: (config, options) => {
+    const all = modulesOf(forwardGraph(config));
+    const lora = loraConfigOf(options, config);
+    const modules = matchModules(all, lora, config.modelType);
+    // A head that the model does not have is told apart: headWarning.
+    const saved = newHeadOf(config) === null ? savedWeights(all, lora) : [];
+    return {
+      modules,
+      trainable: elementsOf(loraEntries({ modules, saved })),
+      resultBytes: adapterBytes(modules, saved),
+      graph: (loss) => loraGraph(loss, { modules, saved }, options.dropout > 0),
+    };
+  },
+  full: (config) => {
+    const trainable = elementsOf(lossEntries(config, visionIn(config) !== undefined));
+    return {
+      modules: null,
+      trainable,
+      resultBytes: trainable * (config.dtype === "float32" || config.dtype === null ? 4 : 2),
+      graph: fullGraph,
+    };
+  },
+};
+
+/** What training adds to a model of another kind than the task needs, and the counts leave out. */
+function headWarning(config: ModelConfig): string[] {
+  const head = newHeadOf(config);
+  if (head === null) return [];
+  const added = savedWeights(modulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
+  return [
+    `config.json describes a model without ${head}: training adds one, ${elementsOf(added)} parameters beside those counted`,
+  ];
+}
+
+const elementsOf = (entries: readonly { shape: number[] }[]): number =>
+  entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+
+/** Steps of a run over so many examples; the last one of an epoch can have fewer micro-batches. */
+const stepsOf = (examples: number, { batchSize, gradientAccumulation, epochs }: RunOptions): number =>
+  Math.max(1, Math.ceil(epochs! * Math.ceil(Math.ceil(examples / batchSize) / gradientAccumulation)));
+
+const visionIn = (config: ModelConfig) => ("task" in config ? undefined : visionOf(config));
+
+/** Every token but the first of a row is a target, and a row has an image where the model reads any. */
+function fullBatch(config: ModelConfig, rows: number, width: number): BatchSize {
+  const vision = visionIn(config);
+  return { rows, width, targets: rows * Math.max(1, width - 1), ...(vision && { images: vision.attends ? 1 : rows }) };
+}
+
+/** `usual` with `own` in its place among them. */
+const among = (usual: readonly number[], own: number): number[] => [...new Set([...usual, own])].sort((a, b) => a - b);
+
+function groupsOf(modules: readonly AdapterModule[]): PlannedGroup[] {
+  const groups = new Map<string, PlannedGroup>();
+  for (const { path, inFeatures, outFeatures, rank } of modules) {
+    const name = path.replace(/\.\d+\./, ".*.");
+    const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
+    const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
+    const parameters = group.parameters + rank * (inFeatures + outFeatures);
+    groups.set(key, { ...group, count: group.count + 1, parameters });
+  }
+  return [...groups.values()];
+}
+
+function checkCount(name: string, value: number | undefined, least: number): void {
+  if (value === undefined || (Number.isSafeInteger(value) && value >= least)) return;
+  throw new LowrankError("train/option", "this value can't be planned with", {
+    subject: name,
+    expected: `a whole number of at least ${least}`,
+    got: String(value),
+    next: `Change ${name}, or leave it out.`,
+  });
+}

@@ -1,0 +1,90 @@
+// lowrank runs: the runs below some folders as a table, or some of them side by side.
+
+import { note, print, printJson, shown, table } from "../../cli/terminal.ts";
+import type { Values } from "../../cli/values.ts";
+import { nodeFiles } from "../../platform/node/files.ts";
+import { isLocked } from "../../platform/node/lock.ts";
+import { duration, grouped } from "../../units.ts";
+import { percent } from "../eval/table.ts";
+import { type Difference, differences, findRuns, type Run } from "./runs.ts";
+
+/** Longer values are cut in tables. */
+const MAX_CELL_CHARS = 40;
+
+/** Lists or compares; returns the exit status. */
+export async function run({ folder, compare }: Values, json: boolean): Promise<number> {
+  const folders = folder as string[];
+  const { runs, complete } = await findRuns(nodeFiles, folders.length > 0 ? folders : ["."], { isLocked });
+  if (!complete) note("There is too much below these folders to look through it all; name the folders of the runs.");
+  const named = folders.length > 1 && runs.length === folders.length;
+  if (json) for (const each of runs) printJson(each);
+  else if (runs.length === 0) note("There are no runs here. lowrank train --output FOLDER makes one.");
+  else print(compare || (named && compare !== false) ? comparison(runs) : list(runs));
+  return 0;
+}
+
+function list(runs: readonly Run[]): string {
+  const heading = ["run", "state", "steps", "loss", "best evaluation", "method", "base", "data", "time", "speed", "started"];
+  const rows = runs.map((run) => [
+    cell(run.folder, 60),
+    run.early ? "finished early" : run.state,
+    ...[stepsOf(run), lossOf(run), bestOf(run), methodOf(run)],
+    ...[cell(baseOf(run)), cell(lastName(run.options["data"]))],
+    ...[duration(run.seconds), speedOf(run), startOf(run)],
+  ]);
+  const failed = runs
+    .filter(({ error }) => error !== null)
+    .map(({ folder, error }) => `${cell(folder, 60)}: ${cell(error!, 300)}`);
+  return [table([heading, ...rows]), ...failed].join("\n");
+}
+
+function comparison(runs: readonly Run[]): string {
+  const results: [string, (run: Run) => string][] = [
+    ["state", (run) => (run.early ? "finished early" : run.state)],
+    ["steps", stepsOf],
+    ["loss", lossOf],
+    ["best evaluation", bestOf],
+    ["trained parameters", ({ trainable }) => (trainable === null ? "-" : grouped(trainable))],
+    ["time", ({ seconds }) => duration(seconds)],
+    ["speed", speedOf],
+  ];
+  const differing = differences(runs);
+  const same = ({ values }: Difference) => values.map((value) => (value === undefined ? "-" : cell(value)));
+  return table([
+    ["", ...runs.map(({ folder }) => cell(folder))],
+    ...results.map(([name, of]) => [name, ...runs.map(of)]),
+    ["", ...runs.map(() => "")],
+    ...(differing.length > 0 ? differing.map((row) => [row.name, ...same(row)]) : [["no option differs", ...runs.map(() => "")]]),
+  ]);
+}
+
+const stepsOf = ({ step, steps }: Run): string => `${step ?? "-"}/${steps ?? "-"}`;
+const lossOf = ({ loss }: Run): string => loss?.toFixed(4) ?? "-";
+const bestOf = ({ bestEval, accuracy }: Run): string => {
+  const right = accuracy === null ? "" : ` (${percent(accuracy)})`;
+  return bestEval ? `${bestEval.loss.toFixed(4)}${right} @ ${bestEval.step}` : "-";
+};
+const speedOf = ({ tokensPerSecond, examplesPerSecond }: Run): string =>
+  examplesPerSecond !== null
+    ? `${Number(examplesPerSecond.toPrecision(3))} examples/s`
+    : tokensPerSecond === null
+      ? "-"
+      : `${Math.round(tokensPerSecond)} tokens/s`;
+const startOf = ({ started }: Run): string => (started === null ? "-" : cell(started.slice(0, 16).replace("T", " ")));
+
+function methodOf({ options }: Run): string {
+  const { method, rank, learningRate } = options;
+  const what = method === "full" ? "full" : typeof rank === "number" ? `lora r${rank}` : "lora";
+  return `${what}, lr ${typeof learningRate === "number" ? learningRate : "-"}`;
+}
+
+const baseOf = ({ options: { base, baseName } }: Run): string => lastName(typeof baseName === "string" ? baseName : base);
+
+/** The last part of a path, which is what tells models and data files apart. */
+const lastName = (path: unknown): string => (typeof path === "string" ? (path.match(/[^/\\]+(?=[/\\]*$)/)?.[0] ?? path) : "-");
+
+/** What a file holds, for a cell: one line, not too long, and without what would steer the terminal. */
+function cell(text: string, most = MAX_CELL_CHARS): string {
+  const line = shown(text).replace(/[\n\t]/g, " ");
+  return line.length > most ? `…${line.slice(1 - most)}` : line;
+}

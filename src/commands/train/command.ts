@@ -1,0 +1,159 @@
+// lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
+
+import { dataLines, readingLine } from "../../cli/data-lines.ts";
+import { recognizedText } from "../../cli/recognized.ts";
+import { note, oneLine, onLostOutput, print, printError, printJson } from "../../cli/terminal.ts";
+import type { Values } from "../../cli/values.ts";
+import { finetune, reportRuns } from "../../node.ts";
+import { type FinetuneOptions, resumeCommand } from "../../train/options.ts";
+import { bytes, duration, grouped } from "../../units.ts";
+import { percent } from "../eval/table.ts";
+import type { FinetuneEvent } from "./finetune.ts";
+
+type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
+type Sample = Extract<FinetuneEvent, { type: "samples" }>["samples"][number];
+type DoneEvent = Extract<FinetuneEvent, { type: "done" }>;
+
+/** Most characters that are shown of a sample's texts; metrics.jsonl has them whole. */
+const SAMPLE_CHARS = 160;
+
+/** Without a terminal, steps are printed about this often. */
+const PLAIN_SECONDS = 10;
+
+/** Exit status of a process that ended on a signal, as shells give it. */
+const signals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+
+/** Trains; returns the exit status. */
+export async function run(options: Values, json: boolean): Promise<number> {
+  const stop = new AbortController();
+  let interrupted = 0;
+  let started = false;
+  const interrupt = (signal: keyof typeof signals) => {
+    // A terminal that closes sends its SIGHUP twice: from the system, and from the shell.
+    if (interrupted && signal === "SIGHUP") return;
+    if (interrupted) process.exit(signals[signal]);
+    interrupted = signals[signal];
+    stop.abort();
+    note(started ? "\nFinishing the step and saving. Once more stops at once." : "\nStopping. Once more stops at once.");
+  };
+  const names = Object.keys(signals) as (keyof typeof signals)[];
+  for (const name of names) process.on(name, interrupt);
+  // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
+  onLostOutput(() => interrupt("SIGHUP"));
+  const report = json ? printJson : progress();
+  let stopped = false;
+  try {
+    for await (const event of finetune({ ...(options as unknown as FinetuneOptions), signal: stop.signal })) {
+      report(event);
+      started ||= event.type === "start";
+      if (event.type === "done") stopped = event.stopped;
+    }
+  } finally {
+    for (const name of names) process.off(name, interrupt);
+  }
+  await writeReport(String(options["output"]));
+  if (stopped) note(`Go on with: ${resumeCommand(String(options["output"]))}`);
+  return stopped ? interrupted : 0;
+}
+
+/** The report beside the adapter. The run is safe without it, so that a failure is told and no more. */
+async function writeReport(folder: string): Promise<void> {
+  try {
+    note(`report: ${await reportRuns({ folders: [folder] })}`);
+  } catch (error) {
+    printError(error, false);
+  }
+}
+
+/** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
+function progress(): (event: FinetuneEvent) => void {
+  const terminal = process.stderr.isTTY === true;
+  let steps = 0;
+  let lastPlain = Number.NEGATIVE_INFINITY;
+  const line = (text: string) => {
+    if (terminal) process.stderr.write("\r\x1b[K");
+    print(text);
+  };
+  /** What is soon out of date: a line that is rewritten, or a line now and then. */
+  const passing = (text: string, isLast = false) => {
+    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
+    else if (isLast || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
+      lastPlain = performance.now();
+      print(text);
+    }
+  };
+  return (event) => {
+    switch (event.type) {
+      case "reading":
+        passing(readingLine(event));
+        break;
+      case "prepared": {
+        const percent = (100 * event.trainable) / event.parameters;
+        const share = percent < 10 ? percent.toPrecision(2) : grouped(Math.round(percent));
+        const what = event.modules === null ? "every weight" : `${event.modules} modules`;
+        line(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
+        if (event.train.file) line(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
+        for (const text of dataLines("data", event.train)) line(text);
+        line(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
+        for (const warning of event.warnings) line(`warning: ${warning}`);
+        for (const text of event.eval ? dataLines("evaluation", event.eval) : []) line(text);
+        break;
+      }
+      case "start":
+        steps = event.steps;
+        if (event.resumedFrom) line(`going on from step ${event.step} of ${event.steps}: ${event.resumedFrom}`);
+        break;
+      case "step":
+        passing(stepLine(event, steps), event.step === steps);
+        break;
+      case "eval":
+        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${measuresOf(event)}`);
+        break;
+      case "samples":
+        for (const sample of event.samples) line(sampleText(sample));
+        break;
+      case "checkpoint":
+        break;
+      case "done":
+        if (!event.stopped && event.best && event.best.step !== event.step) line(bestLine(event.best, event));
+        line(`${endOf(event)} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
+    }
+  };
+}
+
+/** A prompt's end, what was expected and what the adapter wrote, one line each. */
+function sampleText({ prompt, expected, text }: Sample): string {
+  const end = oneLine(prompt);
+  return [
+    `  prompt:   ${end.length > SAMPLE_CHARS ? `…${end.slice(-SAMPLE_CHARS)}` : end}`,
+    `  expected: ${oneLine(expected, SAMPLE_CHARS)}`,
+    `  written:  ${oneLine(text, SAMPLE_CHARS)}`,
+  ].join("\n");
+}
+
+const endOf = ({ stopped, early }: DoneEvent): string =>
+  stopped ? "stopped" : early ? "done, since evaluations got no better," : "done";
+
+/** Which evaluation was the best, and how to get what had it. */
+function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }: DoneEvent): string {
+  const what = `the best evaluation was at step ${best.step}, loss ${best.loss.toFixed(4)}`;
+  if (result === best.step) return `${what}: the result is the one of that step`;
+  const command = resumeCommand(folder!, " --load-best");
+  return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
+}
+
+function measuresOf({ perplexity, accuracy }: Extract<FinetuneEvent, { type: "eval" }>): string {
+  if (perplexity !== undefined) return `, perplexity ${perplexity.toFixed(2)}`;
+  return accuracy === undefined ? "" : `, accuracy ${percent(accuracy)}`;
+}
+
+const rateOf = (examples: number, seconds: number): string =>
+  `${seconds > 0 ? Number((examples / seconds).toPrecision(3)) : 0} examples/s`;
+
+function stepLine(event: StepEvent, steps: number): string {
+  const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
+  const rate =
+    event.examples === undefined ? `${Math.round(event.tokensPerSecond)} tokens/s` : rateOf(event.examples, event.seconds);
+  const speed = `${rate}, ${duration(event.etaSeconds)} left`;
+  return `step ${event.step}/${steps}: loss ${event.loss.toFixed(4)}, ${speed}${memory}`;
+}

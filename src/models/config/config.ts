@@ -1,0 +1,112 @@
+// What every decoder's config.json says, in one form, and the pieces a family's reader is made of.
+import { z } from "zod";
+import { LowrankError } from "../../errors.ts";
+import type { ActivationName } from "../layers/activations.ts";
+import { activationNames } from "../layers/activations.ts";
+import { MAX_END_IDS, readJson, shown, tokenId } from "./schema.ts";
+
+/** What the rest of the library reads of a decoder's hyperparameters; each family adds its own. */
+export interface DecoderConfig {
+  /** `model_type`, by which registry.ts finds the family. */
+  modelType: string;
+  vocabSize: number;
+  hiddenSize: number;
+  layers: number;
+  heads: number;
+  /** Key and value heads; divides `heads`. */
+  kvHeads: number;
+  /** Dimensions of one head; `heads * headDim` need not be `hiddenSize`. */
+  headDim: number;
+  /** The longest sequence the model is made for. */
+  maxPositions: number;
+  tieWordEmbeddings: boolean;
+  /** The dtype the weights were saved in, where the config says it. */
+  dtype: "float32" | "float16" | "bfloat16" | null;
+  bosId: number | null;
+  eosIds: number[];
+  padId: number | null;
+}
+
+const dtypeKey = z.enum(["float32", "float16", "bfloat16"]).nullish();
+
+/** Keys that every family has, with the family's own ids where they are absent. */
+export const commonKeys = (bosId: number | null, eosId: number | null, tied: boolean, padId: number | null = null) => ({
+  tie_word_embeddings: z.boolean().default(tied),
+  dtype: dtypeKey,
+  torch_dtype: dtypeKey,
+  bos_token_id: tokenId.nullable().default(bosId),
+  eos_token_id: z
+    .union([tokenId, z.array(tokenId).max(MAX_END_IDS)])
+    .nullable()
+    .default(eosId),
+  pad_token_id: tokenId.nullable().default(padId),
+  quantization_config: z.unknown().optional(),
+});
+
+/** The part of a DecoderConfig that `commonKeys` tell. */
+export function commonConfig(
+  keys: z.output<z.ZodObject<ReturnType<typeof commonKeys>>>,
+  vocabSize: number,
+  file: string,
+): Pick<DecoderConfig, "tieWordEmbeddings" | "dtype" | "bosId" | "eosIds" | "padId"> {
+  if (keys.quantization_config != null) {
+    const { quant_method: method } = keys.quantization_config as { quant_method?: unknown };
+    throw unsupported(file, "quantization_config", "checkpoints with quantized weights are not supported yet", {
+      expected: "weights in float32, float16 or bfloat16",
+      got: shown(method ?? keys.quantization_config),
+      next: "Use the checkpoint that this one was quantized from.",
+    });
+  }
+  if (keys.pad_token_id !== null && keys.pad_token_id >= vocabSize) {
+    throw contradiction(file, "pad_token_id", `an id below vocab_size ${vocabSize}`, keys.pad_token_id);
+  }
+  return {
+    tieWordEmbeddings: keys.tie_word_embeddings,
+    dtype: keys.dtype ?? keys.torch_dtype ?? null,
+    bosId: keys.bos_token_id,
+    eosIds: [keys.eos_token_id].flat().filter((id) => id !== null),
+    padId: keys.pad_token_id,
+  };
+}
+
+/** hidden / heads, which has to be whole; with `even` too, since rotary embedding turns pairs. */
+export function headDimOf(hiddenSize: number, heads: number, file: string, keys: { hidden: string; heads: string }): number {
+  if (hiddenSize % heads === 0) return hiddenSize / heads;
+  throw contradiction(file, keys.hidden, `a multiple of ${keys.heads} ${heads}`, hiddenSize);
+}
+
+/** Transformers' name of an activation as ours. */
+export function activationOf(name: string, key: string, file: string): ActivationName {
+  const known = Object.hasOwn(activationNames, name) ? activationNames[name] : undefined;
+  if (known) return known;
+  throw unsupported(file, key, "this activation is not supported", {
+    expected: Object.keys(activationNames).join(", "),
+    got: shown(name),
+  });
+}
+
+/** Refuses a key that changes the computation in a way that is not built, unless it has the one value that is. */
+export function onlyValue(json: unknown, file: string, key: string, built: boolean): void {
+  const value = (json as Record<string, unknown>)[key];
+  if (value == null || readJson(z.boolean(), value, file, key) === built) return;
+  throw unsupported(file, key, "this variant of the architecture is not supported", {
+    expected: String(built),
+    got: shown(value),
+  });
+}
+
+export const unsupported = (
+  file: string,
+  key: string,
+  message: string,
+  failure: { expected: string; got: string; next?: string },
+): LowrankError =>
+  new LowrankError("model/unsupported", message, { subject: `${file}: ${key}`, next: "Choose another checkpoint.", ...failure });
+
+export const contradiction = (file: string, key: string, expected: string, got: unknown): LowrankError =>
+  new LowrankError("model/config", `${key} contradicts the rest of the config`, {
+    subject: file,
+    expected,
+    got: shown(got),
+    next: "Correct the config, or take it again from where the checkpoint came from.",
+  });

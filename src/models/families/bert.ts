@@ -1,0 +1,121 @@
+// BERT (Devlin et al. 2019) with a classifier on its first token: norms after the sums, learned positions, token types.
+import { z } from "zod";
+import { type Dim, mulDims } from "../../graph/dims.ts";
+import type { Value } from "../../graph/graph.ts";
+import { add, less, tanh } from "../../graph/ops/elementwise.ts";
+import { embedding } from "../../graph/ops/indexing.ts";
+import { constant, input, iota, weight } from "../../graph/ops/leaves.ts";
+import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
+import { activationOf, commonConfig, commonKeys, headDimOf, onlyValue, unsupported } from "../config/config.ts";
+import {
+  count,
+  MAX_HEADS,
+  MAX_HIDDEN,
+  MAX_INTERMEDIATE,
+  MAX_LAYERS,
+  MAX_POSITIONS,
+  MAX_VOCAB,
+  readJson,
+  shown,
+} from "../config/schema.ts";
+import { type ActivationName, activations } from "../layers/activations.ts";
+import { layerNormed, projection } from "../layers/blocks.ts";
+import { mixHeads, paddingMask, tokensWhere } from "../layers/encoder.ts";
+import { classifierConfig, type TaskConfig, type TaskFamily } from "../task.ts";
+
+interface BertConfig extends TaskConfig {
+  hiddenSize: number;
+  layers: number;
+  heads: number;
+  intermediateSize: number;
+  activation: ActivationName;
+  tokenTypes: number;
+  layerNormEps: number;
+  padId: number | null;
+}
+
+const keysOfConfig = z.object({
+  vocab_size: count(MAX_VOCAB).default(30522),
+  hidden_size: count(MAX_HIDDEN).default(768),
+  num_hidden_layers: count(MAX_LAYERS).default(12),
+  num_attention_heads: count(MAX_HEADS).default(12),
+  intermediate_size: count(MAX_INTERMEDIATE).default(3072),
+  hidden_act: z.string().default("gelu"),
+  max_position_embeddings: count(MAX_POSITIONS).default(512),
+  type_vocab_size: count(MAX_VOCAB).default(2),
+  layer_norm_eps: z.number().positive().max(1).default(1e-12),
+  position_embedding_type: z.string().default("absolute"),
+  ...commonKeys(null, null, true, 0),
+});
+
+const ARCHITECTURE = "BertForSequenceClassification";
+
+export const bert: TaskFamily<BertConfig> = {
+  architecture: ARCHITECTURE,
+  config(json, file) {
+    onlyValue(json, file, "is_decoder", false);
+    onlyValue(json, file, "add_cross_attention", false);
+    const keys = readJson(keysOfConfig, json, file);
+    if (keys.position_embedding_type !== "absolute") {
+      const got = shown(keys.position_embedding_type);
+      throw unsupported(file, "position_embedding_type", "relative positions are not supported", { expected: "absolute", got });
+    }
+    const { vocab_size: vocabSize, hidden_size: hiddenSize, num_attention_heads: heads } = keys;
+    headDimOf(hiddenSize, heads, file, { hidden: "hidden_size", heads: "num_attention_heads" });
+    const { dtype, padId } = commonConfig(keys, vocabSize, file);
+    return {
+      modelType: "bert",
+      task: "sequence-classification",
+      dtype,
+      ...classifierConfig(json, file, ARCHITECTURE),
+      vocabSize,
+      hiddenSize,
+      layers: keys.num_hidden_layers,
+      heads,
+      intermediateSize: keys.intermediate_size,
+      activation: activationOf(keys.hidden_act, "hidden_act", file),
+      maxPositions: keys.max_position_embeddings,
+      tokenTypes: keys.type_vocab_size,
+      layerNormEps: keys.layer_norm_eps,
+      padId,
+    };
+  },
+  inputs() {
+    const tokens = (name: string) => input(name, "int32", ["batch", "seq"]);
+    return { inputIds: tokens("inputIds"), attentionMask: tokens("attentionMask"), tokenTypeIds: tokens("tokenTypeIds") };
+  },
+  forward(c, inputs) {
+    const { inputIds, attentionMask, tokenTypeIds } = inputs as Record<string, Value>;
+    const [batch, seq] = inputIds!.shape as [Dim, Dim];
+    const context = { batch, seq, heads: c.heads, mask: paddingMask(attentionMask!) };
+    let x = embeddings(c, inputIds!, tokenTypeIds!); // [batch*seq, hidden]
+    for (let i = 0; i < c.layers; i++) {
+      const at = `bert.encoder.layer.${i}`;
+      const part = (name: string) => projection(x, `${at}.attention.self.${name}`, c.hiddenSize, true);
+      const mixed = mixHeads(part("query"), part("key"), part("value"), context);
+      const h = afterSum(c, projection(mixed, `${at}.attention.output.dense`, c.hiddenSize, true), x, `${at}.attention.output`);
+      const wide = activations[c.activation](projection(h, `${at}.intermediate.dense`, c.intermediateSize, true));
+      x = afterSum(c, projection(wide, `${at}.output.dense`, c.hiddenSize, true), h, `${at}.output`);
+    }
+    const isFirst = broadcastTo(less(iota(seq), constant("int32", [], [1])), [batch, seq]);
+    const pooled = tanh(projection(tokensWhere(x, isFirst), "bert.pooler.dense", c.hiddenSize, true)); // [batch, hidden]
+    return { logits: projection(pooled, "classifier", c.labels.length, true) };
+  },
+  // Checkpoints from TensorFlow, as the first ones on the hub were.
+  olderNames: [(name) => name.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta")],
+};
+
+/** Word, position and token type, added and normed: int32 [batch, seq] → [batch*seq, hidden]. */
+function embeddings(c: BertConfig, inputIds: Value, tokenTypeIds: Value): Value {
+  const [batch, seq] = inputIds.shape as [Dim, Dim];
+  const at = "bert.embeddings";
+  const rows = (ids: Value, name: string, length: number) =>
+    embedding(ids, weight(`${at}.${name}.weight`, [length, c.hiddenSize]), `${at}.${name}`);
+  const tokens = rows(inputIds, "word_embeddings", c.vocabSize); // [batch, seq, hidden]
+  const places = rows(iota(seq), "position_embeddings", c.maxPositions); // [seq, hidden]
+  const sum = add(add(tokens, rows(tokenTypeIds, "token_type_embeddings", c.tokenTypes)), places);
+  return layerNormed(reshape(sum, [mulDims(batch, seq), c.hiddenSize]), `${at}.LayerNorm`, c.layerNormEps);
+}
+
+const afterSum = (c: BertConfig, x: Value, residual: Value, at: string): Value =>
+  layerNormed(add(x, residual), `${at}.LayerNorm`, c.layerNormEps);

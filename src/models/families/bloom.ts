@@ -1,0 +1,73 @@
+// BLOOM (BigScience 2022): GPT with ALiBi in place of positions, a norm behind the embedding, and q, k, v interleaved by head.
+import { z } from "zod";
+import type { Value } from "../../graph/graph.ts";
+import { add } from "../../graph/ops/elementwise.ts";
+import { commonConfig, commonKeys, type DecoderConfig, headDimOf } from "../config/config.ts";
+import { count, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, readJson } from "../config/schema.ts";
+import type { Family } from "../family.ts";
+import { activations } from "../layers/activations.ts";
+import { attend, decoder, layerNormed, projection, splitByHead } from "../layers/blocks.ts";
+import { alibi } from "../layers/positions.ts";
+
+interface BloomConfig extends DecoderConfig {
+  layerNormEps: number;
+  /** Whether the residual is what the norm gave, not what it read. */
+  residualAfterNorm: boolean;
+}
+
+const keysOfConfig = z.object({
+  vocab_size: count(MAX_VOCAB).default(250880),
+  hidden_size: count(MAX_HIDDEN).default(64),
+  n_embed: count(MAX_HIDDEN).nullish(),
+  n_layer: count(MAX_LAYERS).default(2),
+  num_hidden_layers: count(MAX_LAYERS).nullish(),
+  n_head: count(MAX_HEADS).default(8),
+  num_attention_heads: count(MAX_HEADS).nullish(),
+  seq_length: count(MAX_POSITIONS).default(2048),
+  layer_norm_epsilon: z.number().positive().max(1).default(1e-5),
+  apply_residual_connection_post_layernorm: z.boolean().default(false),
+  ...commonKeys(1, 2, true),
+});
+
+export const bloom: Family<BloomConfig> = {
+  config(json, file) {
+    const keys = readJson(keysOfConfig, json, file);
+    const hiddenSize = keys.n_embed ?? keys.hidden_size;
+    const heads = keys.num_attention_heads ?? keys.n_head;
+    return {
+      modelType: "bloom",
+      vocabSize: keys.vocab_size,
+      hiddenSize,
+      layers: keys.num_hidden_layers ?? keys.n_layer,
+      heads,
+      kvHeads: heads,
+      headDim: headDimOf(hiddenSize, heads, file, { hidden: "hidden_size", heads: "n_head" }),
+      maxPositions: keys.seq_length, // what it was trained on: ALiBi itself has no end
+      layerNormEps: keys.layer_norm_epsilon,
+      residualAfterNorm: keys.apply_residual_connection_post_layernorm,
+      ...commonConfig(keys, keys.vocab_size, file),
+    };
+  },
+  forward(c, inputs) {
+    const { heads, kvHeads, headDim, hiddenSize } = c;
+    const norm = (x: Value, path: string) => layerNormed(x, path, c.layerNormEps);
+    const layout = {
+      embedding: "transformer.word_embeddings",
+      layers: "transformer.h",
+      head: "lm_head",
+      enter: (x: Value) => norm(x, "transformer.word_embeddings_layernorm"),
+      finalNorm: (x: Value) => norm(x, "transformer.ln_f"),
+    };
+    return decoder(c, inputs, layout, (x, at, index, context) => {
+      const attention = `${at}.self_attention`;
+      const read = norm(x, `${at}.input_layernorm`);
+      const qkv = projection(read, `${attention}.query_key_value`, 3 * hiddenSize, true);
+      const bias = (keys: Value["shape"][number]) => alibi(heads, keys);
+      const mixed = attend(...splitByHead(qkv, heads, headDim), index, context, { heads, kvHeads, headDim, rope: null, bias });
+      const h = add(c.residualAfterNorm ? read : x, projection(mixed, `${attention}.dense`, hiddenSize, true));
+      const readAgain = norm(h, `${at}.post_attention_layernorm`);
+      const wide = activations.geluTanh(projection(readAgain, `${at}.mlp.dense_h_to_4h`, 4 * hiddenSize, true));
+      return add(c.residualAfterNorm ? readAgain : h, projection(wide, `${at}.mlp.dense_4h_to_h`, hiddenSize, true));
+    });
+  },
+};

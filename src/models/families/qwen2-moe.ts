@@ -1,0 +1,86 @@
+// Qwen2-MoE (Qwen team 2024): Qwen2's layer with routed experts and one that every token shares, behind a gate of its own.
+import { z } from "zod";
+import { add, mul, sigmoid } from "../../graph/ops/elementwise.ts";
+import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
+import { count, MAX_INTERMEDIATE, MAX_LAYERS, readJson } from "../config/schema.ts";
+import type { Family } from "../family.ts";
+import { decoder, gatedMlp, llamaLayout, projection, rms, selfAttention } from "../layers/blocks.ts";
+import { expertCounts, MAX_EXPERTS, mixtureOfExperts, stackedExpert } from "../layers/experts.ts";
+
+interface Qwen2MoeConfig extends LlamaConfig {
+  experts: number;
+  expertsPerToken: number;
+  /** Whether the weights of a token's experts are scaled to sum 1. */
+  normalise: boolean;
+  expertWidth: number;
+  sharedWidth: number;
+  /** Which layers have experts, one per layer; the others have an MLP. */
+  sparse: boolean[];
+}
+
+const moeKeys = z.object({
+  num_experts: count(MAX_EXPERTS).default(60),
+  num_experts_per_tok: count(MAX_EXPERTS).default(4),
+  norm_topk_prob: z.boolean().default(false),
+  moe_intermediate_size: count(MAX_INTERMEDIATE).default(1408),
+  shared_expert_intermediate_size: count(MAX_INTERMEDIATE).default(5632),
+  decoder_sparse_step: count(MAX_LAYERS).default(1),
+  mlp_only_layers: z.array(z.int().min(0).max(MAX_LAYERS)).max(MAX_LAYERS).nullish(),
+  qkv_bias: z.boolean().default(true),
+});
+
+export const qwen2Moe: Family<Qwen2MoeConfig> = {
+  config(json, file) {
+    const keys = readJson(moeKeys, json, file);
+    const config = llamaConfig(json, file, "qwen2_moe", {
+      vocabSize: 151936,
+      hiddenSize: 2048,
+      intermediateSize: 5632,
+      layers: 24,
+      heads: 16,
+      kvHeads: 16,
+      headDim: null,
+      maxPositions: 32768,
+      bosId: null,
+      eosId: null,
+      attentionBias: keys.qkv_bias ? "qkv" : "none",
+      mlpBias: "none",
+      window: "below",
+    });
+    const withoutExperts = new Set(keys.mlp_only_layers ?? []);
+    const sparse = Array.from(
+      { length: config.layers },
+      (_, i) => !withoutExperts.has(i) && (i + 1) % keys.decoder_sparse_step === 0,
+    );
+    return {
+      ...config,
+      ...expertCounts(keys.num_experts, keys.num_experts_per_tok, file),
+      normalise: keys.norm_topk_prob,
+      expertWidth: keys.moe_intermediate_size,
+      sharedWidth: keys.shared_expert_intermediate_size,
+      sparse,
+    };
+  },
+  forward: (c, inputs) =>
+    decoder(c, inputs, llamaLayout(c), (x, at, index, context) => {
+      const before = rms(x, `${at}.input_layernorm`, c.rmsNormEps);
+      const h = add(x, selfAttention(c, before, `${at}.self_attn`, index, context));
+      const read = rms(h, `${at}.post_attention_layernorm`, c.rmsNormEps);
+      if (!c.sparse[index]) return add(h, gatedMlp(c, read, `${at}.mlp`));
+      const routed = mixtureOfExperts(read, {
+        router: `${at}.mlp.gate.weight`,
+        expert: (i) => {
+          const part = (name: string) => `${at}.mlp.experts.${i}.${name}.weight`;
+          return { gate: part("gate_proj"), up: part("up_proj"), down: part("down_proj") };
+        },
+        count: c.experts,
+        perToken: c.expertsPerToken,
+        normalise: c.normalise,
+        width: c.expertWidth,
+        activation: c.hiddenAct,
+      });
+      const gate = sigmoid(projection(read, `${at}.mlp.shared_expert_gate`, 1)); // [tokens, 1]
+      return add(h, add(routed, mul(gate, gatedMlp(c, read, `${at}.mlp.shared_expert`, c.sharedWidth))));
+    }),
+  storedIn: stackedExpert,
+};

@@ -1,0 +1,113 @@
+// ViT (Dosovitskiy et al. 2021) with a classifier on its class token. Names are those of Transformers 5; the hub has those of 4.
+import { z } from "zod";
+import type { Value } from "../../graph/graph.ts";
+import { add } from "../../graph/ops/elementwise.ts";
+import { weight } from "../../graph/ops/leaves.ts";
+import { reshape } from "../../graph/ops/shape.ts";
+import { activationOf, commonConfig, commonKeys, headDimOf } from "../config/config.ts";
+import { count, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_VOCAB, readJson } from "../config/schema.ts";
+import { type ActivationName, activations } from "../layers/activations.ts";
+import { layerNormed, projection } from "../layers/blocks.ts";
+import { firstTokens, mixHeads, noMask } from "../layers/encoder.ts";
+import {
+  embedPatches,
+  type PatchConfig,
+  patchConfig,
+  patchCount,
+  patchKeys,
+  pixelInput,
+  withClassToken,
+} from "../layers/vision.ts";
+import { classifierConfig, type TaskConfig, type TaskFamily } from "../task.ts";
+
+interface VitConfig extends TaskConfig, PatchConfig {
+  hiddenSize: number;
+  layers: number;
+  heads: number;
+  intermediateSize: number;
+  activation: ActivationName;
+  layerNormEps: number;
+  /** Whether queries, keys and values have a bias. */
+  qkvBias: boolean;
+}
+
+const keysOfConfig = z.object({
+  hidden_size: count(MAX_HIDDEN).default(768),
+  num_hidden_layers: count(MAX_LAYERS).default(12),
+  num_attention_heads: count(MAX_HEADS).default(12),
+  intermediate_size: count(MAX_INTERMEDIATE).default(3072),
+  hidden_act: z.string().default("gelu"),
+  layer_norm_eps: z.number().positive().max(1).default(1e-12),
+  qkv_bias: z.boolean().default(true),
+  ...patchKeys(224, 16),
+  ...commonKeys(null, null, true),
+});
+
+const ARCHITECTURE = "ViTForImageClassification";
+
+export const vit: TaskFamily<VitConfig> = {
+  architecture: ARCHITECTURE,
+  config(json, file) {
+    const keys = readJson(keysOfConfig, json, file);
+    const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
+    headDimOf(hiddenSize, heads, file, { hidden: "hidden_size", heads: "num_attention_heads" });
+    const patches = patchConfig(keys, file);
+    return {
+      modelType: "vit",
+      task: "image-classification",
+      dtype: commonConfig(keys, MAX_VOCAB, file).dtype,
+      ...classifierConfig(json, file, ARCHITECTURE),
+      ...patches,
+      maxPositions: patchCount(patches) + 1,
+      vocabSize: 0,
+      hiddenSize,
+      layers: keys.num_hidden_layers,
+      heads,
+      intermediateSize: keys.intermediate_size,
+      activation: activationOf(keys.hidden_act, "hidden_act", file),
+      layerNormEps: keys.layer_norm_eps,
+      qkvBias: keys.qkv_bias,
+    };
+  },
+  inputs: (c) => ({ pixelValues: pixelInput(c) }),
+  forward(c, { pixelValues }) {
+    const batch = pixelValues!.shape[0]!;
+    const tokens = patchCount(c) + 1;
+    const norm = (x: Value, path: string) => layerNormed(x, path, c.layerNormEps);
+    const context = { batch, seq: tokens, heads: c.heads, mask: noMask(batch, tokens) };
+    let x = embeddings(c, pixelValues!); // [batch*tokens, hidden]
+    for (let i = 0; i < c.layers; i++) {
+      const at = `vit.layers.${i}`;
+      const before = norm(x, `${at}.layernorm_before`);
+      const part = (name: string) => projection(before, `${at}.attention.${name}`, c.hiddenSize, c.qkvBias);
+      const mixed = mixHeads(part("q_proj"), part("k_proj"), part("v_proj"), context);
+      const h = add(x, projection(mixed, `${at}.attention.o_proj`, c.hiddenSize, true));
+      const wide = projection(norm(h, `${at}.layernorm_after`), `${at}.mlp.fc1`, c.intermediateSize, true);
+      x = add(h, projection(activations[c.activation](wide), `${at}.mlp.fc2`, c.hiddenSize, true));
+    }
+    const pooled = norm(firstTokens(x, batch, tokens), "vit.layernorm"); // a row's norm is its own: the others are not needed
+    return { logits: projection(pooled, "classifier", c.labels.length, true) };
+  },
+  olderNames: [
+    (name) =>
+      name
+        .replace(/^vit\.layers\./, "vit.encoder.layer.")
+        .replace(/\.attention\.o_proj\b/, ".attention.output.dense")
+        .replace(/\.attention\.([qkv])_proj\b/, (_, which: string) => `.attention.attention.${olderPart[which]}`)
+        .replace(/\.mlp\.fc1\b/, ".intermediate.dense")
+        .replace(/\.mlp\.fc2\b/, ".output.dense"),
+  ],
+};
+
+const olderPart: Record<string, string> = { q: "query", k: "key", v: "value" };
+
+/** Pixels [batch, channels, height, width] → [batch*tokens, hidden]. */
+function embeddings(c: VitConfig, pixels: Value): Value {
+  const at = "vit.embeddings";
+  const tokens = patchCount(c) + 1;
+  const kernel = weight(`${at}.patch_embeddings.projection.weight`, [c.hiddenSize, c.channels, ...c.patchSize]);
+  const patches = add(embedPatches(pixels, kernel, c), weight(`${at}.patch_embeddings.projection.bias`, [c.hiddenSize]));
+  const classToken = weight(`${at}.cls_token`, [1, 1, c.hiddenSize]);
+  const positions = weight(`${at}.position_embeddings`, [1, tokens, c.hiddenSize]);
+  return withClassToken(patches, classToken, reshape(positions, [tokens, c.hiddenSize]), pixels.shape[0]!);
+}

@@ -1,0 +1,74 @@
+// What encoders share: attention without rotary positions or a cache, the masks that go with it, and the layer of CLIP's towers.
+import { type Dim, mulDims } from "../../graph/dims.ts";
+import type { Value } from "../../graph/graph.ts";
+import { attention } from "../../graph/ops/attention.ts";
+import { add, less, where } from "../../graph/ops/elementwise.ts";
+import { gatherRows, rowsWhere } from "../../graph/ops/indexing.ts";
+import { constant } from "../../graph/ops/leaves.ts";
+import { broadcastTo, reshape, slice, transpose } from "../../graph/ops/shape.ts";
+import { type ActivationName, activations } from "./activations.ts";
+import { layerNormed, projection } from "./blocks.ts";
+import { HIDDEN } from "./positions.ts";
+
+/** What the attention of every layer of an encoder shares. */
+export interface EncoderContext {
+  batch: Dim;
+  seq: Dim;
+  heads: number;
+  /** Added to the scores: [batch, 1, seq, seq]. */
+  mask: Value;
+  /** Whether the mask hides what comes after a token. */
+  causal?: boolean;
+}
+
+/** Multi-head attention (Vaswani et al. 2017) over projected q, k and v [batch*seq, hidden] → the same shape. */
+export function mixHeads(q: Value, k: Value, v: Value, { batch, seq, heads, mask, causal = false }: EncoderContext): Value {
+  const headDim = Number(q.shape[1]) / heads;
+  const byHead = (x: Value) => transpose(reshape(x, [batch, seq, heads, headDim]), [0, 2, 1, 3]);
+  const options = { scale: headDim ** -0.5, group: 1, causal, blocks: 1 };
+  const mixed = attention(byHead(q), byHead(k), byHead(v), mask, options); // [batch, heads, seq, headDim]
+  return reshape(transpose(mixed, [0, 2, 1, 3]), q.shape);
+}
+
+/** The mask under which each token sees every other: [batch, 1, seq, seq]. */
+export const noMask = (batch: Dim, seq: Dim): Value => broadcastTo(constant("float32", [], [0]), [batch, 1, seq, seq]);
+
+/** The mask that hides padding: attentionMask int32 [batch, seq], 1 where a token is → [batch, 1, seq, seq]. */
+export function paddingMask(attentionMask: Value): Value {
+  const [batch, seq] = attentionMask.shape as [Dim, Dim];
+  const seen = less(constant("int32", [], [0]), reshape(attentionMask, [batch, 1, 1, seq]));
+  const mask = where(seen, constant("float32", [], [0]), constant("float32", [], [HIDDEN]));
+  return broadcastTo(mask, [batch, 1, seq, seq]);
+}
+
+/** The first token of each sequence: x [batch*seq, hidden] → [batch, hidden]. `seq` has to be a number. */
+export function firstTokens(x: Value, batch: Dim, seq: number): Value {
+  const width = Number(x.shape[1]);
+  return reshape(slice(reshape(x, [batch, seq, width]), 1, 0, 1), [batch, width]);
+}
+
+/**
+ * The token of each sequence at which `flags`, bool [batch, seq], is true; it must be so at exactly one: x [batch*seq, hidden]
+ * → [batch, hidden].
+ */
+export function tokensWhere(x: Value, flags: Value): Value {
+  const [batch, seq] = flags.shape as [Dim, Dim];
+  return gatherRows(x, rowsWhere(reshape(flags, [mulDims(batch, seq), 1]), String(batch)));
+}
+
+export interface TowerLayer {
+  activation: ActivationName;
+  intermediateSize: number;
+  layerNormEps: number;
+}
+
+/** A layer of CLIP's towers, norms first (Radford et al. 2021): x [batch*seq, hidden] → the same shape. */
+export function towerLayer(c: TowerLayer, x: Value, at: string, context: EncoderContext): Value {
+  const hidden = Number(x.shape[1]);
+  const before = layerNormed(x, `${at}.layer_norm1`, c.layerNormEps);
+  const part = (name: string) => projection(before, `${at}.self_attn.${name}`, hidden, true);
+  const mixed = mixHeads(part("q_proj"), part("k_proj"), part("v_proj"), context);
+  const h = add(x, projection(mixed, `${at}.self_attn.out_proj`, hidden, true));
+  const wide = projection(layerNormed(h, `${at}.layer_norm2`, c.layerNormEps), `${at}.mlp.fc1`, c.intermediateSize, true);
+  return add(h, projection(activations[c.activation](wide), `${at}.mlp.fc2`, hidden, true));
+}

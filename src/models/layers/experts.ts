@@ -1,0 +1,75 @@
+// A mixture of experts (Shazeer et al. 2017; Fedus et al. 2022): each token's MLP is a weighted sum of a few experts', and an
+// expert is computed for the tokens that are routed to it alone. Router and experts are frozen.
+import type { Value } from "../../graph/graph.ts";
+import { add, div, mul } from "../../graph/ops/elementwise.ts";
+import { gatherRows, keepTop, rowsWhere, scatterAddRows } from "../../graph/ops/indexing.ts";
+import { weight } from "../../graph/ops/leaves.ts";
+import { gemm } from "../../graph/ops/linear.ts";
+import { reduceSum, softmax } from "../../graph/ops/reduction.ts";
+import { slice } from "../../graph/ops/shape.ts";
+import { contradiction } from "../config/config.ts";
+import type { StoredIn } from "../family.ts";
+import { type ActivationName, activations } from "./activations.ts";
+
+/** More than the largest published mixtures have in a layer. */
+export const MAX_EXPERTS = 1024;
+
+/** How many experts there are and how many a token gets, which can't be more. */
+export function expertCounts(experts: number, expertsPerToken: number, file: string) {
+  if (expertsPerToken <= experts) return { experts, expertsPerToken };
+  throw contradiction(file, "num_experts_per_tok", `at most the ${experts} experts`, expertsPerToken);
+}
+
+interface Experts {
+  /** Names of the router's weight [experts, hidden], and of an expert's three: gate and up [width, hidden], down [hidden, width]. */
+  router: string;
+  expert: (index: number) => { gate: string; up: string; down: string };
+  count: number;
+  /** Experts of a token. */
+  perToken: number;
+  /** Whether the weights of a token's experts are scaled to sum 1. */
+  normalise: boolean;
+  width: number;
+  activation: ActivationName;
+}
+
+/** x [tokens, hidden] → the weighted sum of the chosen experts of each, [tokens, hidden]. */
+export function mixtureOfExperts(x: Value, e: Experts): Value {
+  const [tokens, hidden] = [x.shape[0]!, Number(x.shape[1])];
+  const frozen = (y: Value, name: string, out: number) => gemm(y, weight(name, [out, Number(y.shape[1])]), { transB: true });
+  const { kept, chosen } = keepTop(softmax(frozen(x, e.router, e.count)), e.perToken); // [tokens, experts]
+  const shares = e.normalise ? div(kept, reduceSum(kept, [1])) : kept;
+  const outputs = Array.from({ length: e.count }, (_, i) => {
+    const names = e.expert(i);
+    const column = (all: Value) => slice(all, 1, i, i + 1); // [tokens, 1]
+    const rows = rowsWhere(column(chosen), routedRows(names.gate, e.perToken, e.count));
+    const own = gatherRows(x, rows); // [routed, hidden]
+    const gate = activations[e.activation](frozen(own, names.gate, e.width));
+    const y = frozen(mul(gate, frozen(own, names.up, e.width)), names.down, hidden);
+    return scatterAddRows(mul(y, gatherRows(column(shares), rows)), rows, tokens); // [tokens, hidden]
+  });
+  return outputs.reduce(add);
+}
+
+/** Expert's weights as they are called in Mixtral and its successors, and which half of which stack holds them. */
+const stacks: Record<string, Omit<StoredIn, "index">> = {
+  w1: { tensor: "gate_up_proj", half: 0 },
+  w3: { tensor: "gate_up_proj", half: 1 },
+  w2: { tensor: "down_proj" },
+  gate_proj: { tensor: "gate_up_proj", half: 0 },
+  up_proj: { tensor: "gate_up_proj", half: 1 },
+  down_proj: { tensor: "down_proj" },
+};
+
+/**
+ * Where an expert's weight lies if a layer's experts are stored as Transformers 5 holds them in memory, which it writes with
+ * `save_original_format=False`: `<layer>.mlp.experts.gate_up_proj` [experts, 2·width, hidden] and `down_proj` [experts, hidden, width].
+ */
+export function stackedExpert(name: string): StoredIn | undefined {
+  const [, layer, index, weightName] = /^(.+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight$/.exec(name) ?? [];
+  const stack = stacks[weightName ?? ""];
+  return stack && { ...stack, tensor: `${layer}.mlp.experts.${stack.tensor}`, index: Number(index) };
+}
+
+/** The symbol for how many tokens one expert gets; it tells the share that an even router would give it. */
+const routedRows = (name: string, perToken: number, count: number): string => `routed:${name}@${perToken}/${count}`;

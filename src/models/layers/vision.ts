@@ -1,0 +1,173 @@
+// From pixels to vectors: patches as tokens (Dosovitskiy et al. 2021), and the towers of CLIP and SigLIP, which vision-language models share.
+import { z } from "zod";
+import { type Dim, mulDims } from "../../graph/dims.ts";
+import type { Value } from "../../graph/graph.ts";
+import { add } from "../../graph/ops/elementwise.ts";
+import { embedding } from "../../graph/ops/indexing.ts";
+import { input, iota, weight } from "../../graph/ops/leaves.ts";
+import { gemm } from "../../graph/ops/linear.ts";
+import { broadcastTo, concat, reshape, slice, transpose } from "../../graph/ops/shape.ts";
+import { activationOf, contradiction, headDimOf } from "../config/config.ts";
+import { count, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, readJson } from "../config/schema.ts";
+import type { ActivationName } from "./activations.ts";
+import { layerNormed } from "./blocks.ts";
+import { type EncoderContext, firstTokens, noMask, paddingMask, type TowerLayer, towerLayer } from "./encoder.ts";
+
+/** Upper limits of what a config may ask for: an edge of an image in pixels, and its colours. */
+export const MAX_IMAGE_SIZE = 2 ** 14;
+const MAX_CHANNELS = 64;
+
+/** How an image becomes tokens. Sizes are [height, width] in pixels. */
+export interface PatchConfig {
+  imageSize: [number, number];
+  patchSize: [number, number];
+  channels: number;
+}
+
+export interface VisionConfig extends PatchConfig, TowerLayer {
+  hiddenSize: number;
+  layers: number;
+  heads: number;
+  activation: ActivationName;
+}
+
+/** A length of both edges, or [height, width]. */
+const edges = z
+  .union([count(MAX_IMAGE_SIZE), z.tuple([count(MAX_IMAGE_SIZE), count(MAX_IMAGE_SIZE)])])
+  .transform((size): [number, number] => (typeof size === "number" ? [size, size] : size));
+
+/** The keys of a config that tell how an image becomes tokens. */
+export const patchKeys = (image: number, patch: number) => ({
+  image_size: edges.default([image, image]),
+  patch_size: edges.default([patch, patch]),
+  num_channels: count(MAX_CHANNELS).default(3),
+});
+
+/** `at` is the path of these keys inside the file. */
+export function patchConfig(keys: z.output<z.ZodObject<ReturnType<typeof patchKeys>>>, file: string, at = ""): PatchConfig {
+  const { image_size: imageSize, patch_size: patchSize, num_channels: channels } = keys;
+  if (patchSize[0] <= imageSize[0] && patchSize[1] <= imageSize[1]) return { imageSize, patchSize, channels };
+  throw contradiction(file, `${at}patch_size`, `at most image_size ${imageSize.join(" × ")}`, patchSize);
+}
+
+const keysOfVision = z.object({
+  hidden_size: count(MAX_HIDDEN).default(768),
+  intermediate_size: count(MAX_INTERMEDIATE).default(3072),
+  num_hidden_layers: count(MAX_LAYERS).default(12),
+  num_attention_heads: count(MAX_HEADS).default(12),
+  hidden_act: z.string().default("quick_gelu"),
+  layer_norm_eps: z.number().positive().max(1).default(1e-5),
+  ...patchKeys(224, 32),
+});
+
+/** A `vision_config` of CLIP's kind, with Transformers' defaults. */
+export function clipVisionConfig(json: unknown, file: string, at = "vision_config"): VisionConfig {
+  const keys = readJson(keysOfVision, json, file, at);
+  const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
+  headDimOf(hiddenSize, heads, file, { hidden: `${at}.hidden_size`, heads: "num_attention_heads" });
+  return {
+    ...patchConfig(keys, file, `${at}.`),
+    hiddenSize,
+    layers: keys.num_hidden_layers,
+    heads,
+    intermediateSize: keys.intermediate_size,
+    activation: activationOf(keys.hidden_act, `${at}.hidden_act`, file),
+    layerNormEps: keys.layer_norm_eps,
+  };
+}
+
+/** The images of a batch as a model reads them: float32 [batch, channels, height, width], normalised by its processor. */
+export const pixelInput = ({ channels, imageSize }: PatchConfig, batch: Dim = "batch"): Value =>
+  input("pixelValues", "float32", [batch, channels, ...imageSize]);
+
+/** Patches down and across; what is left at the lower and right edge belongs to none. */
+const patchGrid = ({ imageSize, patchSize }: PatchConfig): [number, number] => [
+  Math.floor(imageSize[0] / patchSize[0]),
+  Math.floor(imageSize[1] / patchSize[1]),
+];
+
+/** Number of patches of an image. */
+export const patchCount = (c: PatchConfig): number => patchGrid(c)[0] * patchGrid(c)[1];
+
+/**
+ * A convolution whose step is its kernel, as a product: pixels [batch, channels, height, width], kernel [hidden, channels,
+ * patch height, patch width] → [batch*patches, hidden], row by row of the image.
+ */
+export function embedPatches(pixels: Value, kernel: Value, c: PatchConfig): Value {
+  const [batch, channels] = pixels.shape as [Dim, number];
+  const [down, across] = patchGrid(c);
+  const [tall, wide] = c.patchSize;
+  const whole = slice(slice(pixels, 2, 0, down * tall), 3, 0, across * wide);
+  const cut = transpose(reshape(whole, [batch, channels, down, tall, across, wide]), [0, 2, 4, 1, 3, 5]);
+  const size = channels * tall * wide;
+  const rows = reshape(cut, [mulDims(batch, down * across), size]);
+  return gemm(rows, reshape(kernel, [kernel.shape[0]!, size]), { transB: true });
+}
+
+/** Puts a class token [hidden] before the patches of each image, [batch*n, hidden] → [batch*(n+1), hidden], and adds positions [n+1, hidden]. */
+export function withClassToken(patches: Value, classToken: Value, positions: Value, batch: Dim): Value {
+  const [tokens, hidden] = positions.shape as [number, number];
+  const first = broadcastTo(reshape(classToken, [1, 1, hidden]), [batch, 1, hidden]);
+  const all = concat([first, reshape(patches, [batch, tokens - 1, hidden])], 1);
+  return reshape(add(all, positions), [mulDims(batch, tokens), hidden]);
+}
+
+export interface VisionOutputs {
+  /** The class token, then the patches, after each layer: [batch*tokens, hidden]. The first entry is what the first layer reads. */
+  states: Value[];
+  tokens: number;
+  /** The class token after the last norm: [batch, hidden]. */
+  pooled: Value;
+}
+
+/** CLIP's vision tower over pixels [batch, channels, height, width]; `at` is its module path. */
+export function clipVision(c: VisionConfig, pixels: Value, at: string): VisionOutputs {
+  const batch = pixels.shape[0]!;
+  const tokens = patchCount(c) + 1;
+  const kernel = weight(`${at}.embeddings.patch_embedding.weight`, [c.hiddenSize, c.channels, ...c.patchSize]);
+  const classToken = weight(`${at}.embeddings.class_embedding`, [c.hiddenSize]);
+  const positions = weight(`${at}.embeddings.position_embedding.weight`, [tokens, c.hiddenSize]);
+  const embedded = withClassToken(embedPatches(pixels, kernel, c), classToken, positions, batch);
+  const norm = (x: Value, name: string) => layerNormed(x, `${at}.${name}`, c.layerNormEps);
+  const context: EncoderContext = { batch, seq: tokens, heads: c.heads, mask: noMask(batch, tokens) };
+  const states = [norm(embedded, "pre_layrnorm")]; // spelled so in every checkpoint
+  for (let i = 0; i < c.layers; i++) states.push(towerLayer(c, states[i]!, `${at}.encoder.layers.${i}`, context));
+  const pooled = norm(firstTokens(states.at(-1)!, batch, tokens), "post_layernorm");
+  return { states, tokens, pooled };
+}
+
+/** A vision_config of SigLIP's kind (Zhai et al. 2023). */
+export const siglipVisionConfig = (json: object, file: string, at?: string): VisionConfig =>
+  clipVisionConfig({ patch_size: 16, hidden_act: "gelu_pytorch_tanh", layer_norm_eps: 1e-6, ...json }, file, at);
+
+/** Which place a patch takes, and which are seen, where images are not whole: int32 [batch, patches] each. */
+export interface PatchPlaces {
+  positions: Value;
+  seen: Value;
+}
+
+export interface SiglipOutputs {
+  /** As those of VisionOutputs, without a class token. */
+  states: Value[];
+  tokens: number;
+  /** The last states after the last norm. */
+  normed: Value;
+}
+
+/** SigLIP's tower: CLIP's without a class token and the first norm. */
+export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?: PatchPlaces): SiglipOutputs {
+  const batch = pixels.shape[0]!;
+  const tokens = patchCount(c);
+  const part = (name: string, shape: number[]) => weight(`${at}.embeddings.${name}`, shape);
+  const kernel = part("patch_embedding.weight", [c.hiddenSize, c.channels, ...c.patchSize]);
+  const embedded = add(embedPatches(pixels, kernel, c), part("patch_embedding.bias", [c.hiddenSize]));
+  const table = part("position_embedding.weight", [tokens, c.hiddenSize]);
+  const positions = embedding(places?.positions ?? iota(tokens), table, `${at}.embeddings.position_embedding`);
+  const placed = add(reshape(embedded, [batch, tokens, c.hiddenSize]), positions);
+  const mask = places ? paddingMask(places.seen) : noMask(batch, tokens);
+  const states = [reshape(placed, embedded.shape)];
+  for (let i = 0; i < c.layers; i++) {
+    states.push(towerLayer(c, states[i]!, `${at}.encoder.layers.${i}`, { batch, seq: tokens, heads: c.heads, mask }));
+  }
+  return { states, tokens, normed: layerNormed(states.at(-1)!, `${at}.post_layernorm`, c.layerNormEps) };
+}

@@ -1,0 +1,19 @@
+// A module of a base model as adapters see it: its path, its kind, its sizes. Paths follow Transformers' classes.
+
+/** A module of the base model that carries a weight, as the model's forward pass names it. */
+export interface ModuleInfo {
+  /** Path in the Transformers model class, such as `model.layers.0.self_attn.q_proj`. */
+  path: string;
+  /** `conv1d` is GPT-2's linear layer with its weight stored as [in, out]. */
+  kind: "linear" | "conv1d" | "embedding";
+  inFeatures: number;
+  outFeatures: number;
+  /** The layer that makes the logits (`get_output_embeddings()`). */
+  isOutputEmbedding?: boolean;
+  /** The linear layer named `score` or `classifier` at the root of a classification model. */
+  isClassifierHead?: boolean;
+  /** Of a linear layer: whether it has a bias. */
+  hasBias?: boolean;
+  /** What older releases of Transformers call the module, where they call it otherwise; the newest first. */
+  olderPaths?: string[];
+}

@@ -1,0 +1,220 @@
+// The Files interface on Node's file system: positioned reads, whole-or-absent writes. Follows rename(2) and fsync(2).
+import { constants as bufferLimits } from "node:buffer";
+import { randomUUID } from "node:crypto";
+import { type FileHandle, mkdir, open, readdir, realpath, rename, rm, rmdir, stat } from "node:fs/promises";
+import path from "node:path";
+import { type Failure, LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
+
+/** The name of an unfinished file; all that a killed process leaves behind. */
+const temporaryBeside = (file: string) => path.join(path.dirname(file), `.lowrank-${randomUUID()}.tmp`);
+
+/** Largest single read(2); Linux transfers at most 2 GiB a call. */
+const MAX_READ_CALL = 1 << 30;
+
+const REASONS: Record<string, { code: string; message: string; next?: string; exitCode?: 1 | 2 }> = {
+  ENOENT: { code: "file/missing", message: "no such file or folder", next: "Check the path." },
+  ENOTDIR: { code: "file/not-folder", message: "part of the path is not a folder", next: "Check the path." },
+  EISDIR: { code: "file/not-regular", message: "is a folder, not a file", next: "Give the path of a file." },
+  EACCES: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
+  EPERM: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
+  EROFS: { code: "file/read-only", message: "the file system is read-only", next: "Choose another folder." },
+  ELOOP: { code: "file/link-loop", message: "too many symbolic links", next: "Repair the links." },
+  ENAMETOOLONG: {
+    code: "file/name-too-long",
+    message: "the name is too long for the file system",
+    next: "Choose a shorter name.",
+  },
+  ERR_INVALID_ARG_VALUE: {
+    code: "file/name",
+    message: "no file can have this name: it has a NUL in it",
+    next: "Correct the path.",
+  },
+  ENOTEMPTY: { code: "file/not-empty", message: "the folder is not empty", next: "Choose another folder, or empty this one." },
+  EEXIST: { code: "file/exists", message: "exists already", next: "Choose another name, or remove it." },
+  ENOSPC: { code: "file/no-space", message: "no space left on the disk", next: "Free some space, then run again.", exitCode: 1 },
+  EDQUOT: { code: "file/no-space", message: "the disk quota is used up", next: "Free some space, then run again.", exitCode: 1 },
+};
+
+/** Runs `work`; a system error becomes a LowrankError that names `subject`. */
+export async function named<T>(subject: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const system = (error as NodeJS.ErrnoException)?.code;
+    if (error instanceof LowrankError || typeof system !== "string") throw error;
+    const reason = REASONS[system] ?? { code: "file/io", message: (error as Error).message, exitCode: 1 };
+    throw new LowrankError(reason.code, reason.message, { subject, next: reason.next, exitCode: reason.exitCode, cause: error });
+  }
+}
+
+const fail = (code: string, message: string, failure: Failure): never => {
+  throw new LowrankError(code, message, failure);
+};
+
+/** Size of a regular file. Asked before `open`, which would wait for ever on a named pipe. */
+async function regularSize(file: string): Promise<number> {
+  const found = await stat(file);
+  if (found.isFile()) return found.size;
+  const got = found.isDirectory() ? "a folder" : "a pipe, socket or device";
+  return fail("file/not-regular", "not a regular file", {
+    subject: file,
+    expected: "a regular file",
+    got,
+    next: found.isDirectory() ? "Give a file in it." : "Give the path of a file.",
+  });
+}
+
+async function readRange(file: string, offset: number, length: number): Promise<Uint8Array> {
+  const size = await regularSize(file);
+  const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
+  if (!inside || offset + length > size) {
+    fail("file/past-end", "a read past the end of the file", {
+      subject: file,
+      expected: `at most ${size} bytes`,
+      got: `${length} bytes from offset ${offset}`,
+      next: "The file is shorter than its header or index says; fetch it again.",
+    });
+  }
+  if (length > bufferLimits.MAX_LENGTH) {
+    fail("file/read-too-long", "one read is longer than a buffer can be", {
+      subject: file,
+      expected: `at most ${bufferLimits.MAX_LENGTH} bytes`,
+      got: `${length} bytes`,
+      next: "Read it in parts.",
+    });
+  }
+  const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+  const handle = await open(file, "r");
+  try {
+    let done = 0;
+    while (done < length) {
+      const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, MAX_READ_CALL), offset + done);
+      if (bytesRead === 0) {
+        fail("file/past-end", "the file became shorter while it was read", {
+          subject: file,
+          expected: `${length} bytes from offset ${offset}`,
+          got: `${done} bytes`,
+          next: "Leave the file alone while it is in use.",
+        });
+      }
+      done += bytesRead;
+    }
+  } finally {
+    await handle.close();
+  }
+  return bytes;
+}
+
+/** Makes the names inside `folder` durable. Windows has no such call and needs none. */
+async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+type Chunks = Parameters<Files["write"]>[1];
+
+async function writeChunks(handle: FileHandle, chunks: Chunks): Promise<void> {
+  if (chunks instanceof Uint8Array) return handle.writeFile(chunks);
+  for await (const chunk of chunks) await handle.writeFile(chunk);
+}
+
+async function writeWhole(file: string, chunks: Chunks): Promise<void> {
+  const temporary = temporaryBeside(file);
+  const handle = await open(temporary, "wx");
+  try {
+    try {
+      await writeChunks(handle, chunks);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, file);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+  await syncFolder(path.dirname(file));
+}
+
+async function appendDurably(file: string, bytes: Uint8Array): Promise<void> {
+  const found = await stat(file).catch((error) => (error.code === "ENOENT" ? null : Promise.reject(error)));
+  if (found) await regularSize(file);
+  const handle = await open(file, "a");
+  try {
+    await handle.writeFile(bytes);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  if (!found) await syncFolder(path.dirname(file));
+}
+
+/**
+ * Makes a folder and those it is in. Node's own (mkdir with `recursive`) never ends where the system says that a folder is
+ * missing whose parent is there, as under /proc.
+ */
+async function makeFolders(folder: string): Promise<void> {
+  try {
+    await mkdir(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" && path.dirname(folder) !== folder) {
+      await makeFolders(path.dirname(folder));
+      await mkdir(folder).catch((again) => again.code === "EEXIST" || Promise.reject(again));
+    } else if (
+      !(await stat(folder).then(
+        (found) => found.isDirectory(),
+        () => false,
+      ))
+    )
+      throw error;
+  }
+}
+
+/** An empty folder at `to` gives way (rmdir refuses any other); what `from` holds was synced as it was written. */
+async function renameDurably(from: string, to: string): Promise<void> {
+  const isFolder = (await named(from, () => stat(from))).isDirectory();
+  if (isFolder) {
+    await syncFolder(from);
+    await rmdir(to).catch((error) => error.code === "ENOENT" || Promise.reject(error));
+  }
+  await rename(from, to);
+  const [source, target] = [path.dirname(path.resolve(from)), path.dirname(path.resolve(to))];
+  await syncFolder(target);
+  if (source !== target) await syncFolder(source);
+}
+
+const isAbsent = ({ code }: NodeJS.ErrnoException): boolean => code === "ENOENT" || code === "ENOTDIR";
+
+/** Node's files. `list` is sorted. */
+export const nodeFiles: Files = {
+  size: (file) => named(file, () => regularSize(file)),
+  exists: (file) =>
+    named(file, () =>
+      stat(file).then(
+        () => true,
+        (error) => (isAbsent(error) ? false : Promise.reject(error)),
+      ),
+    ),
+  read: (file, offset, length) => named(file, () => readRange(file, offset, length)),
+  realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
+  list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
+  isFolder: (file) =>
+    named(file, () =>
+      stat(file).then(
+        (found) => found.isDirectory(),
+        (error) => (isAbsent(error) ? false : Promise.reject(error)),
+      ),
+    ),
+  write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
+  append: (file, bytes) => named(file, () => appendDurably(file, bytes)),
+  makeFolder: (folder) => named(folder, () => makeFolders(path.resolve(folder))),
+  rename: (from, to) => named(to, () => renameDurably(from, to)),
+  remove: (file) => named(file, () => rm(file, { recursive: true, force: true })),
+};

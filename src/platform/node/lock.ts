@@ -1,0 +1,212 @@
+// A lock on an output folder, so that one process trains into it. A lock whose process is gone is taken over: it is known by
+// host, process number and when the process started, and where that can't be looked up, by whether its file is still touched.
+import { randomUUID } from "node:crypto";
+import { constants, readFileSync, readlinkSync } from "node:fs";
+import { open, rm, utimes } from "node:fs/promises";
+import { hostname } from "node:os";
+import { LowrankError } from "../../errors.ts";
+import { named } from "./files.ts";
+
+/** In the folder that is locked. */
+export const LOCK_NAME = ".lowrank.lock";
+/** A larger file is no lock. */
+const MAX_LOCK_BYTES = 4096;
+/** The file of a lock that is held is touched this often. */
+const BEAT_MS = 5000;
+/** A lock of another machine is watched this long before it counts as abandoned; no clock is compared. */
+const WATCH_MS = 16_000;
+/** One that has no content is about to be written, or was cut off while it was. */
+const WRITE_MS = 1000;
+/** For lists of runs, which wait for nothing: a lock of another machine counts if it was touched so lately. */
+const FRESH_MS = 60_000;
+
+/** Who holds a lock. */
+export interface Holder {
+  pid: number;
+  /** The machine, its boot and its numbering of processes: what makes `pid` mean the same process. */
+  place: string;
+  /** When the process started, in a form that only compares; null where the system doesn't tell. */
+  started: string | null;
+  /** ISO 8601. */
+  since: string;
+  token: string;
+}
+
+const tokens = new Set<string>();
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+function procText(read: () => string): string {
+  try {
+    return read();
+  } catch {
+    return "";
+  }
+}
+
+const place = [
+  hostname(),
+  procText(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()),
+  procText(() => readlinkSync("/proc/self/ns/pid")),
+]
+  .filter(Boolean)
+  .join(" ");
+
+/** Linux: clock ticks from the boot to the start of a process, field 22 of proc_pid_stat(5). */
+function startOf(pid: number): string | null {
+  const stat = procText(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
+}
+
+/** Whether a process of this place lives and is the one that took the lock. */
+function isAlive({ pid, started, token }: Holder): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
+  }
+  const now = startOf(pid);
+  if (started !== null && now !== null) return started === now;
+  return pid !== process.pid || tokens.has(token);
+}
+
+/** The text of a lock file and when it was touched; undefined if there is none. */
+async function look(file: string): Promise<{ text: string; touched: number } | undefined> {
+  try {
+    // A pipe of that name must not be waited for.
+    const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    try {
+      const found = await handle.stat();
+      const isLock = found.isFile() && found.size <= MAX_LOCK_BYTES;
+      return { text: isLock ? await handle.readFile("utf8") : "", touched: found.mtimeMs };
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+function parseHolder(text: string): Holder | undefined {
+  try {
+    const { pid, place, started, since, token } = JSON.parse(text) as Record<string, unknown>;
+    const isHolder =
+      Number.isSafeInteger(pid) &&
+      (pid as number) > 0 &&
+      [place, since, token].every((value) => typeof value === "string") &&
+      (started === null || typeof started === "string");
+    return isHolder ? ({ pid, place, started, since, token } as Holder) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Waits until it is certain whether the lock that reads `text` is held, and by whom. */
+async function holderOf(file: string, text: string, watchMs: number): Promise<Holder | undefined> {
+  const holder = parseHolder(text);
+  if (holder && holder.place === place) return isAlive(holder) ? holder : undefined;
+  const first = await look(file);
+  for (let waited = 0; waited < (holder ? watchMs : Math.min(watchMs, WRITE_MS)); ) {
+    const pause = Math.min(200, watchMs);
+    await sleep(pause);
+    waited += pause;
+    const now = await look(file);
+    if (!now) return undefined;
+    if (now.text !== text) return holderOf(file, now.text, watchMs);
+    if (holder && now.touched !== first?.touched) return holder;
+  }
+  return undefined;
+}
+
+/**
+ * Removes the abandoned lock that reads `text`, and no other: who removes one claims it first, so that a lock that was taken
+ * over a moment ago is not taken for the one before it.
+ */
+async function removeAbandoned(file: string, text: string): Promise<void> {
+  const claim = `${file}.claim`;
+  if (await create(claim, "")) {
+    if ((await look(file))?.text === text) await rm(file, { force: true });
+    await rm(claim, { force: true });
+    return;
+  }
+  const before = await look(claim);
+  for (let waited = 0; before && waited < WRITE_MS; waited += 50) {
+    await sleep(50);
+    if ((await look(claim))?.touched !== before.touched) return;
+  }
+  await rm(claim, { force: true });
+}
+
+/**
+ * Locks `folder`, which exists, and returns what unlocks it. Fails with `file/locked` if another process, or another run of
+ * this one, holds it.
+ */
+export async function lockFolder(folder: string, watchMs = WATCH_MS): Promise<() => Promise<void>> {
+  const file = `${folder}/${LOCK_NAME}`;
+  const token = randomUUID();
+  const mine: Holder = { pid: process.pid, place, started: startOf(process.pid), since: new Date().toISOString(), token };
+  tokens.add(token);
+  try {
+    await named(folder, async () => {
+      while (!(await create(file, `${JSON.stringify(mine)}\n`))) {
+        const found = await look(file);
+        if (!found) continue;
+        const holder = await holderOf(file, found.text, watchMs);
+        if (holder) throw locked(folder, file, holder);
+        await removeAbandoned(file, found.text);
+      }
+    });
+  } catch (error) {
+    tokens.delete(token);
+    throw error;
+  }
+  const beat = setInterval(() => {
+    const now = new Date();
+    utimes(file, now, now).catch(() => {});
+  }, BEAT_MS);
+  beat.unref();
+  return async () => {
+    clearInterval(beat);
+    const found = await look(file);
+    if (found && parseHolder(found.text)?.token === token) await rm(file, { force: true });
+    tokens.delete(token);
+  };
+}
+
+/** Creates the file with `text`; false if it is there. */
+async function create(file: string, text: string): Promise<boolean> {
+  let handle: Awaited<ReturnType<typeof open>>;
+  try {
+    handle = await open(file, "wx");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw error;
+  }
+  try {
+    await handle.writeFile(text);
+  } catch (error) {
+    await rm(file, { force: true });
+    throw error;
+  } finally {
+    await handle.close();
+  }
+  return true;
+}
+
+/** Whether somebody trains into `folder` now, as far as it can be told without waiting. */
+export async function isLocked(folder: string): Promise<boolean> {
+  const found = await named(folder, () => look(`${folder}/${LOCK_NAME}`));
+  const holder = found && parseHolder(found.text);
+  if (!holder) return false;
+  return holder.place === place ? isAlive(holder) : Math.abs(Date.now() - found.touched) < FRESH_MS;
+}
+
+function locked(folder: string, file: string, { pid, place: where, since }: Holder): LowrankError {
+  const host = where.split(" ")[0];
+  return new LowrankError("file/locked", "another run is training into the folder", {
+    subject: folder,
+    expected: "a folder that nobody trains into",
+    got: `process ${pid} on ${host}, since ${since}`,
+    next: `Let it end, stop it (it saves what it has: kill ${pid}), or choose another folder. If there is no such process, remove ${file}.`,
+  });
+}

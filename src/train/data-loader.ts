@@ -1,0 +1,90 @@
+// What each step trains on, as a pure function of seed and step, so that a run resumes from nothing but its step number.
+import { type BatchPlan, planBatches } from "../data/batch.ts";
+import type { Examples } from "../data/store.ts";
+import type { AnyBatch } from "../data/types.ts";
+import { LowrankError } from "../errors.ts";
+import type { Facts } from "./checkpoint.ts";
+import type { Rows } from "./collate.ts";
+import type { BatchSize } from "./memory.ts";
+
+export interface Feed {
+  /** Optimizer steps in which every example comes once. */
+  stepsPerEpoch: number;
+  /** The micro-batches whose gradients are summed in `step` (from 0). */
+  microBatches(step: number): AnyBatch[] | Promise<AnyBatch[]>;
+  /** What determines them, compared when a run is resumed. */
+  facts: Facts;
+}
+
+/** A feed that knows the sizes of its batches without making them. */
+export interface RowFeed<B extends AnyBatch> extends Feed {
+  microBatches(step: number): Promise<B[]>;
+  sizes(step: number): BatchSize[];
+}
+
+export interface FeedOptions {
+  /** Rows of a micro-batch. */
+  batchSize: number;
+  /** Micro-batches of a step; 1 if absent. */
+  gradientAccumulation?: number;
+  seed: number;
+  /** An order of its own for every epoch; true if absent. */
+  shuffle?: boolean;
+  /** Rows of similar length in one micro-batch; true if absent. */
+  bucket?: boolean;
+}
+
+/**
+ * Feeds rows, each once an epoch; the last step of an epoch may have fewer micro-batches and the last micro-batch
+ * fewer rows. Throws `train/no-targets` for an example that has nothing to learn.
+ */
+export async function feedRows<B extends AnyBatch>(rows: Rows<B>, options: FeedOptions): Promise<RowFeed<B>> {
+  const { batchSize, gradientAccumulation = 1, seed, shuffle = true, bucket = true } = options;
+  checkExamples(rows.examples);
+  if (!(Number.isSafeInteger(gradientAccumulation) && gradientAccumulation >= 1)) {
+    throw new LowrankError("train/option", "the number of micro-batches of a step is not a positive integer", {
+      subject: "gradientAccumulation",
+      expected: "an integer of at least 1",
+      got: String(gradientAccumulation),
+      next: "Give the number of micro-batches of a step.",
+    });
+  }
+  let plan: BatchPlan & { epoch: number };
+  const planFor = (epoch: number): void => {
+    if (plan?.epoch !== epoch) plan = { epoch, ...planBatches(rows.lengths, { batchSize, seed, epoch, shuffle, bucket }) };
+  };
+  planFor(0);
+  const stepsPerEpoch = Math.ceil(plan!.count / gradientAccumulation);
+  /** The rows of each micro-batch of a step. */
+  const batchesOf = (step: number): number[][] => {
+    planFor(Math.floor(step / stepsPerEpoch));
+    const first = (step % stepsPerEpoch) * gradientAccumulation;
+    return Array.from({ length: Math.min(gradientAccumulation, plan.count - first) }, (_, i) => plan.batch(first + i));
+  };
+  return {
+    stepsPerEpoch,
+    microBatches: (step) => Promise.all(batchesOf(step).map(rows.batch)),
+    sizes: (step) => batchesOf(step).map(rows.size),
+    facts: {
+      batchSize,
+      gradientAccumulation,
+      shuffle,
+      bucket,
+      ...rows.facts,
+      dataSeed: seed,
+      examples: `${rows.examples.length}, ${await rows.name()}`,
+    },
+  };
+}
+
+function checkExamples(examples: Examples): void {
+  let empty = 0;
+  while (empty < examples.length && examples.targetsOf(empty) > 0) empty++;
+  if (examples.length > 0 && empty === examples.length) return;
+  throw new LowrankError("train/no-targets", "there is nothing to learn", {
+    subject: examples.length === 0 ? "examples" : `example ${empty} (from 0)`,
+    expected: examples.length === 0 ? "at least one example" : "at least one target behind the first token",
+    got: "none",
+    next: "Leave out examples whose targets are all masked or cut off.",
+  });
+}

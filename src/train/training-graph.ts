@@ -1,0 +1,124 @@
+// Which tensors of a loss graph are trained: LoRA factors and saved modules, or every weight; they become θ, with gradients.
+
+import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout, withInputs } from "../adapters/inject.ts";
+import type { AdapterModule } from "../adapters/match.ts";
+import { savedKey } from "../adapters/peft-files.ts";
+import type { SavedWeight } from "../adapters/saved.ts";
+import { gradients } from "../graph/autodiff.ts";
+import type { Dim } from "../graph/dims.ts";
+import { fuseAdditions } from "../graph/fuse.ts";
+import { check, type Graph, type Node, nodesOf, type Value } from "../graph/graph.ts";
+import { mul } from "../graph/ops/elementwise.ts";
+import { input, scalar } from "../graph/ops/leaves.ts";
+import { sizeOf } from "../tensor.ts";
+import type { ThetaEntry } from "./types.ts";
+
+/** What LoRA trains. */
+export interface Trained {
+  modules: readonly AdapterModule[];
+  saved?: readonly SavedWeight[];
+}
+
+/** The tensors of θ: A then B of each module, in the order of the modules, then the saved weights. */
+export function loraEntries({ modules, saved = [] }: Trained): ThetaEntry[] {
+  let offset = 0;
+  const factors = modules.flatMap(({ path, rank, inFeatures, outFeatures }) =>
+    (["A", "B"] as const).map((group): ThetaEntry => {
+      const shape = group === "A" ? [rank, inFeatures] : [outFeatures, rank];
+      const entry = { key: `base_model.model.${path}.lora_${group}.weight`, offset, shape, group };
+      offset += sizeOf(shape);
+      return entry;
+    }),
+  );
+  const whole = saved.map(({ name, shape }): ThetaEntry => {
+    const entry = { key: savedKey(name), offset, shape, group: "weight" as const };
+    offset += sizeOf(shape);
+    return entry;
+  });
+  return [...factors, ...whole];
+}
+
+/**
+ * A loss graph that yields dloss/dθ beside the loss, and a classifier's logits: the gradient of each trained tensor under its key. It is zero for what the loss does not
+ * read: the layers of a vision tower behind the features that are taken, and all of it where a run has no images.
+ */
+function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
+  const loss = mul(graph.outputs["loss"]!, input("lossScale", "float32", []));
+  const read = new Set(nodesOf({ outputs: { loss } }));
+  const found = gradients(
+    loss,
+    parts.filter(({ node }) => read.has(node)),
+  );
+  const named = parts.map((part, i) => [
+    gradientName(entries[i]!),
+    read.has(part.node) ? found.shift()! : mul(part, scalar(0, part)),
+  ]);
+  const { logits } = graph.outputs;
+  return fuseAdditions(check({ outputs: { loss, ...(logits && { logits }), ...Object.fromEntries(named) } }));
+}
+
+export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
+
+/** What the layers' input is dropped with in training, by path. */
+type Dropout = (path: string, x: Value) => Value;
+
+/** A graph with the tensors of θ as inputs under their keys, and those inputs in the order of `loraEntries`. */
+export function adaptedGraph(graph: Graph, trained: Trained, dropout?: Dropout): { graph: Graph; parts: Value[] } {
+  const { modules, saved = [] } = trained;
+  const parts = loraEntries(trained).map(({ key, shape }) => input(key, "float32", shape));
+  const factors = modules.map(({ path, scale }, i): [string, LoraFactors] => [
+    path,
+    { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
+  ]);
+  const whole = new Map(saved.map(({ name }, i) => [name, parts[2 * modules.length + i]!]));
+  const own = whole.size > 0 ? withInputs(graph, whole) : graph;
+  return { graph: inject(own, loraUpdate(own, new Map(factors), dropout)), parts };
+}
+
+/** The graph of LoRA training for a `loss`: the tensors of θ are inputs under their keys, injected beside the frozen layers. */
+export function loraGraph(loss: Graph, trained: Trained, dropout: boolean): Graph {
+  const { modules } = trained;
+  const drop = dropout
+    ? pooledDropout(modules, dropoutPools(dropoutPoolWidth(modules)), input("dropoutRate", "float32", []))
+    : undefined;
+  const { graph, parts } = adaptedGraph(loss, trained, drop);
+  return withGradient(graph, loraEntries(trained), parts);
+}
+
+const POOL = "dropoutPool";
+
+/** The pools of random numbers, by their rows: inputs of the graph. */
+function dropoutPools(width: number): (rows: Dim) => Value {
+  const pools = new Map<Dim, Value>();
+  return (rows) => {
+    const pool = pools.get(rows) ?? input(`${POOL} ${rows}`, "float32", [rows, width]);
+    pools.set(rows, pool);
+    return pool;
+  };
+}
+
+/** The inputs of a graph that are pools of random numbers for dropout, [rows, width] each, and its other inputs. */
+export function inputsOf(graph: Graph): { pools: Node[]; others: Node[] } {
+  const inputs = nodesOf(graph).filter(({ op }) => op === "input");
+  const isPool = ({ attributes }: Node) => String(attributes["name"]).startsWith(`${POOL} `);
+  return { pools: inputs.filter(isPool), others: inputs.filter((node) => !isPool(node)) };
+}
+
+/** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */
+export function fullEntries(loss: Graph): ThetaEntry[] {
+  let offset = 0;
+  return nodesOf(loss)
+    .filter((node) => node.op === "weight")
+    .map(({ attributes }): ThetaEntry => {
+      const entry = { key: String(attributes["name"]), offset, shape: attributes["shape"] as number[], group: "weight" as const };
+      offset += sizeOf(entry.shape);
+      return entry;
+    });
+}
+
+/** The graph of full fine-tuning: every weight becomes an input under its stored name. */
+export function fullGraph(loss: Graph): Graph {
+  const entries = fullEntries(loss);
+  const inputs = new Map(entries.map(({ key, shape }) => [key, input(key, "float32", shape)]));
+  return withGradient(withInputs(loss, inputs), entries, [...inputs.values()]);
+}

@@ -1,0 +1,179 @@
+// lowrank classify and lowrank embed as processes: what they print, what they read, what they refuse.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { mock, type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { main } from "../../src/cli/program.ts";
+import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
+import { openClassifier, openEmbedder } from "../../src/node.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
+import type { Classification } from "../../src/predict/types.ts";
+import { imageFile, tinyTask } from "../helpers/tiny-tasks.ts";
+
+const program = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));
+const [wide, tall] = [imageFile("wide.png"), imageFile("tall.png")];
+
+function lowrank(args: string[], input = "") {
+  return new Promise<{ status: number | null; stdout: string; stderr: string }>((resolve) => {
+    const child = spawn(process.execPath, ["--import", "tsx", program, ...args]);
+    let [stdout, stderr] = ["", ""];
+    child.stdout.setEncoding("utf8").on("data", (text: string) => {
+      stdout += text;
+    });
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      stderr += text;
+    });
+    child.on("close", (status) => resolve({ status, stdout, stderr }));
+    child.stdin.on("error", () => {}); // a refused command reads none of it
+    child.stdin.end(input);
+  });
+}
+
+const jsonLines = (text: string) =>
+  text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+
+/** A model, with what the API tells of it. */
+async function classifierOf(t: TestContext, name: "bert" | "vit" | "clip") {
+  const made = await tinyTask(t, name);
+  const classifier = await openClassifier(made.base, { adapter: made.adapter });
+  t.after(() => classifier.close());
+  return { ...made, classifier };
+}
+
+test("classify prints one text's classes in a column, and lines of standard input with a line each", async (t) => {
+  const { base, adapter, classifier } = await classifierOf(t, "bert");
+  const [first, second] = await classifier.classify(["I love it", "a dull story"]);
+  const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
+  const one = await lowrank(["classify", "--base", base, "--adapter", adapter, "--text", "I love it"]);
+  assert.deepEqual(
+    one.stdout.trimEnd().split("\n"),
+    first!.scores.map(({ label, probability }) => `${label}  ${percent(probability)}`),
+  );
+  const many = await lowrank(["classify", "--base", base, "--adapter", adapter, "--top", "1"], "I love it\r\n\na dull story\n");
+  const line = (text: string, { scores: [best] }: typeof first & object) =>
+    `${text}: ${best!.label} ${percent(best!.probability)}`;
+  assert.deepEqual(many.stdout.trimEnd().split("\n"), [line("I love it", first!), line("a dull story", second!)]);
+  assert.equal(many.stderr, "");
+});
+
+test("classify --json gives what the API gives, for pairs and for texts that are cut", async (t) => {
+  const { base, adapter, classifier } = await classifierOf(t, "bert");
+  const long = "I love this film and the cat ".repeat(9);
+  const command = ["classify", "--base", base, "--adapter", adapter];
+  const pair = await lowrank([...command, "--text", "I love it", "--text", long, "--text-pair", "a joy", "--json"]);
+  const expected = await classifier.classify([
+    { text: "I love it", textPair: "a joy" },
+    { text: long, textPair: "a joy" },
+  ]);
+  assert.deepEqual(
+    jsonLines(pair.stdout).map(({ scores, cut, textPair, input }) => ({ scores, cut, textPair, input })),
+    expected.map((one, i) => ({ ...one, textPair: "a joy", input: [...["I love it", long]][i] })),
+  );
+  assert.deepEqual(
+    expected.map(({ cut }) => cut),
+    [false, true],
+  );
+  const told = await lowrank([...command, "--text", long]);
+  assert.match(told.stderr, /One text was longer than the model reads/);
+});
+
+test("hundreds of files on the command line are classified in blocks, in their order", async (t) => {
+  const { base, classifier } = await classifierOf(t, "vit");
+  await classifier.useAdapter(null);
+  const [small] = await classifier.classify([imageFile("small.png")]);
+  const files = Array.from({ length: 700 }, (_, i) => (i === 300 ? wide : imageFile("small.png")));
+  const found = await lowrank(["classify", "--base", base, "--json", ...files]);
+  assert.equal(found.status, 0, found.stderr);
+  const lines = jsonLines(found.stdout);
+  assert.deepEqual(
+    lines.map(({ input }) => input),
+    files,
+  );
+  const rounded = ({ scores }: Classification) => scores.map(({ label, probability }) => `${label} ${probability.toFixed(4)}`);
+  assert.deepEqual(rounded(lines[699]), rounded(small!));
+  assert.notDeepEqual(rounded(lines[300]), rounded(small!));
+});
+
+test("classify by labels, from the command line and from a config file", async (t) => {
+  const { base, adapter, folder, classifier } = await classifierOf(t, "clip");
+  const command = ["classify", "--base", base, "--adapter", adapter, "--json"];
+  const template = ["a photo of a {}", "the {} sat"];
+  const flags = ["--labels", "cat, dog", "--template", template[0]!, "--template", template[1]!];
+  const found = await lowrank([...command, ...flags, wide, "--image", tall]);
+  const expected = await classifier.classify([tall, wide], { labels: ["cat", "dog"], template });
+  assert.deepEqual(
+    jsonLines(found.stdout).map(({ scores }) => scores),
+    expected.map(({ scores }) => scores),
+  );
+  await writeFile(`${folder}/own.yaml`, 'labels: ["cat, dog", "dog, cat"]\n');
+  const both = await lowrank([...command, "--config", `${folder}/own.yaml`], `${wide}\n`);
+  assert.deepEqual(
+    jsonLines(both.stdout)[0]
+      .scores.map(({ label }: { label: string }) => label)
+      .sort(),
+    ["cat, dog", "dog, cat"],
+  );
+});
+
+test("embed prints a line for each text and image, or writes one tensor", async (t) => {
+  const { base, adapter, folder } = await tinyTask(t, "clip");
+  const embedder = await openEmbedder(base, { adapter });
+  t.after(() => embedder.close());
+  const expected = [...(await embedder.embedTexts(["a cat"])), ...(await embedder.embedImages([wide, tall]))];
+  const command = ["embed", "--base", base, "--adapter", adapter, "--text", "a cat", wide, tall];
+  const lines = jsonLines((await lowrank(command)).stdout);
+  assert.deepEqual(
+    lines.map(({ text, image }) => text ?? image),
+    ["a cat", wide, tall],
+  );
+  for (const [i, { embedding }] of lines.entries()) assert.deepEqual(Float32Array.from(embedding), expected[i]);
+  const output = `${folder}/vectors.safetensors`;
+  const written = await lowrank([...command, "--output", output]);
+  assert.match(written.stdout, /^3 vectors of 20 numbers: .*tensor embeddings\n$/);
+  const entry = (await readHeader(nodeFiles, output)).tensors.get("embeddings")!;
+  const { shape, data } = await readTensor(nodeFiles, output, entry);
+  assert.deepEqual([...shape], [3, 20]);
+  assert.deepEqual(
+    [...(data as Float32Array)],
+    expected.flatMap((vector) => [...vector]),
+  );
+});
+
+test("what a command cannot do is refused with what can", async (t) => {
+  const [{ base: bert }, { base: clip, folder }] = await Promise.all([tinyTask(t, "bert"), tinyTask(t, "clip")]);
+  /** In this process: nothing is printed before it fails. */
+  const refusal = async (args: string[]) => {
+    let stderr = "";
+    const write = mock.method(process.stderr, "write", (text: string) => {
+      stderr += text;
+      return true;
+    });
+    try {
+      assert.equal(await main(args), 2);
+    } finally {
+      write.mock.restore();
+    }
+    return stderr;
+  };
+  assert.match(await refusal(["classify", "--base", bert, wide]), /the model classifies texts/);
+  assert.match(await refusal(["classify", "--base", clip, "--labels", "a,b", "--text", "a cat"]), /the model classifies images/);
+  assert.match(await refusal(["classify", "--base", clip, "--labels", "a,a", wide]), /a label occurs twice/);
+  assert.match(await refusal(["classify", "--base", clip, "--labels", "a,", wide]), /a label is empty/);
+  const empty = await lowrank(["classify", "--base", bert], "\n \n");
+  assert.deepEqual([empty.status, empty.stdout], [2, ""]);
+  assert.match(empty.stderr, /standard input has no line/);
+  assert.match(await refusal(["classify", "--base", bert, "--text", " "]), /nothing in the text/);
+  assert.match(await refusal(["classify", "--base", "embedded", "--text", "hi"]), /lowrank generate/);
+  assert.match(await refusal(["generate", "--base", bert, "--prompt", "hi"]), /lowrank classify/);
+  assert.match(await refusal(["embed", "--base", bert, "--text", "hi"]), /lowrank classify/);
+  const output = `${folder}/vectors.npy`;
+  assert.match(await refusal(["embed", "--base", clip, "--text", "hi", "--output", output]), /safetensors/);
+  const unwritten = `${folder}/vectors.safetensors`;
+  assert.match(await refusal(["embed", "--base", clip, "--output", unwritten, `${folder}/none.png`]), /none\.png/);
+  assert.equal(existsSync(unwritten), false);
+});

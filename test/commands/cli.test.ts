@@ -1,0 +1,337 @@
+// The command line as a process: flags, config files, output, exit status, interruption.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, describe, it, mock } from "node:test";
+import { fileURLToPath } from "node:url";
+import { cliDocs } from "../../scripts/cli-docs.ts";
+import { type CommandName, commands, flagOf } from "../../src/cli/flags.ts";
+import { main, makeProgram } from "../../src/cli/program.ts";
+import { takesModels } from "../../src/commands/models/command.ts";
+
+const repository = fileURLToPath(new URL("../..", import.meta.url));
+const fixtures = `${repository}test/fixtures`;
+const base = `${fixtures}/tiny-llama`;
+const data = `${fixtures}/tiny-e2e/train.jsonl`;
+const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;
+const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-cli-")));
+after(() => rmSync(root, { recursive: true }));
+
+interface Result {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the command line. `onOutput` sees standard output as it grows. */
+function lowrank(args: string[], { input = "", onOutput = (_: string, _kill: (signal: NodeJS.Signals) => void) => {} } = {}) {
+  return new Promise<Result>((resolve, reject) => {
+    const child = spawn(process.execPath, ["--import", "tsx", `${repository}src/cli/main.ts`, ...args], { cwd: repository });
+    let [stdout, stderr] = ["", ""];
+    child.stdout.setEncoding("utf8").on("data", (text: string) => {
+      stdout += text;
+      onOutput(stdout, (signal) => child.kill(signal));
+    });
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      stderr += text;
+    });
+    child.on("error", reject);
+    child.on("close", (status) => resolve({ status, stdout, stderr }));
+    child.stdin.end(input);
+  });
+}
+
+/** Runs a command line that fails before it prints a result, in this process. */
+async function refused(args: string[]): Promise<{ status: number; stderr: string }> {
+  let stderr = "";
+  const write = mock.method(process.stderr, "write", (text: string) => {
+    stderr += text;
+    return true;
+  });
+  try {
+    const status = await main(args);
+    return { status, stderr };
+  } finally {
+    write.mock.restore();
+  }
+}
+
+const jsonLines = (text: string): Record<string, unknown>[] =>
+  text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+
+const training = (output: string, ...more: string[]): string[] =>
+  ["train", "--base", base, "--data", data, "--output", path.join(root, output), "--threads", "1"].concat(more);
+const short = ["--steps", "2", "--batch-size", "2", "--target-modules", "q_proj,v_proj"];
+
+describe("the five commands, one after another", () => {
+  it("train prints its progress and exits with 0", async () => {
+    const { status, stdout, stderr } = await lowrank(training("adapter", ...short, "--eval-data", evalData));
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /training 3,584 parameters \(4 modules\)/);
+    assert.match(stdout, /400 examples/);
+    assert.match(stdout, /step 2\/2: loss \d+\.\d{4}, \d+ tokens\/s, \d+s left, \d/);
+    assert.match(stdout, /evaluation loss \d\.\d{4}, perplexity/);
+    assert.match(stdout, /done at step 2 .*adapter\n$/);
+  });
+
+  it("preview prints what docs/chat.md shows", async () => {
+    const args = ["preview", "--base", "test/fixtures/tiny-llama", "--data", "examples/chat.jsonl", "--examples", "1"];
+    const { status, stdout, stderr } = await lowrank(args);
+    assert.equal(status, 0, stderr);
+    const docs = readFileSync(`${repository}docs/chat.md`, "utf8");
+    assert.ok(docs.includes(`npx lowrank ${args.join(" ")}\n`));
+    assert.ok(docs.includes(stdout.trim()), stdout);
+    const asJson = await lowrank([...args, "--json", "--ids"]);
+    const [example, total] = asJson.stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    assert.deepEqual(example.trainedText, [
+      "Done: The Punter, two people. Anything else?<|im_end|>",
+      "Enjoy your meal!<|im_end|>",
+    ]);
+    assert.equal(example.ids.length, example.tokens);
+    assert.deepEqual([total.type, total.train.records, total.duplicates.train, total.warnings], ["preview", 4, 1, []]);
+  });
+
+  it("eval gives the loss with and without the adapter", async () => {
+    const args = ["eval", "--base", base, "--adapter", path.join(root, "adapter"), "--data", evalData];
+    const { stdout, stderr } = await lowrank([...args, "--json"]);
+    const [result] = jsonLines(stdout) as { base: { loss: number }; adapter: { loss: number } }[];
+    assert.ok(result!.base.loss > 1 && result!.adapter.loss > 1 && result!.base.loss !== result!.adapter.loss, stdout + stderr);
+    assert.match((await lowrank(args)).stdout, /base +\d\.\d{4} +\d+\.\d\d\nwith the adapter +\d\.\d{4}/);
+  });
+
+  it("generate takes its prompt from a flag or from standard input, and streams events", async () => {
+    const prompt = "name[The Eagle], food[Italian]\n";
+    const args = ["generate", "--base", base, "--adapter", path.join(root, "adapter"), "--max-new-tokens", "12"];
+    const { stdout, status, stderr } = await lowrank([...args, "--prompt", prompt]);
+    assert.equal(status, 0, stderr);
+    assert.ok(stdout.trim().length > 5, stdout);
+    const piped = await lowrank([...args, "--json"], { input: prompt });
+    const events = jsonLines(piped.stdout);
+    const done = events.at(-1) as { type: string; text: string; ids: number[] };
+    assert.equal(`${done.text}\n`, stdout);
+    assert.equal(events.length, done.ids.length + 1);
+  });
+
+  it("generate answers a conversation, samples by seed, and ends at a stop text", async () => {
+    const messages = path.join(root, "messages.json");
+    writeFileSync(messages, JSON.stringify([{ role: "user", content: "name[The Eagle]" }]));
+    const sampled = ["generate", "--base", base, "--messages", messages, "--max-new-tokens", "30", "--temperature", "0.9"];
+    const [one, again, other] = await Promise.all(
+      ["1", "1", "2"].map((seed) => lowrank([...sampled, "--seed", seed, "--top-k", "50"])),
+    );
+    assert.equal(one!.stdout, again!.stdout);
+    assert.notEqual(one!.stdout, other!.stdout);
+    const whole = await lowrank(["generate", "--base", base, "--prompt", "name[", "--max-new-tokens", "30"]);
+    assert.match(whole.stdout, /food/);
+    const cut = await lowrank([
+      "generate",
+      "--base",
+      base,
+      "--prompt",
+      "name[",
+      "--max-new-tokens",
+      "30",
+      "--stop",
+      "food",
+      "--stop",
+      "@",
+    ]);
+    assert.equal(cut.stdout.trimEnd(), whole.stdout.slice(0, whole.stdout.indexOf("food")).trimEnd());
+  });
+
+  it("merge writes a checkpoint, inspect tells what is where", async () => {
+    const [adapter, merged] = [path.join(root, "adapter"), path.join(root, "merged")];
+    const { status, stderr } = await lowrank(["merge", "--base", base, "--adapter", adapter, "--output", merged]);
+    assert.equal(status, 0, stderr);
+    const texts = await Promise.all(
+      [[merged], [adapter, "--base", base], [adapter, "--json"], [base, "--json"]].map((args) => lowrank(["inspect", ...args])),
+    );
+    assert.match(texts[0]!.stdout, /llama model\nparameters +106,816/);
+    assert.match(texts[1]!.stdout, /parameters +3,584\nmodules +4\nranks +8 \(4 modules\).*made for this base +yes/s);
+    const [described] = jsonLines(texts[2]!.stdout) as {
+      parameters: number;
+      normDelta: number;
+      modules: { effectiveRank: number }[];
+    }[];
+    assert.deepEqual([described!.parameters, described!.modules.length], [3584, 4]);
+    assert.ok(described!.normDelta > 0, "an update without a norm");
+    for (const { effectiveRank } of described!.modules) assert.ok(effectiveRank >= 1 && effectiveRank <= 8, `${effectiveRank}`);
+    assert.match(texts[1]!.stdout, /effective rank +\d\.\d\d to \d\.\d\d\n/);
+    assert.equal(jsonLines(texts[3]!.stdout)[0]!["parameters"], 106_816);
+  });
+});
+
+describe("events", () => {
+  it("are one JSON object a line", async () => {
+    const { stdout, status } = await lowrank(training("events", ...short, "--json"));
+    assert.equal(status, 0);
+    const types = jsonLines(stdout).map((event) => event["type"]);
+    const told = types.filter((type) => type !== "reading"); // on a slow machine
+    assert.deepEqual(told, ["prepared", "start", "checkpoint", "step", "step", "checkpoint", "done"]);
+  });
+});
+
+describe("a config file", () => {
+  const config = (name: string, value: unknown): string => {
+    const file = path.join(root, `${name}.json`);
+    writeFileSync(file, typeof value === "string" ? value : JSON.stringify(value));
+    return file;
+  };
+
+  it("holds any flag, and the command line wins", async () => {
+    const output = path.join(root, "configured");
+    const file = config("run", {
+      base,
+      data,
+      output,
+      epochs: 5,
+      batchSize: 2,
+      "learning-rate": 0.125,
+      targetModules: ["k_proj"],
+      rank: 4,
+    });
+    const { status, stderr } = await lowrank(["train", "--config", file, "--steps", "1", "--rank", "2", "--threads", "1"]);
+    assert.equal(status, 0, stderr);
+    const { options } = JSON.parse(readFileSync(`${output}/run.json`, "utf8"));
+    const { steps, epochs, learningRate, rank, targetModules, batchSize } = options;
+    assert.deepEqual(
+      { steps, epochs, learningRate, rank, targetModules, batchSize },
+      { steps: 1, epochs: undefined, learningRate: 0.125, rank: 2, targetModules: ["k_proj"], batchSize: 2 },
+    );
+  });
+
+  const wrong: [string, unknown, RegExp][] = [
+    ["an unknown key", { learnRate: 1 }, /learningRate.*found: +learnRate/s],
+    ["a value of another kind", { rank: "8" }, /rank.*expected: a number/s],
+    ["a value outside the choices", { schedule: "stairs" }, /one of constant, linear, cosine/],
+    ["text that is no JSON", "rank: 8", /not valid JSON/],
+    ["a list", [1], /not a JSON object/],
+  ];
+  for (const [what, value, text] of wrong) {
+    it(`with ${what} is refused`, async () => {
+      const { status, stderr } = await refused(training("never", "--config", config("wrong", value)));
+      assert.equal(status, 2, stderr);
+      assert.match(stderr, text);
+    });
+  }
+});
+
+describe("wrong input", () => {
+  const cases: [string, string[], RegExp][] = [
+    ["an unknown command", ["trian"], /unknown command 'trian'.*Did you mean train/s],
+    ["an unknown flag", ["train", "--bas", "x"], /unknown option '--bas'.*Did you mean --base/s],
+    ["a required flag that is missing", ["train", "--base", base], /--data, --output must be given.*train --help/s],
+    ["a number that is none", training("never", "--rank", "eight"), /--rank.*expected: a number.*found: +eight/s],
+    ["a choice that is none", training("never", "--method", "half"), /--method.*lora, full/s],
+    ["a regular expression that is none", training("never", "--target-modules", "(q_proj"), /targetModules/],
+    ["a target that matches nothing", training("never", "--target-modules", "q_porj"), /q_proj/],
+    ["a base that is an adapter's folder", ["generate", "--base", path.join(root, "adapter"), "--prompt", "x"], /base model/],
+    ["a conversation that is none", ["generate", "--base", base, "--messages", data], /conversation/],
+    ["a folder that holds nothing", ["inspect", root], /adapter_config\.json or config\.json/],
+  ];
+  for (const [what, args, text] of cases) {
+    it(`${what}: status 2, told on standard error`, async () => {
+      const { status, stderr } = await refused(args);
+      assert.equal(status, 2, stderr);
+      assert.match(stderr, text);
+      assert.match(stderr, /^lowrank: .*next: /s, "no next step");
+    });
+  }
+
+  it("is JSON with --json", async () => {
+    const { stderr, status } = await refused(training("never", "--rank", "0", "--json"));
+    assert.equal(status, 2);
+    const [failure] = jsonLines(stderr);
+    assert.equal(failure!["error"], "lora/config");
+    assert.equal(failure!["subject"], "rank");
+  });
+
+  it("leaves standard output empty and sets the process's exit status", async () => {
+    const { status, stdout, stderr } = await lowrank(training("never", "--rank", "0"));
+    assert.deepEqual([status, stdout], [2, ""]);
+    assert.match(stderr, /rank/);
+  });
+
+  it("helps when asked, with status 0", async () => {
+    const [help, version] = await Promise.all([lowrank([]), lowrank(["--version"])]);
+    assert.deepEqual([help.status, version.status], [0, 0]);
+    for (const name of Object.keys(commands)) assert.match(help.stdout, new RegExp(`\\n  ${name} `));
+    assert.equal(version.stdout.trim(), JSON.parse(readFileSync(`${repository}package.json`, "utf8")).version);
+  });
+});
+
+describe("an interrupt", { skip: process.platform === "win32" && "Windows has no SIGINT between processes" }, () => {
+  const options = ["--steps", "60", "--batch-size", "4", "--learning-rate", "1e-3", "--dropout", "0.1", "--json"];
+
+  it("finishes the step and saves; --resume ends with the bits of the undisturbed run", async () => {
+    const output = path.join(root, "interrupted");
+    let sent = false;
+    const interrupted = await lowrank(training("interrupted", ...options), {
+      onOutput: (text, kill) => {
+        if (sent || !text.includes('"type":"step","step":5,')) return;
+        sent = true;
+        kill("SIGINT");
+      },
+    });
+    assert.equal(interrupted.status, 130, interrupted.stderr);
+    assert.match(interrupted.stderr, new RegExp(`lowrank train --resume --output ${output}`));
+    const last = jsonLines(interrupted.stdout).at(-1)!;
+    assert.equal(last["stopped"], true);
+    assert.ok((last["step"] as number) >= 5 && (last["step"] as number) < 60, `stopped at ${last["step"]}`);
+
+    const resumed = await lowrank(["train", "--resume", "--output", output, "--json"]);
+    assert.equal(resumed.status, 0, resumed.stderr);
+    const start = jsonLines(resumed.stdout).find((event) => event["type"] === "start");
+    assert.equal(start!["step"], last["step"]);
+    assert.equal((await lowrank(training("undisturbed", ...options))).status, 0);
+    for (const file of ["adapter_model.safetensors", "checkpoint-60/optimizer.safetensors"]) {
+      assert.deepEqual(readFileSync(`${output}/${file}`), readFileSync(path.join(root, "undisturbed", file)), file);
+    }
+  });
+});
+
+describe("a lost terminal", { skip: process.platform === "win32" && "Windows has no SIGHUP between processes" }, () => {
+  const options = ["--steps", "5000", "--batch-size", "1", "--threads", "1", "--json"];
+
+  it("is a reason to save: SIGHUP, or a reader that goes away", async () => {
+    const ends: [string, (child: ReturnType<typeof spawn>) => void][] = [
+      ["hangup", (child) => child.kill("SIGHUP")],
+      ["unread", (child) => child.stdout!.destroy()],
+    ];
+    for (const [output, end] of ends) {
+      let sent = 0;
+      const args = ["--import", "tsx", `${repository}src/cli/main.ts`, ...training(output, ...options)];
+      const child = spawn(process.execPath, args, { cwd: repository, stdio: ["ignore", "pipe", "ignore"] });
+      child.stdout.on("data", (text) => {
+        if (String(text).includes('"type":"step"') && sent++ < 2) end(child);
+      });
+      const status = await new Promise((resolve) => child.on("close", resolve));
+      assert.equal(status, 129, output);
+      const metrics = jsonLines(readFileSync(path.join(root, output, "metrics.jsonl"), "utf8"));
+      assert.equal(metrics.at(-1)!["stopped"], true);
+      assert.ok(readdirSync(path.join(root, output)).includes(`checkpoint-${metrics.at(-1)!["step"]}`));
+    }
+  });
+});
+
+describe("docs/cli.md", () => {
+  it("is what `npm run docs:cli` makes", () => assert.equal(readFileSync(`${repository}docs/cli.md`, "utf8"), cliDocs()));
+
+  for (const name of Object.keys(commands) as CommandName[]) {
+    it(`names the flags that lowrank ${name} --help shows`, () => {
+      const program = makeProgram(() => {});
+      const help = program.commands.find((command) => command.name() === name)!.helpInformation();
+      const shown = [...help.matchAll(/^ {2}(--[a-z-]+)/gm)].map((match) => match[1]!);
+      const common = ["--config", ...(takesModels(commands[name]) ? ["--offline"] : []), "--json"];
+      assert.deepEqual(shown, [...commands[name].flags.map((flag) => flagOf(flag.name)), ...common]);
+    });
+  }
+});

@@ -1,0 +1,233 @@
+// lowrank plan: numbers of PEFT from config.json alone, the memory that finetune estimates, and what it refuses.
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, describe, it, mock } from "node:test";
+import { fileURLToPath } from "node:url";
+import { main } from "../../src/cli/program.ts";
+import { planTraining } from "../../src/commands/plan/plan.ts";
+import { finetune } from "../../src/commands/train/finetune.ts";
+import type { LowrankError, Plan } from "../../src/index.ts";
+import { modelTypes } from "../../src/models/registry.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
+import { openNodeSession } from "../../src/platform/node/session.ts";
+
+const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
+const tiny = `${fixtures}/tiny-llama`;
+const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-plan-")));
+after(() => rmSync(root, { recursive: true }));
+
+/** Runs the command line in this process. What the test runner itself writes meanwhile (bytes) goes its way. */
+async function lowrank(...args: string[]): Promise<{ status: number; stdout: string; stderr: string }> {
+  const written = { stdout: "", stderr: "" };
+  const mocks = (["stdout", "stderr"] as const).map((name) => {
+    const write = process[name].write.bind(process[name]);
+    return mock.method(process[name], "write", (text: string | Uint8Array) => {
+      if (typeof text !== "string") return write(text);
+      written[name] += text;
+      return true;
+    });
+  });
+  try {
+    return { status: await main(args), ...written };
+  } finally {
+    for (const { mock } of mocks) mock.restore();
+  }
+}
+
+const planned = async (...args: string[]): Promise<Plan> => {
+  const { status, stdout, stderr } = await lowrank("plan", ...args, "--json");
+  assert.equal(status, 0, stderr);
+  return JSON.parse(stdout);
+};
+
+interface Row {
+  name: string;
+  config: { model_type: string };
+  r: number;
+  target_modules: string[] | string | null;
+  base_parameters: number;
+  adapted_modules: number;
+  trainable_parameters: number;
+}
+
+describe("lowrank plan CONFIG.json --rank R --target-modules T --json", () => {
+  const rows: Row[] = JSON.parse(readFileSync(`${fixtures}/parameter-counts.json`, "utf8"));
+  for (const [i, row] of rows.entries()) {
+    const { name, config, r, target_modules: targets } = row;
+    const isBuilt = modelTypes.includes(config.model_type);
+    it(`${isBuilt ? "tells PEFT's counts of" : "refuses"} ${name}, rank ${r}, ${targets ?? "default targets"}`, async () => {
+      const file = path.join(root, `${i}.json`);
+      writeFileSync(file, JSON.stringify(config));
+      const names = targets === null ? "default" : [targets].flat().join(",");
+      const { status, stdout, stderr } = await lowrank("plan", file, "--rank", `${r}`, "--target-modules", names, "--json");
+      if (!isBuilt) {
+        assert.equal(status, 2);
+        assert.equal(stdout, "");
+        const { error, message, expected } = JSON.parse(stderr);
+        assert.equal(error, "model/unsupported");
+        assert.match(`${message}: ${expected}`, new RegExp(`${config.model_type}.*llama`));
+        return;
+      }
+      assert.equal(status, 0, stderr);
+      const { modules, trainableParameters, baseParameters } = JSON.parse(stdout) as Plan;
+      assert.deepEqual(
+        { modules, trainableParameters, baseParameters },
+        {
+          modules: row.adapted_modules,
+          trainableParameters: row.trainable_parameters,
+          baseParameters: row.base_parameters,
+        },
+      );
+    });
+  }
+});
+
+describe("a plan", () => {
+  it("takes a folder, and the options of a run", async () => {
+    const options = ["--rank-pattern", '{"layers.0.self_attn.q_proj": 4}', "--batch-size", "2", "--max-length", "64"];
+    const plan = await planned(tiny, "--target-modules", ".*[qv]_proj", "--exclude-modules", "v_proj", ...options);
+    assert.deepEqual(
+      plan.groups.map(({ name, rank, count, parameters }) => [name, rank, count, parameters]),
+      [
+        ["model.layers.*.self_attn.q_proj", 4, 1, 512],
+        ["model.layers.*.self_attn.q_proj", 8, 1, 1024],
+      ],
+    );
+    assert.equal(plan.trainableParameters, 1536);
+    assert.deepEqual([plan.batchSize, plan.maxLength, plan.gradientAccumulation], [2, 64, 1]);
+    const at = plan.memoryAt.find(({ batchSize, maxLength }) => batchSize === 2 && maxLength === 64);
+    assert.equal(at?.total, plan.memory.total);
+  });
+
+  it("tells the sizes that the run then tells and writes", async () => {
+    const [data, output] = [path.join(root, "data.jsonl"), path.join(root, "output")];
+    writeFileSync(data, `${JSON.stringify({ text: "name[The Eagle], food[Italian] ".repeat(40) })}\n`.repeat(4));
+    const sizes = { batchSize: 2, maxLength: 96, keepCheckpoints: 1, steps: 2, rank: 4, dropout: 0.1 };
+    const { steps, ...options } = sizes;
+    const json = JSON.parse(readFileSync(`${tiny}/config.json`, "utf8"));
+    const plan = await planTraining(json, options, { files: nodeFiles, openSession: openNodeSession });
+    for await (const event of finetune(
+      { base: tiny, data, output, ...sizes },
+      { files: nodeFiles, openSession: openNodeSession },
+    )) {
+      if (event.type !== "prepared") continue;
+      assert.deepEqual(plan.memory, event.memory);
+      assert.equal(plan.outputBytes, event.disk);
+      assert.deepEqual(
+        [plan.modules, plan.trainableParameters, plan.baseParameters],
+        [event.modules, event.trainable, event.parameters],
+      );
+    }
+    assert.equal(plan.resultBytes, readFileSync(`${output}/adapter_model.safetensors`).length);
+  });
+
+  it("of all weights has the model's file for its result", async () => {
+    const plan = await planned(tiny, "--method", "full");
+    assert.equal(plan.modules, null);
+    assert.equal(plan.trainableParameters, plan.baseParameters);
+    assert.equal(plan.resultBytes, 2 * plan.baseParameters); // bfloat16
+    assert.ok(plan.memory.weights === 0 && plan.memory.trained > 16 * plan.baseParameters, JSON.stringify(plan.memory));
+  });
+
+  it("grows with the batch, the length, the rank and dropout", async () => {
+    const total = async (...args: string[]) =>
+      (await planned(tiny, "--batch-size", "2", "--max-length", "64", ...args)).memory.total;
+    const small = await total();
+    for (const more of ["--batch-size 4", "--max-length 128", "--rank 64", "--dropout 0.1"]) {
+      assert.ok((await total(...more.split(" "))) > small, more);
+    }
+  });
+
+  it("tells how long a run takes", async () => {
+    const { time } = await planned(
+      tiny,
+      "--examples",
+      "100",
+      "--epochs",
+      "2",
+      "--batch-size",
+      "8",
+      "--gradient-accumulation",
+      "2",
+    );
+    assert.equal(time.steps, 14); // 13 micro-batches, 7 steps, twice
+    assert.ok(time.secondsPerStep > 0 && Math.abs(time.seconds! - 14 * time.secondsPerStep) < 1e-9);
+    assert.ok(time.flopsPerSecond > 1e8, `${time.flopsPerSecond}`);
+    assert.equal((await planned(tiny)).time.seconds, null);
+  });
+
+  it("warns where the machine has too little memory", async () => {
+    const json = JSON.parse(readFileSync(`${tiny}/config.json`, "utf8"));
+    const memoryLimits = () => ({ available: 1e8, total: 1e8 });
+    const { warnings, machine } = await planTraining(json, {}, { files: nodeFiles, openSession: openNodeSession, memoryLimits });
+    assert.match(warnings.join(), /memory may not suffice/);
+    assert.deepEqual(machine, memoryLimits());
+  });
+
+  it("is readable", async () => {
+    const { stdout } = await lowrank("plan", tiny, "--examples", "50");
+    assert.match(stdout, /106,816 parameters/);
+    assert.match(stdout, /16,384 parameters, 15%, in 14 modules/);
+    assert.match(stdout, /model\.layers\.\*\.mlp\.down_proj +128 +64 +8 +2 +3,072/);
+    assert.match(stdout, /peak memory, batch 4 × 512 tokens.*: about \d+ MB/);
+    assert.match(stdout, /tokens +batch 1 +batch 4 +batch 16/);
+    assert.match(stdout, /39 steps in at most/);
+  });
+});
+
+describe("a plan is refused", () => {
+  const pasted = path.join(root, "pasted.json");
+  writeFileSync(pasted, "{model_type: llama}");
+  const cases: [string, string[], string, RegExp][] = [
+    ["for a target that matches nothing", [tiny, "--target-modules", "q_proj,k_porj"], "lora/no-match", /k_proj[\s\S]*k_porj/],
+    ["for more positions than there are", [tiny, "--max-length", "513"], "train/option", /512/],
+    ["for half a row", [tiny, "--batch-size", "1.5"], "train/option", /batchSize[\s\S]*1\.5/],
+    ["for a length without a target", [tiny, "--max-length", "1"], "train/option", /maxLength/],
+    ["for an option that makes no difference", [tiny, "--learning-rate", "1"], "cli/usage", /learning-rate/],
+    ["for a file that is missing", [path.join(root, "model", "config.json")], "file/missing", /config\.json/],
+    ["for a file that is no JSON", [pasted], "json/syntax", /pasted\.json/],
+    [
+      "for a model on the hub that isn't here",
+      ["nobody-here/no-model"],
+      "plan/not-here",
+      /nobody-here\/no-model[\s\S]*config\.json/,
+    ],
+    ["for no model", [], "cli/usage", /model/],
+  ];
+  for (const [what, args, code, text] of cases) {
+    it(what, async () => {
+      const { status, stdout, stderr } = await lowrank("plan", ...args, "--json");
+      assert.equal(status, 2, stdout);
+      const error = JSON.parse(stderr) as LowrankError & { error: string };
+      assert.equal(error.error, code, stderr);
+      assert.match(JSON.stringify(error), text);
+      assert.ok(error.next, "no next step");
+    });
+  }
+});
+
+describe("a plan of a model of another task", () => {
+  const cases = `${fixtures}/cases`;
+  it("counts the classifier that is trained beside the adapter, and says where one is added", async () => {
+    const own = await planned(`${cases}/bert-seqcls/base`, "--target-modules", "query,key,value", "--rank", "4");
+    assert.equal(
+      own.trainableParameters,
+      JSON.parse(readFileSync(`${cases}/bert-seqcls/meta.json`, "utf8")).trainable_parameters,
+    );
+    assert.deepEqual(own.warnings, []);
+    const file = path.join(root, "masked.json");
+    const config = JSON.parse(readFileSync(`${cases}/bert-seqcls/base/config.json`, "utf8"));
+    writeFileSync(file, JSON.stringify({ ...config, architectures: ["BertForMaskedLM"] }));
+    const added = await planned(file, "--target-modules", "query,key,value", "--rank", "4");
+    assert.equal(added.trainableParameters, own.trainableParameters - 99);
+    assert.match(added.warnings[0]!, /classifier.* 99 parameters/);
+  });
+
+  it("takes an image as the tokens that it is cut into", async () => {
+    const plan = await planned(`${cases}/vit-imgcls/base`);
+    assert.equal(plan.maxLength, 5);
+    assert.ok(plan.memoryAt.every(({ maxLength }) => maxLength === 5));
+  });
+});

@@ -1,0 +1,125 @@
+// Mixtures of experts as Transformers 5 holds them in memory and writes with save_original_format=False: the experts of a layer in
+// two tensors. They give what a tensor for each expert gives, to the bit, and an adapter is merged into them as they are.
+import assert from "node:assert/strict";
+import { cp, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
+import { mergeAdapter } from "../../src/commands/merge/merge.ts";
+import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
+import { bytesOf } from "../../src/formats/dtypes.ts";
+import { type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { loadBase } from "../../src/models/base.ts";
+import { forwardGraph } from "../../src/models/registry.ts";
+import { weightFiles } from "../../src/models/weights.ts";
+import { lower } from "../../src/onnx/lower.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
+import { openNodeSession } from "../../src/platform/node/session.ts";
+import type { Tensor } from "../../src/tensor.ts";
+import { batchFeeds } from "../../src/train/causal-lm.ts";
+
+const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+/** Names of an expert's gate, up and down. */
+const families = { "mixtral-attention": ["w1", "w3", "w2"], "qwen2moe-shared": ["gate_proj", "up_proj", "down_proj"] };
+
+type Tensors = Map<string, Tensor>;
+
+/** The tensors with the experts of each layer in `gate_up_proj` [experts, 2·width, hidden] and `down_proj` [experts, hidden, width]. */
+function stacked(tensors: Tensors, [gate, up, down]: string[]): Tensors {
+  const out: Tensors = new Map();
+  const layers = new Map<string, Map<string, Tensor>>();
+  for (const [name, tensor] of tensors) {
+    const [, layer, expert] = /^(.+)\.(?:mlp|block_sparse_moe)\.experts\.(.+)\.weight$/.exec(name) ?? [];
+    if (layer === undefined) out.set(name.replace(".block_sparse_moe.", ".mlp."), tensor);
+    else layers.set(layer, (layers.get(layer) ?? new Map()).set(expert!, tensor));
+  }
+  const joined = (parts: Tensor[], shape: number[]): Tensor => {
+    const data = new Float32Array(parts.reduce((sum, part) => sum + part.data.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      data.set(part.data as Float32Array, at);
+      at += part.data.length;
+    }
+    return { dtype: "float32", shape, data };
+  };
+  for (const [layer, experts] of layers) {
+    const count = experts.size / 3;
+    const [width, hidden] = experts.get(`0.${gate}`)!.shape as [number, number];
+    const each = (names: string[]) =>
+      Array.from({ length: count }, (_, i) => names.map((name) => experts.get(`${i}.${name}`)!)).flat();
+    out.set(`${layer}.mlp.experts.gate_up_proj`, joined(each([gate!, up!]), [count, 2 * width, hidden]));
+    out.set(`${layer}.mlp.experts.down_proj`, joined(each([down!]), [count, hidden, width]));
+  }
+  return out;
+}
+
+const write = (file: string, tensors: Tensors) =>
+  writeSafetensors(
+    nodeFiles,
+    file,
+    [...tensors].map(([name, { dtype, shape, data }]): TensorSource => ({ name, dtype, shape, data: () => bytesOf(data) })),
+    { format: "pt" },
+  );
+
+async function logits(folder: string, io: Tensors): Promise<Float32Array> {
+  const { checkpoint, config } = await loadBase(nodeFiles, folder);
+  const files = weightFiles(checkpoint);
+  const session = await openNodeSession(lower(forwardGraph(config), files.locate), { weightsFolder: files.folder });
+  const { lossRows: _, lossLabels: _labels, ...feeds } = batchFeeds(batchOf(io, "", config));
+  const results = await session.run(feeds);
+  await session.close();
+  return results["logits"]!.data as Float32Array;
+}
+
+for (const [name, parts] of Object.entries(families)) {
+  test(`${name}: experts in two tensors a layer, read in place and merged as they are`, async (t) => {
+    const folder = await mkdtemp(path.join(tmpdir(), "lowrank-stacked-"));
+    t.after(() => rm(folder, { recursive: true }));
+    const golden = `${cases}/${name}`;
+    const io = await readTensors(`${golden}/io.safetensors`);
+    const before = await readTensors(`${golden}/base/model.safetensors`);
+    const after = stacked(before, parts);
+    assert.ok(after.size < before.size);
+    await cp(`${golden}/base/config.json`, `${folder}/base/config.json`);
+    await write(`${folder}/base/model.safetensors`, after);
+
+    assert.deepEqual(await logits(`${folder}/base`, io), await logits(`${golden}/base`, io));
+
+    await mergeAdapter(nodeFiles, { base: `${folder}/base`, adapter: `${golden}/adapter`, output: `${folder}/merged` });
+    await mergeAdapter(nodeFiles, { base: `${golden}/base`, adapter: `${golden}/adapter`, output: `${folder}/usual` });
+    const expected = stacked(await readTensors(`${folder}/usual/model.safetensors`), parts);
+    assert.deepEqual(await readTensors(`${folder}/merged/model.safetensors`), expected);
+  });
+}
+
+test("experts that do not fit into the tensor are missed by name", async (t) => {
+  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-stacked-"));
+  t.after(() => rm(folder, { recursive: true }));
+  const golden = `${cases}/qwen2moe-shared`;
+  const tensors = stacked(await readTensors(`${golden}/base/model.safetensors`), families["qwen2moe-shared"]);
+  const name = [...tensors.keys()].find((one) => one.endsWith("gate_up_proj"))!;
+  const { shape, data } = tensors.get(name)!;
+  const [count, rows, columns] = shape as [number, number, number];
+  await cp(`${golden}/base/config.json`, `${folder}/config.json`);
+  const fewer = (data as Float32Array).subarray(0, (count - 1) * rows * columns);
+  await write(
+    `${folder}/model.safetensors`,
+    tensors.set(name, { dtype: "float32", shape: [count - 1, rows, columns], data: fewer }),
+  );
+  const { checkpoint, config } = await loadBase(nodeFiles, folder);
+  const missing = new RegExp(`experts\\.${count - 1}\\.gate_proj\\.weight`);
+  assert.throws(() => lower(forwardGraph(config), weightFiles(checkpoint).locate), {
+    code: "checkpoint/missing-tensor",
+    subject: missing,
+  });
+  const plain = await openCheckpoint(nodeFiles, folder);
+  assert.equal(
+    (await readWeights(nodeFiles, checkpoint, name.replace("gate_up_proj", "0.up_proj.weight"))).data.length,
+    data.length / count / 2,
+  );
+  await assert.rejects(readWeights(nodeFiles, plain, name.replace("gate_up_proj", "0.up_proj.weight")), {
+    code: "checkpoint/no-tensor",
+  });
+});

@@ -1,0 +1,176 @@
+// The direction of imports: which folder may use which, what runs in a browser, and that folders form no cycles.
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const src = fileURLToPath(new URL("../../src", import.meta.url));
+
+const architecture = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");
+
+/** Files at the top of src/ that every folder may import. */
+const shared = ["errors.ts", "files.ts", "random.ts", "tensor.ts", "units.ts"];
+
+/** The layers that docs/architecture.md states, top down: names of folders and of files at the top of src/; a row may have several. */
+const layers = (/```layers\n([\s\S]*?)```/.exec(architecture)?.[1] ?? "")
+  .trim()
+  .split("\n")
+  .map((line) => line.split(/ {2,}/)[0]!.trim().split(/\s+/));
+
+/** Packages, and Node, that a folder may import. */
+const packages: Record<string, string[]> = {
+  onnx: ["@bufbuild/protobuf"],
+  text: ["@huggingface/jinja", "@huggingface/tokenizers"],
+  data: ["csv-parse", "hyparquet", "hyparquet-compressors"],
+  adapters: ["zod"],
+  models: ["zod"],
+  images: ["zod"],
+  train: ["zod"],
+  platform: ["node:", "onnxruntime-node", "sharp"],
+  hub: ["node:", "@huggingface/hub"],
+};
+
+/** The program around the library, for Node: it may import every package. */
+const unrestricted = ["cli", "commands", "index.ts", "node.ts"];
+
+/** Folders that run unchanged in a browser. */
+const neutral = [
+  ...["graph", "onnx", "models", "adapters", "formats", "images", "multimodal", "text", "data", "train", "generate", "predict"],
+  "report",
+];
+
+/** Edges that go up, in types alone, and why. */
+const accepted = [
+  { from: "graph", to: "onnx", why: "an op's row in the table says how it is lowered, so it names the Emitter it is given" },
+];
+
+interface Import {
+  from: string;
+  to: string;
+  typeOnly: boolean;
+}
+
+const files = readdirSync(src, { recursive: true, encoding: "utf8" })
+  .map((file) => file.split(path.sep).join("/"))
+  .filter((file) => /\.(ts|mjs)$/.test(file));
+
+/** The text of a file below src/ without its comment lines. */
+const codeOf = (file: string) => readFileSync(path.join(src, file), "utf8").replace(/^\s*(\/\/|\*|\/\*).*$/gm, "");
+
+/** Every static, re-exporting and dynamic import of a file; of relative ones the path below src/. */
+function importsOf(file: string): Import[] {
+  const text = codeOf(file);
+  const written = [...text.matchAll(/^(?:import|export)\s(type\s)?(?:[^;"']*?\sfrom\s+)?["']([^"']+)["']/gm)];
+  const dynamic = [...text.matchAll(/\bimport\(\s*["']([^"']+)["']\s*\)/g)];
+  return [
+    ...written.map(([, type, to]) => ({ typeOnly: type !== undefined, to: to! })),
+    ...dynamic.map(([, to]) => ({ typeOnly: false, to: to! })),
+  ].map(({ typeOnly, to }) => ({
+    from: file,
+    to: to.startsWith(".") ? path.posix.normalize(path.posix.join(path.posix.dirname(file), to)) : to,
+    typeOnly,
+  }));
+}
+
+const imports = files.flatMap(importsOf);
+const isFile = (name: string) => files.includes(name);
+/** The folder of a file, or the file itself at the top of src/. */
+const folderOf = (file: string) => file.split("/")[0]!;
+
+test("imports are found", () => {
+  assert.ok(imports.length > 200);
+  const found = (from: string, to: string, typeOnly: boolean) =>
+    assert.ok(
+      imports.some((one) => one.from === from && one.to === to && one.typeOnly === typeOnly),
+      `${from} imports ${to}`,
+    );
+  found("graph/ops/attention.ts", "onnx/emitter.ts", true);
+  found("platform/node/files.ts", "node:fs/promises", false);
+  found("onnx/emitter.ts", "onnx/proto/onnx_pb.ts", false); // its braces span lines
+});
+
+test("every import of a file in src/ is to a file there, by its whole name", () => {
+  const allowed = Object.values(packages).flat();
+  const lost = imports.filter(
+    ({ to }) => /\.(ts|mjs|js|json)$/.test(to) && !isFile(to) && !allowed.some((name) => covers(name, to)),
+  );
+  assert.deepEqual(lost, []);
+});
+
+const covers = (entry: string, to: string) => to === entry || to.startsWith(entry.endsWith(":") ? entry : `${entry}/`);
+
+/** The number of the layer that a file is in, from the top. */
+const layerOf = (file: string) => layers.findIndex((row) => row.includes(folderOf(file)));
+
+test("docs/architecture.md states the layer of every folder, and of no other", () => {
+  const there = [...new Set(files.map(folderOf))].filter((name) => !shared.includes(name));
+  assert.deepEqual(layers.flat().sort(), there.sort());
+});
+
+test("imports go down, and within a row to the right", () => {
+  const wrong = imports.filter(({ from, to, typeOnly }) => {
+    const [a, b] = [folderOf(from), folderOf(to)];
+    if (a === b || !isFile(to) || shared.includes(b)) return false;
+    if (shared.includes(a)) return true;
+    if (accepted.some((edge) => edge.from === a && edge.to === b)) return !typeOnly;
+    const [above, below] = [layerOf(from), layerOf(to)];
+    return above === below && above > 1 ? layers[above]!.indexOf(a) > layers[above]!.indexOf(b) : above > below;
+  });
+  assert.deepEqual(
+    wrong.map(({ from, to }) => `${from} imports ${to}`),
+    [],
+  );
+});
+
+test("every accepted edge is there", () => {
+  for (const { from, to, why } of accepted)
+    assert.ok(
+      imports.some((one) => folderOf(one.from) === from && folderOf(one.to) === to),
+      `${from} → ${to} is not there (${why})`,
+    );
+});
+
+test("packages are imported where the table says, and every row of it is used", () => {
+  const outside = imports.filter(({ to }) => !isFile(to));
+  const wrong = outside.filter(
+    ({ from, to }) =>
+      !unrestricted.includes(folderOf(from)) && !(packages[folderOf(from)] ?? []).some((entry) => covers(entry, to)),
+  );
+  assert.deepEqual(
+    wrong.map(({ from, to }) => `${from} imports ${to}`),
+    [],
+  );
+  const unused = Object.entries(packages).flatMap(([folder, entries]) =>
+    entries.filter((entry) => !outside.some(({ from, to }) => folderOf(from) === folder && covers(entry, to))),
+  );
+  assert.deepEqual(unused, []);
+});
+
+test("what runs in a browser reaches neither Node nor the engine", () => {
+  const reached = new Set(files.filter((file) => neutral.includes(folderOf(file))));
+  assert.ok(reached.size > 50);
+  for (const file of reached) {
+    for (const { to } of imports.filter(({ from }) => from === file)) {
+      assert.ok(!/^(node:|onnxruntime)/.test(to), `${file} imports ${to}`);
+      if (isFile(to)) reached.add(to);
+    }
+    assert.ok(!/\bprocess\.|\bBuffer\.|\brequire\(|\b__dirname\b/.test(codeOf(file)), `${file} uses a global of Node`);
+  }
+});
+
+test("whoever opens a base to tokenize gives the time limit", () => {
+  /** These never ask for the tokenizer. */
+  const without = ["jobs/inspect.ts", "jobs/merge.ts"];
+  const calls = files.flatMap((file) =>
+    [...codeOf(file).matchAll(/\b(?:openBase|loadBase|loadBaseIn|loadTextBase|loadTokenizer)\((\w*[fF]iles, [^;]*?)\);/g)].map(
+      ([, given]) => ({
+        file,
+        given,
+      }),
+    ),
+  );
+  assert.ok(calls.length > 4, "no call is found");
+  const unlimited = calls.filter(({ file, given }) => !without.includes(file) && !given!.includes("timeLimit"));
+  assert.deepEqual(unlimited, []);
+});

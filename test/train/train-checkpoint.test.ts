@@ -1,0 +1,274 @@
+// Checkpoints: resuming gives the uninterrupted run's bits, only whole folders count, another run's options are refused.
+import assert from "node:assert/strict";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import { LowrankError } from "../../src/errors.ts";
+import { fingerprint } from "../../src/formats/fingerprint.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
+import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
+import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
+import { toyFeed, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
+
+const root = mkdtempSync(path.join(tmpdir(), "lowrank-checkpoint-"));
+after(() => rmSync(root, { recursive: true, force: true }));
+let folders = 0;
+const fresh = (): string => path.join(root, `run-${folders++}`);
+
+const STEPS = 6;
+const rows = toyRows(10);
+const options = (output: Partial<TrainOutput> & { folder: string }, change: Partial<TrainOptions> = {}) =>
+  toyRun({ checkpointEvery: 1, keepCheckpoints: 100, ...output }, { steps: STEPS, ...change });
+
+/** Runs to the end, or asks it to stop when `step` steps are done. */
+async function run(of: TrainOptions, stopAt?: number): Promise<TrainEvent[]> {
+  const control = new AbortController();
+  const all: TrainEvent[] = [];
+  for await (const event of train({ ...of, signal: control.signal })) {
+    all.push(event);
+    if ((event.type === "start" || event.type === "step") && event.step === stopAt) control.abort();
+  }
+  return all;
+}
+
+const contents = (folder: string): Record<string, string> =>
+  Object.fromEntries(
+    readdirSync(folder, { withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map(({ name }) => [name, readFileSync(path.join(folder, name)).toString("base64")]),
+  );
+
+const whole = fresh();
+const wholeTheta = toyTheta();
+const wholeEvents = await run(options({ folder: whole }, { theta: wholeTheta }));
+
+async function refused(work: Promise<unknown>, code: string, pattern: RegExp): Promise<void> {
+  await assert.rejects(work, (error) => {
+    assert.ok(error instanceof LowrankError, String(error));
+    assert.equal(error.code, code);
+    assert.match(error.describe(), pattern);
+    return true;
+  });
+}
+
+test("a run leaves a checkpoint a step, from step 0 on, and the weights beside them", () => {
+  const names = Array.from({ length: STEPS + 1 }, (_, step) => `checkpoint-${step}`);
+  assert.deepEqual(readdirSync(whole).sort(), ["adapter_model.safetensors", ...names].sort());
+  const checkpoint = contents(path.join(whole, `checkpoint-${STEPS}`));
+  assert.deepEqual(Object.keys(checkpoint).sort(), ["adapter_model.safetensors", "optimizer.safetensors", "trainer_state.json"]);
+  assert.equal(contents(whole)["adapter_model.safetensors"], checkpoint["adapter_model.safetensors"]);
+  assert.deepEqual(
+    wholeEvents.filter(({ type }) => type === "checkpoint").map(({ step }) => step),
+    [0, 1, 2, 3, 4, 5, 6],
+  );
+});
+
+test("checkpoint-0 is there before the first step", async () => {
+  const folder = fresh();
+  for await (const event of train(options({ folder }))) if (event.type === "step") break;
+  assert.equal((await latestCheckpoint(nodeFiles, folder))?.step, 0);
+});
+
+test("trainer_state.json has the losses, the evaluations and the best of them", () => {
+  const state = JSON.parse(readFileSync(path.join(whole, `checkpoint-${STEPS}/trainer_state.json`), "utf8"));
+  const evals = wholeEvents.filter((event) => event.type === "eval").map(({ step, loss }) => ({ step, loss }));
+  assert.deepEqual(state.evals, evals);
+  assert.deepEqual(state.bestEval, [...evals].sort((a, b) => a.loss - b.loss)[0]);
+  const steps = wholeEvents.filter((event) => event.type === "step");
+  assert.deepEqual(
+    state.log,
+    steps.map(({ step, loss, learningRate, gradNorm }) => ({ step, loss, learningRate, gradNorm })),
+  );
+  assert.equal(state.facts.seed, 3);
+});
+
+for (let stop = 0; stop < STEPS; stop++) {
+  test(`stopped at step ${stop} and resumed: the same bits in θ, moments and every file`, async () => {
+    const folder = fresh();
+    const stopped = await run(options({ folder, checkpointEvery: undefined }), stop);
+    const last = stopped.at(-1)!;
+    assert.deepEqual(last, { ...last, type: "done", step: stop, stopped: true, early: false, result: null, folder });
+    assert.equal((await latestCheckpoint(nodeFiles, folder))?.step, stop);
+    assert.equal(existsSync(path.join(folder, "adapter_model.safetensors")), false);
+
+    const theta = toyTheta();
+    const resumed = await run(options({ folder, resume: true }, { theta }));
+    assert.deepEqual(resumed[0], {
+      type: "start",
+      step: stop,
+      steps: STEPS,
+      parameters: theta.length,
+      resumedFrom: `${folder}/checkpoint-${stop}`,
+    });
+    assert.equal(resumed.filter(({ type }) => type === "step").length, STEPS - stop);
+    assert.deepEqual(theta, wholeTheta);
+    assert.deepEqual(contents(folder), contents(whole));
+    for (let step = stop; step <= STEPS; step++) {
+      const name = `checkpoint-${step}`;
+      assert.deepEqual(contents(path.join(folder, name)), contents(path.join(whole, name)), name);
+    }
+  });
+}
+
+test("resuming a finished run does nothing but say so", async () => {
+  const folder = fresh();
+  cpSync(whole, folder, { recursive: true });
+  const theta = toyTheta();
+  const all = await run(options({ folder, resume: true }, { theta }));
+  assert.deepEqual(
+    all.map(({ type }) => type),
+    ["start", "done"],
+  );
+  assert.deepEqual(theta, wholeTheta);
+});
+
+test("resuming in an empty folder starts at the beginning", async () => {
+  const all = await run(options({ folder: fresh(), resume: true }));
+  assert.equal(all[0]!.type === "start" && all[0]!.resumedFrom, null);
+  assert.equal(all.at(-1)!.step, STEPS);
+});
+
+test("a folder that holds another run is refused unless it is resumed", async () => {
+  await refused(run(options({ folder: whole })), "train/output", /holds another run[\s\S]*checkpoint-6/);
+});
+
+test("only the newest checkpoints stay, as many as asked", async () => {
+  const folder = fresh();
+  await run(options({ folder, keepCheckpoints: 2 }));
+  assert.deepEqual(readdirSync(folder).sort(), ["adapter_model.safetensors", "checkpoint-5", "checkpoint-6"]);
+});
+
+for (const [what, change, pattern] of [
+  ["seed", { seed: 4 }, /another value of seed[\s\S]*seed = 3[\s\S]*seed = 4/],
+  ["learning rate", { optimizer: { ...toyOptimizer, learningRate: 1 } }, /another value of learningRate[\s\S]*= 0\.05[\s\S]*= 1/],
+  ["number of steps", { steps: 9 }, /another value of steps[\s\S]*= 6[\s\S]*= 9/],
+  ["feed", { feed: toyFeed(rows, 2) }, /another value of micro[\s\S]*= 3[\s\S]*= 2/],
+  ["fact of the caller", { facts: { model: "b" } }, /another value of model[\s\S]*undefined[\s\S]*"b"/],
+] as const) {
+  test(`resuming with another ${what} is refused by name`, async () => {
+    await refused(run(options({ folder: whole, resume: true }, change)), "train/resume-mismatch", pattern);
+  });
+}
+
+test("a constant schedule can be trained on for longer", async () => {
+  const optimizer = { ...toyOptimizer, schedule: "constant" } as const;
+  const [one, two] = [toyTheta(), toyTheta()];
+  const [folder, other] = [fresh(), fresh()];
+  await run(options({ folder }, { optimizer, steps: 3 }));
+  await run(options({ folder, resume: true }, { optimizer, theta: one }));
+  await run(options({ folder: other }, { optimizer, theta: two }));
+  assert.deepEqual(one, two);
+});
+
+const spoilt: [string, (folder: string) => void][] = [
+  ["no trainer_state.json", (folder) => rmSync(path.join(folder, "trainer_state.json"))],
+  ["a state cut short", (folder) => truncateSync(path.join(folder, "trainer_state.json"), 90)],
+  [
+    "a state of another step",
+    (folder) => cpSync(path.join(whole, "checkpoint-2/trainer_state.json"), path.join(folder, "trainer_state.json")),
+  ],
+  ["a state that is something else", (folder) => writeFileSync(path.join(folder, "trainer_state.json"), '{"version":1}')],
+  ["no optimizer.safetensors", (folder) => rmSync(path.join(folder, "optimizer.safetensors"))],
+  ["weights cut short", (folder) => truncateSync(path.join(folder, "adapter_model.safetensors"), 100)],
+];
+for (const [what, spoil] of spoilt) {
+  test(`a checkpoint with ${what} is passed over, and written again when the run comes by`, async () => {
+    const folder = fresh();
+    cpSync(whole, folder, { recursive: true });
+    spoil(path.join(folder, "checkpoint-6"));
+    assert.deepEqual(await latestCheckpoint(nodeFiles, folder), { step: 5, folder: `${folder}/checkpoint-5` });
+    await run(options({ folder, resume: true, keepCheckpoints: 1 }));
+    assert.deepEqual(readdirSync(folder).sort(), ["adapter_model.safetensors", "checkpoint-6"]);
+    assert.deepEqual(contents(path.join(folder, "checkpoint-6")), contents(path.join(whole, "checkpoint-6")));
+  });
+}
+
+test("a resume is refused when no checkpoint is whole, and nothing is removed", async () => {
+  const folder = fresh();
+  cpSync(path.join(whole, "checkpoint-3"), path.join(folder, "checkpoint-3"), { recursive: true });
+  rmSync(path.join(folder, "checkpoint-3/optimizer.safetensors"));
+  await refused(run(options({ folder, resume: true })), "train/output", /no whole checkpoint/);
+  assert.deepEqual(readdirSync(folder), ["checkpoint-3"]);
+});
+
+test("leftovers of a killed run are passed over and removed; other names are left alone", async () => {
+  const folder = fresh();
+  for (const name of [".checkpoint-7.new", ".checkpoint-1.old", "checkpoint-x", "checkpoint-07", "notes"]) {
+    mkdirSync(path.join(folder, name), { recursive: true });
+    writeFileSync(path.join(folder, name, "part"), "");
+  }
+  assert.equal(await latestCheckpoint(nodeFiles, folder), undefined);
+  await run(options({ folder, keepCheckpoints: 1 }));
+  assert.deepEqual(readdirSync(folder).sort(), [
+    "adapter_model.safetensors",
+    "checkpoint-07",
+    "checkpoint-6",
+    "checkpoint-x",
+    "notes",
+  ]);
+});
+
+test("latestCheckpoint of a folder that is not there is none", async () => {
+  assert.equal(await latestCheckpoint(nodeFiles, fresh()), undefined);
+});
+
+test("the state comes back to the bit, extreme numbers included", async () => {
+  const folder = fresh();
+  mkdirSync(folder);
+  const values = Float32Array.of(0, -0, 1e-45, -3.4028234663852886e38, 1 / 3, 2 ** -126);
+  const log = [{ step: 1, loss: 1 / 3, learningRate: 1e-300, gradNorm: Number.MAX_VALUE }];
+  const state = { theta: values, m: values.slice().reverse(), v: values.map(Math.abs), step: 1, log, evals: [] };
+  const saved = await saveCheckpoint(nodeFiles, folder, state, { a: null }, async () => {});
+  assert.deepEqual(await loadCheckpoint(nodeFiles, saved, { a: null }, values.length), state);
+  await refused(
+    loadCheckpoint(nodeFiles, saved, { a: null }, 7),
+    "train/checkpoint",
+    /theta[\s\S]*float32 \[7\][\s\S]*float32 \[6\]/,
+  );
+  await refused(loadCheckpoint(nodeFiles, folder, {}, 6), "train/checkpoint", /not a whole checkpoint/);
+});
+
+test("a non-finite loss keeps every checkpoint and saves the state of before", async () => {
+  const folder = fresh();
+  const toy = toyObjective(0.2);
+  const lossAndGradient: typeof toy.lossAndGradient = async (batch, theta, divisor, key) => {
+    const result = await toy.lossAndGradient(batch, theta, divisor, key);
+    return key.step === 3 ? { ...result, loss: Number.POSITIVE_INFINITY } : result;
+  };
+  const work = run(options({ folder, checkpointEvery: 2, keepCheckpoints: 1 }, { objective: { ...toy, lossAndGradient } }));
+  await refused(work, "train/non-finite", /loss is Infinity at step 4[\s\S]*checkpoint-3/);
+  assert.deepEqual(readdirSync(folder).sort(), ["checkpoint-2", "checkpoint-3"]);
+  for (const name of ["optimizer.safetensors", "adapter_model.safetensors"]) {
+    assert.equal(contents(path.join(folder, "checkpoint-3"))[name], contents(path.join(whole, "checkpoint-3"))[name]);
+  }
+});
+
+test("parameters that are not finite are never saved", async () => {
+  const folder = fresh();
+  const optimizer = { ...toyOptimizer, learningRate: 1e39, warmupSteps: 0, maxGradNorm: undefined };
+  await refused(
+    run(options({ folder, keepCheckpoints: 1 }, { optimizer, evaluation: undefined })),
+    "train/non-finite",
+    /a parameter/,
+  );
+  assert.deepEqual(readdirSync(folder), ["checkpoint-0"]);
+});
+
+test("fingerprints differ for other content, order and bounds", () => {
+  const of = (...chunks: number[][]) => fingerprint(chunks);
+  const all = [of([1, 2, 3]), of([1, 2], [3]), of([3, 2, 1]), of([1, 2, 4]), of([]), of(), of([-100]), of([0])];
+  assert.equal(new Set(all).size, all.length);
+  assert.equal(of([1, 2, 3]), fingerprint([Int32Array.of(1, 2, 3)]));
+  assert.match(of([1]), /^[0-9a-f]{16}$/);
+});
