@@ -15,9 +15,9 @@ import { check, type Graph, type Value } from "../../src/graph/graph.ts";
 import { type AnyBase, openBase } from "../../src/models/base.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
-import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { openGraph } from "../../src/runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { targetsOf, total } from "../../src/train/batches.ts";
 import type { ObjectiveShape } from "../../src/train/causal-lm.ts";
@@ -138,8 +138,7 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
   const entries = loraEntries(trained);
   const theta = partsOf(entries, thetaOf(entries, adapter));
   const weights = Object.fromEntries(entries.map(({ key, shape }) => [key, float32(shape, theta.get(key)!)]));
-  const files = weightFiles(checkpoint);
-  const session = await openNodeSession(lower(graph, files.locate), { weightsFolder: files.folder });
+  const session = await openGraph(graph, weightFiles(checkpoint), { openSession: openNodeSession });
   const got = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   const want = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   try {

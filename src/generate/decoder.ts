@@ -12,7 +12,7 @@ import { placedApart } from "../models/images.ts";
 import { cachedInputs } from "../models/layers/blocks.ts";
 import { forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
-import { lower } from "../onnx/lower.ts";
+import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 import { imageEncoder, type PromptImages } from "./images.ts";
@@ -54,12 +54,11 @@ function decodeGraph(config: DecoderConfig): Graph {
 /** Opens the model for decoding, without an adapter. */
 export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder> {
   const { checkpoint, config, openSession, threads } = options;
-  const files = weightFiles(checkpoint);
   const { graph, modules } = adaptable(decodeGraph(config));
   const vision = visionOf(config);
   const encoder = vision && imageEncoder(vision, options);
   const allModules = modulesOf(forwardGraph(config), (name) => olderNames(config, name));
-  const session = await openSession(lower(graph, files.locate), { weightsFolder: files.folder, threads });
+  const session = await openGraph(graph, weightFiles(checkpoint), { openSession, threads });
   await session.bind(adapterFeeds(null, modules));
 
   const carry: Record<string, string> = {};

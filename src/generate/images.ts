@@ -5,7 +5,7 @@ import type { Adapter } from "../adapters/peft-files.ts";
 import type { DecoderConfig } from "../models/config/config.ts";
 import type { Vision } from "../models/images.ts";
 import { weightFiles } from "../models/weights.ts";
-import { lower } from "../onnx/lower.ts";
+import { openGraph } from "../runtime/open-graph.ts";
 import type { Session } from "../runtime/session.ts";
 import { float32, int32, sizeOf, type Tensor } from "../tensor.ts";
 import type { DecoderOptions } from "./decoder.ts";
@@ -37,8 +37,7 @@ export function imageEncoder(
   let current: Adapter | null = null;
   const opened = async (): Promise<Session> => {
     if (session) return session;
-    const files = weightFiles(checkpoint);
-    const fresh = await openSession(lower(graph, files.locate), { weightsFolder: files.folder, threads });
+    const fresh = await openGraph(graph, weightFiles(checkpoint), { openSession, threads });
     try {
       await fresh.bind(adapterFeeds(current, modules));
     } catch (error) {

@@ -2,17 +2,11 @@
 import { LowrankError, nearest } from "../errors.ts";
 import { type Checkpoint, type CheckpointTensor, entryOf } from "../formats/checkpoint.ts";
 import { type Graph, nodesOf } from "../graph/graph.ts";
-import type { LocateWeight } from "../onnx/emitter.ts";
+import type { WeightSource } from "../runtime/open-graph.ts";
 import type { StoredIn } from "./family.ts";
 
-export interface WeightFiles {
-  /** The folder that every weight file lies in or below. */
-  folder: string;
-  locate: LocateWeight;
-}
-
 /** Where the weights of `checkpoint` lie. Nothing is read or copied. */
-export function weightFiles(checkpoint: Checkpoint): WeightFiles {
+export function weightFiles(checkpoint: Checkpoint): WeightSource {
   const folder = commonFolder([...checkpoint.tensors.values()].map((tensor) => tensor.file));
   return {
     folder,

@@ -2,7 +2,7 @@
 import { check } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { gemm } from "../graph/ops/linear.ts";
-import { lower } from "../onnx/lower.ts";
+import { noWeights, openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import { float32 } from "../tensor.ts";
 
@@ -36,7 +36,7 @@ export async function openProducts(openSession: OpenSession, threads?: number): 
   const a = input("a", "float32", ["rows", "width"]);
   const b = input("b", "float32", ["columns", "width"]);
   const graph = check({ outputs: { products: gemm(a, b, { transB: true }) } }); // [rows, columns]
-  const session = await openSession(lower(graph, noWeights), { threads });
+  const session = await openGraph(graph, noWeights, { openSession, threads });
   return {
     async *blocks(a, b) {
       const columns = rowsOf(b);
@@ -54,7 +54,3 @@ export async function openProducts(openSession: OpenSession, threads?: number): 
     close: () => session.close(),
   };
 }
-
-const noWeights = (name: string): never => {
-  throw new Error(`the graph of products has no weight ${name}`);
-};

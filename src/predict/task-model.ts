@@ -18,7 +18,7 @@ import type { ModuleInfo } from "../models/module.ts";
 import { taskForward } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
 import { weightFiles } from "../models/weights.ts";
-import { lower } from "../onnx/lower.ts";
+import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, type Tensor } from "../tensor.ts";
 import { inTurn } from "./queue.ts";
@@ -107,7 +107,7 @@ export async function openTaskModel(
     const outputs = { [output]: taskForward(attached.config)[output]! };
     const { graph, modules } = adaptable(withInputs({ outputs }, new Map(inputs)));
     const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : []));
-    const session = await openSession(lower(graph, weights.locate), { weightsFolder: weights.folder, threads });
+    const session = await openGraph(graph, weights, { openSession, threads });
     const opened = { session, modules, inputs: new Set(names) };
     try {
       await bind(opened, attached);

@@ -3,9 +3,9 @@ import type { AnyBatch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { weightFiles } from "../models/weights.ts";
-import { lower } from "../onnx/lower.ts";
 import { predictedClasses } from "../predict/measures.ts";
 import { purpose, uniform } from "../random.ts";
+import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { batchFeeds } from "./causal-lm.ts";
@@ -71,10 +71,8 @@ export async function fullObjective(options: ObjectiveOptions): Promise<OpenObje
   return sessionObjective(session, fullEntries(options.loss), () => ({}), graph);
 }
 
-function openTraining(graph: Graph, { checkpoint, openSession, threads, profile }: ObjectiveOptions): Promise<Session> {
-  const files = weightFiles(checkpoint);
-  return openSession(lower(graph, files.locate), { weightsFolder: files.folder, threads, profile });
-}
+const openTraining = (graph: Graph, { checkpoint, openSession, threads, profile }: ObjectiveOptions): Promise<Session> =>
+  openGraph(graph, weightFiles(checkpoint), { openSession, threads, profile });
 
 /** An Objective over an open session with the inputs and outputs of `withGradient`. θ and its gradient are shared memory. */
 async function sessionObjective(

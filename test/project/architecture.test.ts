@@ -161,7 +161,7 @@ test("what runs in a browser reaches neither Node nor the engine", () => {
 
 test("whoever opens a base to tokenize gives the time limit", () => {
   /** These never ask for the tokenizer. */
-  const without = ["jobs/inspect.ts", "jobs/merge.ts"];
+  const without = ["commands/inspect/inspect.ts", "commands/merge/merge.ts"];
   const calls = files.flatMap((file) =>
     [...codeOf(file).matchAll(/\b(?:openBase|loadBase|loadBaseIn|loadTextBase|loadTokenizer)\((\w*[fF]iles, [^;]*?)\);/g)].map(
       ([, given]) => ({

@@ -10,8 +10,8 @@ import { check, type Graph } from "../../graph/graph.ts";
 import type { AnyBase } from "../../models/base.ts";
 import { newHeadOf } from "../../models/registry.ts";
 import { weightFiles } from "../../models/weights.ts";
-import { lower } from "../../onnx/lower.ts";
 import type { Runtime } from "../../platform/platform.ts";
+import { openGraph } from "../../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../../tensor.ts";
 import { batchFeeds } from "../../train/causal-lm.ts";
 import { thetaOf } from "../../train/trainable-model.ts";
@@ -59,10 +59,8 @@ export async function openScoring(
   graph: Graph,
   { openSession, threads }: Pick<Runtime, "openSession"> & { threads?: number },
 ): Promise<Scoring> {
-  const weights = weightFiles(checkpoint);
   const trained = trainedBy(adapter);
-  const model = lower(check(adaptedGraph(graph, trained).graph), weights.locate);
-  const session = await openSession(model, { weightsFolder: weights.folder, threads });
+  const session = await openGraph(check(adaptedGraph(graph, trained).graph), weightFiles(checkpoint), { openSession, threads });
   const entries = loraEntries(trained);
   return {
     run: (batch, theta) => {
