@@ -13,7 +13,7 @@ import {
 } from "./commands/inspect/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter as mergeAdapterIn } from "./commands/merge/merge.ts";
 import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
-import { type PreviewedTask, type PreviewOptions, preview as previewOf } from "./commands/preview/preview.ts";
+import { type Preview, type PreviewOptions, preview as previewOf } from "./commands/preview/preview.ts";
 import { type FinetuneEvent, finetune as finetuneOn } from "./commands/train/finetune.ts";
 import { LowrankError } from "./errors.ts";
 import { readJsonObject } from "./formats/json.ts";
@@ -157,12 +157,9 @@ export const openEmbedder = async (base: string, options: Attaching = {}): Promi
 export const evaluate = async <T extends EvaluatedTask = "causal-lm">(options: EvaluateOptions<T>): Promise<EvaluationOf<T>> =>
   (await evaluateOn(await withFolders(options), runtime)) as EvaluationOf<T>;
 
-/**
- * What a run would train on: examples as they are read, lengths, classes, what is lost, duplicates. No weight is read. The result's
- * type is that of `task`; without it, that of a language model.
- */
-export const preview = async <T extends PreviewedTask = "causal-lm">(options: PreviewOptions<T>) =>
-  previewOf<T>({ ...options, base: await folderOf(options.base) }, runtime);
+/** What a run would train on: examples, lengths, classes, what is lost, duplicates. No weight is read. */
+export const preview = async (options: PreviewOptions): Promise<Preview> =>
+  previewOf({ ...options, base: await folderOf(options.base) }, runtime);
 
 /** Answers the prompts of a data file with a base, alone and with an adapter, and counts the answers that are the file's own. */
 export async function* answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void> {

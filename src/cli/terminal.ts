@@ -1,6 +1,8 @@
 // What commands print with: results on standard output, everything else on standard error.
 import { LowrankError } from "../errors.ts";
 
+export { oneLine, shown } from "../units.ts";
+
 /** One line of results. */
 export const print = (text: string): void => void process.stdout.write(`${text}\n`);
 
@@ -36,15 +38,6 @@ export function printError(error: unknown, json: boolean): number {
       : `${text}\nlowrank: this is a fault of lowrank itself. Please report it with the command, the lines above and the output of lowrank --version.\n`,
   );
   return 1;
-}
-
-/** Text from a model or a file as a terminal may show it: without the characters that would move its cursor or change its state. */
-export const shown = (text: string): string => text.replace(/[^\P{Cc}\n\t]/gu, "\u{FFFD}");
-
-/** A text as a terminal may show it, on one line of at most `most` characters. */
-export function oneLine(text: string, most = Number.POSITIVE_INFINITY): string {
-  const line = shown(text.trim()).replace(/\s+/g, " ");
-  return line.length > most ? `${line.slice(0, most)}…` : line;
 }
 
 /** Text of lesser weight, where colours are not unwanted (no-color.org). */

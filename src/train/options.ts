@@ -7,8 +7,8 @@ import type { ColumnNames } from "../data/records.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
-import { type ModelConfig, taskOf } from "../models/registry.ts";
-import type { Task } from "../models/task.ts";
+import { taskNames } from "../tasks/index.ts";
+import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
 
@@ -64,7 +64,7 @@ const schema = z.strictObject({
   /** Folder that gets checkpoints, and the adapter (or the whole model) at the end. */
   output: path,
   /** What the base is for, to be sure of it: its config says it anyway. */
-  task: z.enum(["causal-lm", "sequence-classification", "image-classification", "contrastive"]).optional(),
+  task: z.enum(taskNames).optional(),
   /** "lora" trains an adapter, "full" every weight of the base. */
   method: z.enum(["lora", "full"]).default("lora"),
   /** Folder of an adapter to go on training; its configuration takes the place of the adapter options. */
@@ -249,21 +249,13 @@ async function runOf(files: Files, folder: string): Promise<Record<string, unkno
   return {};
 }
 
-/** What PEFT calls a task, and which modules are trained in full for it beside those that PEFT adds by itself. */
-const fieldsOfTask: Record<Task | "causal-lm", Pick<LoraConfig, "taskType"> & Partial<LoraConfig>> = {
-  "causal-lm": { taskType: "CAUSAL_LM" },
-  "sequence-classification": { taskType: "SEQ_CLS" },
-  "image-classification": { taskType: null, modulesToSave: ["classifier"] },
-  contrastive: { taskType: null },
-};
-
 /** The columns that the run that trained `folder` was told; none if nothing there says it. */
 export async function readRunColumns(files: Files, folder: string): Promise<ColumnNames> {
   return z.object(columnFields).safeParse((await runOf(files, folder))["options"]).data ?? {};
 }
 
 /** The configuration of a new adapter. */
-export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, config: ModelConfig): LoraConfig =>
+export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, { peft }: Pick<Task, "peft">): LoraConfig =>
   loraConfig({
     rank: options.rank,
     alpha: options.alpha,
@@ -275,7 +267,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     alphaPattern: options.alphaPattern,
     useRslora: rslora,
     initLoraWeights: init,
-    ...fieldsOfTask[taskOf(config)],
+    ...peft,
     baseModelNameOrPath: baseName,
   });
 

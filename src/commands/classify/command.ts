@@ -59,9 +59,9 @@ export async function run(values: Values, json: boolean): Promise<number> {
 }
 
 /** What the model reads of what was given: texts, or paths of images. */
-function inputsFor({ task }: Classifier, given: InputFlags, textPair?: string): string[] | AsyncIterable<string> {
+function inputsFor({ reads }: Classifier, given: InputFlags, textPair?: string): string[] | AsyncIterable<string> {
   const { texts, images } = givenInputs(given);
-  const readsTexts = task === "sequence-classification";
+  const readsTexts = reads === "text";
   const wrong = readsTexts ? images[0] : (texts[0] ?? textPair);
   if (wrong !== undefined) {
     throw new LowrankError("cli/usage", `the model classifies ${readsTexts ? "texts" : "images"}`, {

@@ -1,5 +1,5 @@
 // How well images and texts find each other: recall@k over cosines, as CLIP's and ALIGN's papers report it for Flickr30K and COCO.
-import { LowrankError } from "../errors.ts";
+import { LowrankError } from "../../errors.ts";
 import { type Products, rowsOf, type Vectors } from "./similarity.ts";
 
 /** Among how many of the nearest the right one has to be. */

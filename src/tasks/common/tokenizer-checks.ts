@@ -1,11 +1,11 @@
 // Whether a tokenizer and its chat template fit the model: checked before anything is tokenized.
-import type { NumberedRecord } from "../data/records.ts";
-import { LowrankError } from "../errors.ts";
-import type { TextBase } from "../models/base.ts";
-import { type ModelConfig, visionOf } from "../models/registry.ts";
-import { renderWithMask } from "../text/mask.ts";
-import type { ChatTemplate } from "../text/template.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
+import type { NumberedRecord } from "../../data/records.ts";
+import { LowrankError } from "../../errors.ts";
+import type { TextBase } from "../../models/base.ts";
+import { type ModelConfig, visionOf } from "../../models/registry.ts";
+import { renderWithMask } from "../../text/mask.ts";
+import type { ChatTemplate } from "../../text/template.ts";
+import type { Tokenizer } from "../../text/tokenizer.ts";
 
 /** Default longest example, in tokens. */
 const MAX_LENGTH = 1024;
@@ -78,7 +78,7 @@ function checkTemplate(tokenizer: Tokenizer): void {
 /** The longest example: as asked for, where the model has the positions, or a default. */
 export function lengthLimit(maxLength: number | undefined, config: ModelConfig): number {
   const { maxPositions } = config;
-  const readsImages = !("task" in config) && visionOf(config) !== undefined;
+  const readsImages = visionOf(config) !== undefined;
   if (maxLength === undefined) return Math.min(readsImages ? MAX_LENGTH_WITH_IMAGES : MAX_LENGTH, maxPositions);
   if (maxLength <= maxPositions) return maxLength;
   throw new LowrankError("train/option", "the model has fewer positions", {

@@ -1,5 +1,5 @@
 // How well a classifier does: accuracy, F1 and what is taken for what, by scikit-learn's definitions (metrics/_classification.py).
-import type { Tensor } from "../tensor.ts";
+import type { Tensor } from "../../tensor.ts";
 
 /** How one class fares. A share of nothing is 0. */
 export interface ClassMeasures {

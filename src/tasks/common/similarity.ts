@@ -1,10 +1,9 @@
 // The products of two sets of vectors, computed by the engine a block of rows at a time, so that memory is bounded.
-import { check } from "../graph/graph.ts";
-import { input } from "../graph/ops/leaves.ts";
-import { gemm } from "../graph/ops/linear.ts";
-import { noWeights, openGraph } from "../runtime/open-graph.ts";
-import type { OpenSession } from "../runtime/session.ts";
-import { float32 } from "../tensor.ts";
+import { check } from "../../graph/graph.ts";
+import { input } from "../../graph/ops/leaves.ts";
+import { gemm } from "../../graph/ops/linear.ts";
+import { type Engine, noWeights, openGraph } from "../../runtime/open-graph.ts";
+import { float32 } from "../../tensor.ts";
 
 /** Products that are computed at once: 16 MB of them. */
 const BLOCK = 1 << 22;
@@ -32,11 +31,11 @@ export interface Products {
 }
 
 /** Opens the engine for products. */
-export async function openProducts(openSession: OpenSession, threads?: number): Promise<Products> {
+export async function openProducts(engine: Engine): Promise<Products> {
   const a = input("a", "float32", ["rows", "width"]);
   const b = input("b", "float32", ["columns", "width"]);
   const graph = check({ outputs: { products: gemm(a, b, { transB: true }) } }); // [rows, columns]
-  const session = await openGraph(graph, noWeights, { openSession, threads });
+  const session = await openGraph(graph, noWeights, engine);
   return {
     async *blocks(a, b) {
       const columns = rowsOf(b);
