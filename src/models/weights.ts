@@ -2,7 +2,7 @@
 import { LowrankError, nearest } from "../errors.ts";
 import { type Checkpoint, type CheckpointTensor, entryOf } from "../formats/checkpoint.ts";
 import { type Graph, nodesOf } from "../graph/graph.ts";
-import type { WeightSource } from "../runtime/open-graph.ts";
+import type { WeightSource } from "../runtime/session.ts";
 import type { StoredIn } from "./family.ts";
 
 /** Where the weights of `checkpoint` lie. Nothing is read or copied. */
@@ -39,7 +39,7 @@ export function storedParts(
     const name = String(attributes["name"]);
     const at = op === "weight" ? place(name) : undefined;
     const whole = at && tensors.get(at.tensor);
-    if (whole?.shape.length !== 3) continue;
+    if (!at || whole?.shape.length !== 3) continue;
     const { index, half } = at;
     const [count, rows, columns] = whole.shape as [number, number, number];
     const shares = half === undefined ? 1 : 2;

@@ -2,7 +2,7 @@
 
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { RgbImage } from "../images/image.ts";
-import type { Runtime } from "../platform/platform.ts";
+import type { Platform } from "../platform/platform.ts";
 import type { TaskName } from "../tasks/index.ts";
 import type { Classification } from "../tasks/task.ts";
 import type { TaskModelOptions } from "./task-model.ts";
@@ -14,7 +14,7 @@ export type ImageInput = string | RgbImage;
 /** What the model reads: a text, a text with a second one, the path of an image, or an image in memory. */
 export type ClassifierInput = TextInput | ImageInput;
 
-export interface PredictorOptions extends TaskModelOptions, Pick<Runtime, "decodeImage"> {
+export interface PredictorOptions extends TaskModelOptions, Pick<Platform, "decodeImage"> {
   /** What the model is used for; by its config, or its adapter, if absent. */
   task?: TaskName;
 }

@@ -14,7 +14,7 @@ import type { Batch, Example } from "../data/types.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { AnyBase, TextBase } from "../models/base.ts";
 import type { HeadName, ModelConfig } from "../models/heads/head.ts";
-import type { Runtime } from "../platform/platform.ts";
+import type { Platform } from "../platform/platform.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import type { Tensor } from "../tensor.ts";
 import type { ImageSpan } from "./causal-lm/image-spans.ts";
@@ -110,7 +110,7 @@ export interface PreviewedFiles {
 export interface PreviewContext {
   base: TextBase;
   data: TaskData;
-  platform: Runtime;
+  platform: Platform;
   /** Whether token ids are shown. */
   ids: boolean;
 }
@@ -173,7 +173,7 @@ export interface Task<S extends Score = Score> {
   fewestRows?: number;
   /** What has to hold for a base beside its head. Throws `train/option` and the like. */
   check?(base: TextBase, options: { batchSize: number }): void;
-  data(base: TextBase, options: DataOptions, host: Pick<Runtime, "files" | "decodeImage">): Promise<TaskData>;
+  data(base: TextBase, options: DataOptions, host: Pick<Platform, "files" | "decodeImage">): Promise<TaskData>;
   /** Σ of the losses over the batch's targets as `loss`, from what `collate` feeds; beside it the outputs that are measured. */
   loss(config: ModelConfig, shape: BatchShape, options: TaskOptions): Graph;
   measure(how: Measuring): Measure<S>;

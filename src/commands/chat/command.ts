@@ -3,7 +3,7 @@
 import { faint, print, printError } from "../../cli/terminal.ts";
 import type { Values } from "../../cli/values.ts";
 import { LowrankError } from "../../errors.ts";
-import { runtime } from "../../node.ts";
+import { nodePlatform } from "../../node.ts";
 import { type ChatOptions, openChat, tellFormat } from "./chat.ts";
 import { enter } from "./chat-commands.ts";
 import { pipedInput, terminalInput } from "./chat-input.ts";
@@ -17,7 +17,7 @@ const screen: Screen = { write: (text) => void process.stdout.write(text), colum
  */
 export async function run(values: Values, json: boolean): Promise<number> {
   const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
-  const chat = await openChat(values as unknown as ChatOptions, runtime);
+  const chat = await openChat(values as unknown as ChatOptions, nodePlatform);
   const compare = () => chat.compare && chat.active !== null;
   const view = json
     ? jsonView

@@ -4,7 +4,7 @@ import { dataLines } from "../../cli/data-lines.ts";
 import { recognizedText } from "../../cli/recognized.ts";
 import { note, oneLine, print, printJson, table } from "../../cli/terminal.ts";
 import type { Values } from "../../cli/values.ts";
-import { answers, evaluate, loadBase, runtime } from "../../node.ts";
+import { answers, evaluate, loadBase, nodePlatform } from "../../node.ts";
 import { columnOptions, readRunColumns } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
 import type { AnswerOptions } from "./answers.ts";
@@ -32,7 +32,7 @@ export async function run({ generate = false, limit, ...given }: Values, json: b
 async function withColumns(given: Values): Promise<Values> {
   const named = columnOptions.some((name) => given[name] !== undefined);
   if (named || given["adapter"] === undefined) return given;
-  return { ...given, ...(await readRunColumns(runtime.files, String(given["adapter"]))) };
+  return { ...given, ...(await readRunColumns(nodePlatform.files, String(given["adapter"]))) };
 }
 
 /** Answers every record; prints each as JSON, or for people how many are exact. */

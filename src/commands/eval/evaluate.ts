@@ -8,7 +8,7 @@ import { LowrankError } from "../../errors.ts";
 import { forAdapter, openBase } from "../../models/base.ts";
 import { checkMadeFor } from "../../models/fingerprint.ts";
 import type { ModelConfig } from "../../models/registry.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import type { ClassifierScore } from "../../tasks/common/classification.ts";
 import {
   baseFor,
@@ -72,7 +72,7 @@ export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: 
  * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`. A model that compares
  * images and texts classifies images by a text for each class.
  */
-export async function evaluate(options: EvaluateOptions, platform: Runtime): Promise<Evaluation> {
+export async function evaluate(options: EvaluateOptions, platform: Platform): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = platform;
   checkBatchSize(options.batchSize);
   const opened = await openBase(files, options.base, timeLimit);

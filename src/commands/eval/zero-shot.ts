@@ -5,7 +5,7 @@ import type { ExampleReport } from "../../data/dataset.ts";
 import { inOrder } from "../../data/store.ts";
 import { LowrankError } from "../../errors.ts";
 import type { AnyBase } from "../../models/base.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { openClassifier } from "../../predict/classifier.ts";
 import type { Classifier } from "../../predict/types.ts";
 import { DEFAULT_TEMPLATE } from "../../predict/zero-shot.ts";
@@ -22,11 +22,11 @@ import type { EvaluateOptions } from "./evaluate.ts";
 const BATCH_IMAGES = 64;
 
 /** The images with classes of a file, as data of this base. */
-const labelledImagesOf = (base: AnyBase, options: EvaluateOptions, platform: Runtime): Promise<TaskData> =>
+const labelledImagesOf = (base: AnyBase, options: EvaluateOptions, platform: Platform): Promise<TaskData> =>
   recordData(labelledImages, base, { ...options, trainOn: "all" }, platform);
 
 /** Whether a file for a base that compares images and texts has classes in the place of texts. */
-export async function hasClasses(base: AnyBase, options: EvaluateOptions, platform: Runtime): Promise<boolean> {
+export async function hasClasses(base: AnyBase, options: EvaluateOptions, platform: Platform): Promise<boolean> {
   if ((options.template ?? options.labelColumn) !== undefined) return true;
   const begins = async ({ open }: TaskData): Promise<boolean> => {
     try {
@@ -45,7 +45,7 @@ export async function zeroShot(
   base: AnyBase,
   adapter: Adapter | null,
   options: EvaluateOptions,
-  platform: Runtime,
+  platform: Platform,
 ): Promise<{ data: ExampleReport; template: readonly string[]; base: ClassifierScore; adapter: ClassifierScore | null }> {
   const { template: given = DEFAULT_TEMPLATE, anyBase, threads } = options;
   const template = typeof given === "string" ? [given] : given;

@@ -6,7 +6,7 @@ import { list, print, printJson } from "../../cli/terminal.ts";
 import type { Values } from "../../cli/values.ts";
 import { writeConfig } from "../../cli/yaml.ts";
 import { LowrankError } from "../../errors.ts";
-import { runtime } from "../../node.ts";
+import { nodePlatform } from "../../node.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { resolveAndTell } from "../models/command.ts";
 import { type Goal, goals } from "./goals.ts";
@@ -32,7 +32,7 @@ interface Options extends Partial<Answers> {
 /** What the output folder is called if nobody names one. */
 const OUTPUT = "my-adapter";
 
-const { files } = runtime;
+const { files } = nodePlatform;
 
 /** Asks what is not given, looks at base and data, writes the file; returns the exit status. */
 export async function run(values: Values, json: boolean): Promise<number> {
@@ -51,7 +51,7 @@ export async function run(values: Values, json: boolean): Promise<number> {
   const { base, data, goal, output } = answers;
   for (const path of [data, ...(evalData === undefined ? [] : [evalData])]) await files.size(path);
   const { folder } = await resolveAndTell(base, { offline }, json);
-  const found = await suggest({ base: folder, data, goal, evalData, ...columns }, runtime);
+  const found = await suggest({ base: folder, data, goal, evalData, ...columns }, nodePlatform);
   const chosen = { base, data, output, evalData, ...columns, ...found.options };
   await files.write(file, new TextEncoder().encode(writeConfig("train", chosen, introduction(file, found, goal))));
   if (json) printJson({ type: "config", file, goal, ...found, options: chosen });

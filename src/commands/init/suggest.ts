@@ -6,7 +6,7 @@ import type { ColumnNames, NumberedRecord } from "../../data/records.ts";
 import { LowrankError } from "../../errors.ts";
 import { languageModel, openBase } from "../../models/base.ts";
 import { countParameters, type ModelConfig } from "../../models/registry.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { ownTask, taskOf } from "../../tasks/index.ts";
 import { usualLearningRate } from "../../train/learning-rate.ts";
 import type { RunOptions } from "../../train/options.ts";
@@ -68,7 +68,7 @@ export interface Suggestion {
 }
 
 /** Suggests options. Fails with the errors of the base and of the data, as training would. */
-export async function suggest(options: SuggestOptions, runtime: Runtime): Promise<Suggestion> {
+export async function suggest(options: SuggestOptions, runtime: Platform): Promise<Suggestion> {
   const { files, timeLimit, memoryLimits } = runtime;
   const opened = await openBase(files, options.base, timeLimit);
   if (opened.config.head !== "lm") throw otherTask(options, opened.config);

@@ -3,9 +3,9 @@
 import type { CommandTable } from "../../cli/flags.ts";
 import { note, printJson } from "../../cli/terminal.ts";
 import type { Values } from "../../cli/values.ts";
-import type { HubEvent, HubOptions } from "../../hub/hub.ts";
-import { type ModelFolder, resolveModel } from "../../hub/reference.ts";
+import { resolveModel } from "../../hub/reference.ts";
 import { nodeFiles } from "../../platform/node/files.ts";
+import type { HubEvent, HubOptions, ModelFolder } from "../../platform/platform.ts";
 import { bytes, duration } from "../../units.ts";
 
 /** Seconds between two lines of progress where lines are not rewritten. */

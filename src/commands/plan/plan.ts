@@ -15,7 +15,7 @@ import {
   visionOf,
   withHead,
 } from "../../models/registry.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { attentionBlocksOf, lossChunksOf } from "../../tasks/causal-lm/loss.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf } from "../../tasks/index.ts";
@@ -92,7 +92,7 @@ const LENGTHS = [128, 512, 2048];
 export async function planTraining(
   json: Record<string, unknown>,
   { examples, ...given }: PlanOptions,
-  runtime: Pick<Runtime, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
+  runtime: Pick<Platform, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
   file = "config.json",
 ): Promise<Plan> {
   const described = modelConfig(json, file);

@@ -4,7 +4,7 @@ import type { TrainOn } from "../../data/examples.ts";
 import type { ColumnNames } from "../../data/records.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadTextBase } from "../../models/base.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import type { DatasetStats, ShownExample } from "../../tasks/common/preview.ts";
 import { baseFor, checkColumns, chooseTask, type TaskName, taskOf } from "../../tasks/index.ts";
 import { dataReader } from "../../train/datasets.ts";
@@ -57,7 +57,7 @@ export interface Preview {
  * Looks at data as a run with these options would read it, one record at a time. Throws what the run would, except that
  * data without a target are reported by a warning.
  */
-export async function preview(options: PreviewOptions, platform: Runtime): Promise<Preview> {
+export async function preview(options: PreviewOptions, platform: Platform): Promise<Preview> {
   checkOptions(options);
   const { data: path, evalData, evalSplit, seed = 0, trainOn = "completion", examples = 3, ids = false } = options;
   const { files, timeLimit } = platform;

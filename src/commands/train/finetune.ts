@@ -6,7 +6,7 @@ import { inMemory } from "../../data/store.ts";
 import type { Batch, BatchSize, Example } from "../../data/types.ts";
 import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { baseFor, checkColumns, chooseTask, optionMismatch, type TaskName, taskOf } from "../../tasks/index.ts";
 import type { BatchShape, Task } from "../../tasks/task.ts";
 import { dataLoader } from "../../train/data-loader.ts";
@@ -60,7 +60,7 @@ const ONE_TOKEN: BatchShape = { maxTargets: 1, maxLength: 1 };
  */
 export async function* finetune(
   { signal, ...given }: FinetuneOptions,
-  platform: Runtime,
+  platform: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { files, lock, openSession, memoryBytes, collect, version, environment } = platform;
   const read = await readOptions(files, given);

@@ -9,7 +9,7 @@ import { LowrankError } from "../../errors.ts";
 import type { TextBase } from "../../models/base.ts";
 import type { DecoderModel } from "../../models/registry.ts";
 import { imageSide, noImages } from "../../multimodal/images.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { checkVocabulary, lengthLimit, withCheckedTemplate } from "../common/tokenizer-checks.ts";
 import type { DataOptions, TaskData } from "../task.ts";
 import { collateWithImages } from "./image-rows.ts";
@@ -19,7 +19,7 @@ import { imageSpansOf } from "./image-spans.ts";
 export async function languageData(
   base: TextBase,
   options: DataOptions,
-  host: Pick<Runtime, "files" | "decodeImage">,
+  host: Pick<Platform, "files" | "decodeImage">,
 ): Promise<TaskData> {
   const { files } = host;
   const config = base.config as DecoderModel;

@@ -13,7 +13,7 @@ import { LowrankError } from "../../errors.ts";
 import { loadImageProcessor } from "../../images/processor.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, pixelShape } from "../../models/registry.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { float32, int32, type Tensor } from "../../tensor.ts";
 import { encodePair } from "../../text/pairs.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
@@ -55,7 +55,7 @@ export async function recordData<R extends object>(
   kind: RecordKind<R>,
   base: TextBase,
   options: DataOptions,
-  { files, decodeImage }: Pick<Runtime, "files" | "decodeImage">,
+  { files, decodeImage }: Pick<Platform, "files" | "decodeImage">,
 ): Promise<TaskData> {
   const { config } = base;
   const inputs = modelInputs(config);

@@ -2,7 +2,7 @@
 import type { MadeExample } from "../../data/examples.ts";
 import type { ImageStore } from "../../data/images.ts";
 import { readImage } from "../../images/image.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { grouped } from "../../units.ts";
 import type { PreviewContext, PreviewedFiles, Previewing, TaskData } from "../task.ts";
 import { type DatasetStats, lengthsOf, type ShownExample, sharedWarning } from "./preview.ts";
@@ -78,7 +78,7 @@ export function recordStats(source: string, { classes, images }: Pick<TaskData, 
 async function shownImage(
   images: ImageStore,
   image: number,
-  { files, decodeImage }: Runtime,
+  { files, decodeImage }: Platform,
 ): Promise<ShownExample["image"] & object> {
   const path = images.pathOf(image);
   const { width, height } = await readImage(files, decodeImage!, path);
