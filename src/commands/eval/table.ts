@@ -1,6 +1,6 @@
 // The scores of an evaluation as tables, by what the task measures.
 
-import { oneLine, table } from "../../cli/terminal.ts";
+import { oneLine, table } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { ClassifierScore, ContrastiveScore, Score } from "./measures.ts";

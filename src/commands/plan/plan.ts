@@ -1,5 +1,5 @@
 // What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
-
+import { z } from "zod";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
@@ -14,11 +14,12 @@ import {
   newHeadOf,
   visionOf,
 } from "../../models/registry.ts";
+import { type Given, option, pick } from "../../options.ts";
 import type { Runtime } from "../../platform/platform.ts";
 import { sizeOf } from "../../tensor.ts";
 import { attentionBlocksOf, lossChunksOf } from "../../train/causal-lm.ts";
 import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
-import { loraConfigOf, type RunOptions, readOptions } from "../../train/options.ts";
+import { completeOptions, loraConfigOf, type RunOptions, runOptions } from "../../train/options.ts";
 import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
 import { lossEntries, lossOf } from "../../train/task-loss.ts";
@@ -26,14 +27,12 @@ import { lengthLimit } from "../../train/tokenizer-checks.ts";
 import { fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
-export type PlanOptions = Pick<
-  Partial<RunOptions>,
-  | ("method" | "rank" | "dropout" | "targetModules" | "excludeModules" | "layersToTransform" | "rankPattern")
-  | ("batchSize" | "maxLength" | "gradientAccumulation" | "epochs" | "keepCheckpoints" | "threads")
-> & {
-  /** Number of training examples: with it the plan tells how long the run takes. */
-  examples?: number;
+export const plannedOptions = {
+  ...pick(runOptions, "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
+  ...pick(runOptions, "maxLength", "epochs", "batchSize", "gradientAccumulation", "keepCheckpoints", "threads"),
+  examples: option(z.number().optional(), { help: "number of training examples, to tell how long the run takes" }),
 };
+export type PlanOptions = Given<typeof plannedOptions>;
 
 /** Adapted modules that differ by their layer's number only. */
 export interface PlannedGroup {
@@ -94,7 +93,7 @@ export async function planTraining(
   file = "config.json",
 ): Promise<Plan> {
   const config = modelConfig(json, file);
-  const options = await readOptions(runtime.files, { ...given, base: "-", data: "-", output: "-" });
+  const options = completeOptions({ ...given, base: "-", data: "-", output: "-" });
   const { method, batchSize, gradientAccumulation } = options;
   checkCount("batchSize", batchSize, 1);
   checkCount("gradientAccumulation", gradientAccumulation, 1);

@@ -1,49 +1,60 @@
 // lowrank preview: what a run would train on, before anything is trained.
-
-import { recognizedText } from "../../cli/recognized.ts";
-import { print, printJson, shown } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { preview } from "../../node.ts";
+import { z } from "zod";
+import { option, pick, reworded } from "../../options.ts";
+import { recognizedText } from "../../terminal/data.ts";
+import { print, printJson, shown } from "../../terminal/terminal.ts";
+import { readingOptions, runOptions } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
+import { defineCommand } from "../command.ts";
 import type { DatasetPreview } from "./dataset-stats.ts";
 import { bars, lengthsText } from "./lengths.ts";
-import type { Preview, PreviewedTask, PreviewOptions, ShownExample } from "./preview.ts";
+import { type Preview, type PreviewedTask, preview, type ShownExample } from "./preview.ts";
 import { printTaskPreview } from "./print-task.ts";
 
-/** Shows the data; returns the exit status. */
-export async function run(options: Values, json: boolean): Promise<number> {
-  const previewed = await preview<PreviewedTask>(options as unknown as PreviewOptions);
-  if (previewed.task !== "causal-lm") {
-    printTaskPreview(previewed, json);
-    return 0;
-  }
-  const { shown: examples, ...found } = previewed;
-  if (json) {
-    for (const example of examples) printJson({ type: "example", ...example, trainedText: trainedText(example) });
-    printJson({ type: "preview", ...found });
-    return 0;
-  }
-  const marks = process.stdout.isTTY && !process.env["NO_COLOR"] ? coloured : quoted;
-  for (const [i, example] of examples.entries()) {
-    print(
-      `example ${i + 1}, ${example.place}: ${grouped(example.tokens)} tokens, ${grouped(example.trained)} of them trained${cutNote(example)}`,
-    );
-    print(
-      example.parts
-        .map(({ text, trained }) => (trained ? marks(shown(text)) : shown(text)))
-        .join("")
-        .trimEnd(),
-    );
+export const command = defineCommand({
+  summary: "what a run would train on: examples with the trained tokens marked, lengths, losses, duplicates",
+  options: {
+    ...pick(runOptions, "base", "data", "evalData", "evalSplit"),
+    seed: reworded(runOptions.seed, { help: "the run's, which chooses the records of --eval-split" }),
+    ...readingOptions,
+    examples: option(z.number().default(3), { help: "how many examples are shown" }),
+    ids: option(z.boolean().optional(), { help: "with --json, the examples' token ids too" }),
+  },
+  examples: ["--base embedded --data train.jsonl --eval-split 0.1"],
+  async run(options, { platform, json }) {
+    const previewed = await preview<PreviewedTask>(options, platform);
+    if (previewed.task !== "causal-lm") {
+      printTaskPreview(previewed, json);
+      return 0;
+    }
+    const { shown: examples, ...found } = previewed;
+    if (json) {
+      for (const example of examples) printJson({ type: "example", ...example, trainedText: trainedText(example) });
+      printJson({ type: "preview", ...found });
+      return 0;
+    }
+    const marks = process.stdout.isTTY && !process.env["NO_COLOR"] ? coloured : quoted;
+    for (const [i, example] of examples.entries()) {
+      print(
+        `example ${i + 1}, ${example.place}: ${grouped(example.tokens)} tokens, ${grouped(example.trained)} of them trained${cutNote(example)}`,
+      );
+      print(
+        example.parts
+          .map(({ text, trained }) => (trained ? marks(shown(text)) : shown(text)))
+          .join("")
+          .trimEnd(),
+      );
+      print("");
+    }
+    if (examples.length > 0) print(`trained tokens are marked ${marks("like this")}`);
+    printFile(found.train, found.maxLength, found.evaluation === null ? "" : "training: ");
+    if (found.evaluation) printFile(found.evaluation, found.maxLength, "evaluation: ");
     print("");
-  }
-  if (examples.length > 0) print(`trained tokens are marked ${marks("like this")}`);
-  printFile(found.train, found.maxLength, found.evaluation === null ? "" : "training: ");
-  if (found.evaluation) printFile(found.evaluation, found.maxLength, "evaluation: ");
-  print("");
-  for (const line of duplicateLines(found)) print(line);
-  for (const warning of found.warnings) print(`warning: ${warning}`);
-  return 0;
-}
+    for (const line of duplicateLines(found)) print(line);
+    for (const warning of found.warnings) print(`warning: ${warning}`);
+    return 0;
+  },
+});
 
 /** The trained texts, each from its beginning to where something follows that is not trained. */
 const trainedText = ({ parts }: ShownExample): string[] => parts.filter(({ trained }) => trained).map(({ text }) => text);

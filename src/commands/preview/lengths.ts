@@ -1,6 +1,6 @@
 // How long examples are, in a line and as bars.
 
-import { table } from "../../cli/terminal.ts";
+import { table } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import type { Lengths } from "./dataset-stats.ts";
 

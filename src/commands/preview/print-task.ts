@@ -1,7 +1,7 @@
 // lowrank preview of data for another task than language modelling: records as they are read, classes, lengths, duplicates.
 
-import { recognizedText } from "../../cli/recognized.ts";
-import { oneLine, print, printJson, table } from "../../cli/terminal.ts";
+import { recognizedText } from "../../terminal/data.ts";
+import { oneLine, print, printJson, table } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import { bars, lengthsText } from "./lengths.ts";
 import type { ShownRecord, TaskPreview } from "./preview-task.ts";
