@@ -21,7 +21,6 @@ export { generateText } from "./generate/generate-text.ts";
 export type { Generator } from "./generate/generator.ts";
 export type { ImagePrompt, Prompt } from "./generate/prompts.ts";
 export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";
-export type { HubEvent, HubOptions } from "./hub/hub.ts";
 export type { RgbImage } from "./images/image.ts";
 export type { ImageBatch, ImageProcessor, ProcessedImage } from "./images/processor.ts";
 export type { Base } from "./models/base.ts";
@@ -50,6 +49,7 @@ export {
   reportRuns,
   saveAdapter,
 } from "./node.ts";
+export type { HubEvent, HubOptions } from "./platform/platform.ts";
 export type {
   Classification,
   Classifier,

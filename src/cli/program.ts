@@ -2,7 +2,7 @@
 import { Command as Commander, CommanderError, Option } from "commander";
 import type { Command } from "../commands/command.ts";
 import { LowrankError } from "../errors.ts";
-import { runtime } from "../node.ts";
+import { demo, plan, nodePlatform as platform, reportRuns } from "../node.ts";
 import { type DescribedOption, describeOptions, helpOf } from "../options.ts";
 import { version } from "../platform/node/version.ts";
 import { resolveAndReport } from "../terminal/download.ts";
@@ -68,11 +68,11 @@ function addCommand(program: Commander, name: string, command: Command, exit: (s
   row.addHelpText("after", ["\nExamples:", ...examplesOf(name, command)].join("\n  "));
   row.action(async () => {
     const { config, offline, json = false, ...given } = row.opts() as Values & Common;
-    const file = config === undefined ? {} : await readConfigFile(runtime.files, config, flags);
+    const file = config === undefined ? {} : await readConfigFile(platform.files, config, flags);
     const values: Values = { ...withoutAlternatives(file, given, flags), ...given };
     if (argument) values[argument.name] = argument.isRepeatable ? row.args : row.args[0];
     requireFlags(name, flags, values, command.required?.(values));
-    const context = { platform: runtime, json };
+    const context = { platform, api: { demo, plan, reportRuns }, json };
     exit(await command.run(await withFolders(command, values, offline, json), context));
   });
 }
@@ -126,7 +126,7 @@ export const takesModels = (command: Command): boolean => modelsOf(command).leng
  */
 async function withFolders(command: Command, values: Values, offline: boolean | undefined, json: boolean): Promise<Values> {
   const folderOf = async (reference: string) => {
-    if (!(await runtime.files.exists(reference).catch(() => false))) await checkFiles(command, values);
+    if (!(await platform.files.exists(reference).catch(() => false))) await checkFiles(command, values);
     return resolveAndReport(reference, { offline }, json);
   };
   const resolved: Values = { ...values };
@@ -149,6 +149,6 @@ async function checkFiles({ options }: Command, values: Values): Promise<void> {
   for (const { name, value } of describeOptions(options)) {
     const file = values[name];
     if (value !== "FILE" || name === "output" || typeof file !== "string") continue;
-    if (!(await runtime.files.exists(file))) await runtime.files.size(file);
+    if (!(await platform.files.exists(file))) await platform.files.size(file);
   }
 }

@@ -1,12 +1,21 @@
 // A command: its options and its work. The program, --help, config files and docs/cli.md are made from these objects.
 import type { Files } from "../files.ts";
 import { type Given, type Options, option, pick } from "../options.ts";
-import type { Runtime } from "../platform/platform.ts";
+import type { Platform } from "../platform/platform.ts";
+import type { ReportOptions } from "../report/report.ts";
 import { runOptions } from "../train/options.ts";
+import type { DemoEvent } from "./demo/demo.ts";
+import type { Plan, PlanOptions } from "./plan/plan.ts";
 
 /** What a command runs in. */
 export interface Context {
-  platform: Runtime;
+  platform: Platform;
+  /** What commands use of the public API on that platform. */
+  api: {
+    demo(options: { output: string }): AsyncIterable<DemoEvent>;
+    plan(model: string | Record<string, unknown>, options: PlanOptions): Promise<Plan>;
+    reportRuns(options: ReportOptions): Promise<string>;
+  };
   /** Print JSON, one object a line. */
   json: boolean;
 }

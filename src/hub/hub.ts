@@ -6,12 +6,12 @@ import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { named, nodeFiles } from "../platform/node/files.ts";
 import { freeDisk } from "../platform/node/limits.ts";
+import type { HubEvent, HubOptions } from "../platform/platform.ts";
 import {
   ASKED_FOR,
   absentFolder,
   cachedSnapshot,
   cacheFolder,
-  type Environment,
   type HubName,
   modelFolder,
   refFile,
@@ -21,30 +21,6 @@ import {
 import { connect, type Hub } from "./client.ts";
 import { checkWeights, type HubFile, type Listing, listModel, sideFilesOf, weightsOf } from "./listing.ts";
 import { bytesThere, sizeOf, transfer } from "./transfer.ts";
-
-/** What a download tells. */
-export type HubEvent =
-  /** Before the first file: what is downloaded, and how much of it is there already. */
-  | { type: "download"; model: string; commit: string; folder: string; files: number; bytes: number; there: number }
-  /** `bytesPerSecond` and `secondsLeft` are null until there is something to tell them from. */
-  | { type: "downloading"; file: string; done: number; bytes: number; bytesPerSecond: number | null; secondsLeft: number | null }
-  /** A failure that may pass: the request is made again. */
-  | { type: "waiting"; seconds: number; reason: string }
-  | { type: "downloaded"; model: string; commit: string; folder: string };
-
-export interface HubOptions {
-  /** Ask the hub nothing. Default: what HF_HUB_OFFLINE says. */
-  offline?: boolean;
-  /** Ask the hub what the revision is now, even if the cache has one that is whole. */
-  refresh?: boolean;
-  onEvent?: (event: HubEvent) => void;
-  /** When it fires, the download stops with `hub/stopped`; it goes on where it was the next time. */
-  signal?: AbortSignal;
-  /** Default: the process's. */
-  environment?: Environment;
-  /** Waits before a request is made again. Default: as long as is asked for. */
-  wait?: Hub["wait"];
-}
 
 /** Of the disk, left free by a download. */
 const DISK_MARGIN_BYTES = 100e6;

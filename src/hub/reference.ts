@@ -3,11 +3,9 @@ import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LowrankError, nearest } from "../errors.ts";
+import { EMBEDDED, type HubOptions, type ModelFolder } from "../platform/platform.ts";
 import { DEFAULT_REVISION, type HubName } from "./cache.ts";
-import type { HubOptions } from "./hub.ts";
 
-/** The word for the model that comes with the package. */
-export const EMBEDDED = "embedded";
 const embeddedFolder = fileURLToPath(new URL("../../models/embedded", import.meta.url));
 
 /** Names of a folder that are compared with a wrong one. */
@@ -15,13 +13,6 @@ const MAX_COMPARED = 1000;
 
 const PART = /^[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?$/;
 const REVISION = /^[A-Za-z0-9_][\w./-]{0,199}$/;
-
-/** The folder a reference stands for, and what to call the model. */
-export interface ModelFolder {
-  folder: string;
-  /** As PEFT's `base_model_name_or_path` has it: the reference as given, a hub model's without its revision. */
-  name: string;
-}
 
 /** `owner/name[@revision]` taken apart; null if the text has another form. */
 export function hubName(reference: string): HubName | null {

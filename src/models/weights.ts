@@ -2,7 +2,7 @@
 import { LowrankError, nearest } from "../errors.ts";
 import { type Checkpoint, type CheckpointTensor, entryOf } from "../formats/checkpoint.ts";
 import { type Graph, nodesOf } from "../graph/graph.ts";
-import type { WeightSource } from "../runtime/open-graph.ts";
+import type { WeightSource } from "../runtime/session.ts";
 import type { StoredIn } from "./family.ts";
 
 /** Where the weights of `checkpoint` lie. Nothing is read or copied. */

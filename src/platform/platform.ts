@@ -1,33 +1,86 @@
-// What a host (Node, a browser) gives to the functions of the public API.
+// What a host (Node, a browser) gives to the functions of the public API. Time, text and randomness come from JavaScript and the
+// web's own globals (performance, TextEncoder, crypto), which every host has.
 import type { Files } from "../files.ts";
 import type { DecodeImage } from "../images/image.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import type { TimeLimit } from "../text/limit.ts";
 
-export interface Runtime {
+export interface Platform {
+  /** The version of lowrank, for logs. */
+  version?: string;
   files: Files;
+  /** The engine. */
   openSession: OpenSession;
-  /** Stops work on text that takes too long, where the host can. */
+  /** The folder of a model by its name. Without it a name is a folder. */
+  resolveModel?: (reference: string, options?: HubOptions) => Promise<ModelFolder>;
+  assets?: Assets;
+  /** Decodes image files. */
+  decodeImage?: DecodeImage;
+  /** Stops work on text that takes too long. */
   timeLimit?: TimeLimit;
-  /** Memory of the process that is in use, where the host can tell. */
+  /** Memory of the process that is in use, in bytes. */
   memoryBytes?: () => number;
-  /** Memory that could be had without swapping, and all that the process may ever have, in bytes; where the host can tell. */
+  /** Memory that could be had without swapping, and all that the process may ever have, in bytes. */
   memoryLimits?: () => { available: number; total: number };
   /** Free bytes on the disk that `folder`, which exists, is on. */
   freeDisk?: (folder: string) => Promise<number>;
   /**
-   * Takes `folder`, which exists, for one run, and returns what gives it back; fails with `file/locked` if another has it. What
-   * a killed run has not given back is taken over.
+   * Locks `folder`, which exists, for one run, and returns what unlocks it; fails with `file/locked` if another run has it. The
+   * lock of a killed run is taken over.
    */
   lock?: (folder: string) => Promise<() => Promise<void>>;
-  /** Where files may lie while a job is at work that has no folder of its own. */
+  /** Where a job without a folder of its own keeps temporary files. */
   temporaryFolder?: string;
-  /** Frees memory that nobody holds any more, where the host can be asked to. */
+  /** Collects garbage now. */
   collect?: () => void;
-  /** Decodes image files, where the host can. */
-  decodeImage?: DecodeImage;
-  /** Of this program, for logs. */
-  version?: string;
   /** What it runs on, for logs: names and values in words. */
   environment?: () => Record<string, string>;
+}
+
+/** Files that come with the package. */
+export interface Assets {
+  /** Folder of the demo's train.jsonl and test.jsonl. */
+  demo: string;
+  chartLibrary(): Promise<ChartLibrary>;
+}
+
+/** uPlot's files, as text. */
+export interface ChartLibrary {
+  script: string;
+  style: string;
+  license: string;
+}
+
+/** The name of the model that comes with the package. */
+export const EMBEDDED = "embedded";
+
+/** The folder a reference stands for, and what to call the model. */
+export interface ModelFolder {
+  folder: string;
+  /** As PEFT's `base_model_name_or_path` has it: the reference as given, a hub model's without its revision. */
+  name: string;
+}
+
+/** The progress of a download. */
+export type HubEvent =
+  /** Before the first file: what is downloaded, and how much of it is there already. */
+  | { type: "download"; model: string; commit: string; folder: string; files: number; bytes: number; there: number }
+  /** `bytesPerSecond` and `secondsLeft` are null until they can be estimated. */
+  | { type: "downloading"; file: string; done: number; bytes: number; bytesPerSecond: number | null; secondsLeft: number | null }
+  /** A failure that may pass: the request is made again. */
+  | { type: "waiting"; seconds: number; reason: string }
+  | { type: "downloaded"; model: string; commit: string; folder: string };
+
+export interface HubOptions {
+  /** Make no request. Default: what HF_HUB_OFFLINE says. */
+  offline?: boolean;
+  /** Ask the hub what the revision is now, even if the cache has one that is whole. */
+  refresh?: boolean;
+  onEvent?: (event: HubEvent) => void;
+  /** Aborting stops the download with `hub/stopped`; the next one resumes it. */
+  signal?: AbortSignal;
+  /** Default: the process's. */
+  environment?: Readonly<Record<string, string | undefined>>;
+  /** Waits before a request is made again. Default: as long as the hub asks for. */
+  wait?: (seconds: number, reason: string) => Promise<void>;
 }

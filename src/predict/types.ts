@@ -3,7 +3,7 @@
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { RgbImage } from "../images/image.ts";
 import type { Task } from "../models/task.ts";
-import type { Runtime } from "../platform/platform.ts";
+import type { Platform } from "../platform/platform.ts";
 import type { Vectors } from "./similarity.ts";
 import type { TaskModelOptions } from "./task-model.ts";
 
@@ -14,7 +14,7 @@ export type ImageInput = string | RgbImage;
 /** What the model reads: a text, a text with a second one, the path of an image, or an image in memory. */
 export type ClassifierInput = TextInput | ImageInput;
 
-export interface PredictorOptions extends TaskModelOptions, Pick<Runtime, "decodeImage"> {}
+export interface PredictorOptions extends TaskModelOptions, Pick<Platform, "decodeImage"> {}
 
 export interface ClassifyOptions {
   /** How many of the likeliest classes are given; all if absent. */

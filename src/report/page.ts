@@ -1,4 +1,5 @@
 // The report as one HTML page that needs no network: numbers and tables as they are, charts by uPlot, which is in the page.
+import type { ChartLibrary } from "../platform/platform.ts";
 import type { RunMetrics } from "../train/run-log.ts";
 import { bytes, grouped } from "../units.ts";
 import { type Chart, chartsOf, unitText } from "./charts.ts";
@@ -20,13 +21,6 @@ import { samplesHtml, spread } from "./samples.ts";
 import { pageScript } from "./script.ts";
 import { curve, smoothed } from "./series.ts";
 import { pageStyle } from "./style.ts";
-
-/** uPlot's files. */
-export interface ChartLibrary {
-  script: string;
-  style: string;
-  license: string;
-}
 
 /** Longest text in a cell. */
 const MAX_CELL_CHARS = 600;

@@ -4,9 +4,10 @@ import { type AdapterDescription, describeAdapter } from "../adapters/describe.t
 import { ADAPTER_CONFIG_NAME, readAdapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import type { ChartLibrary } from "../platform/platform.ts";
 import { METRICS_NAME, type RunMetrics, readMetrics } from "../train/run-log.ts";
 import type { ReportedRun } from "./facts.ts";
-import { type ChartLibrary, reportPage } from "./page.ts";
+import { reportPage } from "./page.ts";
 
 /** The report of a run, in its output folder. */
 export const REPORT_NAME = "report.html";

@@ -1,9 +1,21 @@
 // The border to the execution engine: an ONNX model in, an asynchronous function of tensors out.
+import type { LocateWeight } from "../onnx/emitter.ts";
 import type { Tensor } from "../tensor.ts";
 
+/**
+ * Where the frozen weights of a graph lie. Node's engine reads them in place, by the entries that `lower` wrote; an engine that
+ * has no files of its own asks here for each and reads it through the platform's files.
+ */
+export interface WeightSource {
+  /** The folder that every weight file lies in or below. */
+  folder: string;
+  /** A weight, by the model's name: its file below `folder`, offset, length, dtype, shape. Fails with `checkpoint/missing-tensor`. */
+  locate: LocateWeight;
+}
+
 export interface SessionOptions {
-  /** Folder that the external-data locations of the model are relative to. */
-  weightsFolder?: string;
+  /** Where the weights that the model refers to lie; none if absent. */
+  weights?: WeightSource;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
   /** Writes ONNX Runtime's profile (a Chrome trace) to files that begin with this path. */

@@ -1,6 +1,6 @@
 // The folder of a model, with the progress of its download on the terminal.
-import type { HubEvent, HubOptions } from "../hub/hub.ts";
-import { type ModelFolder, resolveModel } from "../hub/reference.ts";
+import { resolveModel } from "../hub/reference.ts";
+import type { HubEvent, HubOptions, ModelFolder } from "../platform/platform.ts";
 import { bytes, duration } from "../units.ts";
 import { note, printJson, status } from "./terminal.ts";
 

@@ -4,7 +4,7 @@ import { ADAPTER_WEIGHTS_NAME } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { WEIGHTS_NAME } from "../formats/checkpoint.ts";
-import type { Runtime } from "../platform/platform.ts";
+import type { Platform } from "../platform/platform.ts";
 import { resumable } from "./checkpoint.ts";
 import type { MemoryEstimate } from "./memory.ts";
 import type { RunOptions } from "./options.ts";
@@ -95,7 +95,7 @@ export interface Needs {
 export async function checkMachine(
   needs: Needs,
   { output, force }: Pick<RunOptions, "output" | "force">,
-  { memoryLimits, freeDisk }: Pick<Runtime, "memoryLimits" | "freeDisk">,
+  { memoryLimits, freeDisk }: Pick<Platform, "memoryLimits" | "freeDisk">,
 ): Promise<string[]> {
   const warnings: string[] = [];
   const limits = memoryLimits?.();

@@ -16,7 +16,7 @@ import type { DecoderConfig } from "../models/config/config.ts";
 import { pixelShape, taskInputs } from "../models/registry.ts";
 import type { TaskConfig } from "../models/task.ts";
 import { imageSide, noImages } from "../multimodal/images.ts";
-import type { Runtime } from "../platform/platform.ts";
+import type { Platform } from "../platform/platform.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type Rows, rowsOf } from "./collate.ts";
 import type { DataOptions } from "./datasets.ts";
@@ -26,7 +26,7 @@ import { taskRowsOf } from "./task-rows.ts";
 import { checkVocabulary, lengthLimit, withCheckedTemplate } from "./tokenizer-checks.ts";
 
 /** What a host gives to read data with. */
-export type DataHost = Pick<Runtime, "files" | "decodeImage">;
+export type DataHost = Pick<Platform, "files" | "decodeImage">;
 
 export interface TaskData {
   /** Longest example, in tokens. */

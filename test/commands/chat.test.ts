@@ -16,7 +16,7 @@ import { type ChatView, terminalView } from "../../src/commands/chat/chat-view.t
 import { readRecords } from "../../src/data/readers.ts";
 import { readSamplingDefaults } from "../../src/generate/sampling-defaults.ts";
 import { loadBase } from "../../src/models/base.ts";
-import { runtime } from "../../src/node.ts";
+import { nodePlatform } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { besideGrowing, cells, wrap } from "../../src/terminal/columns.ts";
 import { shown } from "../../src/terminal/terminal.ts";
@@ -55,7 +55,7 @@ async function chatting(
   options: Partial<ChatOptions>,
   work: (chat: Chat, line: (text: string) => Promise<ChatEvent[]>) => Promise<void>,
 ) {
-  const chat = await openChat({ base, threads: 1, maxNewTokens: 8, ...options }, runtime);
+  const chat = await openChat({ base, threads: 1, maxNewTokens: 8, ...options }, nodePlatform);
   try {
     await work(chat, (text) => all(enter(chat, text)));
   } finally {
@@ -189,7 +189,7 @@ test("without a chat template messages are continued as text, and that is told",
     await line("name[Cocum]");
     assert.equal(chat.exchanges[0]!.prompt, "name[Cocum]");
   });
-  await assert.rejects(openChat({ base: folder, raw: false }, runtime), { code: "generate/no-template" });
+  await assert.rejects(openChat({ base: folder, raw: false }, nodePlatform), { code: "generate/no-template" });
 });
 
 test("a conversation is saved as train takes it, and never over a file that was there", async () => {
@@ -286,7 +286,7 @@ test("sampling is the checkpoint's unless it is given; options are checked befor
   await chatting({ base: sampled, topP: 0.5 }, async ({ sampling }) => {
     assert.deepEqual(sampling, { ...greedy, temperature: 0.6, topK: 50, topP: 0.5, seed: 0 });
   });
-  const closed = { ...runtime, openSession: () => assert.fail("the engine was opened") };
+  const closed = { ...nodePlatform, openSession: () => assert.fail("the engine was opened") };
   await assert.rejects(openChat({ base, temperature: -1 }, closed), { code: "generate/option", subject: "temperature" });
   await assert.rejects(openChat({ base, compare: true }, closed), { code: "chat/compare" });
   await assert.rejects(openChat({ base, adapter: [base] }, closed), /adapter_config/);

@@ -10,7 +10,7 @@ import { readConfigFile } from "../../src/cli/config-file.ts";
 import { writeConfig } from "../../src/commands/init/config-file.ts";
 import { goals, type SuggestOptions, suggest } from "../../src/commands/init/suggest.ts";
 import { LowrankError } from "../../src/errors.ts";
-import { runtime } from "../../src/node.ts";
+import { nodePlatform } from "../../src/node.ts";
 import { describeOptions } from "../../src/options.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { runOptions } from "../../src/train/options.ts";
@@ -30,7 +30,7 @@ function records(name: string, count: number, record: (i: number) => unknown): s
 }
 const pair = (i: number) => ({ prompt: `name[${i}]\n`, completion: "It is a place." });
 const ask = (options: Partial<SuggestOptions>, available = 8e9) =>
-  suggest({ base, data, goal: "structured", ...options }, { ...runtime, memoryLimits: () => ({ available, total: 8e9 }) });
+  suggest({ base, data, goal: "structured", ...options }, { ...nodePlatform, memoryLimits: () => ({ available, total: 8e9 }) });
 
 describe("a suggestion", () => {
   it("fits the data", async () => {

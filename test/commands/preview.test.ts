@@ -6,7 +6,7 @@ import { type Preview, type PreviewOptions, preview } from "../../src/commands/p
 import { makeExamples } from "../../src/data/dataset.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import { loadTextBase } from "../../src/models/base.ts";
-import { runtime } from "../../src/node.ts";
+import { nodePlatform } from "../../src/node.ts";
 import { dataReader, finished } from "../../src/train/datasets.ts";
 import { conversations, type Family, families, sourceOf } from "../helpers/chat-families.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
@@ -31,7 +31,7 @@ function baseFiles(family?: Family): Record<string, string> {
 }
 
 const look = (files: Record<string, string>, options: Partial<PreviewOptions<"causal-lm">> = {}): Promise<Preview> =>
-  preview({ base: "base", data: "train.jsonl", ...options }, { ...runtime, files: memoryFiles(files) });
+  preview({ base: "base", data: "train.jsonl", ...options }, { ...nodePlatform, files: memoryFiles(files) });
 const trainedTexts = ({ shown }: Preview): string[][] =>
   shown.map(({ parts }) => parts.filter(({ trained }) => trained).map(({ text }) => text));
 
@@ -66,7 +66,7 @@ test("counts, cuts and drops are those that training reports", async () => {
   const maxLength = 40;
   const { train, maxLength: used, warnings } = await look(files, { maxLength });
   const memory = memoryFiles(files);
-  const tokenizer = await (await loadTextBase(memory, "base", runtime.timeLimit)).tokenizer();
+  const tokenizer = await (await loadTextBase(memory, "base", nodePlatform.timeLimit)).tokenizer();
   const whole = await makeExamples(readRecords(memory, "train.jsonl"), tokenizer, { maxLength: 10_000 });
   const { report } = await makeExamples(readRecords(memory, "train.jsonl"), tokenizer, { maxLength });
   assert.equal(used, maxLength);
@@ -162,7 +162,7 @@ test("nothing trained, and everything trained, are warned of", async () => {
 test("no weight is read, and a base without a template says what to do", async () => {
   const files = { ...baseFiles(), "train.jsonl": lines([{ messages: conversations["two turns"] }]) };
   const memory = memoryFiles(files);
-  await preview({ base: "base", data: "train.jsonl" }, { ...runtime, files: memory });
+  await preview({ base: "base", data: "train.jsonl" }, { ...nodePlatform, files: memory });
   assert.deepEqual([...new Set(memory.reads.map(({ path }) => path))].sort(), [
     "base/config.json",
     "base/tokenizer.json",

@@ -8,7 +8,7 @@ import { type Chat, type ChatEvent, openChat } from "../../src/commands/chat/cha
 import { enter } from "../../src/commands/chat/chat-commands.ts";
 import type { Generator } from "../../src/generate/generator.ts";
 import type { Prompt } from "../../src/generate/prompts.ts";
-import { loadBase, openGenerator, readImage, runtime } from "../../src/node.ts";
+import { loadBase, nodePlatform, openGenerator, readImage } from "../../src/node.ts";
 import type { ChatMessage } from "../../src/text/template.ts";
 import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
 
@@ -115,7 +115,7 @@ describe("lowrank generate", () => {
 
 describe("lowrank chat", () => {
   const chatting = async (folder: string, lines: string[]): Promise<{ events: ChatEvent[]; chat: Chat }> => {
-    const chat = await openChat({ base: folder, threads: 1, maxNewTokens: NEW_TOKENS }, runtime);
+    const chat = await openChat({ base: folder, threads: 1, maxNewTokens: NEW_TOKENS }, nodePlatform);
     const events: ChatEvent[] = [];
     try {
       for (const line of lines) for await (const event of enter(chat, line)) events.push(event);

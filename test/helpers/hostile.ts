@@ -11,7 +11,7 @@ import type { Files } from "../../src/files.ts";
 import type { FinetuneEvent, FinetuneOptions } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { timeLimit } from "../../src/platform/node/time-limit.ts";
-import type { Runtime } from "../../src/platform/platform.ts";
+import type { Platform } from "../../src/platform/platform.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { float32 } from "../../src/tensor.ts";
 
@@ -41,8 +41,8 @@ export interface Place {
   base(changes?: Record<string, Content>): string;
   /** A named pipe, which nobody writes to. */
   pipe(name: string): string;
-  /** Two steps over the good data with an engine that computes nothing, unless `options` and `runtime` say otherwise. */
-  train(options?: object, runtime?: Partial<Runtime>): Promise<FinetuneEvent[]>;
+  /** Two steps over the good data with an engine that computes nothing, unless `options` and `platform` say otherwise. */
+  train(options?: object, platform?: Partial<Platform>): Promise<FinetuneEvent[]>;
   /** The command line; an error that it prints is thrown. */
   lowrank(...args: string[]): Promise<void>;
 }
@@ -72,15 +72,15 @@ export function makePlace(): Place & { leave(): void } {
       execFileSync("mkfifo", [at(name)]);
       return at(name);
     },
-    train: (options = {}, runtime = {}) =>
-      eventsOf(finetune({ ...training(at("output")), ...options } as FinetuneOptions, { ...offline(), ...runtime })),
+    train: (options = {}, platform = {}) =>
+      eventsOf(finetune({ ...training(at("output")), ...options } as FinetuneOptions, { ...offline(), ...platform })),
     lowrank: (...args) => commandLine(args),
     leave: () => rmSync(root, { recursive: true, force: true }),
   };
 }
 
 const training = (output: string) => ({ base: goodBase, data: goodData, output, steps: 2, learningRate: 1e-3 });
-const offline = (): Runtime => ({ files: nodeFiles, openSession: engine(), timeLimit });
+const offline = (): Platform => ({ files: nodeFiles, openSession: engine(), timeLimit });
 
 async function eventsOf(events: AsyncIterable<FinetuneEvent>): Promise<FinetuneEvent[]> {
   const all: FinetuneEvent[] = [];

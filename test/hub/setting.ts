@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, afterEach } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
-import type { HubEvent, HubOptions } from "../../src/hub/hub.ts";
 import { resolveModel } from "../../src/hub/reference.ts";
+import type { HubEvent, HubOptions } from "../../src/platform/platform.ts";
 import { blobOf, type FakeHub, type Fault, type Files, fakeHub, type Model } from "./server.ts";
 
 const root = mkdtempSync(path.join(tmpdir(), "lowrank-hub-"));

@@ -121,7 +121,7 @@ async function forward(
   const files = weightFiles(checkpoint);
   const forward = forwardGraph(config);
   const graph = inject(forward, loraUpdate(forward, new Map(factors)));
-  const session = await openNodeSession(lower(graph, files.locate), { weightsFolder: files.folder, threads: 1 });
+  const session = await openNodeSession(lower(graph, files.locate), { weights: files, threads: 1 });
   const shape = [1, ids.length];
   const { logits } = await session.run({
     inputIds: int32(shape, ids),

@@ -80,7 +80,7 @@ for (const normalise of [true, false]) {
       const weights = Object.fromEntries(Object.keys(shapes).map((name) => [name, rowsOf(feeds[name]!)]));
 
       const noWeights = () => assert.fail("the graph has no stored weights");
-      const session = await openNodeSession(lower(graphOf(normalise), noWeights), { weightsFolder: "." });
+      const session = await openNodeSession(lower(graphOf(normalise), noWeights));
       const { y, dx } = await session.run(feeds);
       await session.close();
       const [x, d, gotY, gotDx] = [feeds["x"]!, feeds["d"]!, y!, dx!].map(rowsOf) as [

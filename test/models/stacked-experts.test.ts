@@ -66,7 +66,7 @@ const write = (file: string, tensors: Tensors) =>
 async function logits(folder: string, io: Tensors): Promise<Float32Array> {
   const { checkpoint, config } = await loadBase(nodeFiles, folder);
   const files = weightFiles(checkpoint);
-  const session = await openNodeSession(lower(forwardGraph(config), files.locate), { weightsFolder: files.folder });
+  const session = await openNodeSession(lower(forwardGraph(config), files.locate), { weights: files });
   const { lossRows: _, lossLabels: _labels, ...feeds } = batchFeeds(batchOf(io, "", config));
   const results = await session.run(feeds);
   await session.close();

@@ -29,7 +29,7 @@ const { checkpoint: bert } = await openBase(nodeFiles, `${cases}/bert-seqcls/bas
 /** The outputs of the model that `config` describes, with the weights of `checkpoint`. */
 async function run(checkpoint: typeof clip, config: ModelConfig, feeds: Record<string, Tensor>) {
   const files = weightFiles(checkpoint);
-  const session = await openNodeSession(lower(check(forwardGraph(config)), files.locate), { weightsFolder: files.folder });
+  const session = await openNodeSession(lower(check(forwardGraph(config)), files.locate), { weights: files });
   try {
     return await session.run(feeds);
   } finally {

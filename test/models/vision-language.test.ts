@@ -150,7 +150,7 @@ async function fullLogits({ checkpoint, config }: Base, tokens: Batch, images: R
   const files = weightFiles(checkpoint);
   const { logits } = forwardGraph(config).outputs;
   const session = await openNodeSession(lower({ outputs: { logits: logits! } }, files.locate), {
-    weightsFolder: files.folder,
+    weights: files,
     threads: 1,
   });
   const { lossRows: _, lossLabels: _labels, ...feeds } = batchFeeds({ ...tokens, images });

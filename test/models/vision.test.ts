@@ -17,7 +17,7 @@ const random = (seed: number, shape: number[]) =>
 
 async function run(outputs: Graph["outputs"], feeds: Record<string, Tensor>): Promise<Record<string, Tensor>> {
   const graph = lower(check({ outputs }), () => assert.fail("no weight is read"));
-  const session = await openNodeSession(graph, { weightsFolder: "." });
+  const session = await openNodeSession(graph);
   try {
     return await session.run(feeds);
   } finally {

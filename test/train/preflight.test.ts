@@ -11,7 +11,7 @@ import type { Files } from "../../src/files.ts";
 import type { FinetuneEvent, FinetuneOptions } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { freeDisk, memoryLimits } from "../../src/platform/node/limits.ts";
-import type { Runtime } from "../../src/platform/platform.ts";
+import type { Platform } from "../../src/platform/platform.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
@@ -22,7 +22,7 @@ after(() => rmSync(root, { recursive: true }));
 const OPENED = "the engine was to be opened";
 
 /** Runs up to where the engine would be opened; a read of a weight file's payload is an error unless the engine is due. */
-async function prepare(options: object, runtime: Partial<Runtime> = {}): Promise<Extract<FinetuneEvent, { type: "prepared" }>> {
+async function prepare(options: object, platform: Partial<Platform> = {}): Promise<Extract<FinetuneEvent, { type: "prepared" }>> {
   let isPrepared = false;
   const read: Files["read"] = (file, offset, length) => {
     const isWeights = file.endsWith(".safetensors") && offset > 8 && length > 256;
@@ -36,7 +36,7 @@ async function prepare(options: object, runtime: Partial<Runtime> = {}): Promise
   let prepared: Extract<FinetuneEvent, { type: "prepared" }> | undefined;
   await assert.rejects(
     async () => {
-      for await (const event of finetune(given, { files: { ...nodeFiles, read }, openSession, ...runtime })) {
+      for await (const event of finetune(given, { files: { ...nodeFiles, read }, openSession, ...platform })) {
         isPrepared = true;
         if (event.type === "prepared") prepared = event;
       }
@@ -165,7 +165,7 @@ describe("finetune refuses before a weight is read", () => {
 
 describe("memory and disk", () => {
   const GB = 1e9;
-  const roomy: Partial<Runtime> = { memoryLimits: () => ({ available: 8 * GB, total: 16 * GB }), freeDisk: async () => 8 * GB };
+  const roomy: Partial<Platform> = { memoryLimits: () => ({ available: 8 * GB, total: 16 * GB }), freeDisk: async () => 8 * GB };
 
   it("are estimated in the prepared event", async () => {
     const { memory, disk, warnings, trainable } = await prepare({ output: folderWith() }, roomy);

@@ -14,7 +14,7 @@ import type { ProcessedImage } from "../../images/processor.ts";
 import { type Base, loadBase } from "../../models/base.ts";
 import { encodeWithImages } from "../../multimodal/expand.ts";
 import { type ImageSide, imageSide, noImages } from "../../multimodal/images.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { readPromptFormat } from "../../train/run-file.ts";
@@ -111,8 +111,8 @@ export type ChatEvent =
   | { type: "quit" };
 
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
-export async function openChat(options: ChatOptions, runtime: Runtime): Promise<Chat> {
-  const { files, openSession, timeLimit } = runtime;
+export async function openChat(options: ChatOptions, platform: Platform): Promise<Chat> {
+  const { files, openSession, timeLimit } = platform;
   const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS, stop = [], seed = 0 } = options;
   const base = await loadBase(files, options.base, timeLimit);
   const tokenizer = await base.tokenizer();
@@ -127,10 +127,10 @@ export async function openChat(options: ChatOptions, runtime: Runtime): Promise<
   if (compare && active === null) throw nothingToCompare();
   const baseFormat = await readPromptFormat(files, options.base);
   const adapter = active === null ? null : adapters.get(active)!.adapter;
-  const generator = await openGenerator(base, { adapter, openSession, threads, reading: runtime });
+  const generator = await openGenerator(base, { adapter, openSession, threads, reading: platform });
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
-  const side = imageSide(base, tokenizer, runtime);
+  const side = imageSide(base, tokenizer, platform);
   const fixed = {
     side,
     prepared: new Map(),

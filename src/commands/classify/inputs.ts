@@ -5,7 +5,7 @@ import { readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import { openBase } from "../../models/base.ts";
 import { type Given, option } from "../../options.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { anyBase, base, threads } from "../command.ts";
 
 /** Inputs that are read, predicted and printed at once; their results are in memory. */
@@ -33,7 +33,7 @@ export const openingOptions = { base, anyBase, threads };
 /** The arguments of `openClassifier` and `openEmbedder`. */
 export async function opening(
   { base: folder, adapter, ...options }: Given<typeof openingOptions> & { adapter?: string },
-  { files, timeLimit, openSession, decodeImage }: Runtime,
+  { files, timeLimit, openSession, decodeImage }: Platform,
 ) {
   const opened = await openBase(files, folder, timeLimit);
   const attached = adapter === undefined ? null : await readAdapter(files, adapter);

@@ -1,6 +1,5 @@
 // lowrank demo: fine-tunes the embedded base on a task that comes with the package and shows what that changed. Every number is measured here.
 import { z } from "zod";
-import { demo } from "../../node.ts";
 import { option } from "../../options.ts";
 import { cells, wrap } from "../../terminal/columns.ts";
 import { faint, print, printJson, shown, status, table } from "../../terminal/terminal.ts";
@@ -27,11 +26,11 @@ export const command = defineCommand({
     }),
   },
   examples: [""],
-  async run({ output }, { platform, json }) {
+  async run({ output }, { platform, api, json }) {
     const folder = output ?? (await freeName(platform.files, OUTPUT));
     const began = performance.now();
     const report = json ? printJson : story();
-    for await (const event of demo({ output: folder })) {
+    for await (const event of api.demo({ output: folder })) {
       if (event.type !== "result") report(event);
       else {
         // The most memory that the process ever had, in kilobytes, engine and weights included.

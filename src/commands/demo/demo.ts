@@ -1,6 +1,6 @@
 // The demo: an adapter for the embedded base on the task that lies beside it, and held-out answers before and after.
 import { ADAPTER_WEIGHTS_NAME } from "../../adapters/peft-files.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { type AnswerEvent, answers } from "../eval/answers.ts";
 import { type FinetuneEvent, finetune } from "../train/finetune.ts";
 
@@ -53,7 +53,7 @@ export interface DemoResult {
 export type DemoEvent = FinetuneEvent | AnswerEvent | DemoResult;
 
 /** Trains, answers every held-out record without and with the adapter, and tells what came out. */
-export async function* demo(options: DemoOptions, runtime: Runtime): AsyncGenerator<DemoEvent, void, void> {
+export async function* demo(options: DemoOptions, platform: Platform): AsyncGenerator<DemoEvent, void, void> {
   const { base, baseName, data, output, steps, limit } = options;
   const result: DemoResult = {
     type: "result",
@@ -71,7 +71,7 @@ export async function* demo(options: DemoOptions, runtime: Runtime): AsyncGenera
   };
   const { epochs, ...training } = TRAINING;
   const length = steps === undefined ? { epochs } : { steps };
-  const run = finetune({ ...training, ...length, base, baseName, data: `${data}/train.jsonl`, output }, runtime);
+  const run = finetune({ ...training, ...length, base, baseName, data: `${data}/train.jsonl`, output }, platform);
   for await (const event of run) {
     if (event.type === "prepared") {
       const { trainable, parameters, modules, train } = event;
@@ -82,13 +82,13 @@ export async function* demo(options: DemoOptions, runtime: Runtime): AsyncGenera
   }
   const began = performance.now();
   const held = { base, adapter: output, data: `${data}/test.jsonl`, batchSize: ANSWERED_AT_ONCE, limit };
-  for await (const event of answers(held, runtime)) {
+  for await (const event of answers(held, platform)) {
     if (event.type === "matches") {
       Object.assign(result, { heldOut: event.count, exactBefore: event.base, exactAfter: event.adapter! });
     }
     yield event;
   }
   result.answerSeconds = (performance.now() - began) / 1000;
-  result.adapterBytes = await runtime.files.size(`${output}/${ADAPTER_WEIGHTS_NAME}`);
+  result.adapterBytes = await platform.files.size(`${output}/${ADAPTER_WEIGHTS_NAME}`);
   yield result;
 }

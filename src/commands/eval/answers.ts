@@ -8,7 +8,7 @@ import type { Files } from "../../files.ts";
 import { type Generator, openGenerator } from "../../generate/generator.ts";
 import type { ImagePrompt } from "../../generate/prompts.ts";
 import { loadBase } from "../../models/base.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { textOf } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
@@ -57,15 +57,15 @@ interface Question {
  * Answers every record greedily, a batch after another, and counts at the end. Throws `data/no-answer` for a record that
  * has none, and what reading, opening and generating throw.
  */
-export async function* answers(options: AnswerOptions, runtime: Runtime): AsyncGenerator<AnswerEvent, void, void> {
-  const { files, openSession, timeLimit } = runtime;
+export async function* answers(options: AnswerOptions, platform: Platform): AsyncGenerator<AnswerEvent, void, void> {
+  const { files, openSession, timeLimit } = platform;
   const { batchSize = 4, threads, anyBase } = options;
   checkCounts({ batchSize, limit: options.limit ?? 1 });
   const base = await loadBase(files, options.base, timeLimit);
   const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const questions = await readQuestions(files, options);
   const tokenizer = await base.tokenizer();
-  const generator = await openGenerator(base, { openSession, adapter, anyBase, threads, reading: runtime });
+  const generator = await openGenerator(base, { openSession, adapter, anyBase, threads, reading: platform });
   const total: AnswerEvent = { type: "matches", count: questions.length, base: 0, adapter: adapter && 0 };
   try {
     for (let start = 0; start < questions.length; start += batchSize) {

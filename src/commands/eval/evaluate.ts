@@ -11,7 +11,7 @@ import { type AnyBase, forAdapter, openBase } from "../../models/base.ts";
 import { checkMadeFor } from "../../models/fingerprint.ts";
 import { refuserOf, taskOf } from "../../models/registry.ts";
 import { type Task, taskText } from "../../models/task.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { targetsOf } from "../../train/batches.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/datasets.ts";
 import { lossOf } from "../../train/task-loss.ts";
@@ -70,23 +70,23 @@ export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: 
  * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`. A contrastive
  * model on images with classes tells them by a text for each.
  */
-export async function evaluate(options: EvaluateOptions, runtime: Runtime): Promise<Evaluation> {
-  const { files, openSession, timeLimit, temporaryFolder } = runtime;
+export async function evaluate(options: EvaluateOptions, platform: Platform): Promise<Evaluation> {
+  const { files, openSession, timeLimit, temporaryFolder } = platform;
   const opened = await openBase(files, options.base, timeLimit);
   checkOptions(opened, options);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const base = given ? forAdapter(opened, given) : opened;
   const adapter = given && adapterAgainst(given, base.modules);
   if (adapter) await checkMadeFor(base, adapter, options.anyBase);
-  if (options.task !== "contrastive" && taskOf(base.config) === "contrastive" && (await hasClasses(runtime, options))) {
-    return { task: "zero-shot", ...(await zeroShot(base, adapter, options, runtime)) };
+  if (options.task !== "contrastive" && taskOf(base.config) === "contrastive" && (await hasClasses(platform, options))) {
+    return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };
   }
   const sides = await sidesOf(files, base, adapter);
 
   const task = taskOf(base.config);
   const { trainOn = "completion", batchSize = task === "causal-lm" ? 4 : 32, threads } = options;
   const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
-  const reader = await dataReader(runtime, base, { ...options, trainOn }, { spill, fixedClasses: true });
+  const reader = await dataReader(platform, base, { ...options, trainOn }, { spill, fixedClasses: true });
   try {
     const { examples, report } = await finished(reader.read(options.data));
     const batches = evaluationBatches(reader.rows(examples), batchSize);

@@ -2,7 +2,7 @@
 import type { Examples } from "../../data/store.ts";
 import type { AnyBatch, FeedBatch } from "../../data/types.ts";
 import type { Task } from "../../models/task.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "../../predict/measures.ts";
 import { type RetrievalMeasures, retrievalMeasures } from "../../predict/retrieval.ts";
 import { openProducts, vectors } from "../../predict/similarity.ts";
@@ -38,7 +38,7 @@ export interface Measure<S = Score | ClassifierScore | ContrastiveScore> {
   score(): S | Promise<S>;
 }
 
-interface Measuring extends Pick<Runtime, "openSession"> {
+interface Measuring extends Pick<Platform, "openSession"> {
   examples: Examples;
   /** Of a classifier, in the order of its logits. */
   labels: readonly string[];

@@ -10,7 +10,7 @@ import { check, type Graph } from "../../graph/graph.ts";
 import type { AnyBase } from "../../models/base.ts";
 import { newHeadOf } from "../../models/registry.ts";
 import { weightFiles } from "../../models/weights.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { openGraph } from "../../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../../tensor.ts";
 import { batchFeeds } from "../../train/causal-lm.ts";
@@ -57,7 +57,7 @@ export async function openScoring(
   { checkpoint }: AnyBase,
   adapter: Adapter | null,
   graph: Graph,
-  { openSession, threads }: Pick<Runtime, "openSession"> & { threads?: number },
+  { openSession, threads }: Pick<Platform, "openSession"> & { threads?: number },
 ): Promise<Scoring> {
   const trained = trainedBy(adapter);
   const session = await openGraph(check(adaptedGraph(graph, trained).graph), weightFiles(checkpoint), { openSession, threads });

@@ -7,7 +7,7 @@ import { inOrder } from "../../data/store.ts";
 import { type TaskRecords, taskSpellings } from "../../data/task-records.ts";
 import { LowrankError } from "../../errors.ts";
 import type { AnyBase } from "../../models/base.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { openClassifier } from "../../predict/classifier.ts";
 import { classificationMeasures } from "../../predict/measures.ts";
 import type { Classifier } from "../../predict/types.ts";
@@ -20,7 +20,7 @@ import type { ClassifierScore } from "./measures.ts";
 const BATCH_IMAGES = 64;
 
 /** Whether a file for a contrastive model has classes in the place of texts. */
-export async function hasClasses({ files }: Runtime, options: EvaluateOptions): Promise<boolean> {
+export async function hasClasses({ files }: Platform, options: EvaluateOptions): Promise<boolean> {
   if ((options.template ?? options.labelColumn) !== undefined) return true;
   const begins = async <T extends keyof TaskRecords>(task: T): Promise<boolean> => {
     const file: RecordFile<TaskRecords[T]> = readSpelled(files, options.data, taskSpellings[task](options));
@@ -39,11 +39,11 @@ export async function zeroShot(
   base: AnyBase,
   adapter: Adapter | null,
   options: EvaluateOptions,
-  runtime: Runtime,
+  platform: Platform,
 ): Promise<{ data: ExampleReport; template: readonly string[]; base: ClassifierScore; adapter: ClassifierScore | null }> {
   const { template: given = DEFAULT_TEMPLATE, anyBase, threads } = options;
   const template = typeof given === "string" ? [given] : given;
-  const reader = await dataReader(runtime, base, { ...options, trainOn: "all", records: "image-classification" });
+  const reader = await dataReader(platform, base, { ...options, trainOn: "all", records: "image-classification" });
   try {
     const { examples, report } = await finished(reader.read(options.data));
     const images: { path: string; label: number }[] = [];
@@ -51,7 +51,7 @@ export async function zeroShot(
       images.push({ path: reader.images!.pathOf(image!), label: reader.classes!.placeOf(answer!) });
     }
     const labels = reader.labels()!;
-    const classifier = await openClassifier(base, { ...runtime, anyBase, threads });
+    const classifier = await openClassifier(base, { ...platform, anyBase, threads });
     try {
       const own = await scoreOf(classifier, images, labels, template);
       if (adapter) await classifier.useAdapter(adapter);

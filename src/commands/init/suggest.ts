@@ -7,7 +7,7 @@ import { LowrankError } from "../../errors.ts";
 import { languageModel, openBase } from "../../models/base.ts";
 import { countParameters } from "../../models/registry.ts";
 import { type TaskConfig, taskText } from "../../models/task.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { usualLearningRate } from "../../train/learning-rate.ts";
 import type { RunOptions } from "../../train/options.ts";
 import { planTraining } from "../plan/plan.ts";
@@ -76,8 +76,8 @@ export interface Suggestion {
 }
 
 /** Suggests options. Fails with the errors of the base and of the data, as training would. */
-export async function suggest(options: SuggestOptions, runtime: Runtime): Promise<Suggestion> {
-  const { files, timeLimit, memoryLimits } = runtime;
+export async function suggest(options: SuggestOptions, platform: Platform): Promise<Suggestion> {
+  const { files, timeLimit, memoryLimits } = platform;
   const opened = await openBase(files, options.base, timeLimit);
   if ("task" in opened.config) throw otherTask(options, opened.config);
   const base = languageModel(opened);
@@ -107,7 +107,7 @@ export async function suggest(options: SuggestOptions, runtime: Runtime): Promis
     planTraining(
       base.checkpoint.config,
       { ...method, maxLength, epochs, batchSize, examples: trained, gradientAccumulation: stepExamples / batchSize },
-      runtime,
+      platform,
     );
   let plan = await planned(stepExamples);
   for (let batch = stepExamples; plan.memory.total > MEMORY_SHARE * free && batch > 1; ) {

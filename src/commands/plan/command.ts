@@ -3,7 +3,6 @@ import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { MAX_TEXT_BYTES } from "../../files.ts";
 import { parseJsonObject } from "../../formats/json.ts";
-import { plan } from "../../node.ts";
 import { option } from "../../options.ts";
 import { list, note, print, printJson, table } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped } from "../../units.ts";
@@ -22,8 +21,8 @@ export const command = defineCommand({
   },
   argument: "model",
   examples: ["embedded --rank 16 --batch-size 8 --examples 1000"],
-  async run({ model, ...options }, { platform, json }) {
-    const found = await plan(model === "-" ? parseJsonObject(await readStdin(), STDIN) : model, options);
+  async run({ model, ...options }, { api, json }) {
+    const found = await api.plan(model === "-" ? parseJsonObject(await readStdin(), STDIN) : model, options);
     if (json) printJson(found);
     else print(planText(found));
     return 0;

@@ -15,7 +15,7 @@ import {
   visionOf,
 } from "../../models/registry.ts";
 import { type Given, option, pick } from "../../options.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { sizeOf } from "../../tensor.ts";
 import { attentionBlocksOf, lossChunksOf } from "../../train/causal-lm.ts";
 import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
@@ -89,7 +89,7 @@ const LENGTHS = [128, 512, 2048];
 export async function planTraining(
   json: Record<string, unknown>,
   { examples, ...given }: PlanOptions,
-  runtime: Pick<Runtime, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
+  platform: Pick<Platform, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
   file = "config.json",
 ): Promise<Plan> {
   const config = modelConfig(json, file);
@@ -119,11 +119,11 @@ export async function planTraining(
   };
   const memory = memoryOf(batchSize, maxLength);
   const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
-  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
+  const needs = { memory, used: platform.memoryBytes?.() ?? 0, disk };
   const warnings = [
     ...headWarning(config),
     ...(visionIn(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
-    ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),
+    ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: platform.memoryLimits })),
   ];
   const lengths = (isFixed ? [maxLength] : among(LENGTHS, maxLength)).filter((length) => length <= config.maxPositions);
   const memoryAt = lengths.flatMap((length) =>
@@ -132,7 +132,7 @@ export async function planTraining(
 
   const stepGraph = graphAt(maxLength);
   const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize, maxLength)));
-  const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
+  const flopsPerSecond = await measureFlops(platform.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
   const steps = examples === undefined ? null : stepsOf(examples, options);
   return {
@@ -149,7 +149,7 @@ export async function planTraining(
     gradientAccumulation,
     memory,
     memoryAt,
-    machine: runtime.memoryLimits?.() ?? null,
+    machine: platform.memoryLimits?.() ?? null,
     warnings,
     time: {
       flopsPerStep: gradientAccumulation * flops,

@@ -8,7 +8,7 @@ import { readImage } from "../../images/image.ts";
 import type { TextBase } from "../../models/base.ts";
 import { taskInputs } from "../../models/registry.ts";
 import type { Task, TaskConfig } from "../../models/task.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { type DataReader, dataReader } from "../../train/datasets.ts";
 import type { PreviewOptions } from "./preview.ts";
@@ -57,12 +57,12 @@ export interface TaskPreview {
 export async function previewTask(
   base: TextBase & { config: TaskConfig },
   options: PreviewOptions,
-  runtime: Runtime,
+  platform: Platform,
 ): Promise<TaskPreview> {
   const { data, evalData, evalSplit, seed = 0, examples = 3, ids = false } = options;
   const { config } = base;
   const hasTexts = taskInputs(config)["inputIds"] !== undefined;
-  const reader = await dataReader(runtime, base, { ...options, trainOn: "all" });
+  const reader = await dataReader(platform, base, { ...options, trainOn: "all" });
   const held = evalSplit === undefined ? new Set<number>() : await reader.held(data, evalSplit, seed);
 
   const train = makeTaskAccount(data, reader);
@@ -107,7 +107,7 @@ export async function previewTask(
   }
   const tokenizer = hasTexts ? await base.tokenizer() : null;
   const shown: ShownRecord[] = [];
-  for (const made of first) shown.push(await show(made, reader, tokenizer, ids, runtime));
+  for (const made of first) shown.push(await show(made, reader, tokenizer, ids, platform));
   const found = {
     task: config.task,
     maxLength: hasTexts ? reader.maxLength : null,
@@ -124,7 +124,7 @@ async function show(
   { classes, images }: DataReader,
   tokenizer: Tokenizer | null,
   withIds: boolean,
-  runtime: Runtime,
+  platform: Platform,
 ): Promise<ShownRecord> {
   const { ids, second = ids.length, answer, images: [image] = [] } = whole;
   const text = (part: Int32Array): string => tokenizer!.limited(() => tokenizer!.decode(part, { skipSpecialTokens: false }));
@@ -137,14 +137,14 @@ async function show(
       isCut: isCut ?? false,
       ...(withIds && { ids: [...ids] }),
     }),
-    ...(image !== undefined && { image: await shownImage(images!, image, runtime) }),
+    ...(image !== undefined && { image: await shownImage(images!, image, platform) }),
   };
 }
 
 async function shownImage(
   images: ImageStore,
   image: number,
-  { files, decodeImage }: Runtime,
+  { files, decodeImage }: Platform,
 ): Promise<ShownRecord["image"] & object> {
   const path = images.pathOf(image);
   const { width, height } = await readImage(files, decodeImage!, path);

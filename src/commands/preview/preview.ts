@@ -9,7 +9,7 @@ import { LowrankError } from "../../errors.ts";
 import { loadTextBase, type TextBase } from "../../models/base.ts";
 import { type ModelConfig, refuserOf, taskOf } from "../../models/registry.ts";
 import { type Task, taskText } from "../../models/task.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { makeStreamDecoder, type Tokenizer } from "../../text/tokenizer.ts";
 import { dataReader } from "../../train/datasets.ts";
 import { type ImageSpan, imageNote } from "../../train/image-spans.ts";
@@ -79,21 +79,21 @@ export interface Preview {
  */
 export async function preview<T extends PreviewedTask = "causal-lm">(
   options: PreviewOptions<T>,
-  runtime: Runtime,
+  platform: Platform,
 ): Promise<PreviewOf<T>> {
   checkOptions(options);
-  const { files, timeLimit } = runtime;
+  const { files, timeLimit } = platform;
   const base = await loadTextBase(files, options.base, timeLimit);
   const { config } = base;
   checkTask(config, options);
-  const found = "task" in config ? previewTask({ ...base, config }, options, runtime) : previewTexts(base, options, runtime);
+  const found = "task" in config ? previewTask({ ...base, config }, options, platform) : previewTexts(base, options, platform);
   return (await found) as PreviewOf<T>;
 }
 
-async function previewTexts(base: TextBase, options: PreviewOptions, runtime: Runtime): Promise<Preview> {
+async function previewTexts(base: TextBase, options: PreviewOptions, platform: Platform): Promise<Preview> {
   const { data, evalData, evalSplit, seed = 0, trainOn = "completion", examples = 3, ids = false } = options;
   const tokenizer = await base.tokenizer();
-  const reader = await dataReader(runtime, base, { ...options, trainOn });
+  const reader = await dataReader(platform, base, { ...options, trainOn });
   const { maxLength } = reader;
   const held = evalSplit === undefined ? new Set<number>() : await reader.held(data, evalSplit, seed);
 

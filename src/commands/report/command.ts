@@ -1,6 +1,5 @@
 // lowrank report: a page about a run, or about several.
 import { z } from "zod";
-import { reportRuns } from "../../node.ts";
 import { option } from "../../options.ts";
 import { print, printJson } from "../../terminal/terminal.ts";
 import { defineCommand } from "../command.ts";
@@ -16,8 +15,8 @@ export const command = defineCommand({
   },
   argument: "folders",
   examples: ["my-adapter", "first-adapter second-adapter --output comparison.html"],
-  async run(options, { json }) {
-    const file = await reportRuns(options);
+  async run(options, { api, json }) {
+    const file = await api.reportRuns(options);
     if (json) printJson({ report: file });
     else print(file);
     return 0;

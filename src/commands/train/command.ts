@@ -1,5 +1,4 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
-import { reportRuns } from "../../node.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, onLostOutput, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
@@ -31,7 +30,7 @@ export const command = defineCommand({
     "--resume --output my-adapter",
   ],
   required: ({ resume }) => (resume ? ["output"] : ["base", "data", "output"]),
-  async run(options, { platform, json }) {
+  async run(options, { platform, api, json }) {
     const stop = new AbortController();
     let interrupted = 0;
     let started = false;
@@ -58,20 +57,16 @@ export const command = defineCommand({
     } finally {
       for (const name of names) process.off(name, interrupt);
     }
-    await writeReport(options.output);
+    // The run is safe without its report, so that a failure is reported and no more.
+    try {
+      note(`report: ${await api.reportRuns({ folders: [options.output] })}`);
+    } catch (error) {
+      printError(error, false);
+    }
     if (stopped) note(`Go on with: ${resumeCommand(options.output)}`);
     return stopped ? interrupted : 0;
   },
 });
-
-/** The report beside the adapter. The run is safe without it, so that a failure is told and no more. */
-async function writeReport(folder: string): Promise<void> {
-  try {
-    note(`report: ${await reportRuns({ folders: [folder] })}`);
-  } catch (error) {
-    printError(error, false);
-  }
-}
 
 /** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
 function progress(): (event: FinetuneEvent) => void {

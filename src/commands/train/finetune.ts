@@ -9,7 +9,7 @@ import { LowrankError } from "../../errors.ts";
 import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, refuserOf, taskOf } from "../../models/registry.ts";
 import { taskText } from "../../models/task.ts";
-import type { Runtime } from "../../platform/platform.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { feedRows } from "../../train/data-loader.ts";
 import {
   type DataReader,
@@ -61,9 +61,9 @@ export type FinetuneEvent =
  */
 export async function* finetune(
   { signal, ...given }: FinetuneOptions,
-  runtime: Runtime,
+  platform: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, timeLimit, lock } = runtime;
+  const { files, timeLimit, lock } = platform;
   const read = await readOptions(files, given);
   const opened = await openBase(files, read.base, timeLimit);
   checkTask(opened, read);
@@ -78,7 +78,7 @@ export async function* finetune(
   await makeOutput(files, options);
   const unlock = await lock?.(options.output);
   try {
-    yield* runOf(subject, subjectOf, base, options, runtime, signal);
+    yield* runOf(subject, subjectOf, base, options, platform, signal);
   } finally {
     await unlock?.();
     // A run that was refused leaves no folder behind.
@@ -95,13 +95,13 @@ async function* runOf(
   subjectOf: SubjectOf,
   base: AnyBase,
   options: RunOptions,
-  runtime: Runtime,
+  platform: Platform,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files } = runtime;
+  const { files } = platform;
   await checkOutput(files, options);
   const fixedClasses = options.adapter !== undefined;
-  const reader = await dataReader(runtime, base, options, { spill: `${options.output}/${SPILL_NAME}`, signal, fixedClasses });
+  const reader = await dataReader(platform, base, options, { spill: `${options.output}/${SPILL_NAME}`, signal, fixedClasses });
   try {
     const data = yield* readData(reader, options);
     const sampled = yield* sampledExamples(reader, data.held, options);
@@ -109,7 +109,7 @@ async function* runOf(
     const labelled = labels ? relabelled(base, labels) : base;
     const isAsMade = labelled.config === base.config && !reader.hasImages();
     const own = isAsMade ? subject : await subjectOf(labelled, reader.hasImages());
-    yield* trainingOn(data, sampled, reader, own, labelled, options, runtime, signal);
+    yield* trainingOn(data, sampled, reader, own, labelled, options, platform, signal);
   } finally {
     await reader.close();
   }
@@ -123,7 +123,7 @@ async function* trainingOn(
   subject: Subject,
   base: AnyBase,
   options: RunOptions,
-  { files, openSession, memoryBytes, collect, version, environment, ...runtime }: Runtime,
+  { files, openSession, memoryBytes, collect, version, environment, ...platform }: Platform,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { rows, maxLength } = reader;
@@ -143,7 +143,7 @@ async function* trainingOn(
   const training = withImagesKept(batches, reader.images?.bytes ?? 0);
   const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(config)) : training;
   const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
-  const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, runtime);
+  const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform);
   const prepared = {
     modules: subject.modules,
     trainable: subject.trainable,
@@ -159,7 +159,7 @@ async function* trainingOn(
   const theta = await subject.theta();
   const objective = await subject.open({ checkpoint, loss, openSession, threads });
   const { adapterOf } = subject;
-  const reading = { files, decodeImage: runtime.decodeImage };
+  const reading = { files, decodeImage: platform.decodeImage };
   const sampler =
     adapterOf && sampled.length > 0
       ? makeSampler(languageModel(base), sampled, { openSession, threads, reading, adapterOf, images: reader })

@@ -1,9 +1,10 @@
 // uPlot's script and style from the installed package, for reports, which carry them inside.
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import type { ChartLibrary } from "../platform.ts";
 
 /** The files, as text. */
-export async function chartLibrary(): Promise<{ script: string; style: string; license: string }> {
+export async function chartLibrary(): Promise<ChartLibrary> {
   const { resolve } = createRequire(import.meta.url);
   const text = (name: string) => readFile(resolve(`uplot/${name}`), "utf8");
   const [script, style, license] = await Promise.all([

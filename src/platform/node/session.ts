@@ -34,9 +34,9 @@ function stackMb(): number {
 }
 
 /** Opens a session in a worker thread. */
-export const openNodeSession: OpenSession = async (model, options = {}) => {
+export const openNodeSession: OpenSession = async (model, { weights, ...options } = {}) => {
   const worker = new Worker(new URL("./worker.mjs", import.meta.url), {
-    workerData: { model, options },
+    workerData: { model, options: { ...options, weightsFolder: weights?.folder } },
     resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB, stackSizeMb: stackMb() },
   });
   const waiting = new Map<number, { resolve: (reply: Reply) => void; reject: (error: Error) => void }>();

@@ -9,7 +9,7 @@ import * as ort from "onnxruntime-node";
 /** @import { SessionOptions } from "../../runtime/session.ts" */
 /** @import { Tensor } from "../../tensor.ts" */
 
-/** @type {{ model: Uint8Array, options: SessionOptions }} */
+/** @type {{ model: Uint8Array, options: Omit<SessionOptions, "weights"> & { weightsFolder?: string } }} */
 const { model, options } = workerData;
 /** @type {ort.InferenceSession} */
 let session;

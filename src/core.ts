@@ -1,0 +1,240 @@
+// The public API on a platform. What this file reaches runs in any JavaScript engine: it uses neither Node nor a browser.
+import { type Adapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
+import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
+import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
+import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate } from "./commands/eval/evaluate.ts";
+import {
+  type AdapterInspection,
+  type BaseInspection,
+  type InspectAdapterOptions,
+  inspectAdapter,
+  inspectBase,
+} from "./commands/inspect/inspect.ts";
+import { type MergeAdapterOptions, mergeAdapter } from "./commands/merge/merge.ts";
+import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
+import { type PreviewedTask, type PreviewOf, type PreviewOptions, preview } from "./commands/preview/preview.ts";
+import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
+import { LowrankError } from "./errors.ts";
+import { readJsonObject } from "./formats/json.ts";
+import { type Generator, openGenerator } from "./generate/generator.ts";
+import { type RgbImage, readImage } from "./images/image.ts";
+import { type ImageProcessor, loadImageProcessor } from "./images/processor.ts";
+import { type Base, loadBase, openBase } from "./models/base.ts";
+import { initModel } from "./models/init.ts";
+import { EMBEDDED, type HubOptions, type ModelFolder, type Platform } from "./platform/platform.ts";
+import { openClassifier } from "./predict/classifier.ts";
+import { openEmbedder } from "./predict/embedder.ts";
+import type { Classifier, Embedder } from "./predict/types.ts";
+import { type ReportOptions, writeReport } from "./report/report.ts";
+import type { FinetuneOptions } from "./train/options.ts";
+
+export { LowrankError } from "./errors.ts";
+export { generateText } from "./generate/generate-text.ts";
+export type { Platform } from "./platform/platform.ts";
+
+/** How a model is opened for generation or prediction. */
+export interface AttachOptions {
+  /** An adapter, its folder, or its name on the hub; none if absent. */
+  adapter?: string | Adapter | null;
+  /** Accept an adapter that was made for another base of the same shape. */
+  anyBase?: boolean;
+  /** Threads of one matrix product; all cores if absent. */
+  threads?: number;
+}
+
+/** Wherever a function takes the name of a model, that is its folder, `embedded`, or `owner/name[@revision]` on the hub. */
+export interface Lowrank {
+  /**
+   * Downloads a model or an adapter, `owner/name[@revision]`, from the hub, or updates it to what its revision is now; files that
+   * the cache has are not downloaded again. Resolves to its folder.
+   */
+  downloadModel(name: string, options?: HubOptions): Promise<string>;
+
+  /**
+   * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
+   * engine loads the base. The output folder gets run.json, metrics.jsonl, checkpoint-<step>/ folders, and at the end the adapter
+   * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
+   */
+  finetune(options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void>;
+
+  /** Opens a base model: a checkpoint folder in Hugging Face's layout, or a name. No weight is read. */
+  loadBase(base: string): Promise<Base>;
+
+  /**
+   * Writes a model with random weights, to train from nothing (`method: "full"`): `config`, the content of a config.json of any
+   * supported model type, and model.safetensors. The values depend on `seed` alone. The tokenizer's files are yours to add. Throws
+   * `model/exists` if the folder has weights.
+   */
+  initModel(config: Readonly<Record<string, unknown>>, folder: string, options?: { seed?: number }): Promise<void>;
+
+  /** Reads a PNG, JPEG or WebP file as RGB, turned upright by its EXIF data. */
+  readImage(path: string): Promise<RgbImage>;
+
+  /** How a model prepares its images, by its preprocessor_config.json: from `readImage` to the model's input. */
+  imageProcessor(base: string): Promise<ImageProcessor>;
+
+  /** Reads an adapter, as PEFT or this project writes it: its folder, or its name on the hub. */
+  loadAdapter(adapter: string): Promise<Adapter>;
+
+  /** Writes an adapter folder that PEFT loads unchanged. */
+  saveAdapter(folder: string, adapter: Adapter): Promise<void>;
+
+  /** Opens a base (its name, or what `loadBase` returned) for generation. */
+  openGenerator(base: string | Base, options?: AttachOptions): Promise<Generator>;
+
+  /**
+   * Opens a classifier: of texts (BERT), of images (ViT), or of images by labels that each call brings (CLIP). Fails with
+   * `predict/task` for a language model, and with `predict/no-head` where neither the model nor the adapter has a classifier.
+   */
+  openClassifier(base: string, options?: AttachOptions): Promise<Classifier>;
+
+  /** Opens a model that compares images and texts (CLIP), for their unit vectors. Others fail with `predict/task`. */
+  openEmbedder(base: string, options?: AttachOptions): Promise<Embedder>;
+
+  /**
+   * Evaluates a base on a data file, alone and with an adapter, by the measures of its task. The result's type is that of `task`;
+   * without it, that of a language model.
+   */
+  evaluate<T extends EvaluatedTask = "causal-lm">(options: EvaluateOptions<T>): Promise<EvaluationOf<T>>;
+
+  /**
+   * What a run would train on: tokenized examples, lengths, classes, what is lost, duplicates. No weight is read. The result's type
+   * is that of `task`; without it, that of a language model.
+   */
+  preview<T extends PreviewedTask = "causal-lm">(options: PreviewOptions<T>): Promise<PreviewOf<T>>;
+
+  /** Continues the prompts of a data file with a base, alone and with an adapter, and counts the answers equal to the file's own. */
+  answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void>;
+
+  /** Trains an adapter for the embedded model on the task that comes with it; held-out answers before and after. */
+  demo(options: Omit<DemoOptions, "base" | "baseName" | "data">): AsyncGenerator<DemoEvent, void, void>;
+
+  /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
+  mergeAdapter(options: MergeAdapterOptions): Promise<void>;
+
+  /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */
+  inspectAdapter(adapter: string, options?: InspectAdapterOptions): Promise<AdapterInspection>;
+
+  /** A base model's configuration, parameters and modules. Needs its config.json only. */
+  inspectBase(base: string): Promise<BaseInspection>;
+
+  /** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
+  reportRuns(options: ReportOptions): Promise<string>;
+
+  /**
+   * Estimates what training a model takes: modules, parameters, sizes of files, memory, time. `model` is a config.json (its path,
+   * or its content), or the name of a model on this machine. No weight is read, and nothing is downloaded.
+   */
+  plan(model: string | Record<string, unknown>, options?: PlanOptions): Promise<Plan>;
+}
+
+/** The public API with `platform` behind it. */
+export function createLowrank(platform: Platform): Lowrank {
+  const { files, openSession, timeLimit, decodeImage } = platform;
+
+  const resolve = async (reference: string, options?: HubOptions): Promise<ModelFolder> =>
+    platform.resolveModel?.(reference, options) ?? { folder: reference, name: reference };
+  const folderOf = async (reference: string): Promise<string> => (await resolve(reference)).folder;
+
+  /** `options` with folders in place of the names of models. */
+  async function withFolders<T extends { base?: string; adapter?: string }>(options: T): Promise<T> {
+    const folders: { base?: string; adapter?: string } = {};
+    if (options.base !== undefined) folders.base = await folderOf(options.base);
+    if (options.adapter !== undefined) folders.adapter = await folderOf(options.adapter);
+    return { ...options, ...folders };
+  }
+
+  const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(files, await folderOf(adapter));
+  const attached = async (adapter: AttachOptions["adapter"] = null) =>
+    typeof adapter === "string" ? loadAdapter(adapter) : adapter;
+
+  /** The arguments of what opens a predictor. */
+  const predicting = async (base: string, { adapter, ...options }: AttachOptions) =>
+    [
+      await openBase(files, await folderOf(base), timeLimit),
+      { ...options, adapter: await attached(adapter), files, openSession, decodeImage },
+    ] as const;
+
+  return {
+    downloadModel: async (name, options) => (await resolve(name, { refresh: true, ...options })).folder,
+
+    async *finetune(options) {
+      const named = options.base === undefined || options.baseName !== undefined ? null : await resolve(options.base);
+      const baseName = named && named.name !== named.folder ? named.name : options.baseName;
+      yield* finetune({ ...(await withFolders(options)), baseName }, platform);
+    },
+
+    loadBase: async (base) => loadBase(files, await folderOf(base), timeLimit),
+    initModel: (config, folder, options) => initModel(files, config, folder, options),
+    readImage: async (path) => readImage(files, provided(decodeImage, "decodeImage"), path),
+    imageProcessor: async (base) => loadImageProcessor(files, await folderOf(base)),
+    loadAdapter,
+    saveAdapter: (folder, adapter) => writeAdapter(files, folder, adapter),
+
+    async openGenerator(base, { adapter, ...options } = {}) {
+      const opened = typeof base === "string" ? await loadBase(files, await folderOf(base), timeLimit) : base;
+      return openGenerator(opened, { ...options, adapter: await attached(adapter), openSession, reading: platform });
+    },
+    openClassifier: async (base, options = {}) => openClassifier(...(await predicting(base, options))),
+    openEmbedder: async (base, options = {}) => openEmbedder(...(await predicting(base, options))),
+
+    evaluate: async <T extends EvaluatedTask>(options: EvaluateOptions<T>) =>
+      (await evaluate(await withFolders(options), platform)) as EvaluationOf<T>,
+    preview: async <T extends PreviewedTask>(options: PreviewOptions<T>) =>
+      preview<T>({ ...options, base: await folderOf(options.base) }, platform),
+    async *answers(options) {
+      yield* answers(await withFolders(options), platform);
+    },
+    async *demo(options) {
+      const { demo: data } = provided(platform.assets, "assets");
+      yield* demo({ ...options, base: await folderOf(EMBEDDED), baseName: EMBEDDED, data }, platform);
+    },
+
+    mergeAdapter: async (options) => mergeAdapter(files, await withFolders(options)),
+    inspectAdapter: async (adapter, options = {}) => inspectAdapter(files, await folderOf(adapter), await withFolders(options)),
+    inspectBase: async (base) => inspectBase(files, await folderOf(base)),
+
+    async reportRuns(options) {
+      const library = await provided(platform.assets, "assets").chartLibrary();
+      return writeReport(files, options, library, `Made by lowrank ${platform.version} at ${new Date().toISOString()}.`);
+    },
+
+    async plan(model, options = {}) {
+      if (typeof model !== "string") return planTraining(model, options, platform);
+      const isFile =
+        model.endsWith(".json") ||
+        (await files.size(model).then(
+          () => true,
+          () => false,
+        ));
+      const file = isFile ? model : `${await localFolder(model, resolve)}/config.json`;
+      return planTraining(await readJsonObject(files, file), options, platform, file);
+    },
+  };
+}
+
+/** A part of the platform that not every host has. */
+function provided<T>(part: T | undefined, name: keyof Platform): T {
+  if (part !== undefined) return part;
+  throw new LowrankError("platform/missing", "the platform does not provide what this function needs", {
+    subject: name,
+    next: "Give it to createLowrank with the rest of the platform.",
+  });
+}
+
+/** The folder of a model that is on this machine. */
+async function localFolder(
+  model: string,
+  resolve: (model: string, options: HubOptions) => Promise<ModelFolder>,
+): Promise<string> {
+  try {
+    return (await resolve(model, { offline: true })).folder;
+  } catch (error) {
+    if (!(error instanceof LowrankError && error.code.startsWith("hub/"))) throw error;
+    throw new LowrankError("plan/not-here", "the model is not on this machine, and a plan downloads nothing", {
+      subject: model,
+      expected: "a config.json, a checkpoint folder, embedded, or a model in the hub's cache",
+      next: `Give its config.json, or paste it: lowrank plan - (it is at https://huggingface.co/${model.replace(/@.*/, "")}/blob/main/config.json).`,
+    });
+  }
+}
