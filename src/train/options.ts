@@ -21,28 +21,21 @@ function parseNames(text: string): string | string[] {
   if (text === "default" || text === "null") return "default";
   return text !== "all-linear" && /^[\w.-]+(,[\w.-]+)*$/.test(text) ? text.split(",") : text;
 }
-const modules = {
-  value: "NAMES",
-  section: "adapter",
-  expected: "names, a regular expression, all-linear, or default",
-  parse: parseNames,
-} as const;
+const moduleNames = { value: "NAMES", expected: "names, a regular expression, all-linear, or default", parse: parseNames };
+const targetNames = names.default("all-linear").transform((given) => (given === "default" ? null : given));
 
 /** The options that make a new adapter; the values are checked by `loraConfig`. */
 const loraOptions = {
   rank: option(z.number().default(8), { section: "adapter", help: "rank of the adapter" }),
   alpha: option(z.number().default(16), { section: "adapter", help: "the update is scaled by alpha / rank" }),
   dropout: option(z.number().default(0), { value: "P", section: "adapter", help: "dropout on the adapter's input" }),
-  targetModules: option(
-    names.default("all-linear").transform((given) => (given === "default" ? null : given)),
-    {
-      ...modules,
-      help: "names with commas between them, a regular expression over the whole path, all-linear, or default: PEFT's choice for the model type",
-    },
-  ),
+  targetModules: option(targetNames, {
+    ...moduleNames,
+    section: "adapter",
+    help: "names with commas between them, a regular expression over the whole path, all-linear, or default: PEFT's choice for the model type",
+  }),
   excludeModules: option(names.default(null), {
-    ...modules,
-    section: "more",
+    ...moduleNames,
     help: "names with commas between them, or a regular expression",
   }),
   layersToTransform: option(z.array(z.number()).nullable().default(null), {
@@ -110,11 +103,7 @@ export const runOptions = {
     section: "what",
     help: "training records: .jsonl, .json, .csv, .tsv, .parquet, .txt or .md; of images also a folder (docs/data.md)",
   }),
-  output: option(path, {
-    value: "FOLDER",
-    section: "what",
-    help: "gets checkpoints, and the adapter or model at the end",
-  }),
+  output: option(path, { value: "FOLDER", section: "what", help: "gets checkpoints, and the adapter or model at the end" }),
   task: option(z.enum(["causal-lm", "sequence-classification", "image-classification", "contrastive"]).optional(), {
     help: "what the base has to be for (its config.json says what it is for)",
   }),
@@ -128,17 +117,9 @@ export const runOptions = {
     help: "go on training this adapter: a folder, or owner/name[@revision] on the hub",
   }),
   anyBase: option(z.boolean().default(false), { help: "take an adapter that was made for another base of the same shape" }),
-  baseName: option(z.string().optional(), {
-    value: "NAME",
-    help: "what adapter_config.json calls the base (--base as given)",
-  }),
+  baseName: option(z.string().optional(), { value: "NAME", help: "what adapter_config.json calls the base (--base as given)" }),
   ...loraOptions,
-  evalData: option(path.optional(), {
-    value: "FILE",
-    section: "what",
-    excludes: "evalSplit",
-    help: "records to evaluate on",
-  }),
+  evalData: option(path.optional(), { value: "FILE", section: "what", excludes: "evalSplit", help: "records to evaluate on" }),
   evalSplit: option(z.number().gt(0).lt(1).optional(), {
     value: "SHARE",
     section: "what",
@@ -168,10 +149,7 @@ export const runOptions = {
     section: "run",
     help: "steps over which it rises, or below 1 a share of the run",
   }),
-  weightDecay: option(z.number().default(optimizerDefaults.weightDecay), {
-    value: "X",
-    help: "AdamW's decoupled weight decay",
-  }),
+  weightDecay: option(z.number().default(optimizerDefaults.weightDecay), { value: "X", help: "AdamW's decoupled weight decay" }),
   maxGradNorm: option(z.number().default(optimizerDefaults.maxGradNorm!), {
     value: "X",
     help: "gradients are scaled down to this norm; 0 leaves them",

@@ -22,9 +22,7 @@ export const command = defineCommand({
     adapter: adapterOption("an adapter to evaluate beside the base"),
     anyBase,
     ...readingOptions,
-    generate: option(z.boolean().optional(), {
-      help: "also answer every prompt greedily, and count the answers that are exact",
-    }),
+    generate: option(z.boolean().optional(), { help: "also answer every prompt greedily, and count the answers that are exact" }),
     template: option(z.array(z.string()).optional(), {
       help: "of a model that compares images and texts, on images with classes: what makes a text of a class (a photo of a {}); can be repeated, the mean counts",
     }),
