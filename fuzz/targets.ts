@@ -2,8 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { readAdapter } from "../src/adapters/peft-files.ts";
 import { compilePattern, matchBudget } from "../src/adapters/regex.ts";
-import { commands } from "../src/cli/flags.ts";
-import { readConfigFile } from "../src/cli/values.ts";
+import { readConfigFile } from "../src/cli/config-file.ts";
 import { readRecords } from "../src/data/readers.ts";
 import type { Files } from "../src/files.ts";
 import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";
@@ -14,13 +13,15 @@ import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
 import { readImage } from "../src/images/image.ts";
 import { loadImageProcessor } from "../src/images/processor.ts";
 import { countParameters, forwardGraph, modelConfig, modulesOf } from "../src/models/registry.ts";
+import { describeOptions } from "../src/options.ts";
 import { decodeImage } from "../src/platform/node/images.ts";
 import { timeLimitOf } from "../src/platform/node/time-limit.ts";
 import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
 import type { ChatMessage } from "../src/text/template.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.ts";
-import { readOptions, readPromptFormat } from "../src/train/options.ts";
+import { runOptions } from "../src/train/options.ts";
+import { readOptions, readPromptFormat } from "../src/train/run-file.ts";
 import { openRunLog, readMetrics } from "../src/train/run-log.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
 
@@ -413,7 +414,7 @@ export const targets: Target[] = [
         }),
       },
     ],
-    read: (files) => readConfigFile(files, "c.json", commands.train.flags),
+    read: (files) => readConfigFile(files, "c.json", describeOptions(runOptions)),
   },
   {
     name: "regex",

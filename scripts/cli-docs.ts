@@ -1,7 +1,9 @@
-// npm run docs:cli: docs/cli.md from the tables that the command line is made of.
+// npm run docs:cli: docs/cli.md from the objects that the commands are.
 import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
-import { type CommandName, type CommandTable, commands, defaultOf, flagOf } from "../src/cli/flags.ts";
+import { loadCommands } from "../src/cli/commands.ts";
+import { describeCommand, examplesOf, usageOf } from "../src/cli/program.ts";
+import { type DescribedOption, helpOf } from "../src/options.ts";
 
 const INTRODUCTION = `# The command line
 
@@ -22,29 +24,29 @@ const INTRODUCTION = `# The command line
 This file is made by \`npm run docs:cli\`.
 `;
 
-function argumentOf({ name, many, optional }: NonNullable<CommandTable["argument"]>): string {
-  const inner = `${name.toUpperCase()}${many ? "…" : ""}`;
-  return optional ? `[${inner}]` : inner;
+const cell = (text: string) => text.replaceAll("|", "\\|");
+
+function rowOf({ flag, name, value, isSwitch, isRequired, usual = "", ...info }: DescribedOption): string {
+  const usage = `\`${flag}${isSwitch ? "" : ` ${value}`}\``;
+  return `| ${cell(usage)} | \`${name}\` | ${cell(helpOf(info))} | ${cell(isRequired ? "required" : usual)} |`;
 }
 
 /** docs/cli.md. */
-export function cliDocs(): string {
-  const cell = (text: string) => text.replaceAll("|", "\\|");
-  const sections = (Object.keys(commands) as CommandName[]).map((name) => {
-    const { summary, argument, flags } = commands[name];
-    const rows = flags.map((flag) => {
-      const usage = `\`${flagOf(flag.name)}${flag.value ? ` ${flag.value}` : ""}\``;
-      const fallback = flag.required ? "required" : (defaultOf(name, flag) ?? "");
-      const choices = flag.choices ? ` (${flag.choices.join(", ")})` : "";
-      return `| ${cell(usage)} | \`${flag.name}\` | ${cell(flag.help + choices)} | ${cell(fallback)} |`;
-    });
-    const usage = `lowrank ${name}${argument ? ` ${argumentOf(argument)}` : ""}`;
-    const heading = `## ${usage}\n\n${summary[0]!.toUpperCase()}${summary.slice(1)}.${argument ? ` ${argument.name.toUpperCase()}: ${argument.help}.` : ""}`;
-    return [heading, ["| flag | in a config file | what it is | default |", "|---|---|---|---|", ...rows].join("\n")].join(
-      "\n\n",
-    );
+export async function cliDocs(): Promise<string> {
+  const sections = Object.entries(await loadCommands()).map(([name, command]) => {
+    const { flags, argument } = describeCommand(command);
+    const summary = `${command.summary[0]!.toUpperCase()}${command.summary.slice(1)}.`;
+    const rows = flags.map(rowOf);
+    return [
+      `## lowrank ${name}${argument ? ` ${usageOf({ ...argument, name: argument.name.toUpperCase() }, "…")}` : ""}`,
+      `${summary}${argument ? ` ${argument.name.toUpperCase()}: ${argument.help}.` : ""}`,
+      ["```sh", ...examplesOf(name, command), "```"].join("\n"),
+      ...(rows.length > 0
+        ? [["| flag | in a config file | what it is | default |", "|---|---|---|---|", ...rows].join("\n")]
+        : []),
+    ].join("\n\n");
   });
   return `${[INTRODUCTION, ...sections].join("\n\n").replace(/\n{3,}/g, "\n\n")}\n`;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]!).href) writeFileSync("docs/cli.md", cliDocs());
+if (import.meta.url === pathToFileURL(process.argv[1]!).href) writeFileSync("docs/cli.md", await cliDocs());

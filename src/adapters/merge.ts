@@ -11,7 +11,7 @@ import { bytesPerElement, sizeOf } from "../tensor.ts";
 import type { SavedTensor } from "./saved.ts";
 
 /** Transformers' `max_shard_size`, "5GB". */
-const MAX_SHARD_BYTES = 5_000_000_000;
+export const MAX_SHARD_BYTES = 5_000_000_000;
 /** Bytes of a weight that are merged at once, about. */
 const BLOCK_BYTES = 8 * 1024 * 1024;
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
+import { outputFailed } from "../terminal/terminal.ts";
 // The lowrank command.
 import { main } from "./program.ts";
-import { outputFailed } from "./terminal.ts";
 
 // A reader that goes away (as in `lowrank inspect … | head`) ends the program; it is no failure.
 process.stdout.on("error", outputFailed);

@@ -1,41 +1,19 @@
-// The command line as commander sees it, made from the tables in flags.ts.
-import { Command, CommanderError, Option } from "commander";
-import { takesModels, withFolders } from "../commands/models/command.ts";
+// The command line as commander sees it, made from the commands in commands.ts.
+import { Command as Commander, CommanderError, Option } from "commander";
+import type { Command } from "../commands/command.ts";
 import { LowrankError } from "../errors.ts";
-import { nodeFiles } from "../platform/node/files.ts";
+import { demo, plan, nodePlatform as platform, reportRuns } from "../node.ts";
+import { type DescribedOption, describeOptions, helpOf } from "../options.ts";
 import { version } from "../platform/node/version.ts";
-import { type CommandName, type CommandTable, commands, defaultOf, type Flag, flagOf } from "./flags.ts";
-import { printError } from "./terminal.ts";
-import { parseValue, readConfigFile, type Values } from "./values.ts";
-
-/** A command: it gets the values of its flags, and returns the exit status. */
-interface CommandFile {
-  run(values: Values, json: boolean): Promise<number>;
-}
-
-/** Each command's code, loaded when it is the one that runs. */
-const load: Record<CommandName, () => Promise<CommandFile>> = {
-  demo: () => import("../commands/demo/command.ts"),
-  preview: () => import("../commands/preview/command.ts"),
-  train: () => import("../commands/train/command.ts"),
-  plan: () => import("../commands/plan/command.ts"),
-  eval: () => import("../commands/eval/command.ts"),
-  generate: () => import("../commands/generate/command.ts"),
-  chat: () => import("../commands/chat/command.ts"),
-  classify: () => import("../commands/classify/command.ts"),
-  embed: () => import("../commands/embed/command.ts"),
-  merge: () => import("../commands/merge/command.ts"),
-  inspect: () => import("../commands/inspect/command.ts"),
-  report: () => import("../commands/report/command.ts"),
-  init: () => import("../commands/init/command.ts"),
-  download: () => import("./download.ts"),
-  runs: () => import("../commands/runs/command.ts"),
-};
+import { resolveAndReport } from "../terminal/download.ts";
+import { printError } from "../terminal/terminal.ts";
+import { loadCommands } from "./commands.ts";
+import { parseValue, readConfigFile, type Values } from "./config-file.ts";
 
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
 export async function main(args: readonly string[]): Promise<number> {
   let status = 0;
-  const program = makeProgram((code) => {
+  const program = makeProgram(await loadCommands(args[0]), (code) => {
     status = code;
   });
   try {
@@ -43,89 +21,134 @@ export async function main(args: readonly string[]): Promise<number> {
     return status;
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return 0;
-    return printError(error instanceof CommanderError ? usageError(error, args) : error, args.includes("--json"));
+    return printError(error instanceof CommanderError ? usageError(error, args, program) : error, args.includes("--json"));
   }
 }
 
 /** The program; `exit` gets the status that a command returns. */
-export function makeProgram(exit: (status: number) => void): Command {
-  const program = new Command("lowrank")
+export function makeProgram(commands: Record<string, Command>, exit: (status: number) => void): Commander {
+  const program = new Commander("lowrank")
     .description("LoRA fine-tuning: a Hugging Face checkpoint and your data in, a PEFT-compatible adapter out.")
     .version(version)
     .exitOverride()
     .configureOutput({ outputError: () => {} });
-  for (const name of Object.keys(commands) as CommandName[]) addCommand(program, name, commands[name], exit);
+  for (const [name, command] of Object.entries(commands)) addCommand(program, name, command, exit);
   return program;
 }
 
-/** Options that are no flag of a command's own. */
+/** A command's options as the command line has them: flags, and an argument if it takes one. */
+export function describeCommand({ options, argument }: Command): { flags: DescribedOption[]; argument?: DescribedOption } {
+  const all = describeOptions(options);
+  return { flags: all.filter(({ name }) => name !== argument), argument: all.find(({ name }) => name === argument) };
+}
+
+/** The argument as usage has it: `<folder>`, `[files...]`. */
+export const usageOf = ({ name, isRepeatable, isRequired }: DescribedOption, more = "..."): string =>
+  isRequired ? `${name}${isRepeatable ? more : ""}` : `[${name}${isRepeatable ? more : ""}]`;
+
+/** The command lines that show what a command is for. */
+export const examplesOf = (name: string, { examples }: Command): string[] =>
+  examples.map((example) => `npx lowrank ${name} ${example}`.trimEnd());
+
+/** Options that every command has. */
 interface Common {
   config?: string;
   offline?: boolean;
   json?: boolean;
 }
 
-function addCommand(program: Command, name: CommandName, table: CommandTable, exit: (status: number) => void): void {
-  const command = program.command(name).description(table.summary).exitOverride();
-  if (table.argument) command.argument(argumentOf(table.argument), table.argument.help);
-  for (const flag of table.flags) for (const option of optionsOf(name, flag)) command.addOption(option);
-  command.option("--config <FILE>", "a YAML or JSON file that sets any of these; the command line wins");
-  if (takesModels(table)) command.option("--offline", "ask the hub nothing: models come from folders and the cache");
-  command.option("--json", "print JSON, one object a line");
-  command.action(async () => {
-    const { config, offline, json = false, ...given } = command.opts() as Values & Common;
-    const file = config === undefined ? {} : await readConfigFile(nodeFiles, config, table.flags);
-    const values: Values = { ...withoutAlternatives(file, given), ...given };
-    if (table.argument) values[table.argument.name] = table.argument.many ? command.args : command.args[0];
-    requireFlags(name, table.flags, values);
-    exit(await (await load[name]()).run(await withFolders(table, values, offline, json), json));
+function addCommand(program: Commander, name: string, command: Command, exit: (status: number) => void): void {
+  const { flags, argument } = describeCommand(command);
+  const row = program.command(name).description(command.summary).exitOverride();
+  if (argument) row.argument(argument.isRequired ? `<${usageOf(argument)}>` : usageOf(argument), argument.help);
+  for (const flag of flags) for (const option of optionsOf(flag)) row.addOption(option);
+  row.option("--config <FILE>", "a YAML or JSON file that sets any of these; the command line wins");
+  if (takesModels(command)) row.option("--offline", "ask the hub nothing: models come from folders and the cache");
+  row.option("--json", "print JSON, one object a line");
+  row.addHelpText("after", ["\nExamples:", ...examplesOf(name, command)].join("\n  "));
+  row.action(async () => {
+    const { config, offline, json = false, ...given } = row.opts() as Values & Common;
+    const file = config === undefined ? {} : await readConfigFile(platform.files, config, flags);
+    const values: Values = { ...withoutAlternatives(file, given, flags), ...given };
+    if (argument) values[argument.name] = argument.isRepeatable ? row.args : row.args[0];
+    requireFlags(name, flags, values, command.required?.(values));
+    const context = { platform, api: { demo, plan, reportRuns }, json };
+    exit(await command.run(await withFolders(command, values, offline, json), context));
   });
 }
 
-/** An argument as commander writes it. */
-function argumentOf({ name, many, optional }: NonNullable<CommandTable["argument"]>): string {
-  const inner = `${name}${many ? "..." : ""}`;
-  return optional ? `[${inner}]` : `<${inner}>`;
-}
-
 /** Of two options that exclude each other, the one on the command line silences the config file's other. */
-function withoutAlternatives(file: Values, given: Values): Values {
-  const other: Record<string, string> = { steps: "epochs", epochs: "steps", evalData: "evalSplit", evalSplit: "evalData" };
-  return Object.fromEntries(Object.entries(file).filter(([name]) => !(other[name]! in given)));
+function withoutAlternatives(file: Values, given: Values, flags: readonly DescribedOption[]): Values {
+  const silenced = flags.flatMap(({ name, excludes }) => {
+    if (excludes === undefined) return [];
+    return [...(name in given ? [excludes] : []), ...(excludes in given ? [name] : [])];
+  });
+  return Object.fromEntries(Object.entries(file).filter(([name]) => !silenced.includes(name)));
 }
 
-/** The commander options of a flag. Defaults are told, not set: what is not given is left to the function that has it. */
-function optionsOf(command: CommandName, flag: Flag): Option[] {
-  const name = flagOf(flag.name);
-  const shown = defaultOf(command, flag);
-  const choices = flag.choices ? ` (${flag.choices.join(", ")})` : "";
-  const help = `${flag.help}${choices}${shown === undefined ? "" : ` (default ${shown})`}`;
-  if (flag.kind === "boolean") return [new Option(name, help), new Option(name.replace("--", "--no-")).hideHelp()];
-  const option = new Option(`${name} <${flag.value}>`, help);
-  const repeatable = flag.kind === "texts";
+/** The commander options of a flag. Defaults are shown, not set: what is not given is left to the function that has it. */
+function optionsOf(flag: DescribedOption): Option[] {
+  const help = `${helpOf(flag)}${flag.usual === undefined ? "" : ` (default ${flag.usual})`}`;
+  if (flag.isSwitch) return [new Option(flag.flag, help), new Option(flag.flag.replace("--", "--no-")).hideHelp()];
+  const option = new Option(`${flag.flag} <${flag.value}>`, help);
   option.argParser((text: string, before: unknown) => {
     const value = parseValue(flag, text);
-    return repeatable ? [...((before as unknown[] | undefined) ?? []), ...(value as unknown[])] : value;
+    return flag.isRepeatable ? [...((before as unknown[] | undefined) ?? []), ...(value as unknown[])] : value;
   });
   return [option];
 }
 
-function requireFlags(name: CommandName, flags: readonly Flag[], values: Values): void {
-  const resumed = name === "train" && values["resume"] === true;
-  const missing = flags.filter((flag) => flag.required && values[flag.name] === undefined);
-  const wanted = resumed ? missing.filter((flag) => flag.name === "output") : missing;
-  if (wanted.length === 0) return;
-  throw new LowrankError("cli/usage", `${wanted.map((flag) => flagOf(flag.name)).join(", ")} must be given`, {
-    expected: wanted.map((flag) => `${flagOf(flag.name)} ${flag.value}: ${flag.help}`).join("; "),
-    next: `See lowrank ${name} --help.`,
+function requireFlags(command: string, flags: readonly DescribedOption[], values: Values, required?: readonly string[]): void {
+  const missing = flags.filter(({ name, isRequired }) => (required?.includes(name) ?? isRequired) && values[name] === undefined);
+  if (missing.length === 0) return;
+  throw new LowrankError("cli/usage", `${missing.map(({ flag }) => flag).join(", ")} must be given`, {
+    expected: missing.map(({ flag, value, help }) => `${flag} ${value}: ${help}`).join("; "),
+    next: `See lowrank ${command} --help.`,
   });
 }
 
-function usageError(error: CommanderError, args: readonly string[]): LowrankError {
+function usageError(error: CommanderError, args: readonly string[], program: Commander): LowrankError {
   const [message, ...hints] = error.message.replace(/^error: /, "").split("\n");
-  const command = args.find((arg) => Object.hasOwn(commands, arg));
+  const command = args.find((arg) => program.commands.some((one) => one.name() === arg));
   const help = `See lowrank ${command === undefined ? "" : `${command} `}--help.`;
   return new LowrankError("cli/usage", message!, {
     next: [...hints.map((hint) => hint.replace(/^\(|\)$/g, "")), help].join(" "),
   });
+}
+
+const modelsOf = (command: Command): DescribedOption[] => describeOptions(command.options).filter(({ model }) => model);
+
+export const takesModels = (command: Command): boolean => modelsOf(command).length > 0;
+
+/**
+ * The values with folders in place of references. A run keeps what its base is called, where that is not its folder. Data
+ * files are looked for before a model is downloaded.
+ */
+async function withFolders(command: Command, values: Values, offline: boolean | undefined, json: boolean): Promise<Values> {
+  const folderOf = async (reference: string) => {
+    if (!(await platform.files.exists(reference).catch(() => false))) await checkFiles(command, values);
+    return resolveAndReport(reference, { offline }, json);
+  };
+  const resolved: Values = { ...values };
+  for (const { name: key } of modelsOf(command)) {
+    const given = values[key];
+    if (Array.isArray(given)) {
+      const folders: string[] = [];
+      for (const one of given) folders.push((await folderOf(one)).folder);
+      resolved[key] = folders;
+    } else if (typeof given === "string") {
+      const { folder, name } = await folderOf(given);
+      resolved[key] = folder;
+      if (key === "base" && "baseName" in command.options && name !== folder) resolved["baseName"] ??= name;
+    }
+  }
+  return resolved;
+}
+
+async function checkFiles({ options }: Command, values: Values): Promise<void> {
+  for (const { name, value } of describeOptions(options)) {
+    const file = values[name];
+    if (value !== "FILE" || name === "output" || typeof file !== "string") continue;
+    if (!(await platform.files.exists(file))) await platform.files.size(file);
+  }
 }

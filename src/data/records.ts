@@ -40,6 +40,8 @@ export interface ColumnNames {
   textPairColumn?: string;
   labelColumn?: string;
   imageColumn?: string;
+  /** Those of a task's own records. */
+  [column: `${string}Column`]: string | undefined;
 }
 
 /** The texts of one row under their keys. */

@@ -27,6 +27,13 @@ export type ScoreOf<T extends TaskName> = Awaited<ReturnType<ReturnType<(typeof 
 /** Tasks whose head a base may lack, so that it has no score of its own. */
 export type HeadTask = { [T in TaskName]: (typeof tasks)[T] extends { classes: true } ? T : never }[TaskName];
 
+/** The options that tasks add to those of every run. */
+type OwnShape<T> = T extends { options: infer S } ? S : unknown;
+type All<U> = (U extends unknown ? (one: U) => void : never) extends (all: infer I) => void ? I : never;
+export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
+  [K in keyof All<OwnShape<(typeof tasks)[TaskName]>>]: All<OwnShape<(typeof tasks)[TaskName]>>[K];
+};
+
 /** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
 const problemTypeOf = ({ problemType, labels }: ModelConfig): string =>
   problemType ?? (labels.length === 1 ? "regression" : "single_label_classification");

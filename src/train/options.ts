@@ -1,19 +1,13 @@
-// What a fine-tuning run is told: every option of `finetune` with its default, and run.json, from which a run is resumed.
+// The options of a fine-tuning run: each with its type, default and help, and what they are together.
 import { z } from "zod";
 import { type LoraConfig, loraConfig } from "../adapters/config.ts";
 import { trainOnChoices } from "../data/examples.ts";
-import type { PromptFormat } from "../data/prompts.ts";
-import type { ColumnNames } from "../data/records.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
-import type { Files } from "../files.ts";
-import { readJsonObject } from "../formats/json.ts";
-import { taskNames } from "../tasks/index.ts";
+import { describeOptions, option } from "../options.ts";
+import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
-
-/** The options of a run, kept in its output folder. */
-export const RUN_NAME = "run.json";
 
 const path = z.string().min(1);
 const names = z.union([z.string().min(1), z.array(z.string().min(1))]).nullable();
@@ -22,120 +16,186 @@ const count = z.int().min(1);
 const MAX_STEPS = 1e9;
 const MAX_EPOCHS = 1e6;
 
+/** Names with commas between them are a list; "all-linear", and what has other characters, is a regular expression; null, which commander can't hold, is "default". */
+function parseNames(text: string): string | string[] {
+  if (text === "default" || text === "null") return "default";
+  return text !== "all-linear" && /^[\w.-]+(,[\w.-]+)*$/.test(text) ? text.split(",") : text;
+}
+const moduleNames = { value: "NAMES", expected: "names, a regular expression, all-linear, or default", parse: parseNames };
+const targetNames = names.default("all-linear").transform((given) => (given === "default" ? null : given));
+
 /** The options that make a new adapter; the values are checked by `loraConfig`. */
-const loraFields = {
-  /** Rows of A and columns of B. */
-  rank: z.number().default(8),
-  /** The update is scaled by alpha / rank. */
-  alpha: z.number().default(16),
-  /** Probability that an element of A's input is dropped in training. */
-  dropout: z.number().default(0),
-  /** Module names or ends of paths, a regular expression over the whole path, "all-linear", or "default" (null): PEFT's default of the model type. */
-  targetModules: names.default("all-linear").transform((given) => (given === "default" ? null : given)),
-  excludeModules: names.default(null),
-  /** Only layers with these indices, counted from 0; only with a list of target modules. */
-  layersToTransform: z.array(z.number()).nullable().default(null),
-  /** Rank of the modules whose path ends with a match of the key. */
-  rankPattern: z.record(z.string(), z.number()).default({}),
-  alphaPattern: z.record(z.string(), z.number()).default({}),
-  /** Scale alpha / sqrt(rank) instead of alpha / rank. */
-  rslora: z.boolean().default(false),
-  /** true: A uniform, B zero. "gaussian": A normal, B zero. false: both uniform. */
-  init: z.union([z.boolean(), z.literal("gaussian")]).default(true),
+const loraOptions = {
+  rank: option(z.number().default(8), { section: "adapter", help: "rank of the adapter" }),
+  alpha: option(z.number().default(16), { section: "adapter", help: "the update is scaled by alpha / rank" }),
+  dropout: option(z.number().default(0), { value: "P", section: "adapter", help: "dropout on the adapter's input" }),
+  targetModules: option(targetNames, {
+    ...moduleNames,
+    section: "adapter",
+    help: "names with commas between them, a regular expression over the whole path, all-linear, or default: PEFT's choice for the model type",
+  }),
+  excludeModules: option(names.default(null), {
+    ...moduleNames,
+    help: "names with commas between them, or a regular expression",
+  }),
+  layersToTransform: option(z.array(z.number()).nullable().default(null), {
+    value: "N,N,…",
+    commas: true,
+    help: "only these layers, counted from 0",
+  }),
+  rankPattern: option(z.record(z.string(), z.number()).default({}), {
+    value: "JSON",
+    help: 'ranks of some modules, as in {"q_proj": 4}',
+  }),
+  alphaPattern: option(z.record(z.string(), z.number()).default({}), {
+    value: "JSON",
+    help: 'alphas of some modules, as in {"q_proj": 8}',
+  }),
+  rslora: option(z.boolean().default(false), { help: "scale by alpha / sqrt(rank)" }),
+  init: option(z.union([z.boolean(), z.literal("gaussian")]).default(true), {
+    value: "KIND",
+    choices: ["true", "gaussian", "false"],
+    help: "first values. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
+  }),
 };
 
 /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
-const columnFields = {
-  promptColumn: z.string().optional(),
-  completionColumn: z.string().optional(),
-  textColumn: z.string().optional(),
-  textPairColumn: z.string().optional(),
-  labelColumn: z.string().optional(),
-  imageColumn: z.string().optional(),
+export const columnOptions = {
+  promptColumn: option(z.string().optional(), {
+    value: "NAME",
+    help: "the column or key of prompts, where docs/data.md does not list it",
+  }),
+  completionColumn: option(z.string().optional(), { value: "NAME", help: "that of completions" }),
+  textColumn: option(z.string().optional(), { value: "NAME", help: "that of texts" }),
+  textPairColumn: option(z.string().optional(), { value: "NAME", help: "of a text classifier: that of second texts" }),
+  labelColumn: option(z.string().optional(), { value: "NAME", help: "of a classifier: that of classes" }),
+  imageColumn: option(z.string().optional(), {
+    value: "NAME",
+    help: "of a model that classifies images or compares them with texts: that of their paths",
+  }),
 };
-/** The options that name columns. */
-export const columnOptions = Object.keys(columnFields);
 
-const schema = z.strictObject({
-  /** Folder of the base checkpoint, in Hugging Face's layout. */
-  base: path,
-  /** Training records, in any format of docs/data.md. */
-  data: path,
-  /** Folder that gets checkpoints, and the adapter (or the whole model) at the end. */
-  output: path,
-  /** What the base is for, to be sure of it: its config says it anyway. */
-  task: z.enum(taskNames).optional(),
-  /** "lora" trains an adapter, "full" every weight of the base. */
-  method: z.enum(["lora", "full"]).default("lora"),
-  /** Folder of an adapter to go on training; its configuration takes the place of the adapter options. */
-  adapter: path.optional(),
-  /** Take an adapter that was made for another base of the same shape. */
-  anyBase: z.boolean().default(false),
-  /** What the adapter's configuration calls its base. Default: `base` as given. */
-  baseName: z.string().optional(),
-  ...loraFields,
-  /** Records to evaluate on. */
-  evalData: path.optional(),
-  /** Share of the training records to evaluate on instead of training on them. */
-  evalSplit: z.number().gt(0).lt(1).optional(),
-  /** Steps between evaluations. Default: once an epoch; there is one at the end in any case. */
-  evalEvery: count.optional(),
-  ...columnFields,
-  /** What the targets are: "completion" (completions and assistant turns), "last" (of a conversation the last turn only) or "all". */
-  trainOn: z.enum(trainOnChoices).default("completion"),
-  /** Longer examples lose tokens on the right. Default: 1024, or the model's positions if they are fewer. */
-  maxLength: z.number().optional(),
-  /** Several examples in one row, each seeing only itself. */
-  packing: z.boolean().default(false),
-  /** The date that chat templates see, as in 2025-01-31. Default: today's, kept when the run is resumed. */
-  date: z.iso.date().optional(),
-  /** Length of the run: passes over the data (3 if neither is given) or optimizer steps. */
-  epochs: z.number().gt(0).max(MAX_EPOCHS).optional(),
-  steps: count.max(MAX_STEPS).optional(),
-  /** Rows of a micro-batch. */
-  batchSize: count.default(4),
-  /** Micro-batches of a step. */
-  gradientAccumulation: count.default(1),
-  /** Default: by the size of the base (learning-rate.ts). */
-  learningRate: z.number().optional(),
-  schedule: z.enum(["constant", "linear", "cosine"]).default(optimizerDefaults.schedule),
-  /** Over which the learning rate rises from 0: a number of steps, or below 1 a share of the run. */
-  warmup: z.number().min(0).default(0),
-  weightDecay: z.number().default(optimizerDefaults.weightDecay),
-  /** The gradient is scaled down to this 2-norm; 0 leaves it as it is. */
-  maxGradNorm: z.number().default(optimizerDefaults.maxGradNorm!),
-  /** LoRA+: how many times faster B learns than A. */
-  loraPlusRatio: z.number().optional(),
-  seed: z.int().default(0),
-  /** Texts to show at every evaluation: of how many of the first evaluation records, or of the first ones of which file. */
-  samples: z.union([z.int().min(0).max(MAX_SAMPLES), path]).default(0),
-  /** The run ends after this many evaluations without a better loss. */
-  patience: count.optional(),
-  /** A loss is better if it is lower by more than this. */
-  minDelta: z.number().min(0).default(0),
-  /** The result is what had the best evaluation, not what the last step gave. */
-  loadBest: z.boolean().default(false),
-  /** Steps between checkpoints (100 if checkpointMinutes isn't given). There is one at the start and one at the end in any case. */
-  checkpointEvery: count.optional(),
-  /** A checkpoint is due this many minutes after the last one. */
-  checkpointMinutes: z.number().positive().optional(),
-  /** How many of the newest checkpoints stay; the one of the best evaluation stays beside them. */
-  keepCheckpoints: count.default(2),
-  /** Train although memory or disk look too small, and into a folder that holds other files. */
-  force: z.boolean().default(false),
-  /** Go on from the newest checkpoint of `output`, with the options that are kept there. */
-  resume: z.boolean().default(false),
-  /** Threads of one matrix product. Default: all cores. */
-  threads: count.optional(),
+/** How records are read, in training and elsewhere. */
+export const readingOptions = {
+  ...columnOptions,
+  trainOn: option(z.enum(trainOnChoices).default("completion"), {
+    value: "PART",
+    help: "which tokens are targets: completions and every assistant turn, only the last turn, or all",
+  }),
+  maxLength: option(z.number().optional(), {
+    value: "TOKENS",
+    section: "run",
+    help: "longer examples are cut on the right (1024, or 2048 where the model reads images; its positions if fewer)",
+  }),
+  date: option(z.iso.date().optional(), { value: "YYYY-MM-DD", help: "the date that chat templates see (today)" }),
+  ...taskOptions,
+};
+
+/** What a base is trained, evaluated or used for. */
+export const taskOption = option(z.enum(taskNames).optional(), {
+  help: "what the base is used for (its config.json, or the adapter, says what it is for)",
 });
+
+/** Every option of a run, in the order of `lowrank train --help`. */
+export const runOptions = {
+  base: option(path, {
+    value: "MODEL",
+    section: "what",
+    model: true,
+    help: "the base model: a checkpoint folder in Hugging Face's layout, embedded, or owner/name[@revision] on the hub",
+  }),
+  data: option(path, {
+    value: "FILE",
+    section: "what",
+    help: "training records: .jsonl, .json, .csv, .tsv, .parquet, .txt or .md; of images also a folder (docs/data.md)",
+  }),
+  output: option(path, { value: "FOLDER", section: "what", help: "gets checkpoints, and the adapter or model at the end" }),
+  task: taskOption,
+  method: option(z.enum(["lora", "full"]).default("lora"), {
+    section: "what",
+    help: "train an adapter, or every weight of the base",
+  }),
+  adapter: option(path.optional(), {
+    value: "ADAPTER",
+    model: true,
+    help: "go on training this adapter: a folder, or owner/name[@revision] on the hub",
+  }),
+  anyBase: option(z.boolean().default(false), { help: "take an adapter that was made for another base of the same shape" }),
+  baseName: option(z.string().optional(), { value: "NAME", help: "what adapter_config.json calls the base (--base as given)" }),
+  ...loraOptions,
+  evalData: option(path.optional(), { value: "FILE", section: "what", excludes: "evalSplit", help: "records to evaluate on" }),
+  evalSplit: option(z.number().gt(0).lt(1).optional(), {
+    value: "SHARE",
+    section: "what",
+    help: "evaluate on this share of the training records instead",
+  }),
+  evalEvery: option(count.optional(), { value: "STEPS", help: "steps between evaluations (an epoch's)" }),
+  ...readingOptions,
+  packing: option(z.boolean().default(false), { help: "put several examples into one row, each seeing only itself" }),
+  epochs: option(z.number().gt(0).max(MAX_EPOCHS).optional(), { section: "run", help: "passes over the data (3)" }),
+  steps: option(count.max(MAX_STEPS).optional(), {
+    section: "run",
+    excludes: "epochs",
+    help: "optimizer steps, instead of epochs",
+  }),
+  batchSize: option(count.default(4), { section: "run", help: "rows of a micro-batch" }),
+  gradientAccumulation: option(count.default(1), { section: "run", help: "micro-batches of a step" }),
+  learningRate: option(z.number().optional(), {
+    value: "X",
+    section: "run",
+    help: "the highest learning rate (by the size of the base: 3e-3 up to 30 million parameters, 1e-3 up to 300, 2e-4 beyond)",
+  }),
+  schedule: option(z.enum(["constant", "linear", "cosine"]).default(optimizerDefaults.schedule), {
+    section: "run",
+    help: "how the learning rate falls",
+  }),
+  warmup: option(z.number().min(0).default(0), {
+    section: "run",
+    help: "steps over which it rises, or below 1 a share of the run",
+  }),
+  weightDecay: option(z.number().default(optimizerDefaults.weightDecay), { value: "X", help: "AdamW's decoupled weight decay" }),
+  maxGradNorm: option(z.number().default(optimizerDefaults.maxGradNorm!), {
+    value: "X",
+    help: "gradients are scaled down to this norm; 0 leaves them",
+  }),
+  loraPlusRatio: option(z.number().optional(), { value: "X", help: "LoRA+: how many times faster B learns than A" }),
+  seed: option(z.int().default(0), { help: "the same seed gives the same bits" }),
+  samples: option(z.union([z.int().min(0).max(MAX_SAMPLES), path]).default(0), {
+    value: "N|FILE",
+    expected: "a number of records, or a file",
+    help: "show what the adapter writes at every evaluation, for the first N evaluation records or those of FILE; opens the base twice",
+  }),
+  patience: option(count.optional(), { help: "end after N evaluations without a better loss" }),
+  minDelta: option(z.number().min(0).default(0), { value: "X", help: "a loss is better if it is lower by more than X" }),
+  loadBest: option(z.boolean().default(false), {
+    help: "the result is what had the best evaluation, not what the last step gave",
+  }),
+  checkpointEvery: option(count.optional(), {
+    value: "STEPS",
+    help: "steps between checkpoints (100 without --checkpoint-minutes)",
+  }),
+  checkpointMinutes: option(z.number().positive().optional(), { value: "MINUTES", help: "minutes between checkpoints" }),
+  keepCheckpoints: option(count.default(2), { help: "how many of the newest stay, beside the best evaluation's" }),
+  force: option(z.boolean().default(false), {
+    section: "none",
+    help: "train although memory or disk look too small, and into a folder that holds other files",
+  }),
+  resume: option(z.boolean().default(false), {
+    section: "none",
+    help: "go on from the newest checkpoint of --output, with the options kept there",
+  }),
+  threads: option(count.optional(), { help: "threads of one matrix product (all cores)" }),
+};
+
+const schema = z.strictObject(runOptions);
 
 /** The options of a run, complete. */
 export type RunOptions = z.output<typeof schema>;
 
-type Given = z.input<typeof schema>;
+type GivenOptions = z.input<typeof schema>;
 
-/** What `finetune` is told. A run that is resumed needs its output folder only; what else is given replaces what was kept. */
-export type FinetuneOptions = (Given | (Partial<Given> & { output: string; resume: true })) & {
+/** The options of `finetune`. A run that is resumed needs its output folder only; what else is given replaces what was kept. */
+export type FinetuneOptions = (GivenOptions | (Partial<GivenOptions> & { output: string; resume: true })) & {
   /** When it fires, the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
   signal?: AbortSignal;
 };
@@ -145,29 +205,28 @@ export const finetuneDefaults: Partial<RunOptions> = Object.fromEntries(
   Object.entries(schema.parse({ base: "-", data: "-", output: "-" })).filter(([, value]) => value !== "-"),
 );
 
-/** Of each pair only one can be given. */
-const exclusive: [keyof RunOptions, keyof RunOptions][] = [
-  ["steps", "epochs"],
-  ["evalData", "evalSplit"],
-  ...(Object.keys(loraFields) as (keyof typeof loraFields)[]).map((name): [keyof RunOptions, keyof RunOptions] => [
-    name,
-    "adapter",
-  ]),
+/** Pairs of options of which only one can be given. */
+const exclusive = [
+  ...describeOptions(runOptions).flatMap(({ name, excludes }) => (excludes ? [[name, excludes] as const] : [])),
+  ...Object.keys(loraOptions).map((name) => [name, "adapter"] as const),
 ];
 
+/** Whether the option is one of a new adapter, which an adapter that exists brings itself. */
+export const isAdapterOption = (name: string): boolean => name in loraOptions;
+
 /**
- * The options of a run, complete and checked: those given, for a resumed run over those its output folder keeps.
- * Throws `train/option` that names the option, or `train/no-run` when there is nothing to resume.
+ * The options of a run, complete and checked: those given, over those that a resumed run kept.
+ * Throws `train/option` that names the option.
  */
-export async function readOptions(files: Files, given: Record<string, unknown>): Promise<RunOptions> {
+export function completeOptions(given: Record<string, unknown>, kept: Record<string, unknown> = {}): RunOptions {
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-  const kept = present["resume"] === true ? await readRun(files, present) : {};
+  const before = { ...kept };
   for (const [a, b] of exclusive) {
     if (a in present && b in present) throw refused(a, `${a} and ${b} cannot both be given`, `one of ${a} and ${b}`, "both");
-    if (a in present) delete kept[b];
-    if (b in present) delete kept[a];
+    if (a in present) delete before[b];
+    if (b in present) delete before[a];
   }
-  const parsed = schema.safeParse({ ...kept, ...present }, { reportInput: true });
+  const parsed = schema.safeParse({ ...before, ...present }, { reportInput: true });
   if (!parsed.success) throw optionError(parsed.error.issues[0]!);
   const { date = new Date().toISOString().slice(0, 10), baseName, ...options } = parsed.data;
   if (options.steps === undefined) options.epochs ??= 3;
@@ -181,77 +240,6 @@ export async function readOptions(files: Files, given: Record<string, unknown>):
   if (wantsEvals.samples && options.method === "full")
     throw refused("samples", "only an adapter can be sampled while it is trained", 'samples with the method "lora"', "full");
   return { ...options, date, baseName: baseName ?? options.base };
-}
-
-/**
- * Keeps the options in the output folder, and how the trained model is asked; paths are made absolute, so that the run can
- * be resumed from anywhere. Returns the options as kept.
- */
-export async function writeRun(
-  files: Files,
-  options: RunOptions,
-  prompts: PromptFormat | undefined,
-): Promise<Record<string, unknown>> {
-  const record = { version: 1, options: await keptOf(files, options), prompts };
-  await files.write(`${options.output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
-  return record.options;
-}
-
-/** The options that run.json has, with absolute paths. */
-async function keptOf(files: Files, options: RunOptions): Promise<Record<string, unknown>> {
-  const { resume, force, output, ...kept } = options;
-  for (const name of ["base", "data", "evalData", "adapter", "samples"] as const) {
-    const given = kept[name];
-    if (typeof given === "string") kept[name] = await absolute(files, given);
-  }
-  return Object.fromEntries(Object.entries(kept).filter(([name]) => !(kept.adapter && name in loraFields)));
-}
-
-/** Options that make no other run of it. */
-const incidental = new Set(["date", "threads", "baseName"]);
-
-/**
- * In what `options` differ from those kept in their output folder, as in "rank 8, here 16" (there the first); null if the
- * folder keeps none.
- */
-export async function differencesFromKept(files: Files, options: RunOptions): Promise<string[] | null> {
-  if (!(await files.exists(`${options.output}/${RUN_NAME}`))) return null;
-  const there = await readRun(files, { output: options.output });
-  const here = await keptOf(files, options);
-  const told = (value: unknown) => (value === undefined ? "none" : JSON.stringify(value));
-  return [...new Set([...Object.keys(there), ...Object.keys(here)])]
-    .filter((name) => !incidental.has(name) && JSON.stringify(there[name]) !== JSON.stringify(here[name]))
-    .map((name) => `${name} ${told(there[name])}, here ${told(here[name])}`);
-}
-
-/** A word of a command line that a shell takes for one. */
-const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-
-/** What goes on with the run in `output`, on the command line. */
-export const resumeCommand = (output: string, more = ""): string =>
-  `npx lowrank train --resume${more} --output ${quoted(output)}`;
-
-const promptFormat = z.union([
-  z.object({ kind: z.enum(["messages", "text"]) }),
-  z.object({ kind: z.literal("completion"), before: z.string(), after: z.string() }),
-]);
-
-/** How the model trained in `folder`, or in the run that `folder` is a checkpoint of, is asked; null if nothing there says it. */
-export async function readPromptFormat(files: Files, folder: string): Promise<PromptFormat | null> {
-  return promptFormat.safeParse((await runOf(files, folder))["prompts"]).data ?? null;
-}
-
-/** The run.json of the run whose result, or one of whose checkpoints, lies in `folder`; empty if there is none. */
-async function runOf(files: Files, folder: string): Promise<Record<string, unknown>> {
-  for (const file of [`${folder}/${RUN_NAME}`, `${folder}/../${RUN_NAME}`]) {
-    if (await files.exists(file)) return readJsonObject(files, file);
-  }
-  return {};
-}
-
-/** The columns that the run that trained `folder` was told; none if nothing there says it. */
-export async function readRunColumns(files: Files, folder: string): Promise<ColumnNames> {
-  return z.object(columnFields).safeParse((await runOf(files, folder))["options"]).data ?? {};
 }
 
 /** The configuration of a new adapter. */
@@ -270,34 +258,6 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     ...peft,
     baseModelNameOrPath: baseName,
   });
-
-/** The options kept in the output folder; none if the run can start without them. */
-async function readRun(files: Files, given: Record<string, unknown>): Promise<Record<string, unknown>> {
-  const file = `${given["output"]}/${RUN_NAME}`;
-  if (!(await files.exists(file))) {
-    if ("base" in given && "data" in given) return {};
-    throw new LowrankError("train/no-run", "there is no run to resume in the folder", {
-      subject: String(given["output"]),
-      expected: RUN_NAME,
-      next: "Give the output folder of the run, or base and data to start one.",
-    });
-  }
-  const { version, options } = await readJsonObject(files, file);
-  if (version === 1 && typeof options === "object" && options !== null) return { ...options };
-  throw new LowrankError("train/no-run", "the file does not hold the options of a run", {
-    subject: file,
-    expected: '{"version": 1, "options": {…}}',
-    got: `version ${valueText(version)}`,
-    next: "Give the options again, with a lowrank of the version that wrote the file.",
-  });
-}
-
-/** The folder of `file` with links resolved; the name as it is, since it tells the kind of file. */
-async function absolute(files: Files, file: string): Promise<string> {
-  const [, folder, name] = /^(.*?)([^/]+)\/*$/.exec(file) ?? ["", file, ""];
-  const real = await files.realPath(folder || ".");
-  return `${real.replace(/\/$/, "")}/${name}`;
-}
 
 function optionError(issue: z.core.$ZodIssue): LowrankError {
   if (issue.code === "unrecognized_keys") {

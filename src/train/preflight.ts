@@ -7,7 +7,8 @@ import { WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import type { Platform } from "../platform/platform.ts";
 import { resumable } from "./checkpoint.ts";
 import type { MemoryEstimate } from "./memory.ts";
-import { differencesFromKept, RUN_NAME, type RunOptions, resumeCommand } from "./options.ts";
+import type { RunOptions } from "./options.ts";
+import { differencesFromKept, RUN_NAME, resumeCommand } from "./run-file.ts";
 
 /** The estimate can be this far off: beyond it a run is refused, within it there is a warning. */
 const MARGIN = 0.2;

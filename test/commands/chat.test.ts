@@ -10,8 +10,6 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { writeAdapter } from "../../src/adapters/peft-files.ts";
-import { besideGrowing, cells, wrap } from "../../src/cli/columns.ts";
-import { shown } from "../../src/cli/terminal.ts";
 import { type Chat, type ChatEvent, type ChatOptions, formatOf, openChat, tellFormat } from "../../src/commands/chat/chat.ts";
 import { enter } from "../../src/commands/chat/chat-commands.ts";
 import { type ChatView, terminalView } from "../../src/commands/chat/chat-view.ts";
@@ -20,6 +18,8 @@ import { readSamplingDefaults } from "../../src/generate/sampling-defaults.ts";
 import { loadBase } from "../../src/models/base.ts";
 import { nodePlatform } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { besideGrowing, cells, wrap } from "../../src/terminal/columns.ts";
+import { shown } from "../../src/terminal/terminal.ts";
 
 const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
 const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-chat-")));

@@ -7,10 +7,10 @@ import path from "node:path";
 import { after, describe, it, mock } from "node:test";
 import { fileURLToPath } from "node:url";
 import { cliDocs } from "../../scripts/cli-docs.ts";
-import { type CommandName, commands, flagOf } from "../../src/cli/flags.ts";
-import { main, makeProgram } from "../../src/cli/program.ts";
-import { takesModels } from "../../src/commands/models/command.ts";
+import { loadCommands } from "../../src/cli/commands.ts";
+import { describeCommand, main, makeProgram, takesModels } from "../../src/cli/program.ts";
 
+const commands = await loadCommands();
 const repository = fileURLToPath(new URL("../..", import.meta.url));
 const fixtures = `${repository}test/fixtures`;
 const base = `${fixtures}/tiny-llama`;
@@ -323,15 +323,16 @@ describe("a lost terminal", { skip: process.platform === "win32" && "Windows has
 });
 
 describe("docs/cli.md", () => {
-  it("is what `npm run docs:cli` makes", () => assert.equal(readFileSync(`${repository}docs/cli.md`, "utf8"), cliDocs()));
+  it("is what `npm run docs:cli` makes", async () =>
+    assert.equal(readFileSync(`${repository}docs/cli.md`, "utf8"), await cliDocs()));
 
-  for (const name of Object.keys(commands) as CommandName[]) {
+  for (const [name, command] of Object.entries(commands)) {
     it(`names the flags that lowrank ${name} --help shows`, () => {
-      const program = makeProgram(() => {});
-      const help = program.commands.find((command) => command.name() === name)!.helpInformation();
+      const program = makeProgram({ [name]: command }, () => {});
+      const help = program.commands[0]!.helpInformation();
       const shown = [...help.matchAll(/^ {2}(--[a-z-]+)/gm)].map((match) => match[1]!);
-      const common = ["--config", ...(takesModels(commands[name]) ? ["--offline"] : []), "--json"];
-      assert.deepEqual(shown, [...commands[name].flags.map((flag) => flagOf(flag.name)), ...common]);
+      const common = ["--config", ...(takesModels(command) ? ["--offline"] : []), "--json"];
+      assert.deepEqual(shown, [...describeCommand(command).flags.map(({ flag }) => flag), ...common]);
     });
   }
 });

@@ -22,7 +22,7 @@ import { openCheckpoint } from "../../src/formats/checkpoint.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { evaluate, type FinetuneEvent, type FinetuneOptions, finetune, loadAdapter } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { readPromptFormat } from "../../src/train/options.ts";
+import { readPromptFormat } from "../../src/train/run-file.ts";
 import { readMetrics } from "../../src/train/run-log.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));

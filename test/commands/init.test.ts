@@ -6,15 +6,15 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { commands } from "../../src/cli/flags.ts";
-import { readConfigFile } from "../../src/cli/values.ts";
-import { writeConfig } from "../../src/cli/yaml.ts";
-import { goals } from "../../src/commands/init/goals.ts";
-import { type SuggestOptions, suggest } from "../../src/commands/init/suggest.ts";
+import { readConfigFile } from "../../src/cli/config-file.ts";
+import { writeConfig } from "../../src/commands/init/config-file.ts";
+import { goals, type SuggestOptions, suggest } from "../../src/commands/init/suggest.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { nodePlatform } from "../../src/node.ts";
+import { describeOptions } from "../../src/options.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { readOptions } from "../../src/train/options.ts";
+import { runOptions } from "../../src/train/options.ts";
+import { readOptions } from "../../src/train/run-file.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
 const base = `${repository}test/fixtures/tiny-llama`;
@@ -75,7 +75,7 @@ describe("a suggestion", () => {
 const read = (text: string, name = "config.yaml"): Promise<Record<string, unknown>> => {
   const file = path.join(root, name);
   writeFileSync(file, text);
-  return readConfigFile(nodeFiles, file, commands.train.flags);
+  return readConfigFile(nodeFiles, file, describeOptions(runOptions));
 };
 
 describe("the file", () => {
@@ -91,18 +91,18 @@ describe("the file", () => {
       date: "2025-01-31",
       packing: true,
     };
-    const text = writeConfig("train", chosen, ["introduction"]);
+    const text = writeConfig(runOptions, chosen, ["introduction"]);
     const values = await read(text);
     assert.deepEqual(values, chosen);
     const options = await readOptions(nodeFiles, values);
     assert.deepEqual([options.learningRate, options.targetModules], [2e-4, ["q_proj", "v_proj"]]);
-    for (const { name } of commands.train.flags) {
+    for (const { name } of describeOptions(runOptions)) {
       if (name !== "resume" && name !== "force") assert.match(text, new RegExp(`\\n# .+\\n#?${name}:`), name);
     }
   });
 
   it("can have every comment's option made active", async () => {
-    const text = writeConfig("train", {}, []).replace(/^#(\w+: .+)$/gm, "$1");
+    const text = writeConfig(runOptions, {}, []).replace(/^#(\w+: .+)$/gm, "$1");
     assert.deepEqual((await read(text))["schedule"], "linear");
   });
 });

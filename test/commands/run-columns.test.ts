@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import type { LowrankError } from "../../src/index.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { readRunColumns } from "../../src/train/options.ts";
+import { readRunColumns } from "../../src/train/run-file.ts";
 
 const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
 

@@ -1,7 +1,7 @@
 // Messages from a terminal (line editing, arrow keys for what was written before, several lines) and from a pipe (one a line).
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
-import { faint, shown } from "../../cli/terminal.ts";
+import { faint, shown } from "../../terminal/terminal.ts";
 import { commandNames } from "./chat-commands.ts";
 
 /** Where messages come from. */

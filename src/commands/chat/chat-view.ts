@@ -1,7 +1,7 @@
 // How the events of a conversation look: as JSON lines, as plain text, and on a terminal with two answers side by side.
 
-import { besideGrowing, growing, wrap } from "../../cli/columns.ts";
-import { faint, note, print, printJson, shown } from "../../cli/terminal.ts";
+import { besideGrowing, growing, wrap } from "../../terminal/columns.ts";
+import { faint, note, print, printJson, shown } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import { BASE_NAME, type ChatEvent } from "./chat.ts";
 

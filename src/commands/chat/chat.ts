@@ -17,7 +17,7 @@ import { type ImageSide, imageSide, noImages } from "../../multimodal/images.ts"
 import type { Platform } from "../../platform/platform.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
-import { readPromptFormat } from "../../train/options.ts";
+import { readPromptFormat } from "../../train/run-file.ts";
 
 /** Tokens of one answer at most, where nothing else is said. */
 export const CHAT_NEW_TOKENS = 512;

@@ -1,65 +1,80 @@
 // lowrank classify: texts or images in, their likeliest classes out.
-
-import { note, oneLine, print, printJson, table } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
+import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
-import { openClassifier } from "../../node.ts";
+import { type Given, option } from "../../options.ts";
+import { openClassifier } from "../../predict/classifier.ts";
 import type { Classification, Classifier, ClassifyOptions } from "../../predict/types.ts";
-import { blocks, givenInputs, type InputFlags, inputLines, SHOWN_CLASSES } from "./inputs.ts";
-
-interface Options extends InputFlags {
-  base: string;
-  adapter?: string;
-  anyBase?: boolean;
-  textPair?: string;
-  labels?: string[];
-  template?: string[];
-  top?: number;
-  threads?: number;
-}
+import { note, oneLine, print, printJson, table } from "../../terminal/terminal.ts";
+import { taskOption } from "../../train/options.ts";
+import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
+import { blocks, givenInputs, inputLines, inputOptions, opening } from "./inputs.ts";
 
 /** Characters of an input that are shown beside its classes. */
 const SHOWN_CHARS = 60;
 
-/** Classifies; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const {
+/** Classes that are shown where --top is not given. */
+const SHOWN_CLASSES = 5;
+
+export const command = defineCommand({
+  summary: "tell the class of texts or images, by a classifier or by labels of your own (CLIP)",
+  options: {
+    files: inputOptions.files,
     base,
-    adapter,
+    adapter: adapterOption("an adapter to attach, with its classes"),
     anyBase,
+    task: taskOption,
+    text: inputOptions.text,
+    textPair: option(z.string().optional(), { help: "the second text of each, for a model that judges pairs" }),
+    image: inputOptions.image,
+    labels: option(z.array(z.string()).optional(), {
+      value: "A,B,…",
+      commas: true,
+      help: "the classes to choose from, with commas between them; for a model that compares images and texts",
+    }),
+    template: option(z.array(z.string()).optional(), {
+      help: 'makes a text of a label, which stands where {} is ("a photo of a {}"); can be repeated: the mean counts',
+    }),
+    top: option(z.number().default(SHOWN_CLASSES), { help: "the likeliest classes that are shown" }),
     threads,
-    textPair,
-    labels,
-    template,
-    top = SHOWN_CLASSES,
-    ...given
-  } = values as Values & Options;
-  const options: ClassifyOptions = { top, labels, template };
-  const classifier = await openClassifier(base, { adapter, anyBase, threads });
-  try {
-    const inputs = inputsFor(classifier, given, textPair);
-    const isOne = Array.isArray(inputs) && inputs.length === 1;
-    let cut = 0;
-    for await (const block of blocks(inputs)) {
-      const found = await classifier.classify(
-        textPair === undefined ? block : block.map((text) => ({ text, textPair })),
-        options,
-      );
-      cut += found.filter((one) => one.cut).length;
-      for (const [i, one] of found.entries()) {
-        if (json) printJson({ type: "classification", input: block[i], textPair, ...one });
-        else print(isOne ? alone(one) : beside(block[i]!, one));
+  },
+  argument: "files",
+  examples: [
+    '--base my-classifier --text "The food was cold."',
+    "--base openai/clip-vit-base-patch32 --labels cat,dog photo.jpg",
+  ],
+  async run(values, { platform, json }) {
+    const { textPair, labels, template, top = SHOWN_CLASSES } = values;
+    const options: ClassifyOptions = { top, labels, template };
+    const classifier = await openClassifier(...(await opening(values, platform)));
+    try {
+      const inputs = inputsFor(classifier, values, textPair);
+      const isOne = Array.isArray(inputs) && inputs.length === 1;
+      let cut = 0;
+      for await (const block of blocks(inputs)) {
+        const found = await classifier.classify(
+          textPair === undefined ? block : block.map((text) => ({ text, textPair })),
+          options,
+        );
+        cut += found.filter((one) => one.cut).length;
+        for (const [i, one] of found.entries()) {
+          if (json) printJson({ type: "classification", input: block[i], textPair, ...one });
+          else print(isOne ? alone(one) : beside(block[i]!, one));
+        }
       }
+      if (cut > 0 && !json) note(`${cut === 1 ? "One text was" : `${cut} texts were`} longer than the model reads, and cut.`);
+    } finally {
+      await classifier.close();
     }
-    if (cut > 0 && !json) note(`${cut === 1 ? "One text was" : `${cut} texts were`} longer than the model reads, and cut.`);
-  } finally {
-    await classifier.close();
-  }
-  return 0;
-}
+    return 0;
+  },
+});
 
 /** What the model reads of what was given: texts, or paths of images. */
-function inputsFor({ reads }: Classifier, given: InputFlags, textPair?: string): string[] | AsyncIterable<string> {
+function inputsFor(
+  { reads }: Classifier,
+  given: Given<typeof inputOptions>,
+  textPair?: string,
+): string[] | AsyncIterable<string> {
   const { texts, images } = givenInputs(given);
   const readsTexts = reads === "text";
   const wrong = readsTexts ? images[0] : (texts[0] ?? textPair);

@@ -1,11 +1,10 @@
 // lowrank demo: fine-tunes the embedded base on a task that comes with the package and shows what that changed. Every number is measured here.
-
-import { cells, wrap } from "../../cli/columns.ts";
-import { freeName } from "../../cli/free-name.ts";
-import { faint, print, printJson, shown, table } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { demo } from "../../node.ts";
+import { z } from "zod";
+import { option } from "../../options.ts";
+import { cells, wrap } from "../../terminal/columns.ts";
+import { faint, print, printJson, shown, status, table } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped } from "../../units.ts";
+import { defineCommand, freeName } from "../command.ts";
 import { askedText } from "../eval/answers.ts";
 import type { DemoEvent, DemoResult } from "./demo.ts";
 import { lossChart } from "./loss-chart.ts";
@@ -18,30 +17,33 @@ const OUTPUT = "lowrank-demo";
 const DEFAULT_COLUMNS = 100;
 const MAX_COLUMNS = 130;
 
-/** Runs the demo; returns the exit status. */
-export async function run({ output }: Values, json: boolean): Promise<number> {
-  const folder = (output as string | undefined) ?? freeName(OUTPUT);
-  const began = performance.now();
-  const report = json ? printJson : story();
-  for await (const event of demo({ output: folder })) {
-    if (event.type !== "result") report(event);
-    else {
-      // The most memory that the process ever had, in kilobytes, engine and weights included.
-      const peakMemoryBytes = process.resourceUsage().maxRSS * 1024;
-      const totalSeconds = (performance.now() - began) / 1000;
-      if (json) printJson({ ...event, peakMemoryBytes, totalSeconds, output: folder });
-      else printResult(event, peakMemoryBytes, totalSeconds, folder);
+export const command = defineCommand({
+  summary: "fine-tune the embedded model in a minute: free text to JSON, before and after",
+  options: {
+    output: option(z.string().optional(), { value: "FOLDER", help: "gets the adapter (lowrank-demo, or a free name like it)" }),
+  },
+  examples: [""],
+  async run({ output }, { platform, api, json }) {
+    const folder = output ?? (await freeName(platform.files, OUTPUT));
+    const began = performance.now();
+    const report = json ? printJson : story();
+    for await (const event of api.demo({ output: folder })) {
+      if (event.type !== "result") report(event);
+      else {
+        // The most memory that the process ever had, in kilobytes, engine and weights included.
+        const peakMemoryBytes = process.resourceUsage().maxRSS * 1024;
+        const totalSeconds = (performance.now() - began) / 1000;
+        if (json) printJson({ ...event, peakMemoryBytes, totalSeconds, output: folder });
+        else printResult(event, peakMemoryBytes, totalSeconds, folder);
+      }
     }
-  }
-  return 0;
-}
+    return 0;
+  },
+});
 
 /** Tells people what happens as it happens. */
 function story(): (event: DemoEvent) => void {
   const terminal = process.stderr.isTTY === true;
-  const status = (text: string) => {
-    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
-  };
   const losses: [step: number, loss: number][] = [];
   let steps = 0;
   const given: Answer[] = [];

@@ -1,56 +1,70 @@
 // lowrank embed: texts and images in, their unit vectors out: JSON lines, or one tensor in a safetensors file.
-
-import { print, printJson } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
+import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
 import { bytesOf } from "../../formats/dtypes.ts";
 import { writeSafetensors } from "../../formats/safetensors.ts";
-import { openEmbedder } from "../../node.ts";
-import { nodeFiles } from "../../platform/node/files.ts";
+import { option } from "../../options.ts";
+import { openEmbedder } from "../../predict/embedder.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
+import { taskOption } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
-import { blocks, givenInputs, type InputFlags, inputLines } from "../classify/inputs.ts";
-
-interface Options extends InputFlags {
-  base: string;
-  adapter?: string;
-  anyBase?: boolean;
-  output?: string;
-  threads?: number;
-}
+import { blocks, givenInputs, inputLines, inputOptions, opening } from "../classify/inputs.ts";
+import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 
 /** The tensor in the file. */
 const TENSOR = "embeddings";
 
-/** Embeds; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const { base, adapter, anyBase, threads, output, ...given } = values as Values & Options;
-  if (output !== undefined) checkOutput(output);
-  const embedder = await openEmbedder(base, { adapter, anyBase, threads });
-  const kept: Float32Array[] = [];
-  const put = (kind: "text" | "image", inputs: string[], vectors: Float32Array[]) => {
-    if (output !== undefined) kept.push(...vectors);
-    else
-      for (const [i, vector] of vectors.entries())
-        printJson({ type: "embedding", [kind]: inputs[i], embedding: numbers(vector) });
-  };
-  try {
-    const { texts, images } = givenInputs(given);
-    const isGiven = texts.length + images.length > 0;
-    for await (const block of blocks(isGiven ? texts : inputLines("--text TEXT, image files"))) {
-      put("text", block, await embedder.embedTexts(block));
+export const command = defineCommand({
+  summary: "unit vectors of texts and images, to search and compare with (CLIP)",
+  options: {
+    files: inputOptions.files,
+    base,
+    adapter: adapterOption("an adapter to attach"),
+    anyBase,
+    task: taskOption,
+    text: inputOptions.text,
+    image: inputOptions.image,
+    output: option(z.string().optional(), {
+      value: "FILE",
+      help: "a .safetensors file for the vectors (JSON lines on standard output)",
+    }),
+    threads,
+  },
+  argument: "files",
+  examples: ["--base openai/clip-vit-base-patch32 --output vectors.safetensors *.jpg"],
+  async run(values, { platform, json }) {
+    const { output } = values;
+    if (output !== undefined) checkOutput(output);
+    const embedder = await openEmbedder(...(await opening(values, platform)));
+    const kept: Float32Array[] = [];
+    const put = (kind: "text" | "image", inputs: string[], vectors: Float32Array[]) => {
+      if (output !== undefined) kept.push(...vectors);
+      else
+        for (const [i, vector] of vectors.entries())
+          printJson({ type: "embedding", [kind]: inputs[i], embedding: numbers(vector) });
+    };
+    try {
+      const { texts, images } = givenInputs(values);
+      const isGiven = texts.length + images.length > 0;
+      for await (const block of blocks(isGiven ? texts : inputLines("--text TEXT, image files"))) {
+        put("text", block, await embedder.embedTexts(block));
+      }
+      for await (const block of blocks(images)) put("image", block, await embedder.embedImages(block));
+    } finally {
+      await embedder.close();
     }
-    for await (const block of blocks(images)) put("image", block, await embedder.embedImages(block));
-  } finally {
-    await embedder.close();
-  }
-  if (output !== undefined) {
-    const shape = await writeVectors(output, kept);
-    if (json) printJson({ type: "embedded", output, tensor: TENSOR, shape });
-    else
-      print(`${grouped(shape[0])} ${shape[0] === 1 ? "vector" : "vectors"} of ${shape[1]} numbers: ${output}, tensor ${TENSOR}`);
-  }
-  return 0;
-}
+    if (output !== undefined) {
+      const shape = await writeVectors(platform.files, output, kept);
+      if (json) printJson({ type: "embedded", output, tensor: TENSOR, shape });
+      else
+        print(
+          `${grouped(shape[0])} ${shape[0] === 1 ? "vector" : "vectors"} of ${shape[1]} numbers: ${output}, tensor ${TENSOR}`,
+        );
+    }
+    return 0;
+  },
+});
 
 /** A vector as JSON has it: nine digits tell every float32 from the next. */
 const numbers = (vector: Float32Array): number[] => Array.from(vector, (value) => Number(value.toPrecision(9)));
@@ -66,12 +80,12 @@ function checkOutput(output: string): void {
 }
 
 /** Writes the vectors as one tensor, a row for each, texts before images; resolves to its shape. */
-async function writeVectors(output: string, vectors: readonly Float32Array[]): Promise<[number, number]> {
+async function writeVectors(files: Files, output: string, vectors: readonly Float32Array[]): Promise<[number, number]> {
   const width = vectors[0]?.length ?? 0;
   const data = new Float32Array(vectors.length * width);
   for (const [row, vector] of vectors.entries()) data.set(vector, row * width);
   const shape: [number, number] = [vectors.length, width];
-  await writeSafetensors(nodeFiles, output, [{ name: TENSOR, dtype: "float32", shape, data: () => bytesOf(data) }], {
+  await writeSafetensors(files, output, [{ name: TENSOR, dtype: "float32", shape, data: () => bytesOf(data) }], {
     format: "pt",
   });
   return shape;

@@ -1,54 +1,76 @@
 // lowrank eval: how well a base does on a data file, by what its task measures, and an adapter beside it; how many answers are exact.
-
-import { dataLines } from "../../cli/data-lines.ts";
-import { recognizedText } from "../../cli/recognized.ts";
-import { note, oneLine, print, printJson, table } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { answers, evaluate, loadBase, nodePlatform } from "../../node.ts";
-import { columnOptions, readRunColumns } from "../../train/options.ts";
+import { z } from "zod";
+import type { Files } from "../../files.ts";
+import { loadBase } from "../../models/base.ts";
+import { type Given, option, reworded } from "../../options.ts";
+import { dataLines, recognizedText } from "../../terminal/data.ts";
+import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
+import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
+import { readRunColumns } from "../../train/run-file.ts";
 import { grouped } from "../../units.ts";
-import type { AnswerOptions } from "./answers.ts";
-import type { EvaluatedTask, EvaluateOptions } from "./evaluate.ts";
+import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
+import { type AnswerOptions, answers } from "./answers.ts";
+import { evaluate } from "./evaluate.ts";
 import { evaluationText, percent } from "./table.ts";
 
-/** Evaluates; returns the exit status. */
-export async function run({ generate = false, limit, ...given }: Values, json: boolean): Promise<number> {
-  const options = await withColumns(given);
-  // Another model answers no prompts: that is told before anything is computed.
-  if (generate) await loadBase(String(options["base"]));
-  const evaluation = await evaluate<EvaluatedTask>(options as unknown as EvaluateOptions);
-  const { data } = evaluation;
-  if (json) printJson({ type: "eval", ...evaluation });
-  else {
-    if (data.file) print(`${data.file.path}: ${recognizedText(data.file)}`);
-    for (const line of dataLines("data", data)) print(line);
-    for (const text of evaluationText(evaluation)) print(text);
-  }
-  if (generate) await compareAnswers({ ...options, limit } as unknown as AnswerOptions, json);
-  return 0;
-}
+export const command = defineCommand({
+  summary:
+    "how well a model does on a data file, with and without an adapter: loss, perplexity, exact answers; accuracy and F1; recall",
+  options: {
+    base,
+    data: reworded(runOptions.data, { help: "records, in a format as for training" }),
+    adapter: adapterOption("an adapter to evaluate beside the base"),
+    anyBase,
+    task: taskOption,
+    ...readingOptions,
+    generate: option(z.boolean().optional(), { help: "also answer every prompt greedily, and count the answers that are exact" }),
+    template: option(z.array(z.string()).optional(), {
+      help: "of a model that compares images and texts, on images with classes: what makes a text of a class (a photo of a {}); can be repeated, the mean counts",
+    }),
+    limit: option(z.number().optional(), { help: "with --generate: only the first N records are answered" }),
+    batchSize: option(z.number().optional(), {
+      help: "rows that are run at once (4; of other models than language models 32), among which a contrastive model finds its pairs",
+    }),
+    threads,
+  },
+  examples: ["--base embedded --adapter my-adapter --data test.jsonl", "--base embedded --data test.jsonl --generate --limit 50"],
+  async run({ generate = false, limit, ...given }, context) {
+    const { platform, json } = context;
+    const options = await withColumns(platform.files, given);
+    // Another model answers no prompts: that is told before anything is computed.
+    if (generate) await loadBase(platform.files, options.base, platform.timeLimit);
+    const evaluation = await evaluate(options, platform);
+    const { data } = evaluation;
+    if (json) printJson({ type: "eval", ...evaluation });
+    else {
+      if (data.file) print(`${data.file.path}: ${recognizedText(data.file)}`);
+      for (const line of dataLines("data", data)) print(line);
+      for (const text of evaluationText(evaluation)) print(text);
+    }
+    if (generate) await compareAnswers({ ...options, limit }, context);
+    return 0;
+  },
+});
 
 /** The options, with the columns that the adapter was trained on where the command line names none. */
-async function withColumns(given: Values): Promise<Values> {
-  const named = columnOptions.some((name) => given[name] !== undefined);
-  if (named || given["adapter"] === undefined) return given;
-  return { ...given, ...(await readRunColumns(nodePlatform.files, String(given["adapter"]))) };
+async function withColumns<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
+  const isNamed = Object.keys(columnOptions).some((name) => given[name as keyof T] !== undefined);
+  return isNamed || given.adapter === undefined ? given : { ...given, ...(await readRunColumns(files, given.adapter)) };
 }
 
 /** Answers every record; prints each as JSON, or for people how many are exact. */
-async function compareAnswers(options: AnswerOptions, json: boolean): Promise<void> {
-  const terminal = process.stderr.isTTY === true;
+async function compareAnswers(options: AnswerOptions, { platform, json }: Context): Promise<void> {
   let done = 0;
   const wrong: [expected: string, found: string][] = [];
-  for await (const event of answers(options)) {
+  for await (const event of answers(options, platform)) {
     if (json) printJson(event);
     else if (event.type === "answer") {
-      if (terminal) process.stderr.write(`\r\x1b[K${grouped(++done)} answers`);
+      status(`${grouped(++done)} answers`);
       const found = (event.adapter ?? event.base).trim();
       if (found !== event.expected.trim() && wrong.length < SHOWN)
         wrong.push([oneLine(event.expected, SHOWN_CHARS), oneLine(found, SHOWN_CHARS)]);
     } else {
-      if (terminal) process.stderr.write("\r\x1b[K");
+      status("");
       const row = (name: string, exact: number) => [name, `${exact} of ${event.count}`, `${percent(exact / event.count)}`];
       const rows = [["", "exact answers", "share"], row("base", event.base)];
       print(`\n${table(event.adapter === null ? rows : [...rows, row("with the adapter", event.adapter)])}`);

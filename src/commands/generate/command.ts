@@ -1,47 +1,78 @@
 // lowrank generate: a prompt or a conversation in, text as it comes out.
 import path from "node:path";
 import { text as readAll } from "node:stream/consumers";
-import { print, printJson } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
+import { z } from "zod";
+import { readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
 import { readText } from "../../formats/json.ts";
+import { readOptions } from "../../generate/generate.ts";
+import { openGenerator } from "../../generate/generator.ts";
 import type { Prompt } from "../../generate/prompts.ts";
 import { imagePath } from "../../images/paths.ts";
+import { loadBase } from "../../models/base.ts";
 import { locatedIn } from "../../multimodal/conversation.ts";
 import type { ImageReference } from "../../multimodal/images.ts";
-import { loadBase, openGenerator } from "../../node.ts";
-import { nodeFiles } from "../../platform/node/files.ts";
+import { option } from "../../options.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
 import { contentIn } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
+import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 
-interface Options {
-  base: string;
-  adapter?: string;
-  anyBase?: boolean;
-  prompt?: string;
-  messages?: string;
-  image?: string[];
-  threads?: number;
-}
+const { sampling, maxNewTokens } = readOptions({});
 
-/** Generates; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const { base: name, adapter, anyBase, prompt, messages, image = [], threads, ...options } = values as Values & Options;
-  const read = await readPrompt(prompt, messages);
-  const base = await loadBase(name);
-  const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
-  const generator = await openGenerator(base, { adapter, anyBase, threads });
-  try {
-    for await (const event of generator.generate([given], options)) {
-      if (json) printJson(event.type === "done" ? { ...event, ids: [...event.ids] } : event);
-      else if (event.type === "token") process.stdout.write(event.text);
-      else print("");
+export const command = defineCommand({
+  summary: "continue a prompt, or answer a conversation",
+  options: {
+    base,
+    adapter: adapterOption("an adapter to attach"),
+    anyBase,
+    prompt: option(z.string().optional(), { help: "the text to continue (standard input)" }),
+    messages: option(z.string().optional(), {
+      value: "FILE",
+      help: 'a conversation to answer: JSON, [{"role": …, "content": …}, …]',
+    }),
+    image: option(z.array(z.string()).optional(), {
+      value: "FILE",
+      help: "a PNG, JPEG or WebP file, for models that read images: it comes before the prompt; can be repeated",
+    }),
+    maxNewTokens: option(z.number().default(maxNewTokens), { help: "most tokens to generate" }),
+    temperature: option(z.number().default(sampling.temperature), { value: "X", help: "0 takes the likeliest token" }),
+    topK: option(z.number().default(sampling.topK), { help: "only the N likeliest tokens; 0 keeps all" }),
+    topP: option(z.number().default(sampling.topP), { value: "P", help: "only the likeliest tokens that make up this mass" }),
+    repetitionPenalty: option(z.number().default(sampling.repetitionPenalty), {
+      value: "X",
+      help: "above 1, tokens seen before are less likely",
+    }),
+    stop: option(z.array(z.string()).optional(), { help: "ends before this text; can be repeated" }),
+    seed: option(z.number().default(sampling.seed), { help: "the same seed gives the same text" }),
+    threads,
+  },
+  examples: ['--base embedded --adapter my-adapter --prompt "name[The Eagle], food[Italian]"', "--base embedded < prompt.txt"],
+  async run({ base: folder, adapter, anyBase, prompt, messages, image = [], threads, ...options }, { platform, json }) {
+    const read = await readPrompt(platform.files, prompt, messages);
+    const { files, timeLimit, openSession } = platform;
+    const base = await loadBase(files, folder, timeLimit);
+    const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
+    const generator = await openGenerator(base, {
+      adapter: adapter === undefined ? null : await readAdapter(files, adapter),
+      anyBase,
+      threads,
+      openSession,
+      reading: platform,
+    });
+    try {
+      for await (const event of generator.generate([given], options)) {
+        if (json) printJson(event.type === "done" ? { ...event, ids: [...event.ids] } : event);
+        else if (event.type === "token") process.stdout.write(event.text);
+        else print("");
+      }
+    } finally {
+      await generator.close();
     }
-  } finally {
-    await generator.close();
-  }
-  return 0;
-}
+    return 0;
+  },
+});
 
 /** What is asked for; of messages, the images listed beside them. */
 type Read = string | { messages: ChatMessage[]; images: ImageReference[] };
@@ -52,11 +83,11 @@ function withImages(read: Read, images: readonly string[], isChat: boolean): Pro
   return isChat ? { messages: [{ role: "user", content: read }], images } : { text: read, images };
 }
 
-async function readPrompt(prompt: string | undefined, messages: string | undefined): Promise<Read> {
+async function readPrompt(files: Files, prompt: string | undefined, messages: string | undefined): Promise<Read> {
   if (prompt !== undefined && messages !== undefined) {
     throw new LowrankError("cli/usage", "--prompt and --messages cannot both be given", { next: "Leave out one of them." });
   }
-  if (messages !== undefined) return parseMessages(await readText(nodeFiles, messages), messages);
+  if (messages !== undefined) return parseMessages(await readText(files, messages), messages);
   if (prompt !== undefined) return prompt;
   if (process.stdin.isTTY) {
     throw new LowrankError("cli/usage", "there is no prompt", {

@@ -1,16 +1,17 @@
 // lowrank init: from a base, data and a goal to a config file that train takes, by flags or by questions on a terminal.
 import { existsSync } from "node:fs";
 import * as prompts from "@clack/prompts";
-import { freeName } from "../../cli/free-name.ts";
-import { list, print, printJson } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { writeConfig } from "../../cli/yaml.ts";
+import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
-import { nodePlatform } from "../../node.ts";
+import type { Files } from "../../files.ts";
+import { option, pick, reworded } from "../../options.ts";
+import { resolveAndReport } from "../../terminal/download.ts";
+import { list, print, printJson } from "../../terminal/terminal.ts";
+import { runOptions } from "../../train/options.ts";
 import { bytes, duration, grouped } from "../../units.ts";
-import { resolveAndTell } from "../models/command.ts";
-import { type Goal, goals } from "./goals.ts";
-import { type Suggestion, suggest } from "./suggest.ts";
+import { base, defineCommand, freeName } from "../command.ts";
+import { writeConfig } from "./config-file.ts";
+import { type Goal, goals, type Suggestion, suggest } from "./suggest.ts";
 
 interface Answers {
   base: string;
@@ -19,56 +20,65 @@ interface Answers {
   output: string;
 }
 
-interface Options extends Partial<Answers> {
-  file: string;
-  force?: boolean;
-  offline?: boolean;
-  evalData?: string;
-  promptColumn?: string;
-  completionColumn?: string;
-  textColumn?: string;
-}
-
+/** What the config file is called if nobody names one. */
+const FILE = "lowrank.yaml";
 /** What the output folder is called if nobody names one. */
 const OUTPUT = "my-adapter";
 
-const { files } = nodePlatform;
+export const command = defineCommand({
+  summary: "write a config file for train, from a base, data and a goal; asks for what is not given",
+  options: {
+    base: reworded(base.optional(), { model: false }),
+    data: option(z.string().optional(), { value: "FILE", help: "the training records" }),
+    goal: option(z.enum(Object.keys(goals) as Goal[]).optional(), {
+      value: "GOAL",
+      help: "what the model shall learn: sets rank, learning rate and epochs",
+    }),
+    output: option(z.string().optional(), { value: "FOLDER", help: "gets the adapter (my-adapter)" }),
+    evalData: reworded(runOptions.evalData, { help: "records to evaluate on (a share of the data)" }),
+    ...pick(runOptions, "promptColumn", "completionColumn", "textColumn"),
+    file: option(z.string().default(FILE), { value: "FILE", help: "the config file to write" }),
+    force: option(z.boolean().optional(), { help: "replace the file if it exists" }),
+    offline: option(z.boolean().optional(), { help: "ask the hub nothing" }),
+  },
+  examples: ["", "--base embedded --data train.jsonl --goal structured"],
+  async run(values, { platform, json }) {
+    const { file = FILE, force = false, offline } = values;
+    const { files } = platform;
+    const missing = (["base", "data", "goal"] as const).filter((name) => values[name] === undefined);
+    const asks = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
+    if (missing.length > 0 && !asks) throw unanswered(missing);
+    if ((await files.exists(file)) && !force && !(asks && missing.length > 0)) throw exists(file);
+    const answers =
+      missing.length > 0
+        ? await ask(values, file, files)
+        : { ...(values as Answers), output: values.output ?? (await freeName(files, OUTPUT)) };
+    if (answers === null) return 130;
 
-/** Asks what is not given, looks at base and data, writes the file; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const options = { file: "lowrank.yaml", ...(values as unknown as Partial<Options>) };
-  const { file, force = false, offline } = options;
-  const missing = (["base", "data", "goal"] as const).filter((name) => options[name] === undefined);
-  const asks = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
-  if (missing.length > 0 && !asks) throw unanswered(missing);
-  if ((await files.exists(file)) && !force && !(asks && missing.length > 0)) throw exists(file);
-  const answers =
-    missing.length > 0 ? await ask(options) : { ...(options as Answers), output: options.output ?? freeName(OUTPUT) };
-  if (answers === null) return 130;
-
-  const { evalData, promptColumn, completionColumn, textColumn } = options;
-  const columns = { promptColumn, completionColumn, textColumn };
-  const { base, data, goal, output } = answers;
-  for (const path of [data, ...(evalData === undefined ? [] : [evalData])]) await files.size(path);
-  const { folder } = await resolveAndTell(base, { offline }, json);
-  const found = await suggest({ base: folder, data, goal, evalData, ...columns }, nodePlatform);
-  const chosen = { base, data, output, evalData, ...columns, ...found.options };
-  await files.write(file, new TextEncoder().encode(writeConfig("train", chosen, introduction(file, found, goal))));
-  if (json) printJson({ type: "config", file, goal, ...found, options: chosen });
-  else print(`${summary(found)}\n\nwrote ${file}; change in it what you like, then:\n\n  npx lowrank train --config ${file}\n`);
-  return 0;
-}
+    const { evalData, promptColumn, completionColumn, textColumn } = values;
+    const columns = { promptColumn, completionColumn, textColumn };
+    const { base, data, goal, output } = answers;
+    for (const path of [data, ...(evalData === undefined ? [] : [evalData])]) await files.size(path);
+    const { folder } = await resolveAndReport(base, { offline }, json);
+    const found = await suggest({ base: folder, data, goal, evalData, ...columns }, platform);
+    const chosen = { base, data, output, evalData, ...columns, ...found.options };
+    await files.write(file, new TextEncoder().encode(writeConfig(runOptions, chosen, introduction(file, found, goal))));
+    if (json) printJson({ type: "config", file, goal, ...found, options: chosen });
+    else print(`${summary(found)}\n\nwrote ${file}; change in it what you like, then:\n\n  npx lowrank train --config ${file}\n`);
+    return 0;
+  },
+});
 
 /** The questions that flags have not answered; null if the user stops. */
-async function ask(given: Partial<Options> & { file: string }): Promise<Answers | null> {
+async function ask(given: Partial<Answers> & { force?: boolean }, file: string, files: Files): Promise<Answers | null> {
   prompts.intro("lowrank init");
   const answers: Record<string, unknown> = {};
-  if ((await files.exists(given.file)) && !given.force) {
-    const over = await prompts.confirm({ message: `${given.file} exists. Replace it?`, initialValue: false });
+  if ((await files.exists(file)) && !given.force) {
+    const over = await prompts.confirm({ message: `${file} exists. Replace it?`, initialValue: false });
     if (over !== true) return stop();
   }
   for (const [name, question] of Object.entries(questions)) {
-    const answer = given[name as keyof Answers] ?? (await question());
+    const answer = given[name as keyof Answers] ?? (await question(files));
     if (prompts.isCancel(answer)) return stop();
     answers[name] = answer;
   }
@@ -83,7 +93,7 @@ function stop(): null {
 
 const isThere = (file: string | undefined) => (file && existsSync(file) ? undefined : "There is no such file.");
 
-const questions: Record<keyof Answers, () => Promise<unknown>> = {
+const questions: Record<keyof Answers, (files: Files) => Promise<unknown>> = {
   base: () =>
     prompts.text({
       message:
@@ -97,8 +107,10 @@ const questions: Record<keyof Answers, () => Promise<unknown>> = {
       message: "What shall the model learn?",
       options: Object.entries(goals).map(([value, { what }]) => ({ value, label: what })),
     }),
-  output: () =>
-    prompts.text({ message: "Which folder gets the adapter?", placeholder: freeName(OUTPUT), defaultValue: freeName(OUTPUT) }),
+  output: async (files) => {
+    const free = await freeName(files, OUTPUT);
+    return prompts.text({ message: "Which folder gets the adapter?", placeholder: free, defaultValue: free });
+  },
 };
 
 function introduction(file: string, { data, memory, seconds }: Suggestion, goal: Goal): string[] {

@@ -11,7 +11,15 @@ import { ownTask, taskOf } from "../../tasks/index.ts";
 import { usualLearningRate } from "../../train/learning-rate.ts";
 import type { RunOptions } from "../../train/options.ts";
 import { planTraining } from "../plan/plan.ts";
-import { type Goal, goals } from "./goals.ts";
+
+/** What a model is trained for: rank, and passes over a thousand records. Alpha is twice the rank. */
+export const goals = {
+  chat: { what: "a chat assistant: conversations or instructions and answers", rank: 16, epochs: 3 },
+  structured: { what: "structured output: fields, JSON, SQL, calls", rank: 16, epochs: 3 },
+  style: { what: "a way of writing, from texts or examples", rank: 8, epochs: 2 },
+  classification: { what: "labels or other short answers", rank: 8, epochs: 4 },
+} as const;
+export type Goal = keyof typeof goals;
 
 /** Records that are tokenized. All are counted, up to `MAX_COUNTED`. */
 const LOOKED_AT = 1000;

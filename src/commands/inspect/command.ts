@@ -1,21 +1,33 @@
 // lowrank inspect: what an adapter or a base model is.
 
-import { list, print, printJson, table } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
+import { z } from "zod";
 import { type DecoderModel, headModule, type ModelConfig } from "../../models/registry.ts";
-import { nodeFiles } from "../../platform/node/files.ts";
+import { option, reworded } from "../../options.ts";
 import { ownTask, taskOf } from "../../tasks/index.ts";
+import { list, print, printJson, table } from "../../terminal/terminal.ts";
 import { bytes, grouped } from "../../units.ts";
-import { type AdapterInspection, type BaseInspection, type InspectAdapterOptions, inspect } from "./inspect.ts";
+import { anyBase, base, defineCommand } from "../command.ts";
+import { type AdapterInspection, type BaseInspection, inspect } from "./inspect.ts";
 
-/** Inspects; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const { folder, ...options } = values as unknown as { folder: string } & InspectAdapterOptions;
-  const found = await inspect(nodeFiles, folder, options);
-  if (json) printJson(found.kind === "adapter" ? { ...found, ranks: Object.fromEntries(found.ranks) } : found);
-  else print(found.kind === "adapter" ? adapterText(found) : baseText(found));
-  return 0;
-}
+export const command = defineCommand({
+  summary: "what an adapter or a base model is: parameters, modules, ranks, norms",
+  options: {
+    folder: option(z.string(), {
+      model: true,
+      help: "an adapter or a base model: its folder, embedded, or owner/name[@revision] on the hub",
+    }),
+    base: reworded(base.optional(), { help: "check the adapter against this base" }),
+    anyBase,
+  },
+  argument: "folder",
+  examples: ["my-adapter --base embedded"],
+  async run({ folder, ...options }, { platform, json }) {
+    const found = await inspect(platform.files, folder, options);
+    if (json) printJson(found.kind === "adapter" ? { ...found, ranks: Object.fromEntries(found.ranks) } : found);
+    else print(found.kind === "adapter" ? adapterText(found) : baseText(found));
+    return 0;
+  },
+});
 
 function adapterText(adapter: AdapterInspection): string {
   const { config, modules, parameters, ranks, labels, trainedInFull, madeForBase } = adapter;

@@ -1,24 +1,35 @@
 // lowrank merge: a checkpoint that needs no adapter.
-
-import { print, printJson } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { mergeAdapter } from "../../node.ts";
+import { z } from "zod";
+import { MAX_SHARD_BYTES } from "../../adapters/merge.ts";
+import { option } from "../../options.ts";
+import { print, printJson, status } from "../../terminal/terminal.ts";
 import { bytes } from "../../units.ts";
-import type { MergeAdapterOptions } from "./merge.ts";
+import { anyBase, base, defineCommand } from "../command.ts";
+import { mergeAdapter } from "./merge.ts";
 
-/** Merges; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const options = values as unknown as MergeAdapterOptions;
-  const terminal = process.stderr.isTTY === true;
-  let total = 0;
-  const onProgress = (progress: { tensor: string; done: number; total: number }) => {
-    total = progress.total;
-    if (json) printJson({ type: "tensor", ...progress });
-    else if (terminal) process.stderr.write(`\r\x1b[K${bytes(progress.done)} of ${bytes(total)}`);
-  };
-  await mergeAdapter({ ...options, onProgress });
-  if (terminal && !json) process.stderr.write("\r\x1b[K");
-  if (json) printJson({ type: "done", output: options.output, bytes: total });
-  else print(`merged into ${options.output}, ${bytes(total)} of weights`);
-  return 0;
-}
+export const command = defineCommand({
+  summary: "write the base with an adapter merged into its weights",
+  options: {
+    base,
+    adapter: option(z.string(), { value: "ADAPTER", model: true, help: "the adapter" }),
+    anyBase,
+    output: option(z.string(), { value: "FOLDER", help: "a new or an empty folder" }),
+    maxShardBytes: option(z.number().default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
+  },
+  examples: ["--base embedded --adapter my-adapter --output merged"],
+  async run(options, { platform, json }) {
+    let total = 0;
+    const onProgress = (progress: { tensor: string; done: number; total: number }) => {
+      total = progress.total;
+      if (json) printJson({ type: "tensor", ...progress });
+      else status(`${bytes(progress.done)} of ${bytes(total)}`);
+    };
+    await mergeAdapter(platform.files, { ...options, onProgress });
+    if (json) printJson({ type: "done", output: options.output, bytes: total });
+    else {
+      status("");
+      print(`merged into ${options.output}, ${bytes(total)} of weights`);
+    }
+    return 0;
+  },
+});

@@ -1,24 +1,33 @@
 // lowrank plan: what training would take, before anything is downloaded or loaded.
-
-import { list, note, print, printJson, table } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
+import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { MAX_TEXT_BYTES } from "../../files.ts";
 import { parseJsonObject } from "../../formats/json.ts";
-import { plan } from "../../node.ts";
+import { option } from "../../options.ts";
+import { list, note, print, printJson, table } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped } from "../../units.ts";
-import type { Plan, PlanOptions } from "./plan.ts";
+import { defineCommand } from "../command.ts";
+import { type Plan, plannedOptions } from "./plan.ts";
 
 const STDIN = "standard input";
 
-/** Plans; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const { model, ...options } = values as unknown as PlanOptions & { model: string };
-  const found = await plan(model === "-" ? parseJsonObject(await readStdin(), STDIN) : model, options);
-  if (json) printJson(found);
-  else print(planText(found));
-  return 0;
-}
+export const command = defineCommand({
+  summary: "what training would take, from config.json alone: modules, parameters, sizes of files, memory, time",
+  options: {
+    model: option(z.string(), {
+      help: "a config.json, a checkpoint folder, embedded, a model in the hub's cache, or - for a config.json on standard input",
+    }),
+    ...plannedOptions,
+  },
+  argument: "model",
+  examples: ["embedded --rank 16 --batch-size 8 --examples 1000"],
+  async run({ model, ...options }, { api, json }) {
+    const found = await api.plan(model === "-" ? parseJsonObject(await readStdin(), STDIN) : model, options);
+    if (json) printJson(found);
+    else print(planText(found));
+    return 0;
+  },
+});
 
 async function readStdin(): Promise<string> {
   if (process.stdin.isTTY) note("Paste a config.json, then press Ctrl+D on a line of its own.");

@@ -1,5 +1,5 @@
 // What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
-
+import { z } from "zod";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
@@ -15,6 +15,7 @@ import {
   visionOf,
   withHead,
 } from "../../models/registry.ts";
+import { type Given, option, pick } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { attentionBlocksOf, lossChunksOf } from "../../tasks/causal-lm/loss.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
@@ -22,20 +23,18 @@ import { chooseTask, headOf, taskOf } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
 import { sizeOf } from "../../tensor.ts";
 import { diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
-import { loraConfigOf, type RunOptions, readOptions } from "../../train/options.ts";
+import { completeOptions, loraConfigOf, type RunOptions, runOptions } from "../../train/options.ts";
 import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
 import { fullEntries, fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
-export type PlanOptions = Pick<
-  Partial<RunOptions>,
-  | ("task" | "method" | "rank" | "dropout" | "targetModules" | "excludeModules" | "layersToTransform" | "rankPattern")
-  | ("batchSize" | "maxLength" | "gradientAccumulation" | "epochs" | "keepCheckpoints" | "threads")
-> & {
-  /** Number of training examples: with it the plan tells how long the run takes. */
-  examples?: number;
+export const plannedOptions = {
+  ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
+  ...pick(runOptions, "maxLength", "epochs", "batchSize", "gradientAccumulation", "keepCheckpoints", "threads"),
+  examples: option(z.number().optional(), { help: "number of training examples, to tell how long the run takes" }),
 };
+export type PlanOptions = Given<typeof plannedOptions>;
 
 /** Adapted modules that differ by their layer's number only. */
 export interface PlannedGroup {
@@ -96,7 +95,7 @@ export async function planTraining(
   file = "config.json",
 ): Promise<Plan> {
   const described = modelConfig(json, file);
-  const options = await readOptions(runtime.files, { ...given, base: "-", data: "-", output: "-" });
+  const options = completeOptions({ ...given, base: "-", data: "-", output: "-" });
   const task = taskOf(chooseTask("train/option", described, options.task));
   const config = withHead(described, headOf(task), new Map());
   const { method, batchSize, gradientAccumulation } = options;

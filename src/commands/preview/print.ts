@@ -1,7 +1,8 @@
 // A preview as text: examples, counts of each file, duplicates, warnings.
-import { recognizedText } from "../../cli/recognized.ts";
-import { oneLine, print, shown, table } from "../../cli/terminal.ts";
+
 import type { ContinuedStats, DatasetStats, Lengths, ShownExample } from "../../tasks/common/preview.ts";
+import { recognizedText } from "../../terminal/data.ts";
+import { oneLine, print, shown, table } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import type { Preview } from "./preview.ts";
 

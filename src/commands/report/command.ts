@@ -1,14 +1,24 @@
 // lowrank report: a page about a run, or about several.
+import { z } from "zod";
+import { option } from "../../options.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
+import { defineCommand } from "../command.ts";
 
-import { print, printJson } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { reportRuns } from "../../node.ts";
-import type { ReportOptions } from "../../report/report.ts";
-
-/** Writes the page; returns the exit status. */
-export async function run(values: Values, json: boolean): Promise<number> {
-  const file = await reportRuns(values as unknown as ReportOptions);
-  if (json) printJson({ report: file });
-  else print(file);
-  return 0;
-}
+export const command = defineCommand({
+  summary: "write a page with the curves, samples and settings of a run, or of several beside each other",
+  options: {
+    folders: option(z.array(z.string()), { help: "the output folders of training" }),
+    output: option(z.string().optional(), {
+      value: "FILE",
+      help: "the page (report.html in the folder of the run; in the current folder for several)",
+    }),
+  },
+  argument: "folders",
+  examples: ["my-adapter", "first-adapter second-adapter --output comparison.html"],
+  async run(options, { api, json }) {
+    const file = await api.reportRuns(options);
+    if (json) printJson({ report: file });
+    else print(file);
+    return 0;
+  },
+});

@@ -1,27 +1,36 @@
 // lowrank runs: the runs below some folders as a table, or some of them side by side.
-
-import { note, print, printJson, shown, table } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { nodeFiles } from "../../platform/node/files.ts";
+import { z } from "zod";
+import { option } from "../../options.ts";
 import { isLocked } from "../../platform/node/lock.ts";
+import { note, print, printJson, shown, table } from "../../terminal/terminal.ts";
 import { duration, grouped } from "../../units.ts";
+import { defineCommand } from "../command.ts";
 import { percent } from "../eval/table.ts";
 import { type Difference, differences, findRuns, type Run } from "./runs.ts";
 
 /** Longer values are cut in tables. */
 const MAX_CELL_CHARS = 40;
 
-/** Lists or compares; returns the exit status. */
-export async function run({ folder, compare }: Values, json: boolean): Promise<number> {
-  const folders = folder as string[];
-  const { runs, complete } = await findRuns(nodeFiles, folders.length > 0 ? folders : ["."], { isLocked });
-  if (!complete) note("There is too much below these folders to look through it all; name the folders of the runs.");
-  const named = folders.length > 1 && runs.length === folders.length;
-  if (json) for (const each of runs) printJson(each);
-  else if (runs.length === 0) note("There are no runs here. lowrank train --output FOLDER makes one.");
-  else print(compare || (named && compare !== false) ? comparison(runs) : list(runs));
-  return 0;
-}
+export const command = defineCommand({
+  summary: "the runs below some folders: what they train, how far they are, how they ended",
+  options: {
+    folder: option(z.array(z.string()).optional(), {
+      help: "folders of runs, or above them (the current folder); two or more runs are compared",
+    }),
+    compare: option(z.boolean().optional(), { help: "the runs side by side: results, and the options in which they differ" }),
+  },
+  argument: "folder",
+  examples: ["", "first-adapter second-adapter --compare"],
+  async run({ folder = [], compare }, { platform, json }) {
+    const { runs, complete } = await findRuns(platform.files, folder.length > 0 ? folder : ["."], { isLocked });
+    if (!complete) note("There is too much below these folders to look through it all; name the folders of the runs.");
+    const named = folder.length > 1 && runs.length === folder.length;
+    if (json) for (const each of runs) printJson(each);
+    else if (runs.length === 0) note("There are no runs here. lowrank train --output FOLDER makes one.");
+    else print(compare || (named && compare !== false) ? comparison(runs) : list(runs));
+    return 0;
+  },
+});
 
 function list(runs: readonly Run[]): string {
   const heading = ["run", "state", "steps", "loss", "best evaluation", "method", "base", "data", "time", "speed", "started"];

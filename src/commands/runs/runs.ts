@@ -2,7 +2,7 @@
 import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { bestOf } from "../../train/evals.ts";
-import { RUN_NAME } from "../../train/options.ts";
+import { RUN_NAME } from "../../train/run-file.ts";
 import { type RunMetrics, readMetrics } from "../../train/run-log.ts";
 
 /** How deep runs are looked for below a folder that was given. */

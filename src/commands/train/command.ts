@@ -1,14 +1,12 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
-
-import { dataLines, readingLine } from "../../cli/data-lines.ts";
-import { recognizedText } from "../../cli/recognized.ts";
-import { note, oneLine, onLostOutput, print, printError, printJson } from "../../cli/terminal.ts";
-import type { Values } from "../../cli/values.ts";
-import { finetune, reportRuns } from "../../node.ts";
-import { type FinetuneOptions, resumeCommand } from "../../train/options.ts";
+import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
+import { note, oneLine, onLostOutput, print, printError, printJson, status } from "../../terminal/terminal.ts";
+import { runOptions } from "../../train/options.ts";
+import { resumeCommand } from "../../train/run-file.ts";
 import { bytes, duration, grouped } from "../../units.ts";
+import { defineCommand } from "../command.ts";
 import { percent } from "../eval/table.ts";
-import type { FinetuneEvent } from "./finetune.ts";
+import { type FinetuneEvent, finetune } from "./finetune.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
 type Sample = Extract<FinetuneEvent, { type: "samples" }>["samples"][number];
@@ -23,61 +21,65 @@ const PLAIN_SECONDS = 10;
 /** Exit status of a process that ended on a signal, as shells give it. */
 const signals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
-/** Trains; returns the exit status. */
-export async function run(options: Values, json: boolean): Promise<number> {
-  const stop = new AbortController();
-  let interrupted = 0;
-  let started = false;
-  const interrupt = (signal: keyof typeof signals) => {
-    // A terminal that closes sends its SIGHUP twice: from the system, and from the shell.
-    if (interrupted && signal === "SIGHUP") return;
-    if (interrupted) process.exit(signals[signal]);
-    interrupted = signals[signal];
-    stop.abort();
-    note(started ? "\nFinishing the step and saving. Once more stops at once." : "\nStopping. Once more stops at once.");
-  };
-  const names = Object.keys(signals) as (keyof typeof signals)[];
-  for (const name of names) process.on(name, interrupt);
-  // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
-  onLostOutput(() => interrupt("SIGHUP"));
-  const report = json ? printJson : progress();
-  let stopped = false;
-  try {
-    for await (const event of finetune({ ...(options as unknown as FinetuneOptions), signal: stop.signal })) {
-      report(event);
-      started ||= event.type === "start";
-      if (event.type === "done") stopped = event.stopped;
+export const command = defineCommand({
+  summary: "fine-tune a model on a data file",
+  options: runOptions,
+  examples: [
+    "--base embedded --data train.jsonl --eval-split 0.1 --output my-adapter",
+    "--config lowrank.yaml --epochs 1",
+    "--resume --output my-adapter",
+  ],
+  required: ({ resume }) => (resume ? ["output"] : ["base", "data", "output"]),
+  async run(options, { platform, api, json }) {
+    const stop = new AbortController();
+    let interrupted = 0;
+    let started = false;
+    const interrupt = (signal: keyof typeof signals) => {
+      // A terminal that closes sends its SIGHUP twice: from the system, and from the shell.
+      if (interrupted && signal === "SIGHUP") return;
+      if (interrupted) process.exit(signals[signal]);
+      interrupted = signals[signal];
+      stop.abort();
+      note(started ? "\nFinishing the step and saving. Once more stops at once." : "\nStopping. Once more stops at once.");
+    };
+    const names = Object.keys(signals) as (keyof typeof signals)[];
+    for (const name of names) process.on(name, interrupt);
+    // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
+    onLostOutput(() => interrupt("SIGHUP"));
+    const report = json ? printJson : progress();
+    let stopped = false;
+    try {
+      for await (const event of finetune({ ...options, signal: stop.signal }, platform)) {
+        report(event);
+        started ||= event.type === "start";
+        if (event.type === "done") stopped = event.stopped;
+      }
+    } finally {
+      for (const name of names) process.off(name, interrupt);
     }
-  } finally {
-    for (const name of names) process.off(name, interrupt);
-  }
-  await writeReport(String(options["output"]));
-  if (stopped) note(`Go on with: ${resumeCommand(String(options["output"]))}`);
-  return stopped ? interrupted : 0;
-}
-
-/** The report beside the adapter. The run is safe without it, so that a failure is told and no more. */
-async function writeReport(folder: string): Promise<void> {
-  try {
-    note(`report: ${await reportRuns({ folders: [folder] })}`);
-  } catch (error) {
-    printError(error, false);
-  }
-}
+    // The run is safe without its report, so that a failure is reported and no more.
+    try {
+      note(`report: ${await api.reportRuns({ folders: [options.output] })}`);
+    } catch (error) {
+      printError(error, false);
+    }
+    if (stopped) note(`Go on with: ${resumeCommand(options.output)}`);
+    return stopped ? interrupted : 0;
+  },
+});
 
 /** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
 function progress(): (event: FinetuneEvent) => void {
-  const terminal = process.stderr.isTTY === true;
   let steps = 0;
   let lastPlain = Number.NEGATIVE_INFINITY;
   const line = (text: string) => {
-    if (terminal) process.stderr.write("\r\x1b[K");
+    status("");
     print(text);
   };
   /** What is soon out of date: a line that is rewritten, or a line now and then. */
   const passing = (text: string, isLast = false) => {
-    if (terminal) process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
-    else if (isLast || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
+    if (status(text)) return;
+    if (isLast || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
       lastPlain = performance.now();
       print(text);
     }

@@ -22,8 +22,9 @@ import {
 import { lossMeasure } from "../../train/evals.ts";
 import { usualLearningRate } from "../../train/learning-rate.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, withGenerator, withImagesKept } from "../../train/memory.ts";
-import { type FinetuneOptions, type RunOptions, readOptions, writeRun } from "../../train/options.ts";
+import type { FinetuneOptions, RunOptions } from "../../train/options.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
+import { readOptions, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
 import { type TrainableModel, trainableModels } from "../../train/trainable-model.ts";

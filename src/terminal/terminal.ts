@@ -12,6 +12,13 @@ export const printJson = (value: unknown): void => print(JSON.stringify(value));
 /** A line that is no result: progress, notes. */
 export const note = (text: string): void => void process.stderr.write(`${text}\n`);
 
+/** A line that the next one overwrites, where standard error is a terminal; elsewhere nothing, and false. */
+export function status(text: string): boolean {
+  if (process.stderr.isTTY !== true) return false;
+  process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
+  return true;
+}
+
 let outputLost: () => void = () => process.exit(0);
 
 /** Does `work` when the output goes nowhere any more (a closed pipe or terminal), where a command would just end. */

@@ -1,5 +1,7 @@
-// What is told about a data file: how far it is read, what became of its records.
+// A data file, for the terminal: how it was recognized, how far it is read, what became of its records.
 import type { ExampleReport } from "../data/dataset.ts";
+import type { LeftOut } from "../data/readers/blocks.ts";
+import type { Recognized } from "../data/readers.ts";
 import type { ReadingEvent } from "../train/datasets.ts";
 import { bytes, duration, grouped } from "../units.ts";
 import { oneLine } from "./terminal.ts";
@@ -43,3 +45,32 @@ export function dataLines(what: string, report: ExampleReport): string[] {
     ...odd.filter(([n]) => n > 0).map(([n, text]) => `  ${grouped(n)} ${text}`),
   ];
 }
+
+/** Format, spelling and columns of a file, and what of it is left alone; of a folder for each class, what in it is no record. */
+export function recognizedText({ format, spelling, used, ignored, leftOut }: Recognized): string {
+  if (leftOut) {
+    const rest = leftOutText(leftOut);
+    return `${format}${rest === "" ? "" : `; left out: ${rest}`}`;
+  }
+  const rest = ignored.length === 0 ? "" : `; not used: ${listed(ignored)}`;
+  return `${format}, ${spelling} (${listed(used)})${rest}`;
+}
+
+const listed = (names: readonly string[]): string => `${names.slice(0, 8).join(", ")}${names.length > 8 ? ", …" : ""}`;
+
+function leftOutText({ hidden, others, first, empty }: LeftOut): string {
+  const parts: [number, string][] = [
+    [
+      others,
+      `${plural(others, "file")} that ${others === 1 ? "is" : "are"} no image by the name (${oneLine(first ?? "")}${others > 1 ? ", …" : ""})`,
+    ],
+    [hidden, `${plural(hidden, "hidden name")}`],
+    [empty, `${plural(empty, "folder")} without an image`],
+  ];
+  return parts
+    .filter(([count]) => count > 0)
+    .map(([, text]) => text)
+    .join(", ");
+}
+
+const plural = (count: number, what: string): string => `${grouped(count)} ${what}${count === 1 ? "" : "s"}`;

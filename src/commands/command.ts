@@ -1,0 +1,51 @@
+// A command: its options and its work. The program, --help, config files and docs/cli.md are made from these objects.
+import type { Files } from "../files.ts";
+import { type Given, type Options, option, pick } from "../options.ts";
+import type { Platform } from "../platform/platform.ts";
+import type { ReportOptions } from "../report/report.ts";
+import { runOptions } from "../train/options.ts";
+import type { DemoEvent } from "./demo/demo.ts";
+import type { Plan, PlanOptions } from "./plan/plan.ts";
+
+/** What a command runs in. */
+export interface Context {
+  platform: Platform;
+  /** What commands use of the public API on that platform. */
+  api: {
+    demo(options: { output: string }): AsyncIterable<DemoEvent>;
+    plan(model: string | Record<string, unknown>, options: PlanOptions): Promise<Plan>;
+    reportRuns(options: ReportOptions): Promise<string>;
+  };
+  /** Print JSON, one object a line. */
+  json: boolean;
+}
+
+export interface Command<O extends Options = Options, V = Record<string, unknown>> {
+  /** What it does, in lower case and without a full stop. */
+  summary: string;
+  options: O;
+  /** The option that is given without a flag; an array takes all that is left of the command line. */
+  argument?: keyof O & string;
+  /** Command lines, without `lowrank` and the command's name. */
+  examples: readonly string[];
+  /** The options that must be given beside `values`, where these are not all that are required. */
+  required?(values: V): readonly string[];
+  /** Does the work and prints it; resolves to the exit status. The names of models among `values` are folders already. */
+  run(values: V, context: Context): Promise<number>;
+}
+
+/** A command, whose work gets its values with the types of its options. */
+export const defineCommand = <O extends Options>(command: Command<O, Given<O>>): Command => command as unknown as Command;
+
+/** Options that most commands have, with the words of `lowrank train`. */
+export const { base, anyBase, threads } = pick(runOptions, "base", "anyBase", "threads");
+
+/** An adapter beside the base. */
+export const adapterOption = (help: string) => option(runOptions.adapter, { value: "ADAPTER", model: true, help });
+
+/** The first of `name`, `name-2`, `name-3`, … that does not exist. */
+export async function freeName(files: Files, name: string): Promise<string> {
+  let free = name;
+  for (let i = 2; await files.exists(free); i++) free = `${name}-${i}`;
+  return free;
+}

@@ -1,0 +1,121 @@
+// Options, each declared once: the type and the default in zod's terms, beside them what flags, config files, help and docs/cli.md need.
+import { z } from "zod";
+
+/** The sections of a config file that `lowrank init` writes, in order. */
+export const sections = {
+  what: "What is trained, on what, and where the result goes",
+  adapter: "The adapter",
+  run: "The run",
+  more: "Everything else",
+} as const;
+
+/** What is known of an option beside its type. */
+export interface OptionInfo {
+  /** One line, in lower case and without a full stop. */
+  help: string;
+  /** What help calls the value. Default: N for a number, NAME for one of several words, TEXT. */
+  value?: string;
+  /** Where a config file has it; "none" keeps it out of config files that are written. Default: more. */
+  section?: keyof typeof sections | "none";
+  /** The option that cannot be given beside it. */
+  excludes?: string;
+  /** The value names a model (hub/reference.ts); the command gets its folder. */
+  model?: boolean;
+  /** The items of a list have commas between them on the command line, where others repeat the flag. */
+  commas?: boolean;
+  /** What it can be, where the type is not an enum. */
+  choices?: readonly string[];
+  /** What is expected, in words, and how the command line's text becomes a value, where the type does not say it. */
+  expected?: string;
+  parse?: (text: string) => unknown;
+}
+
+/** Options by their names, which are those of the API and of config files. */
+export type Options = Record<string, z.ZodType>;
+/** The values of options as they are given; those with a default can be absent. */
+export type Given<O extends Options> = z.input<z.ZodObject<O>>;
+
+const infos = z.registry<OptionInfo>();
+
+/** An option of this type. The type stays as it is: others can share it. */
+export function option<T extends z.ZodType>(type: T, info: OptionInfo): T {
+  const own = type.clone();
+  infos.add(own, info);
+  return own;
+}
+
+/** The option with another help, or another default. */
+export const reworded = <T extends z.ZodType>(type: T, changes: Partial<OptionInfo>): T =>
+  option(type, { ...infoOf(type), ...changes });
+
+/** Some of the options. */
+export const pick = <O extends Options, K extends keyof O & string>(options: O, ...names: K[]): Pick<O, K> =>
+  Object.fromEntries(names.map((name) => [name, options[name]])) as Pick<O, K>;
+
+/** An option as flags, config files, help and docs/cli.md show it. */
+export interface DescribedOption extends OptionInfo {
+  name: string;
+  type: z.ZodType;
+  /** The name on the command line: `learningRate` → `--learning-rate`. */
+  flag: string;
+  /** A switch, which has no value on the command line. */
+  isSwitch: boolean;
+  /** The flag can be repeated. */
+  isRepeatable: boolean;
+  isRequired: boolean;
+  /** The default in words; undefined if there is none to show. */
+  usual: string | undefined;
+}
+
+export const describeOptions = (options: Options): DescribedOption[] =>
+  Object.entries(options).map(([name, type]) => {
+    const info = infoOf(type);
+    const core = coreOf(type);
+    const kind = core.def.type;
+    const choices = info.choices ?? (core instanceof z.ZodEnum ? core.options.map(String) : undefined);
+    return {
+      ...info,
+      name,
+      type,
+      flag: flagOf(name),
+      value: info.value ?? (kind === "number" ? "N" : choices ? "NAME" : "TEXT"),
+      choices,
+      isSwitch: kind === "boolean",
+      isRepeatable: kind === "array" && !info.commas,
+      isRequired: !type.safeParse(undefined).success,
+      usual: inWords(type),
+    };
+  });
+
+/** `learningRate` → `--learning-rate`. */
+export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/** The help with the choices behind it. */
+export const helpOf = ({ help, choices }: OptionInfo): string => `${help}${choices ? ` (${choices.join(", ")})` : ""}`;
+
+/** The type that one around it makes optional, nullable, or gives a default or a transformation. */
+function innerOf(type: z.ZodType): z.ZodType | undefined {
+  if (type instanceof z.ZodPipe) return type.in as z.ZodType;
+  const isAround = type instanceof z.ZodOptional || type instanceof z.ZodNullable || type instanceof z.ZodDefault;
+  return isAround ? (type.unwrap() as z.ZodType) : undefined;
+}
+
+/** What a value is when it is given. */
+export function coreOf(type: z.ZodType): z.ZodType {
+  const inner = innerOf(type);
+  return inner ? coreOf(inner) : type;
+}
+
+function infoOf(type: z.ZodType): OptionInfo {
+  const inner = innerOf(type);
+  const info = infos.get(type) ?? (inner && infoOf(inner));
+  if (info) return info;
+  throw new Error("a type without help is no option");
+}
+
+function inWords(type: z.ZodType): string | undefined {
+  const inner = innerOf(type);
+  if (!(type instanceof z.ZodDefault)) return inner && inWords(inner);
+  const value: unknown = type.def.defaultValue;
+  return value === null || value === false || JSON.stringify(value) === "{}" ? undefined : String(value);
+}

@@ -1,0 +1,81 @@
+// The folder of a model, with the progress of its download on the terminal.
+import { resolveModel } from "../hub/reference.ts";
+import type { HubEvent, HubOptions, ModelFolder } from "../platform/platform.ts";
+import { bytes, duration } from "../units.ts";
+import { note, printJson, status } from "./terminal.ts";
+
+/** Seconds between two lines of progress where lines are not rewritten. */
+const PLAIN_SECONDS = { text: 10, json: 1 };
+
+/** The folder of a model, with progress where it is downloaded. Ctrl+C ends the process; what has come stays. */
+export async function resolveAndReport(reference: string, options: HubOptions, json: boolean): Promise<ModelFolder> {
+  const report = json ? jsonReport() : textReport();
+  const stop = () => {
+    note(`\nStopped. Run the same again: the download goes on where it was.`);
+    process.exit(130);
+  };
+  const onEvent = (event: HubEvent): void => {
+    if (event.type === "download") process.once("SIGINT", stop);
+    report(event);
+  };
+  try {
+    return await resolveModel(reference, { ...options, onEvent });
+  } finally {
+    process.off("SIGINT", stop);
+  }
+}
+
+/** Lets progress through now and then, and its end. */
+function sparse(seconds: number): (event: HubEvent) => boolean {
+  let last = performance.now();
+  return (event) => {
+    if (event.type !== "downloading") return true;
+    if (event.done < event.bytes && performance.now() - last < 1000 * seconds) return false;
+    last = performance.now();
+    return true;
+  };
+}
+
+function jsonReport(): (event: HubEvent) => void {
+  const isDue = sparse(PLAIN_SECONDS.json);
+  return (event) => {
+    if (isDue(event)) printJson(event);
+  };
+}
+
+function textReport(): (event: HubEvent) => void {
+  const isDue = sparse(PLAIN_SECONDS.text);
+  const line = (text: string) => {
+    status("");
+    note(text);
+  };
+  return (event) => {
+    switch (event.type) {
+      case "download": {
+        const there = event.there > 0 ? `, ${bytes(event.there)} of them there already` : "";
+        line(`downloading ${event.model} (${event.commit.slice(0, 12)}): ${event.files} files, ${bytes(event.bytes)}${there}`);
+        break;
+      }
+      case "downloading":
+        if (!status(progressLine(event)) && isDue(event)) note(progressLine(event));
+        break;
+      case "waiting":
+        line(`${event.reason}; trying again in ${duration(event.seconds)}`);
+        break;
+      case "downloaded":
+        line(`downloaded to ${event.folder}`);
+    }
+  };
+}
+
+function progressLine({
+  file,
+  done,
+  bytes: all,
+  bytesPerSecond,
+  secondsLeft,
+}: Extract<HubEvent, { type: "downloading" }>): string {
+  const share = `${Math.floor((100 * done) / Math.max(1, all))}%, ${bytes(done)} of ${bytes(all)}`;
+  const speed = bytesPerSecond === null ? "" : `, ${bytes(bytesPerSecond)}/s, ${duration(secondsLeft!)} left`;
+  return `${share}${speed}  ${file}`;
+}

@@ -1,0 +1,117 @@
+// run.json: the options of a run, kept in its output folder, from which it is resumed and the trained model is asked.
+import { z } from "zod";
+import type { PromptFormat } from "../data/prompts.ts";
+import type { ColumnNames } from "../data/records.ts";
+import { LowrankError, valueText } from "../errors.ts";
+import type { Files } from "../files.ts";
+import { readJsonObject } from "../formats/json.ts";
+import { columnOptions, completeOptions, isAdapterOption, type RunOptions } from "./options.ts";
+
+/** The options of a run, kept in its output folder. */
+export const RUN_NAME = "run.json";
+
+/**
+ * The options of a run, complete and checked: those given, for a resumed run over those its output folder keeps.
+ * Throws `train/option` that names the option, or `train/no-run` when there is nothing to resume.
+ */
+export const readOptions = async (files: Files, given: Record<string, unknown>): Promise<RunOptions> =>
+  completeOptions(given, given["resume"] === true ? await readRun(files, given) : {});
+
+/**
+ * Keeps the options in the output folder, and how the trained model is asked; paths are made absolute, so that the run can
+ * be resumed from anywhere. Returns the options as kept.
+ */
+export async function writeRun(
+  files: Files,
+  options: RunOptions,
+  prompts: PromptFormat | undefined,
+): Promise<Record<string, unknown>> {
+  const record = { version: 1, options: await keptOf(files, options), prompts };
+  await files.write(`${options.output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
+  return record.options;
+}
+
+/** The options that run.json has, with absolute paths. */
+async function keptOf(files: Files, options: RunOptions): Promise<Record<string, unknown>> {
+  const { resume, force, output, ...kept } = options;
+  for (const name of ["base", "data", "evalData", "adapter", "samples"] as const) {
+    const given = kept[name];
+    if (typeof given === "string") kept[name] = await absolute(files, given);
+  }
+  return Object.fromEntries(Object.entries(kept).filter(([name]) => !(kept.adapter && isAdapterOption(name))));
+}
+
+/** Options that make no other run of it. */
+const incidental = new Set(["date", "threads", "baseName"]);
+
+/**
+ * In what `options` differ from those kept in their output folder, as in "rank 8, here 16" (there the first); null if the
+ * folder keeps none.
+ */
+export async function differencesFromKept(files: Files, options: RunOptions): Promise<string[] | null> {
+  if (!(await files.exists(`${options.output}/${RUN_NAME}`))) return null;
+  const there = await readRun(files, { output: options.output });
+  const here = await keptOf(files, options);
+  const told = (value: unknown) => (value === undefined ? "none" : JSON.stringify(value));
+  return [...new Set([...Object.keys(there), ...Object.keys(here)])]
+    .filter((name) => !incidental.has(name) && JSON.stringify(there[name]) !== JSON.stringify(here[name]))
+    .map((name) => `${name} ${told(there[name])}, here ${told(here[name])}`);
+}
+
+/** A word of a command line that a shell takes for one. */
+const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
+/** What goes on with the run in `output`, on the command line. */
+export const resumeCommand = (output: string, more = ""): string =>
+  `npx lowrank train --resume${more} --output ${quoted(output)}`;
+
+const promptFormat = z.union([
+  z.object({ kind: z.enum(["messages", "text"]) }),
+  z.object({ kind: z.literal("completion"), before: z.string(), after: z.string() }),
+]);
+
+/** How the model trained in `folder`, or in the run that `folder` is a checkpoint of, is asked; null if nothing there says it. */
+export async function readPromptFormat(files: Files, folder: string): Promise<PromptFormat | null> {
+  return promptFormat.safeParse((await runOf(files, folder))["prompts"]).data ?? null;
+}
+
+/** The run.json of the run whose result, or one of whose checkpoints, lies in `folder`; empty if there is none. */
+async function runOf(files: Files, folder: string): Promise<Record<string, unknown>> {
+  for (const file of [`${folder}/${RUN_NAME}`, `${folder}/../${RUN_NAME}`]) {
+    if (await files.exists(file)) return readJsonObject(files, file);
+  }
+  return {};
+}
+
+/** The columns of the run that trained `folder`; none if nothing there says it. */
+export async function readRunColumns(files: Files, folder: string): Promise<ColumnNames> {
+  return z.object(columnOptions).safeParse((await runOf(files, folder))["options"]).data ?? {};
+}
+
+/** The options kept in the output folder; none if the run can start without them. */
+async function readRun(files: Files, given: Record<string, unknown>): Promise<Record<string, unknown>> {
+  const file = `${given["output"]}/${RUN_NAME}`;
+  if (!(await files.exists(file))) {
+    if (given["base"] !== undefined && given["data"] !== undefined) return {};
+    throw new LowrankError("train/no-run", "there is no run to resume in the folder", {
+      subject: String(given["output"]),
+      expected: RUN_NAME,
+      next: "Give the output folder of the run, or base and data to start one.",
+    });
+  }
+  const { version, options } = await readJsonObject(files, file);
+  if (version === 1 && typeof options === "object" && options !== null) return { ...options };
+  throw new LowrankError("train/no-run", "the file does not hold the options of a run", {
+    subject: file,
+    expected: '{"version": 1, "options": {…}}',
+    got: `version ${valueText(version)}`,
+    next: "Give the options again, with a lowrank of the version that wrote the file.",
+  });
+}
+
+/** The folder of `file` with links resolved; the name as it is, since it tells the kind of file. */
+async function absolute(files: Files, file: string): Promise<string> {
+  const [, folder, name] = /^(.*?)([^/]+)\/*$/.exec(file) ?? ["", file, ""];
+  const real = await files.realPath(folder || ".");
+  return `${real.replace(/\/$/, "")}/${name}`;
+}
