@@ -37,7 +37,7 @@ try {
     "dist/index.js",
     "dist/index.d.ts",
     "dist/cli/main.js",
-    "dist/runtime/worker.mjs",
+    "dist/platform/node/worker.mjs",
     "models/embedded/model.safetensors",
     "models/demo/test.jsonl",
   ]) {
