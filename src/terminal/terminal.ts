@@ -1,5 +1,6 @@
 // What commands print with: results on standard output, everything else on standard error.
 import { LowrankError } from "../errors.ts";
+import { cells } from "./columns.ts";
 
 export { oneLine, shown } from "../units.ts";
 
@@ -50,16 +51,19 @@ export function printError(error: unknown, json: boolean): number {
 /** Text of lesser weight, where colours are not unwanted (no-color.org). */
 export const faint = (text: string): string => (process.env["NO_COLOR"] ? text : `\x1b[2m${text}\x1b[22m`);
 
+/** The spaces that a text needs to be `width` cells wide. */
+const spaces = (text: string, width: number) => " ".repeat(Math.max(0, width - cells(text)));
+
 /** Rows of cells with the columns lined up: the first to the left, the others to the right. */
 export function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => cells(row[column]!))));
   const line = (row: readonly string[]) =>
-    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ");
+    row.map((cell, i) => (i === 0 ? cell + spaces(cell, widths[i]!) : spaces(cell, widths[i]!) + cell)).join("  ");
   return rows.map((row) => line(row).trimEnd()).join("\n");
 }
 
 /** Names and values, the values in a column. */
 export function list(facts: readonly (readonly string[])[]): string {
-  const width = Math.max(...facts.map(([name]) => name!.length));
-  return facts.map(([name, value]) => `${name!.padEnd(width)}  ${value}`.trimEnd()).join("\n");
+  const width = Math.max(...facts.map(([name]) => cells(name!)));
+  return facts.map(([name, value]) => `${name}${spaces(name!, width)}  ${value}`.trimEnd()).join("\n");
 }

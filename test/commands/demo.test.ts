@@ -86,5 +86,10 @@ test("the loss chart fits the terminal and falls from the left to the right", ()
   assert.ok(lines.every((line) => line.length <= 60));
   const drawn = lines.filter((line) => line.includes("┤"));
   assert.ok(drawn[0]!.indexOf("┓") < 20 && drawn.at(-1)!.includes("━━━━━━━━━━"));
+  const ticks = drawn.map((line) => Number.parseFloat(line));
+  for (const [i, tick] of ticks.entries()) {
+    const even = ticks[0]! + (i * (ticks.at(-1)! - ticks[0]!)) / (ticks.length - 1);
+    assert.ok(Math.abs(tick - even) <= 0.01, `${ticks} are not even`);
+  }
   assert.equal(lossChart([[1, 2]], 60), "");
 });
