@@ -1,68 +1,21 @@
 // The command line as a process: flags, config files, output, exit status, interruption.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it, mock } from "node:test";
-import { fileURLToPath } from "node:url";
+import { describe, it } from "node:test";
 import { cliDocs } from "../../scripts/cli-docs.ts";
 import { type CommandName, commands, flagOf } from "../../src/cli/flags.ts";
-import { main, makeProgram } from "../../src/cli/program.ts";
+import { makeProgram } from "../../src/cli/program.ts";
 import { takesModels } from "../../src/commands/models/command.ts";
+import { jsonLines, lowrank, printed, programArgs, repository } from "../helpers/program.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const repository = fileURLToPath(new URL("../..", import.meta.url));
 const fixtures = `${repository}test/fixtures`;
 const base = `${fixtures}/tiny-llama`;
 const data = `${fixtures}/tiny-e2e/train.jsonl`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-cli-")));
-after(() => rmSync(root, { recursive: true }));
-
-interface Result {
-  status: number | null;
-  stdout: string;
-  stderr: string;
-}
-
-/** Runs the command line. `onOutput` sees standard output as it grows. */
-function lowrank(args: string[], { input = "", onOutput = (_: string, _kill: (signal: NodeJS.Signals) => void) => {} } = {}) {
-  return new Promise<Result>((resolve, reject) => {
-    const child = spawn(process.execPath, ["--import", "tsx", `${repository}src/cli/main.ts`, ...args], { cwd: repository });
-    let [stdout, stderr] = ["", ""];
-    child.stdout.setEncoding("utf8").on("data", (text: string) => {
-      stdout += text;
-      onOutput(stdout, (signal) => child.kill(signal));
-    });
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      stderr += text;
-    });
-    child.on("error", reject);
-    child.on("close", (status) => resolve({ status, stdout, stderr }));
-    child.stdin.end(input);
-  });
-}
-
-/** Runs a command line that fails before it prints a result, in this process. */
-async function refused(args: string[]): Promise<{ status: number; stderr: string }> {
-  let stderr = "";
-  const write = mock.method(process.stderr, "write", (text: string) => {
-    stderr += text;
-    return true;
-  });
-  try {
-    const status = await main(args);
-    return { status, stderr };
-  } finally {
-    write.mock.restore();
-  }
-}
-
-const jsonLines = (text: string): Record<string, unknown>[] =>
-  text
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
+const root = temporaryFolder();
 
 const training = (output: string, ...more: string[]): string[] =>
   ["train", "--base", base, "--data", data, "--output", path.join(root, output), "--threads", "1"].concat(more);
@@ -217,7 +170,7 @@ describe("a config file", () => {
   ];
   for (const [what, value, text] of wrong) {
     it(`with ${what} is refused`, async () => {
-      const { status, stderr } = await refused(training("never", "--config", config("wrong", value)));
+      const { status, stderr } = await printed(...training("never", "--config", config("wrong", value)));
       assert.equal(status, 2, stderr);
       assert.match(stderr, text);
     });
@@ -239,7 +192,7 @@ describe("wrong input", () => {
   ];
   for (const [what, args, text] of cases) {
     it(`${what}: status 2, told on standard error`, async () => {
-      const { status, stderr } = await refused(args);
+      const { status, stderr } = await printed(...args);
       assert.equal(status, 2, stderr);
       assert.match(stderr, text);
       assert.match(stderr, /^lowrank: .*next: /s, "no next step");
@@ -247,7 +200,7 @@ describe("wrong input", () => {
   }
 
   it("is JSON with --json", async () => {
-    const { stderr, status } = await refused(training("never", "--rank", "0", "--json"));
+    const { stderr, status } = await printed(...training("never", "--rank", "0", "--json"));
     assert.equal(status, 2);
     const [failure] = jsonLines(stderr);
     assert.equal(failure!["error"], "lora/config");
@@ -308,7 +261,7 @@ describe("a lost terminal", { skip: process.platform === "win32" && "Windows has
     ];
     for (const [output, end] of ends) {
       let sent = 0;
-      const args = ["--import", "tsx", `${repository}src/cli/main.ts`, ...training(output, ...options)];
+      const args = [...programArgs, ...training(output, ...options)];
       const child = spawn(process.execPath, args, { cwd: repository, stdio: ["ignore", "pipe", "ignore"] });
       child.stdout.on("data", (text) => {
         if (String(text).includes('"type":"step"') && sent++ < 2) end(child);
