@@ -1,4 +1,5 @@
 // lowrank classify and lowrank embed as processes: what they print, what they read, what they refuse.
+// slow
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";

@@ -9,6 +9,7 @@ import { type CommandName, commands, flagOf } from "../../src/cli/flags.ts";
 import { makeProgram } from "../../src/cli/program.ts";
 import { takesModels } from "../../src/commands/models/command.ts";
 import { jsonLines, lowrank, printed, programArgs, repository } from "../helpers/program.ts";
+import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = `${repository}test/fixtures`;
@@ -21,7 +22,7 @@ const training = (output: string, ...more: string[]): string[] =>
   ["train", "--base", base, "--data", data, "--output", path.join(root, output), "--threads", "1"].concat(more);
 const short = ["--steps", "2", "--batch-size", "2", "--target-modules", "q_proj,v_proj"];
 
-describe("the five commands, one after another", () => {
+describe("the five commands, one after another", slow, () => {
   it("train prints its progress and exits with 0", async () => {
     const { status, stdout, stderr } = await lowrank(training("adapter", ...short, "--eval-data", evalData));
     assert.equal(status, 0, stderr);
@@ -221,7 +222,9 @@ describe("wrong input", () => {
   });
 });
 
-describe("an interrupt", { skip: process.platform === "win32" && "Windows has no SIGINT between processes" }, () => {
+describe("an interrupt", {
+  skip: slow.skip || (process.platform === "win32" && "Windows has no SIGINT between processes"),
+}, () => {
   const options = ["--steps", "60", "--batch-size", "4", "--learning-rate", "1e-3", "--dropout", "0.1", "--json"];
 
   it("finishes the step and saves; --resume ends with the bits of the undisturbed run", async () => {
@@ -251,7 +254,9 @@ describe("an interrupt", { skip: process.platform === "win32" && "Windows has no
   });
 });
 
-describe("a lost terminal", { skip: process.platform === "win32" && "Windows has no SIGHUP between processes" }, () => {
+describe("a lost terminal", {
+  skip: slow.skip || (process.platform === "win32" && "Windows has no SIGHUP between processes"),
+}, () => {
   const options = ["--steps", "5000", "--batch-size", "1", "--threads", "1", "--json"];
 
   it("is a reason to save: SIGHUP, or a reader that goes away", async () => {

@@ -1,4 +1,5 @@
 // The demo in a few steps: its events, its numbers, and that nothing of its held-out rows is in its training rows.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync, statSync } from "node:fs";
 import path from "node:path";

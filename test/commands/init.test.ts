@@ -15,6 +15,7 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { readOptions } from "../../src/train/options.ts";
 import { refused } from "../helpers/assert.ts";
 import { lowrank } from "../helpers/program.ts";
+import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
@@ -141,7 +142,7 @@ describe("a config file in YAML", () => {
   }
 });
 
-describe("the command", () => {
+describe("the command", slow, () => {
   const inFolder = (...args: string[]) => lowrank(args, { cwd: root });
   const given = ["init", "--base", base, "--data", data, "--goal", "classification", "--output", "adapter"];
 

@@ -1,4 +1,5 @@
 // lowrank train as a process, killed a few times: always resumable, the same bits at the end. npm run crash does it 200 times.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";

@@ -1,4 +1,5 @@
 // Training killed at random instants: the folder always holds whole checkpoints, and the end has the uninterrupted run's bits.
+// slow
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";

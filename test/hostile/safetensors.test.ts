@@ -1,4 +1,5 @@
 // Malformed weight files and indexes: each is refused for its own reason, and no byte of a payload is read.
+// slow
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { MAX_SHARDS, openCheckpoint } from "../../src/formats/checkpoint.ts";

@@ -1,4 +1,5 @@
 // Chat templates and conversations that take without end: stopped within the time of a record, by name and line.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";

@@ -1,4 +1,5 @@
 // A tokenizer.json whose expressions never end, or whose parts make text without end: each text is stopped, by name.
+// slow
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";

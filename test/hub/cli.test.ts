@@ -1,4 +1,5 @@
 // The command line with models from a hub: by name, offline, interrupted.
+// slow
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";

@@ -1,4 +1,5 @@
 // docs/add-a-model.md, taken at its word: its steps for a family that is not built, in a copy of the sources.
+// slow
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";

@@ -1,4 +1,5 @@
 // A short fuzz of every reader, and proof that the fuzzer finds what it looks for. `npm run fuzz` is the long one.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";

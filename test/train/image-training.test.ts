@@ -1,4 +1,5 @@
 // Training and evaluating on conversations with images: losses are Transformers' and PEFT's (test/fixtures/image-text).
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { copyFile, cp, mkdir, rm, writeFile } from "node:fs/promises";

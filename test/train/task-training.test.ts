@@ -1,4 +1,5 @@
 // Training for other tasks than language modelling, from files of records to an adapter that names its classes.
+// slow
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { test } from "node:test";
