@@ -1,4 +1,5 @@
 // Exact answers: an adapter that has learned a few answers by heart gives them, its base does not.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

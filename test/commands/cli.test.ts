@@ -124,7 +124,7 @@ describe("the five commands, one after another", slow, () => {
 });
 
 describe("events", () => {
-  it("are one JSON object a line", async () => {
+  it("are one JSON object a line", slow, async () => {
     const { stdout, status } = await lowrank(training("events", ...short, "--json"));
     assert.equal(status, 0);
     const types = jsonLines(stdout).map((event) => event["type"]);
@@ -140,7 +140,7 @@ describe("a config file", () => {
     return file;
   };
 
-  it("holds any flag, and the command line wins", async () => {
+  it("holds any flag, and the command line wins", slow, async () => {
     const output = path.join(root, "configured");
     const file = config("run", {
       base,
@@ -187,7 +187,11 @@ describe("wrong input", () => {
     ["a choice that is none", training("never", "--method", "half"), /--method.*lora, full/s],
     ["a regular expression that is none", training("never", "--target-modules", "(q_proj"), /targetModules/],
     ["a target that matches nothing", training("never", "--target-modules", "q_porj"), /q_proj/],
-    ["a base that is an adapter's folder", ["generate", "--base", path.join(root, "adapter"), "--prompt", "x"], /base model/],
+    [
+      "a base that is an adapter's folder",
+      ["generate", "--base", `${fixtures}/cases/lora-qv-default/adapter`, "--prompt", "x"],
+      /base model/,
+    ],
     ["a conversation that is none", ["generate", "--base", base, "--messages", data], /conversation/],
     ["a folder that holds nothing", ["inspect", root], /adapter_config\.json or config\.json/],
   ];
@@ -208,13 +212,13 @@ describe("wrong input", () => {
     assert.equal(failure!["subject"], "rank");
   });
 
-  it("leaves standard output empty and sets the process's exit status", async () => {
+  it("leaves standard output empty and sets the process's exit status", slow, async () => {
     const { status, stdout, stderr } = await lowrank(training("never", "--rank", "0"));
     assert.deepEqual([status, stdout], [2, ""]);
     assert.match(stderr, /rank/);
   });
 
-  it("helps when asked, with status 0", async () => {
+  it("helps when asked, with status 0", slow, async () => {
     const [help, version] = await Promise.all([lowrank([]), lowrank(["--version"])]);
     assert.deepEqual([help.status, version.status], [0, 0]);
     for (const name of Object.keys(commands)) assert.match(help.stdout, new RegExp(`\\n  ${name} `));

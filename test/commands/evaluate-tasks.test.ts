@@ -1,4 +1,5 @@
 // evaluate on other tasks than language modelling: the numbers of Transformers, PEFT and scikit-learn (scripts/reference/tasks.py).
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";

@@ -1,4 +1,5 @@
 // finetune on the tiny checkpoint: what it writes, that it resumes to the same bits, and what it refuses before the engine starts.
+// slow
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";

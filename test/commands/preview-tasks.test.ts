@@ -1,4 +1,5 @@
 // preview of data for other tasks than language modelling: records as they are read, counts, and what a person should look at.
+// slow
 import assert from "node:assert/strict";
 import { readdir, rm } from "node:fs/promises";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
 // Reports: a page that hostile text can't leave, of bounded size, well formed, and with the numbers of a real run in it.
+// slow
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";

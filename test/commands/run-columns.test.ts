@@ -1,4 +1,5 @@
 // A run whose columns were named: eval finds them again, and a run that is refused leaves no folder.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, writeFileSync } from "node:fs";
 import { test } from "node:test";

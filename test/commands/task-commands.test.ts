@@ -1,4 +1,5 @@
 // What lowrank eval and lowrank preview print of other tasks than language modelling.
+// slow
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import { describe, it } from "node:test";

@@ -1,4 +1,5 @@
 // Folders of images as data: a folder for each class, metadata.jsonl, and what is refused or left out.
+// slow
 import assert from "node:assert/strict";
 import { copyFile, mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";

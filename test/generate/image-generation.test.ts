@@ -1,4 +1,5 @@
 // Generation from conversations and texts with images, against Transformers' greedy generation (test/fixtures/image-text).
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { copyFile, rm, writeFile } from "node:fs/promises";

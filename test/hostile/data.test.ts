@@ -1,4 +1,5 @@
 // Data files that mean harm, or are broken: each is refused in one error that names the place, and nothing hangs.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
 // Decoding with a cache against the logits that Transformers and PEFT computed in one pass (test/fixtures/cases).
+// slow
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
 // Models made from a config alone: every family gets the weights that its graph reads, with values that it can be trained from.
+// slow
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";

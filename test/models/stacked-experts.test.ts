@@ -1,5 +1,6 @@
 // Mixtures of experts as Transformers 5 holds them in memory and writes with save_original_format=False: the experts of a layer in
 // two tensors. They give what a tensor for each expert gives, to the bit, and an adapter is merged into them as they are.
+// slow
 import assert from "node:assert/strict";
 import { cp } from "node:fs/promises";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
 // Models of other tasks (models/task.ts) where their goldens do not look: pooling, padding, configs of several ages, refusals.
+// slow
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
 // Models that read images: decoding with a cache, batches with and without images, LoRA anywhere, names of other releases.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";

@@ -139,7 +139,7 @@ for (const [what, change, expected] of skips) {
   });
 }
 
-test("goldens are found at any depth, one that is broken stops no other, and all are counted", async () => {
+test("goldens are found at any depth, one that is broken stops no other, and all are counted", slow, async () => {
   const root = temporaryFolder();
   for (const name of ["a", "deep/er/b", "c"]) await cp(path.join(cases, SAMPLE), path.join(root, name), { recursive: true });
   await writeFile(path.join(root, "a/meta.json"), "broken");

@@ -1,4 +1,5 @@
 // Samples during training: where an example is cut into question and answer, and that they are what the saved adapter writes.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

@@ -1,4 +1,5 @@
 // Training of other tasks than language modelling from files, step by step beside PEFT: tokens, padding, images, heads, loss, AdamW (scripts/reference/tasks.py).
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
