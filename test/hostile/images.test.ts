@@ -1,5 +1,4 @@
 // Images and processor configs from strangers: each ends with one error that says what is wrong, and none asks for much memory.
-// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";

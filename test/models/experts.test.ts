@@ -1,4 +1,5 @@
 // models/experts.ts: against the sum over all experts for every token, with experts that get many tokens, one and none.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { gradients } from "../../src/graph/autodiff.ts";

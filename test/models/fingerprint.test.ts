@@ -1,4 +1,5 @@
 // Adapters and the bases they were made for: what tells two bases apart, and that every job refuses the wrong one.
+// slow
 import assert from "node:assert/strict";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

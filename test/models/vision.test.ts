@@ -1,4 +1,5 @@
 // models/vision.ts and encoder.ts: patches against the convolution they stand for, and masks that hide padding.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { mulDims } from "../../src/graph/dims.ts";

@@ -337,7 +337,7 @@ test("inputs and options that cannot be are refused by name", async (t) => {
   for (const template of ["a photo", [], ["{}", "none"], Array<string>(1001).fill("{}")]) {
     assert.equal(await refusal(clip, image, { labels, template }), "predict/template", String(template).slice(0, 20));
   }
-  assert.equal(await refusal(clip, image, { labels: ["cat", "$&"] }), "done");
+  assert.equal((await clip.classify([image], { labels: ["cat", "$&"] })).length, 1);
 });
 
 test("an image that is missing far behind is found when its batch comes, and the classifier goes on", async (t) => {
