@@ -123,8 +123,10 @@ export interface LabelScore {
 
 /** What `classify` returns of one input. */
 export interface Classification {
-  /** The most probable first; of equal ones the earlier class. */
+  /** The most probable first; of equal ones the earlier class. Empty where no class is predicted. */
   scores: LabelScore[];
+  /** The number that is predicted. */
+  value?: number;
   /** Whether the text was longer than the model reads, and its end was left out. */
   cut: boolean;
 }

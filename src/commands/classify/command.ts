@@ -93,8 +93,10 @@ function inputsFor(
 
 const percent = (probability: number): string => `${(100 * probability).toFixed(1)} %`;
 
-const alone = ({ scores }: Classification): string =>
-  table(scores.map(({ label, probability }) => [oneLine(label, SHOWN_CHARS), percent(probability)]));
+const alone = ({ scores, value }: Classification): string =>
+  value !== undefined
+    ? String(value)
+    : table(scores.map(({ label, probability }) => [oneLine(label, SHOWN_CHARS), percent(probability)]));
 
-const beside = (input: string, { scores }: Classification): string =>
-  `${oneLine(input, SHOWN_CHARS)}: ${scores.map(({ label, probability }) => `${oneLine(label, SHOWN_CHARS)} ${percent(probability)}`).join(", ")}`;
+const beside = (input: string, { scores, value }: Classification): string =>
+  `${oneLine(input, SHOWN_CHARS)}: ${value ?? scores.map(({ label, probability }) => `${oneLine(label, SHOWN_CHARS)} ${percent(probability)}`).join(", ")}`;
