@@ -1,18 +1,19 @@
 // What a run trains: θ, its first value, how the network is opened around it and how it is saved. One function a method.
 
-import { adapterAgainst } from "../adapters/attach.ts";
-import { initAdapter, initSaved, type LoraFactors } from "../adapters/init.ts";
-import { matchModules, resolveConfig } from "../adapters/match.ts";
-import { type Adapter, adapterBytes, readAdapter, savedKey, writeAdapter } from "../adapters/peft-files.ts";
+import { fitAdapter, weightTargets } from "../adapters/attach.ts";
+import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
+import { layoutOf, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
+import { frozenWeights, matchModules, resolveConfig } from "../adapters/match.ts";
+import { methodOf } from "../adapters/method-table.ts";
+import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
 import { type SavedTensor, savedWeights } from "../adapters/saved.ts";
 import type { Files } from "../files.ts";
-import { findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
+import { entryOf, findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { AnyBase } from "../models/base.ts";
 import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
-import { checkMadeFor } from "../models/fingerprint.ts";
 import { forwardGraph, newHeadOf } from "../models/registry.ts";
 import { sizeOf } from "../tensor.ts";
 import type { Facts, SaveWeights } from "./checkpoint.ts";
@@ -20,8 +21,7 @@ import { type NewHead, readTheta, writeTheta } from "./full.ts";
 import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
 import { lossEntries } from "./task-loss.ts";
-import { fullEntries, fullGraph, loraEntries, loraGraph } from "./training-graph.ts";
-import type { ThetaEntry } from "./types.ts";
+import { fullEntries, fullGraph, loraGraph } from "./training-graph.ts";
 
 export interface Subject {
   /** How many modules are adapted; null when every weight is trained. */
@@ -57,35 +57,36 @@ export const subjects: Record<RunOptions["method"], MakeSubject> = {
   full: fullSubject,
 };
 
-/** A LoRA adapter: a new one, or the one to go on with. */
+/** An adapter: a new one, or the one to go on with. */
 async function adapterSubject(files: Files, base: AnyBase, options: RunOptions, { given }: SubjectParts): Promise<Subject> {
-  const adapter = adapterAgainst(given ?? (await newAdapter(files, base, options)), base.modules);
-  await checkMadeFor(base, adapter, options.anyBase);
-  const { config, modules } = adapter;
-  const saved = savedWeights(base.modules, config);
+  const adapter = given ? fitAdapter(given, base.modules) : await newAdapter(files, base, options);
+  const { config, modules, frozen } = adapter;
+  const trained = trainedBy(adapter);
+  const layout = layoutOf(trained);
   const named = { ...config, baseModelNameOrPath: options.baseName ?? null };
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
   const labels = "task" in base.config && base.config.labels.length > 0 ? base.config.labels : undefined;
-  const adapterOf = (trained: Float32Array): Adapter => ({
-    config: named,
-    modules,
-    tensors: new Map(factorsIn(adapter, trained)),
-    ...(saved.length > 0 && { saved: savedIn(adapter, trained) }),
-    ...(labels && { labels }),
-    baseFingerprint,
-  });
+  const adapterOf = (values: Float32Array): Adapter => {
+    const { tensors, saved } = viewsOf(layout, values);
+    const beside = { ...(saved.size > 0 && { saved }), ...(frozen && { frozen }), ...(labels && { labels }) };
+    return { config: named, modules, tensors, ...beside, baseFingerprint };
+  };
   return {
     modules: modules.length,
     trainable: theta.length,
-    resultBytes: adapterBytes(modules, saved, labels),
+    resultBytes: adapterBytes(
+      trained,
+      [...(frozen ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] })),
+      labels,
+    ),
     theta: async () => theta,
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
-    saveWeights: (folder, trained) => writeAdapter(files, folder, adapterOf(trained)),
+    saveWeights: (folder, values) => writeAdapter(files, folder, adapterOf(values)),
     adapterOf,
-    graph: (loss) => loraGraph(loss, { modules, saved }, config.dropout > 0),
-    open: (options) => loraObjective({ ...options, modules, saved, dropout: config.dropout }),
+    graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
+    open: (options) => loraObjective({ ...options, ...trained, dropout: config.dropout }),
   };
 }
 
@@ -97,7 +98,7 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Pro
   } = base;
   const config = loraConfigOf(options, base.config);
   const matched = matchModules(modules, config, modelType);
-  const tensors = initAdapter(matched, config, options.seed);
+  const resolved = resolveConfig(config, modules, matched, modelType);
   const saved = new Map<string, SavedTensor>();
   const head = missingHead(base, options.seed);
   for (const { name, shape } of savedWeights(modules, config)) {
@@ -105,39 +106,23 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Pro
     const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
     saved.set(name, { shape, data });
   }
-  const resolved = resolveConfig(config, modules, matched, modelType);
-  return { config: resolved, modules: matched, tensors, ...(saved.size > 0 && { saved }) };
-}
-
-/** The trained tensors of an adapter as one vector, in the order of `loraEntries`. */
-export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors" | "saved">): Float32Array {
-  const theta = new Float32Array(entriesOf(adapter).reduce((sum, { shape }) => sum + sizeOf(shape), 0));
-  for (const [path, { loraA, loraB }] of factorsIn(adapter, theta)) {
-    loraA.set(adapter.tensors.get(path)!.loraA);
-    loraB.set(adapter.tensors.get(path)!.loraB);
+  const frozen = new Map<string, SavedTensor>();
+  for (const name of frozenWeights(resolved, modules, matched)) {
+    const tensor = await readWeights(files, checkpoint, ownName(base, name));
+    frozen.set(name, { shape: tensor.shape, data: toFloat32(tensor) });
   }
-  for (const [name, { data }] of savedIn(adapter, theta)) data.set(adapter.saved!.get(name)!.data);
-  return theta;
+  const drawn = { config, modules: matched, tensors: initAdapter(matched, config, options.seed) };
+  const targets = weightTargets(drawn, modules, (name) => ownName(base, name));
+  const tensors = await withInitial(files, checkpoint, methodOf(config), drawn.tensors, targets);
+  const beside = { ...(saved.size > 0 && { saved }), ...(frozen.size > 0 && { frozen }) };
+  return { config: resolved, modules: matched, tensors, ...beside };
 }
 
-function entriesOf({ modules, saved = new Map() }: Pick<Adapter, "modules" | "saved">): ThetaEntry[] {
-  return loraEntries({ modules, saved: [...saved].map(([name, { shape }]) => ({ name, shape: [...shape] })) });
-}
-
-/** The weights that are trained in full inside `theta`, not copied. */
-function savedIn(adapter: Pick<Adapter, "modules" | "saved">, theta: Float32Array): Map<string, SavedTensor> {
-  const entries = new Map(entriesOf(adapter).map((entry) => [entry.key, entry]));
-  const within = [...(adapter.saved ?? [])].map(([name, { shape }]): [string, SavedTensor] => {
-    const { offset } = entries.get(savedKey(name))!;
-    return [name, { shape, data: theta.subarray(offset, offset + sizeOf(shape)) }];
-  });
-  return new Map(within);
-}
-
-/** The factors of each module inside `theta`, not copied. */
-function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): [string, LoraFactors][] {
-  const parts = loraEntries({ modules }).map(({ offset, shape }) => theta.subarray(offset, offset + sizeOf(shape)));
-  return modules.map(({ path }, i) => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]! }]);
+/** The weight that stands for one of the model's: the embedding's, where an output layer tied to it has none of its own. */
+function ownName({ checkpoint, modules }: AnyBase, name: string): string {
+  const isOutput = modules.some(({ path, isOutputEmbedding }) => isOutputEmbedding && name === `${path}.weight`);
+  if (!isOutput || entryOf(checkpoint, name)) return name;
+  return `${modules.find(({ kind }) => kind === "embedding")!.path}.weight`;
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { adapterAgainst } from "../../src/adapters/attach.ts";
+import { fitAdapter } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initSaved } from "../../src/adapters/init.ts";
 import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
@@ -94,7 +94,15 @@ test("a projection that is saved is trained, and only it and the factors have gr
   assert.ok(adapted.every(({ path }) => path.endsWith("q_proj")));
   const saved = savedWeights(modules, lora);
   const loss = taskLossGraph(config as TaskConfig);
-  const objective = await loraObjective({ checkpoint, loss, modules: adapted, saved, dropout: 0, openSession: openNodeSession });
+  const objective = await loraObjective({
+    checkpoint,
+    loss,
+    config: lora,
+    modules: adapted,
+    saved,
+    dropout: 0,
+    openSession: openNodeSession,
+  });
   const entry = objective.entries.at(-1)!;
   assert.equal(entry.key, "base_model.model.visual_projection.weight");
   const theta = new Float32Array(entry.offset + sizeOf(entry.shape));
@@ -135,10 +143,10 @@ test("saved weights that a model or a configuration does not have are named", as
     ...adapter,
     saved: new Map([...adapter.saved!].filter(([name]) => !names.includes(name))),
   });
-  assert.deepEqual(adapterAgainst(adapter, modules), adapter);
+  assert.deepEqual(fitAdapter(adapter, modules), adapter);
   const failure = (given: Adapter, given2 = modules) => {
     try {
-      adapterAgainst(given, given2);
+      fitAdapter(given, given2);
     } catch (error) {
       return error as { code: string; subject: string };
     }
@@ -160,7 +168,7 @@ test("an adapter under the module names of Transformers 4 is the same adapter, a
   const { modules, config } = await openBase(nodeFiles, `${cases}/vit-imgcls/base`);
   const [older, newer] = await Promise.all(
     ["adapter-v4", "adapter"].map(async (name) =>
-      adapterAgainst(await readAdapter(nodeFiles, `${cases}/vit-imgcls/${name}`), modules),
+      fitAdapter(await readAdapter(nodeFiles, `${cases}/vit-imgcls/${name}`), modules),
     ),
   );
   assert.deepEqual(older!.tensors, newer!.tensors);
@@ -183,7 +191,7 @@ test("ranks by the older names stay with their modules", async (t) => {
     config,
     modules: given.modules.map((module) => (module === ranked ? { ...module, alpha: 3, scale: 3 / 4 } : module)),
   };
-  await writeAdapter(nodeFiles, folder, adapterAgainst(adapter, modules));
+  await writeAdapter(nodeFiles, folder, fitAdapter(adapter, modules));
   const again = await readAdapter(nodeFiles, folder);
   assert.deepEqual(
     again.modules.filter(({ alpha }) => alpha === 3).map(({ path, scale }) => [path, scale]),

@@ -1,14 +1,13 @@
 // How well a base, alone and with an adapter, does on a data file: the forward pass of training, and what its task measures.
 
-import { adapterAgainst } from "../../adapters/attach.ts";
+import { attach } from "../../adapters/attach.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { TrainOn } from "../../data/examples.ts";
 import type { ColumnNames } from "../../data/records.ts";
 import { checkColumns } from "../../data/task-records.ts";
 import { LowrankError } from "../../errors.ts";
-import { type AnyBase, forAdapter, openBase } from "../../models/base.ts";
-import { checkMadeFor } from "../../models/fingerprint.ts";
+import { type AnyBase, openBase } from "../../models/base.ts";
 import { refuserOf, taskOf } from "../../models/registry.ts";
 import { type Task, taskText } from "../../models/task.ts";
 import type { Runtime } from "../../platform/platform.ts";
@@ -16,7 +15,7 @@ import { targetsOf } from "../../train/batches.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/datasets.ts";
 import { lossOf } from "../../train/task-loss.ts";
 import { type ClassifierScore, type ContrastiveScore, type Measure, measures, type Score } from "./measures.ts";
-import { openScoring, sidesOf } from "./scoring.ts";
+import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";
 
 export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames {
@@ -75,13 +74,11 @@ export async function evaluate(options: EvaluateOptions, runtime: Runtime): Prom
   const opened = await openBase(files, options.base, timeLimit);
   checkOptions(opened, options);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
-  const base = given ? forAdapter(opened, given) : opened;
-  const adapter = given && adapterAgainst(given, base.modules);
-  if (adapter) await checkMadeFor(base, adapter, options.anyBase);
+  const { base, adapter } = given ? await attach(opened, given, options) : { base: opened, adapter: null };
   if (options.task !== "contrastive" && taskOf(base.config) === "contrastive" && (await hasClasses(runtime, options))) {
     return { task: "zero-shot", ...(await zeroShot(base, adapter, options, runtime)) };
   }
-  const sides = await sidesOf(files, base, adapter);
+  const sides = await comparison(files, base, adapter);
 
   const task = taskOf(base.config);
   const { trainOn = "completion", batchSize = task === "causal-lm" ? 4 : 32, threads } = options;

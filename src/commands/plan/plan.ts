@@ -1,5 +1,6 @@
 // What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
 
+import { layoutOf } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
@@ -23,7 +24,7 @@ import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
 import { lossEntries, lossOf } from "../../train/task-loss.ts";
 import { lengthLimit } from "../../train/tokenizer-checks.ts";
-import { fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
+import { fullGraph, loraGraph } from "../../train/training-graph.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export type PlanOptions = Pick<
@@ -178,11 +179,12 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
     const modules = matchModules(all, lora, config.modelType);
     // A head that the model does not have is told apart: headWarning.
     const saved = newHeadOf(config) === null ? savedWeights(all, lora) : [];
+    const trained = { config: lora, modules, saved };
     return {
       modules,
-      trainable: elementsOf(loraEntries({ modules, saved })),
-      resultBytes: adapterBytes(modules, saved),
-      graph: (loss) => loraGraph(loss, { modules, saved }, options.dropout > 0),
+      trainable: elementsOf(layoutOf(trained)),
+      resultBytes: adapterBytes(trained),
+      graph: (loss) => loraGraph(loss, trained, options.dropout > 0),
     };
   },
   full: (config) => {

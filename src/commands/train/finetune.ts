@@ -1,12 +1,13 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
+import { attach } from "../../adapters/attach.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import { checkColumns } from "../../data/task-records.ts";
 import type { Example } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
-import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../../models/base.ts";
+import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, refuserOf, taskOf } from "../../models/registry.ts";
 import { taskText } from "../../models/task.ts";
 import type { Runtime } from "../../platform/platform.ts";
@@ -68,8 +69,8 @@ export async function* finetune(
   checkTask(opened, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, learningRate: read.learningRate ?? usual };
-  const adapter = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
-  const base = adapter ? forAdapter(opened, adapter) : opened;
+  const before = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
+  const { base, adapter } = before ? await attach(opened, before, options) : { base: opened, adapter: null };
   // Made here for its checks; made again if the data bring other classes, or images.
   const subjectOf: SubjectOf = (of, images) => subjects[options.method](files, of, options, { given: adapter, images });
   const subject = await subjectOf(base, false);
