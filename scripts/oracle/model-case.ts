@@ -1,8 +1,9 @@
 // A golden of kind "model": one tiny model, one adapter, one batch, and every number that Transformers and PEFT made of them.
 import { z } from "zod";
-import { adapterAgainst, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
+import { fitAdapter, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
-import { matchModules } from "../../src/adapters/match.ts";
+import { layoutOf, lengthOfTheta, type Trained } from "../../src/adapters/layout.ts";
+import { frozenWeights, matchModules } from "../../src/adapters/match.ts";
 import { mergedRows, mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
 import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { savedWeights } from "../../src/adapters/saved.ts";
@@ -24,7 +25,7 @@ import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { evaluate } from "../../src/train/evals.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { train } from "../../src/train/trainer.ts";
-import { adaptedGraph, loraEntries, type Trained } from "../../src/train/training-graph.ts";
+import { adaptedGraph } from "../../src/train/training-graph.ts";
 import type { Objective } from "../../src/train/types.ts";
 import { type CaseTask, caseTask, forwardFeeds, labelledPrefixes, outputName } from "./case-task.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
@@ -65,6 +66,8 @@ interface ModelCase {
   base: AnyBase;
   task: CaseTask;
   trained: Required<Trained>;
+  /** Frozen weights of the base that its file holds. */
+  frozen: string[];
   /** The adapter's tensors under their keys in its file. */
   adapter: Map<string, Tensor>;
 }
@@ -110,17 +113,22 @@ async function openCase(folder: string, given: unknown): Promise<ModelCase> {
     batches: labelledPrefixes(io).map((prefix) => task.batch(io, prefix, base.config)),
     base,
     task,
-    trained: { modules, saved: savedWeights(base.modules, lora) },
+    trained: { config: lora, modules, saved: savedWeights(base.modules, lora) },
+    frozen: frozenWeights(lora, base.modules, modules),
     adapter: await readTensors(`${folder}/adapter/${ADAPTER_WEIGHTS_NAME}`),
   };
 }
 
 /** What the configuration selects is what the file holds, in number and in shape. */
-function trainableTensors({ meta, trained, adapter, batches }: ModelCase): Finding[] {
-  const entries = loraEntries(trained);
-  const shapes = entries.map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
+async function trainableTensors({ meta, base, trained, frozen, adapter, batches }: ModelCase): Promise<Finding[]> {
+  const entries = layoutOf(trained);
+  const beside = frozen.map(async (name) => {
+    const { shape } = await readWeights(nodeFiles, base.checkpoint, name);
+    return { key: `base_model.model.${name.replace(/\.([^.]+)$/, ".base_layer.$1")}`, shape };
+  });
+  const shapes = [...entries, ...(await Promise.all(beside))].map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
   const stored = [...adapter].map(([key, { shape }]) => `${key} [${shape.join(", ")}]`).sort();
-  const parameters = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const parameters = lengthOfTheta(entries);
   return [
     same("adapter tensors", shapes, stored),
     same(
@@ -139,7 +147,7 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
   const { graph: adapted } = adaptedGraph(wanted, trained);
   const both = (graph: Graph, which: string) => Object.entries(graph.outputs).map(([name, value]) => [`${name}_${which}`, value]);
   const graph = check({ outputs: Object.fromEntries([...both(wanted, "base"), ...both(adapted, "adapter")]) });
-  const entries = loraEntries(trained);
+  const entries = layoutOf(trained);
   const theta = partsOf(entries, thetaOf(entries, adapter));
   const weights = Object.fromEntries(entries.map(({ key, shape }) => [key, float32(shape, theta.get(key)!)]));
   const session = await openGraph(graph, weightFiles(checkpoint), { openSession: openNodeSession });
@@ -258,7 +266,8 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
     norms.push(event.gradNorm);
   }
   const { loss: after } = await evaluate(objective, theta, batches);
-  const trained = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
+  const stored = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
+  const trained = new Map([...stored].filter(([key]) => !key.includes(".base_layer.")));
   return [
     nearList("losses", losses, meta.losses, limits.losses),
     nearList("learning rates", rates, meta.lrs, limits.learningRate),
@@ -332,7 +341,7 @@ async function adapterFiles({ folder, adapter }: ModelCase): Promise<Finding[]> 
 /** The same adapter as an older release of Transformers names its modules, where the case has it: it becomes the same one. */
 async function olderNames({ folder, base: { modules, config } }: ModelCase): Promise<Finding[]> {
   if (!(await nodeFiles.exists(`${folder}/adapter-v4`))) return [];
-  const read = async (name: string) => adapterAgainst(await readAdapter(nodeFiles, `${folder}/${name}`), modules);
+  const read = async (name: string) => fitAdapter(await readAdapter(nodeFiles, `${folder}/${name}`), modules);
   const [older, newer] = await Promise.all([read("adapter-v4"), read("adapter")]);
   const sorted = (adapter: typeof older) => [
     [...adapter.modules].sort((a, b) => (a.path < b.path ? -1 : 1)),

@@ -1,8 +1,10 @@
 // The classes of a classifier: those of its config, those that an adapter brings, and what names them in the adapter's file.
 import assert from "node:assert/strict";
-import { copyFile, readFile, writeFile } from "node:fs/promises";
-import { test } from "node:test";
-import { adapterAgainst } from "../../src/adapters/attach.ts";
+import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type TestContext, test } from "node:test";
+import { fitAdapter } from "../../src/adapters/attach.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { classesOf } from "../../src/data/classes.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
@@ -53,7 +55,7 @@ test("an adapter's file keeps the names of its classes, and the base takes them 
   const read = await readAdapter(nodeFiles, folder);
   assert.deepEqual(read.labels, labels);
   assert.deepEqual(labelsOf(forAdapter(base, read)), labels);
-  adapterAgainst(read, forAdapter(base, read).modules);
+  fitAdapter(read, forAdapter(base, read).modules);
 });
 
 test("a head of PEFT's without names: those of the base where there are as many, numbers where not", () => {

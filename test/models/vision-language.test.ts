@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
+import { thetaOf } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { type Adapter, readAdapter } from "../../src/adapters/peft-files.ts";
 import type { Batch } from "../../src/data/types.ts";
@@ -24,7 +25,7 @@ import { float32, int32, type Tensor } from "../../src/tensor.ts";
 import { batchFeeds, lossGraph } from "../../src/train/causal-lm.ts";
 import { loraObjective, type OpenObjective } from "../../src/train/objective.ts";
 import type { RunOptions } from "../../src/train/options.ts";
-import { subjects, thetaOf } from "../../src/train/trainable-model.ts";
+import { subjects } from "../../src/train/trainable-model.ts";
 import { greatestDifference } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
@@ -187,6 +188,7 @@ async function withObjective(
   const objective = await loraObjective({
     checkpoint: given.base.checkpoint,
     loss: lossGraph(given.base.config, { maxTargets: 64, maxLength: 64, images }),
+    config: adapter.config,
     modules: adapter.modules,
     dropout,
     openSession: openNodeSession,

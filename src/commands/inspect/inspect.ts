@@ -1,6 +1,6 @@
 // What a folder holds: an adapter's configuration, size and norms, or a base model's shape. No session is opened.
 
-import { adapterAgainst } from "../../adapters/attach.ts";
+import { attach } from "../../adapters/attach.ts";
 import type { LoraConfig } from "../../adapters/config.ts";
 import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
 import { ADAPTER_CONFIG_NAME, readAdapter } from "../../adapters/peft-files.ts";
@@ -8,8 +8,8 @@ import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../../formats/checkpoint.ts";
 import { readJsonObject } from "../../formats/json.ts";
-import { forAdapter, openBase } from "../../models/base.ts";
-import { checkMadeFor, isMadeFor } from "../../models/fingerprint.ts";
+import { openBase } from "../../models/base.ts";
+import { isMadeFor } from "../../models/fingerprint.ts";
 import type { ModuleInfo } from "../../models/module.ts";
 import {
   countParameters,
@@ -57,9 +57,7 @@ export async function inspectAdapter(
   const adapter = await readAdapter(files, folder);
   let madeForBase: boolean | null = null;
   if (baseFolder !== undefined) {
-    const base = forAdapter(await openBase(files, baseFolder), adapter);
-    adapterAgainst(adapter, base.modules);
-    await checkMadeFor(base, adapter, anyBase);
+    const { base } = await attach(await openBase(files, baseFolder), adapter, { anyBase });
     madeForBase = await isMadeFor(base, adapter.baseFingerprint);
   }
   const described = describeAdapter(adapter);

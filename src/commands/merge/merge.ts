@@ -1,13 +1,12 @@
 // An adapter folder merged into its base: a checkpoint that needs no adapter.
 
-import { adapterAgainst, mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
+import { attach, mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
-import { forAdapter, openBase } from "../../models/base.ts";
+import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
-import { checkMadeFor } from "../../models/fingerprint.ts";
 
 export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
   /** Folder of the base checkpoint; it is only read. */
@@ -28,15 +27,13 @@ export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" 
 export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, output, ...rest } = options;
   const given = await readAdapter(files, adapterFolder);
-  const base = forAdapter(await openBase(files, folder), given);
+  const { base, adapter } = await attach(await openBase(files, folder), given, { anyBase });
   const { config, modules } = base;
-  const adapter = adapterAgainst(given, modules);
   const headed = adapter.saved ? await classifierCheckpoint(files, base) : null;
   const checkpoint: Checkpoint = headed?.checkpoint ?? base.checkpoint;
   const stored = (name: string) => storedName(checkpoint, name);
   const targets = mergeTargets(adapter, modules, stored);
   const replaced = mergeReplacements(adapter, stored);
-  await checkMadeFor(base, adapter, anyBase);
   const embedding = modules.find(({ kind }) => kind === "embedding");
   const tiedWeights =
     "tieWordEmbeddings" in config && config.tieWordEmbeddings && embedding

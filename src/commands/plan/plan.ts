@@ -1,5 +1,7 @@
 // What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
 import { z } from "zod";
+
+import { layoutOf } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
@@ -26,7 +28,7 @@ import { diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } fr
 import { completeOptions, loraConfigOf, type RunOptions, runOptions } from "../../train/options.ts";
 import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
-import { fullEntries, fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
+import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export const plannedOptions = {
@@ -186,11 +188,12 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
     const modules = matchModules(all, lora, config.modelType);
     // A head that the model does not have is counted apart: headWarning.
     const saved = config.uninitializedHead === null ? savedWeights(all, lora) : [];
+    const trained = { config: lora, modules, saved };
     return {
       modules,
-      trainable: elementsOf(loraEntries({ modules, saved })),
-      resultBytes: adapterBytes(modules, saved),
-      graph: (loss) => loraGraph(loss, { modules, saved }, options.dropout > 0),
+      trainable: elementsOf(layoutOf(trained)),
+      resultBytes: adapterBytes(trained),
+      graph: (loss) => loraGraph(loss, trained, options.dropout > 0),
     };
   },
   full: (config, options, task) => {

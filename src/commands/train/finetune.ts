@@ -1,10 +1,11 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
+import { attach } from "../../adapters/attach.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import type { Batch, BatchSize, Example } from "../../data/types.ts";
-import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../../models/base.ts";
+import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { baseFor, checkColumns, chooseTask, optionMismatch, type TaskName, taskOf } from "../../tasks/index.ts";
@@ -60,18 +61,18 @@ const ONE_TOKEN: BatchShape = { maxTargets: 1, maxLength: 1 };
  * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
  */
 export async function* finetune(
-  { signal, ...given }: FinetuneOptions,
+  { signal, ...wanted }: FinetuneOptions,
   platform: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { files, lock, openSession, memoryBytes, collect, version, environment } = platform;
-  const read = await readOptions(files, given);
+  const read = await readOptions(files, wanted);
   const opened = await openBase(files, read.base, platform.timeLimit);
-  const adapter = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
-  const name = chooseTask("train/option", opened.config, read.task, adapter);
+  const given = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
+  const name = chooseTask("train/option", opened.config, read.task, given);
   const task = taskOf(name);
   const headed = baseFor(opened, name);
   checkTask(headed, name, task, read);
-  const base = adapter ? forAdapter(headed, adapter) : headed;
+  const { base, adapter } = given ? await attach(headed, given, read) : { base: headed, adapter: null };
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
   const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
@@ -135,7 +136,7 @@ export async function* finetune(
     const theta = await model.theta();
     const objective = await model.open({ checkpoint: own.checkpoint, loss, openSession, threads });
     closing.push(objective.close);
-    const off = task.prepare && model.off(theta);
+    const off = task.prepare && (await model.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
       ? [await task.prepare(rows!, start), await task.prepare(heldRows!, start)]
