@@ -1,4 +1,4 @@
-// jobs/chat: turns, commands, formats and limits of a conversation on the tiny checkpoint; the terminal's view of it.
+// commands/chat: turns, commands, formats and limits of a conversation on the tiny checkpoint; the terminal's view of it.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
