@@ -11,8 +11,8 @@ import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
+import { lossGraph } from "../src/tasks/causal-lm/loss.ts";
 import { sizeOf } from "../src/tensor.ts";
-import { lossGraph } from "../src/train/causal-lm.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { adamW, parameterRanges } from "../src/train/optimizer.ts";
 import { median } from "./median.ts";
@@ -65,7 +65,7 @@ const seconds: number[] = [];
 const losses: number[] = [];
 for (let step = 0; step < steps + 2; step++) {
   const start = performance.now();
-  const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.lossRows.length, { seed: 0, step, micro: 0 });
+  const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, { seed: 0, step, micro: 0 });
   adamW(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
   seconds.push((performance.now() - start) / 1000);
   losses.push(loss);

@@ -12,7 +12,7 @@ import {
 } from "./commands/inspect/inspect.ts";
 import { type MergeAdapterOptions, mergeAdapter } from "./commands/merge/merge.ts";
 import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
-import { type PreviewedTask, type PreviewOf, type PreviewOptions, preview } from "./commands/preview/preview.ts";
+import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
 import { LowrankError } from "./errors.ts";
 import { readJsonObject } from "./formats/json.ts";
@@ -97,11 +97,8 @@ export interface Lowrank {
    */
   evaluate<T extends EvaluatedTask = "causal-lm">(options: EvaluateOptions<T>): Promise<EvaluationOf<T>>;
 
-  /**
-   * What a run would train on: tokenized examples, lengths, classes, what is lost, duplicates. No weight is read. The result's type
-   * is that of `task`; without it, that of a language model.
-   */
-  preview<T extends PreviewedTask = "causal-lm">(options: PreviewOptions<T>): Promise<PreviewOf<T>>;
+  /** What a run would train on: tokenized examples, lengths, classes, what is lost, duplicates. No weight is read. */
+  preview(options: PreviewOptions): Promise<Preview>;
 
   /** Continues the prompts of a data file with a base, alone and with an adapter, and counts the answers equal to the file's own. */
   answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void>;
@@ -180,8 +177,7 @@ export function createLowrank(platform: Platform): Lowrank {
 
     evaluate: async <T extends EvaluatedTask>(options: EvaluateOptions<T>) =>
       (await evaluate(await withFolders(options), platform)) as EvaluationOf<T>,
-    preview: async <T extends PreviewedTask>(options: PreviewOptions<T>) =>
-      preview<T>({ ...options, base: await folderOf(options.base) }, platform),
+    preview: async (options) => preview({ ...options, base: await folderOf(options.base) }, platform),
     async *answers(options) {
       yield* answers(await withFolders(options), platform);
     },

@@ -6,14 +6,10 @@ export type { AdapterModule } from "./adapters/match.ts";
 export type { Adapter } from "./adapters/peft-files.ts";
 export type { AnswerEvent, AnswerOptions } from "./commands/eval/answers.ts";
 export type { EvaluatedTask, EvaluateOptions, Evaluation, EvaluationOf } from "./commands/eval/evaluate.ts";
-export type { ClassifierScore, ContrastiveScore, Score } from "./commands/eval/measures.ts";
 export type { AdapterInspection, BaseInspection } from "./commands/inspect/inspect.ts";
 export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
-export type { DatasetPreview } from "./commands/preview/dataset-stats.ts";
-export type { Preview, PreviewedTask, PreviewOf, PreviewOptions, ShownExample } from "./commands/preview/preview.ts";
-export type { ShownRecord, TaskPreview } from "./commands/preview/preview-task.ts";
-export type { TaskDatasetPreview } from "./commands/preview/task-stats.ts";
+export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
 export type { ExampleReport } from "./data/dataset.ts";
 export { LowrankError } from "./errors.ts";
@@ -27,7 +23,6 @@ export type { Base } from "./models/base.ts";
 export type { DecoderConfig } from "./models/config/config.ts";
 export type { ModuleInfo } from "./models/module.ts";
 export type { ModelConfig } from "./models/registry.ts";
-export type { Task, TaskConfig } from "./models/task.ts";
 export {
   answers,
   downloadModel,
@@ -61,6 +56,10 @@ export type {
   TextInput,
 } from "./predict/types.ts";
 export type { ReportOptions } from "./report/report.ts";
+export type { ClassifierScore } from "./tasks/common/classification.ts";
+export type { DatasetStats, ShownExample } from "./tasks/common/preview.ts";
+export type { ScoreOf, TaskName } from "./tasks/index.ts";
+export type { Score } from "./tasks/task.ts";
 export type { ContentPart, ImagePart } from "./text/parts.ts";
 export type { ChatMessage } from "./text/template.ts";
 export type { Tokenizer } from "./text/tokenizer.ts";

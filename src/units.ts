@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Numbers and foreign texts as people read them.
 
 /** 134515008 → "134,515,008". */
 export const grouped = (value: number): string => value.toLocaleString("en-US");
@@ -18,4 +18,13 @@ export function duration(seconds: number): string {
   if (whole < 60) return `${whole}s`;
   if (whole < 3600) return `${Math.floor(whole / 60)}m ${two(whole % 60)}s`;
   return `${Math.floor(whole / 3600)}h ${two(Math.floor((whole % 3600) / 60))}m`;
+}
+
+/** Text from a model or a file as a terminal may show it: without the characters that would move its cursor or change its state. */
+export const shown = (text: string): string => text.replace(/[^\P{Cc}\n\t]/gu, "\u{FFFD}");
+
+/** A text as a terminal may show it, on one line of at most `most` characters. */
+export function oneLine(text: string, most = Number.POSITIVE_INFINITY): string {
+  const line = shown(text.trim()).replace(/\s+/g, " ");
+  return line.length > most ? `${line.slice(0, most)}…` : line;
 }

@@ -1,5 +1,6 @@
 // Runs every *.test.ts below the folders given (default: test) with Node's own runner, and ends with one countable line.
-import { readdirSync, statSync } from "node:fs";
+// With --fast, files and tests that are marked as slow are left out (README.md beside this file).
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
@@ -12,8 +13,15 @@ function testFiles(place: string): string[] {
     .sort();
 }
 
-const places = process.argv.slice(2);
-const files = (places.length ? places : ["test"]).flatMap(testFiles).map((file) => path.resolve(file));
+const isSlow = (file: string): boolean => /^(\/\/.*\n)+\/\/ slow\n/.test(readFileSync(file, "utf8"));
+
+const places = process.argv.slice(2).filter((argument) => argument !== "--fast");
+const isFast = process.argv.includes("--fast");
+if (isFast) process.env["LOWRANK_TEST_FAST"] = "1"; // for the processes of the files
+const files = (places.length ? places : ["test"])
+  .flatMap(testFiles)
+  .filter((file) => !isFast || !isSlow(file))
+  .map((file) => path.resolve(file));
 const counts = { passed: 0, failed: 0, skipped: 0 };
 const stream = run({ files, concurrency: 2, timeout: 600_000 });
 const isFile = (name: string) => name.endsWith(".test.ts");

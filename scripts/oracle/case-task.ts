@@ -1,52 +1,67 @@
 // What differs between golden cases by task: the batches their inputs stand for, what the forward pass is fed, which numbers count.
-import type { AnyBatch } from "../../src/data/types.ts";
+import type { Batch } from "../../src/data/types.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
-import type { Graph } from "../../src/graph/graph.ts";
 import type { AnyBase } from "../../src/models/base.ts";
+import { type DecoderModel, type ModelConfig, modelInputs } from "../../src/models/registry.ts";
+import type { TaskName } from "../../src/tasks/index.ts";
 import { float32, int32, type Tensor } from "../../src/tensor.ts";
-import { batchFeeds, lossGraph, type ObjectiveShape } from "../../src/train/causal-lm.ts";
-import { taskLossGraph } from "../../src/train/task-loss.ts";
 import { batchOf, batchPrefixes, integers } from "./golden.ts";
 
 type Tensors = ReadonlyMap<string, Tensor>;
 
+/** A golden's task: ours, and from the tensors behind a prefix of the io file to what is fed and counted. */
 export interface CaseTask {
-  /** The loss graph for batches such as these. */
-  loss(shape: ObjectiveShape, batches: readonly AnyBatch[]): Graph;
-  /** The batch behind a prefix of the io file. */
-  batch(io: Tensors, prefix: string): AnyBatch;
-  /** What the forward pass reads of it. */
-  feeds(io: Tensors, prefix: string): Record<string, Tensor>;
-  /** Of an output, ours or the golden one, the numbers that are defined. */
-  defined(output: Tensor, io: Tensors, prefix: string): Float32Array;
+  task: TaskName;
+  /** The batch behind a prefix, `options` as meta.json has them. */
+  batch(io: Tensors, prefix: string, config: ModelConfig): Batch;
+  /** What of a batch the loss reads beside the forward pass. */
+  targets: readonly string[];
+  /** Of an output, ours or the golden one, the numbers that are defined; all if absent. */
+  defined?(output: Tensor, io: Tensors, prefix: string, config: ModelConfig): Float32Array;
 }
 
-export function caseTask({ config }: AnyBase): CaseTask {
-  if (!("task" in config)) {
-    return {
-      loss: (shape, batches) => lossGraph(config, { ...shape, images: batches.some((batch) => "images" in batch) }),
-      batch: (io, prefix) => batchOf(io, prefix, config),
-      feeds: (io, prefix) => {
-        const { lossRows: _, lossLabels: _labels, ...feeds } = batchFeeds(batchOf(io, prefix, config));
-        return feeds;
-      },
-      // A padded query may have nothing to attend to, which no definition covers (Transformers mixes all values evenly there).
-      defined: (output, io, prefix) => rowsWhere(batchOf(io, prefix, config).attentionMask, toFloat32(output), config.vocabSize),
-    };
-  }
-  const isContrastive = config.task === "contrastive";
-  const feeds = (io: Tensors, prefix: string) => inputsOf(io, prefix);
-  return {
-    loss: () => taskLossGraph(config),
-    batch: (io, prefix) => {
-      const labels = int32(io.get(`${prefix}labels`)!.shape, integers(io.get(`${prefix}labels`)!));
-      const targets = labels.data.length;
-      return { feeds: { ...feeds(io, prefix), ...(isContrastive ? {} : { labels }) }, targets, tokens: targets };
+const continued: CaseTask = {
+  task: "causal-lm",
+  batch: (io, prefix, config) => batchOf(io, prefix, config as DecoderModel),
+  targets: ["lossRows", "lossLabels"],
+  // A padded query may have nothing to attend to, which no definition covers (Transformers mixes all values evenly there).
+  defined: (output, io, prefix) => attended(output, io, prefix),
+};
+
+/** One row of labels for a row of inputs. */
+const labelled = (task: TaskName, labels: (given: Tensor) => Tensor): CaseTask => ({
+  task,
+  batch(io, prefix, config) {
+    const given = labels(io.get(`${prefix}labels`)!);
+    return { feeds: { ...inputsOf(io, prefix, config), labels: given }, targets: given.shape[0]!, tokens: 1 };
+  },
+  targets: ["labels"],
+});
+
+const classes = (given: Tensor): Tensor => int32(given.shape, integers(given));
+
+/** By meta.json's `task`. */
+export const caseTasks: Record<string, CaseTask> = {
+  causal: continued,
+  packed: continued,
+  llava: continued,
+  idefics: continued,
+  idefics3: continued,
+  "sequence-class": labelled("sequence-classification", classes),
+  "image-class": labelled("image-classification", classes),
+  contrastive: {
+    task: "contrastive",
+    batch: (io, prefix, config) => {
+      const feeds = inputsOf(io, prefix, config);
+      return { feeds, targets: feeds["inputIds"]!.shape[0]!, tokens: 1 };
     },
-    feeds,
-    defined: (output) => toFloat32(output),
-  };
-}
+    targets: [],
+  },
+};
+
+/** What the forward pass reads of a batch. */
+export const forwardFeeds = ({ targets }: CaseTask, { feeds }: Batch): Record<string, Tensor> =>
+  Object.fromEntries(Object.entries(feeds).filter(([name]) => !targets.includes(name)));
 
 /** Transformers' names of inputs as ours. */
 const inputNames: Record<string, string> = {
@@ -56,7 +71,8 @@ const inputNames: Record<string, string> = {
   pixel_values: "pixelValues",
 };
 
-function inputsOf(io: Tensors, prefix: string): Record<string, Tensor> {
+/** The inputs of a model that reads whole texts or images; positions of a decoder count columns, as Transformers' classifiers do. */
+export function inputsOf(io: Tensors, prefix: string, config: ModelConfig): Record<string, Tensor> {
   const given = Object.entries(inputNames).flatMap(([theirs, ours]): [string, Tensor][] => {
     const tensor = io.get(prefix + theirs);
     if (!tensor) return [];
@@ -64,20 +80,44 @@ function inputsOf(io: Tensors, prefix: string): Record<string, Tensor> {
   });
   const feeds = Object.fromEntries(given);
   const tokens = feeds["inputIds"];
-  if (tokens) feeds["attentionMask"] ??= int32(tokens.shape, new Int32Array(tokens.data.length).fill(1));
-  return feeds;
+  if (tokens) {
+    const [rows, width] = tokens.shape as [number, number];
+    const rectangle = (value: (i: number) => number) =>
+      int32(
+        [rows, width],
+        Int32Array.from({ length: rows * width }, (_, i) => value(i)),
+      );
+    feeds["attentionMask"] ??= rectangle(() => 1);
+    feeds["positionIds"] ??= rectangle((i) => i % width);
+    feeds["segmentIds"] ??= rectangle(() => 0);
+    feeds["tokenTypeIds"] ??= rectangle(() => 0);
+  }
+  const read = modelInputs(config);
+  return Object.fromEntries(Object.entries(feeds).filter(([name]) => read[name]));
 }
 
 /** The name that the graph gives to an output: imageEmbeds for image_embeds. */
 export const outputName = (theirs: string): string => theirs.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
 
 /** The batches of an io file that have labels. */
-export const labelled = (io: Tensors): string[] => batchPrefixes(io).filter((prefix) => io.has(`${prefix}labels`));
+export const labelledPrefixes = (io: Tensors): string[] => batchPrefixes(io).filter((prefix) => io.has(`${prefix}labels`));
 
-/** The rows of [rows, width] whose flag is 1. */
-function rowsWhere(flags: Int32Array, data: Float32Array, width: number): Float32Array {
+/** The rows of [tokens, width] whose token is no padding. */
+function attended(output: Tensor, io: Tensors, prefix: string): Float32Array {
+  const mask = io.get(`${prefix}attention_mask`);
+  const data = toFloat32(output);
+  if (!mask) return data;
+  const flags = integers(mask);
+  const width = data.length / flags.length;
   const rows = [...flags.keys()].filter((row) => flags[row] === 1);
   const kept = new Float32Array(rows.length * width);
   for (const [at, row] of rows.entries()) kept.set(data.subarray(row * width, (row + 1) * width), at * width);
   return kept;
+}
+
+/** The task that a base is opened with for a case. */
+export function caseTask(name: string, { checkpoint }: Pick<AnyBase, "checkpoint">): CaseTask {
+  const found = Object.hasOwn(caseTasks, name) ? caseTasks[name] : undefined;
+  if (found) return found;
+  throw new Error(`${checkpoint.folder}: no task is built for cases of ${name}`);
 }

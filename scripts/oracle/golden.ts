@@ -1,5 +1,6 @@
 // Reading a golden folder: tensors, and the batches that its inputs and labels stand for.
 import { z } from "zod";
+import { type PaddedRows, rowFeeds } from "../../src/data/batch.ts";
 import { type Batch, IGNORE } from "../../src/data/types.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { isFloat, toFloat32 } from "../../src/formats/float.ts";
@@ -28,9 +29,9 @@ export const integers = ({ data }: Tensor): Int32Array => Int32Array.from(data a
 
 /** Prefixes of the batches in an io file: "" for a single one, "micro0." and so on, "segment0." for parts of a packed row. */
 export const batchPrefixes = (io: ReadonlyMap<string, Tensor>): string[] =>
-  [...new Set([...io.keys()].flatMap((name) => /^(.*\.)?(?:input_ids|pixel_values)$/.exec(name)?.slice(1, 2) ?? []))].map(
-    (prefix = "") => prefix,
-  );
+  [
+    ...new Set([...io.keys()].flatMap((name) => /^(.*\.)?(?:anchor_)?(?:input_ids|pixel_values)$/.exec(name)?.slice(1, 2) ?? [])),
+  ].map((prefix = "") => prefix);
 
 /**
  * The batch that Transformers computed from `<prefix>input_ids` [rows, width] and, where given, attention_mask,
@@ -48,17 +49,25 @@ export function batchOf(io: ReadonlyMap<string, Tensor>, prefix: string, config:
   const positions = given("position_ids");
   const labels = given("labels");
   const targets = [...(labels?.keys() ?? [])].filter((i) => i % width > 0 && labels![i] !== IGNORE);
-  const batch: Batch = {
+  const tokens = {
     rows,
     width,
     inputIds: integers(ids),
     positionIds: positions ?? defaultPositions(config, mask, rows, width),
     attentionMask: mask ?? new Int32Array(rows * width).fill(1),
     segmentIds: positions && !mask ? segments(positions, width) : new Int32Array(rows * width),
-    lossRows: Int32Array.from(targets, (i) => i - 1),
-    lossLabels: Int32Array.from(targets, (i) => labels![i]!),
   };
-  return { ...batch, ...imagesOf(io, prefix, config, batch) };
+  const places = (values: number[]) => int32([targets.length], values);
+  return {
+    feeds: {
+      ...rowFeeds(tokens),
+      lossRows: places(targets.map((i) => i - 1)),
+      lossLabels: places(targets.map((i) => labels![i]!)),
+      ...imagesOf(io, prefix, config, tokens),
+    },
+    targets: targets.length,
+    tokens: rows * width,
+  };
 }
 
 /** Columns, padding included; IDEFICS counts the tokens that are no padding. */
@@ -73,7 +82,12 @@ function defaultPositions(config: DecoderConfig, mask: Int32Array | undefined, r
 }
 
 /** What `<prefix>pixel_values` and the masks beside it are fed as to the vision side of `config`; nothing where there are none. */
-function imagesOf(io: ReadonlyMap<string, Tensor>, prefix: string, config: DecoderConfig, tokens: Batch): Pick<Batch, "images"> {
+function imagesOf(
+  io: ReadonlyMap<string, Tensor>,
+  prefix: string,
+  config: DecoderConfig,
+  tokens: PaddedRows,
+): Record<string, Tensor> {
   const pixelValues = io.get(`${prefix}pixel_values`);
   if (!pixelValues) return {};
   const mask = (name: string) => {
@@ -85,7 +99,7 @@ function imagesOf(io: ReadonlyMap<string, Tensor>, prefix: string, config: Decod
     pixelAttentionMask: mask("pixel_attention_mask"),
     imageAttentionMask: mask("image_attention_mask"),
   };
-  return { images: visionOf(config)!.feeds(config, tokens, tensors) };
+  return visionOf(config)!.feeds(config, tokens, tensors);
 }
 
 function segments(positions: Int32Array, width: number): Int32Array {

@@ -6,32 +6,34 @@ import { matchModules } from "../../src/adapters/match.ts";
 import { mergedRows, mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
 import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { savedWeights } from "../../src/adapters/saved.ts";
-import type { AnyBatch } from "../../src/data/types.ts";
+import { type Batch, total } from "../../src/data/types.ts";
 import { openCheckpoint, readWeights, storedName } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readJsonObject, readText } from "../../src/formats/json.ts";
-import { check, type Graph, type Value } from "../../src/graph/graph.ts";
+import { check, type Graph, nodesOf, type Value } from "../../src/graph/graph.ts";
 import { type AnyBase, openBase } from "../../src/models/base.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { openGraph } from "../../src/runtime/open-graph.ts";
+import { baseFor, taskOf } from "../../src/tasks/index.ts";
+import type { BatchShape } from "../../src/tasks/task.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import { targetsOf, total } from "../../src/train/batches.ts";
-import type { ObjectiveShape } from "../../src/train/causal-lm.ts";
 import { evaluate } from "../../src/train/evals.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { train } from "../../src/train/trainer.ts";
 import { adaptedGraph, loraEntries, type Trained } from "../../src/train/training-graph.ts";
 import type { Objective } from "../../src/train/types.ts";
-import { type CaseTask, caseTask, labelled, outputName } from "./case-task.ts";
+import { type CaseTask, caseTask, forwardFeeds, labelledPrefixes, outputName } from "./case-task.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
 import { batchPrefixes, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
 import { inTemporaryFolder } from "./temporary.ts";
 
 const modelMeta = z.object({
+  task: z.string(),
+  task_options: z.record(z.string(), z.unknown()).default({}),
   outputs: z.array(z.string()).min(1),
   micro_batches: z.int().min(1),
   train: z.object({
@@ -59,7 +61,7 @@ interface ModelCase {
   folder: string;
   meta: z.output<typeof modelMeta>;
   io: Map<string, Tensor>;
-  batches: AnyBatch[];
+  batches: Batch[];
   base: AnyBase;
   task: CaseTask;
   trained: Required<Trained>;
@@ -68,8 +70,8 @@ interface ModelCase {
 }
 
 /** What the training graph is built for: one piece, or attention and loss cut into several, as real lengths need. */
-const SHORT: ObjectiveShape = { maxTargets: 64, maxLength: 64 };
-const LONG: ObjectiveShape = { maxTargets: 2048, maxLength: 512 };
+const SHORT: BatchShape = { maxTargets: 64, maxLength: 64 };
+const LONG: BatchShape = { maxTargets: 2048, maxLength: 512 };
 
 /** Every check of a case; each says what it compared. */
 const checks: Checks<ModelCase> = {
@@ -92,18 +94,20 @@ export async function runModelCase(folder: string, meta: unknown): Promise<Findi
 }
 
 /** The base and the adapter's config are read first: what they ask for may not be built, whatever else is in the folder. */
-async function openCase(folder: string, meta: unknown): Promise<ModelCase> {
-  const base = await openBase(nodeFiles, `${folder}/base`);
+async function openCase(folder: string, given: unknown): Promise<ModelCase> {
+  const opened = await openBase(nodeFiles, `${folder}/base`);
+  const meta = parseMeta(modelMeta, given);
+  const task = caseTask(meta.task, opened);
+  const base = baseFor(opened, task.task);
   const adapterConfig = `${folder}/adapter/${ADAPTER_CONFIG_NAME}`;
   const lora = parseAdapterConfig(await readText(nodeFiles, adapterConfig), ADAPTER_CONFIG_NAME);
   const modules = matchModules(base.modules, lora, base.config.modelType);
-  const task = caseTask(base);
   const io = await readTensors(`${folder}/io.safetensors`);
   return {
     folder,
-    meta: parseMeta(modelMeta, meta),
+    meta,
     io,
-    batches: labelled(io).map((prefix) => task.batch(io, prefix)),
+    batches: labelledPrefixes(io).map((prefix) => task.batch(io, prefix, base.config)),
     base,
     task,
     trained: { modules, saved: savedWeights(base.modules, lora) },
@@ -143,12 +147,13 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
   const want = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   try {
     for (const prefix of batchPrefixes(io)) {
-      const results = await session.run({ ...task.feeds(io, prefix), ...weights });
+      const results = await session.run({ ...readBy(graph, forwardFeeds(task, task.batch(io, prefix, config))), ...weights });
       for (const [which, name] of meta.outputs.flatMap((name) => [["base", name] as const, ["adapter", name] as const])) {
         const golden = io.get(`${prefix}${name}_${which}`);
         if (!golden) continue; // the parts of a packed row were run with the adapter only
-        got[which].set(`${prefix}${name}`, task.defined(results[`${name}_${which}`]!, io, prefix));
-        want[which].set(`${prefix}${name}`, task.defined(golden, io, prefix));
+        const defined = (output: Tensor) => task.defined?.(output, io, prefix, config) ?? toFloat32(output);
+        got[which].set(`${prefix}${name}`, defined(results[`${name}_${which}`]!));
+        want[which].set(`${prefix}${name}`, defined(golden));
       }
     }
   } finally {
@@ -160,15 +165,25 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
   ];
 }
 
+/** Of feeds those that a graph reads. */
+function readBy(graph: Graph, feeds: Record<string, Tensor>): Record<string, Tensor> {
+  const names = new Set(nodesOf(graph).map(({ op, attributes }) => op === "input" && attributes["name"]));
+  return Object.fromEntries(Object.entries(feeds).filter(([name]) => names.has(name)));
+}
+
 /** Opens the product's training session, as for batches of the given size. */
 async function withObjective(
-  { base: { checkpoint }, task, trained, batches }: ModelCase,
-  shape: ObjectiveShape,
+  { base: { checkpoint, config }, task, meta, trained, batches }: ModelCase,
+  shape: BatchShape,
   work: (objective: Objective) => Promise<Finding[]>,
 ): Promise<Finding[]> {
   const objective = await loraObjective({
     checkpoint,
-    loss: task.loss(shape, batches),
+    loss: taskOf(task.task).loss(
+      config,
+      { ...shape, images: batches.some(({ feeds }) => "pixelValues" in feeds) },
+      meta.task_options,
+    ),
     ...trained,
     dropout: 0,
     openSession: openNodeSession,
@@ -187,7 +202,7 @@ async function lossAndGradient(
   how: string,
 ): Promise<Finding[]> {
   const theta = thetaOf(objective.entries, adapter);
-  const targets = total(batches, targetsOf);
+  const targets = total(batches, "targets");
   const gradient = new Float32Array(theta.length);
   let loss = 0;
   for (const [micro, batch] of batches.entries()) {
@@ -218,7 +233,7 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
   const events = train({
     objective,
     theta,
-    feed: { stepsPerEpoch: 1, microBatches: () => batches, facts: {} },
+    loader: { stepsPerEpoch: 1, microBatches: () => batches, facts: {} },
     steps: how.steps,
     seed: 0,
     optimizer: {

@@ -4,6 +4,7 @@ import { parseAdapterConfig } from "../../src/adapters/config.ts";
 import { type AdapterModule, matchModules } from "../../src/adapters/match.ts";
 import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter } from "../../src/adapters/peft-files.ts";
 import { makeBatch } from "../../src/data/batch.ts";
+import { collate } from "../../src/data/collate.ts";
 import { makeExamples } from "../../src/data/dataset.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import { inMemory } from "../../src/data/store.ts";
@@ -13,11 +14,10 @@ import { openGenerator } from "../../src/generate/generator.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { lossGraph } from "../../src/tasks/causal-lm/loss.ts";
 import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
-import { lossGraph } from "../../src/train/causal-lm.ts";
-import { rowsOf } from "../../src/train/collate.ts";
-import { feedRows } from "../../src/train/data-loader.ts";
+import { dataLoader } from "../../src/train/data-loader.ts";
 import { evaluate } from "../../src/train/evals.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { train } from "../../src/train/trainer.ts";
@@ -146,8 +146,8 @@ async function training(run: RealRun): Promise<Finding[]> {
   const { padId } = run.tokenizer;
   const examples = await examplesOf(run, "train.jsonl");
   const held = await examplesOf(run, "val.jsonl");
-  const feed = await feedRows(rowsOf(inMemory(examples), padId), { batchSize: meta.batch, seed: 0, shuffle: false });
-  const steps = await Promise.all(Array.from({ length: meta.steps }, (_, step) => feed.microBatches(step)));
+  const loader = await dataLoader(collate(inMemory(examples), padId), { batchSize: meta.batch, seed: 0, shuffle: false });
+  const steps = await Promise.all(Array.from({ length: meta.steps }, (_, step) => loader.microBatches(step)));
   const batches = steps.flat();
   const heldBatches = Array.from({ length: Math.ceil(held.length / meta.eval_batch) }, (_, i) =>
     makeBatch(held.slice(i * meta.eval_batch, (i + 1) * meta.eval_batch), { padId }),
@@ -157,7 +157,7 @@ async function training(run: RealRun): Promise<Finding[]> {
     checkpoint: base.checkpoint,
     loss: lossGraph(base.config, {
       maxTargets: Math.max(...all.map(targetsOf)),
-      maxLength: Math.max(...all.map(({ width }) => width)),
+      maxLength: Math.max(...all.map(({ feeds }) => feeds["inputIds"]!.shape[1]!)),
     }),
     modules,
     dropout: 0,
@@ -180,7 +180,7 @@ async function training(run: RealRun): Promise<Finding[]> {
       beta2: meta.betas[1],
       eps: meta.eps,
     };
-    for await (const event of train({ objective, theta, feed, steps: meta.steps, seed: 0, optimizer })) {
+    for await (const event of train({ objective, theta, loader, steps: meta.steps, seed: 0, optimizer })) {
       if (event.type !== "step") continue;
       losses.push(event.loss);
       norms.push(event.gradNorm);
@@ -212,5 +212,5 @@ async function examplesOf({ folder, base, tokenizer }: RealRun, name: string): P
   return (await makeExamples(records, tokenizer, { maxLength: base.config.maxPositions, source: name })).examples;
 }
 
-const targetsOf = (batch: Batch): number => batch.lossLabels.length;
+const targetsOf = (batch: Batch): number => batch.targets;
 const norm = (values: Float32Array): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));

@@ -1,8 +1,5 @@
 // Singular values of a low-rank product and how many of them matter, by way of rank × rank matrices. Eigenvalues: Householder's
-// tridiagonal form, then implicit QL (EISPACK's tred1 and imtql1). Effective rank: Roy and Vetterli (2007).
-
-/** QL steps for one eigenvalue; two are usual. */
-const MAX_STEPS = 60;
+// tridiagonal form, then bisection by Sturm counts (LAPACK's dsytrd and dstebz). Effective rank: Roy and Vetterli (2007).
 
 /**
  * Singular values of B·A, largest first, from BᵀB and AAᵀ (both [rank, rank], row by row). With AAᵀ = L·Lᵀ their squares are
@@ -13,8 +10,8 @@ export function singularValues(gramB: Float64Array, gramA: Float64Array, rank: n
   const images = columns.map((column) =>
     Float64Array.from(column, (_, i) => dot(gramB.subarray(i * rank, (i + 1) * rank), column)),
   );
-  const squares = eigenvalues(columns.map((column) => Float64Array.from(images, (image) => dot(column, image))));
-  return squares.map((square) => Math.sqrt(Math.max(0, square))).sort((a, b) => b - a);
+  const squares = positiveEigenvalues(columns.map((column) => Float64Array.from(images, (image) => dot(column, image))));
+  return squares.reverse().map(Math.sqrt);
 }
 
 /** exp of the entropy of the singular values' shares: between 1 (one direction) and their number (all alike); 0 if all are 0. */
@@ -50,26 +47,39 @@ function cholesky(gram: Float64Array, size: number): Float64Array[] {
   return columns;
 }
 
-/** Eigenvalues of a symmetric matrix, in no order. Its rows are overwritten. */
-function eigenvalues(rows: readonly Float64Array[]): number[] {
+/** Positive eigenvalues of a symmetric matrix, least first. Its rows are overwritten. */
+function positiveEigenvalues(rows: readonly Float64Array[]): number[] {
   const { diagonal, beside } = tridiagonal(rows);
-  for (let first = 0; first < diagonal.length; first++) {
-    for (let step = 0; step < MAX_STEPS; step++) {
-      // The block from `first` ends where an element beside the diagonal is nothing.
-      let last = first;
-      while (last < diagonal.length - 1) {
-        const size = Math.abs(diagonal[last]!) + Math.abs(diagonal[last + 1]!);
-        if (Math.abs(beside[last]!) <= Number.EPSILON * size) break;
-        last++;
-      }
-      if (last === first) break;
-      implicitQl(diagonal, beside, first, last);
+  /** No eigenvalue is larger (Gershgorin). */
+  const bound = diagonal.reduce((most, d, i) => Math.max(most, d + Math.abs(beside[i]!) + Math.abs(beside[i - 1] ?? 0)), 0);
+  /** How many eigenvalues are below `x`: as many as there are negative pivots of the matrix less x·I. */
+  const below = (x: number): number => {
+    let count = 0;
+    let pivot = 1;
+    for (let i = 0; i < diagonal.length; i++) {
+      pivot = diagonal[i]! - x - (i > 0 ? (beside[i - 1]! / pivot) * beside[i - 1]! : 0);
+      if (pivot === 0) pivot = Number.EPSILON * bound;
+      if (pivot < 0) count++;
     }
-  }
-  return diagonal;
+    return count;
+  };
+  const found: number[] = [];
+  const search = (low: number, high: number, belowLow: number, belowHigh: number): void => {
+    if (belowLow >= belowHigh) return;
+    const middle = (low + high) / 2;
+    if (!(low < middle && middle < high) || high - low <= Number.EPSILON * bound) {
+      for (let i = belowLow; i < belowHigh; i++) found.push(middle);
+      return;
+    }
+    const count = below(middle);
+    search(low, middle, belowLow, count);
+    search(middle, high, count, belowHigh);
+  };
+  search(0, bound, below(0), diagonal.length);
+  return found;
 }
 
-/** The tridiagonal matrix with the same eigenvalues: its diagonal, and the elements beside it with a 0 behind them. */
+/** The tridiagonal matrix with the same eigenvalues: its diagonal, and the elements beside it. */
 function tridiagonal(rows: readonly Float64Array[]): { diagonal: number[]; beside: number[] } {
   const size = rows.length;
   const beside = new Array<number>(size).fill(0);
@@ -91,35 +101,6 @@ function tridiagonal(rows: readonly Float64Array[]): { diagonal: number[]; besid
     }
   }
   return { diagonal: rows.map((row, i) => row[i]!), beside };
-}
-
-/** One QL step with Wilkinson's shift on the block `first`…`last`. */
-function implicitQl(diagonal: number[], beside: number[], first: number, last: number): void {
-  const slope = (diagonal[first + 1]! - diagonal[first]!) / (2 * beside[first]!);
-  const shift = diagonal[first]! - beside[first]! / (slope + Math.hypot(1, slope) * (slope < 0 ? -1 : 1));
-  let g = diagonal[last]! - shift;
-  let [sine, cosine, p] = [1, 1, 0];
-  for (let i = last - 1; i >= first; i--) {
-    const f = sine * beside[i]!;
-    const b = cosine * beside[i]!;
-    const r = Math.hypot(f, g);
-    beside[i + 1] = r;
-    if (r === 0) {
-      diagonal[i + 1]! -= p;
-      beside[last] = 0;
-      return;
-    }
-    sine = f / r;
-    cosine = g / r;
-    g = diagonal[i + 1]! - p;
-    const turned = (diagonal[i]! - g) * sine + 2 * cosine * b;
-    p = sine * turned;
-    diagonal[i + 1] = g + p;
-    g = cosine * turned - b;
-  }
-  diagonal[first]! -= p;
-  beside[first] = g;
-  beside[last] = 0;
 }
 
 function dot(a: Float64Array, b: Float64Array): number {

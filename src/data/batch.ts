@@ -1,6 +1,7 @@
 // Examples to rectangles of tokens: padding, packing several sequences into a row, and the order of batches in an epoch.
 import { LowrankError } from "../errors.ts";
 import { permutation, purpose } from "../random.ts";
+import { int32, type Tensor } from "../tensor.ts";
 import { type Batch, type Example, IGNORE } from "./types.ts";
 
 /** Batches among which lengths are sorted. The sort costs randomness, the window bounds how much (Transformers: 50). */
@@ -12,51 +13,82 @@ export interface BatchOptions {
   padTo?: number;
 }
 
+/** Rows of tokens padded on the right, int32 [rows, width] each. */
+export interface PaddedRows {
+  rows: number;
+  width: number;
+  inputIds: Int32Array;
+  /** Position of each token in its own sequence (restarts at 0 in a packed row). */
+  positionIds: Int32Array;
+  /** 1 where a token may be attended to, 0 for padding. */
+  attentionMask: Int32Array;
+  /** Which sequence of its row a token belongs to: a token attends only within its segment. All 0 unless packed. */
+  segmentIds: Int32Array;
+}
+
 /**
- * A batch of rows, padded on the right: each an example, or a list of examples packed one after another (`packRows`).
- * In a packed row, positions restart and segments number the examples; the first token of each is no target. Padding is
- * masked, goes on counting positions, and belongs to the row's last segment.
+ * Rows of tokens, each one sequence or several packed one after another (`packRows`). In a packed row, positions restart and
+ * segments number the sequences. Padding is masked, goes on counting positions, and belongs to the row's last segment.
  */
-export function makeBatch(rows: readonly (Example | readonly Example[])[], { padId, padTo }: BatchOptions): Batch {
-  const packed = rows.map((row) => ("ids" in row ? [row] : row));
+export function padRows(packed: readonly (readonly { ids: Int32Array }[])[], { padId, padTo }: BatchOptions): PaddedRows {
   const lengths = packed.map((row) => row.reduce((n, { ids }) => n + ids.length, 0));
   const width = widthOf(lengths, padTo);
-  const size = rows.length * width;
+  const size = packed.length * width;
   const inputIds = new Int32Array(size).fill(padId);
-  const positionIds = new Int32Array(size);
-  const attentionMask = new Int32Array(size);
-  const segmentIds = new Int32Array(size);
-  const lossRows: number[] = [];
-  const lossLabels: number[] = [];
+  const [positionIds, attentionMask, segmentIds] = [new Int32Array(size), new Int32Array(size), new Int32Array(size)];
   for (const [r, row] of packed.entries()) {
     let start = r * width;
     let position = 0;
-    for (const [segment, { ids, labels }] of row.entries()) {
+    for (const [segment, { ids }] of row.entries()) {
       inputIds.set(ids, start);
       attentionMask.fill(1, start, start + ids.length);
       segmentIds.fill(segment, start, start + ids.length);
-      for (position = 0; position < ids.length; position++) {
-        positionIds[start + position] = position;
-        const label = labels[position]!;
-        if (position === 0 || label === IGNORE) continue;
-        lossRows.push(start + position - 1);
-        lossLabels.push(label);
-      }
+      for (position = 0; position < ids.length; position++) positionIds[start + position] = position;
       start += ids.length;
     }
     segmentIds.fill(Math.max(0, row.length - 1), start, (r + 1) * width);
     while (start < (r + 1) * width) positionIds[start++] = position++;
   }
-  return {
-    rows: rows.length,
-    width,
-    inputIds,
-    positionIds,
-    attentionMask,
-    segmentIds,
-    lossRows: Int32Array.from(lossRows),
-    lossLabels: Int32Array.from(lossLabels),
-  };
+  return { rows: packed.length, width, inputIds, positionIds, attentionMask, segmentIds };
+}
+
+/** The four rectangles under the names of a decoder's inputs. */
+export function rowFeeds({ rows, width, ...rectangles }: PaddedRows): Record<string, Tensor> {
+  return Object.fromEntries(Object.entries(rectangles).map(([name, values]) => [name, int32([rows, width], values)]));
+}
+
+/**
+ * The positions of padded rows whose *next* token is a target, flat (row * width + t) and ascending, and the target of each. The
+ * first token of a sequence is never one.
+ */
+export function nextTokenTargets(
+  packed: readonly (readonly Pick<Example, "ids" | "labels">[])[],
+  width: number,
+): { rows: Int32Array; labels: Int32Array } {
+  const rows: number[] = [];
+  const targets: number[] = [];
+  for (const [r, row] of packed.entries()) {
+    let start = r * width;
+    for (const { ids, labels } of row) {
+      for (let position = 1; position < ids.length; position++) {
+        if (labels[position] === IGNORE) continue;
+        rows.push(start + position - 1);
+        targets.push(labels[position]!);
+      }
+      start += ids.length;
+    }
+  }
+  return { rows: Int32Array.from(rows), labels: Int32Array.from(targets) };
+}
+
+/** A batch of a language model: rows of examples, or of lists of packed ones, with `lossRows` and `lossLabels` [targets]. */
+export function makeBatch(rows: readonly (Example | readonly Example[])[], options: BatchOptions): Batch & { rows: PaddedRows } {
+  const packed = rows.map((row) => ("ids" in row ? [row] : row));
+  const padded = padRows(packed, options);
+  const targets = nextTokenTargets(packed, padded.width);
+  const count = targets.rows.length;
+  const feeds = { ...rowFeeds(padded), lossRows: int32([count], targets.rows), lossLabels: int32([count], targets.labels) };
+  return { rows: padded, feeds, targets: count, tokens: padded.attentionMask.reduce((sum, attended) => sum + attended, 0) };
 }
 
 /**

@@ -1,13 +1,11 @@
 // Tokenized records as a dataset: the examples in a store, and a report of what became of the records.
 import { LowrankError } from "../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { recordKey } from "./duplicates.ts";
 import { type ExampleOptions, eachExample, type MadeExample } from "./examples.ts";
-import { type PromptFormat, promptFormatOf } from "./prompts.ts";
+import { type PromptFormat, type PromptFormatFinder, promptFormatOf } from "./prompts.ts";
 import type { Recognized } from "./readers.ts";
-import type { NumberedRecord } from "./records.ts";
+import type { DataRecord, NumberedRecord } from "./records.ts";
 import { type ExampleStore, type Examples, exampleStore, growing, inOrder, subset, targetsIn } from "./store.ts";
-import { type AnyRecord, isLanguage } from "./task-records.ts";
 import type { Example } from "./types.ts";
 
 /** What became of a dataset. */
@@ -62,7 +60,7 @@ const nothing: Example = { ids: new Int32Array(), labels: new Int32Array() };
 
 /** Collects the examples of one source, cut to the maximum length. */
 export interface Collector {
-  add(made: MadeExample<AnyRecord>): Promise<void>;
+  add(made: MadeExample): Promise<void>;
   /** Records so far, dropped ones included. */
   readonly records: number;
   /** The dataset of these records, by their numbers from 0; of all if absent. Throws `data/empty`, `data/no-targets`. */
@@ -72,6 +70,7 @@ export interface Collector {
 export function collector(
   store: ExampleStore,
   { maxLength, source = "the dataset" }: Pick<ExampleOptions, "maxLength" | "source">,
+  prompts?: PromptFormatFinder,
 ): Collector {
   if (!Number.isSafeInteger(maxLength) || maxLength < 2) {
     throw new LowrankError("data/option", "no example fits the maximum length", {
@@ -83,23 +82,21 @@ export function collector(
   }
   const fates = growing(Uint8Array);
   const hashes = growing(Float64Array);
-  const prompts = promptFormatOf();
 
-  async function add({
-    record,
-    whole,
-    imagesEnd = 0,
-    isCut = whole.ids.length > maxLength,
-  }: MadeExample<AnyRecord>): Promise<void> {
-    if (isLanguage(record)) prompts.add(record);
-    const isLonger = whole.ids.length > maxLength;
+  async function add({ record, whole, key, isEmpty, imagesEnd = 0, isCut }: MadeExample): Promise<void> {
+    prompts?.add(record as DataRecord);
+    const isLonger = isCut === undefined && whole.ids.length > maxLength;
     const example = isLonger ? { ...whole, ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) } : whole;
     const cutsImage = imagesEnd > maxLength;
     const isKept = targetsIn(example) > 0 && !cutsImage;
     const fate = isKept ? 0 : targetsIn(whole) > 0 ? NO_TARGET_LEFT : NO_TARGET;
-    const isEmpty = "completion" in record && record.completion.trim() === "";
-    fates.push(fate | (isCut ? CUT : 0) | (isEmpty ? EMPTY_COMPLETION : 0) | (cutsImage && targetsIn(whole) > 0 ? CUT_IMAGE : 0));
-    hashes.push(isKept ? recordKey(record).record : 0);
+    fates.push(
+      fate |
+        ((isCut ?? isLonger) ? CUT : 0) |
+        (isEmpty ? EMPTY_COMPLETION : 0) |
+        (cutsImage && targetsIn(whole) > 0 ? CUT_IMAGE : 0),
+    );
+    hashes.push(isKept ? key.record : 0);
     await store.add(isKept ? example : nothing);
   }
 
@@ -125,7 +122,7 @@ export function collector(
       longest = Math.max(longest, store.tokensOf(number));
     }
     const sorted = Float64Array.from(kept, hashes.at).sort();
-    const asked = prompts.format();
+    const asked = prompts?.format();
     const report: ExampleReport = {
       count,
       truncated: of(CUT),
@@ -199,7 +196,7 @@ export async function makeExamples(
   tokenizer: Tokenizer,
   options: ExampleOptions,
 ): Promise<{ examples: Example[]; report: ExampleReport }> {
-  const collected = collector(exampleStore({ limit: 2 ** 31 }), options);
+  const collected = collector(exampleStore({ limit: 2 ** 31 }), options, promptFormatOf());
   for await (const made of eachExample(records, tokenizer, options)) await collected.add(made);
   const { examples, report } = collected.dataset();
   const all: Example[] = [];

@@ -1,5 +1,5 @@
 // Records that are there twice: known by a hash of what is read of them, so that a file of any size needs 8 bytes a record.
-import { type AnyRecord, isLanguage } from "./task-records.ts";
+import type { DataRecord } from "./records.ts";
 
 /** A record by hashes of itself, and of what it asks: the prompt, or the messages before the last answer. A text asks nothing. */
 export interface RecordKey {
@@ -7,11 +7,14 @@ export interface RecordKey {
   question: number | null;
 }
 
-export function recordKey(record: AnyRecord): RecordKey {
-  if (!isLanguage(record)) {
-    const asked = "label" in record ? { ...record, label: undefined } : null;
-    return { record: hash(JSON.stringify(record)), question: asked && hash(JSON.stringify(asked)) };
-  }
+/** A record of fields, of which `answers` are what it answers; without any it asks nothing. */
+export function fieldsKey(record: object, answers: readonly string[]): RecordKey {
+  const asked = Object.entries(record).filter(([name]) => !answers.includes(name));
+  return { record: hash(JSON.stringify(record)), question: answers.length === 0 ? null : hash(JSON.stringify(asked)) };
+}
+
+/** A record of a language model. */
+export function recordKey(record: DataRecord): RecordKey {
   const images = record.images ?? [];
   if ("text" in record) return { record: hash([record.text, ...images].join("\n")), question: null };
   if ("prompt" in record) {

@@ -7,6 +7,7 @@ import { textOf } from "../text/parts.ts";
 import { type ChatMessage, type ChatTemplate, renderChat } from "../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
+import { type RecordKey, recordKey } from "./duplicates.ts";
 import type { RecordImages } from "./record-images.ts";
 import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord, TextRecord } from "./records.ts";
 import { type Example, IGNORE } from "./types.ts";
@@ -34,11 +35,13 @@ export interface ExampleOptions {
 }
 
 /** A record, and the example it becomes. */
-export interface MadeExample<R = DataRecord> extends NumberedRecord<R> {
-  /** Before it is cut to the maximum length; of another task than language modelling, after it. */
+export interface MadeExample<R = object> extends NumberedRecord<R> {
+  /** Before it is truncated to the maximum length, unless `isCut` says whether it was. */
   whole: Example;
-  /** Whether it was cut already. */
   isCut?: boolean;
+  key: RecordKey;
+  /** Whether nothing but that the text ends is learnt from it. */
+  isEmpty?: boolean;
   /** Tokens up to the last one of an image: an example that is cut before is left out. */
   imagesEnd?: number;
 }
@@ -56,7 +59,7 @@ export async function* eachExample(
   records: AsyncIterable<NumberedRecord> | Iterable<NumberedRecord>,
   tokenizer: Tokenizer,
   options: Omit<ExampleOptions, "maxLength">,
-): AsyncGenerator<MadeExample, void, void> {
+): AsyncGenerator<MadeExample<DataRecord>, void, void> {
   const { source = "the dataset" } = options;
   for await (const group of groups(records)) {
     const made: Example[] = [];
@@ -83,7 +86,9 @@ export async function* eachExample(
       };
       const whole = made[i] ?? atPlace(source, one.place, alone);
       const imagesEnd = whole.images && whole.ids.lastIndexOf(options.images!.text.id) + 1;
-      yield { record: one.record, place: one.place, whole, ...(imagesEnd !== undefined && { imagesEnd }) };
+      const { record, place } = one;
+      const isEmpty = "completion" in record && record.completion.trim() === "";
+      yield { record, place, whole, key: recordKey(record), isEmpty, ...(imagesEnd !== undefined && { imagesEnd }) };
     }
   }
 }

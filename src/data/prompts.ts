@@ -8,7 +8,12 @@ import type { DataRecord } from "./records.ts";
 export type PromptFormat = { kind: "messages" } | { kind: "text" } | { kind: "completion"; before: string; after: string };
 
 /** Looks at records one by one; `format` is what they have in common, null before the first. */
-export function promptFormatOf(): { add(record: DataRecord): void; format(): PromptFormat | null } {
+export interface PromptFormatFinder {
+  add(record: DataRecord): void;
+  format(): PromptFormat | null;
+}
+
+export function promptFormatOf(): PromptFormatFinder {
   let kind: PromptFormat["kind"] | null = null;
   let start = "";
   let end = "";

@@ -7,12 +7,12 @@ import {
   type ColumnNames,
   type DataRecord,
   describe,
+  formatOf,
+  formatsFor,
   makeRecord,
   type NumberedRecord,
-  type Spelling,
-  type Spellings,
-  spellingOf,
-  spellingsFor,
+  type RecordFormat,
+  type RecordFormats,
 } from "./records.ts";
 
 /** What a data file turned out to be. */
@@ -38,15 +38,15 @@ export interface RecordFile<R = DataRecord> extends AsyncIterable<NumberedRecord
   where(place: string): string;
 }
 
-/** The records of a file for a language model (`readSpelled`). */
+/** The records of a file for a language model (`readFormats`). */
 export const readRecords = (files: Files, path: string, columns: ColumnNames = {}): RecordFile =>
-  readSpelled(files, path, spellingsFor(columns));
+  readFormats(files, path, formatsFor(columns));
 
 /**
  * The records of a file, in order, of one kind and spelling throughout. A byte order mark and CRLF are accepted.
  * Iterating throws LowrankError `data/…` that names the line, row or record.
  */
-export function readSpelled<R>(files: Files, given: string, sought: Spellings<R>): RecordFile<R> {
+export function readFormats<R>(files: Files, given: string, sought: RecordFormats<R>): RecordFile<R> {
   let source: Source | undefined;
   let opened: Opened | undefined;
   let recognized: Recognized | null = null;
@@ -54,18 +54,18 @@ export function readSpelled<R>(files: Files, given: string, sought: Spellings<R>
     opened = await openData(files, given, sought.folder);
     const { path, folder, format, where } = opened;
     source = { files, path, size: path === folder ? 0 : await files.size(path), done: 0 };
-    let first: { spelling: Spelling<R>; place: string } | undefined;
+    let first: { spelling: RecordFormat<R>; place: string } | undefined;
     /** The columns of a file that says them, of which only the chosen ones are in its rows. */
     let all: readonly string[] | undefined;
     const choose = (names: readonly string[]): string[] => {
       all = names;
-      const { keys, optional } = spellingOf(names, () => false, sought, path);
+      const { keys, optional } = formatOf(names, () => false, sought, path);
       return [...keys, ...optional.filter((name) => names.includes(name))];
     };
     for await (const row of format.rows(source, choose)) {
       const { fields, place } = row;
       const subject = where(place);
-      const spelling = spellingOf([...fields.keys()], (key) => fields.get(key) === null, sought, subject);
+      const spelling = formatOf([...fields.keys()], (key) => fields.get(key) === null, sought, subject);
       if (first === undefined) {
         first = { spelling, place };
         const keys = [...spelling.keys, ...spelling.optional];

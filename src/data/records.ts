@@ -37,14 +37,15 @@ export interface ColumnNames {
   /** "completion" if only the other one is given, as "prompt" is the other way round. */
   completionColumn?: string;
   textColumn?: string;
-  /** Of other tasks (task-records.ts). */
   textPairColumn?: string;
   labelColumn?: string;
   imageColumn?: string;
+  /** Those of a task's own records. */
+  [column: `${string}Column`]: string | undefined;
 }
 
-/** The texts of one row under their keys. */
-export interface Texts {
+/** One row, read by its keys. */
+export interface Fields {
   /** The value of a key; throws `data/value` if it is no string. */
   text(key: string): string;
   /** The value of a key; "" if the row has none. */
@@ -57,16 +58,20 @@ export interface Texts {
   images(): Images;
   /** The name of a class: a text, a whole number or a truth value. */
   label(key: string): string;
+  /** The value of a key, whatever it is; what is missing is undefined. */
+  value(key: string): unknown;
+  /** The error for a value that is not `expected`. */
+  wrong(key: string, expected: string): LowrankError;
 }
 
 /** How data sets write a record of kind `R`. */
-export interface Spelling<R = DataRecord> {
+export interface RecordFormat<R = DataRecord> {
   name: string;
   /** A row is of the spelling when it has these. */
   keys: readonly string[];
   /** These are used where a row has them. */
   optional: readonly string[];
-  make(texts: Texts): R;
+  make(texts: Fields): R;
 }
 
 /** A text and its heading, as Alpaca's prompts have them. */
@@ -75,14 +80,14 @@ const section = (heading: string, text: string): string => (text === "" ? "" : `
 const preamble = (system: string): string => (system === "" ? "" : `${system}\n\n`);
 
 /** Alpaca's prompt without the sentence in front, which says whether there is an input: what all prompts share is the heading. */
-const instruction = (input: string, output: string): Spelling["make"] => {
+const instruction = (input: string, output: string): RecordFormat["make"] => {
   return ({ text, optional }) => ({
     prompt: `${preamble(optional("system"))}${section("Instruction", text("instruction"))}${section("Input", optional(input))}### Response:\n`,
     completion: text(output),
   });
 };
 
-const question = (answer: string): Spelling["make"] => {
+const question = (answer: string): RecordFormat["make"] => {
   return ({ text, optional }) => ({
     prompt: `${preamble(optional("system") || optional("system_prompt"))}Question: ${text("question")}\nAnswer:`,
     completion: ` ${text(answer)}`,
@@ -90,7 +95,7 @@ const question = (answer: string): Spelling["make"] => {
 };
 
 /** A prompt that the completion follows at once. */
-const prompt = (key: string, completion: string): Spelling["make"] => {
+const prompt = (key: string, completion: string): RecordFormat["make"] => {
   return ({ text, optional, images }) => ({
     prompt: preamble(optional("system")) + text(key),
     completion: text(completion),
@@ -98,7 +103,7 @@ const prompt = (key: string, completion: string): Spelling["make"] => {
   });
 };
 
-const turns = (key: string): Spelling["make"] => {
+const turns = (key: string): RecordFormat["make"] => {
   return ({ turns, optional, images }) => {
     const messages = turns(key);
     const system = optional("system");
@@ -112,7 +117,7 @@ const turns = (key: string): Spelling["make"] => {
 /** The keys of images, where a row has any. */
 const imageKeys = ["images", "image"];
 
-export const spellings: readonly Spelling[] = [
+export const recordFormats: readonly RecordFormat[] = [
   { name: "OpenAI messages", keys: ["messages"], optional: ["system", ...imageKeys], make: turns("messages") },
   { name: "ShareGPT", keys: ["conversations"], optional: ["system", ...imageKeys], make: turns("conversations") },
   { name: "Alpaca", keys: ["instruction", "output"], optional: ["input", "system"], make: instruction("input", "output") },
@@ -146,8 +151,8 @@ export const spellings: readonly Spelling[] = [
 ];
 
 /** The spellings to look for in a file. */
-export interface Spellings<R = DataRecord> {
-  candidates: readonly Spelling<R>[];
+export interface RecordFormats<R = DataRecord> {
+  candidates: readonly RecordFormat<R>[];
   /** The flags that say which columns are meant. */
   naming: string;
   /** Of those, two that name the columns of a record of two. */
@@ -157,8 +162,8 @@ export interface Spellings<R = DataRecord> {
 }
 
 /** The spellings of what a language model learns from: those of the table, or the columns that were named. */
-export function spellingsFor({ promptColumn, completionColumn, textColumn }: ColumnNames): Spellings {
-  const named: Spelling[] = [];
+export function formatsFor({ promptColumn, completionColumn, textColumn }: ColumnNames): RecordFormats {
+  const named: RecordFormat[] = [];
   if (promptColumn !== undefined || completionColumn !== undefined) {
     const keys = [promptColumn ?? "prompt", completionColumn ?? "completion"] as const;
     named.push({ name: "named columns", keys, optional: imageKeys, make: prompt(...keys) });
@@ -172,7 +177,7 @@ export function spellingsFor({ promptColumn, completionColumn, textColumn }: Col
     });
   }
   return {
-    candidates: named.length > 0 ? named : spellings,
+    candidates: named.length > 0 ? named : recordFormats,
     naming: "--prompt-column with --completion-column, or --text-column",
     pair: ["--prompt-column", "--completion-column"],
   };
@@ -183,17 +188,17 @@ export function spellingsFor({ promptColumn, completionColumn, textColumn }: Col
  * the other and more is meant; {text} beside another is taken for a copy of it; a null counts only if nothing else is there.
  * @throws LowrankError `data/keys` that names the keys found and how to name columns.
  */
-export function spellingOf<R>(
+export function formatOf<R>(
   keys: readonly string[],
   isNull: (key: string) => boolean,
-  sought: Spellings<R>,
+  sought: RecordFormats<R>,
   subject: string,
-): Spelling<R> {
+): RecordFormat<R> {
   const { candidates, naming } = sought;
   const fitting = candidates.filter((spelling) => spelling.keys.every((key) => keys.includes(key)));
   const filled = fitting.filter((spelling) => !spelling.keys.some(isNull));
   const found = filled.length > 0 ? filled : fitting;
-  const covers = (a: Spelling<R>, b: Spelling<R>) =>
+  const covers = (a: RecordFormat<R>, b: RecordFormat<R>) =>
     b.name === "text" ||
     (b.keys.length <= a.keys.length && b.keys.every((key) => a.keys.includes(key) || a.optional.includes(key)));
   const meant = found.filter((one) => !found.some((other) => other !== one && covers(other, one)));
@@ -217,7 +222,7 @@ export function spellingOf<R>(
 const isImageKey = (key: string): boolean => ["image", "images", "img", "file_name"].includes(key);
 
 /** Of the spelling that lacks one key only, what may be meant by it; of two keys that none has, flags that take them. */
-function suggestion(keys: readonly string[], { candidates, pair }: Spellings<unknown>): string {
+function suggestion(keys: readonly string[], { candidates, pair }: RecordFormats<unknown>): string {
   for (const spelling of candidates) {
     const missing = spelling.keys.filter((key) => !keys.includes(key));
     const others = keys.filter((key) => !spelling.keys.includes(key) && isImageKey(key) === isImageKey(missing[0] ?? ""));
@@ -234,7 +239,7 @@ function suggestion(keys: readonly string[], { candidates, pair }: Spellings<unk
  * A row in a spelling as a record; paths are relative to `folder`. Throws `data/value` for a value that is no text or no list of
  * messages.
  */
-export function makeRecord<R>({ fields }: Row, spelling: Spelling<R>, subject: string, folder: string | null): R {
+export function makeRecord<R>({ fields }: Row, spelling: RecordFormat<R>, subject: string, folder: string | null): R {
   const text = (key: string) => requireText(fields.get(key), key, subject);
   return spelling.make({
     text,
@@ -248,6 +253,8 @@ export function makeRecord<R>({ fields }: Row, spelling: Spelling<R>, subject: s
       return paths.length === 0 ? {} : { images: paths };
     },
     label: (key) => labelIn(fields.get(key), key, subject),
+    value: (key) => fields.get(key),
+    wrong: (key, expected) => wrongValue(key, expected, fields.get(key), subject),
   });
 }
 

@@ -46,9 +46,9 @@ export async function* inOrder(examples: Examples): AsyncGenerator<Example> {
   }
 }
 
-/** Targets behind the first token: the first is never predicted. An example of another task is one. */
-export function targetsIn({ labels, answer }: Example): number {
-  if (answer !== undefined) return 1;
+/** What an example counts as: the targets behind its first token, which is never predicted, unless it says otherwise. */
+export function targetsIn({ labels, targets }: Example): number {
+  if (targets !== undefined) return targets;
   let count = 0;
   for (let i = 1; i < labels.length; i++) if (labels[i] !== IGNORE) count++;
   return count;
@@ -163,7 +163,10 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
         while (last + 1 < sorted.length && sorted[last + 1]! - sorted[last]! <= 1) last++;
         const start = starts.at(sorted[i]!);
         const words = await wordsAt(start, endOf(sorted[last]!));
-        for (; i <= last; i++) found.set(sorted[i]!, exampleIn(words, starts.at(sorted[i]!) - start, tokens.at(sorted[i]!)));
+        for (; i <= last; i++) {
+          const index = sorted[i]!;
+          found.set(index, exampleIn(words, starts.at(index) - start, tokens.at(index), targets.at(index)));
+        }
       }
       return indices.map((index) => found.get(index)!);
     },
@@ -184,27 +187,36 @@ function runsOf({ labels }: Example): number[] {
   return runs;
 }
 
-/** The class and the second text's place, each plus one and 0 for none, and the numbers of the images. */
-function besideText({ answer = -1, second = -1, images = [] }: Example): number[] {
-  return answer < 0 && second < 0 && images.length === 0 ? [] : [answer + 1, second + 1, ...images];
+/** The lists beside the text, each with its length in front: starts, classes (plus one), images, the bits of the value. */
+function besideText({ starts = [], classes = [], value, images = [] }: Example): number[] {
+  const bits = value === undefined ? [] : [...new Int32Array(Float32Array.of(value).buffer)];
+  const lists = [starts, classes.map((number) => number + 1), images, bits];
+  return lists.every(({ length }) => length === 0) ? [] : lists.flatMap((list) => [list.length, ...list]);
 }
 
-function exampleIn(words: Words, at: number, length: number): Example {
+function exampleIn(words: Words, at: number, length: number, targets: number): Example {
   const beside = words[at]!;
-  const [answer = 0, second = 0, ...images] = words.subarray(at + 1, at + 1 + beside);
+  let next = at + 1;
+  const [starts = [], classes = [], images = [], bits = []] = Array.from({ length: beside > 0 ? 4 : 0 }, () => {
+    const count = words[next]!;
+    next += count + 1;
+    return [...words.subarray(next - count, next)];
+  });
   const runs = words[at + 1 + beside]!;
   const start = at + 2 + beside;
   const ids = Int32Array.from(words.subarray(start + 2 * runs, start + 2 * runs + length));
-  const labels = new Int32Array(answer > 0 ? 0 : length).fill(IGNORE);
+  const labels = new Int32Array(length).fill(IGNORE);
   for (let run = 0; run < runs; run++) {
     const [from, to] = [words[start + 2 * run]!, words[start + 2 * run + 1]!];
     labels.set(ids.subarray(from, to), from);
   }
+  const example = { ids, labels };
   return {
-    ids,
-    labels,
-    ...(answer > 0 && { answer: answer - 1 }),
-    ...(second > 0 && { second: second - 1 }),
+    ...example,
+    ...(targets !== targetsIn(example) && { targets }),
+    ...(starts.length > 0 && { starts }),
+    ...(classes.length > 0 && { classes: classes.map((number) => number - 1) }),
+    ...(bits.length > 0 && { value: new Float32Array(Int32Array.from(bits).buffer)[0]! }),
     ...(images.length > 0 && { images }),
   };
 }

@@ -4,49 +4,49 @@ import type { Tensor } from "../tensor.ts";
 /** The label of a position that carries no loss (PyTorch's and Transformers' ignore_index). */
 export const IGNORE = -100;
 
-/** One example. */
+/** One example: the tokens of its texts, and what stands beside them. */
 export interface Example {
-  /** Its tokens; none where it has no text. */
+  /** The tokens of all its texts, one after another; none where it has no text. */
   ids: Int32Array;
-  /**
-   * Of a text to be continued: `labels[i]` is the token at position i where it is a target and IGNORE where not (not shifted).
-   * Empty for other tasks.
-   */
+  /** Of texts that are continued: `labels[i]` is the token at position i where it is a target and IGNORE where not (not shifted). */
   labels: Int32Array;
-  /** Of another task: the number of its class, 0 where there are no classes. */
-  answer?: number;
-  /** Where the second of two texts begins among `ids`. */
-  second?: number;
+  /** Where each text but the first begins among `ids`. */
+  starts?: readonly number[];
+  /** The numbers of its classes (classes.ts): of the example, or one for each token, -1 where a token has none. */
+  classes?: readonly number[];
+  /** A number that is learnt. */
+  value?: number;
+  /** What it counts as in the mean of the losses; the targets among `labels` if absent. */
+  targets?: number;
   /** The numbers of its images (images.ts). */
   images?: readonly number[];
 }
 
-/** A batch of another task than language modelling: what its graph is fed, by name. */
-export interface FeedBatch {
+/** A batch: what the loss graph is fed, by name. */
+export interface Batch {
   feeds: Record<string, Tensor>;
-  /** What is learnt from: labels, pairs. */
+  /** What the loss is a mean over: target tokens, rows, pairs. */
   targets: number;
-  /** What the speed counts: tokens, patches. */
+  /** What the speed counts: tokens that are not padding, patches. */
   tokens: number;
 }
 
-export type AnyBatch = Batch | FeedBatch;
-
-/** A rectangle of tokens. All arrays but the loss ones are row-major [rows, width]. */
-export interface Batch {
+/** Rows, width and targets of one batch, known before it is made. */
+export interface BatchSize {
   rows: number;
   width: number;
-  inputIds: Int32Array;
-  /** Position of each token in its own sequence (restarts at 0 in a packed row). */
-  positionIds: Int32Array;
-  /** 1 where a token may be attended to, 0 for padding. */
-  attentionMask: Int32Array;
-  /** Which sequence of its row a token belongs to: a token attends only within its segment. All 0 unless packed. */
-  segmentIds: Int32Array;
-  /** Flat positions (row * width + t) whose *next* token is a target, ascending: [targets]. */
-  lossRows: Int32Array;
-  /** The target token of each of `lossRows`: [targets]. */
-  lossLabels: Int32Array;
-  /** Of a model with images, what its vision side is fed (`feeds` in models/images.ts), in every batch of a run or in none. */
-  images?: Record<string, Tensor>;
+  /** Positions whose logits are computed. */
+  targets: number;
+  /**
+   * Where a run has images: how many the vision side reads, tiles of split ones counted; where text attends to them, of each
+   * row.
+   */
+  images?: number;
 }
+
+/** What identifies a part of a run, compared when it is resumed. */
+export type RunIdentity = Record<string, string | number | boolean | null>;
+
+/** What is counted in batches, summed. */
+export const total = <B extends Batch>(batches: readonly B[], of: "targets" | "tokens"): number =>
+  batches.reduce((sum, batch) => sum + batch[of], 0);

@@ -7,10 +7,9 @@ import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
-import type { DecoderConfig } from "../models/config/config.ts";
 import { placedApart } from "../models/images.ts";
 import { cachedInputs } from "../models/layers/blocks.ts";
-import { forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
+import { type DecoderModel, forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession } from "../runtime/session.ts";
@@ -24,7 +23,7 @@ const PROMPT_CHUNK = 512;
 
 export interface DecoderOptions {
   checkpoint: Checkpoint;
-  config: DecoderConfig;
+  config: DecoderModel;
   openSession: OpenSession;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
@@ -41,12 +40,12 @@ export interface ModelDecoder extends Decoder {
 }
 
 /** The decoding graph. */
-function decodeGraph(config: DecoderConfig): Graph {
+function decodeGraph(config: DecoderModel): Graph {
   const vision = visionOf(config);
   const inputs = { ...cachedInputs(config), ...(vision && { images: placedApart(vision, config) }) };
-  const { hidden, head, present } = forward(config, inputs);
+  const { hidden, output, present } = forward(config, inputs);
   const last = gatherRows(hidden, input("lastRows", "int32", ["batch"])); // [batch, hidden]
-  const outputs = { logits: logitsOf(last, head) }; // [batch, vocab]
+  const outputs = { logits: logitsOf(last, output) }; // [batch, vocab]
   for (const [i, { key, value }] of present.entries()) Object.assign(outputs, { [`key.${i}`]: key, [`value.${i}`]: value });
   return { outputs };
 }

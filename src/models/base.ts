@@ -4,20 +4,24 @@ import type { Files } from "../files.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "../formats/checkpoint.ts";
 import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-import type { DecoderConfig } from "./config/config.ts";
 import { baseFingerprint } from "./fingerprint.ts";
+import { unnamedLabel } from "./heads/index.ts";
 import type { ModuleInfo } from "./module.ts";
 import {
   asDecoder,
+  type DecoderModel,
   forwardGraph,
+  type HeadChoice,
+  headModule,
   type ModelConfig,
   modelConfig,
   modulesOf,
   olderNames,
   storedIn,
-  storedNames,
+  storedNamesOf,
+  withHead,
+  withStoredHead,
 } from "./registry.ts";
-import { unnamedLabel, withLabels, withStoredHead } from "./task.ts";
 import { storedParts } from "./weights.ts";
 
 /** What of a base is needed to make examples: no file of weights has to be there. */
@@ -41,43 +45,47 @@ export interface AnyBase extends TextBase {
 }
 
 /** A language model. */
-export type Base = AnyBase & { config: DecoderConfig };
+export type Base = AnyBase & { config: DecoderModel };
 
 /**
- * Opens a checkpoint folder of any task. No weight is read. `timeLimit` is the tokenizer's: without it an expression of
+ * Opens a checkpoint folder of any model. No weight is read. `timeLimit` is the tokenizer's: without it an expression of
  * tokenizer.json can take for ever. Fails with the errors of `openCheckpoint` and `modelConfig`.
  */
 export async function openBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<AnyBase> {
   const opened = await openCheckpoint(files, folder);
-  const described = modelConfig(opened.config, `${folder}/config.json`);
-  const config = "task" in described ? withStoredHead(described, opened.tensors) : described;
-  const graph = forwardGraph(config);
-  const checkpoint = {
-    ...opened,
-    aliases: storedNames(graph, opened.tensors, (name) => olderNames(config, name)),
-    parts: storedParts(graph, opened.tensors, (name) => storedIn(config, name)),
-  };
+  const config = withStoredHead(modelConfig(opened.config, `${folder}/config.json`), opened.tensors);
+  const tokenizer = tokenizerOf(files, folder, config, timeLimit);
   let naming: Promise<string> | undefined;
+  const fingerprint = () => {
+    naming ??= baseFingerprint(files, opened, config);
+    return naming;
+  };
+  return onBase({ checkpoint: opened, config, modules: [], tokenizer, fingerprint }, {});
+}
+
+/** The same base, opened or its texts alone, under another head or with other labels. Fails as `withHead` does. */
+export function onBase<B extends AnyBase | TextBase>(base: B, choice: HeadChoice): B {
+  if (!("modules" in base)) return { ...base, config: withHead(base.config, choice, new Map()) };
+  const { tensors } = base.checkpoint;
+  const config = withHead(base.config, choice, tensors);
+  const graph = forwardGraph(config);
   return {
-    checkpoint,
+    ...base,
     config,
-    modules: modulesOf(graph, (name) => olderNames(config, name)),
-    tokenizer: tokenizerOf(files, folder, config, timeLimit),
-    fingerprint: () => {
-      naming ??= baseFingerprint(files, checkpoint, config);
-      return naming;
+    checkpoint: {
+      ...base.checkpoint,
+      aliases: storedNamesOf(config, graph, tensors),
+      parts: storedParts(graph, tensors, (name) => storedIn(config, name)),
     },
+    modules: modulesOf(graph, (name) => olderNames(config, name)),
   };
 }
 
 /** A classifier with these classes: its own head if they are its own, a new one if not. Other models stay as they are. */
-export function relabelled(base: AnyBase, labels: readonly string[]): AnyBase {
-  if (!("task" in base.config)) return base;
-  const config = withLabels(base.config, labels);
-  return { ...base, config, modules: modulesOf(forwardGraph(config), (name) => olderNames(config, name)) };
-}
+export const relabelled = (base: AnyBase, labels: readonly string[]): AnyBase =>
+  headModule(base.config) === null ? base : onBase(base, { labels });
 
-/** What of an adapter tells its classes. */
+/** What an adapter says of its classes. */
 interface AdapterHead {
   labels?: readonly string[];
   saved?: ReadonlyMap<string, { shape: readonly number[] }>;
@@ -85,16 +93,12 @@ interface AdapterHead {
 
 /** The base with the classes of an adapter that brings a classifier's head; an adapter of PEFT's does not name them. */
 export function forAdapter(base: AnyBase, { labels, saved }: AdapterHead): AnyBase {
-  if (!("task" in base.config)) return base;
+  const head = headModule(base.config);
+  if (head === null) return base;
   if (labels) return relabelled(base, labels);
-  const head = base.modules.find(({ isClassifierHead }) => isClassifierHead);
-  const count = saved?.get(`${head?.path}.weight`)?.shape[0] ?? base.config.labels.length;
-  return count === base.config.labels.length
-    ? base
-    : relabelled(
-        base,
-        Array.from({ length: count }, (_, i) => unnamedLabel(i)),
-      );
+  const count = saved?.get(`${head}.weight`)?.shape[0] ?? base.config.labels.length;
+  const unnamed = Array.from({ length: count }, (_, i) => unnamedLabel(i));
+  return count === base.config.labels.length ? base : relabelled(base, unnamed);
 }
 
 /** Opens a language model's checkpoint folder, as `openBase` does; a model of another task is refused. */
@@ -118,7 +122,7 @@ function tokenizerOf(files: Files, folder: string, config: ModelConfig, timeLimi
   let loading: Promise<Tokenizer> | undefined;
   const load = async (): Promise<Tokenizer> => {
     const tokenizer = await loadTokenizer(files, folder, timeLimit);
-    const own = "eosIds" in config ? config.eosIds : [];
+    const { eosIds: own = [] } = config as Partial<DecoderModel>;
     return { ...tokenizer, eosIds: [...new Set([...tokenizer.eosIds, ...own])] };
   };
   return () => {

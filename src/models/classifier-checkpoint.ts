@@ -11,7 +11,7 @@ import { architectureOf, forwardGraph } from "./registry.ts";
 const MAX_CONFIG_VALUES = 4 * MAX_LABELS;
 
 /**
- * The checkpoint of a base under the new head that its config asks for (`newHead`), and its config.json. The tensors are those
+ * The checkpoint of a base under the new head that its config asks for (`uninitializedHead`), and its config.json. The tensors are those
  * that the classifier has: heads of other tasks are left out, an old head too. Names get the model's first word ("bert.") where the
  * checkpoint lacks it, because Transformers reads none without it beside a head. Of config.json, which class it is and its labels
  * change. Null if the base keeps the head that it has, or is no classifier.
@@ -20,11 +20,11 @@ export async function classifierCheckpoint(
   files: Files,
   { checkpoint, config }: AnyBase,
 ): Promise<{ checkpoint: Checkpoint; config: string } | null> {
-  if (!("task" in config) || config.newHead === null) return null;
+  if (config.uninitializedHead === null) return null;
   const named = new Map<string, string>(); // stored name → the model's
   for (const { op, attributes } of nodesOf(forwardGraph(config))) {
     const name = String(attributes["name"]);
-    if (op === "weight" && !name.startsWith(`${config.newHead}.`)) named.set(storedName(checkpoint, name), name);
+    if (op === "weight" && !name.startsWith(`${config.uninitializedHead}.`)) named.set(storedName(checkpoint, name), name);
   }
   const tensors: Checkpoint["tensors"] = new Map();
   const aliases = new Map<string, string>();
@@ -40,7 +40,7 @@ export async function classifierCheckpoint(
   const source = { code: "config", subject: path, maxValues: MAX_CONFIG_VALUES };
   const json = parseStrictJson(await readText(files, path), source) as Map<string, Json>; // an object, as read before
   json.delete("num_labels");
-  json.set("architectures", [architectureOf(config)]);
+  json.set("architectures", [architectureOf(config)!]);
   json.set("id2label", new Map(config.labels.map((label, i) => [String(i), label])));
   json.set("label2id", new Map(config.labels.map((label, i) => [label, i])));
   return { checkpoint: { ...checkpoint, tensors, aliases }, config: encodeJson(json) };

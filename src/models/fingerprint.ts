@@ -5,13 +5,15 @@ import type { Checkpoint, CheckpointTensor } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import type { AnyBase } from "./base.ts";
 import type { DecoderConfig } from "./config/config.ts";
+import type { HeadConfig } from "./heads/head.ts";
 import type { ModelConfig } from "./registry.ts";
-import type { TaskConfig } from "./task.ts";
 
 /** Bytes from the middle of a tensor: what fine-tuning changes, it changes in some of 128 values. */
 const SAMPLE_BYTES = 256;
 /** Tensors that are sampled; a 7B model has 291. Each costs one small read. */
 const MAX_SAMPLES = 1024;
+/** Of the way that names are made: those of another version say nothing. */
+const VERSION = 3;
 
 /**
  * A short name for a base: its dimensions, the names, dtypes and shapes of its tensors, and a sample of their bytes (at
@@ -24,15 +26,18 @@ export async function baseFingerprint(files: Files, { tensors }: Checkpoint, con
     eosIds: _eos,
     padId: _pad,
     maxPositions: _positions,
+    head: _head,
     labels: _labels,
-    newHead: _head,
+    problemType: _problem,
+    uninitializedHead: _uninitialized,
+    pooling: _pooling,
     ...dimensions
-  } = config as Partial<DecoderConfig & TaskConfig>;
+  } = config as Partial<DecoderConfig & HeadConfig>;
   const entries = [...tensors].sort(([a], [b]) => (a < b ? -1 : 1));
   const stride = Math.ceil(entries.length / MAX_SAMPLES);
   const samples: Uint8Array[] = [];
   for (const [, tensor] of entries.filter((_, i) => i % stride === 0)) samples.push(await sampleOf(files, tensor));
-  return `2:${fingerprint([...textsOf(dimensions, entries), ...samples])}`;
+  return `${VERSION}:${fingerprint([...textsOf(dimensions, entries), ...samples])}`;
 }
 
 async function sampleOf(files: Files, { file, offset, length }: CheckpointTensor): Promise<Uint8Array> {
@@ -52,7 +57,7 @@ const textsOf = (config: object, tensors: readonly [string, CheckpointTensor][])
 export async function isMadeFor(base: AnyBase, name: string | undefined): Promise<boolean | null> {
   if (name === undefined) return null;
   if (/^[0-9a-f]{16}$/.test(name)) return name === layoutFingerprint(base.checkpoint);
-  return name.startsWith("2:") ? name === (await base.fingerprint()) : null;
+  return name.startsWith(`${VERSION}:`) ? name === (await base.fingerprint()) : null;
 }
 
 /**

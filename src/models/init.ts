@@ -11,7 +11,7 @@ import { type Graph, nodesOf, usersOf } from "../graph/graph.ts";
 import { normal, purpose } from "../random.ts";
 import { sizeOf } from "../tensor.ts";
 import { readJson } from "./config/schema.ts";
-import { forwardGraph, modelConfig, newHeadOf } from "./registry.ts";
+import { forwardGraph, modelConfig } from "./registry.ts";
 
 const deviation = z.number().min(0).max(1);
 const keysOfPart = z.object({ initializer_range: deviation.optional() }).nullish();
@@ -100,8 +100,7 @@ export async function initModel(
       next: "Give another folder, or remove this one.",
     });
   }
-  const newHead = newHeadOf(read);
-  const head = newHead === null ? null : `${newHead}.`;
+  const head = read.uninitializedHead === null ? null : `${read.uninitializedHead}.`;
   const dtype = read.dtype ?? "float32";
   const weights = initialValues(forwardGraph(read), keys).filter(({ name }) => head === null || !name.startsWith(head));
   const tensors = weights.map(({ name, shape, init }, index): TensorSource => {

@@ -1,47 +1,39 @@
-// What is asked of any family, by its `model_type`; families.ts and task-families.ts list them.
+// What is asked of any model: a family's backbone (families/index.ts) under a head (heads/index.ts).
 import { z } from "zod";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Graph, Value } from "../graph/graph.ts";
-import { nodesOf } from "../graph/graph.ts";
-import { linear } from "../graph/ops/linear.ts";
-import { capLogits } from "../graph/ops/loss.ts";
-import { concat } from "../graph/ops/shape.ts";
-import { type DecoderConfig, unsupported } from "./config/config.ts";
+import { apply, nodesOf, rewrite } from "../graph/graph.ts";
+import { type BackboneConfig, type DecoderConfig, unsupported } from "./config/config.ts";
 import { readJson, shown } from "./config/schema.ts";
-import * as decoders from "./families/index.ts";
+import * as table from "./families/index.ts";
 import type { Family, StoredIn } from "./family.ts";
+import type { Classifier, HeadConfig, HeadName, Heads, ModelConfig } from "./heads/head.ts";
+import { decoderHeads, headConfig, heads } from "./heads/index.ts";
 import { placed, type Vision } from "./images.ts";
-import { type DecoderInputs, type DecoderOutputs, decoderInputs, type Head } from "./layers/blocks.ts";
+import { type Backbone, type DecoderInputs, type DecoderOutputs, decoderInputs, type ModelInputs } from "./layers/blocks.ts";
 import type { ModuleInfo } from "./module.ts";
-import { type Task, type TaskConfig, type TaskFamily, taskCommands, taskText } from "./task.ts";
-import * as others from "./task-families.ts";
 
-const families: Record<string, Family> = decoders;
-const taskFamilies: Record<string, TaskFamily> = others;
+export type { ModelConfig } from "./heads/head.ts";
+export { logitsOf } from "./heads/lm.ts";
 
-/** The `model_type`s of language models. */
-export const decoderTypes = Object.keys(families);
+type AnyFamily = Family<BackboneConfig, ModelInputs>;
+const families: Record<string, AnyFamily> = table;
+const familyOf = ({ modelType }: Pick<ModelConfig, "modelType">): AnyFamily => families[modelType]!;
+
+/** The heads of a family: those it names, of a decoder of texts all, of one that reads images its own. */
+const headsOf = ({ heads: own, vision }: AnyFamily): Heads => own ?? (vision ? { lm: null } : decoderHeads);
+
+/** The `model_type`s that can be read. */
+export const modelTypes = Object.keys(families);
+/** Those that a head goes on. */
+export const typesWith = (head: HeadName): string[] => modelTypes.filter((name) => head in headsOf(families[name]!));
+/** Those of language models. */
+export const decoderTypes = typesWith("lm");
 /** Those of language models that read images. */
 export const imageTypes = decoderTypes.filter((name) => families[name]!.vision);
-/** The `model_type`s that can be read. */
-export const modelTypes = [...decoderTypes, ...Object.keys(taskFamilies)];
 
-/** A language model's config, or one that names its `task`. */
-export type ModelConfig = DecoderConfig | TaskConfig;
-
-/** What a model is for. */
-export const taskOf = (config: ModelConfig): Task | "causal-lm" => ("task" in config ? config.task : "causal-lm");
-
-/** What refuses an option, with this code, because it is for models of another task than `config`'s. */
-export const refuserOf =
-  (code: string, config: ModelConfig) =>
-  (subject: string, expected: string, got: string, next: string): never => {
-    const facts = { subject, expected, got, next };
-    throw new LowrankError(code, `${config.modelType} is a model for ${taskText[taskOf(config)]}`, facts);
-  };
-
-/** The module that the task adds to a model that lacks it; null if none. */
-export const newHeadOf = (config: ModelConfig): string | null => ("task" in config ? config.newHead : null);
+/** A language model's config. */
+export type DecoderModel = DecoderConfig & HeadConfig;
 
 /**
  * The parsed JSON of a config.json. `file` is what errors call it. Fails on a model type that isn't built, and with the
@@ -49,8 +41,10 @@ export const newHeadOf = (config: ModelConfig): string | null => ("task" in conf
  */
 export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
   const { model_type: modelType } = readJson(z.object({ model_type: z.string() }), json, file);
-  if (Object.hasOwn(families, modelType)) return families[modelType]!.config(json, file);
-  if (Object.hasOwn(taskFamilies, modelType)) return taskFamilies[modelType]!.config(json, file);
+  if (Object.hasOwn(families, modelType)) {
+    const family = families[modelType]!;
+    return { ...family.config(json, file), ...headConfig(json, file, headsOf(family)) };
+  }
   throw unsupported(file, "model_type", `the model type ${shown(modelType)} is not supported`, {
     expected: modelTypes.join(", "),
     got: shown(modelType),
@@ -58,76 +52,147 @@ export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
   });
 }
 
-/** `config` if it is a language model's; fails with `model/unsupported` if not. */
-export function asDecoder(config: ModelConfig, file: string): DecoderConfig {
-  if (!("task" in config)) return config;
-  throw unsupported(file, "model_type", `${config.modelType} is a model for ${taskText[config.task]}, not a language model`, {
-    expected: decoderTypes.join(", "),
-    got: shown(config.modelType),
-    next: `It serves ${taskCommands[config.task]}; for this choose a language model.`,
-  });
-}
+/** The heads that a model can have, the usual one first. */
+export const headNames = (config: ModelConfig): HeadName[] => Object.keys(headsOf(familyOf(config))) as HeadName[];
 
-/** What a model of another task reads, by name. */
-export const taskInputs = (config: TaskConfig): Record<string, Value> => taskFamilies[config.modelType]!.inputs(config);
+/** The layer of a head on a model's family; null for a head without one. */
+const classifierOf = (config: ModelConfig, head = config.head): Classifier | null => headsOf(familyOf(config))[head] ?? null;
 
-/** What it computes from these, by name. */
-export const taskForward = (config: TaskConfig): Record<string, Value> =>
-  taskFamilies[config.modelType]!.forward(config, taskInputs(config));
+/** The module that a model's head adds to its backbone; null if it adds none. */
+export const headModule = (config: ModelConfig): string | null => classifierOf(config)?.path ?? null;
 
-/** Transformers' class of a classifier. */
-export const architectureOf = ({ modelType }: TaskConfig): string => taskFamilies[modelType]!.architecture!;
+/** What of a head can be asked for. */
+export type HeadChoice = Partial<Omit<HeadConfig, "uninitializedHead">>;
 
-/** What older releases of Transformers call a module or weight of the model, where they call it otherwise; the newest first. */
-export function olderNames({ modelType }: ModelConfig, name: string): string[] {
-  const styles = (families[modelType] ?? taskFamilies[modelType])?.olderNames ?? [];
-  return [...new Set(styles.map((style) => style(name)))].filter((older) => older !== name);
-}
+type Stored = ReadonlyMap<string, { shape: readonly number[] }>;
 
-/** The larger tensor that a checkpoint may store a weight of the model in. */
-export const storedIn = ({ modelType }: ModelConfig, name: string): StoredIn | undefined => families[modelType]?.storedIn?.(name);
-
-/** The forward pass of a language model. */
-export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs =>
-  families[config.modelType]!.forward(config, inputs);
-
-/** The family's vision side; undefined if it reads no images. */
-export const visionOf = (config: DecoderConfig): Vision<DecoderConfig> | undefined => families[config.modelType]!.vision;
-
-/** What a model reads of an image: its channels, height and width, and whether it takes no image in tiles; undefined if it reads none. */
-export function pixelShape(config: ModelConfig): { size: number[]; isWhole: boolean } | undefined {
-  const isTask = "task" in config;
-  const { pixelValues } = (isTask ? taskInputs(config) : visionOf(config)?.pixels(config)) ?? {};
-  return pixelValues && { size: pixelValues.shape.slice(-3) as number[], isWhole: isTask };
-}
-
-/** `forward` on tokens and on images from their pixels: the inputs of the family's vision side. */
-export function forwardWithImages(config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs {
-  const vision = visionOf(config);
-  if (!vision) return forward(config, inputs);
-  const { features, unread: unseen = [] } = vision.encode(config, vision.pixels(config));
-  const { unread = [], ...outputs } = forward(config, { ...inputs, images: placed(vision, features) });
-  return { ...outputs, unread: [...unseen, ...unread] };
-}
-
-/** The logits of hidden states [n, hidden]: [n, vocab]. */
-export function logitsOf(hidden: Value, { weight, path, softcap, added }: Head): Value {
-  const first = linear(hidden, weight, path);
-  const logits = added ? concat([first, linear(hidden, added.weight, added.path)], 1) : first;
-  return softcap ? capLogits(logits, softcap) : logits;
+/** `config` as the weights have it: its classifier counts as there if one for its labels is stored, whatever class it names. */
+export function withStoredHead(config: ModelConfig, stored: Stored): ModelConfig {
+  const path = headModule(config);
+  const isStored = path !== null && stored.get(`${path}.weight`)?.shape[0] === config.labels.length;
+  return { ...config, uninitializedHead: isStored ? null : path };
 }
 
 /**
- * What a model computes. A language model: logits [batch*seq, vocab], and the hidden states before the output layer, with
- * the images of a family that reads them and with what it computes beside; others: see TaskFamily. All modules and weights of
- * the model are in it. Needs no weights.
+ * The config of the same backbone under another head, or with other labels: of these its classifier is a new one. Fails with
+ * `model/head` for a head that the family does not have.
  */
-export function forwardGraph(config: ModelConfig, attentionBlocks = 1): Graph {
-  if ("task" in config) return { outputs: taskForward(config) };
-  const { hidden, head, unread = [] } = forwardWithImages(config, { ...decoderInputs(), attentionBlocks });
-  const beside = Object.fromEntries(unread.map((value, i) => [`unread.${i}`, value]));
-  return { outputs: { hidden, logits: logitsOf(hidden, head), ...beside } };
+export function withHead(config: ModelConfig, choice: HeadChoice, stored: Stored): ModelConfig {
+  const chosen = { ...config, ...choice };
+  const { head, labels } = chosen;
+  if (!headNames(config).includes(head)) {
+    throw new LowrankError("model/head", `${config.modelType} has no ${head} here`, {
+      subject: "head",
+      expected: headNames(config).join(", "),
+      got: head,
+      next: `Use a model of type ${typesWith(head).join(", ")}.`,
+    });
+  }
+  const isOwn = labels.length === config.labels.length && labels.every((label, i) => label === config.labels[i]);
+  if (head === config.head) {
+    return { ...chosen, uninitializedHead: isOwn ? config.uninitializedHead : headModule(config) };
+  }
+  const other = withStoredHead(chosen, stored);
+  return isOwn ? other : { ...other, uninitializedHead: headModule(other) };
 }
+
+/** `config` if it is a language model's; fails with `model/unsupported` if not. */
+export function asDecoder(config: ModelConfig, file: string): DecoderModel {
+  if (config.head === "lm") return config as DecoderModel;
+  throw unsupported(file, "model_type", `${config.modelType} is not a language model here: its head is a ${config.head}`, {
+    expected: decoderTypes.join(", "),
+    got: shown(config.modelType),
+    next: "Choose a language model.",
+  });
+}
+
+/** What a model reads, by name, where whole sequences or images are fed. */
+export const modelInputs = (config: ModelConfig): Record<string, Value> =>
+  familyOf(config).inputs?.(config) ?? { ...decoderInputs() };
+
+/** Transformers' class of a model with its classifier; null for a head that needs none. */
+export function architectureOf(config: ModelConfig): string | null {
+  const { savedAs } = heads[config.head];
+  return savedAs && `${transformersName(config.modelType)}${savedAs}`;
+}
+
+/** How Transformers' classes of a model type begin, where it is not the type in capitals at its words. */
+const CLASS_NAMES: Record<string, string> = {
+  gpt2: "GPT2",
+  gpt_neox: "GPTNeoX",
+  vit: "ViT",
+  clip: "CLIP",
+  gemma3_text: "Gemma3Text",
+  qwen2_moe: "Qwen2Moe",
+  smollm3: "SmolLM3",
+};
+const transformersName = (type: string): string =>
+  CLASS_NAMES[type] ?? type.replace(/(^|_)([a-z])/g, (_, _word, letter: string) => letter.toUpperCase());
+
+/** The first word of module paths that the model's class lacks, with its dot; "" if it has all. */
+const bareOf = (config: ModelConfig): string => `${familyOf(config).prefix ?? "model"}.`;
+
+/** What older releases of Transformers call a module or weight of the model, where they call it otherwise; the newest first. */
+export function olderNames(config: ModelConfig, name: string): string[] {
+  const { olderNames: styles = [] } = familyOf(config);
+  const bare = heads[config.head].isBare ? bareOf(config) : "";
+  const older = styles.map((style) => style(bare + name)).map((full) => (full.startsWith(bare) ? full.slice(bare.length) : full));
+  return [...new Set(older)].filter((one) => one !== name);
+}
+
+/** The larger tensor that a checkpoint may store a weight of the model in. */
+export const storedIn = (config: ModelConfig, name: string): StoredIn | undefined => familyOf(config).storedIn?.(name);
+
+/** The forward pass of a language model's backbone. */
+export const forward = (config: DecoderConfig, inputs: DecoderInputs): DecoderOutputs =>
+  familyOf(config).forward(config, inputs) as DecoderOutputs;
+
+/** The family's vision side; undefined if its language model reads no images. */
+export const visionOf = (config: Pick<ModelConfig, "modelType">): Vision<DecoderConfig> | undefined => familyOf(config).vision;
+
+/** What a model reads of an image: its channels, height and width, and whether it takes no image in tiles; undefined if it reads none. */
+export function pixelShape(config: ModelConfig): { size: number[]; isWhole: boolean } | undefined {
+  const vision = visionOf(config);
+  const { pixelValues } = vision ? vision.pixels(config as DecoderModel) : modelInputs(config);
+  return pixelValues && { size: pixelValues.shape.slice(-3) as number[], isWhole: !vision };
+}
+
+/** The backbone on these inputs, with images from their pixels: the inputs of the family's vision side. */
+export function backboneOf(config: ModelConfig, inputs: ModelInputs): Backbone {
+  const vision = visionOf(config);
+  if (!vision) return familyOf(config).forward(config, inputs);
+  const decoder = config as DecoderModel;
+  const { features, unread: unseen = [] } = vision.encode(decoder, vision.pixels(decoder));
+  const { unread = [], ...outputs } = familyOf(config).forward(config, { ...inputs, images: placed(vision, features) });
+  return { ...outputs, unread: [...unseen, ...unread] };
+}
+
+/**
+ * What a model computes, by name: the outputs of its head (heads/), and beside them what no head reads. Modules and weights are
+ * called as in the model's class. Needs no weights.
+ */
+export function modelOutputs(config: ModelConfig, inputs: ModelInputs = modelInputs(config)): Record<string, Value> {
+  const head = heads[config.head];
+  const backbone = backboneOf(config, inputs);
+  const beside = Object.fromEntries((backbone.unread ?? []).map((value, i) => [`unread.${i}`, value]));
+  const outputs = { ...head.outputs(config, backbone, inputs, classifierOf(config)), ...beside };
+  return head.isBare ? withoutPrefix(outputs, bareOf(config)) : outputs;
+}
+
+/** The outputs of a graph whose modules and weights lack their first word. */
+function withoutPrefix(outputs: Record<string, Value>, prefix: string): Record<string, Value> {
+  const strip = (name: unknown): string => (String(name).startsWith(prefix) ? String(name).slice(prefix.length) : String(name));
+  const renamed = rewrite({ outputs }, ({ op, attributes }, inputs) => {
+    const key = op === "weight" ? "name" : op === "linear" || op === "embedding" ? "path" : null;
+    return key === null ? null : apply(op, inputs, { ...attributes, [key]: strip(attributes[key]) });
+  });
+  return { ...renamed.outputs };
+}
+
+/** `modelOutputs` as a graph: all modules and weights of the model are in it. */
+export const forwardGraph = (config: ModelConfig, attentionBlocks = 1): Graph => ({
+  outputs: modelOutputs(config, { ...modelInputs(config), attentionBlocks }),
+});
 
 /** Module paths of output layers, which "all-linear" leaves out. */
 const outputLayers = new Set(["lm_head", "embed_out"]);
@@ -159,27 +224,31 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
 }
 
 /**
- * Under which names a checkpoint stores weights that it has not under the model's own: under `older` names, and a checkpoint
- * of the bare model, as GPT-2's and BLOOM's are on the hub, lacks the first word ("transformer.").
+ * Under which names a checkpoint stores weights that it has not under the model's own: under `older` names, and without the first word
+ * ("transformer."), as checkpoints of bare models on the hub, or with it (`prefix`) where the model is the bare one.
  */
 export function storedNames(
   graph: Graph,
   stored: ReadonlyMap<string, unknown>,
   older: (name: string) => string[] = () => [],
+  prefix = "",
 ): Map<string, string> {
   const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "weight" ? [String(attributes["name"])] : []));
   const found = names.map((name): [string, string | undefined] => {
     const spellings = [name, ...older(name)];
-    const bare = spellings.map((spelling) => spelling.replace(/^[^.]+\./, ""));
-    return [name, [...spellings, ...bare].find((spelling) => stored.has(spelling))];
+    const others = spellings.map((spelling) => (prefix ? prefix + spelling : spelling.replace(/^[^.]+\./, "")));
+    return [name, [...spellings, ...others].find((spelling) => stored.has(spelling))];
   });
   return new Map(found.filter((pair): pair is [string, string] => pair[1] !== undefined && pair[1] !== pair[0]));
 }
 
+/** `storedNames` for a model. */
+export const storedNamesOf = (config: ModelConfig, graph: Graph, stored: ReadonlyMap<string, unknown>): Map<string, string> =>
+  storedNames(graph, stored, (name) => olderNames(config, name), heads[config.head].isBare ? bareOf(config) : "");
+
 /** Number of parameters of the base model, from its config alone: without the head that a task adds. */
 export function countParameters(config: ModelConfig): number {
-  const head = newHeadOf(config);
-  const added = head === null ? null : `${head}.`;
+  const added = config.uninitializedHead === null ? null : `${config.uninitializedHead}.`;
   let total = 0;
   for (const { op, attributes } of nodesOf(forwardGraph(config))) {
     const isBase = op === "weight" && !(added && String(attributes["name"]).startsWith(added));

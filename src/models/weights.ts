@@ -39,7 +39,7 @@ export function storedParts(
     const name = String(attributes["name"]);
     const at = op === "weight" ? place(name) : undefined;
     const whole = at && tensors.get(at.tensor);
-    if (!whole || whole.shape.length !== 3) continue;
+    if (!at || whole?.shape.length !== 3) continue;
     const { index, half } = at;
     const [count, rows, columns] = whole.shape as [number, number, number];
     const shares = half === undefined ? 1 : 2;

@@ -6,7 +6,7 @@ import { imagePath } from "../images/paths.ts";
 import { type ImageProcessor, loadImageProcessor, type ProcessedImage } from "../images/processor.ts";
 import type { TextBase } from "../models/base.ts";
 import type { ImageTensors, ImageText } from "../models/images.ts";
-import { imageTypes, pixelShape, visionOf } from "../models/registry.ts";
+import { type DecoderModel, imageTypes, pixelShape, visionOf } from "../models/registry.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
@@ -37,8 +37,8 @@ export interface ImageSide {
 
 /** The image side of a base; null if it reads no images. Fails with `data/image-token` if its tokenizer has no token for them. */
 export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer, reading?: ImageReading): ImageSide | null {
-  const vision = "task" in config ? undefined : visionOf(config);
-  if ("task" in config || !vision) return null;
+  const vision = visionOf(config);
+  if (!vision) return null;
   let loading: Promise<ImageProcessor> | undefined;
   const processor = (): Promise<ImageProcessor> => {
     loading ??= reading
@@ -47,7 +47,7 @@ export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer
     return loading;
   };
   return {
-    text: vision.text(config, tokenizer),
+    text: vision.text(config as DecoderModel, tokenizer),
     processor,
     async prepare(image) {
       const { process } = await processor();

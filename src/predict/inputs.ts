@@ -4,11 +4,10 @@ import { type DecodeImage, readImage } from "../images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "../images/processor.ts";
 import type { AnyBase } from "../models/base.ts";
 import { pixelShape } from "../models/registry.ts";
-import { pixelsOf, textFeeds } from "../models/task-feeds.ts";
+import { paddingOf, textFeeds, wholeImages } from "../tasks/common/record-data.ts";
 import { type EncodedPair, encodePair } from "../text/pairs.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { vectors } from "./similarity.ts";
-import type { TaskModel, TaskOutput } from "./task-model.ts";
+import type { TaskModel } from "./task-model.ts";
 import type { ClassifierInput, ImageInput, Outputs, PredictorOptions, TextInput } from "./types.ts";
 
 /** Texts of a batch, and the tokens that they may have with their padding. */
@@ -18,9 +17,9 @@ const BATCH_TOKENS = 4096;
 const BATCH_IMAGES = 8;
 
 /** Runs texts through a model. */
-export type RunTexts = (output: TaskOutput, texts: readonly TextInput[]) => Promise<Outputs>;
+export type RunTexts = (output: string, texts: readonly TextInput[]) => Promise<Outputs>;
 /** Runs images through a model. */
-export type RunImages = (output: TaskOutput, images: readonly ImageInput[]) => Promise<Outputs>;
+export type RunImages = (output: string, images: readonly ImageInput[]) => Promise<Outputs>;
 
 /** Texts for `model`; the tokenizer is read at the first. Throws `predict/empty-text`, `predict/vocabulary`, `tokenizer/*`. */
 export function textRunner(base: AnyBase, model: TaskModel): RunTexts {
@@ -34,29 +33,28 @@ export function textRunner(base: AnyBase, model: TaskModel): RunTexts {
       checkIds(pair, tokenizer, vocabSize, base.checkpoint.folder);
       return pair;
     });
-    const padId = tokenizer.padId < vocabSize ? tokenizer.padId : 0;
+    const padId = paddingOf(model.config(), tokenizer);
+    // Where no padding is known, the end of a row would not be either.
+    const most = model.config().padId === null && model.config().head === "sequence-classifier" ? 1 : BATCH_TEXTS;
     const rows: Float32Array[] = new Array(texts.length);
-    let width = 0;
-    for (const batch of batches(encoded.map(({ ids }) => ids.length))) {
-      const feeds = textFeeds(
-        batch.map((i) => encoded[i]!),
-        padId,
-      );
-      const result = await model.run(output, feeds);
-      for (const [row, i] of batch.entries()) rows[i] = result.data.subarray(row * result.width, (row + 1) * result.width);
-      width = result.width;
+    const lengths = encoded.map(({ ids }) => ids.length);
+    for (const batch of batches(lengths, most)) {
+      const given = batch.map((i) => ({ ids: encoded[i]!.ids, starts: [encoded[i]!.second] }));
+      const data = await model.run(output, textFeeds(given, padId));
+      const width = data.length / batch.length;
+      for (const [row, i] of batch.entries()) rows[i] = data.subarray(row * width, (row + 1) * width);
     }
-    return { ...vectors(rows, width), cut: encoded.map(({ cut }) => cut) };
+    return { rows, cut: encoded.map(({ cut }) => cut) };
   };
 }
 
 /** Rows in batches, the shortest first, so that little is padded. */
-function batches(lengths: readonly number[]): number[][] {
+function batches(lengths: readonly number[], most: number): number[][] {
   const order = lengths.map((_, i) => i).sort((a, b) => lengths[a]! - lengths[b]! || a - b);
   const found: number[][] = [];
   for (const i of order) {
     const last = found.at(-1);
-    const isFull = !last || last.length >= BATCH_TEXTS || (last.length + 1) * lengths[i]! > BATCH_TOKENS;
+    const isFull = !last || last.length >= most || (last.length + 1) * lengths[i]! > BATCH_TOKENS;
     if (isFull) found.push([i]);
     else last.push(i);
   }
@@ -96,22 +94,20 @@ export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImag
     };
     const feedsOf = async (from: number) => {
       const examples = await Promise.all(images.slice(from, from + BATCH_IMAGES).map(prepare));
-      return { pixelValues: pixelsOf(processor.stack(examples).pixelValues) };
+      return { pixelValues: wholeImages(processor.stack(examples).pixelValues) };
     };
     const rows: Float32Array[] = [];
-    let width = 0;
     let next = images.length > 0 ? feedsOf(0) : undefined;
     for (let from = 0; next; from += BATCH_IMAGES) {
       const feeds = await next;
       next = from + BATCH_IMAGES < images.length ? feedsOf(from + BATCH_IMAGES) : undefined;
       next?.catch(() => {}); // it is waited for in the next round; where this one fails nobody waits
-      const result = await model.run(output, feeds);
-      for (let row = 0; row * result.width < result.data.length; row++) {
-        rows.push(result.data.subarray(row * result.width, (row + 1) * result.width));
-      }
-      width = result.width;
+      const count = feeds.pixelValues.shape[0]!;
+      const data = await model.run(output, feeds);
+      const width = data.length / count;
+      for (let row = 0; row < count; row++) rows.push(data.subarray(row * width, (row + 1) * width));
     }
-    return { ...vectors(rows, width), cut: images.map(() => false) };
+    return { rows, cut: images.map(() => false) };
   };
 }
 

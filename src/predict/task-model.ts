@@ -15,17 +15,12 @@ import { input } from "../graph/ops/leaves.ts";
 import { type AnyBase, forAdapter } from "../models/base.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
-import { taskForward } from "../models/registry.ts";
-import type { TaskConfig } from "../models/task.ts";
+import { type ModelConfig, modelOutputs } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, type Tensor } from "../tensor.ts";
 import { inTurn } from "./queue.ts";
-import type { Vectors } from "./similarity.ts";
-
-/** What can be asked for: of a classifier logits [batch, labels], of a contrastive model unit vectors [batch, projection]. */
-export type TaskOutput = "logits" | "imageEmbeds" | "textEmbeds";
 
 export interface TaskModelOptions {
   files: Files;
@@ -41,12 +36,12 @@ export interface TaskModelOptions {
 /** A model at work; close it to free the weights. What is asked of it at once is done in turn. */
 export interface TaskModel {
   /** Its configuration, with the classes of the adapter that is attached. */
-  config(): TaskConfig;
+  config(): ModelConfig;
   /**
-   * One output for a batch: a row for each. Of `feeds` (TaskFamily's inputs) those are taken that the output depends on. What an
+   * The numbers of one output for a batch, by its name in the model's outputs (heads/). Of `feeds` (the model's inputs) those are taken that the output depends on. What an
    * output needs is opened when it is first asked for, and nothing else.
    */
-  run(output: TaskOutput, feeds: Record<string, Tensor>): Promise<Vectors>;
+  run(output: string, feeds: Record<string, Tensor>): Promise<Float32Array>;
   /**
    * Attaches another adapter, or none. Fails with `adapter/*` if it does not fit the base and with `predict/no-head` if neither has
    * a classifier; the adapter before stays then.
@@ -58,7 +53,7 @@ export interface TaskModel {
 /** An adapter beside the base: the classes, and the values of the weights that it brings. */
 interface Attached {
   adapter: Adapter | null;
-  config: TaskConfig;
+  config: ModelConfig;
   /** Weights that are inputs of the graph: the head's, and those that this adapter or one before it brings. */
   replaced: SavedWeight[];
   /** Their values. */
@@ -76,11 +71,11 @@ const inputName = (weight: string): string => `saved.${weight}`;
 
 /** Opens a model of another task. No weight is read but those of a head. Fails as `useAdapter` does. */
 export async function openTaskModel(
-  base: AnyBase & { config: TaskConfig },
+  base: AnyBase,
   { files, openSession, adapter = null, anyBase, threads }: TaskModelOptions,
 ): Promise<TaskModel> {
   const weights = weightFiles(base.checkpoint);
-  const sessions = new Map<TaskOutput, Promise<Opened>>();
+  const sessions = new Map<string, Promise<Opened>>();
   const ownValues = new Map<string, Float32Array>();
   const ownValue = async (name: string): Promise<Float32Array> => {
     const value = ownValues.get(name) ?? toFloat32(await readWeights(files, base.checkpoint, name));
@@ -93,18 +88,18 @@ export async function openTaskModel(
     const fitted = given && adapterAgainst(given, modules);
     if (given) await checkMadeFor(base, given, anyBase);
     const saved = fitted?.saved ?? new Map();
-    checkHead(config as TaskConfig, base, [...saved.keys()]);
+    checkHead(config, base, [...saved.keys()]);
     const replaced = replacedWeights(modules, [...saved.keys(), ...before.map(({ name }) => name)]);
     const feeds: Record<string, Tensor> = {};
     for (const { name, shape } of replaced) {
       feeds[inputName(name)] = float32(shape, saved.get(name)?.data ?? (await ownValue(name)));
     }
-    return { adapter: fitted, config: config as TaskConfig, replaced, feeds };
+    return { adapter: fitted, config, replaced, feeds };
   };
 
-  const open = async (output: TaskOutput): Promise<Opened> => {
+  const open = async (output: string): Promise<Opened> => {
     const inputs = attached.replaced.map(({ name, shape }) => [name, input(inputName(name), "float32", shape)] as const);
-    const outputs = { [output]: taskForward(attached.config)[output]! };
+    const outputs = { [output]: modelOutputs(attached.config)[output]! };
     const { graph, modules } = adaptable(withInputs({ outputs }, new Map(inputs)));
     const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : []));
     const session = await openGraph(graph, weights, { openSession, threads });
@@ -137,7 +132,7 @@ export async function openTaskModel(
           throw error;
         });
         const { [output]: result } = await opened.session.run(inputsIn(feeds, opened), { fetches: [output] });
-        return { data: result!.data as Float32Array, width: result!.shape[1]! };
+        return result!.data as Float32Array;
       }),
     useAdapter: (given) =>
       next(async () => {
@@ -168,7 +163,11 @@ function replacedWeights(modules: readonly ModuleInfo[], named: readonly string[
   });
 }
 
-function checkHead({ newHead, modelType }: TaskConfig, { checkpoint }: AnyBase, saved: readonly string[]): void {
+function checkHead(
+  { uninitializedHead: newHead, modelType }: ModelConfig,
+  { checkpoint }: AnyBase,
+  saved: readonly string[],
+): void {
   if (newHead === null || saved.includes(`${newHead}.weight`)) return;
   throw new LowrankError("predict/no-head", "neither the model nor the adapter has a classifier", {
     subject: checkpoint.folder,

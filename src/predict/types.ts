@@ -2,9 +2,9 @@
 
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { RgbImage } from "../images/image.ts";
-import type { Task } from "../models/task.ts";
 import type { Platform } from "../platform/platform.ts";
-import type { Vectors } from "./similarity.ts";
+import type { TaskName } from "../tasks/index.ts";
+import type { Classification } from "../tasks/task.ts";
 import type { TaskModelOptions } from "./task-model.ts";
 
 /** A text, or a text with a second one beside it. */
@@ -14,7 +14,12 @@ export type ImageInput = string | RgbImage;
 /** What the model reads: a text, a text with a second one, the path of an image, or an image in memory. */
 export type ClassifierInput = TextInput | ImageInput;
 
-export interface PredictorOptions extends TaskModelOptions, Pick<Platform, "decodeImage"> {}
+export interface PredictorOptions extends TaskModelOptions, Pick<Platform, "decodeImage"> {
+  /** What the model is used for; by its config, or its adapter, if absent. */
+  task?: TaskName;
+}
+
+export type { Classification, LabelScore } from "../tasks/task.ts";
 
 export interface ClassifyOptions {
   /** How many of the likeliest classes are given; all if absent. */
@@ -25,22 +30,11 @@ export interface ClassifyOptions {
   template?: string | readonly string[];
 }
 
-export interface LabelScore {
-  label: string;
-  /** From 0 to 1; those of all classes add up to 1. */
-  probability: number;
-}
-
-export interface Classification {
-  /** The likeliest first; of equal ones the earlier class. */
-  scores: LabelScore[];
-  /** Whether the text was longer than the model reads, and its end was left out. */
-  cut: boolean;
-}
-
 /** A classifier holds sessions; close it to free the weights. */
 export interface Classifier {
-  readonly task: Task;
+  readonly task: TaskName;
+  /** What it reads. */
+  readonly reads: "text" | "image";
   /** The model's classes, or those of the adapter that is attached; empty where each call brings its own. */
   labels(): readonly string[];
   /**
@@ -65,13 +59,13 @@ export interface Embedder {
   close(): Promise<void>;
 }
 
-/** A model's outputs for texts or images: a row for each. */
-export interface Outputs extends Vectors {
-  /** Whether the text was cut to the model's positions. */
+/** A model's outputs for texts or images: those of each, and whether a text was truncated to the model's positions. */
+export interface Outputs {
+  rows: Float32Array[];
   cut: boolean[];
 }
 
-/** How a kind of model tells classes: rows of logits, one for each of `labels`. */
+/** How a kind of model classifies: logits of each input, one for each of `labels`. */
 export interface Scorer {
   score(inputs: readonly ClassifierInput[], options: ClassifyOptions): Promise<Outputs & { labels: readonly string[] }>;
   /** Drops what was kept: the model has changed. */

@@ -3,8 +3,10 @@ import { LowrankError } from "../errors.ts";
 import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import type { AnyBase } from "../models/base.ts";
+import { exclusiveScores } from "../tasks/common/classification.ts";
+import { openProducts, type Products, rowsOf, type Vectors, vectors } from "../tasks/common/similarity.ts";
+import type { Classifying } from "../tasks/task.ts";
 import { asImage, imageRunner, textRunner } from "./inputs.ts";
-import { openProducts, type Products, rowsOf, type Vectors } from "./similarity.ts";
 import type { TaskModel } from "./task-model.ts";
 import type { PredictorOptions, Scorer } from "./types.ts";
 
@@ -22,6 +24,9 @@ const PLACE = "{}";
 /** Texts that are in memory at once. */
 const BLOCK_TEXTS = 1024;
 
+/** What the scores of an image are read by. */
+export const zeroShot: Classifying = { reads: "image", read: exclusiveScores };
+
 /** For each image the cosines with the texts of the labels, times the scale that the model was trained with. */
 export function zeroShotScorer(base: AnyBase, model: TaskModel, options: PredictorOptions): Scorer {
   const { files, openSession, threads } = options;
@@ -31,7 +36,8 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
   let kept: { key: string; vectors: Promise<Vectors> } | undefined;
   const vectorsOf = (labels: readonly string[], templates: readonly string[]): Promise<Vectors> => {
     const key = JSON.stringify([labels, templates]);
-    if (kept?.key !== key) kept = { key, vectors: labelVectors(labels, templates, (block) => texts("textEmbeds", block)) };
+    if (kept?.key !== key)
+      kept = { key, vectors: labelVectors(labels, templates, async (block) => (await texts("textEmbeds", block)).rows) };
     return kept.vectors;
   };
   return {
@@ -46,15 +52,16 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
       });
       const found = await images("imageEmbeds", given);
       const scale = Math.exp(toFloat32(await readWeights(files, base.checkpoint, "logit_scale"))[0]!);
-      products ??= await openProducts(openSession, threads);
+      products ??= await openProducts({ openSession, threads });
       const data = new Float32Array(inputs.length * labels.length);
-      for await (const { first, products: block } of products.blocks(found, own)) {
+      for await (const { first, products: block } of products.blocks(vectors(found.rows, own.width), own)) {
         data.set(
           block.map((cosine) => cosine * scale),
           first * labels.length,
         );
       }
-      return { labels, data, width: labels.length, cut: found.cut };
+      const rows = inputs.map((_, row) => data.subarray(row * labels.length, (row + 1) * labels.length));
+      return { labels, rows, cut: found.cut };
     },
     forget() {
       kept = undefined;
@@ -69,17 +76,18 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
 async function labelVectors(
   labels: readonly string[],
   templates: readonly string[],
-  embed: (texts: string[]) => Promise<Vectors>,
+  embed: (texts: string[]) => Promise<Float32Array[]>,
 ): Promise<Vectors> {
   const block = Math.max(1, Math.floor(BLOCK_TEXTS / templates.length));
   let sums: Vectors = { data: new Float32Array(), width: 1 };
   for (let from = 0; from < labels.length; from += block) {
     const some = labels.slice(from, from + block);
-    const { data, width } = await embed(some.flatMap((label) => templates.map((each) => each.replaceAll(PLACE, () => label))));
+    const rows = await embed(some.flatMap((label) => templates.map((each) => each.replaceAll(PLACE, () => label))));
+    const width = rows[0]!.length;
     if (from === 0) sums = { data: new Float32Array(labels.length * width), width };
-    for (let i = 0; i < data.length; i++) {
-      const label = from + Math.floor(i / (width * templates.length));
-      sums.data[label * width + (i % width)]! += data[i]!;
+    for (const [i, row] of rows.entries()) {
+      const start = (from + Math.floor(i / templates.length)) * sums.width;
+      for (let k = 0; k < sums.width; k++) sums.data[start + k]! += row[k]!;
     }
   }
   if (templates.length > 1) for (let label = 0; label < rowsOf(sums); label++) toUnit(sums, label);

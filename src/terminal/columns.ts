@@ -1,10 +1,9 @@
 // Text on a terminal, wrapped between words: whole, as it grows, and two texts side by side.
+import { eastAsianWidth } from "get-east-asian-width";
 
+/** Characters without a cell of their own: marks on the one before, and what only steers the layout. */
 const ZERO = /[\p{Mark}\p{Cf}]/u;
-/** Characters two cells wide: those of East Asian scripts, and pictures (after Unicode's EastAsianWidth). */
-const WIDE =
-  /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
-const widthOf = (character: string): number => (ZERO.test(character) ? 0 : WIDE.test(character) ? 2 : 1);
+const widthOf = (character: string): number => (ZERO.test(character) ? 0 : eastAsianWidth(character.codePointAt(0)!));
 
 /** Cells that a line of text takes. */
 export function cells(text: string): number {
@@ -23,21 +22,22 @@ export function wrap(text: string, width: number): string[] {
 
 function wrapLine(line: string, width: number): string[] {
   const lines: string[] = [];
-  let current = "";
+  let [current, column] = ["", 0];
+  const end = () => {
+    lines.push(current.trimEnd());
+    [current, column] = ["", 0];
+  };
   for (const word of line.split(/(?<= )/)) {
-    if (cells(current + word.trimEnd()) > width && current !== "") {
-      lines.push(current.trimEnd());
-      current = "";
-    }
+    if (column + cells(word.trimEnd()) > width && current !== "") end();
     for (const character of word) {
-      if (cells(current) + widthOf(character) > width && character !== " ") {
-        lines.push(current);
-        current = "";
-      }
+      const size = widthOf(character);
+      if (column + size > width && character !== " ") end();
       current += character;
+      column += size;
     }
   }
-  return [...lines, current.trimEnd()];
+  end();
+  return lines;
 }
 
 /**
@@ -52,8 +52,8 @@ export function growing(width: () => number, write: (text: string) => void): { p
       [column, word] = [0, ""];
       return "\n";
     }
-    const size = character === "\t" ? 8 - (column % 8) : widthOf(character);
     const isSpace = character === " " || character === "\t";
+    const size = character === "\t" ? 8 - (column % 8) : widthOf(character);
     let before = "";
     if (column + size > width()) {
       const moved = cells(word);

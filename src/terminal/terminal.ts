@@ -1,5 +1,8 @@
 // What commands print with: results on standard output, everything else on standard error.
 import { LowrankError } from "../errors.ts";
+import { cells } from "./columns.ts";
+
+export { oneLine, shown } from "../units.ts";
 
 /** One line of results. */
 export const print = (text: string): void => void process.stdout.write(`${text}\n`);
@@ -45,28 +48,22 @@ export function printError(error: unknown, json: boolean): number {
   return 1;
 }
 
-/** Text from a model or a file as a terminal may show it: without the characters that would move its cursor or change its state. */
-export const shown = (text: string): string => text.replace(/[^\P{Cc}\n\t]/gu, "\u{FFFD}");
-
-/** A text as a terminal may show it, on one line of at most `most` characters. */
-export function oneLine(text: string, most = Number.POSITIVE_INFINITY): string {
-  const line = shown(text.trim()).replace(/\s+/g, " ");
-  return line.length > most ? `${line.slice(0, most)}…` : line;
-}
-
 /** Text of lesser weight, where colours are not unwanted (no-color.org). */
 export const faint = (text: string): string => (process.env["NO_COLOR"] ? text : `\x1b[2m${text}\x1b[22m`);
 
+/** The spaces that a text needs to be `width` cells wide. */
+const spaces = (text: string, width: number) => " ".repeat(Math.max(0, width - cells(text)));
+
 /** Rows of cells with the columns lined up: the first to the left, the others to the right. */
 export function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => cells(row[column]!))));
   const line = (row: readonly string[]) =>
-    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ");
+    row.map((cell, i) => (i === 0 ? cell + spaces(cell, widths[i]!) : spaces(cell, widths[i]!) + cell)).join("  ");
   return rows.map((row) => line(row).trimEnd()).join("\n");
 }
 
 /** Names and values, the values in a column. */
 export function list(facts: readonly (readonly string[])[]): string {
-  const width = Math.max(...facts.map(([name]) => name!.length));
-  return facts.map(([name, value]) => `${name!.padEnd(width)}  ${value}`.trimEnd()).join("\n");
+  const width = Math.max(...facts.map(([name]) => cells(name!)));
+  return facts.map(([name, value]) => `${name}${spaces(name!, width)}  ${value}`.trimEnd()).join("\n");
 }

@@ -1,5 +1,6 @@
 // A training run on disk: checkpoint-<step>/ with the weights, the optimizer's exact bits and trainer_state.json, whole or absent.
 import { z } from "zod";
+import type { RunIdentity } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
@@ -7,9 +8,6 @@ import { readJsonObject } from "../formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
 import { bestOf, type Eval } from "./evals.ts";
 import type { Moments } from "./optimizer.ts";
-
-/** The options that determine the bits of a run, by name. */
-export type Facts = Record<string, string | number | boolean | null>;
 
 /** All that the rest of a run depends on, besides its options. `step` counts the finished steps. */
 export interface TrainState extends Moments {
@@ -50,7 +48,7 @@ export async function saveCheckpoint(
   files: Files,
   out: string,
   state: TrainState,
-  facts: Facts,
+  facts: RunIdentity,
   saveWeights: SaveWeights,
 ): Promise<string> {
   const folder = folderOf(out, state.step);
@@ -106,7 +104,7 @@ export async function resumable(files: Files, out: string, resume: boolean): Pro
  * The state saved in `folder`, to the bit. Throws `train/resume-mismatch` if a fact of the run that made it differs from
  * `facts`, naming the fact. `parameters` is the length of θ.
  */
-export async function loadCheckpoint(files: Files, folder: string, facts: Facts, parameters: number): Promise<TrainState> {
+export async function loadCheckpoint(files: Files, folder: string, facts: RunIdentity, parameters: number): Promise<TrainState> {
   const saved = await readRecord(files, folder);
   if (!saved) {
     throw new LowrankError("train/checkpoint", "not a whole checkpoint", {

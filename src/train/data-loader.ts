@@ -1,28 +1,26 @@
 // What each step trains on, as a pure function of seed and step, so that a run resumes from nothing but its step number.
 import { type BatchPlan, planBatches } from "../data/batch.ts";
+import type { Collator } from "../data/collate.ts";
 import type { Examples } from "../data/store.ts";
-import type { AnyBatch } from "../data/types.ts";
+import type { Batch, BatchSize, RunIdentity } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
-import type { Facts } from "./checkpoint.ts";
-import type { Rows } from "./collate.ts";
-import type { BatchSize } from "./memory.ts";
 
-export interface Feed {
+export interface DataLoader {
   /** Optimizer steps in which every example comes once. */
   stepsPerEpoch: number;
   /** The micro-batches whose gradients are summed in `step` (from 0). */
-  microBatches(step: number): AnyBatch[] | Promise<AnyBatch[]>;
+  microBatches(step: number): Batch[] | Promise<Batch[]>;
   /** What determines them, compared when a run is resumed. */
-  facts: Facts;
+  facts: RunIdentity;
 }
 
-/** A feed that knows the sizes of its batches without making them. */
-export interface RowFeed<B extends AnyBatch> extends Feed {
+/** A loader that knows the sizes of its batches without making them. */
+export interface RowLoader<B extends Batch = Batch> extends DataLoader {
   microBatches(step: number): Promise<B[]>;
   sizes(step: number): BatchSize[];
 }
 
-export interface FeedOptions {
+export interface LoaderOptions {
   /** Rows of a micro-batch. */
   batchSize: number;
   /** Micro-batches of a step; 1 if absent. */
@@ -35,10 +33,10 @@ export interface FeedOptions {
 }
 
 /**
- * Feeds rows, each once an epoch; the last step of an epoch may have fewer micro-batches and the last micro-batch
+ * Gives rows, each once an epoch; the last step of an epoch may have fewer micro-batches and the last micro-batch
  * fewer rows. Throws `train/no-targets` for an example that has nothing to learn.
  */
-export async function feedRows<B extends AnyBatch>(rows: Rows<B>, options: FeedOptions): Promise<RowFeed<B>> {
+export async function dataLoader<B extends Batch>(rows: Collator<B>, options: LoaderOptions): Promise<RowLoader<B>> {
   const { batchSize, gradientAccumulation = 1, seed, shuffle = true, bucket = true } = options;
   checkExamples(rows.examples);
   if (!(Number.isSafeInteger(gradientAccumulation) && gradientAccumulation >= 1)) {
@@ -70,7 +68,7 @@ export async function feedRows<B extends AnyBatch>(rows: Rows<B>, options: FeedO
       gradientAccumulation,
       shuffle,
       bucket,
-      ...rows.facts,
+      ...rows.identity,
       dataSeed: seed,
       examples: `${rows.examples.length}, ${await rows.name()}`,
     },

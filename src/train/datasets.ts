@@ -1,30 +1,15 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
+import type { Collator } from "../data/collate.ts";
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
-import type { TrainOn } from "../data/examples.ts";
 import type { Recognized } from "../data/readers.ts";
-import type { ColumnNames } from "../data/records.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
-import type { TaskRecords } from "../data/task-records.ts";
-import type { AnyBatch, Example } from "../data/types.ts";
+import type { Batch, BatchSize, Example } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
 import type { ProcessedImage } from "../images/processor.ts";
-import type { TextBase } from "../models/base.ts";
 import { permutation, purpose } from "../random.ts";
-import type { ObjectiveShape } from "./causal-lm.ts";
-import type { Rows } from "./collate.ts";
-import type { ImageSpan } from "./image-spans.ts";
-import type { BatchSize } from "./memory.ts";
-import { type DataHost, type TaskData, taskData } from "./task-data.ts";
-
-/** How records become examples. */
-export interface DataOptions extends ColumnNames {
-  trainOn: TrainOn;
-  maxLength?: number;
-  /** The date that chat templates see. */
-  date?: string;
-  /** What the records are, of a model of another task than language modelling, where they are not what its task learns from. */
-  records?: keyof TaskRecords;
-}
+import type { ImageSpan } from "../tasks/causal-lm/image-spans.ts";
+import type { BatchShape, TaskData } from "../tasks/task.ts";
 
 /** What is told while a long file is read and tokenized. */
 export interface ReadingEvent {
@@ -57,8 +42,8 @@ export interface Datasets {
   held?: Dataset;
 }
 
-/** Reads files of records for one base: its task, its tokenizer, its limits. */
-export interface DataReader extends Pick<TaskData, "maxLength" | "rows" | "classes" | "images"> {
+/** Reads files of records for one base and task. */
+export interface DataReader extends Pick<TaskData, "maxLength" | "collate" | "classes" | "images"> {
   read(path: string): Reading<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
   split(path: string, share: number, seed: number): Reading<Required<Datasets>>;
@@ -68,7 +53,7 @@ export interface DataReader extends Pick<TaskData, "maxLength" | "rows" | "class
   held(path: string, share: number, seed: number): Promise<Set<number>>;
   /** The classes of a classifier, in the order of its logits: those of the first file that was read. Null for others. */
   labels(): readonly string[] | null;
-  /** Whether a language model's data have images, as far as they were read. */
+  /** Whether the data have images, as far as they were read. */
   hasImages(): boolean;
   /** Where the images of a language model's example are. */
   imageSpans(example: Example): ImageSpan[];
@@ -83,19 +68,10 @@ export interface ReadingOptions {
   spill?: string;
   /** When it fires, reading ends with `train/stopped`. */
   signal?: AbortSignal;
-  /** A classifier's classes are the base's own, and other labels are refused; otherwise data can bring others. */
-  fixedClasses?: boolean;
 }
 
-/** A reader of data files; fails with the errors of `taskData`. */
-export async function dataReader(
-  host: DataHost,
-  base: TextBase,
-  options: DataOptions,
-  { spill, signal, fixedClasses = false }: ReadingOptions = {},
-): Promise<DataReader> {
-  const { files } = host;
-  const task = await taskData(base, options, host, fixedClasses);
+/** A reader of the files of a task's data. */
+export function dataReader(files: Files, task: TaskData, { spill, signal }: ReadingOptions = {}): DataReader {
   const { maxLength, limit, classes, images } = task;
   const stores: ExampleStore[] = [];
 
@@ -106,7 +82,7 @@ export async function dataReader(
     if (place) await files.remove(place.path);
     const store = exampleStore({ limit, spill: place, tilesOf: images && ((number) => images.gridOf(number).tiles) });
     stores.push(store);
-    const collected = collector(store, { maxLength, source: path });
+    const collected = collector(store, { maxLength, source: path }, task.prompts?.());
     const began = performance.now();
     let told = began;
     for await (const made of examples) {
@@ -127,9 +103,11 @@ export async function dataReader(
     const counts = new Map<string, number>(classes?.labels().map((label) => [label, 0]));
     const seen = new Set<number>();
     if (!classes && !images?.count) return dataset;
-    for await (const { answer = 0, images: own = [] } of inOrder(dataset.examples)) {
-      const label = classes?.labels()[classes.placeOf(answer)];
-      if (label !== undefined) counts.set(label, counts.get(label)! + 1);
+    for await (const { classes: numbers = [], images: own = [] } of inOrder(dataset.examples)) {
+      for (const number of classes ? numbers.filter((one) => one >= 0) : []) {
+        const label = classes!.labels()[classes!.placeOf(number)]!;
+        counts.set(label, counts.get(label)! + 1);
+      }
       for (const number of own) seen.add(number);
     }
     return {
@@ -144,7 +122,7 @@ export async function dataReader(
 
   return {
     maxLength,
-    rows: task.rows,
+    collate: task.collate,
     classes,
     images,
     read: async function* (path) {
@@ -167,7 +145,7 @@ export async function dataReader(
       return heldOut(path, count, share, seed);
     },
     labels: () => classes?.labels() ?? null,
-    hasImages: () => !("task" in base.config) && (images?.count ?? 0) > 0,
+    hasImages: () => (images?.count ?? 0) > 0,
     imageSpans: task.imageSpans ?? (() => []),
     imageOf: (number) => images!.read(number),
     close: async () => {
@@ -195,16 +173,16 @@ function heldOut(path: string, records: number, share: number, seed: number): Se
 }
 
 /** The batches of an evaluation, made anew each time they are gone through. */
-export interface EvaluationBatches<B extends AnyBatch> extends AsyncIterable<B> {
+export interface EvaluationBatches<B extends Batch> extends AsyncIterable<B> {
   /** The numbers of each batch's rows, and its size. */
   rows: readonly (readonly number[])[];
   sizes: readonly BatchSize[];
 }
 
 /** Every row once, rows of like length together; packed ones, which are all long, in their order. */
-export function evaluationBatches<B extends AnyBatch>(rows: Rows<B>, batchSize: number): EvaluationBatches<B> {
+export function evaluationBatches<B extends Batch>(rows: Collator<B>, batchSize: number): EvaluationBatches<B> {
   const order = Int32Array.from(rows.lengths, (_, i) => i);
-  const isPacked = (rows.facts["packLength"] ?? null) !== null;
+  const isPacked = (rows.identity["packLength"] ?? null) !== null;
   if (!isPacked) order.sort((a, b) => rows.lengths[b]! - rows.lengths[a]! || a - b);
   const batches = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, i) => [
     ...order.subarray(i * batchSize, (i + 1) * batchSize),
@@ -219,8 +197,8 @@ export function evaluationBatches<B extends AnyBatch>(rows: Rows<B>, batchSize: 
 }
 
 /** The most targets and the longest row of batches of these sizes. */
-export function shapeOf(sizes: Iterable<BatchSize>): ObjectiveShape {
-  const shape: ObjectiveShape = { maxTargets: 1, maxLength: 1 };
+export function shapeOf(sizes: Iterable<BatchSize>): BatchShape {
+  const shape: BatchShape = { maxTargets: 1, maxLength: 1 };
   for (const { targets, width, images } of sizes) {
     if (images !== undefined) shape.images = true;
     shape.maxTargets = Math.max(shape.maxTargets, targets);

@@ -1,6 +1,6 @@
 // Evaluations during training: the mean loss, which was the best, and when no better one is to be waited for.
-import type { AnyBatch } from "../data/types.ts";
-import { targetsOf } from "./batches.ts";
+import type { Batch } from "../data/types.ts";
+import type { Tensor } from "../tensor.ts";
 import type { Objective } from "./types.ts";
 
 /** An evaluation after `step` steps: the mean loss over the targets, in nats a token. */
@@ -9,36 +9,46 @@ export interface Eval {
   loss: number;
 }
 
-/** What an evaluation measures. */
+/** What an evaluation measures: the mean loss over all targets, in nats, and the figures of the task. */
 export interface EvalMeasures {
-  /** Mean over all targets, in nats. */
   loss: number;
-  /** Of a language model: e to the power of the loss. */
-  perplexity?: number;
-  /** Of a classifier: the share of rows whose class has the highest logit. */
-  accuracy?: number;
+  [figure: string]: number;
 }
+
+/** What a task measures of an evaluation: `add` sees every batch that has targets. */
+export interface EvalMeasure {
+  add(ran: { batch: Batch; rows: readonly number[]; results: Record<string, Tensor> }): void | Promise<void>;
+  figures(): EvalMeasures | Promise<EvalMeasures>;
+}
+
+/** The mean loss alone. */
+export function lossMeasure(): EvalMeasure {
+  let [sum, targets] = [0, 0];
+  return {
+    add({ batch, results }) {
+      sum += Number(results["loss"]!.data[0]);
+      targets += batch.targets;
+    },
+    figures: () => ({ loss: sum / targets }),
+  };
+}
+
+/** The batches of an evaluation, and the numbers of their rows where these are known. */
+export type EvalBatches = (Iterable<Batch> | AsyncIterable<Batch>) & { rows?: readonly (readonly number[])[] };
 
 /** Evaluates θ on `batches`, without dropout. */
 export async function evaluate(
   objective: Pick<Objective, "evaluate">,
   theta: Float32Array,
-  batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>,
+  batches: EvalBatches,
+  measure: EvalMeasure = lossMeasure(),
 ): Promise<EvalMeasures> {
-  let [sum, targets, right] = [0, 0, 0];
-  let isClassifier = false;
-  let isLanguage = true;
+  let number = 0;
   for await (const batch of batches) {
-    if (targetsOf(batch) === 0) continue;
-    const { loss, correct } = await objective.evaluate(batch, theta);
-    sum += loss;
-    targets += targetsOf(batch);
-    right += correct ?? 0;
-    isClassifier = correct !== undefined;
-    isLanguage = !("feeds" in batch);
+    const rows = batches.rows?.[number++] ?? [];
+    if (batch.targets > 0) await measure.add({ batch, rows, results: await objective.evaluate(batch, theta) });
   }
-  const loss = sum / targets;
-  return { loss, ...(isLanguage && { perplexity: Math.exp(loss) }), ...(isClassifier && { accuracy: right / targets }) };
+  return measure.figures();
 }
 
 /** The evaluation with the lowest loss, the first of equal ones; null if there was none. */

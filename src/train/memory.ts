@@ -1,4 +1,5 @@
 // Peak memory of training, from the graph: a walk over its nodes in order of execution that counts what is alive at each.
+import type { BatchSize } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
 import { inputsOf } from "./training-graph.ts";
@@ -202,18 +203,6 @@ export const withImagesKept = (memory: MemoryEstimate, bytes: number): MemoryEst
   process: memory.process + bytes,
   total: memory.total + bytes,
 });
-
-/** Rows, width and targets of one batch. */
-export interface BatchSize {
-  rows: number;
-  width: number;
-  targets: number;
-  /**
-   * Where a run has images: how many the vision side reads, tiles of split ones counted; where text attends to them, of each
-   * row.
-   */
-  images?: number;
-}
 
 export const lengthsOf = ({ rows, width, targets, images = 0 }: BatchSize): Lengths => ({
   batch: rows,

@@ -1,14 +1,12 @@
 // A loss graph and what of it is trained, as a function of θ over one ONNX session.
-import type { AnyBatch } from "../data/types.ts";
+import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { weightFiles } from "../models/weights.ts";
-import { predictedClasses } from "../predict/measures.ts";
 import { purpose, uniform } from "../random.ts";
 import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
-import { batchFeeds } from "./causal-lm.ts";
 import { type Lengths, lengthOf } from "./memory.ts";
 import { fullEntries, fullGraph, gradientName, inputsOf, loraEntries, loraGraph, type Trained } from "./training-graph.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "./types.ts";
@@ -82,33 +80,29 @@ async function sessionObjective(
   { outputs }: Graph,
 ): Promise<OpenObjective> {
   const length = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
-  const [values, slopes] = [0, 1].map(() => new Float32Array(new SharedArrayBuffer(4 * length))) as [Float32Array, Float32Array];
+  const [values, gradients] = [0, 1].map(() => new Float32Array(new SharedArrayBuffer(4 * length))) as [
+    Float32Array,
+    Float32Array,
+  ];
   const part = (whole: Float32Array, { offset, shape }: ThetaEntry) => whole.subarray(offset, offset + sizeOf(shape));
   await session.share(
     Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, part(values, entry))])),
-    Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, part(slopes, entry))])),
+    Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, part(gradients, entry))])),
   );
-  const run = async (batch: AnyBatch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
+  const run = async ({ feeds }: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
     values.set(theta);
-    const given = batchFeeds(batch);
-    const feeds = { ...given, lossScale: float32([], Float32Array.of(scale)), ...draw(given, key) };
-    return session.run(feeds, { fetches });
+    const given = { ...feeds, lossScale: float32([], Float32Array.of(scale)), ...draw(feeds, key) };
+    return session.run(given, { fetches });
   };
-  const lossIn = ({ loss }: Record<string, Tensor>): number => Number(loss!.data[0]);
-  const answers = ["loss", "logits"].filter((name) => outputs[name]);
-  const trained = Object.keys(outputs).filter((name) => name !== "logits");
+  const gradientNames = entries.map(gradientName);
+  const measured = Object.keys(outputs).filter((name) => !gradientNames.includes(name));
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {
-      const results = await run(batch, theta, 1 / divisor, key, trained);
-      return { loss: lossIn(results), gradient: slopes };
+      const { loss } = await run(batch, theta, 1 / divisor, key, ["loss", ...gradientNames]);
+      return { loss: Number(loss!.data[0]), gradient: gradients };
     },
-    evaluate: async (batch, theta) => {
-      const results = await run(batch, theta, 1, null, answers);
-      const labels = batchFeeds(batch)["labels"]?.data;
-      const predicted = labels && predictedClasses(results["logits"]!);
-      return { loss: lossIn(results), correct: predicted?.filter((label, row) => label === labels![row]).length };
-    },
+    evaluate: (batch, theta) => run(batch, theta, 1, null, measured),
     close: () => session.close(),
   };
 }

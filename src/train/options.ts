@@ -3,9 +3,9 @@ import { z } from "zod";
 import { type LoraConfig, loraConfig } from "../adapters/config.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
-import { type ModelConfig, taskOf } from "../models/registry.ts";
-import type { Task } from "../models/task.ts";
 import { describeOptions, option } from "../options.ts";
+import { taskNames, taskOptions } from "../tasks/index.ts";
+import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
 
@@ -88,7 +88,13 @@ export const readingOptions = {
     help: "longer examples are cut on the right (1024, or 2048 where the model reads images; its positions if fewer)",
   }),
   date: option(z.iso.date().optional(), { value: "YYYY-MM-DD", help: "the date that chat templates see (today)" }),
+  ...taskOptions,
 };
+
+/** What a base is trained, evaluated or used for. */
+export const taskOption = option(z.enum(taskNames).optional(), {
+  help: "what the base is used for (its config.json, or the adapter, says what it is for)",
+});
 
 /** Every option of a run, in the order of `lowrank train --help`. */
 export const runOptions = {
@@ -104,9 +110,7 @@ export const runOptions = {
     help: "training records: .jsonl, .json, .csv, .tsv, .parquet, .txt or .md; of images also a folder (docs/data.md)",
   }),
   output: option(path, { value: "FOLDER", section: "what", help: "gets checkpoints, and the adapter or model at the end" }),
-  task: option(z.enum(["causal-lm", "sequence-classification", "image-classification", "contrastive"]).optional(), {
-    help: "what the base has to be for (its config.json says what it is for)",
-  }),
+  task: taskOption,
   method: option(z.enum(["lora", "full"]).default("lora"), {
     section: "what",
     help: "train an adapter, or every weight of the base",
@@ -238,16 +242,8 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
   return { ...options, date, baseName: baseName ?? options.base };
 }
 
-/** What PEFT calls a task, and which modules are trained in full for it beside those that PEFT adds by itself. */
-const fieldsOfTask: Record<Task | "causal-lm", Pick<LoraConfig, "taskType"> & Partial<LoraConfig>> = {
-  "causal-lm": { taskType: "CAUSAL_LM" },
-  "sequence-classification": { taskType: "SEQ_CLS" },
-  "image-classification": { taskType: null, modulesToSave: ["classifier"] },
-  contrastive: { taskType: null },
-};
-
 /** The configuration of a new adapter. */
-export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, config: ModelConfig): LoraConfig =>
+export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, { peft }: Pick<Task, "peft">): LoraConfig =>
   loraConfig({
     rank: options.rank,
     alpha: options.alpha,
@@ -259,7 +255,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     alphaPattern: options.alphaPattern,
     useRslora: rslora,
     initLoraWeights: init,
-    ...fieldsOfTask[taskOf(config)],
+    ...peft,
     baseModelNameOrPath: baseName,
   });
 

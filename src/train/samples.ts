@@ -7,9 +7,9 @@ import type { EncodedPrompt } from "../generate/prompts.ts";
 import type { Base } from "../models/base.ts";
 import type { ImageReading } from "../multimodal/images.ts";
 import type { OpenSession } from "../runtime/session.ts";
+import { type ImageSpan, imageNote } from "../tasks/causal-lm/image-spans.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { DataReader } from "./datasets.ts";
-import { type ImageSpan, imageNote } from "./image-spans.ts";
 
 /** Most prompts of a run. */
 export const MAX_SAMPLES = 16;

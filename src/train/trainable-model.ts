@@ -3,8 +3,9 @@
 import { adapterAgainst } from "../adapters/attach.ts";
 import { initAdapter, initSaved, type LoraFactors } from "../adapters/init.ts";
 import { matchModules, resolveConfig } from "../adapters/match.ts";
-import { type Adapter, adapterBytes, readAdapter, savedKey, writeAdapter } from "../adapters/peft-files.ts";
+import { type Adapter, adapterBytes, savedKey, writeAdapter } from "../adapters/peft-files.ts";
 import { type SavedTensor, savedWeights } from "../adapters/saved.ts";
+import type { RunIdentity } from "../data/types.ts";
 import type { Files } from "../files.ts";
 import { findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
@@ -13,17 +14,17 @@ import type { Graph } from "../graph/graph.ts";
 import type { AnyBase } from "../models/base.ts";
 import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
 import { checkMadeFor } from "../models/fingerprint.ts";
-import { forwardGraph, newHeadOf } from "../models/registry.ts";
+import { forwardGraph } from "../models/registry.ts";
+import { ownTask, taskOf } from "../tasks/index.ts";
 import { sizeOf } from "../tensor.ts";
-import type { Facts, SaveWeights } from "./checkpoint.ts";
+import type { SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
 import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
-import { lossEntries } from "./task-loss.ts";
 import { fullEntries, fullGraph, loraEntries, loraGraph } from "./training-graph.ts";
 import type { ThetaEntry } from "./types.ts";
 
-export interface Subject {
+export interface TrainableModel {
   /** How many modules are adapted; null when every weight is trained. */
   modules: number | null;
   /** Length of θ. */
@@ -32,8 +33,10 @@ export interface Subject {
   resultBytes: number;
   /** The first value of θ; for the method "full" the weights are read here. */
   theta(): Promise<Float32Array>;
+  /** θ with the adapter off, from its first value; that value itself when every weight is trained. */
+  off(theta: Float32Array): Float32Array;
   /** What of it determines the bits of the run. */
-  facts: Facts;
+  facts: RunIdentity;
   saveWeights: SaveWeights;
   /** The adapter that a θ is, its factors not copied; null when every weight is trained. */
   adapterOf: ((theta: Float32Array) => Adapter) | null;
@@ -42,23 +45,30 @@ export interface Subject {
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
-/** What a subject is made of beside the options. */
-export interface SubjectParts {
+/** What it is made of beside the options. */
+export interface TrainableParts {
   /** The adapter to go on with. */
   given: Adapter | null;
-  /** Whether the data have any, for a base that reads them. */
-  images: boolean;
+  /** The loss that the run minimises, for batches of one token: which weights it reads. */
+  loss: Graph;
+  /** What the adapter's classes are called; absent where the task has none. */
+  labels?: readonly string[];
 }
 
-type MakeSubject = (files: Files, base: AnyBase, options: RunOptions, parts: SubjectParts) => Promise<Subject>;
+type MakeTrainable = (files: Files, base: AnyBase, options: RunOptions, parts: TrainableParts) => Promise<TrainableModel>;
 
-export const subjects: Record<RunOptions["method"], MakeSubject> = {
-  lora: adapterSubject,
-  full: fullSubject,
+export const trainableModels: Record<RunOptions["method"], MakeTrainable> = {
+  lora: adapterModel,
+  full: fullModel,
 };
 
 /** A LoRA adapter: a new one, or the one to go on with. */
-async function adapterSubject(files: Files, base: AnyBase, options: RunOptions, { given }: SubjectParts): Promise<Subject> {
+async function adapterModel(
+  files: Files,
+  base: AnyBase,
+  options: RunOptions,
+  { given, labels }: TrainableParts,
+): Promise<TrainableModel> {
   const adapter = adapterAgainst(given ?? (await newAdapter(files, base, options)), base.modules);
   await checkMadeFor(base, adapter, options.anyBase);
   const { config, modules } = adapter;
@@ -67,20 +77,25 @@ async function adapterSubject(files: Files, base: AnyBase, options: RunOptions, 
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
-  const labels = "task" in base.config && base.config.labels.length > 0 ? base.config.labels : undefined;
   const adapterOf = (trained: Float32Array): Adapter => ({
     config: named,
     modules,
     tensors: new Map(factorsIn(adapter, trained)),
     ...(saved.length > 0 && { saved: savedIn(adapter, trained) }),
-    ...(labels && { labels }),
+    ...(labels && { labels: [...labels] }),
     baseFingerprint,
   });
   return {
     modules: modules.length,
     trainable: theta.length,
-    resultBytes: adapterBytes(modules, saved, labels),
+    resultBytes: adapterBytes(modules, saved, labels && [...labels]),
     theta: async () => theta,
+    off(first) {
+      const values = first.slice();
+      for (const { offset, shape, group } of entriesOf(adapter))
+        if (group === "B") values.fill(0, offset, offset + sizeOf(shape));
+      return values;
+    },
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     saveWeights: (folder, trained) => writeAdapter(files, folder, adapterOf(trained)),
     adapterOf,
@@ -95,7 +110,7 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Pro
     modules,
     config: { modelType },
   } = base;
-  const config = loraConfigOf(options, base.config);
+  const config = loraConfigOf(options, taskOf(options.task ?? ownTask(base.config)));
   const matched = matchModules(modules, config, modelType);
   const tensors = initAdapter(matched, config, options.seed);
   const saved = new Map<string, SavedTensor>();
@@ -141,9 +156,9 @@ function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): 
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */
-async function fullSubject(files: Files, base: AnyBase, { seed }: RunOptions, { images }: SubjectParts): Promise<Subject> {
+async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { loss }: TrainableParts): Promise<TrainableModel> {
   const { checkpoint, config } = base;
-  const entries = lossEntries(config, images);
+  const entries = fullEntries(loss);
   const trained = new Set(entries.map(({ key }) => key));
   const names = fullEntries(forwardGraph(config)).map(({ key }) => key);
   const kept = names.filter((name) => !trained.has(name));
@@ -158,6 +173,7 @@ async function fullSubject(files: Files, base: AnyBase, { seed }: RunOptions, { 
       names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0) +
       added.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0),
     theta: () => readTheta(files, checkpoint, entries, head),
+    off: (theta) => theta.slice(),
     facts: {},
     adapterOf: null,
     saveWeights: (folder, theta) => writeTheta(files, written, entries, folder, theta, { kept, head, config: headed?.config }),
@@ -168,7 +184,7 @@ async function fullSubject(files: Files, base: AnyBase, { seed }: RunOptions, { 
 
 /** The head that the base's config asks for and its checkpoint does not have; undefined if there is none. */
 function missingHead({ config }: AnyBase, seed: number): NewHead | undefined {
-  const name = newHeadOf(config);
+  const name = config.uninitializedHead;
   if (name === null) return undefined;
   return { has: (weight) => weight.startsWith(`${name}.`), values: (weight, shape) => initSaved(weight, shape, seed) };
 }

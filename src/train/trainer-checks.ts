@@ -1,9 +1,8 @@
 // What the options of `train` have to be.
 
-import type { AnyBatch } from "../data/types.ts";
+import type { Batch } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { sizeOf } from "../tensor.ts";
-import { targetsOf } from "./batches.ts";
 import { schedules } from "./schedule.ts";
 import type { TrainOptions } from "./trainer.ts";
 
@@ -54,7 +53,7 @@ export async function checkOptions(options: TrainOptions): Promise<void> {
   atLeast("output.keepCheckpoints", output?.keepCheckpoints, 1);
 }
 
-async function hasTargets(batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>): Promise<boolean> {
-  for await (const batch of batches) if (targetsOf(batch) > 0) return true;
+async function hasTargets(batches: Iterable<Batch> | AsyncIterable<Batch>): Promise<boolean> {
+  for await (const batch of batches) if (batch.targets > 0) return true;
   return false;
 }

@@ -1,11 +1,9 @@
 // The training loop as an async iterator of events: accumulate, clip, update, evaluate, save, stop, resume.
-import type { AnyBatch } from "../data/types.ts";
+import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
-import { targetsOf, tokensOf, total } from "./batches.ts";
 import {
-  type Facts,
   loadCheckpoint,
   loadTheta,
   pruneCheckpoints,
@@ -16,8 +14,8 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import { stopwatch } from "./clock.ts";
-import type { Feed } from "./data-loader.ts";
-import { bestOf, type EarlyStop, type Eval, type EvalMeasures, evaluate, hasStalled } from "./evals.ts";
+import type { DataLoader } from "./data-loader.ts";
+import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasure, evaluate, hasStalled } from "./evals.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
@@ -38,13 +36,13 @@ export type TrainEvent =
       /** Tokens of the step that are not padding. */
       tokens: number;
       tokensPerSecond: number;
-      /** Of another task than language modelling: its examples, which is what speed is counted in there. */
+      /** Of a task whose speed is counted in them: the examples of the step. */
       examples?: number;
       seconds: number;
       etaSeconds: number;
       memoryBytes: number | null;
     }
-  | ({ type: "eval"; step: number } & EvalMeasures)
+  | EvalEvent
   | { type: "samples"; step: number; samples: Sample[] }
   | { type: "checkpoint"; step: number; folder: string }
   | {
@@ -60,6 +58,16 @@ export type TrainEvent =
       seconds: number;
       folder: string | null;
     };
+
+/** An evaluation: the mean loss, and the figures of the task (perplexity, accuracy, …). */
+export interface EvalEvent {
+  type: "eval";
+  step: number;
+  loss: number;
+  perplexity?: number;
+  accuracy?: number;
+  [figure: string]: string | number | undefined;
+}
 
 export interface OptimizerOptions extends AdamW {
   learningRate: number;
@@ -107,7 +115,7 @@ export interface TrainOptions {
   objective: Objective;
   /** The parameters at the start, updated in place: after `done` these are the trained ones, of the step `result`. */
   theta: Float32Array;
-  feed: Feed;
+  loader: DataLoader;
   /** Length of the run: one of the two. A part of an epoch is rounded up to whole steps. */
   steps?: number;
   epochs?: number;
@@ -115,16 +123,20 @@ export interface TrainOptions {
   seed: number;
   optimizer: OptimizerOptions;
   evaluation?: {
-    batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>;
+    batches: EvalBatches;
     every: number;
+    /** What is measured, anew each time; the mean loss if absent. */
+    measure?: () => EvalMeasure;
     early?: EarlyStop;
     /** What the model writes at each evaluation. */
     sample?: (theta: Float32Array) => Promise<Sample[]>;
   };
   /** Absent: nothing is written. */
   output?: TrainOutput;
+  /** What the speed is counted in; tokens if absent. */
+  unit?: "tokens" | "examples";
   /** What else determines the bits (base model, data, adapter), compared when a run is resumed. */
-  facts?: Facts;
+  facts?: RunIdentity;
   /** When it fires the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
   signal?: AbortSignal;
   memoryBytes?: () => number;
@@ -135,9 +147,9 @@ export interface TrainOptions {
  * and resumed or not. Throws `train/non-finite` when a loss or gradient is not a number; the state before that step is saved.
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
-  const { objective, theta, feed, seed, optimizer, evaluation, output, signal, memoryBytes } = options;
+  const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, unit } = options;
   await checkOptions(options);
-  const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
+  const steps = options.steps ?? Math.ceil(options.epochs! * loader.stepsPerEpoch);
   const facts = factsOf(options, steps);
   const ranges = parameterRanges(objective.entries, optimizer);
   const elapsed = stopwatch();
@@ -184,7 +196,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const stepTime = elapsed();
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const batches = await feed.microBatches(state.step);
+    const batches = await loader.microBatches(state.step);
     const { loss, gradient } = await lossAndGradient(objective, theta, batches, seed, state.step);
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss)) yield* fail("loss", loss, state.step + 1);
@@ -196,9 +208,9 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const now = elapsed();
     const seconds = now - stepTime;
     const etaSeconds = ((now - startTime) / (step - startStep)) * (steps - step);
-    const tokens = total(batches, tokensOf);
+    const tokens = total(batches, "tokens");
     const tokensPerSecond = seconds > 0 ? tokens / seconds : 0;
-    const examples = batches.every((batch) => "feeds" in batch) ? total(batches, targetsOf) : undefined;
+    const examples = unit === "examples" ? total(batches, "targets") : undefined;
     const rates = {
       tokens,
       tokensPerSecond,
@@ -210,7 +222,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     yield { type: "step", step, loss, learningRate, gradNorm, ...rates };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
-      const result = await evaluate(objective, theta, evaluation.batches);
+      const result = await evaluate(objective, theta, evaluation.batches, evaluation.measure?.());
       if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
       state.evals.push({ step, loss: result.loss });
       yield { type: "eval", step, ...result };
@@ -246,11 +258,11 @@ function isDue(step: number, output: TrainOutput | undefined, seconds: number): 
 async function lossAndGradient(
   objective: Objective,
   theta: Float32Array,
-  batches: readonly AnyBatch[],
+  batches: readonly Batch[],
   seed: number,
   step: number,
 ): Promise<{ loss: number; gradient: Float32Array }> {
-  const targets = total(batches, targetsOf);
+  const targets = total(batches, "targets");
   if (targets === 0) {
     throw new LowrankError("train/no-targets", `no token of step ${step + 1} is a target`, {
       expected: "at least one label that is not masked",
@@ -260,7 +272,7 @@ async function lossAndGradient(
   let loss = 0;
   let gradient: Float32Array | undefined;
   for (const [micro, batch] of batches.entries()) {
-    if (targetsOf(batch) === 0) continue;
+    if (batch.targets === 0) continue;
     const part = await objective.lossAndGradient(batch, theta, targets, { seed, step, micro });
     loss += part.loss;
     if (!gradient) gradient = batches.length > 1 ? part.gradient.slice() : part.gradient;
@@ -272,12 +284,12 @@ async function lossAndGradient(
 const zeros = (like: Float32Array): Float32Array => new Float32Array(like.length);
 
 /** The options that determine the bits. The number of steps is one of them unless the schedule does not look at it. */
-function factsOf({ objective, feed, seed, optimizer, facts }: TrainOptions, steps: number): Facts {
+function factsOf({ objective, loader, seed, optimizer, facts }: TrainOptions, steps: number): RunIdentity {
   const { maxGradNorm = null, loraPlusRatio = null, ...rest } = optimizer;
   const layout = objective.entries.map(({ key, shape, group }) => `${key} ${group} ${shape.join(" ")}`).join("\n");
   return {
     ...facts,
-    ...feed.facts,
+    ...loader.facts,
     ...rest,
     maxGradNorm,
     loraPlusRatio,

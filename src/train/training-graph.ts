@@ -39,8 +39,8 @@ export function loraEntries({ modules, saved = [] }: Trained): ThetaEntry[] {
 }
 
 /**
- * A loss graph that yields dloss/dθ beside the loss, and a classifier's logits: the gradient of each trained tensor under its key. It is zero for what the loss does not
- * read: the layers of a vision tower behind the features that are taken, and all of it where a run has no images.
+ * A loss graph that yields dloss/dθ beside its outputs: the gradient of each trained tensor under its key. It is zero for what the
+ * loss does not read: the layers of a vision tower behind the features that are taken, and all of it where a run has no images.
  */
 function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
   const loss = mul(graph.outputs["loss"]!, input("lossScale", "float32", []));
@@ -53,8 +53,7 @@ function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: reado
     gradientName(entries[i]!),
     read.has(part.node) ? found.shift()! : mul(part, scalar(0, part)),
   ]);
-  const { logits } = graph.outputs;
-  return fuseAdditions(check({ outputs: { loss, ...(logits && { logits }), ...Object.fromEntries(named) } }));
+  return fuseAdditions(check({ outputs: { ...graph.outputs, loss, ...Object.fromEntries(named) } }));
 }
 
 export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;

@@ -1,5 +1,6 @@
 // The border between the training loop and the network: a flat parameter vector θ and a function of it.
-import type { AnyBatch } from "../data/types.ts";
+import type { Batch } from "../data/types.ts";
+import type { Tensor } from "../tensor.ts";
 
 /** One tensor inside θ. `key` is its name in the saved file; A and B factors may learn at different rates (LoRA+). */
 export interface ThetaEntry {
@@ -24,11 +25,11 @@ export interface Objective {
    * gradient's memory belongs to the caller until the next call, which may write there.
    */
   lossAndGradient(
-    batch: AnyBatch,
+    batch: Batch,
     theta: Float32Array,
     divisor: number,
     key: DropoutKey,
   ): Promise<{ loss: number; gradient: Float32Array }>;
-  /** The sum of the token losses of `batch`, without dropout; of a classifier also how many rows it tells right. */
-  evaluate(batch: AnyBatch, theta: Float32Array): Promise<{ loss: number; correct?: number }>;
+  /** All outputs of the loss graph for `batch`, without dropout: `loss`, the sum over its targets, and what is measured beside it. */
+  evaluate(batch: Batch, theta: Float32Array): Promise<Record<string, Tensor>>;
 }

@@ -1,30 +1,20 @@
 // Merged checkpoints against PEFT's merge_and_unload, and what a merge refuses.
 import assert from "node:assert/strict";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import { type MergeTarget, mergedRows, mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
 import { type Checkpoint, openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { float32ToBfloat16, fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { greatestDifference, near } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const CASES = new URL("../fixtures/cases/", import.meta.url).pathname;
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-merge-")));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 /** Every tensor of a safetensors file as float32. */
 async function floats(file: string): Promise<Map<string, Float32Array>> {
@@ -53,11 +43,6 @@ const openCase = async (name: string) => ({
   expected: await floats(`${CASES}${name}/merged/model.safetensors`),
 });
 
-const greatest = (a: Float32Array, b: Float32Array) => {
-  assert.equal(a.length, b.length);
-  return a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
-};
-
 describe("merging", () => {
   it("a float32 base: PEFT's weights within 1e-5", async () => {
     const { checkpoint, targets, expected } = await openCase("lora-rslora");
@@ -77,8 +62,8 @@ describe("merging", () => {
     for (const [name, values] of expected) {
       const ours = toFloat32(await readWeights(nodeFiles, merged, name));
       const base = toFloat32(await readWeights(nodeFiles, checkpoint, name));
-      assert.ok(greatest(ours, values) <= 1e-5, `${name} differs by ${greatest(ours, values)}`);
-      if (greatest(ours, base) > 1e-3) changed++;
+      near(ours, values, 1e-5, name);
+      if (greatestDifference(ours, base) > 1e-3) changed++;
       else assert.deepEqual(ours, base);
     }
     assert.equal(changed, 8);
@@ -95,7 +80,7 @@ describe("merging", () => {
     for (const target of targets) {
       const entry = checkpoint.tensors.get(target.weightName)!;
       for await (const block of mergedRows(nodeFiles, entry, target)) {
-        assert.ok(greatest(block, expected.get(target.weightName)!) <= 1e-5);
+        near(block, expected.get(target.weightName)!, 1e-5, target.weightName);
       }
     }
     let differing = 0;

@@ -1,9 +1,7 @@
 // lora/saved.ts and fit.ts: which modules are trained in full beside an adapter, how they are stored, merged and renamed.
 import assert from "node:assert/strict";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { type TestContext, test } from "node:test";
+import { cp, readFile, rm, writeFile } from "node:fs/promises";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { adapterAgainst } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
@@ -24,18 +22,14 @@ import { openNodeSession } from "../../src/platform/node/session.ts";
 import { float32, int32, sizeOf } from "../../src/tensor.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { taskLossGraph } from "../../src/train/task-loss.ts";
+import { near } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 const bert = modulesOf(forwardGraph(modelConfig({ model_type: "bert", hidden_size: 24, num_hidden_layers: 1, num_labels: 5 })));
 const llama = modulesOf(
   forwardGraph(modelConfig({ model_type: "llama", hidden_size: 24, num_attention_heads: 4, num_hidden_layers: 1 })),
 );
-
-async function temporary(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-saved-"));
-  t.after(() => rm(folder, { recursive: true }));
-  return folder;
-}
 
 test("a classification task saves the classifier, as PEFT does, and writes it down", () => {
   const head = [
@@ -121,7 +115,7 @@ test("a projection that is saved is trained, and only it and the factors have gr
 });
 
 test("an adapter's file has the saved weights under their plain names, and comes back the same", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const read = await readAdapter(nodeFiles, `${cases}/bert-seqcls/adapter`);
   assert.deepEqual([...read.saved!.keys()].sort(), ["classifier.bias", "classifier.weight"]);
   await writeAdapter(nodeFiles, folder, read);
@@ -156,7 +150,7 @@ test("saved weights that a model or a configuration does not have are named", as
 });
 
 test("an adapter under the module names of Transformers 4 is the same adapter, and is written under those of 5", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const { modules, config } = await openBase(nodeFiles, `${cases}/vit-imgcls/base`);
   const [older, newer] = await Promise.all(
     ["adapter-v4", "adapter"].map(async (name) =>
@@ -172,7 +166,7 @@ test("an adapter under the module names of Transformers 4 is the same adapter, a
 });
 
 test("ranks by the older names stay with their modules", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const { modules } = await openBase(nodeFiles, `${cases}/vit-imgcls/base`);
   const given = await readAdapter(nodeFiles, `${cases}/vit-imgcls/adapter-v4`);
   const value = (module: { path: string }) => /layer\.1\..*value/.test(module.path);
@@ -192,7 +186,7 @@ test("ranks by the older names stay with their modules", async (t) => {
 });
 
 test("merging puts the saved head in the place of the base's, and adds one that the base lacks", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   await cp(`${cases}/bert-seqcls/base`, `${folder}/base`, { recursive: true });
   await rm(`${folder}/base/model.safetensors`);
   const whole = await openCheckpoint(nodeFiles, `${cases}/bert-seqcls/base`);
@@ -211,9 +205,7 @@ test("merging puts the saved head in the place of the base's, and adds one that 
     assert.equal(merged.tensors.size, expected.tensors.size);
     for (const name of expected.tensors.keys()) {
       const theirs = toFloat32(await readWeights(nodeFiles, expected, name));
-      toFloat32(await readWeights(nodeFiles, merged, name)).forEach((value, i) => {
-        assert.ok(Math.abs(value - theirs[i]!) <= 1e-6, `${name}[${i}]`);
-      });
+      near(toFloat32(await readWeights(nodeFiles, merged, name)), theirs, 1e-6, name);
     }
   }
 });
@@ -236,7 +228,7 @@ test("a new head is normal with deviation 0.02, its bias zero, and follows from 
 });
 
 test("a checkpoint from TensorFlow's days has gamma and beta", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   await writeFile(`${folder}/config.json`, await readFile(`${cases}/bert-seqcls/base/config.json`));
   const whole = await openCheckpoint(nodeFiles, `${cases}/bert-seqcls/base`);
   const older = (name: string) => name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");

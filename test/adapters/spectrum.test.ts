@@ -6,6 +6,7 @@ import { describeAdapter, MAX_SPECTRUM_RANK, type ModuleDescription } from "../.
 import type { Adapter } from "../../src/adapters/peft-files.ts";
 import { effectiveRank } from "../../src/adapters/spectrum.ts";
 import { normal, purpose } from "../../src/random.ts";
+import { near } from "../helpers/assert.ts";
 
 /** One module with these factors, described. */
 function describe(loraA: Float32Array, loraB: Float32Array, rank: number, scale = 1): ModuleDescription {
@@ -57,9 +58,6 @@ function factors(values: readonly number[], inFeatures: number, outFeatures: num
   return { loraA, loraB };
 }
 
-const close = (got: number | null, wanted: number, relative: number) =>
-  assert.ok(got !== null && Math.abs(got - wanted) <= relative * Math.abs(wanted), `${got} is not ${wanted}`);
-
 const entropy = (shares: readonly number[]) => -shares.reduce((sum, share) => sum + share * Math.log(share), 0);
 
 test("norm and effective rank are those of the singular values that the factors were made from", () => {
@@ -74,8 +72,8 @@ test("norm and effective rank are those of the singular values that the factors 
     const { loraA, loraB } = factors(values, 48, 40);
     const module = describe(loraA, loraB, values.length, 0.25);
     const total = values.reduce((sum, value) => sum + value, 0);
-    close(module.normDelta, 0.25 * Math.hypot(...values), 1e-5);
-    close(module.effectiveRank, Math.exp(entropy(values.map((value) => value / total))), 1e-5);
+    near(module.normDelta, 0.25 * Math.hypot(...values), { rtol: 1e-5 });
+    near(module.effectiveRank!, Math.exp(entropy(values.map((value) => value / total))), { rtol: 1e-5 });
   }
 });
 
@@ -89,9 +87,9 @@ test("directions that repeat, or come with nothing, do not count", () => {
     return [of(0), of(1) / 2, of(1) / 2, 9][column]!;
   });
   const wanted = Math.exp(entropy([2 / 3, 1 / 3]));
-  close(describe(loraA, loraB, 2).effectiveRank, wanted, 1e-5);
-  close(describe(wideA, wideB, 4).effectiveRank, wanted, 1e-5);
-  close(describe(wideA, wideB, 4).normDelta, Math.sqrt(5), 1e-5);
+  near(describe(loraA, loraB, 2).effectiveRank!, wanted, { rtol: 1e-5 });
+  near(describe(wideA, wideB, 4).effectiveRank!, wanted, { rtol: 1e-5 });
+  near(describe(wideA, wideB, 4).normDelta, Math.sqrt(5), { rtol: 1e-5 });
 });
 
 test("an adapter before its first step has no direction", () => {
@@ -111,13 +109,25 @@ test("the rank may exceed both sides of the weight", () => {
     return sum;
   });
   const module = describe(loraA, loraB, rank);
-  close(module.normDelta, Math.hypot(...product), 1e-6);
+  near(module.normDelta, Math.hypot(...product), { rtol: 1e-6 });
   assert.ok(module.effectiveRank! > 1 && module.effectiveRank! <= inFeatures + 1e-6, String(module.effectiveRank));
 });
 
 test("above the largest rank the norm is that of the product, and directions are not counted", () => {
   const rank = MAX_SPECTRUM_RANK + 1;
   const module = describe(new Float32Array(rank * 2).fill(1), new Float32Array(rank * 3).fill(1), rank);
-  close(module.normDelta, rank * Math.sqrt(6), 1e-6);
-  assert.equal(module.effectiveRank, null);
+  near(module.normDelta, rank * Math.sqrt(6), { rtol: 1e-6 });
+  assert.equal(module.effectiveRank!, null);
+});
+
+test("values as large, as small or as wrong as float32 has them come to an end", () => {
+  const [rank, length] = [4, 50];
+  const factor = (size: number, seed: number) => normal(seed, [purpose.init], rank * length).map((value) => value * size);
+  const usual = describe(factor(1, 1), factor(1, 2), rank).effectiveRank!;
+  for (const size of [1e-40, 1e-20, 1e20, 3e37]) {
+    close(describe(factor(size, 1), factor(size, 2), rank).effectiveRank, usual, size < 1e-30 ? 1e-2 : 1e-5);
+  }
+  for (const wrong of [Number.NaN, Number.POSITIVE_INFINITY]) {
+    assert.ok(!Number.isFinite(describe(factor(1, 1).fill(wrong, 7, 8), factor(1, 2), rank).normDelta));
+  }
 });

@@ -1,15 +1,16 @@
 // Exact answers: an adapter that has learned a few answers by heart gives them, its base does not.
+// slow
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { isMatch } from "../../src/commands/eval/answers.ts";
-import { type AnswerEvent, type AnswerOptions, answers, finetune } from "../../src/index.ts";
+import { type AnswerOptions, answers, finetune } from "../../src/index.ts";
+import { collect } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const base = "test/fixtures/tiny-llama";
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-answers-"));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 const threads = 1;
 
 /** A data file of `records`. */
@@ -17,12 +18,6 @@ function write(name: string, records: readonly object[]): string {
   const file = path.join(root, name);
   writeFileSync(file, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
   return file;
-}
-
-async function collect(options: AnswerOptions): Promise<AnswerEvent[]> {
-  const events: AnswerEvent[] = [];
-  for await (const event of answers(options)) events.push(event);
-  return events;
 }
 
 const chat = (question: string, answer: string) => ({
@@ -38,7 +33,7 @@ test("what was learned by heart is answered exactly, batch by batch, and nothing
   const run = finetune({ base, data: write("train.jsonl", known), output, steps: 60, learningRate: 2e-2, rank: 16, threads });
   for await (const _ of run);
   const data = write("asked.jsonl", [...known, chat("Cocum?", "A pub")]);
-  const events = await collect({ base, adapter: output, data, batchSize: 3, threads });
+  const events = await collect(answers({ base, adapter: output, data, batchSize: 3, threads }));
   const given = events.filter((event) => event.type === "answer");
   assert.deepEqual(
     given.map(({ adapter }) => adapter),
@@ -50,7 +45,7 @@ test("what was learned by heart is answered exactly, batch by batch, and nothing
 
 test("a prompt and its completion; only as many records as asked for; no adapter", async () => {
   const rows = readFileSync("test/fixtures/tiny-e2e/eval.jsonl", "utf8").trim().split("\n");
-  const events = await collect({ base, data: "test/fixtures/tiny-e2e/eval.jsonl", limit: 3, threads });
+  const events = await collect(answers({ base, data: "test/fixtures/tiny-e2e/eval.jsonl", limit: 3, threads }));
   assert.deepEqual(
     events.map((event) => event.type),
     ["answer", "answer", "answer", "matches"],
@@ -77,6 +72,6 @@ test("records without an answer and numbers that count nothing are refused", asy
     [{ data: write("one.jsonl", [chat("a", "b")]), limit: 0.5 }, "eval/option"],
   ];
   for (const [options, code] of cases) {
-    await assert.rejects(collect({ base, threads, ...options } as AnswerOptions), { code });
+    await assert.rejects(collect(answers({ base, threads, ...options } as AnswerOptions)), { code });
   }
 });

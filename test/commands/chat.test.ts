@@ -1,10 +1,9 @@
 // commands/chat: turns, commands, formats and limits of a conversation on the tiny checkpoint; the terminal's view of it.
+// slow
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { cpSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
@@ -20,10 +19,12 @@ import { nodePlatform } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { besideGrowing, cells, wrap } from "../../src/terminal/columns.ts";
 import { shown } from "../../src/terminal/terminal.ts";
+import { collect, only } from "../helpers/assert.ts";
+import { lowrank } from "../helpers/program.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-chat-")));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 /** The tiny checkpoint with other files beside its weights; null leaves one out. */
 function variant(name: string, changes: Record<string, unknown>): string {
@@ -45,26 +46,18 @@ async function adapter(name: string, seed: number, prompts?: unknown): Promise<s
   return folder;
 }
 
-async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
-  const list: T[] = [];
-  for await (const item of items) list.push(item);
-  return list;
-}
-
 async function chatting(
   options: Partial<ChatOptions>,
   work: (chat: Chat, line: (text: string) => Promise<ChatEvent[]>) => Promise<void>,
 ) {
   const chat = await openChat({ base, threads: 1, maxNewTokens: 8, ...options }, nodePlatform);
   try {
-    await work(chat, (text) => all(enter(chat, text)));
+    await work(chat, (text) => collect(enter(chat, text)));
   } finally {
     await chat.generator.close();
   }
 }
 
-const only = <T extends ChatEvent["type"]>(events: readonly ChatEvent[], type: T) =>
-  events.filter((event): event is Extract<ChatEvent, { type: T }> => event.type === type);
 const answers = (events: readonly ChatEvent[]) => only(events, "answered").map(({ by, text }) => [by, text]);
 const notes = (events: readonly ChatEvent[]) =>
   only(events, "note")
@@ -168,7 +161,7 @@ test("an adapter trained on prompts and completions is asked as in its data, wha
     assert.equal(chat.exchanges[0]!.answer, chat.exchanges[1]!.answer);
     const file = path.join(root, "prompts.jsonl");
     await line(`/save ${file}`);
-    const saved = await all(readRecords(nodeFiles, file));
+    const saved = await collect(readRecords(nodeFiles, file));
     assert.deepEqual(saved[1]!.record, { prompt: "Q: why\n", completion: chat.exchanges[1]!.answer });
     assert.match(notes(await line("/system Be brief")), /no effect/);
     await line("/adapter off");
@@ -202,7 +195,7 @@ test("a conversation is saved as train takes it, and never over a file that was 
     await line(`/save ${file}`);
     await line("more");
     await line(`/save ${file}`);
-    const [saved] = await all(readRecords(nodeFiles, file));
+    const [saved] = await collect(readRecords(nodeFiles, file));
     assert.ok("messages" in saved!.record);
     assert.deepEqual(saved!.record.messages, [
       { role: "system", content: "Be brief" },
@@ -293,15 +286,12 @@ test("sampling is the checkpoint's unless it is given; options are checked befor
 });
 
 /** Runs lowrank chat with messages from a pipe. */
-function piped(input: string, ...more: string[]): { status: number | null; stdout: string; stderr: string } {
-  const repository = fileURLToPath(new URL("../..", import.meta.url));
-  const args = ["--import", "tsx", "src/cli/main.ts", "chat", "--base", base, "--threads", "1", "--max-new-tokens", "8", ...more];
-  return spawnSync(process.execPath, args, { cwd: repository, input, encoding: "utf8" });
-}
+const piped = (input: string, ...more: string[]) =>
+  lowrank(["chat", "--base", base, "--threads", "1", "--max-new-tokens", "8", ...more], { input });
 
 test("from a pipe each line is a message, a backslash joins lines, and the status tells of failures", async () => {
   const folder = await adapter("piped", 1, { kind: "completion", before: "", after: "\n" });
-  const { status, stdout, stderr } = piped(
+  const { status, stdout, stderr } = await piped(
     "name[Cocum]\\\nfood[Thai]\n\n/compare\nname[Cocum]\n/quit\nnever\n",
     "--adapter",
     folder,
@@ -314,7 +304,7 @@ test("from a pipe each line is a message, a backslash joins lines, and the statu
     assert.equal(stdout, `${chat.exchanges[0]!.answer}\n${expected.join("")}`);
   });
   assert.match(stderr, /prompts and completions/);
-  const json = piped("hello\n/nothing\n", "--json");
+  const json = await piped("hello\n/nothing\n", "--json");
   const types = json.stdout
     .trim()
     .split("\n")

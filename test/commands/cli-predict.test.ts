@@ -1,41 +1,17 @@
 // lowrank classify and lowrank embed as processes: what they print, what they read, what they refuse.
+// slow
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { mock, type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { main } from "../../src/cli/program.ts";
+import { type TestContext, test } from "node:test";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import { openClassifier, openEmbedder } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { Classification } from "../../src/predict/types.ts";
+import { jsonLines, lowrank, printed } from "../helpers/program.ts";
 import { imageFile, tinyTask } from "../helpers/tiny-tasks.ts";
 
-const program = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));
 const [wide, tall] = [imageFile("wide.png"), imageFile("tall.png")];
-
-function lowrank(args: string[], input = "") {
-  return new Promise<{ status: number | null; stdout: string; stderr: string }>((resolve) => {
-    const child = spawn(process.execPath, ["--import", "tsx", program, ...args]);
-    let [stdout, stderr] = ["", ""];
-    child.stdout.setEncoding("utf8").on("data", (text: string) => {
-      stdout += text;
-    });
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      stderr += text;
-    });
-    child.on("close", (status) => resolve({ status, stdout, stderr }));
-    child.stdin.on("error", () => {}); // a refused command reads none of it
-    child.stdin.end(input);
-  });
-}
-
-const jsonLines = (text: string) =>
-  text
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
 
 /** A model, with what the API tells of it. */
 async function classifierOf(t: TestContext, name: "bert" | "vit" | "clip") {
@@ -54,7 +30,9 @@ test("classify prints one text's classes in a column, and lines of standard inpu
     one.stdout.trimEnd().split("\n"),
     first!.scores.map(({ label, probability }) => `${label}  ${percent(probability)}`),
   );
-  const many = await lowrank(["classify", "--base", base, "--adapter", adapter, "--top", "1"], "I love it\r\n\na dull story\n");
+  const many = await lowrank(["classify", "--base", base, "--adapter", adapter, "--top", "1"], {
+    input: "I love it\r\n\na dull story\n",
+  });
   const line = (text: string, { scores: [best] }: typeof first & object) =>
     `${text}: ${best!.label} ${percent(best!.probability)}`;
   assert.deepEqual(many.stdout.trimEnd().split("\n"), [line("I love it", first!), line("a dull story", second!)]);
@@ -111,7 +89,7 @@ test("classify by labels, from the command line and from a config file", async (
     expected.map(({ scores }) => scores),
   );
   await writeFile(`${folder}/own.yaml`, 'labels: ["cat, dog", "dog, cat"]\n');
-  const both = await lowrank([...command, "--config", `${folder}/own.yaml`], `${wide}\n`);
+  const both = await lowrank([...command, "--config", `${folder}/own.yaml`], { input: `${wide}\n` });
   assert.deepEqual(
     jsonLines(both.stdout)[0]
       .scores.map(({ label }: { label: string }) => label)
@@ -146,25 +124,16 @@ test("embed prints a line for each text and image, or writes one tensor", async 
 
 test("what a command cannot do is refused with what can", async (t) => {
   const [{ base: bert }, { base: clip, folder }] = await Promise.all([tinyTask(t, "bert"), tinyTask(t, "clip")]);
-  /** In this process: nothing is printed before it fails. */
   const refusal = async (args: string[]) => {
-    let stderr = "";
-    const write = mock.method(process.stderr, "write", (text: string) => {
-      stderr += text;
-      return true;
-    });
-    try {
-      assert.equal(await main(args), 2);
-    } finally {
-      write.mock.restore();
-    }
+    const { status, stderr } = await printed(...args);
+    assert.equal(status, 2);
     return stderr;
   };
   assert.match(await refusal(["classify", "--base", bert, wide]), /the model classifies texts/);
   assert.match(await refusal(["classify", "--base", clip, "--labels", "a,b", "--text", "a cat"]), /the model classifies images/);
   assert.match(await refusal(["classify", "--base", clip, "--labels", "a,a", wide]), /a label occurs twice/);
   assert.match(await refusal(["classify", "--base", clip, "--labels", "a,", wide]), /a label is empty/);
-  const empty = await lowrank(["classify", "--base", bert], "\n \n");
+  const empty = await lowrank(["classify", "--base", bert], { input: "\n \n" });
   assert.deepEqual([empty.status, empty.stdout], [2, ""]);
   assert.match(empty.stderr, /standard input has no line/);
   assert.match(await refusal(["classify", "--base", bert, "--text", " "]), /nothing in the text/);

@@ -1,74 +1,28 @@
 // The command line as a process: flags, config files, output, exit status, interruption.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it, mock } from "node:test";
-import { fileURLToPath } from "node:url";
+import { describe, it } from "node:test";
 import { cliDocs } from "../../scripts/cli-docs.ts";
 import { loadCommands } from "../../src/cli/commands.ts";
 import { describeCommand, main, makeProgram, takesModels } from "../../src/cli/program.ts";
+import { jsonLines, lowrank, printed, programArgs, repository } from "../helpers/program.ts";
+import { slow } from "../helpers/slow.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const commands = await loadCommands();
-const repository = fileURLToPath(new URL("../..", import.meta.url));
 const fixtures = `${repository}test/fixtures`;
 const base = `${fixtures}/tiny-llama`;
 const data = `${fixtures}/tiny-e2e/train.jsonl`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-cli-")));
-after(() => rmSync(root, { recursive: true }));
-
-interface Result {
-  status: number | null;
-  stdout: string;
-  stderr: string;
-}
-
-/** Runs the command line. `onOutput` sees standard output as it grows. */
-function lowrank(args: string[], { input = "", onOutput = (_: string, _kill: (signal: NodeJS.Signals) => void) => {} } = {}) {
-  return new Promise<Result>((resolve, reject) => {
-    const child = spawn(process.execPath, ["--import", "tsx", `${repository}src/cli/main.ts`, ...args], { cwd: repository });
-    let [stdout, stderr] = ["", ""];
-    child.stdout.setEncoding("utf8").on("data", (text: string) => {
-      stdout += text;
-      onOutput(stdout, (signal) => child.kill(signal));
-    });
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      stderr += text;
-    });
-    child.on("error", reject);
-    child.on("close", (status) => resolve({ status, stdout, stderr }));
-    child.stdin.end(input);
-  });
-}
-
-/** Runs a command line that fails before it prints a result, in this process. */
-async function refused(args: string[]): Promise<{ status: number; stderr: string }> {
-  let stderr = "";
-  const write = mock.method(process.stderr, "write", (text: string) => {
-    stderr += text;
-    return true;
-  });
-  try {
-    const status = await main(args);
-    return { status, stderr };
-  } finally {
-    write.mock.restore();
-  }
-}
-
-const jsonLines = (text: string): Record<string, unknown>[] =>
-  text
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
+const root = temporaryFolder();
 
 const training = (output: string, ...more: string[]): string[] =>
   ["train", "--base", base, "--data", data, "--output", path.join(root, output), "--threads", "1"].concat(more);
 const short = ["--steps", "2", "--batch-size", "2", "--target-modules", "q_proj,v_proj"];
 
-describe("the five commands, one after another", () => {
+describe("the five commands, one after another", slow, () => {
   it("train prints its progress and exits with 0", async () => {
     const { status, stdout, stderr } = await lowrank(training("adapter", ...short, "--eval-data", evalData));
     assert.equal(status, 0, stderr);
@@ -170,7 +124,7 @@ describe("the five commands, one after another", () => {
 });
 
 describe("events", () => {
-  it("are one JSON object a line", async () => {
+  it("are one JSON object a line", slow, async () => {
     const { stdout, status } = await lowrank(training("events", ...short, "--json"));
     assert.equal(status, 0);
     const types = jsonLines(stdout).map((event) => event["type"]);
@@ -186,7 +140,7 @@ describe("a config file", () => {
     return file;
   };
 
-  it("holds any flag, and the command line wins", async () => {
+  it("holds any flag, and the command line wins", slow, async () => {
     const output = path.join(root, "configured");
     const file = config("run", {
       base,
@@ -217,7 +171,7 @@ describe("a config file", () => {
   ];
   for (const [what, value, text] of wrong) {
     it(`with ${what} is refused`, async () => {
-      const { status, stderr } = await refused(training("never", "--config", config("wrong", value)));
+      const { status, stderr } = await printed(...training("never", "--config", config("wrong", value)));
       assert.equal(status, 2, stderr);
       assert.match(stderr, text);
     });
@@ -233,13 +187,17 @@ describe("wrong input", () => {
     ["a choice that is none", training("never", "--method", "half"), /--method.*lora, full/s],
     ["a regular expression that is none", training("never", "--target-modules", "(q_proj"), /targetModules/],
     ["a target that matches nothing", training("never", "--target-modules", "q_porj"), /q_proj/],
-    ["a base that is an adapter's folder", ["generate", "--base", path.join(root, "adapter"), "--prompt", "x"], /base model/],
+    [
+      "a base that is an adapter's folder",
+      ["generate", "--base", `${fixtures}/cases/lora-qv-default/adapter`, "--prompt", "x"],
+      /base model/,
+    ],
     ["a conversation that is none", ["generate", "--base", base, "--messages", data], /conversation/],
     ["a folder that holds nothing", ["inspect", root], /adapter_config\.json or config\.json/],
   ];
   for (const [what, args, text] of cases) {
     it(`${what}: status 2, told on standard error`, async () => {
-      const { status, stderr } = await refused(args);
+      const { status, stderr } = await printed(...args);
       assert.equal(status, 2, stderr);
       assert.match(stderr, text);
       assert.match(stderr, /^lowrank: .*next: /s, "no next step");
@@ -247,20 +205,20 @@ describe("wrong input", () => {
   }
 
   it("is JSON with --json", async () => {
-    const { stderr, status } = await refused(training("never", "--rank", "0", "--json"));
+    const { stderr, status } = await printed(...training("never", "--rank", "0", "--json"));
     assert.equal(status, 2);
     const [failure] = jsonLines(stderr);
     assert.equal(failure!["error"], "lora/config");
     assert.equal(failure!["subject"], "rank");
   });
 
-  it("leaves standard output empty and sets the process's exit status", async () => {
+  it("leaves standard output empty and sets the process's exit status", slow, async () => {
     const { status, stdout, stderr } = await lowrank(training("never", "--rank", "0"));
     assert.deepEqual([status, stdout], [2, ""]);
     assert.match(stderr, /rank/);
   });
 
-  it("helps when asked, with status 0", async () => {
+  it("helps when asked, with status 0", slow, async () => {
     const [help, version] = await Promise.all([lowrank([]), lowrank(["--version"])]);
     assert.deepEqual([help.status, version.status], [0, 0]);
     for (const name of Object.keys(commands)) assert.match(help.stdout, new RegExp(`\\n  ${name} `));
@@ -268,7 +226,9 @@ describe("wrong input", () => {
   });
 });
 
-describe("an interrupt", { skip: process.platform === "win32" && "Windows has no SIGINT between processes" }, () => {
+describe("an interrupt", {
+  skip: slow.skip || (process.platform === "win32" && "Windows has no SIGINT between processes"),
+}, () => {
   const options = ["--steps", "60", "--batch-size", "4", "--learning-rate", "1e-3", "--dropout", "0.1", "--json"];
 
   it("finishes the step and saves; --resume ends with the bits of the undisturbed run", async () => {
@@ -298,7 +258,9 @@ describe("an interrupt", { skip: process.platform === "win32" && "Windows has no
   });
 });
 
-describe("a lost terminal", { skip: process.platform === "win32" && "Windows has no SIGHUP between processes" }, () => {
+describe("a lost terminal", {
+  skip: slow.skip || (process.platform === "win32" && "Windows has no SIGHUP between processes"),
+}, () => {
   const options = ["--steps", "5000", "--batch-size", "1", "--threads", "1", "--json"];
 
   it("is a reason to save: SIGHUP, or a reader that goes away", async () => {
@@ -308,7 +270,7 @@ describe("a lost terminal", { skip: process.platform === "win32" && "Windows has
     ];
     for (const [output, end] of ends) {
       let sent = 0;
-      const args = ["--import", "tsx", `${repository}src/cli/main.ts`, ...training(output, ...options)];
+      const args = [...programArgs, ...training(output, ...options)];
       const child = spawn(process.execPath, args, { cwd: repository, stdio: ["ignore", "pipe", "ignore"] });
       child.stdout.on("data", (text) => {
         if (String(text).includes('"type":"step"') && sent++ < 2) end(child);

@@ -1,16 +1,16 @@
 // The demo in a few steps: its events, its numbers, and that nothing of its held-out rows is in its training rows.
+// slow
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
-import type { DemoEvent } from "../../src/commands/demo/demo.ts";
+import { test } from "node:test";
 import { lossChart } from "../../src/commands/demo/loss-chart.ts";
 import { inspectAdapter } from "../../src/index.ts";
 import { demo } from "../../src/node.ts";
+import { collect } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-demo-"));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 interface Row {
   messages: [{ role: "user"; content: string }, { role: "assistant"; content: string }];
@@ -23,8 +23,7 @@ const rowsOf = (name: string): Row[] =>
 
 test("it trains an adapter for the embedded base, answers without and with it, and counts", async () => {
   const output = path.join(root, "adapter");
-  const events: DemoEvent[] = [];
-  for await (const event of demo({ output, steps: 2, limit: 2 })) events.push(event);
+  const events = await collect(demo({ output, steps: 2, limit: 2 }));
   const result = events.at(-1)!;
   assert.ok(result.type === "result");
   const answers = events.filter((event) => event.type === "answer");
@@ -86,5 +85,10 @@ test("the loss chart fits the terminal and falls from the left to the right", ()
   assert.ok(lines.every((line) => line.length <= 60));
   const drawn = lines.filter((line) => line.includes("┤"));
   assert.ok(drawn[0]!.indexOf("┓") < 20 && drawn.at(-1)!.includes("━━━━━━━━━━"));
+  const ticks = drawn.map((line) => Number.parseFloat(line));
+  for (const [i, tick] of ticks.entries()) {
+    const even = ticks[0]! + (i * (ticks.at(-1)! - ticks[0]!)) / (ticks.length - 1);
+    assert.ok(Math.abs(tick - even) <= 0.01, `${ticks} are not even`);
+  }
   assert.equal(lossChart([[1, 2]], 60), "");
 });

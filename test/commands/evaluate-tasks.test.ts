@@ -1,19 +1,18 @@
 // evaluate on other tasks than language modelling: the numbers of Transformers, PEFT and scikit-learn (scripts/reference/tasks.py).
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { describe, it, test } from "node:test";
-import type { FinetuneEvent } from "../../src/commands/train/finetune.ts";
 import { LowrankError } from "../../src/errors.ts";
 import type { ClassifierScore, EvaluatedTask, EvaluateOptions, Evaluation } from "../../src/index.ts";
 import { evaluate, finetune, reportRuns } from "../../src/node.ts";
-import { jsonl, taskBase, temporary, withoutHead } from "../helpers/task-bases.ts";
+import { collect, near, refused } from "../helpers/assert.ts";
+import { jsonl, taskBase, withoutHead } from "../helpers/task-bases.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = "test/fixtures/tasks";
 const reference = JSON.parse(readFileSync(`${fixtures}/expected.json`, "utf8"));
-const near = (found: number, expected: number, within: number, what: string) =>
-  assert.ok(Math.abs(found - expected) <= within, `${what}: ${found}, expected ${expected}`);
-
 async function evaluated<T extends Evaluation["task"]>(task: T, options: EvaluateOptions<T>) {
   const found = await evaluate({ threads: 1, ...options, task });
   assert.equal(found.task, task);
@@ -42,7 +41,7 @@ describe("classifiers of texts and of images", () => {
     ["vit", "images", "image-classification"],
   ] as const) {
     it(`${name}: loss, accuracy, macro F1 and confusions of the base and of an adapter with a head, in batches of any size`, async (t) => {
-      const base = await taskBase(await temporary(t), name);
+      const base = await taskBase(temporaryFolder(t), name);
       const options = { base, data: `${fixtures}/${data}.jsonl`, adapter: `${fixtures}/${name}-adapter` };
       for (const batchSize of [undefined, 5]) {
         const found = await evaluated(task, { ...options, batchSize });
@@ -57,7 +56,7 @@ describe("classifiers of texts and of images", () => {
   }
 
   it("a base whose classes the adapter brings has no score of its own; other classes are refused by name", async (t) => {
-    const folder = await temporary(t);
+    const folder = temporaryFolder(t);
     const base = await taskBase(folder, "bert");
     const records = ["cat", "dog", "cat", "dog"].map((label, i) => ({ text: `the ${label} sat ${"on ".repeat(i)}`, label }));
     const data = await jsonl(folder, "train.jsonl", records);
@@ -73,22 +72,17 @@ describe("classifiers of texts and of images", () => {
       ],
     );
     assert.equal(found.adapter!.accuracy, 1);
-    const refused = (options: EvaluateOptions, code: string, got: RegExp) =>
-      assert.rejects(evaluate(options), (error: LowrankError) => {
-        assert.equal(error.code, code);
-        assert.match(error.got!, got);
-        return true;
-      });
+    const isRefused = (options: EvaluateOptions, code: string, got: RegExp) => refused(evaluate(options), code, { got });
     const other = await jsonl(folder, "other.jsonl", [...records, { text: "a bird", label: "bird" }]);
-    await refused({ base, data: other, adapter }, "data/label", /^bird$/);
-    await refused({ base, data, adapter, task: "contrastive" }, "evaluate/option", /^contrastive$/);
-    for (const batchSize of [0, 2.5]) await refused({ base, data, batchSize }, "evaluate/option", /^(0|2\.5)$/);
+    await isRefused({ base, data: other, adapter }, "data/label", /^bird$/);
+    await isRefused({ base, data, adapter, task: "contrastive" }, "evaluate/option", /^contrastive$/);
+    for (const batchSize of [0, 2.5]) await isRefused({ base, data, batchSize }, "evaluate/option", /^(0|2\.5)$/);
     // The base's own classes have no such names.
-    await refused({ base, data }, "data/label", /^cat$/);
+    await isRefused({ base, data }, "data/label", /^cat$/);
   });
 
   it("a model that was never trained to classify is refused without an adapter that brings a head", async (t) => {
-    const folder = await temporary(t);
+    const folder = temporaryFolder(t);
     const base = await taskBase(folder, "bert");
     await withoutHead(base);
     await assert.rejects(
@@ -106,7 +100,7 @@ describe("classifiers of texts and of images", () => {
 });
 
 test("a contrastive model: the loss, which batches change, and recall over all, with images of several texts", async (t) => {
-  const base = await taskBase(await temporary(t), "clip");
+  const base = await taskBase(temporaryFolder(t), "clip");
   const options = { base, data: `${fixtures}/pairs.jsonl`, adapter: `${fixtures}/clip-adapter` };
   const found = await evaluated("contrastive", { ...options, batchSize: 12 });
   const small = await evaluated("contrastive", { ...options, batchSize: 5 });
@@ -126,7 +120,7 @@ test("a contrastive model: the loss, which batches change, and recall over all, 
 });
 
 test("a contrastive model on images with classes tells them by a text for each", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "clip");
   const options = { base, data: `${fixtures}/named.jsonl`, adapter: `${fixtures}/clip-adapter` };
   const found = await evaluated("zero-shot", options);
@@ -162,13 +156,12 @@ test("a contrastive model on images with classes tells them by a text for each",
 
 describe("a run of another task", () => {
   it("has in its evaluations the loss and the accuracy that evaluate gives, and a report without words of language models", async (t) => {
-    const folder = await temporary(t);
+    const folder = temporaryFolder(t);
     const base = await taskBase(folder, "vit");
     const data = `${fixtures}/images.jsonl`;
     const output = `${folder}/out`;
-    const events: FinetuneEvent[] = [];
     const options = { base, data, evalData: data, output, steps: 6, batchSize: 5, learningRate: 1e-2, threads: 1 };
-    for await (const event of finetune(options)) events.push(event);
+    const events = await collect(finetune(options));
     const last = events.findLast((event) => event.type === "eval")!;
     const { adapter } = await evaluated("image-classification", { base, data, adapter: output });
     near(adapter!.loss, last.loss, 1e-5, "loss");
@@ -186,12 +179,11 @@ describe("a run of another task", () => {
   });
 
   it("that compares images and texts has the loss of evaluate at the same size of batches, and no accuracy", async (t) => {
-    const folder = await temporary(t);
+    const folder = temporaryFolder(t);
     const base = await taskBase(folder, "clip");
     const data = `${fixtures}/pairs.jsonl`;
-    const events: FinetuneEvent[] = [];
     const options = { base, data, evalData: data, output: `${folder}/out`, steps: 2, batchSize: 5, threads: 1 };
-    for await (const event of finetune(options)) events.push(event);
+    const events = await collect(finetune(options));
     const { adapter } = await evaluated("contrastive", { base, data, adapter: `${folder}/out`, batchSize: 5 });
     const last = events.findLast((event) => event.type === "eval")!;
     near(adapter!.loss, last.loss, 1e-5, "loss");

@@ -1,10 +1,8 @@
 // lowrank init: what it suggests, the file it writes, and config files in YAML from anyone.
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { readConfigFile, writeConfig } from "../../src/commands/config-file.ts";
 import { goals, type SuggestOptions, suggest } from "../../src/commands/init/suggest.ts";
@@ -14,12 +12,15 @@ import { describeOptions } from "../../src/options.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { runOptions } from "../../src/train/options.ts";
 import { readOptions } from "../../src/train/run-file.ts";
+import { refused } from "../helpers/assert.ts";
+import { lowrank } from "../helpers/program.ts";
+import { slow } from "../helpers/slow.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
 const base = `${repository}test/fixtures/tiny-llama`;
 const data = `${repository}test/fixtures/tiny-e2e/train.jsonl`;
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-init-"));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 /** A data file of so many records. */
 function records(name: string, count: number, record: (i: number) => unknown): string {
@@ -134,47 +135,35 @@ describe("a config file in YAML", () => {
   ];
   for (const [what, text, code] of wrong) {
     it(`with ${what} is refused`, async () => {
-      await assert.rejects(read(text), (error) => {
-        assert.ok(error instanceof LowrankError, String(error));
-        assert.equal(error.code, code, error.describe());
-        assert.ok(error.next && error.describe().length < 3000);
-        return true;
-      });
+      assert.ok((await refused(read(text), code)).describe().length < 3000);
       assert.equal(({} as Record<string, unknown>)["rank"], undefined);
     });
   }
 });
 
-describe("the command", () => {
-  const lowrank = (...args: string[]) => {
-    const options = { cwd: root, encoding: "utf8", input: "" } as const;
-    return spawnSync(
-      process.execPath,
-      ["--import", import.meta.resolve("tsx"), `${repository}src/cli/main.ts`, ...args],
-      options,
-    );
-  };
+describe("the command", slow, () => {
+  const inFolder = (...args: string[]) => lowrank(args, { cwd: root });
   const given = ["init", "--base", base, "--data", data, "--goal", "classification", "--output", "adapter"];
 
-  it("writes a file that train takes, and replaces none", () => {
-    const first = lowrank(...given, "--json");
+  it("writes a file that train takes, and replaces none", async () => {
+    const first = await inFolder(...given, "--json");
     assert.equal(first.status, 0, first.stderr);
     const { type, file, options } = JSON.parse(first.stdout);
     assert.deepEqual(
       [type, file, options.rank, options.output],
       ["config", "lowrank.yaml", goals.classification.rank, "adapter"],
     );
-    const trained = lowrank("train", "--config", "lowrank.yaml", "--steps", "2", "--threads", "1");
+    const trained = await inFolder("train", "--config", "lowrank.yaml", "--steps", "2", "--threads", "1");
     assert.equal(trained.status, 0, trained.stderr);
     assert.ok(existsSync(path.join(root, "adapter/adapter_model.safetensors")));
     const before = readFileSync(path.join(root, "lowrank.yaml"), "utf8");
-    const again = lowrank(...given);
+    const again = await inFolder(...given);
     assert.deepEqual([again.status, readFileSync(path.join(root, "lowrank.yaml"), "utf8")], [2, before]);
     assert.match(again.stderr, /lowrank\.yaml: the file exists already.*--force/s);
   });
 
-  it("without a terminal names the flags that are missing", () => {
-    const { status, stderr } = lowrank("init", "--data", data, "--file", "other.yaml");
+  it("without a terminal names the flags that are missing", async () => {
+    const { status, stderr } = await inFolder("init", "--data", data, "--file", "other.yaml");
     assert.equal(status, 2);
     assert.match(stderr, /--base MODEL.*--goal GOAL \(chat, structured/s);
     assert.ok(!/--data FILE/.test(stderr));

@@ -1,43 +1,25 @@
 // lowrank plan: numbers of PEFT from config.json alone, the memory that finetune estimates, and what it refuses.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it, mock } from "node:test";
+import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { main } from "../../src/cli/program.ts";
 import { planTraining } from "../../src/commands/plan/plan.ts";
 import { finetune } from "../../src/commands/train/finetune.ts";
 import type { LowrankError, Plan } from "../../src/index.ts";
 import { modelTypes } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { printed } from "../helpers/program.ts";
+import { slow } from "../helpers/slow.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const tiny = `${fixtures}/tiny-llama`;
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-plan-")));
-after(() => rmSync(root, { recursive: true }));
-
-/** Runs the command line in this process. What the test runner itself writes meanwhile (bytes) goes its way. */
-async function lowrank(...args: string[]): Promise<{ status: number; stdout: string; stderr: string }> {
-  const written = { stdout: "", stderr: "" };
-  const mocks = (["stdout", "stderr"] as const).map((name) => {
-    const write = process[name].write.bind(process[name]);
-    return mock.method(process[name], "write", (text: string | Uint8Array) => {
-      if (typeof text !== "string") return write(text);
-      written[name] += text;
-      return true;
-    });
-  });
-  try {
-    return { status: await main(args), ...written };
-  } finally {
-    for (const { mock } of mocks) mock.restore();
-  }
-}
+const root = temporaryFolder();
 
 const planned = async (...args: string[]): Promise<Plan> => {
-  const { status, stdout, stderr } = await lowrank("plan", ...args, "--json");
+  const { status, stdout, stderr } = await printed("plan", ...args, "--json");
   assert.equal(status, 0, stderr);
   return JSON.parse(stdout);
 };
@@ -52,7 +34,7 @@ interface Row {
   trainable_parameters: number;
 }
 
-describe("lowrank plan CONFIG.json --rank R --target-modules T --json", () => {
+describe("lowrank plan CONFIG.json --rank R --target-modules T --json", slow, () => {
   const rows: Row[] = JSON.parse(readFileSync(`${fixtures}/parameter-counts.json`, "utf8"));
   for (const [i, row] of rows.entries()) {
     const { name, config, r, target_modules: targets } = row;
@@ -61,7 +43,7 @@ describe("lowrank plan CONFIG.json --rank R --target-modules T --json", () => {
       const file = path.join(root, `${i}.json`);
       writeFileSync(file, JSON.stringify(config));
       const names = targets === null ? "default" : [targets].flat().join(",");
-      const { status, stdout, stderr } = await lowrank("plan", file, "--rank", `${r}`, "--target-modules", names, "--json");
+      const { status, stdout, stderr } = await printed("plan", file, "--rank", `${r}`, "--target-modules", names, "--json");
       if (!isBuilt) {
         assert.equal(status, 2);
         assert.equal(stdout, "");
@@ -167,7 +149,7 @@ describe("a plan", () => {
   });
 
   it("is readable", async () => {
-    const { stdout } = await lowrank("plan", tiny, "--examples", "50");
+    const { stdout } = await printed("plan", tiny, "--examples", "50");
     assert.match(stdout, /106,816 parameters/);
     assert.match(stdout, /16,384 parameters, 15%, in 14 modules/);
     assert.match(stdout, /model\.layers\.\*\.mlp\.down_proj +128 +64 +8 +2 +3,072/);
@@ -198,7 +180,7 @@ describe("a plan is refused", () => {
   ];
   for (const [what, args, code, text] of cases) {
     it(what, async () => {
-      const { status, stdout, stderr } = await lowrank("plan", ...args, "--json");
+      const { status, stdout, stderr } = await printed("plan", ...args, "--json");
       assert.equal(status, 2, stdout);
       const error = JSON.parse(stderr) as LowrankError & { error: string };
       assert.equal(error.error, code, stderr);

@@ -1,11 +1,13 @@
 // preview of data for other tasks than language modelling: records as they are read, counts, and what a person should look at.
+// slow
 import assert from "node:assert/strict";
 import { readdir, rm } from "node:fs/promises";
 import { test } from "node:test";
 import type { LowrankError } from "../../src/errors.ts";
 import type { PreviewOptions } from "../../src/index.ts";
 import { preview } from "../../src/node.ts";
-import { jsonl, picture, taskBase, temporary } from "../helpers/task-bases.ts";
+import { jsonl, picture, taskBase } from "../helpers/task-bases.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = "test/fixtures/tasks";
 
@@ -17,7 +19,7 @@ async function withoutWeights(folder: string, modelType: "bert" | "vit" | "clip"
 }
 
 test("pairs of texts are shown with their special tokens and where they are cut", async (t) => {
-  const base = await withoutWeights(await temporary(t), "bert");
+  const base = await withoutWeights(temporaryFolder(t), "bert");
   const found = await preview({ base, data: `${fixtures}/texts.jsonl`, examples: 6, ids: true, task: "sequence-classification" });
   const { place, text, tokens, isCut, label, ids } = found.shown[5]!;
   assert.deepEqual([place, tokens, isCut, label], ["line 6", 24, true, "LABEL_2"]);
@@ -37,7 +39,7 @@ test("pairs of texts are shown with their special tokens and where they are cut"
 });
 
 test("images are shown with their size and what becomes of it; a split shows the classes that training then lacks", async (t) => {
-  const base = await withoutWeights(await temporary(t), "vit");
+  const base = await withoutWeights(temporaryFolder(t), "vit");
   const options = { base, data: `${fixtures}/images.jsonl`, task: "image-classification" } as const;
   const found = await preview(options);
   assert.deepEqual(found.shown[0]!.image, {
@@ -59,7 +61,7 @@ test("images are shown with their size and what becomes of it; a split shows the
 });
 
 test("one class that is nearly all, records there twice or with two classes, and evaluation on training records are told", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await withoutWeights(folder, "bert");
   const cats = Array.from({ length: 24 }, (_, i) => ({ text: `the cat sat ${"on ".repeat(i % 20)}`, label: "cat" }));
   const data = await jsonl(folder, "train.jsonl", [...cats, { text: "the cat sat ", label: "dog" }]);
@@ -80,7 +82,7 @@ test("one class that is nearly all, records there twice or with two classes, and
 });
 
 test("pairs of images and texts are shown with both", async (t) => {
-  const base = await withoutWeights(await temporary(t), "clip");
+  const base = await withoutWeights(temporaryFolder(t), "clip");
   const found = await preview({ base, data: `${fixtures}/pairs.jsonl`, examples: 1, task: "contrastive" });
   const [{ text, image, label }] = found.shown as [(typeof found.shown)[number]];
   assert.deepEqual(text, ["<|startoftext|>a photo of a cat <|endoftext|>"]);
@@ -91,7 +93,7 @@ test("pairs of images and texts are shown with both", async (t) => {
 });
 
 test("what a run would refuse is refused", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const [bert, vit] = [await withoutWeights(folder, "bert"), await withoutWeights(folder, "vit")];
   const codeOf = (options: PreviewOptions) =>
     preview(options).then(

@@ -1,10 +1,10 @@
 // Reports: a page that hostile text can't leave, of bounded size, well formed, and with the numbers of a real run in it.
+// slow
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import type { AdapterDescription } from "../../src/adapters/describe.ts";
 import type { LowrankError } from "../../src/errors.ts";
 import { finetune, reportRuns } from "../../src/index.ts";
@@ -15,9 +15,9 @@ import { reportPage } from "../../src/report/page.ts";
 import { shortNames } from "../../src/report/report.ts";
 import { curve, MAX_POINTS, smoothed, thinned } from "../../src/report/series.ts";
 import type { RunMetrics } from "../../src/train/run-log.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-report-"));
-after(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 const fixtures = path.join(import.meta.dirname, "../fixtures");
 const library = await chartLibrary();
 const page = (...runs: ReportedRun[]) => reportPage(runs, library, "made by a test");

@@ -1,20 +1,19 @@
 // A run whose columns were named: eval finds them again, and a run that is refused leaves no folder.
+// slow
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { existsSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { LowrankError } from "../../src/index.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { readRunColumns } from "../../src/train/run-file.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
 
 test("columns of a run", async (t) => {
-  const folder = mkdtempSync(path.join(tmpdir(), "lowrank-columns-"));
-  t.after(() => rmSync(folder, { recursive: true }));
+  const folder = temporaryFolder(t);
   const [data, output] = [`${folder}/tickets.csv`, `${folder}/adapter`];
   writeFileSync(data, 'message,team\n"The lamp is broken.",repairs\n"Where is my parcel?",delivery\n');
   const train = async (columns: { promptColumn?: string; completionColumn?: string }) => {

@@ -1,16 +1,15 @@
 // lowrank runs: which folders are runs, what their logs say they are, what they differ in; folders of strangers included.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, mock, test } from "node:test";
-import { main } from "../../src/cli/program.ts";
+import { test } from "node:test";
 import { differences, findRuns } from "../../src/commands/runs/runs.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { isLocked, lockFolder } from "../../src/platform/node/lock.ts";
+import { printed } from "../helpers/program.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-runs-")));
-after(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 
 const time = (second: number) => new Date(Date.UTC(2030, 0, 1, 8, 0, second)).toISOString();
 const prepared = {
@@ -138,22 +137,14 @@ test("runs differ in the options that are not the same in all", async () => {
   assert.deepEqual(differences(await find(finished, stopped)), []);
 });
 
-async function printed(...args: string[]): Promise<string> {
-  let stdout = "";
-  const write = mock.method(process.stdout, "write", (text: string) => {
-    stdout += text;
-    return true;
-  });
-  try {
-    assert.equal(await main(["runs", ...args]), 0);
-  } finally {
-    write.mock.restore();
-  }
+async function runs(...args: string[]): Promise<string> {
+  const { status, stdout, stderr } = await printed("runs", ...args);
+  assert.equal(status, 0, stderr);
   return stdout;
 }
 
 test("the command lists, compares and gives JSON; a stranger's texts can't steer the terminal", async () => {
-  const list = await printed(root);
+  const list = await runs(root);
   assert.match(
     list,
     /crashed +crashed +3\/4 +3\.0000 +- +lora r16, lr 0\.001 +tiny +a\.jsonl +2s +100 tokens\/s +2030-01-01 08:00\n/,
@@ -161,9 +152,9 @@ test("the command lists, compares and gives JSON; a stranger's texts can't steer
   assert.match(list, /finished +finished early +2\/4 +4\.0000 +4\.0000 @ 1 /);
   assert.match(list, /failed: train\/non-finite: loss is/);
   assert.ok(!list.includes("\u001b"));
-  const compared = await printed(finished, crashed);
+  const compared = await runs(finished, crashed);
   assert.match(compared, /rank +16 +8\nschedule +cosine +-\n$/);
-  assert.match(await printed("--compare", `${root}/a`), /rank +16 +8\n/);
-  assert.match(await printed("--no-compare", finished, crashed), /^run +state/);
-  assert.equal(JSON.parse(await printed("--json", stopped)).state, "stopped");
+  assert.match(await runs("--compare", `${root}/a`), /rank +16 +8\n/);
+  assert.match(await runs("--no-compare", finished, crashed), /^run +state/);
+  assert.equal(JSON.parse(await runs("--json", stopped)).state, "stopped");
 });

@@ -1,16 +1,14 @@
 // lowrank train as a process, killed a few times: always resumable, the same bits at the end. npm run crash does it 200 times.
+// slow
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { crash } from "./crash.ts";
 
 const KILLS = 5;
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
-const folder = mkdtempSync(path.join(tmpdir(), "lowrank-crash-"));
-after(() => rmSync(folder, { recursive: true, force: true }));
+const folder = temporaryFolder();
 
 test(`the command killed ${KILLS} times ends with the bits of an undisturbed run`, { timeout: 300_000 }, async () => {
   const { kills, finished } = await crash({

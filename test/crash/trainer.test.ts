@@ -1,16 +1,17 @@
 // Training killed at random instants: the folder always holds whole checkpoints, and the end has the uninterrupted run's bits.
+// slow
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { purpose, uniform } from "../../src/random.ts";
 import { latestCheckpoint, loadCheckpoint } from "../../src/train/checkpoint.ts";
 import { train } from "../../src/train/trainer.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
 const KILLS = 30;
@@ -18,8 +19,7 @@ const STEPS = 400;
 /** A child is killed at most this long after its first checkpoint is there: several checkpoints. */
 const LONGEST_LIFE_MS = 100;
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-crash-"));
-after(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 const child = fileURLToPath(new URL("train-child.ts", import.meta.url));
 
 /** Trains in a process of its own and kills it `life` ms after a checkpoint is there, if it lives that long. */

@@ -1,4 +1,5 @@
 // Folders of images as data: a folder for each class, metadata.jsonl, and what is refused or left out.
+// slow
 import assert from "node:assert/strict";
 import { copyFile, mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -19,8 +20,10 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { float32 } from "../../src/tensor.ts";
 import { recognizedText } from "../../src/terminal/data.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
+import { collect, refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
-import { type Colour, colours, jsonl, picture, taskBase, temporary } from "../helpers/task-bases.ts";
+import { type Colour, colours, jsonl, picture, taskBase } from "../helpers/task-bases.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 type ImageTask = "image-classification" | "contrastive";
 
@@ -39,26 +42,12 @@ async function read<T extends ImageTask>(files: Files, folder: string, task: T) 
   return { records, places, recognized: file.recognized(), progress: file.progress() };
 }
 
-async function refusal(work: Promise<unknown>, code: string): Promise<LowrankError> {
-  try {
-    await work;
-  } catch (error) {
-    assert.ok(error instanceof LowrankError, String((error as Error)?.stack));
-    assert.equal(error.code, code, error.describe());
-    assert.ok(error.subject && error.next, error.describe());
-    return error;
-  }
-  return assert.fail("nothing was refused");
-}
+const refusal = (work: Promise<unknown>, code: string): Promise<LowrankError> => refused(work, code, { subject: /./ });
 
 /** Files without content at these paths. */
 const holding = (...paths: string[]) => memoryFiles(Object.fromEntries(paths.map((name) => [name, ""])));
 
-async function run(options: FinetuneOptions): Promise<FinetuneEvent[]> {
-  const events: FinetuneEvent[] = [];
-  for await (const event of finetune(options)) events.push(event);
-  return events;
-}
+const run = (options: FinetuneOptions): Promise<FinetuneEvent[]> => collect(finetune(options));
 
 /** Pictures of each colour in a folder for it, below `folder`. */
 async function byColour(folder: string, name: string, numbers: readonly number[]): Promise<string> {
@@ -176,7 +165,7 @@ test("how deep folders lie, and how many names they have, is bounded", async () 
 });
 
 test("links are followed, and a folder that is reached twice ends the reading", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const data = await byColour(folder, "data", [0]);
   await mkdir(`${folder}/elsewhere`);
   await copyFile(`${data}/red/0.png`, `${folder}/elsewhere/1.png`);
@@ -208,7 +197,7 @@ test("a folder that cannot be read is named", async () => {
 });
 
 test("a classifier trains on a folder as on a file of the same images; the run keeps the folder and goes on with it", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "vit");
   const data = await byColour(folder, "data", [0, 1, 2]);
   const evalData = await byColour(folder, "held", [7]);
@@ -242,7 +231,7 @@ test("a classifier trains on a folder as on a file of the same images; the run k
 });
 
 test("the first broken image in the data's order is told, with its record, what is wrong and what to do", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "vit");
   const data = await byColour(folder, "data", [0, 1, 2]);
   const trained = (file: string) => run({ base, data: file, output: `${folder}/out`, steps: 1 });
@@ -266,7 +255,7 @@ test("the first broken image in the data's order is told, with its record, what 
 });
 
 test("names with line breaks are names like others", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "vit");
   const data = await byColour(folder, "data", [0, 1]);
   await mkdir(`${data}/two\nlines`);

@@ -1,30 +1,23 @@
 // The classes of a classifier: those of its config, those that an adapter brings, and what names them in the adapter's file.
 import assert from "node:assert/strict";
-import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { type TestContext, test } from "node:test";
+import { copyFile, readFile, writeFile } from "node:fs/promises";
+import { test } from "node:test";
 import { adapterAgainst } from "../../src/adapters/attach.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { classesOf } from "../../src/data/classes.ts";
-import { LowrankError } from "../../src/errors.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { type AnyBase, forAdapter, openBase, relabelled } from "../../src/models/base.ts";
 import type { TaskConfig } from "../../src/models/task.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { refused } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const bert = "test/fixtures/cases/bert-seqcls";
 const base = await openBase(nodeFiles, `${bert}/base`);
 const adapter = await readAdapter(nodeFiles, `${bert}/adapter`);
 const headOf = ({ modules }: AnyBase) => modules.find(({ path }) => path === "classifier")!.outFeatures;
 const labelsOf = ({ config }: AnyBase) => (config as TaskConfig).labels;
-
-async function temporary(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-labels-"));
-  t.after(() => rm(folder, { recursive: true }));
-  return folder;
-}
 
 test("a model keeps its head for its own classes, and gets a new one for others", () => {
   const own = relabelled(base, labelsOf(base));
@@ -36,7 +29,7 @@ test("a model keeps its head for its own classes, and gets a new one for others"
 });
 
 test("whether a head is there is told by the weights, whatever class config.json names", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const { architectures: _, ...json } = JSON.parse(await readFile(`${bert}/base/config.json`, "utf8"));
   const open = async (config: object) => {
     await writeFile(`${folder}/config.json`, JSON.stringify(config));
@@ -53,7 +46,7 @@ test("the base has the same name whatever its classes", async () => {
 });
 
 test("an adapter's file keeps the names of its classes, and the base takes them over", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const rows = labelsOf(base).length;
   const labels = Array.from({ length: rows }, (_, i) => `kind "${i}"`);
   await writeAdapter(nodeFiles, folder, { ...adapter, labels });
@@ -73,7 +66,7 @@ test("a head of PEFT's without names: those of the base where there are as many,
 });
 
 test("two classes of the same name, as ImageNet's cranes, stay two", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const labels = labelsOf(base).map((_, i) => (i < 2 ? "crane" : `kind ${i}`));
   await writeAdapter(nodeFiles, folder, { ...adapter, labels });
   const read = await readAdapter(nodeFiles, folder);
@@ -118,7 +111,7 @@ for (const [what, text] of [
   ["numbers", "[0, 1, 2]"],
 ] as const) {
   test(`names of classes that cannot be read are refused: ${what}`, async (t) => {
-    const folder = await temporary(t);
+    const folder = temporaryFolder(t);
     await writeAdapter(nodeFiles, folder, adapter);
     const file = `${folder}/adapter_model.safetensors`;
     const { tensors } = await readHeader(nodeFiles, file);
@@ -127,11 +120,6 @@ for (const [what, text] of [
       return { name, dtype, shape: [...shape], data: () => bytesOf(data) };
     });
     await writeSafetensors(nodeFiles, file, await Promise.all(sources), { "lowrank.labels": text });
-    await assert.rejects(readAdapter(nodeFiles, folder), (error) => {
-      assert.ok(error instanceof LowrankError);
-      assert.equal(error.code, "adapter/labels");
-      assert.match(String(error.subject), /lowrank\.labels/);
-      return true;
-    });
+    await refused(readAdapter(nodeFiles, folder), "adapter/labels", { subject: /lowrank\.labels/ });
   });
 }

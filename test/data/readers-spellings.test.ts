@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { readRecords } from "../../src/data/readers.ts";
 import { type ColumnNames, type DataRecord, spellings } from "../../src/data/records.ts";
-import { LowrankError } from "../../src/errors.ts";
+import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
 async function read(rows: unknown[], columns?: ColumnNames) {
@@ -95,10 +95,9 @@ test("records with and without what is optional are of one kind", async () => {
 });
 
 test("a speaker that is not known is named", async () => {
-  await assert.rejects(read([{ conversations: [{ from: "narrator", value: "x" }] }]), (error: LowrankError) => {
-    assert.ok(error instanceof LowrankError);
-    assert.equal(error.code, "data/value");
-    assert.match(error.describe(), /d\.jsonl, line 1: conversations\[0\]\.from[\s\S]*human, user[\s\S]*"narrator"/);
-    return true;
-  });
+  await refused(
+    read([{ conversations: [{ from: "narrator", value: "x" }] }]),
+    "data/value",
+    /d\.jsonl, line 1: conversations\[0\]\.from[\s\S]*human, user[\s\S]*"narrator"/,
+  );
 });

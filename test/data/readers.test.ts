@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { READ_BLOCK_BYTES } from "../../src/data/readers/blocks.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import type { ColumnNames } from "../../src/data/records.ts";
-import { LowrankError as Failure, type LowrankError } from "../../src/errors.ts";
+import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
 async function readAll(path: string, content: string | Uint8Array, options?: ColumnNames) {
@@ -20,15 +20,7 @@ const rejects = (
   line: number,
   pattern: RegExp,
   options?: ColumnNames,
-) =>
-  assert.rejects(readAll(path, content, options), (error: LowrankError) => {
-    assert.ok(error instanceof Failure);
-    assert.equal(error.code, code);
-    assert.ok(error.subject!.endsWith(`, line ${line}`), error.subject);
-    assert.match(error.describe(), pattern);
-    assert.ok(error.next);
-    return true;
-  });
+) => refused(readAll(path, content, options), code, { subject: new RegExp(`, line ${line}$`), text: pattern });
 
 test("JSONL: byte order mark, CRLF, blank lines and a last line without an end", async () => {
   const content = '\uFEFF{"prompt":"a","completion":"b","id":7}\r\n\r\n  \n{"prompt":"\\u00e9","completion":"\\n"}';

@@ -1,20 +1,19 @@
 // Checkpoint folders as they lie on a disk: single files, shards, the Hugging Face cache's links, and what is no checkpoint.
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import { type Checkpoint, findTensor, openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const CASES = new URL("../fixtures/cases/", import.meta.url).pathname;
 const SHARDED = `${CASES}llama-bf16-sharded/base`;
 const SINGLE = `${CASES}lora-rslora/base`;
 
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-checkpoint-")));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 /** Every weight by name, as it was stored. */
 async function allWeights(checkpoint: Checkpoint) {

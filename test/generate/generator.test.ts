@@ -1,4 +1,5 @@
 // Text in, text out on a tiny real checkpoint: prompts, conversations, adapters changed between generations.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";

@@ -1,9 +1,9 @@
 // Generation from conversations and texts with images, against Transformers' greedy generation (test/fixtures/image-text).
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { copyFile, rm, writeFile } from "node:fs/promises";
-import { after, describe, it, mock, test } from "node:test";
-import { main } from "../../src/cli/program.ts";
+import { after, describe, it, test } from "node:test";
 import { type Chat, type ChatEvent, openChat } from "../../src/commands/chat/chat.ts";
 import { enter } from "../../src/commands/chat/chat-commands.ts";
 import type { Generator } from "../../src/generate/generator.ts";
@@ -11,6 +11,7 @@ import type { Prompt } from "../../src/generate/prompts.ts";
 import { loadBase, nodePlatform, openGenerator, readImage } from "../../src/node.ts";
 import type { ChatMessage } from "../../src/text/template.ts";
 import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
+import { printed } from "../helpers/program.ts";
 
 const NEW_TOKENS = 10;
 
@@ -79,17 +80,9 @@ describe("how images are given", async () => {
 
 describe("lowrank generate", () => {
   const output = async (args: string[]): Promise<string> => {
-    let text = "";
-    const write = mock.method(process.stdout, "write", (part: string) => {
-      text += part;
-      return true;
-    });
-    try {
-      assert.equal(await main(["generate", ...args, "--max-new-tokens", "10", "--threads", "1"]), 0);
-    } finally {
-      write.mock.restore();
-    }
-    return text.trimEnd();
+    const { status, stdout, stderr } = await printed("generate", ...args, "--max-new-tokens", "10", "--threads", "1");
+    assert.equal(status, 0, stderr);
+    return stdout.trimEnd();
   };
   it("--image comes before the prompt; a conversation names its images beside its file", async () => {
     const { folder } = await model("idefics3");

@@ -14,6 +14,7 @@ import { timeLimit } from "../../src/platform/node/time-limit.ts";
 import type { Platform } from "../../src/platform/platform.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { float32 } from "../../src/tensor.ts";
+import { collect } from "./assert.ts";
 
 export interface Case {
   name: string;
@@ -73,7 +74,7 @@ export function makePlace(): Place & { leave(): void } {
       return at(name);
     },
     train: (options = {}, platform = {}) =>
-      eventsOf(finetune({ ...training(at("output")), ...options } as FinetuneOptions, { ...offline(), ...platform })),
+      collect(finetune({ ...training(at("output")), ...options } as FinetuneOptions, { ...offline(), ...platform })),
     lowrank: (...args) => commandLine(args),
     leave: () => rmSync(root, { recursive: true, force: true }),
   };
@@ -81,12 +82,6 @@ export function makePlace(): Place & { leave(): void } {
 
 const training = (output: string) => ({ base: goodBase, data: goodData, output, steps: 2, learningRate: 1e-3 });
 const offline = (): Platform => ({ files: nodeFiles, openSession: engine(), timeLimit });
-
-async function eventsOf(events: AsyncIterable<FinetuneEvent>): Promise<FinetuneEvent[]> {
-  const all: FinetuneEvent[] = [];
-  for await (const event of events) all.push(event);
-  return all;
-}
 
 /**
  * An engine that answers its `run`-th run (from 1) with this loss, or fails as `answer` does. Its gradient is a function of

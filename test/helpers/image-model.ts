@@ -1,11 +1,9 @@
 // A tiny model that reads images: the weights of a case with the tokenizer, the processor and the config of test/fixtures/image-text.
 import { readFileSync } from "node:fs";
-import { copyFile, cp, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { after } from "node:test";
+import { copyFile, cp } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import type { ChatMessage } from "../../src/text/template.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
 
 export const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 export const picture = (name: string): string => `${fixtures}/images/files/${name}`;
@@ -32,18 +30,8 @@ export interface Expected {
   losses: { loss: number; targets: number; adapter: number };
 }
 
-const folders: string[] = [];
-after(() => Promise.all(folders.map((folder) => rm(folder, { recursive: true }))));
-
-/** An empty folder that goes when the tests end. */
-export async function temporaryFolder(): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-images-"));
-  folders.push(folder);
-  return folder;
-}
-
 export async function imageModel(family: ImageFamily): Promise<{ folder: string; expected: Expected }> {
-  const folder = await temporaryFolder();
+  const folder = temporaryFolder();
   await cp(`${fixtures}/image-text/${family}`, folder, { recursive: true });
   await copyFile(`${fixtures}/cases/${imageFamilies[family]}/base/model.safetensors`, `${folder}/model.safetensors`);
   return { folder, expected: JSON.parse(readFileSync(`${folder}/expected.json`, "utf8")) as Expected };

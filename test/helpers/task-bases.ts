@@ -1,8 +1,5 @@
 // Folders of small models of other tasks, complete with tokenizer and image processor, and pictures and records to train them on.
-import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import type { TestContext } from "node:test";
+import { cp, mkdir, writeFile } from "node:fs/promises";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
@@ -29,12 +26,6 @@ const bases = {
   vit: { from: "vit-imgcls", tokenizer: null, images: true },
   clip: { from: "clip-contrastive", tokenizer: "clip-style", images: true },
 } as const;
-
-export async function temporary(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-task-"));
-  t.after(() => rm(folder, { recursive: true }));
-  return folder;
-}
 
 /** A base of this model type inside `folder`; the path of it. */
 export async function taskBase(folder: string, modelType: keyof typeof bases): Promise<string> {

@@ -1,9 +1,8 @@
 // The tiny models of other tasks (test/fixtures/cases) as whole folders: with a tokenizer and a preprocessor config.
-import { cp, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { cp } from "node:fs/promises";
 import type { TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
+import { temporaryFolder } from "./temporary-folder.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 
@@ -15,8 +14,7 @@ const models = {
 
 /** A new folder with the model below `base`, and its adapter's folder. */
 export async function tinyTask(t: Pick<TestContext, "after">, name: keyof typeof models) {
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-task-"));
-  t.after(() => rm(folder, { recursive: true }));
+  const folder = temporaryFolder(t);
   const { case: golden, tokenizer } = models[name];
   const base = `${folder}/base`;
   await cp(`${fixtures}/cases/${golden}/base`, base, { recursive: true });

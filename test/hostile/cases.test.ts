@@ -1,4 +1,5 @@
 // Hostile and odd input: every case of the tables in cases/, through finetune or the command line, ends as its row says, and soon.
+// slow
 import assert from "node:assert/strict";
 import { after, describe, it } from "node:test";
 import { LowrankError } from "../../src/errors.ts";

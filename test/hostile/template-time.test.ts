@@ -1,11 +1,12 @@
 // Chat templates and conversations that take without end: stopped within the time of a record, by name and line.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";
-import type { LowrankError } from "../../src/errors.ts";
 import { timeLimit, timeLimitOf } from "../../src/platform/node/time-limit.ts";
 import { MAX_MESSAGES } from "../../src/text/template.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
+import { refused } from "../helpers/assert.ts";
 import { llama2StyleFiles } from "../helpers/llama2-style.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
@@ -16,14 +17,9 @@ const refusal = async (source: string, messages: object[], limit = timeLimit) =>
   const template = { source, file: "chat_template.jinja", tokens: {} };
   const records = [{ record: { messages: messages as { role: string; content: string }[] }, place: "line 7" }];
   const started = Date.now();
-  try {
-    await makeExamples(records, tokenizer, { maxLength: 64, template, source: "d.jsonl" });
-  } catch (error) {
-    assert.ok(Date.now() - started < 15_000, "it hangs");
-    const { code, subject } = error as LowrankError;
-    return { code, subject };
-  }
-  return assert.fail("nothing is thrown");
+  const { code, subject } = await refused(makeExamples(records, tokenizer, { maxLength: 64, template, source: "d.jsonl" }));
+  assert.ok(Date.now() - started < 15_000, "it hangs");
+  return { code, subject };
 };
 const subject = "d.jsonl, line 7 (chat_template.jinja)";
 const turns = (count: number) =>

@@ -1,22 +1,12 @@
 // Tokenizers and chat templates that mean harm, or are broken: each is refused by name, and nothing hangs.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LowrankError } from "../../src/errors.ts";
 import { MAX_TEXT_BYTES } from "../../src/files.ts";
 import { renderWithMask } from "../../src/text/mask.ts";
 import { MAX_MESSAGES, MAX_RANGE, MAX_TEMPLATE_BLANKS, MAX_TEMPLATE_CHARS, renderChat } from "../../src/text/template.ts";
 import { loadTokenizer, MAX_TOKEN_ID } from "../../src/text/tokenizer.ts";
+import { refused, refusedSync } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
-
-/** Fails unless `error` is a LowrankError of this code that says what it is about and what to do. */
-function named(error: unknown, code: string | RegExp, pattern = /./): true {
-  assert.ok(error instanceof LowrankError, String((error as Error)?.stack));
-  if (typeof code === "string") assert.equal(error.code, code);
-  else assert.match(error.code, code);
-  assert.ok(error.subject && error.next, error.describe());
-  assert.match(error.describe(), pattern);
-  return true;
-}
 
 const sound = {
   added_tokens: [{ id: 2, content: "<end>", special: true }] as unknown,
@@ -91,13 +81,15 @@ const brokenTokenizers: [name: string, code: string, pattern: RegExp, json: unkn
   ["a config that is text", "json/not-object", /tokenizer_config/, sound, { "tokenizer_config.json": '"x"' }],
 ];
 for (const [name, code, pattern, json, others] of brokenTokenizers) {
-  test(`tokenizer: ${name}`, () => assert.rejects(load(json, others), (error) => named(error, code, pattern)));
+  test(`tokenizer: ${name}`, async () => {
+    await refused(load(json, others), code, { subject: /./, text: pattern });
+  });
 }
 
 test("tokenizer: a file over the limit is not read", async () => {
   const files = memoryFiles({ "m/tokenizer.json": "{}" });
   const large = { ...files, size: async () => MAX_TEXT_BYTES + 1 };
-  await assert.rejects(loadTokenizer(large, "m"), (error) => named(error, "text/too-large"));
+  await refused(loadTokenizer(large, "m"), "text/too-large", { subject: /./ });
   assert.equal(files.reads.length, 0);
 });
 
@@ -152,11 +144,9 @@ const hostileTemplates: [name: string, code: string | RegExp, source: string][] 
   ["white space without end", "template/limit", `{{ 1 }}${" ".repeat(MAX_TEMPLATE_BLANKS + 1)}`],
 ];
 for (const [name, code, source] of hostileTemplates) {
-  test(`template: ${name}`, () =>
-    assert.throws(
-      () => render(source),
-      (error) => named(error, code, /chat_template\.jinja/),
-    ));
+  test(`template: ${name}`, () => {
+    refusedSync(() => render(source), code, { subject: /./, text: /chat_template\.jinja/ });
+  });
 }
 
 test("template: what is just within the bounds renders", () => {
@@ -167,19 +157,13 @@ test("template: what is just within the bounds renders", () => {
 
 test("template: too many messages", () => {
   const messages = Array.from({ length: MAX_MESSAGES + 1 }, () => ({ role: "user", content: "" }));
-  assert.throws(
-    () => render("", messages),
-    (error) => named(error, "template/limit", new RegExp(String(MAX_MESSAGES))),
-  );
+  refusedSync(() => render("", messages), "template/limit", { subject: /./, text: new RegExp(String(MAX_MESSAGES)) });
 });
 
 test("template: tools nested without end", () => {
   let tool: unknown = {};
   for (let i = 0; i < 100_000; i++) tool = { tool };
-  assert.throws(
-    () => render("{{ tools | tojson }}", [], [tool]),
-    (error) => named(error, "template/failed"),
-  );
+  refusedSync(() => render("{{ tools | tojson }}", [], [tool]), "template/failed", { subject: /./ });
 });
 
 test("template: marks out of order", () => {
@@ -189,9 +173,6 @@ test("template: marks out of order", () => {
     "{% set y %}{% generation %}x{% endgeneration %}{% endset %}{{ y[1:] }}",
   ]) {
     const template = { source, file: "chat_template.jinja", tokens: {} };
-    assert.throws(
-      () => renderWithMask(template, [{ role: "assistant", content: "x" }]),
-      (error) => named(error, "template/marks"),
-    );
+    refusedSync(() => renderWithMask(template, [{ role: "assistant", content: "x" }]), "template/marks", { subject: /./ });
   }
 });

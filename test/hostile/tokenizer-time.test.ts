@@ -1,4 +1,5 @@
 // A tokenizer.json whose expressions never end, or whose parts make text without end: each text is stopped, by name.
+// slow
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";
@@ -7,6 +8,7 @@ import { timeLimitOf } from "../../src/platform/node/time-limit.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "../../src/text/limit.ts";
 import { loadTokenizer, makeStreamDecoder } from "../../src/text/tokenizer.ts";
 import { MAX_INNER_CHARS, MAX_PARTS } from "../../src/text/tokenizer-bounds.ts";
+import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
 /** Shorter than a user's, since every test here waits for its end. */
@@ -34,14 +36,9 @@ const times = <T>(n: number, part: T): T[] => Array.from({ length: n }, () => pa
 
 /** The error of a text, which has the parts of one that a person can act on. */
 async function refusal(work: () => unknown): Promise<LowrankError> {
-  try {
-    await work();
-  } catch (error) {
-    assert.ok(error instanceof LowrankError, String((error as Error)?.stack));
-    assert.ok(error.subject && error.expected && error.got && error.next, error.describe());
-    return error;
-  }
-  return assert.fail("it was accepted");
+  const error = await refused(work);
+  assert.ok(error.subject && error.expected && error.got, error.describe());
+  return error;
 }
 
 describe("an expression that never ends", () => {

@@ -1,52 +1,34 @@
 // The command line with models from a hub: by name, offline, interrupted.
+// slow
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
-import { after, it } from "node:test";
+import { it } from "node:test";
 import { fileURLToPath } from "node:url";
+import { lowrank, type ProcessOptions } from "../helpers/program.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { type Fault, fakeHub } from "./server.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
 const fixtures = `${repository}test/fixtures`;
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-hub-cli-"));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 const names = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
 const files = Object.fromEntries(names.map((name) => [name, readFileSync(`${fixtures}/tiny-llama/${name}`)]));
 const start = (fault?: Fault) => fakeHub([{ id: "owner/tiny", commit: "a".repeat(40), files }], fault);
 
-function lowrank(args: string[], environment: Record<string, string>, onError = (_: string, _kill: () => void) => {}) {
-  return new Promise<{ status: number | null; stdout: string; stderr: string }>((resolve, reject) => {
-    const env = { ...process.env, HF_HUB_OFFLINE: "", HF_TOKEN: "", ...environment };
-    const child = spawn(process.execPath, ["--import", import.meta.resolve("tsx"), `${repository}src/cli/main.ts`, ...args], {
-      cwd: root,
-      env,
-    });
-    let [stdout, stderr] = ["", ""];
-    child.stdout.setEncoding("utf8").on("data", (text: string) => {
-      stdout += text;
-    });
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      stderr += text;
-      onError(stderr, () => child.kill("SIGINT"));
-    });
-    child.on("error", reject);
-    child.on("close", (status) => resolve({ status, stdout, stderr }));
-    child.stdin.end();
-  });
-}
+const inCache = (args: string[], environment: Record<string, string>, onError?: ProcessOptions["onError"]) =>
+  lowrank(args, { cwd: root, env: { HF_HUB_OFFLINE: "", HF_TOKEN: "", ...environment }, onError });
 
 it("a base by its name: trained on, named in the adapter, then used without the hub", async () => {
   const hub = await start();
   const environment = { HF_HOME: path.join(root, "home"), HF_ENDPOINT: hub.endpoint };
   const data = `${fixtures}/tiny-e2e/train.jsonl`;
   const training = ["train", "--base", "owner/tiny", "--data", data, "--output", "adapter", "--steps", "1", "--threads", "1"];
-  const lost = await lowrank(training.with(4, "nothing.jsonl"), environment);
+  const lost = await inCache(training.with(4, "nothing.jsonl"), environment);
   assert.match(lost.stderr, /nothing\.jsonl: no such file/);
   assert.equal(hub.requests.length, 0, "the data are looked for first");
-  const trained = await lowrank(training, environment);
+  const trained = await inCache(training, environment);
   assert.equal(trained.status, 0, trained.stderr);
   assert.match(trained.stderr, /downloading owner\/tiny \(aaaaaaaaaaaa\): 5 files, \d+ kB\n/);
   assert.match(trained.stderr, /100%, .*\ndownloaded to .*snapshots/);
@@ -55,7 +37,7 @@ it("a base by its name: trained on, named in the adapter, then used without the 
   hub.close();
 
   const prompt = ["generate", "--base", "owner/tiny", "--adapter", "adapter", "--prompt", "name[", "--max-new-tokens", "3"];
-  const generated = await lowrank([...prompt, "--offline"], environment);
+  const generated = await inCache([...prompt, "--offline"], environment);
   assert.deepEqual([generated.status, generated.stderr], [0, ""]);
 });
 
@@ -70,18 +52,18 @@ it("Ctrl+C ends a download; the same command goes on where it was", { skip: proc
   const blobs = path.join(root, "stopped/hub/models--owner--tiny/blobs");
   const partial = () => readdirSync(blobs).filter((name) => name.endsWith(".incomplete"));
   let waiting: NodeJS.Timeout | undefined;
-  const stopped = await lowrank(["download", "owner/tiny"], environment, (text, kill) => {
+  const stopped = await inCache(["download", "owner/tiny"], environment, (text, kill) => {
     if (!text.includes("downloading")) return;
     waiting ??= setInterval(() => {
       if (!partial().some((name) => statSync(path.join(blobs, name)).size === 20_000)) return;
       clearInterval(waiting);
-      kill();
+      kill("SIGINT");
     }, 50);
   });
   assert.equal(stopped.status, 130, stopped.stderr);
   assert.match(stopped.stderr, /goes on where it was/);
   assert.equal(partial().length, 1);
-  const again = await lowrank(["download", "owner/tiny", "--json"], environment);
+  const again = await inCache(["download", "owner/tiny", "--json"], environment);
   assert.equal(again.status, 0, again.stderr);
   const events = again.stdout
     .trim()

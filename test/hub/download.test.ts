@@ -1,4 +1,5 @@
 // Downloads from a server that speaks the hub's protocol: what is asked for, what lies in the cache, resuming, checks.
+// slow
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";

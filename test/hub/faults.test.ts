@@ -1,4 +1,5 @@
 // A hub that refuses, is down, or means harm; models that cannot be used; and no hub at all.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, writeFileSync } from "node:fs";
 import path from "node:path";

@@ -1,16 +1,15 @@
 // What names a model: folders, `embedded`, names on the hub; and the cache that Python writes.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { LowrankError } from "../../src/errors.ts";
 import { cacheFolder } from "../../src/hub/cache.ts";
 import { hubName, resolveModel } from "../../src/hub/reference.ts";
+import { refused } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-reference-"));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 const fixture = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
 const commit = "0123456789abcdef0123456789abcdef01234567";
 
@@ -31,15 +30,8 @@ function pythonCache(home: string, files: string[], { ref = "main", absent = [] 
 }
 const snapshotIn = (home: string) => path.join(root, home, "hub", "models--owner--name", "snapshots", commit);
 
-async function refused(reference: string, environment: Record<string, string> = { HF_HOME: root, HF_HUB_OFFLINE: "1" }) {
-  try {
-    await resolveModel(reference, { environment });
-  } catch (error) {
-    assert.ok(error instanceof LowrankError, String(error));
-    return error;
-  }
-  return assert.fail(`${reference} was accepted`);
-}
+const notFound = (reference: string, environment: Record<string, string> = { HF_HOME: root, HF_HUB_OFFLINE: "1" }) =>
+  refused(resolveModel(reference, { environment }));
 
 describe("a reference", () => {
   it("to a folder is that folder, as it was written", async () => {
@@ -72,22 +64,22 @@ describe("a reference", () => {
   }
 
   it("that is none of the three names the folders most like it", async () => {
-    const error = await refused(`${path.dirname(fixture)}/tiny-lama/`);
+    const error = await notFound(`${path.dirname(fixture)}/tiny-lama/`);
     assert.equal(error.code, "reference/unknown");
     assert.match(error.next!, /tiny-llama/);
     assert.match(error.expected!, /folder.*embedded.*owner\/name/);
-    const deep = await refused(`${path.dirname(path.dirname(fixture))}/fixture/tiny-llama`);
+    const deep = await notFound(`${path.dirname(path.dirname(fixture))}/fixture/tiny-llama`);
     assert.match(deep.next!, /fixtures/);
   });
 
   it("to a file tells its folder", async () => {
-    const error = await refused(`${fixture}/config.json`);
+    const error = await notFound(`${fixture}/config.json`);
     assert.equal(error.code, "reference/file");
     assert.match(error.next!, /tiny-llama$/);
   });
 
   it("with other characters is refused, not looked up", async () => {
-    for (const text of ["", "\0", "a\0b/c", "x".repeat(10_000)]) assert.equal((await refused(text)).code, "reference/unknown");
+    for (const text of ["", "\0", "a\0b/c", "x".repeat(10_000)]) assert.equal((await notFound(text)).code, "reference/unknown");
   });
 });
 
@@ -106,7 +98,7 @@ describe("the cache", () => {
     const expected = { folder: snapshotIn("python"), name: "owner/name" };
     assert.deepEqual(await resolveModel("owner/name", { environment }), expected);
     assert.deepEqual(await resolveModel(`owner/name@${commit}`, { environment }), expected);
-    assert.equal((await refused("owner/name@other", environment)).code, "hub/offline");
+    assert.equal((await notFound("owner/name@other", environment)).code, "hub/offline");
   });
 
   it("gives an adapter", async () => {
@@ -115,11 +107,11 @@ describe("the cache", () => {
   });
 
   it("does not take a snapshot without its weights, or with links to files that are gone", async () => {
-    const error = await refused("owner/name", pythonCache("part", ["config.json", "tokenizer.json"]));
+    const error = await notFound("owner/name", pythonCache("part", ["config.json", "tokenizer.json"]));
     assert.match(error.message, /only a part/);
     const environment = pythonCache("broken", model);
     rmSync(path.join(root, "broken/hub/models--owner--name/blobs/hash-of-model.safetensors"));
-    assert.match((await refused("owner/name", environment)).message, /only a part/);
+    assert.match((await notFound("owner/name", environment)).message, /only a part/);
   });
 
   it("takes the shards of an index, when all are there", async () => {
@@ -128,6 +120,6 @@ describe("the cache", () => {
     writeFileSync(index, JSON.stringify({ weight_map: { x: "a.safetensors" } }));
     assert.equal((await resolveModel("owner/name", { environment })).folder, snapshotIn("shards"));
     writeFileSync(index, JSON.stringify({ weight_map: { x: "a.safetensors", y: "b.safetensors" } }));
-    assert.equal((await refused("owner/name", environment)).code, "hub/offline");
+    assert.equal((await notFound("owner/name", environment)).code, "hub/offline");
   });
 });

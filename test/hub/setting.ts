@@ -1,16 +1,16 @@
 // A hub with one small model, an empty cache, and a download between them, for the tests of this folder.
-import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { after, afterEach } from "node:test";
-import { LowrankError } from "../../src/errors.ts";
-import { resolveModel } from "../../src/hub/reference.ts";
+import { afterEach } from "node:test";
+import type { LowrankError } from "../../src/errors.ts";
+import { resolveModel, resolveModel } from "../../src/hub/reference.ts";
 import type { HubEvent, HubOptions } from "../../src/platform/platform.ts";
+import { refused } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { blobOf, type FakeHub, type Fault, type Files, fakeHub, type Model } from "./server.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-hub-"));
+const root = temporaryFolder();
 export const commit = "1".repeat(40);
 export const id = "owner/tiny";
 export const weights = randomBytes(300_000);
@@ -26,7 +26,6 @@ export const hubs: FakeHub[] = [];
 afterEach(() => {
   for (const hub of hubs.splice(0)) hub.close();
 });
-after(() => rmSync(root, { recursive: true }));
 
 let homes = 0;
 const newHome = (): string => path.join(root, `home-${homes++}`);
@@ -55,16 +54,8 @@ export async function setting(models: Model[] = [model()], fault?: Fault, more: 
   return { hub, home, events, waits, folder, blob, options: { environment, wait, onEvent: (event) => events.push(event) } };
 }
 
-export async function failure(options: HubOptions, reference = id): Promise<LowrankError> {
-  try {
-    await resolveModel(reference, options);
-  } catch (error) {
-    assert.ok(error instanceof LowrankError, error instanceof Error ? error.stack : String(error));
-    assert.ok(error.next && error.subject?.includes("owner/"), error.describe());
-    return error;
-  }
-  return assert.fail("no error");
-}
+export const failure = (options: HubOptions, reference = id): Promise<LowrankError> =>
+  refused(resolveModel(reference, options), undefined, { subject: /owner\// });
 
 /** Bytes of what a snapshot has under a name. */
 export const inSnapshot = ({ folder }: Setting, file: string, of = commit) =>

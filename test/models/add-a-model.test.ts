@@ -1,22 +1,13 @@
 // docs/add-a-model.md, taken at its word: its steps for a family that is not built, in a copy of the sources.
+// slow
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { modelTypes } from "../../src/models/registry.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const fixture = path.join(root, "test/fixtures/add-a-model");
@@ -24,8 +15,7 @@ const NAME = "starcoder2";
 const page = readFileSync(path.join(root, "docs/add-a-model.md"), "utf8");
 
 /** The sources that the steps of the page touch or run, in a folder of their own. */
-const copy = mkdtempSync(path.join(tmpdir(), "lowrank-add-a-model-"));
-after(() => rmSync(copy, { recursive: true }));
+const copy = temporaryFolder();
 const copied = [
   ...["package.json", "tsconfig.json", "src", "scripts/oracle", "test/fixtures/graphs"],
   ...["test/helpers/tiny-decoder.ts", "test/models/decoder.test.ts", "test/graph/graph.test.ts"],

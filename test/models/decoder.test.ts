@@ -1,4 +1,5 @@
 // Decoding with a cache against the logits that Transformers and PEFT computed in one pass (test/fixtures/cases).
+// slow
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -20,6 +21,7 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { float32, int32 } from "../../src/tensor.ts";
+import { greatestDifference } from "../helpers/assert.ts";
 
 const TOLERANCE = 3e-5;
 
@@ -91,17 +93,12 @@ async function decode(
   await decoder.end();
 }
 
-function distance(a: Float32Array, b: Float32Array): number {
-  assert.equal(a.length, b.length);
-  return a.reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i]!)), 0);
-}
-
 /** Decodes `rows` and compares each position's logits with `want`. */
 async function agrees(decoder: ModelDecoder, rows: readonly Int32Array[], steps: number, want: Case["golden"]["base"]) {
   let seen = 0;
   await decode(decoder, rows, steps, (row, position, logits) => {
     seen++;
-    const worst = distance(logits, want(row, position));
+    const worst = greatestDifference(logits, want(row, position));
     assert.ok(worst <= TOLERANCE, `row ${row}, position ${position}: ${worst}`);
   });
   assert.equal(seen, rows.length * (steps + 1));
@@ -171,7 +168,7 @@ for (const name of decoders) {
     for (const [i, row] of rows.entries()) await agrees(decoder, [row], 3, (_, position) => golden.adapter(i, position));
     await decoder.useAdapter(null);
     await agrees(decoder, rows, 1, golden.base);
-    assert.ok(distance(golden.base(0, 3), golden.adapter(0, 3)) > 100 * TOLERANCE, "the adapter changes the logits");
+    assert.ok(greatestDifference(golden.base(0, 3), golden.adapter(0, 3)) > 100 * TOLERANCE, "the adapter changes the logits");
     await decoder.close();
   });
 }
@@ -187,7 +184,7 @@ test("adapters of other ranks and targets are swapped in one session", async () 
   const other: Adapter = { config, modules, tensors: initAdapter(modules, config, 7) };
   const row = rows[0]!;
   const [plain, adapted] = [await forward(base, null, row), await forward(base, other, row)];
-  assert.ok(distance(plain(5), adapted(5)) > 100 * TOLERANCE, "the adapter changes the logits");
+  assert.ok(greatestDifference(plain(5), adapted(5)) > 100 * TOLERANCE, "the adapter changes the logits");
 
   let opened = 0;
   const decoder = await open(base, (...session) => {

@@ -1,19 +1,18 @@
 // Models made from a config alone: every family gets the weights that its graph reads, with values that it can be trained from.
+// slow
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { after, test } from "node:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { initModel } from "../../src/index.ts";
 import { modelTypes } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
-const place = mkdtempSync(path.join(tmpdir(), "lowrank-init-"));
-after(() => rmSync(place, { recursive: true }));
+const place = temporaryFolder();
 
 const configOf = (name: string) => JSON.parse(readFileSync(`${cases}/${name}/base/config.json`, "utf8"));
 /** A golden case of each model type. */

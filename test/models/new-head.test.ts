@@ -1,9 +1,7 @@
 // Merging a classifier's head into a base without one: the folder is that of Transformers' classifier, config.json included.
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { after, test } from "node:test";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { readTensors } from "../../scripts/oracle/golden.ts";
 import { readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
@@ -12,10 +10,11 @@ import { bytesOf } from "../../src/formats/dtypes.ts";
 import { type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { float32, type Tensor } from "../../src/tensor.ts";
+import { near } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
-const place = mkdtempSync(path.join(tmpdir(), "lowrank-new-head-"));
-after(() => rmSync(place, { recursive: true }));
+const place = temporaryFolder();
 
 /** A base of a golden case with other tensors and another config.json. */
 async function baseOf(
@@ -50,9 +49,7 @@ async function isGolden(folder: string, golden: string): Promise<void> {
   assert.deepEqual([...ours.keys()].sort(), [...theirs.keys()].sort());
   for (const [name, { shape, data }] of theirs) {
     assert.deepEqual(ours.get(name)!.shape, shape);
-    data.forEach((value, i) => {
-      assert.ok(Math.abs(Number(ours.get(name)!.data[i]) - Number(value)) <= 1e-6, `${name}[${i}]`);
-    });
+    near(ours.get(name)!.data as Float32Array, data as Float32Array, 1e-6, name);
   }
 }
 

@@ -1,4 +1,5 @@
 // Parameters of real model shapes, from config.json alone: PEFT's get_nb_trainable_parameters on the same configs.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";

@@ -1,9 +1,8 @@
 // Mixtures of experts as Transformers 5 holds them in memory and writes with save_original_format=False: the experts of a layer in
 // two tensors. They give what a tensor for each expert gives, to the bit, and an adapter is merged into them as they are.
+// slow
 import assert from "node:assert/strict";
-import { cp, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { cp } from "node:fs/promises";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
@@ -19,6 +18,7 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import type { Tensor } from "../../src/tensor.ts";
 import { batchFeeds } from "../../src/train/causal-lm.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 /** Names of an expert's gate, up and down. */
@@ -75,8 +75,7 @@ async function logits(folder: string, io: Tensors): Promise<Float32Array> {
 
 for (const [name, parts] of Object.entries(families)) {
   test(`${name}: experts in two tensors a layer, read in place and merged as they are`, async (t) => {
-    const folder = await mkdtemp(path.join(tmpdir(), "lowrank-stacked-"));
-    t.after(() => rm(folder, { recursive: true }));
+    const folder = temporaryFolder(t);
     const golden = `${cases}/${name}`;
     const io = await readTensors(`${golden}/io.safetensors`);
     const before = await readTensors(`${golden}/base/model.safetensors`);
@@ -95,8 +94,7 @@ for (const [name, parts] of Object.entries(families)) {
 }
 
 test("experts that do not fit into the tensor are missed by name", async (t) => {
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-stacked-"));
-  t.after(() => rm(folder, { recursive: true }));
+  const folder = temporaryFolder(t);
   const golden = `${cases}/qwen2moe-shared`;
   const tensors = stacked(await readTensors(`${golden}/base/model.safetensors`), families["qwen2moe-shared"]);
   const name = [...tensors.keys()].find((one) => one.endsWith("gate_up_proj"))!;

@@ -1,8 +1,6 @@
 // Models that read images: decoding with a cache, batches with and without images, LoRA anywhere, names of other releases.
+// slow
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
@@ -27,6 +25,8 @@ import { batchFeeds, lossGraph } from "../../src/train/causal-lm.ts";
 import { loraObjective, type OpenObjective } from "../../src/train/objective.ts";
 import type { RunOptions } from "../../src/train/options.ts";
 import { subjects, thetaOf } from "../../src/train/trainable-model.ts";
+import { greatestDifference } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
 const TOLERANCE = 3e-5;
@@ -78,11 +78,6 @@ async function readCase(name: string): Promise<Case> {
   };
 }
 
-function distance(a: Float32Array, b: Float32Array): number {
-  assert.equal(a.length, b.length);
-  return a.reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i]!)), 0);
-}
-
 /** The image attention mask of the first columns of each row, as many as `ends` says, padded on the left. */
 function seenOf(mask: Tensor | undefined, ends: number[]): Tensor | undefined {
   if (!mask) return undefined;
@@ -108,7 +103,7 @@ async function agrees(decoder: ModelDecoder, { rows, images }: Case, steps: numb
   for (let step = 0; step <= steps; step++) {
     for (const [row, end] of ends.entries()) {
       const own = logits.subarray(row * decoder.vocabSize, (row + 1) * decoder.vocabSize);
-      const worst = distance(own, want(row, end - 1));
+      const worst = greatestDifference(own, want(row, end - 1));
       assert.ok(worst <= TOLERANCE, `row ${row}, position ${end - 1}: ${worst}`);
     }
     if (step === steps) break;
@@ -140,7 +135,10 @@ for (const name of cases) {
     await agrees(decoder, given, 2, given.golden.adapter);
     await decoder.useAdapter(null);
     await agrees(decoder, given, 1, given.golden.base);
-    assert.ok(distance(given.golden.base(0, 8), given.golden.adapter(0, 8)) > 100 * TOLERANCE, "the adapter changes the logits");
+    assert.ok(
+      greatestDifference(given.golden.base(0, 8), given.golden.adapter(0, 8)) > 100 * TOLERANCE,
+      "the adapter changes the logits",
+    );
     await decoder.close();
   });
 }
@@ -175,8 +173,8 @@ test("an image whose tokens lie on both sides of where a long prompt is cut", as
   const got = await decoder.start({ ...prompts, images: { pixelValues } });
   const blind = await decoder.start(prompts);
   await decoder.close();
-  assert.ok(distance(got, want) <= TOLERANCE, `${distance(got, want)}`);
-  assert.ok(distance(blind, want) > 100 * TOLERANCE, "the image counts");
+  assert.ok(greatestDifference(got, want) <= TOLERANCE, `${greatestDifference(got, want)}`);
+  assert.ok(greatestDifference(blind, want) > 100 * TOLERANCE, "the image counts");
 });
 
 async function withObjective(
@@ -225,7 +223,7 @@ for (const name of cases) {
     await withObjective(given, adapter, true, async (objective) => {
       const { loss, gradient } = await objective.lossAndGradient({ ...text, images: none }, theta, 1, KEY);
       assert.ok(Math.abs(loss - expected.loss) <= 1e-5 * expected.loss, `${loss} and ${expected.loss}`);
-      assert.ok(distance(gradient, expected.gradient) <= 1e-4);
+      assert.ok(greatestDifference(gradient, expected.gradient) <= 1e-4);
       const { loss: seeing } = await objective.evaluate(given.batch, theta);
       assert.ok(Math.abs(seeing - loss) > 1e-3, "images count");
     });
@@ -283,8 +281,7 @@ test("dropout acts on patches and features as on tokens, the same at the same st
 
 test("training every weight on text keeps the vision side, under the names of the base", async (t) => {
   const { base } = await readCase("llava");
-  const folder = await mkdtemp(path.join(tmpdir(), "lowrank-full-"));
-  t.after(() => rm(folder, { recursive: true }));
+  const folder = temporaryFolder(t);
   const subject = await subjects.full(nodeFiles, base, {} as RunOptions, { given: null, images: false });
   const theta = await subject.theta();
   await subject.saveWeights(

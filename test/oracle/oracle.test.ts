@@ -1,22 +1,30 @@
 // PEFT's numbers for tiny models: every golden in test/fixtures/cases passes, and the oracle notices what does not.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { runCase, runOracle } from "../../scripts/oracle/run.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { slow } from "../helpers/slow.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 const names = (await readdir(cases)).sort();
 const SAMPLE = "lora-regex-target";
 const { losses } = JSON.parse(await readFile(path.join(cases, SAMPLE, "meta.json"), "utf8")) as { losses: number[] };
 
+/** The first golden of each task, such as "causal" or "packed"; the fast tests run these alone. */
+const samples = new Map<string, string>();
 for (const name of names) {
-  test(`golden ${name}`, async () => {
+  const { task } = JSON.parse(await readFile(path.join(cases, name, "meta.json"), "utf8")) as { task: string };
+  if (!samples.has(task)) samples.set(task, name);
+}
+
+for (const name of names) {
+  test(`golden ${name}`, [...samples.values()].includes(name) ? {} : slow, async () => {
     const { status, text } = await runCase(path.join(cases, name), {});
     assert.equal(status, "ok", text);
     for (const what of ["base outputs", "adapter outputs", "loss", "gradients", "losses", "trained tensors", "merged weights"]) {
@@ -33,15 +41,10 @@ test("all families and options that are built have a golden", () => {
 
 /** Copies a golden, changes the copy, and gives what the oracle says of it. */
 async function changed(change: (folder: string) => Promise<void>) {
-  const root = await mkdtemp(path.join(tmpdir(), "lowrank-golden-"));
-  try {
-    const folder = path.join(root, "case");
-    await cp(path.join(cases, SAMPLE), folder, { recursive: true });
-    await change(folder);
-    return await runCase(folder, {});
-  } finally {
-    await rm(root, { recursive: true });
-  }
+  const folder = path.join(temporaryFolder(), "case");
+  await cp(path.join(cases, SAMPLE), folder, { recursive: true });
+  await change(folder);
+  return runCase(folder, {});
 }
 
 /** Adds `delta` to one float32 element of a tensor. */
@@ -105,7 +108,7 @@ const failures: [string, (folder: string) => Promise<void>, RegExp][] = [
 ];
 
 for (const [what, change, expected] of failures) {
-  test(`a golden that differs in ${what} fails`, async () => {
+  test(`a golden that differs in ${what} fails`, slow, async () => {
     const { status, text } = await changed(change);
     assert.equal(status, "FAIL", text);
     assert.match(text, expected);
@@ -136,22 +139,18 @@ for (const [what, change, expected] of skips) {
   });
 }
 
-test("goldens are found at any depth, one that is broken stops no other, and all are counted", async () => {
-  const root = await mkdtemp(path.join(tmpdir(), "lowrank-goldens-"));
-  try {
-    for (const name of ["a", "deep/er/b", "c"]) await cp(path.join(cases, SAMPLE), path.join(root, name), { recursive: true });
-    await writeFile(path.join(root, "a/meta.json"), "broken");
-    await edit(path.join(root, "c/meta.json"), { kind: "mixed" });
-    const lines: string[] = [];
-    const counts = await runOracle(root, {}, (line) => void lines.push(line));
-    assert.deepEqual(counts, { passed: 1, failed: 1, skipped: 1 });
-    assert.deepEqual(
-      lines.map((line) => line.match(/^(FAIL a:|skip c:|ok deep\/er\/b )/)?.[0] ?? line),
-      ["FAIL a:", "skip c:", "ok deep/er/b ", "1 passed, 1 failed, 1 skipped"],
-    );
-  } finally {
-    await rm(root, { recursive: true });
-  }
+test("goldens are found at any depth, one that is broken stops no other, and all are counted", slow, async () => {
+  const root = temporaryFolder();
+  for (const name of ["a", "deep/er/b", "c"]) await cp(path.join(cases, SAMPLE), path.join(root, name), { recursive: true });
+  await writeFile(path.join(root, "a/meta.json"), "broken");
+  await edit(path.join(root, "c/meta.json"), { kind: "mixed" });
+  const lines: string[] = [];
+  const counts = await runOracle(root, {}, (line) => void lines.push(line));
+  assert.deepEqual(counts, { passed: 1, failed: 1, skipped: 1 });
+  assert.deepEqual(
+    lines.map((line) => line.match(/^(FAIL a:|skip c:|ok deep\/er\/b )/)?.[0] ?? line),
+    ["FAIL a:", "skip c:", "ok deep/er/b ", "1 passed, 1 failed, 1 skipped"],
+  );
 });
 
 /** Exit code and last line of `npm run oracle -- ...`. */
@@ -164,9 +163,11 @@ function oracle(...args: string[]): Promise<{ code: number; last: string; stderr
   });
 }
 
-test("exit codes: 0 when all that ran passed, 1 on a failure, when nothing passed, and for a folder that is not there", async () => {
-  const root = await mkdtemp(path.join(tmpdir(), "lowrank-goldens-"));
-  try {
+test(
+  "exit codes: 0 when all that ran passed, 1 on a failure, when nothing passed, and for a folder that is not there",
+  slow,
+  async () => {
+    const root = temporaryFolder();
     const empty = await oracle(root);
     assert.deepEqual([empty.code, empty.last], [1, "0 passed, 0 failed, 0 skipped"]);
     await cp(path.join(cases, SAMPLE), path.join(root, "good"), { recursive: true });
@@ -179,7 +180,5 @@ test("exit codes: 0 when all that ran passed, 1 on a failure, when nothing passe
     const missing = await oracle(path.join(root, "nowhere"));
     assert.equal(missing.code, 1);
     assert.match(missing.stderr, /nowhere/);
-  } finally {
-    await rm(root, { recursive: true });
-  }
-});
+  },
+);

@@ -1,16 +1,15 @@
 // Files on a real disk: what is refused, what a failed write leaves behind.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, beforeEach, describe, it } from "node:test";
-import { LowrankError } from "../../src/errors.ts";
+import { beforeEach, describe, it } from "node:test";
 import { writeFolder } from "../../src/formats/folder.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { refused } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-files-"));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 let folder = "";
 let count = 0;
@@ -19,14 +18,6 @@ beforeEach(() => {
   mkdirSync(folder);
 });
 const at = (name: string) => path.join(folder, name);
-
-const refused = (promise: Promise<unknown>, code: string, subject: string) =>
-  assert.rejects(promise, (error) => {
-    assert.ok(error instanceof LowrankError, `${error}`);
-    assert.deepEqual({ code: error.code, subject: error.subject }, { code, subject });
-    assert.ok(error.next, "the error says what to do next");
-    return true;
-  });
 
 describe("nodeFiles reads", () => {
   it("any range, and nothing past the end", async () => {
@@ -41,7 +32,7 @@ describe("nodeFiles reads", () => {
       [0.5, 1],
       [0, 2 ** 52],
     ] as const) {
-      await refused(nodeFiles.read(at("f"), offset, length), "file/past-end", at("f"));
+      await refused(nodeFiles.read(at("f"), offset, length), "file/past-end", { subject: at("f") });
     }
   });
 
@@ -55,12 +46,12 @@ describe("nodeFiles reads", () => {
     mkdirSync(at("d"));
     execFileSync("mkfifo", [at("pipe")]);
     symlinkSync(at("nowhere"), at("dangling"));
-    await refused(nodeFiles.size(at("none")), "file/missing", at("none"));
-    await refused(nodeFiles.size(at("dangling")), "file/missing", at("dangling"));
-    await refused(nodeFiles.size(at("d")), "file/not-regular", at("d"));
-    await refused(nodeFiles.read(at("d"), 0, 0), "file/not-regular", at("d"));
-    await refused(nodeFiles.read(at("pipe"), 0, 0), "file/not-regular", at("pipe"));
-    await refused(nodeFiles.list(at("none")), "file/missing", at("none"));
+    await refused(nodeFiles.size(at("none")), "file/missing", { subject: at("none") });
+    await refused(nodeFiles.size(at("dangling")), "file/missing", { subject: at("dangling") });
+    await refused(nodeFiles.size(at("d")), "file/not-regular", { subject: at("d") });
+    await refused(nodeFiles.read(at("d"), 0, 0), "file/not-regular", { subject: at("d") });
+    await refused(nodeFiles.read(at("pipe"), 0, 0), "file/not-regular", { subject: at("pipe") });
+    await refused(nodeFiles.list(at("none")), "file/missing", { subject: at("none") });
     assert.deepEqual(await Promise.all(["d", "none", "dangling", "pipe/x"].map((name) => nodeFiles.exists(at(name)))), [
       true,
       false,
@@ -109,8 +100,8 @@ describe("nodeFiles writes", () => {
 
   it("names the path when the place is wrong, and leaves nothing", async () => {
     mkdirSync(at("d"));
-    await refused(nodeFiles.write(at("d"), Uint8Array.of(1)), "file/not-regular", at("d"));
-    await refused(nodeFiles.write(at("none/f"), Uint8Array.of(1)), "file/missing", at("none/f"));
+    await refused(nodeFiles.write(at("d"), Uint8Array.of(1)), "file/not-regular", { subject: at("d") });
+    await refused(nodeFiles.write(at("none/f"), Uint8Array.of(1)), "file/missing", { subject: at("none/f") });
     assert.deepEqual(readdirSync(folder), ["d"]);
   });
 
@@ -142,8 +133,8 @@ describe("nodeFiles.rename", () => {
   it("never replaces a folder that holds something, or takes what is not there", async () => {
     for (const name of ["a", "b"]) mkdirSync(at(name));
     writeFileSync(at("b/f"), "");
-    await refused(nodeFiles.rename(at("a"), at("b")), "file/not-empty", at("b"));
-    await refused(nodeFiles.rename(at("none"), at("c")), "file/missing", at("none"));
+    await refused(nodeFiles.rename(at("a"), at("b")), "file/not-empty", { subject: at("b") });
+    await refused(nodeFiles.rename(at("none"), at("c")), "file/missing", { subject: at("none") });
     assert.deepEqual(readdirSync(at("b")), ["f"]);
   });
 });
@@ -171,7 +162,7 @@ describe("writeFolder", () => {
     const again = writeFolder(nodeFiles, at("empty"), async () => {
       filled = true;
     });
-    await refused(again, "folder/not-empty", at("empty"));
+    await refused(again, "folder/not-empty", { subject: at("empty") });
     assert.equal(filled, false);
   });
 
@@ -187,7 +178,7 @@ describe("writeFolder", () => {
       mkdirSync(at("out"));
       writeFileSync(at("out/other"), "");
     });
-    await refused(late, "file/not-empty", at("out"));
+    await refused(late, "file/not-empty", { subject: at("out") });
     assert.deepEqual(readdirSync(folder), ["out"]);
     assert.deepEqual(readdirSync(at("out")), ["other"]);
   });
@@ -207,7 +198,7 @@ describe("nodeFiles appends", () => {
     await nodeFiles.append(at("f"), Buffer.from("two\n"));
     assert.equal(readFileSync(at("f"), "utf8"), "one\ntwo\n");
     execFileSync("mkfifo", [at("pipe")]);
-    await refused(nodeFiles.append(at("pipe"), Buffer.from("x")), "file/not-regular", at("pipe"));
-    await refused(nodeFiles.append(at("no/f"), Buffer.from("x")), "file/missing", at("no/f"));
+    await refused(nodeFiles.append(at("pipe"), Buffer.from("x")), "file/not-regular", { subject: at("pipe") });
+    await refused(nodeFiles.append(at("no/f"), Buffer.from("x")), "file/missing", { subject: at("no/f") });
   });
 });

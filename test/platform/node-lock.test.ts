@@ -2,16 +2,15 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { LowrankError } from "../../src/errors.ts";
 import { isLocked, LOCK_NAME, lockFolder } from "../../src/platform/node/lock.ts";
+import { refused } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-lock-"));
-after(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 let folders = 0;
 const fresh = (): string => {
   const folder = path.join(root, `${folders++}`);
@@ -30,20 +29,16 @@ async function holder(): Promise<Record<string, unknown>> {
   return JSON.parse(text);
 }
 
-const isRefused = (work: Promise<unknown>, pid: number) =>
-  assert.rejects(work, (error) => {
-    assert.ok(error instanceof LowrankError, String(error));
-    assert.equal(error.code, "file/locked");
-    assert.match(error.got!, new RegExp(`process ${pid} `));
-    assert.ok(error.next!.includes(LOCK_NAME));
-    return true;
-  });
+const heldBy = async (work: Promise<unknown>, pid: number) => {
+  const { next } = await refused(work, "file/locked", { got: new RegExp(`process ${pid} `) });
+  assert.ok(next!.includes(LOCK_NAME));
+};
 
 test("a folder is locked once, and free again behind it", async () => {
   const folder = fresh();
   const unlock = await lockFolder(folder);
   assert.equal(await isLocked(folder), true);
-  await isRefused(lockFolder(folder), process.pid);
+  await heldBy(lockFolder(folder), process.pid);
   await unlock();
   assert.equal(await isLocked(folder), false);
   assert.deepEqual(readdirSync(folder), []);
@@ -57,7 +52,7 @@ test("a live process holds its lock; when it is killed, the lock is taken over a
   const child = spawn(process.execPath, ["--import", "tsx", "-e", code], { stdio: ["ignore", "pipe", "inherit"] });
   await once(child.stdout, "data");
   assert.equal(await isLocked(folder), true);
-  await isRefused(lockFolder(folder), child.pid!);
+  await heldBy(lockFolder(folder), child.pid!);
   child.kill("SIGKILL");
   await once(child, "close");
   assert.equal(await isLocked(folder), false);
@@ -88,7 +83,7 @@ test("a lock of another machine is held while it is touched", async () => {
   let at = 1_000_000;
   const beat = setInterval(() => utimesSync(fileOf(folder), at, at++), 50);
   try {
-    await isRefused(lockFolder(folder, WATCH_MS), 4711);
+    await heldBy(lockFolder(folder, WATCH_MS), 4711);
   } finally {
     clearInterval(beat);
   }

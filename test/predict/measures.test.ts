@@ -6,25 +6,24 @@ import { openNodeSession } from "../../src/platform/node/session.ts";
 import { argmax, classificationMeasures } from "../../src/predict/measures.ts";
 import { retrievalMeasures } from "../../src/predict/retrieval.ts";
 import { openProducts, vectors } from "../../src/predict/similarity.ts";
+import { near } from "../helpers/assert.ts";
 
 const reference = JSON.parse(readFileSync(new URL("../fixtures/measures.json", import.meta.url), "utf8"));
 const products = await openProducts(openNodeSession);
 after(() => products.close());
 
-const near = (got: number, want: number, what: string) => assert.ok(Math.abs(got - want) < 1e-12, `${what}: ${got}, not ${want}`);
-
 test("accuracy, F1, precision, recall, support and confusions are scikit-learn's", () => {
   for (const [i, each] of reference.classification.entries()) {
     const labels = Array.from({ length: each.classes }, (_, label) => `class ${label}`);
     const got = classificationMeasures(each.expected, each.predicted, labels);
-    near(got.accuracy, each.accuracy, `${i} accuracy`);
-    near(got.macroF1, each.macro_f1, `${i} macro F1`);
+    near(got.accuracy, each.accuracy, 1e-12, `${i} accuracy`);
+    near(got.macroF1, each.macro_f1, 1e-12, `${i} macro F1`);
     assert.equal(got.count, each.expected.length);
     for (const [label, measures] of got.classes.entries()) {
       assert.equal(measures.label, labels[label]);
       assert.equal(measures.support, each.support[label]);
       for (const name of ["precision", "recall", "f1"] as const)
-        near(measures[name], each[name][label], `${i} ${name} of ${label}`);
+        near(measures[name], each[name][label], 1e-12, `${i} ${name} of ${label}`);
     }
     const matrix = labels.map(() => labels.map(() => 0));
     for (const { expected, predicted, count } of got.confusions) matrix[expected]![predicted] = count;

@@ -1,17 +1,17 @@
 // A short fuzz of every reader, and proof that the fuzzer finds what it looks for. `npm run fuzz` is the long one.
+// slow
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import { type FuzzOptions, fuzz } from "../../fuzz/fuzz.ts";
 import { inputOf } from "../../fuzz/run.ts";
 import { targets } from "../../fuzz/targets.ts";
 import { targets as faulty } from "../helpers/fuzz-faults.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const save = mkdtempSync(path.join(tmpdir(), "lowrank-fuzz-"));
-after(() => rmSync(save, { recursive: true }));
+const save = temporaryFolder();
 
 describe("every reader", () => {
   it("reads the good files that its damaged ones are made from", async () => {

@@ -1,8 +1,6 @@
 // Checkpoints of the bare model, as GPT-2's and BLOOM's are on the hub: weights without the first word of their names.
 import assert from "node:assert/strict";
-import { cp, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { cp } from "node:fs/promises";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
@@ -10,12 +8,13 @@ import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { near } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 for (const name of ["gpt2-conv1d", "bloom-alibi"]) {
   test(`${name}: a checkpoint without "transformer." is read and merged under its own names`, async (t) => {
     const golden = fileURLToPath(new URL(`../fixtures/cases/${name}`, import.meta.url));
-    const folder = await mkdtemp(path.join(tmpdir(), "lowrank-bare-"));
-    t.after(() => rm(folder, { recursive: true }));
+    const folder = temporaryFolder(t);
     const whole = await openCheckpoint(nodeFiles, `${golden}/base`);
     const bare = (stored: string) => stored.replace(/^transformer\./, "");
     await cp(`${golden}/base/config.json`, `${folder}/base/config.json`);
@@ -36,9 +35,7 @@ for (const name of ["gpt2-conv1d", "bloom-alibi"]) {
     for (const stored of whole.tensors.keys()) {
       const ours = (await readWeights(nodeFiles, merged, bare(stored))).data as Float32Array;
       const theirs = (await readWeights(nodeFiles, expected, stored)).data as Float32Array;
-      ours.forEach((value, i) => {
-        assert.ok(Math.abs(value - theirs[i]!) <= 1e-6, `${stored}[${i}]`);
-      });
+      near(ours, theirs, 1e-6, stored);
     }
   });
 }

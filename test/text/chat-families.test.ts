@@ -1,4 +1,5 @@
 // text/turns.ts on the chat templates of model families: rendered as Transformers does, and exactly the assistant's turns are trained.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LowrankError } from "../../src/errors.ts";

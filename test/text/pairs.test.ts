@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { LowrankError } from "../../src/errors.ts";
 import { encodePair } from "../../src/text/pairs.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
+import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
 const folder = new URL("../fixtures/tokenizers/", import.meta.url);
@@ -55,20 +55,17 @@ const template = (single: unknown, pair: unknown = [text("A", 0), text("B", 1)])
   special_tokens: {},
 });
 
-async function refusal(processor: unknown, second: string | null = null, length = 20): Promise<string> {
-  const tokenizer = await tokenizerWith("bert-style", processor);
-  try {
-    encodePair(tokenizer, "a cat", second, length);
-  } catch (error) {
-    assert.ok(error instanceof LowrankError, String(error));
-    assert.ok(error.expected && error.got && error.next, error.describe());
-    return error.code;
-  }
-  return "accepted";
+const encoded = async (processor: unknown, second: string | null = null, length = 20) =>
+  encodePair(await tokenizerWith("bert-style", processor), "a cat", second, length);
+
+async function refusal(...given: Parameters<typeof encoded>): Promise<string> {
+  const error = await refused(encoded(...given));
+  assert.ok(error.expected && error.got, error.describe());
+  return error.code;
 }
 
 test("a post-processor that cannot be followed is refused", async () => {
-  assert.equal(await refusal(template([token("[CLS]"), text("A", 0)])), "accepted");
+  assert.ok(await encoded(template([token("[CLS]"), text("A", 0)])));
   const malformed = [
     template("A"),
     template([token("[CLS]")]),
@@ -86,7 +83,7 @@ test("a post-processor that cannot be followed is refused", async () => {
   for (const processor of malformed)
     assert.equal(await refusal(processor), "tokenizer/malformed", JSON.stringify(processor).slice(0, 200));
   const swapped = template([text("A", 0)], [text("B", 0), text("A", 1)]);
-  assert.equal(await refusal(swapped), "accepted");
+  assert.ok(await encoded(swapped));
   assert.equal(await refusal(swapped, "a dog"), "tokenizer/malformed");
   const types = template([text("A", 0)], [text("A", 1), text("B", 0)]);
   assert.equal(await refusal(types, "a dog"), "tokenizer/malformed");
@@ -95,7 +92,7 @@ test("a post-processor that cannot be followed is refused", async () => {
 test("special tokens alone are no text", async () => {
   const own = read("bert-style/tokenizer.json").post_processor;
   assert.equal(await refusal(own, null, 2), "text/no-room");
-  assert.equal(await refusal(own, null, 3), "accepted");
+  assert.ok(await encoded(own, null, 3));
   assert.equal(await refusal(own, "a dog", 3), "text/no-room");
   assert.equal(await refusal(own, "a dog", Number.NaN), "text/no-room");
 });

@@ -1,16 +1,15 @@
 // Evaluations steer a run: the best one's checkpoint stays and can be the result, and a run that gets no better ends early.
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, renameSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { bestOf, hasStalled } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { saveToy, toyBatch, toyObjective, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-evals-"));
-after(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 let folders = 0;
 const fresh = (): string => path.join(root, `run-${folders++}`);
 

@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inMemory } from "../../src/data/store.ts";
 import type { Batch, Example } from "../../src/data/types.ts";
-import { LowrankError } from "../../src/errors.ts";
 import { rowsOf } from "../../src/train/collate.ts";
 import { type FeedOptions, feedRows, type RowFeed } from "../../src/train/data-loader.ts";
+import { refused } from "../helpers/assert.ts";
 import { toyRows } from "../helpers/toy.ts";
 
 // The first token of each example names it.
@@ -79,11 +79,11 @@ test("facts tell other data, order and packing apart", async () => {
 });
 
 test("nothing to learn is refused by name", async () => {
-  const refused = (data: Example[], pattern: RegExp, change: Partial<Options> = {}) =>
-    assert.rejects(feedOf(data, change), (error) => error instanceof LowrankError && pattern.test(error.describe()));
+  const isRefused = (data: Example[], text: RegExp, change: Partial<Options> = {}) =>
+    refused(feedOf(data, change), undefined, { text });
   const masked = { ids: Int32Array.of(1, 2), labels: Int32Array.of(1, -100) };
-  await refused([], /^examples: there is nothing to learn/);
-  await refused([examples[0]!, masked], /^example 1 \(from 0\): there is nothing to learn/);
-  await refused(examples, /^gradientAccumulation/, { gradientAccumulation: 0 });
-  await refused(examples, /^batchSize/, { batchSize: 0.5 });
+  await isRefused([], /^examples: there is nothing to learn/);
+  await isRefused([examples[0]!, masked], /^example 1 \(from 0\): there is nothing to learn/);
+  await isRefused(examples, /^gradientAccumulation/, { gradientAccumulation: 0 });
+  await isRefused(examples, /^batchSize/, { batchSize: 0.5 });
 });

@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { adamW, clipGradNorm, parameterRanges } from "../../src/train/optimizer.ts";
 import { schedules } from "../../src/train/schedule.ts";
 import type { ThetaEntry } from "../../src/train/types.ts";
+import { near } from "../helpers/assert.ts";
 
 interface Case {
   weightDecay: number;
@@ -29,13 +30,6 @@ const fixture: {
   cases: Record<string, Case>;
 } = JSON.parse(readFileSync(new URL("../fixtures/train/optimizer.json", import.meta.url), "utf8"));
 
-function assertNear(ours: ArrayLike<number>, theirs: readonly number[], relative: number, what: string): void {
-  assert.equal(ours.length, theirs.length);
-  theirs.forEach((value, i) => {
-    assert.ok(Math.abs(ours[i]! - value) <= relative * (Math.abs(value) + 1e-12), `${what}[${i}]: ${ours[i]}, not ${value}`);
-  });
-}
-
 for (const [name, { weightDecay, maxGradNorm, loraPlusRatio, thetas, norms, m, v }] of Object.entries(fixture.cases)) {
   test(`${name}: ${fixture.steps} steps give torch's parameters, moments and norms`, () => {
     const theta = Float32Array.from(fixture.theta);
@@ -44,15 +38,13 @@ for (const [name, { weightDecay, maxGradNorm, loraPlusRatio, thetas, norms, m, v
     fixture.gradients.forEach((values, step) => {
       const gradient = Float32Array.from(values);
       const norm = clipGradNorm(gradient, maxGradNorm ?? undefined);
-      assertNear([norm], [norms[step]!], 1e-6, "norm");
+      near([norm], [norms[step]!], { rtol: 1e-6, atol: 1e-18 }, "norm");
       adamW(theta, gradient, state, ranges, schedules.cosine(step, fixture.warmup, fixture.steps), fixture);
       // torch rounds every intermediate to float32; one that cancels keeps fewer of its digits.
-      thetas[step]!.forEach((value, i) => {
-        assert.ok(Math.abs(theta[i]! - value) <= 1e-6 * Math.abs(value) + 1e-7, `step ${step} [${i}]: ${theta[i]}, not ${value}`);
-      });
+      near(theta, thetas[step]!, { rtol: 1e-6, atol: 1e-7 }, `step ${step}`);
     });
-    assertNear(state.m, m, 2e-5, "m");
-    assertNear(state.v, v, 2e-6, "v");
+    near(state.m, m, { rtol: 2e-5, atol: 2e-17 }, "m");
+    near(state.v, v, { rtol: 2e-6, atol: 2e-18 }, "v");
     assert.notDeepEqual([...theta], fixture.theta);
   });
 }

@@ -1,23 +1,23 @@
 // What finetune refuses before any weight is read: each mistake with an error of its own.
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { finetune } from "../../src/commands/train/finetune.ts";
-import { LowrankError } from "../../src/errors.ts";
+import type { LowrankError } from "../../src/errors.ts";
 import type { Files } from "../../src/files.ts";
 import type { FinetuneEvent, FinetuneOptions } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { freeDisk, memoryLimits } from "../../src/platform/node/limits.ts";
 import type { Platform } from "../../src/platform/platform.ts";
+import { refused } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
 const data = `${fixtures}/tiny-e2e/eval.jsonl`;
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-preflight-")));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 const OPENED = "the engine was to be opened";
 
@@ -140,13 +140,7 @@ describe("finetune refuses before a weight is read", () => {
   ];
   for (const [what, change, code, text] of cases) {
     it(what, async () => {
-      await assert.rejects(prepare(change), (error) => {
-        assert.ok(error instanceof LowrankError, String(error));
-        assert.equal(error.code, code, error.describe());
-        assert.match(error.describe(), text);
-        assert.ok(error.next, "no next step");
-        return true;
-      });
+      await refused(prepare(change), code, text);
     });
   }
 

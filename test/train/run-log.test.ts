@@ -1,17 +1,17 @@
 // metrics.jsonl: what is logged comes back, once a step however often the run went on, and whatever else is in the file.
 import assert from "node:assert/strict";
-import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { logEvents, METRICS_NAME, openRunLog, readMetrics } from "../../src/train/run-log.ts";
 import { type TrainEvent, train } from "../../src/train/trainer.ts";
+import { collect } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-run-log-"));
-after(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 let folders = 0;
 const fresh = (): string => {
   const folder = path.join(root, `run-${folders++}`);
@@ -51,16 +51,14 @@ async function log(folder: string, events: TrainEvent[], error?: Error): Promise
     if (error) throw error;
   }
   const open = await openRunLog(nodeFiles, folder);
-  const passed: TrainEvent[] = [];
-  for await (const event of logEvents(open, given())) passed.push(event);
+  const passed = await collect(logEvents(open, given()));
   assert.deepEqual(passed, events);
 }
 
 test("events of a training come back with their time", async () => {
   const folder = fresh();
   const before = Date.now();
-  const events: TrainEvent[] = [];
-  for await (const event of logEvents(await openRunLog(nodeFiles, folder), train(toyRun({ folder })))) events.push(event);
+  const events = await collect(logEvents(await openRunLog(nodeFiles, folder), train(toyRun({ folder }))));
   const metrics = await metricsOf(folder);
   const steps = events.filter((event) => event.type === "step");
   assert.deepEqual(

@@ -1,26 +1,25 @@
 // Samples during training: where an example is cut into question and answer, and that they are what the saved adapter writes.
+// slow
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { type FinetuneEvent, type FinetuneOptions, finetune, generateText, openGenerator } from "../../src/index.ts";
+import { type FinetuneOptions, finetune, generateText, openGenerator } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { readMetrics } from "../../src/train/run-log.ts";
 import { splitExample } from "../../src/train/samples.ts";
+import { collect, only } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;
-const root = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-samples-")));
-after(() => rmSync(root, { recursive: true }));
+const root = temporaryFolder();
 
 const options = { base, data: `${fixtures}/tiny-e2e/train.jsonl`, evalData, batchSize: 8, learningRate: 5e-3, threads: 1 };
 async function samplesOf(more: Omit<FinetuneOptions, "base" | "data" | "output"> & { output: string }) {
-  const all: FinetuneEvent[] = [];
-  for await (const event of finetune({ ...options, ...more } as FinetuneOptions)) all.push(event);
-  return all.filter((event) => event.type === "samples");
+  return only(await collect(finetune({ ...options, ...more } as FinetuneOptions)), "samples");
 }
 
 test("an example is cut where its last answer begins; a text in its middle", () => {

@@ -1,9 +1,11 @@
 // Training of other tasks than language modelling from files, step by step beside PEFT: tokens, padding, images, heads, loss, AdamW (scripts/reference/tasks.py).
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import { finetune } from "../../src/node.ts";
-import { taskBase, temporary } from "../helpers/task-bases.ts";
+import { taskBase } from "../helpers/task-bases.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = "test/fixtures";
 const reference = JSON.parse(readFileSync(`${fixtures}/tasks/expected.json`, "utf8"));
@@ -19,7 +21,7 @@ describe("finetune has the losses of PEFT with Transformers, going on with an ad
     ["clip", "pairs", "clip-contrastive", 12],
   ] as const) {
     it(`${name}, ${data} from files, ${batchSize} at once`, async (t) => {
-      const folder = await temporary(t);
+      const folder = temporaryFolder(t);
       const events = finetune({
         base: await taskBase(folder, name),
         data: `${fixtures}/tasks/${data}.jsonl`,

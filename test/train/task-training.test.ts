@@ -1,38 +1,23 @@
 // Training for other tasks than language modelling, from files of records to an adapter that names its classes.
+// slow
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { readAdapter } from "../../src/adapters/peft-files.ts";
 import type { FinetuneEvent } from "../../src/commands/train/finetune.ts";
-import { LowrankError } from "../../src/errors.ts";
 import { openBase } from "../../src/models/base.ts";
 import type { TaskConfig } from "../../src/models/task.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
+import { collect, only, refused } from "../helpers/assert.ts";
 import { png } from "../helpers/png.ts";
-import { type Colour, colours, jsonl, picture, taskBase, temporary } from "../helpers/task-bases.ts";
+import { type Colour, colours, jsonl, picture, taskBase } from "../helpers/task-bases.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const names = Object.keys(colours) as Colour[];
 
-async function run(options: FinetuneOptions): Promise<FinetuneEvent[]> {
-  const events: FinetuneEvent[] = [];
-  for await (const event of finetune(options)) events.push(event);
-  return events;
-}
-
-const of = <T extends FinetuneEvent["type"]>(events: readonly FinetuneEvent[], type: T) =>
-  events.filter((event): event is Extract<FinetuneEvent, { type: T }> => event.type === type);
-
-const refused = async (options: FinetuneOptions): Promise<LowrankError> => {
-  try {
-    await run(options);
-  } catch (error) {
-    if (error instanceof LowrankError) return error;
-    throw error;
-  }
-  return assert.fail("nothing was refused");
-};
+const run = (options: FinetuneOptions): Promise<FinetuneEvent[]> => collect(finetune(options));
 
 /** Sentences whose class is the animal in them. */
 const sentences = Array.from({ length: 24 }, (_, i) => {
@@ -41,12 +26,12 @@ const sentences = Array.from({ length: 24 }, (_, i) => {
 });
 
 test("a text classifier learns classes that its base does not have, and the adapter names them", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const data = await jsonl(folder, "train.jsonl", sentences);
   const output = `${folder}/out`;
   const events = await run({ base, data, output, epochs: 20, batchSize: 8, learningRate: 5e-3, evalSplit: 0.25 });
-  const [prepared] = of(events, "prepared");
+  const [prepared] = only(events, "prepared");
   assert.deepEqual(
     prepared!.train.classes!.map(({ label }) => label),
     ["bird", "cat", "dog", "film"],
@@ -55,7 +40,7 @@ test("a text classifier learns classes that its base does not have, and the adap
     prepared!.train.classes!.reduce((sum, { count }) => sum + count, 0),
     18,
   );
-  const losses = of(events, "eval").map(({ loss }) => loss);
+  const losses = only(events, "eval").map(({ loss }) => loss);
   assert.ok(losses[0]! > 1 && losses.at(-1)! < losses[0]! / 2, `evaluation loss ${losses}`);
   const adapter = await readAdapter(nodeFiles, output);
   assert.deepEqual(adapter.labels, ["bird", "cat", "dog", "film"]);
@@ -65,21 +50,21 @@ test("a text classifier learns classes that its base does not have, and the adap
 
   // What is trained on goes on with the same classes, and knows no others.
   const more = await run({ base, data, adapter: output, output: `${folder}/more`, steps: 1 });
-  assert.ok(of(more, "step")[0]!.loss < losses[0]!);
+  assert.ok(only(more, "step")[0]!.loss < losses[0]!);
   const other = await jsonl(folder, "other.jsonl", [...sentences, { text: "a mat", label: "mat" }]);
-  const error = await refused({ base, data: other, adapter: output, output: `${folder}/third`, steps: 1 });
+  const error = await refused(run({ base, data: other, adapter: output, output: `${folder}/third`, steps: 1 }));
   assert.equal(error.code, "data/label");
   assert.match(error.subject!, /other\.jsonl, line 25/);
   assert.equal(error.got, "mat");
 });
 
 test("full fine-tuning on new classes writes a classifier of them", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const data = await jsonl(folder, "train.jsonl", sentences);
   const output = `${folder}/out`;
   const events = await run({ base, data, output, method: "full", epochs: 20, batchSize: 8, learningRate: 3e-3 });
-  const losses = of(events, "step").map(({ loss }) => loss);
+  const losses = only(events, "step").map(({ loss }) => loss);
   assert.ok(losses.at(-1)! < losses[0]! / 3, `loss ${losses[0]} → ${losses.at(-1)}`);
   const { config, checkpoint } = await openBase(nodeFiles, output);
   assert.deepEqual([(config as TaskConfig).labels, (config as TaskConfig).newHead], [["bird", "cat", "dog", "film"], null]);
@@ -87,34 +72,34 @@ test("full fine-tuning on new classes writes a classifier of them", async (t) =>
 
   // It goes on from there with the head that it has.
   const more = await run({ base: output, data, output: `${folder}/more`, method: "full", steps: 1 });
-  assert.ok(of(more, "step")[0]!.loss < losses[0]! / 2);
+  assert.ok(only(more, "step")[0]!.loss < losses[0]! / 2);
 });
 
 test("pairs of texts are told apart by what stands in which", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const words = ["cat", "dog", "bird", "film"];
   const pairs = words.flatMap((a) => words.map((b) => ({ sentence1: `a ${a}`, sentence2: `a ${b}`, label: a < b })));
   const data = await jsonl(folder, "pairs.jsonl", pairs);
   const events = await run({ base, data, output: `${folder}/out`, epochs: 60, batchSize: 16, learningRate: 1e-2 });
   assert.deepEqual(
-    of(events, "prepared")[0]!.train.classes!.map(({ label, count }) => [label, count]),
+    only(events, "prepared")[0]!.train.classes!.map(({ label, count }) => [label, count]),
     [
       ["false", 10],
       ["true", 6],
     ],
   );
-  assert.ok(of(events, "step").at(-1)!.loss < 0.2);
+  assert.ok(only(events, "step").at(-1)!.loss < 0.2);
 });
 
 test("labels that are numbers below the base's classes are its classes", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const numbered = sentences.map(({ text, label }) => ({ text, label: label === "cat" ? 2 : 0 }));
   const data = await jsonl(folder, "train.jsonl", numbered);
   const events = await run({ base, data, output: `${folder}/out`, steps: 1 });
   assert.deepEqual(
-    of(events, "prepared")[0]!.train.classes!.map(({ label, count }) => [label, count]),
+    only(events, "prepared")[0]!.train.classes!.map(({ label, count }) => [label, count]),
     [
       ["LABEL_0", 18],
       ["LABEL_1", 0],
@@ -132,13 +117,13 @@ async function pictures(folder: string, each: number) {
 }
 
 test("an image classifier learns colours; image paths are relative to the data file", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "vit");
   const records = (await pictures(folder, 4)).map(({ image, label }) => ({ image, label }));
   const data = await jsonl(folder, "train.jsonl", records);
   const options = { base, data, output: `${folder}/out`, epochs: 15, batchSize: 6, learningRate: 1e-2 } as const;
   const events = await run(options);
-  const { train } = of(events, "prepared")[0]!;
+  const { train } = only(events, "prepared")[0]!;
   assert.equal(train.images, 12);
   assert.deepEqual(
     train.classes!.map(({ label, count }) => [label, count]),
@@ -148,35 +133,35 @@ test("an image classifier learns colours; image paths are relative to the data f
       ["red", 4],
     ],
   );
-  const losses = of(events, "step").map(({ loss }) => loss);
+  const losses = only(events, "step").map(({ loss }) => loss);
   assert.ok(losses.at(-1)! < 0.3 && losses[0]! > 0.8, `loss ${losses[0]} → ${losses.at(-1)}`);
 
   // The same seed gives the same bits, read from memory or from files.
   const again = await run({ ...options, output: `${folder}/again` });
   assert.deepEqual(
-    of(again, "step").map(({ loss }) => loss),
+    only(again, "step").map(({ loss }) => loss),
     losses,
   );
 });
 
 test("a contrastive model learns which text belongs to which image", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "clip");
   const records = (await pictures(folder, 4)).map(({ image, text }) => ({ image, text }));
   const data = await jsonl(folder, "train.jsonl", records);
   const options = { base, data, output: `${folder}/out`, epochs: 30, batchSize: 3, learningRate: 1e-2 } as const;
   const events = await run({ ...options, task: "contrastive" });
-  const losses = of(events, "step").map(({ loss }) => loss);
+  const losses = only(events, "step").map(({ loss }) => loss);
   const mean = (part: number[]) => part.reduce((sum, loss) => sum + loss, 0) / part.length;
   assert.ok(
     mean(losses.slice(-10)) < mean(losses.slice(0, 10)) - 0.2,
     `loss ${mean(losses.slice(0, 10))} → ${mean(losses.slice(-10))}`,
   );
-  assert.equal(of(events, "prepared")[0]!.train.images, 12);
+  assert.equal(only(events, "prepared")[0]!.train.images, 12);
 });
 
 test("an image of another size than the model reads is refused before anything is trained, with its record", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const base = await taskBase(folder, "vit");
   const processor = JSON.parse(await readFile(`${base}/preprocessor_config.json`, "utf8"));
   await writeFile(`${base}/preprocessor_config.json`, JSON.stringify({ ...processor, do_resize: false }));
@@ -187,7 +172,7 @@ test("an image of another size than the model reads is refused before anything i
     ...["a", "b"].map((label) => ({ image: "right.png", label })),
     { image: "wrong.png", label: "a" },
   ]);
-  const error = await refused({ base, data, output: `${folder}/out`, steps: 1 });
+  const error = await refused(run({ base, data, output: `${folder}/out`, steps: 1 }));
   assert.equal(error.code, "image/model-size");
   assert.match(error.subject!, /train\.jsonl, line 3 \(.*wrong\.png\)/);
   assert.match(error.expected!, /16 × 16/);
@@ -196,7 +181,7 @@ test("an image of another size than the model reads is refused before anything i
 });
 
 test("what cannot be learnt from is refused by name before anything is trained", async (t) => {
-  const folder = await temporary(t);
+  const folder = temporaryFolder(t);
   const [bert, vit, clip] = [await taskBase(folder, "bert"), await taskBase(folder, "vit"), await taskBase(folder, "clip")];
   const good = await jsonl(folder, "good.jsonl", sentences);
   const output = `${folder}/out`;
@@ -234,7 +219,7 @@ test("what cannot be learnt from is refused by name before anything is trained",
     ],
   ];
   for (const [what, options, code, subject] of cases) {
-    const error = await refused(options);
+    const error = await refused(run(options));
     assert.equal(error.code, code, `${what}: ${error.message}`);
     assert.match(String(error.subject ?? error.expected), subject, what);
   }

@@ -1,28 +1,17 @@
 // Checkpoints: resuming gives the uninterrupted run's bits, only whole folders count, another run's options are refused.
 import assert from "node:assert/strict";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
-import { LowrankError } from "../../src/errors.ts";
+import { test } from "node:test";
 import { fingerprint } from "../../src/formats/fingerprint.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
+import { refused } from "../helpers/assert.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyFeed, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
 
-const root = mkdtempSync(path.join(tmpdir(), "lowrank-checkpoint-"));
-after(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder();
 let folders = 0;
 const fresh = (): string => path.join(root, `run-${folders++}`);
 
@@ -52,15 +41,6 @@ const contents = (folder: string): Record<string, string> =>
 const whole = fresh();
 const wholeTheta = toyTheta();
 const wholeEvents = await run(options({ folder: whole }, { theta: wholeTheta }));
-
-async function refused(work: Promise<unknown>, code: string, pattern: RegExp): Promise<void> {
-  await assert.rejects(work, (error) => {
-    assert.ok(error instanceof LowrankError, String(error));
-    assert.equal(error.code, code);
-    assert.match(error.describe(), pattern);
-    return true;
-  });
-}
 
 test("a run leaves a checkpoint a step, from step 0 on, and the weights beside them", () => {
   const names = Array.from({ length: STEPS + 1 }, (_, step) => `checkpoint-${step}`);

@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Batch } from "../../src/data/types.ts";
-import { LowrankError } from "../../src/errors.ts";
 import { evaluate } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, train } from "../../src/train/trainer.ts";
 import type { Objective } from "../../src/train/types.ts";
+import { collect, near, only, refused } from "../helpers/assert.ts";
 import { toyBatch, toyFeed, toyObjective, toyOptimizer, toyRows, toyTheta } from "../helpers/toy.ts";
 
 const rows = toyRows(12);
@@ -20,22 +20,9 @@ const options = (change: Partial<TrainOptions> = {}): TrainOptions => ({
   ...change,
 });
 
-async function events(of: TrainOptions): Promise<TrainEvent[]> {
-  const all: TrainEvent[] = [];
-  for await (const event of train(of)) all.push(event);
-  return all;
-}
-const only = <T extends TrainEvent["type"]>(all: TrainEvent[], type: T) =>
-  all.filter((event): event is Extract<TrainEvent, { type: T }> => event.type === type);
+const events = (of: TrainOptions): Promise<TrainEvent[]> => collect(train(of));
 
-const fails = async (of: TrainOptions, code: string, ...patterns: RegExp[]): Promise<void> => {
-  await assert.rejects(events(of), (error) => {
-    assert.ok(error instanceof LowrankError, String(error));
-    assert.equal(error.code, code);
-    for (const pattern of patterns) assert.match(error.describe(), pattern);
-    return true;
-  });
-};
+const fails = (of: TrainOptions, code: string, ...text: RegExp[]) => refused(events(of), code, { text });
 
 test("the toy's gradient is the one of finite differences", async () => {
   const objective = toyObjective();
@@ -48,7 +35,7 @@ test("the toy's gradient is the one of finite differences", async () => {
       return (await objective.evaluate(batch, moved)).loss;
     };
     const slope = ((await at(2 ** -10)) - (await at(-(2 ** -10)))) / 2 ** -9;
-    assert.ok(Math.abs(slope - gradient[i]!) < 1e-4, `${i}: ${gradient[i]}, not ${slope}`);
+    near(gradient[i]!, slope, 1e-4, `gradient ${i}`);
   }
   assert.ok(gradient.some((value) => Math.abs(value) > 0.1));
 });
@@ -88,11 +75,7 @@ test("accumulated micro-batches are the big batch, not the mean of their means",
     assert.ok(Math.abs(other.loss - loss) < 1e-6 && Math.abs(other.gradNorm - gradNorm) < 1e-6);
     assert.equal(other.tokens, tokens);
   }
-  for (const theta of [small, shuffled]) {
-    theta.forEach((value, i) => {
-      assert.ok(Math.abs(value - big[i]!) < 1e-6, `${i}: ${value}, not ${big[i]}`);
-    });
-  }
+  for (const theta of [small, shuffled]) near(theta, big, 1e-6);
   const means = await Promise.all(four(0).map((row) => evaluate(toyObjective(), toyTheta(), [toyBatch([row])])));
   const meanOfMeans = means.reduce((sum, { loss }) => sum + loss / 4, 0);
   assert.ok(Math.abs(meanOfMeans - only(whole, "step")[0]!.loss) > 1e-3);

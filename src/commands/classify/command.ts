@@ -5,6 +5,7 @@ import { type Given, option } from "../../options.ts";
 import { openClassifier } from "../../predict/classifier.ts";
 import type { Classification, Classifier, ClassifyOptions } from "../../predict/types.ts";
 import { note, oneLine, print, printJson, table } from "../../terminal/terminal.ts";
+import { taskOption } from "../../train/options.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 import { blocks, givenInputs, inputLines, inputOptions, opening } from "./inputs.ts";
 
@@ -21,6 +22,7 @@ export const command = defineCommand({
     base,
     adapter: adapterOption("an adapter to attach, with its classes"),
     anyBase,
+    task: taskOption,
     text: inputOptions.text,
     textPair: option(z.string().optional(), { help: "the second text of each, for a model that judges pairs" }),
     image: inputOptions.image,
@@ -68,9 +70,13 @@ export const command = defineCommand({
 });
 
 /** What the model reads of what was given: texts, or paths of images. */
-function inputsFor({ task }: Classifier, given: Given<typeof inputOptions>, textPair?: string): string[] | AsyncIterable<string> {
+function inputsFor(
+  { reads }: Classifier,
+  given: Given<typeof inputOptions>,
+  textPair?: string,
+): string[] | AsyncIterable<string> {
   const { texts, images } = givenInputs(given);
-  const readsTexts = task === "sequence-classification";
+  const readsTexts = reads === "text";
   const wrong = readsTexts ? images[0] : (texts[0] ?? textPair);
   if (wrong !== undefined) {
     throw new LowrankError("cli/usage", `the model classifies ${readsTexts ? "texts" : "images"}`, {
@@ -87,8 +93,10 @@ function inputsFor({ task }: Classifier, given: Given<typeof inputOptions>, text
 
 const percent = (probability: number): string => `${(100 * probability).toFixed(1)} %`;
 
-const alone = ({ scores }: Classification): string =>
-  table(scores.map(({ label, probability }) => [oneLine(label, SHOWN_CHARS), percent(probability)]));
+const alone = ({ scores, value }: Classification): string =>
+  value !== undefined
+    ? String(value)
+    : table(scores.map(({ label, probability }) => [oneLine(label, SHOWN_CHARS), percent(probability)]));
 
-const beside = (input: string, { scores }: Classification): string =>
-  `${oneLine(input, SHOWN_CHARS)}: ${scores.map(({ label, probability }) => `${oneLine(label, SHOWN_CHARS)} ${percent(probability)}`).join(", ")}`;
+const beside = (input: string, { scores, value }: Classification): string =>
+  `${oneLine(input, SHOWN_CHARS)}: ${value ?? scores.map(({ label, probability }) => `${oneLine(label, SHOWN_CHARS)} ${percent(probability)}`).join(", ")}`;

@@ -6,6 +6,7 @@ import { LowrankError } from "../../errors.ts";
 import { openBase } from "../../models/base.ts";
 import { type Given, option } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
+import { taskOption } from "../../train/options.ts";
 import { anyBase, base, threads } from "../command.ts";
 
 /** Inputs that are read, predicted and printed at once; their results are in memory. */
@@ -28,7 +29,7 @@ export const givenInputs = ({ text = [], image = [], files = [] }: Given<typeof 
 });
 
 /** What a model is opened for predictions with, beside an adapter. */
-export const openingOptions = { base, anyBase, threads };
+export const openingOptions = { base, anyBase, task: taskOption, threads };
 
 /** The arguments of `openClassifier` and `openEmbedder`. */
 export async function opening(

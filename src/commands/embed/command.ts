@@ -7,6 +7,7 @@ import { writeSafetensors } from "../../formats/safetensors.ts";
 import { option } from "../../options.ts";
 import { openEmbedder } from "../../predict/embedder.ts";
 import { print, printJson } from "../../terminal/terminal.ts";
+import { taskOption } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
 import { blocks, givenInputs, inputLines, inputOptions, opening } from "../classify/inputs.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
@@ -21,6 +22,7 @@ export const command = defineCommand({
     base,
     adapter: adapterOption("an adapter to attach"),
     anyBase,
+    task: taskOption,
     text: inputOptions.text,
     image: inputOptions.image,
     output: option(z.string().optional(), {

@@ -5,7 +5,7 @@ import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
-import { columnOptions, readingOptions, runOptions } from "../../train/options.ts";
+import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunColumns } from "../../train/run-file.ts";
 import { grouped } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
@@ -21,6 +21,7 @@ export const command = defineCommand({
     data: reworded(runOptions.data, { help: "records, in a format as for training" }),
     adapter: adapterOption("an adapter to evaluate beside the base"),
     anyBase,
+    task: taskOption,
     ...readingOptions,
     generate: option(z.boolean().optional(), { help: "also answer every prompt greedily, and count the answers that are exact" }),
     template: option(z.array(z.string()).optional(), {

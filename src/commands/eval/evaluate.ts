@@ -1,21 +1,27 @@
 // How well a base, alone and with an adapter, does on a data file: the forward pass of training, and what its task measures.
-
 import { adapterAgainst } from "../../adapters/attach.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { TrainOn } from "../../data/examples.ts";
 import type { ColumnNames } from "../../data/records.ts";
-import { checkColumns } from "../../data/task-records.ts";
 import { LowrankError } from "../../errors.ts";
-import { type AnyBase, forAdapter, openBase } from "../../models/base.ts";
+import { forAdapter, openBase } from "../../models/base.ts";
 import { checkMadeFor } from "../../models/fingerprint.ts";
-import { refuserOf, taskOf } from "../../models/registry.ts";
-import { type Task, taskText } from "../../models/task.ts";
+import type { ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { targetsOf } from "../../train/batches.ts";
+import type { ClassifierScore } from "../../tasks/common/classification.ts";
+import {
+  baseFor,
+  checkColumns,
+  chooseTask,
+  type HeadTask,
+  optionMismatch,
+  type ScoreOf,
+  type TaskName,
+  taskOf,
+} from "../../tasks/index.ts";
+import type { Score } from "../../tasks/task.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/datasets.ts";
-import { lossOf } from "../../train/task-loss.ts";
-import { type ClassifierScore, type ContrastiveScore, type Measure, measures, type Score } from "./measures.ts";
 import { openScoring, sidesOf } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";
 
@@ -24,7 +30,7 @@ export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extend
   base: string;
   /** A file of records, in any format of docs/data.md. */
   data: string;
-  /** What the base has to be for, as in training. */
+  /** What the base is evaluated for; by its config, or its adapter, if absent. */
   task?: T;
   /** Folder of an adapter to evaluate beside the base. */
   adapter?: string;
@@ -34,114 +40,115 @@ export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extend
   trainOn?: TrainOn;
   maxLength?: number;
   date?: string;
-  /** Of a contrastive model on images with classes: what makes a text of a label, or several. "a photo of a {}" if absent. */
+  /** Of images with classes, classified by texts: what makes a text of a label, or several. "a photo of a {}" if absent. */
   template?: string | readonly string[];
-  /**
-   * Rows that are run at once. Default 4, for other models than language models 32. The loss of a contrastive model is one among so
-   * many pairs, and depends on it.
-   */
+  /** Rows that are run at once, if not as many as the task does by itself. The loss of pairs is one among so many of them. */
   batchSize?: number;
   /** Threads of one matrix product. Default: all cores. */
   threads?: number;
 }
 
-interface Evaluated<T, S, B = S> {
+interface Evaluated<T, S, B> {
   task: T;
   data: ExampleReport;
   base: B;
   /** Null where no adapter was given. */
   adapter: S | null;
+  /** Rows that were run at once. */
+  batchSize: number;
 }
 
-/** Scores of the base and of the adapter on it, by the base's task. A classifier whose head the adapter brings has none of its own. */
+/** Scores of the base and of the adapter on it, by task. A classifier whose head the adapter brings has none of its own. */
 export type Evaluation =
-  | Evaluated<"causal-lm", Score>
-  | Evaluated<"sequence-classification", ClassifierScore, ClassifierScore | null>
-  | Evaluated<"image-classification", ClassifierScore, ClassifierScore | null>
-  | (Evaluated<"contrastive", ContrastiveScore> & { batchSize: number })
-  | (Evaluated<"zero-shot", ClassifierScore> & { template: readonly string[] });
+  | { [T in TaskName]: Evaluated<T, ScoreOf<T>, T extends HeadTask ? ScoreOf<T> | null : ScoreOf<T>> }[TaskName]
+  | (Omit<Evaluated<"zero-shot", ClassifierScore, ClassifierScore>, "batchSize"> & { template: readonly string[] });
 
-/** What was evaluated: the base's task, or zero-shot classification by a contrastive model. */
+/** What was evaluated: a task, or zero-shot classification. */
 export type EvaluatedTask = Evaluation["task"];
 export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: T }>;
 
 /**
  * Evaluates the base on a data file, and the adapter on it where one is given. A classifier's classes are the adapter's where it
- * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`. A contrastive
- * model on images with classes tells them by a text for each.
+ * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`. A model that compares
+ * images and texts classifies images by a text for each class.
  */
 export async function evaluate(options: EvaluateOptions, platform: Platform): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = platform;
+  checkBatchSize(options.batchSize);
   const opened = await openBase(files, options.base, timeLimit);
-  checkOptions(opened, options);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
-  const base = given ? forAdapter(opened, given) : opened;
+  const wanted = options.task === "zero-shot" ? undefined : options.task;
+  const name = chooseTask("evaluate/option", opened.config, wanted, given);
+  const task = taskOf(name);
+  checkOptions(opened.config, name, options);
+  const headed = baseFor(opened, name);
+  const base = given ? forAdapter(headed, given) : headed;
   const adapter = given && adapterAgainst(given, base.modules);
   if (adapter) await checkMadeFor(base, adapter, options.anyBase);
-  if (options.task !== "contrastive" && taskOf(base.config) === "contrastive" && (await hasClasses(platform, options))) {
+  if (wanted === undefined && task.prediction.zeroShot && (await hasClasses(base, options, platform))) {
     return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };
   }
   const sides = await sidesOf(files, base, adapter);
 
-  const task = taskOf(base.config);
-  const { trainOn = "completion", batchSize = task === "causal-lm" ? 4 : 32, threads } = options;
+  const { trainOn = "completion", batchSize = task.evalBatchSize, threads } = options;
+  const engine = { openSession, threads };
+  task.check?.(base, { batchSize });
   const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
-  const reader = await dataReader(platform, base, { ...options, trainOn }, { spill, fixedClasses: true });
+  const reader = dataReader(files, await task.data(base, { ...options, trainOn, fixedClasses: true }, platform), { spill });
   try {
     const { examples, report } = await finished(reader.read(options.data));
-    const batches = evaluationBatches(reader.rows(examples), batchSize);
-    const loss = lossOf(base.config, shapeOf(batches.sizes));
-    const measuring = sides.map(
-      (side) => side && measures[task]({ examples, labels: reader.labels() ?? [], openSession, threads }),
-    );
-    const scoring = await openScoring(base, adapter, loss, { openSession, threads });
+    const plain = reader.collate(examples);
+    const loss = task.loss(base.config, shapeOf(evaluationBatches(plain, batchSize).sizes), { ...options });
+    const measures = sides.map((side) => side && task.measure({ examples, labels: reader.labels() ?? [], engine }));
+    const scoring = await openScoring(base, adapter, loss, engine);
     try {
+      const start = { batchSize, run: scoring.runOff };
+      const batches = evaluationBatches(task.prepare ? await task.prepare(plain, start) : plain, batchSize);
       let number = 0;
       for await (const batch of batches) {
         const rows = batches.rows[number++]!;
         for (const [i, theta] of sides.entries()) {
-          if (theta && targetsOf(batch) > 0) await measuring[i]!.add({ batch, rows, results: await scoring.run(batch, theta) });
+          if (theta && batch.targets > 0) await measures[i]!.add({ batch, rows, results: await scoring.run(batch, theta) });
         }
       }
     } finally {
       await scoring.close();
     }
-    const [own, adapted] = [await measuring[0]?.score(), await measuring[1]?.score()];
-    return evaluated(task, report, own ?? null, adapted ?? null, batchSize);
+    const [own, adapted] = [await measures[0]?.score(), await measures[1]?.score()];
+    return evaluated(name, report, own ?? null, adapted ?? null, batchSize);
   } finally {
     await reader.close();
   }
 }
 
 /** The scores are those of the task's measure. */
-function evaluated(
-  task: Task | "causal-lm",
+const evaluated = (
+  task: TaskName,
   data: ExampleReport,
-  base: Awaited<ReturnType<Measure["score"]>> | null,
-  adapter: Awaited<ReturnType<Measure["score"]>> | null,
+  base: Score | null,
+  adapter: Score | null,
   batchSize: number,
-): Evaluation {
-  return { task, data, base, adapter, ...(task === "contrastive" && { batchSize }) } as Evaluation;
+): Evaluation => ({ task, data, base, adapter, batchSize }) as Evaluation;
+
+function checkBatchSize(batchSize = 1): void {
+  if (Number.isSafeInteger(batchSize) && batchSize > 0) return;
+  throw new LowrankError("evaluate/option", "the number of rows that are run at once is no whole number above 0", {
+    subject: "batchSize",
+    expected: "1 or more",
+    got: String(batchSize),
+    next: "Correct it, or leave it out.",
+  });
 }
 
-/** Fails if the options cannot be met, or are for another task than the base's. */
-function checkOptions({ config, checkpoint }: AnyBase, { task, template, batchSize = 1, ...columns }: EvaluateOptions): void {
-  if (!(Number.isSafeInteger(batchSize) && batchSize > 0)) {
-    throw new LowrankError("evaluate/option", "the number of rows that are run at once is no whole number above 0", {
-      subject: "batchSize",
-      expected: "1 or more",
-      got: String(batchSize),
-      next: "Correct it, or leave it out.",
-    });
-  }
-  const own = taskOf(config);
-  const refuse = refuserOf("evaluate/option", config);
-  const wanted = task === "zero-shot" ? "contrastive" : task;
-  if (wanted !== undefined && wanted !== own) {
-    refuse("task", own, task!, `Use a base for ${taskText[wanted]}, or leave out task: ${checkpoint.folder} says it.`);
-  }
-  if (template !== undefined && own !== "contrastive") {
-    refuse("template", "a model that compares images and texts (clip)", String(template), "Leave out the template.");
-  }
-  checkColumns(own, columns);
+/** Fails if the options are for another task than `name`. */
+function checkOptions(config: ModelConfig, name: TaskName, { task, template, ...columns }: EvaluateOptions): void {
+  const isZeroShot = taskOf(name).prediction.zeroShot === true;
+  const refuse = (subject: string, expected: string, got: string, next: string): never => {
+    throw optionMismatch("evaluate/option", config, name, { subject, expected, got, next });
+  };
+  const wanted = "a model that compares images and texts (clip)";
+  if (template !== undefined && !isZeroShot) refuse("template", wanted, String(template), "Leave out the template.");
+  if (task === "zero-shot" && !isZeroShot)
+    refuse("task", name, task, "Use a base that compares images and texts, or leave out task.");
+  checkColumns(name, columns);
 }

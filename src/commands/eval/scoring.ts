@@ -1,19 +1,16 @@
 // A loss graph in a session that is fed what an adapter trains: the base's own values, or the adapter's.
 
 import { type Adapter, savedKey } from "../../adapters/peft-files.ts";
-import type { AnyBatch } from "../../data/types.ts";
+import type { Batch } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { readWeights } from "../../formats/checkpoint.ts";
 import { toFloat32 } from "../../formats/float.ts";
 import { check, type Graph } from "../../graph/graph.ts";
 import type { AnyBase } from "../../models/base.ts";
-import { newHeadOf } from "../../models/registry.ts";
 import { weightFiles } from "../../models/weights.ts";
-import type { Platform } from "../../platform/platform.ts";
-import { openGraph } from "../../runtime/open-graph.ts";
+import { type Engine, openGraph } from "../../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../../tensor.ts";
-import { batchFeeds } from "../../train/causal-lm.ts";
 import { thetaOf } from "../../train/trainable-model.ts";
 import { adaptedGraph, loraEntries, type Trained } from "../../train/training-graph.ts";
 
@@ -31,7 +28,7 @@ export async function sidesOf(
   { config, checkpoint }: AnyBase,
   adapter: Adapter | null,
 ): Promise<[base: Float32Array | null, adapter: Float32Array | null]> {
-  const newHead = newHeadOf(config);
+  const newHead = config.uninitializedHead;
   if (newHead !== null) {
     if (!adapter?.saved?.has(`${newHead}.weight`)) throw noHead(checkpoint.folder, newHead, adapter);
     return [null, thetaOf(adapter)];
@@ -48,7 +45,9 @@ export async function sidesOf(
 
 export interface Scoring {
   /** All outputs of the graph for a batch. */
-  run(batch: AnyBatch, theta: Float32Array): Promise<Record<string, Tensor>>;
+  run(batch: Batch, theta: Float32Array): Promise<Record<string, Tensor>>;
+  /** The same with the adapter off. */
+  runOff(batch: Batch): Promise<Record<string, Tensor>>;
   close(): Promise<void>;
 }
 
@@ -57,19 +56,19 @@ export async function openScoring(
   { checkpoint }: AnyBase,
   adapter: Adapter | null,
   graph: Graph,
-  { openSession, threads }: Pick<Platform, "openSession"> & { threads?: number },
+  engine: Engine,
 ): Promise<Scoring> {
   const trained = trainedBy(adapter);
-  const session = await openGraph(check(adaptedGraph(graph, trained).graph), weightFiles(checkpoint), { openSession, threads });
+  const session = await openGraph(check(adaptedGraph(graph, trained).graph), weightFiles(checkpoint), engine);
   const entries = loraEntries(trained);
+  const run = (batch: Batch, theta: Float32Array) => {
+    const parts = entries.map(({ key, offset, shape }) => [key, float32(shape, theta.subarray(offset, offset + sizeOf(shape)))]);
+    return session.run({ ...batch.feeds, ...Object.fromEntries(parts) });
+  };
+  const zero = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
   return {
-    run: (batch, theta) => {
-      const parts = entries.map(({ key, offset, shape }) => [
-        key,
-        float32(shape, theta.subarray(offset, offset + sizeOf(shape))),
-      ]);
-      return session.run({ ...batchFeeds(batch), ...Object.fromEntries(parts) });
-    },
+    run,
+    runOff: (batch) => run(batch, zero),
     close: () => session.close(),
   };
 }

@@ -1,37 +1,43 @@
-// How well a model that compares images and texts tells classes that it was never trained on: each label as a text (zero-shot).
+// How well a model that compares images and texts classifies images by classes that it was never trained on: each label as a text (zero-shot).
 
 import type { Adapter } from "../../adapters/peft-files.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
-import { type RecordFile, readSpelled } from "../../data/readers.ts";
 import { inOrder } from "../../data/store.ts";
-import { type TaskRecords, taskSpellings } from "../../data/task-records.ts";
 import { LowrankError } from "../../errors.ts";
 import type { AnyBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { openClassifier } from "../../predict/classifier.ts";
-import { classificationMeasures } from "../../predict/measures.ts";
 import type { Classifier } from "../../predict/types.ts";
 import { DEFAULT_TEMPLATE } from "../../predict/zero-shot.ts";
+import type { ClassifierScore } from "../../tasks/common/classification.ts";
+import { classificationMeasures } from "../../tasks/common/classification-measures.ts";
+import { recordData } from "../../tasks/common/record-data.ts";
+import { labelledImages } from "../../tasks/image-classification/index.ts";
+import { ownTask, taskOf } from "../../tasks/index.ts";
+import type { TaskData } from "../../tasks/task.ts";
 import { dataReader, finished } from "../../train/datasets.ts";
 import type { EvaluateOptions } from "./evaluate.ts";
-import type { ClassifierScore } from "./measures.ts";
 
 /** Images that are classified at once. */
 const BATCH_IMAGES = 64;
 
-/** Whether a file for a contrastive model has classes in the place of texts. */
-export async function hasClasses({ files }: Platform, options: EvaluateOptions): Promise<boolean> {
+/** The images with classes of a file, as data of this base. */
+const labelledImagesOf = (base: AnyBase, options: EvaluateOptions, platform: Platform): Promise<TaskData> =>
+  recordData(labelledImages, base, { ...options, trainOn: "all" }, platform);
+
+/** Whether a file for a base that compares images and texts has classes in the place of texts. */
+export async function hasClasses(base: AnyBase, options: EvaluateOptions, platform: Platform): Promise<boolean> {
   if ((options.template ?? options.labelColumn) !== undefined) return true;
-  const begins = async <T extends keyof TaskRecords>(task: T): Promise<boolean> => {
-    const file: RecordFile<TaskRecords[T]> = readSpelled(files, options.data, taskSpellings[task](options));
+  const begins = async ({ open }: TaskData): Promise<boolean> => {
     try {
-      for await (const _ of file) return true;
+      for await (const _ of open(options.data).file) return true;
     } catch (error) {
       if (!(error instanceof LowrankError)) throw error;
     }
     return false;
   };
-  return !(await begins("contrastive")) && begins("image-classification");
+  const pairs = await taskOf(ownTask(base.config)).data(base, { ...options, trainOn: "all" }, platform);
+  return !(await begins(pairs)) && begins(await labelledImagesOf(base, options, platform));
 }
 
 /** Classifies the images of `options.data` by the base, and by the adapter on it. The classes are those of the file. */
@@ -43,12 +49,12 @@ export async function zeroShot(
 ): Promise<{ data: ExampleReport; template: readonly string[]; base: ClassifierScore; adapter: ClassifierScore | null }> {
   const { template: given = DEFAULT_TEMPLATE, anyBase, threads } = options;
   const template = typeof given === "string" ? [given] : given;
-  const reader = await dataReader(platform, base, { ...options, trainOn: "all", records: "image-classification" });
+  const reader = dataReader(platform.files, await labelledImagesOf(base, options, platform));
   try {
     const { examples, report } = await finished(reader.read(options.data));
     const images: { path: string; label: number }[] = [];
-    for await (const { images: [image] = [], answer } of inOrder(examples)) {
-      images.push({ path: reader.images!.pathOf(image!), label: reader.classes!.placeOf(answer!) });
+    for await (const { images: [image] = [], classes: [number] = [] } of inOrder(examples)) {
+      images.push({ path: reader.images!.pathOf(image!), label: reader.classes!.placeOf(number!) });
     }
     const labels = reader.labels()!;
     const classifier = await openClassifier(base, { ...platform, anyBase, threads });

@@ -5,9 +5,9 @@ import { type Recognized, readRecords } from "../../data/readers.ts";
 import type { ColumnNames, NumberedRecord } from "../../data/records.ts";
 import { LowrankError } from "../../errors.ts";
 import { languageModel, openBase } from "../../models/base.ts";
-import { countParameters } from "../../models/registry.ts";
-import { type TaskConfig, taskText } from "../../models/task.ts";
+import { countParameters, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
+import { ownTask, taskOf } from "../../tasks/index.ts";
 import { usualLearningRate } from "../../train/learning-rate.ts";
 import type { RunOptions } from "../../train/options.ts";
 import { planTraining } from "../plan/plan.ts";
@@ -76,10 +76,10 @@ export interface Suggestion {
 }
 
 /** Suggests options. Fails with the errors of the base and of the data, as training would. */
-export async function suggest(options: SuggestOptions, platform: Platform): Promise<Suggestion> {
-  const { files, timeLimit, memoryLimits } = platform;
+export async function suggest(options: SuggestOptions, runtime: Platform): Promise<Suggestion> {
+  const { files, timeLimit, memoryLimits } = runtime;
   const opened = await openBase(files, options.base, timeLimit);
-  if ("task" in opened.config) throw otherTask(options, opened.config);
+  if (opened.config.head !== "lm") throw otherTask(options, opened.config);
   const base = languageModel(opened);
   const { rank, epochs: usual } = goals[options.goal];
   const parameters = countParameters(base.config);
@@ -107,7 +107,7 @@ export async function suggest(options: SuggestOptions, platform: Platform): Prom
     planTraining(
       base.checkpoint.config,
       { ...method, maxLength, epochs, batchSize, examples: trained, gradientAccumulation: stepExamples / batchSize },
-      platform,
+      runtime,
     );
   let plan = await planned(stepExamples);
   for (let batch = stepExamples; plan.memory.total > MEMORY_SHARE * free && batch > 1; ) {
@@ -159,10 +159,10 @@ async function readHead(
   return { head, records, more: false };
 }
 
-const otherTask = ({ base, data }: SuggestOptions, { modelType, task }: TaskConfig): LowrankError =>
+const otherTask = ({ base, data }: SuggestOptions, config: ModelConfig): LowrankError =>
   new LowrankError("suggest/task", "options are suggested for language models alone", {
     subject: base,
     expected: "a language model",
-    got: `${modelType}, a model for ${taskText[task]}`,
+    got: `${config.modelType}, a model for ${taskOf(ownTask(config)).what}`,
     next: `Train it with flags: lowrank train --base ${base} --data ${data} --eval-split 0.1 --output my-adapter.`,
   });

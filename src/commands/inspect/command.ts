@@ -1,8 +1,9 @@
 // lowrank inspect: what an adapter or a base model is.
+
 import { z } from "zod";
-import type { DecoderConfig } from "../../models/config/config.ts";
-import { type TaskConfig, taskText } from "../../models/task.ts";
+import { type DecoderModel, headModule, type ModelConfig } from "../../models/registry.ts";
 import { option, reworded } from "../../options.ts";
+import { ownTask, taskOf } from "../../tasks/index.ts";
 import { list, print, printJson, table } from "../../terminal/terminal.ts";
 import { bytes, grouped } from "../../units.ts";
 import { anyBase, base, defineCommand } from "../command.ts";
@@ -60,9 +61,9 @@ function adapterText(adapter: AdapterInspection): string {
 
 function baseText({ config, parameters, modules, weights }: BaseInspection): string {
   const facts = [
-    [`${config.modelType} model${"task" in config ? ` for ${taskText[config.task]}` : ""}`, ""],
+    [`${config.modelType} model for ${taskOf(ownTask(config)).what}`, ""],
     ["parameters", grouped(parameters)],
-    ...("task" in config ? taskFacts(config) : decoderFacts(config)),
+    ...sizeFacts(config),
     [
       "weights",
       weights ? `${weights.tensors} tensors, ${bytes(weights.bytes)}, ${weights.dtypes.join(" and ")}` : "none in the folder",
@@ -71,26 +72,25 @@ function baseText({ config, parameters, modules, weights }: BaseInspection): str
   return `${list(facts)}\n\n${table([["module", "in", "out", "count"], ...kindsOf(modules)])}`;
 }
 
-const decoderFacts = (config: DecoderConfig): string[][] => [
-  ["layers", String(config.layers)],
-  ["hidden size", String(config.hiddenSize)],
-  ["heads", `${config.heads}, ${config.kvHeads} of keys and values, ${config.headDim} wide`],
-  ["vocabulary", grouped(config.vocabSize)],
-  ["positions", grouped(config.maxPositions)],
-  ["output layer", config.tieWordEmbeddings ? "tied to the embedding" : "of its own"],
-];
-
 /** Labels that are shown; ImageNet has 1000. */
 const SHOWN_LABELS = 8;
 
-const taskFacts = ({ maxPositions, labels, newHead }: TaskConfig): string[][] => [
-  ["positions", grouped(maxPositions)],
-  ...(newHead !== null
-    ? [["classifier", "none yet: training adds it"]]
-    : labels.length > 0
-      ? [["classes", labelsText(labels)]]
-      : []),
-];
+/** What a config says of its sizes and its head, each where it has it. */
+function sizeFacts(config: ModelConfig): string[][] {
+  const { layers, heads, kvHeads, headDim, tieWordEmbeddings } = config as Partial<DecoderModel>;
+  const isClassifier = headModule(config) !== null;
+  const facts: (string[] | false)[] = [
+    layers !== undefined && ["layers", String(layers)],
+    ["hidden size", String(config.hiddenSize)],
+    kvHeads !== undefined && ["heads", `${heads}, ${kvHeads} of keys and values, ${headDim} wide`],
+    config.vocabSize > 0 && ["vocabulary", grouped(config.vocabSize)],
+    ["positions", grouped(config.maxPositions)],
+    tieWordEmbeddings !== undefined && ["output layer", tieWordEmbeddings ? "tied to the embedding" : "of its own"],
+    isClassifier && config.uninitializedHead !== null && ["classifier", "none yet: training adds it"],
+    isClassifier && config.uninitializedHead === null && ["classes", labelsText(config.labels)],
+  ];
+  return facts.filter((fact) => fact !== false);
+}
 
 const labelsText = (labels: readonly string[]): string =>
   `${labels.length}: ${labels.slice(0, SHOWN_LABELS).join(", ")}${labels.length > SHOWN_LABELS ? ", …" : ""}`;

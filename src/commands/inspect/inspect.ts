@@ -11,8 +11,14 @@ import { readJsonObject } from "../../formats/json.ts";
 import { forAdapter, openBase } from "../../models/base.ts";
 import { checkMadeFor, isMadeFor } from "../../models/fingerprint.ts";
 import type { ModuleInfo } from "../../models/module.ts";
-import { countParameters, forwardGraph, type ModelConfig, modelConfig, modulesOf, newHeadOf } from "../../models/registry.ts";
-import { withStoredHead } from "../../models/task.ts";
+import {
+  countParameters,
+  forwardGraph,
+  type ModelConfig,
+  modelConfig,
+  modulesOf,
+  withStoredHead,
+} from "../../models/registry.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
@@ -67,10 +73,10 @@ export async function inspectBase(files: Files, folder: string): Promise<BaseIns
   const described = modelConfig(await readJsonObject(files, file), file);
   const stored = (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || (await files.exists(`${folder}/${INDEX_NAME}`));
   const all = stored ? (await openCheckpoint(files, folder)).tensors : null;
-  const config = all && "task" in described ? withStoredHead(described, all) : described;
+  const config = all ? withStoredHead(described, all) : described;
   // A head that is not there yet is no module of the base.
   const modules = modulesOf(forwardGraph(config)).filter(
-    ({ isClassifierHead }) => !(isClassifierHead && newHeadOf(config) !== null),
+    ({ isClassifierHead }) => !(isClassifierHead && config.uninitializedHead !== null),
   );
   const tensors = [...(all?.values() ?? [])];
   const bytes = tensors.reduce((sum, { length }) => sum + length, 0);

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
+import type { BatchSize } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Graph } from "../../graph/graph.ts";
 import {
@@ -11,24 +12,25 @@ import {
   type ModelConfig,
   modelConfig,
   modulesOf,
-  newHeadOf,
   visionOf,
+  withHead,
 } from "../../models/registry.ts";
 import { type Given, option, pick } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
+import { attentionBlocksOf, lossChunksOf } from "../../tasks/causal-lm/loss.ts";
+import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
+import { chooseTask, headOf, taskOf } from "../../tasks/index.ts";
+import type { Task } from "../../tasks/task.ts";
 import { sizeOf } from "../../tensor.ts";
-import { attentionBlocksOf, lossChunksOf } from "../../train/causal-lm.ts";
-import { type BatchSize, diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
+import { diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
 import { completeOptions, loraConfigOf, type RunOptions, runOptions } from "../../train/options.ts";
 import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
-import { lossEntries, lossOf } from "../../train/task-loss.ts";
-import { lengthLimit } from "../../train/tokenizer-checks.ts";
-import { fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
+import { fullEntries, fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export const plannedOptions = {
-  ...pick(runOptions, "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
+  ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
   ...pick(runOptions, "maxLength", "epochs", "batchSize", "gradientAccumulation", "keepCheckpoints", "threads"),
   examples: option(z.number().optional(), { help: "number of training examples, to tell how long the run takes" }),
 };
@@ -89,27 +91,28 @@ const LENGTHS = [128, 512, 2048];
 export async function planTraining(
   json: Record<string, unknown>,
   { examples, ...given }: PlanOptions,
-  platform: Pick<Platform, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
+  runtime: Pick<Platform, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
   file = "config.json",
 ): Promise<Plan> {
-  const config = modelConfig(json, file);
+  const described = modelConfig(json, file);
   const options = completeOptions({ ...given, base: "-", data: "-", output: "-" });
+  const task = taskOf(chooseTask("train/option", described, options.task));
+  const config = withHead(described, headOf(task), new Map());
   const { method, batchSize, gradientAccumulation } = options;
   checkCount("batchSize", batchSize, 1);
   checkCount("gradientAccumulation", gradientAccumulation, 1);
   checkCount("examples", examples, 1);
   checkCount("maxLength", options.maxLength, 2);
   // An image has as many tokens as its model cuts it into.
-  const isFixed = "task" in config && config.task === "image-classification";
+  const isFixed = config.vocabSize === 0;
   const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);
-  const { modules, trainable, resultBytes, graph } = subjects[method](config, options);
+  const { modules, trainable, resultBytes, graph } = planned[method](config, options, task);
 
   // One graph serves all sizes with the same blocks of attention: making it takes most of the time.
   const graphs = new Map<number, Graph>();
   const graphAt = (width: number): Graph => {
     const blocks = attentionBlocksOf(width);
-    const made =
-      graphs.get(blocks) ?? graph(lossOf(config, { maxTargets: 1, maxLength: width, images: visionIn(config) !== undefined }));
+    const made = graphs.get(blocks) ?? graph(task.loss(config, shapeOf(config, width), options));
     graphs.set(blocks, made);
     return made;
   };
@@ -119,11 +122,11 @@ export async function planTraining(
   };
   const memory = memoryOf(batchSize, maxLength);
   const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
-  const needs = { memory, used: platform.memoryBytes?.() ?? 0, disk };
+  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
   const warnings = [
     ...headWarning(config),
-    ...(visionIn(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
-    ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: platform.memoryLimits })),
+    ...(visionOf(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
+    ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),
   ];
   const lengths = (isFixed ? [maxLength] : among(LENGTHS, maxLength)).filter((length) => length <= config.maxPositions);
   const memoryAt = lengths.flatMap((length) =>
@@ -132,7 +135,7 @@ export async function planTraining(
 
   const stepGraph = graphAt(maxLength);
   const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize, maxLength)));
-  const flopsPerSecond = await measureFlops(platform.openSession, options.threads);
+  const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
   const steps = examples === undefined ? null : stepsOf(examples, options);
   return {
@@ -149,7 +152,7 @@ export async function planTraining(
     gradientAccumulation,
     memory,
     memoryAt,
-    machine: platform.memoryLimits?.() ?? null,
+    machine: runtime.memoryLimits?.() ?? null,
     warnings,
     time: {
       flopsPerStep: gradientAccumulation * flops,
@@ -162,21 +165,27 @@ export async function planTraining(
   };
 }
 
-/** What is trained: `Subject` without weights. */
-interface PlannedSubject {
+const shapeOf = (config: ModelConfig, maxLength: number) => ({
+  maxTargets: 1,
+  maxLength,
+  images: visionOf(config) !== undefined,
+});
+
+/** What is trained: a TrainableModel without weights. */
+interface Planned {
   modules: AdapterModule[] | null;
   trainable: number;
   resultBytes: number;
   graph(loss: Graph): Graph;
 }
 
-const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunOptions) => PlannedSubject> = {
-  lora: (config, options) => {
+const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOptions, task: Task) => Planned> = {
+  lora: (config, options, task) => {
     const all = modulesOf(forwardGraph(config));
-    const lora = loraConfigOf(options, config);
+    const lora = loraConfigOf(options, task);
     const modules = matchModules(all, lora, config.modelType);
-    // A head that the model does not have is told apart: headWarning.
-    const saved = newHeadOf(config) === null ? savedWeights(all, lora) : [];
+    // A head that the model does not have is counted apart: headWarning.
+    const saved = config.uninitializedHead === null ? savedWeights(all, lora) : [];
     return {
       modules,
       trainable: elementsOf(loraEntries({ modules, saved })),
@@ -184,8 +193,8 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
       graph: (loss) => loraGraph(loss, { modules, saved }, options.dropout > 0),
     };
   },
-  full: (config) => {
-    const trainable = elementsOf(lossEntries(config, visionIn(config) !== undefined));
+  full: (config, options, task) => {
+    const trainable = elementsOf(fullEntries(task.loss(config, shapeOf(config, 1), options)));
     return {
       modules: null,
       trainable,
@@ -197,7 +206,7 @@ const subjects: Record<RunOptions["method"], (config: ModelConfig, options: RunO
 
 /** What training adds to a model of another kind than the task needs, and the counts leave out. */
 function headWarning(config: ModelConfig): string[] {
-  const head = newHeadOf(config);
+  const head = config.uninitializedHead;
   if (head === null) return [];
   const added = savedWeights(modulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
   return [
@@ -212,11 +221,9 @@ const elementsOf = (entries: readonly { shape: number[] }[]): number =>
 const stepsOf = (examples: number, { batchSize, gradientAccumulation, epochs }: RunOptions): number =>
   Math.max(1, Math.ceil(epochs! * Math.ceil(Math.ceil(examples / batchSize) / gradientAccumulation)));
 
-const visionIn = (config: ModelConfig) => ("task" in config ? undefined : visionOf(config));
-
 /** Every token but the first of a row is a target, and a row has an image where the model reads any. */
 function fullBatch(config: ModelConfig, rows: number, width: number): BatchSize {
-  const vision = visionIn(config);
+  const vision = visionOf(config);
   return { rows, width, targets: rows * Math.max(1, width - 1), ...(vision && { images: vision.attends ? 1 : rows }) };
 }
 

@@ -3,14 +3,13 @@
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
-import { checkColumns } from "../../data/task-records.ts";
-import type { Example } from "../../data/types.ts";
-import { LowrankError } from "../../errors.ts";
+import type { Batch, BatchSize, Example } from "../../data/types.ts";
 import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../../models/base.ts";
-import { countParameters, forwardGraph, refuserOf, taskOf } from "../../models/registry.ts";
-import { taskText } from "../../models/task.ts";
+import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { feedRows } from "../../train/data-loader.ts";
+import { baseFor, checkColumns, chooseTask, optionMismatch, type TaskName, taskOf } from "../../tasks/index.ts";
+import type { BatchShape, Task } from "../../tasks/task.ts";
+import { dataLoader } from "../../train/data-loader.ts";
 import {
   type DataReader,
   type Datasets,
@@ -20,39 +19,40 @@ import {
   shapeOf,
   withShared,
 } from "../../train/datasets.ts";
+import { lossMeasure } from "../../train/evals.ts";
 import { usualLearningRate } from "../../train/learning-rate.ts";
-import { type BatchSize, diskBytes, type MemoryEstimate, peakMemory, withGenerator, withImagesKept } from "../../train/memory.ts";
+import { diskBytes, type MemoryEstimate, peakMemory, withGenerator, withImagesKept } from "../../train/memory.ts";
 import type { FinetuneOptions, RunOptions } from "../../train/options.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { readOptions, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
-import { lossOf } from "../../train/task-loss.ts";
-import { type Subject, subjects } from "../../train/trainable-model.ts";
+import { type TrainableModel, trainableModels } from "../../train/trainable-model.ts";
 import { optimizerDefaults, type TrainEvent, train } from "../../train/trainer.ts";
 
 /** Begins the names of files with tokens that do not fit into memory; they are in the output folder while a run goes on. */
 const SPILL_NAME = ".examples";
 
 /** What `finetune` reports: how far it has read long files, what it is about to train, then the events of the training. */
-export type FinetuneEvent =
-  | ReadingEvent
-  | {
-      type: "prepared";
-      /** How many modules are adapted; null when every weight is trained. */
-      modules: number | null;
-      /** Trained parameters, and those of the base. */
-      trainable: number;
-      parameters: number;
-      train: ExampleReport;
-      eval: ExampleReport | null;
-      /** Estimates, in bytes: memory at its peak, and what the output folder grows to. */
-      memory: MemoryEstimate;
-      disk: number;
-      /** What may go wrong on this machine. */
-      warnings: string[];
-    }
-  | TrainEvent;
+export type FinetuneEvent = ReadingEvent | ({ type: "prepared" } & Prepared) | TrainEvent;
+
+interface Prepared {
+  /** How many modules are adapted; null when every weight is trained. */
+  modules: number | null;
+  /** Trained parameters, and those of the base. */
+  trainable: number;
+  parameters: number;
+  train: ExampleReport;
+  eval: ExampleReport | null;
+  /** Estimates, in bytes: memory at its peak, and what the output folder grows to. */
+  memory: MemoryEstimate;
+  disk: number;
+  /** What may go wrong on this machine. */
+  warnings: string[];
+}
+
+/** Nothing is known of the batches yet: the loss for its weights alone. */
+const ONE_TOKEN: BatchShape = { maxTargets: 1, maxLength: 1 };
 
 /**
  * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
@@ -63,118 +63,102 @@ export async function* finetune(
   { signal, ...given }: FinetuneOptions,
   platform: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, timeLimit, lock } = platform;
+  const { files, lock, openSession, memoryBytes, collect, version, environment } = platform;
   const read = await readOptions(files, given);
-  const opened = await openBase(files, read.base, timeLimit);
-  checkTask(opened, read);
-  const usual = usualLearningRate(read.method, countParameters(opened.config));
-  const options = { ...read, learningRate: read.learningRate ?? usual };
+  const opened = await openBase(files, read.base, platform.timeLimit);
   const adapter = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
-  const base = adapter ? forAdapter(opened, adapter) : opened;
-  // Made here for its checks; made again if the data bring other classes, or images.
-  const subjectOf: SubjectOf = (of, images) => subjects[options.method](files, of, options, { given: adapter, images });
-  const subject = await subjectOf(base, false);
-  const isNew = !(await files.exists(options.output));
-  await makeOutput(files, options);
-  const unlock = await lock?.(options.output);
-  try {
-    yield* runOf(subject, subjectOf, base, options, platform, signal);
-  } finally {
-    await unlock?.();
-    // A run that was refused leaves no folder behind.
-    if (isNew && (await files.list(options.output)).length === 0) await files.remove(options.output);
-  }
-}
+  const name = chooseTask("train/option", opened.config, read.task, adapter);
+  const task = taskOf(name);
+  const headed = baseFor(opened, name);
+  checkTask(headed, name, task, read);
+  const base = adapter ? forAdapter(headed, adapter) : headed;
+  const usual = usualLearningRate(read.method, countParameters(opened.config));
+  const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
+  const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
+    trainableModels[options.method](files, of, options, {
+      given: adapter,
+      loss: task.loss(of.config, { ...ONE_TOKEN, images }, options),
+      ...(task.classes && { labels: of.config.labels }),
+    });
+  await trainable(base, false); // for its checks: the data may bring other classes, or images
 
-/** What a run trains on a base, for data with images or without. */
-type SubjectOf = (base: AnyBase, images: boolean) => Promise<Subject>;
-
-/** The run into an output folder that no other run writes to. */
-async function* runOf(
-  subject: Subject,
-  subjectOf: SubjectOf,
-  base: AnyBase,
-  options: RunOptions,
-  platform: Platform,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files } = platform;
-  await checkOutput(files, options);
-  const fixedClasses = options.adapter !== undefined;
-  const reader = await dataReader(platform, base, options, { spill: `${options.output}/${SPILL_NAME}`, signal, fixedClasses });
+  const closing: (() => Promise<unknown> | undefined)[] = [];
   try {
+    const isNew = !(await files.exists(options.output));
+    await makeOutput(files, options);
+    const unlock = await lock?.(options.output);
+    closing.push(async () => {
+      await unlock?.();
+      // A run that was refused leaves no folder behind.
+      if (isNew && (await files.list(options.output)).length === 0) await files.remove(options.output);
+    });
+    await checkOutput(files, options);
+
+    const taskData = await task.data(base, { ...options, fixedClasses: options.adapter !== undefined }, platform);
+    const reader = dataReader(files, taskData, { spill: `${options.output}/${SPILL_NAME}`, signal });
+    closing.push(reader.close);
     const data = yield* readData(reader, options);
     const sampled = yield* sampledExamples(reader, data.held, options);
     const labels = reader.labels();
-    const labelled = labels ? relabelled(base, labels) : base;
-    const isAsMade = labelled.config === base.config && !reader.hasImages();
-    const own = isAsMade ? subject : await subjectOf(labelled, reader.hasImages());
-    yield* trainingOn(data, sampled, reader, own, labelled, options, platform, signal);
-  } finally {
-    await reader.close();
-  }
-}
+    const own = labels ? relabelled(base, labels) : base;
+    const model = await trainable(own, reader.hasImages());
 
-/** The training, and what is checked when the data are known. */
-async function* trainingOn(
-  data: Datasets,
-  sampled: readonly Example[],
-  reader: DataReader,
-  subject: Subject,
-  base: AnyBase,
-  options: RunOptions,
-  { files, openSession, memoryBytes, collect, version, environment, ...platform }: Platform,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<FinetuneEvent, void, void> {
-  const { rows, maxLength } = reader;
-  const { method, seed, batchSize, gradientAccumulation, threads } = options;
-  const { checkpoint, config } = base;
-  const packLength = options.packing ? maxLength : undefined;
-  const feed = await feedRows(rows(data.train.examples, packLength), { batchSize, gradientAccumulation, seed });
-  const evalBatches = evaluationBatches(rows(data.held?.examples ?? inMemory([]), packLength), batchSize);
-  const steps = options.steps ?? Math.ceil(options.epochs! * feed.stepsPerEpoch);
-  const perEpoch = Math.min(steps, feed.stepsPerEpoch);
-  function* sizes(): Generator<BatchSize> {
-    for (let step = 0; step < perEpoch; step++) yield* feed.sizes(step);
-    yield* evalBatches.sizes;
-  }
-  const loss = lossOf(config, shapeOf(sizes()));
-  const batches = peakMemory(subject.graph(loss), subject.trainable, sizes());
-  const training = withImagesKept(batches, reader.images?.bytes ?? 0);
-  const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(config)) : training;
-  const disk = diskBytes(subject.trainable, subject.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
-  const warnings = await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform);
-  const prepared = {
-    modules: subject.modules,
-    trainable: subject.trainable,
-    parameters: countParameters(config),
-    train: data.train.report,
-    eval: data.held?.report ?? null,
-    memory,
-    disk,
-    warnings,
-  };
-  yield { type: "prepared", ...prepared };
+    const { seed, batchSize, gradientAccumulation, threads } = options;
+    const packLength = options.packing ? reader.maxLength : undefined;
+    const [rows, heldRows] = [data.train.examples, data.held?.examples ?? inMemory([])].map((examples) =>
+      reader.collate(examples, packLength),
+    );
+    const loading = { batchSize, gradientAccumulation, seed };
+    const planned = await dataLoader(rows!, loading);
+    const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
+    const perEpoch = Math.min(steps, planned.stepsPerEpoch);
+    const heldSizes = evaluationBatches(heldRows!, batchSize).sizes;
+    function* sizes(): Generator<BatchSize> {
+      for (let step = 0; step < perEpoch; step++) yield* planned.sizes(step);
+      yield* heldSizes;
+    }
+    const loss = task.loss(own.config, shapeOf(sizes()), options);
+    const batches = peakMemory(model.graph(loss), model.trainable, sizes());
+    const training = withImagesKept(batches, reader.images?.bytes ?? 0);
+    const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(own.config)) : training;
+    const disk = diskBytes(model.trainable, model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
+    const prepared: Prepared = {
+      ...countsOf(model, own.config),
+      train: data.train.report,
+      eval: data.held?.report ?? null,
+      memory,
+      disk,
+      warnings: await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform),
+    };
+    yield { type: "prepared", ...prepared };
 
-  const theta = await subject.theta();
-  const objective = await subject.open({ checkpoint, loss, openSession, threads });
-  const { adapterOf } = subject;
-  const reading = { files, decodeImage: platform.decodeImage };
-  const sampler =
-    adapterOf && sampled.length > 0
-      ? makeSampler(languageModel(base), sampled, { openSession, threads, reading, adapterOf, images: reader })
-      : undefined;
-  try {
+    const theta = await model.theta();
+    const objective = await model.open({ checkpoint: own.checkpoint, loss, openSession, threads });
+    closing.push(objective.close);
+    const off = task.prepare && model.off(theta);
+    const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
+    const [trainRows, evalRows] = task.prepare
+      ? [await task.prepare(rows!, start), await task.prepare(heldRows!, start)]
+      : [rows!, heldRows!];
+    const { adapterOf } = model;
+    const reading = { files, decodeImage: platform.decodeImage };
+    const sampler =
+      adapterOf && sampled.length > 0
+        ? makeSampler(languageModel(own), sampled, { openSession, threads, reading, adapterOf, images: reader })
+        : undefined;
+    if (sampler) closing.push(sampler.close);
     const log = await openRunLog(files, options.output);
     const run = train({
       objective,
       theta,
-      feed,
+      loader: task.prepare ? await dataLoader(trainRows, loading) : planned,
       steps,
       seed,
+      unit: task.unit,
       optimizer: optimizerOf(options, steps),
       evaluation: data.held && {
-        batches: evalBatches,
+        batches: evaluationBatches(evalRows, batchSize),
+        measure: () => measureOf(task, data.held!, own.config, { openSession, threads }),
         every: options.evalEvery ?? perEpoch,
         early: earlyOf(options),
         sample: sampler?.sample,
@@ -185,7 +169,7 @@ async function* trainingOn(
         // Steps that a checkpoint covers are never trained again, so they are in the log before it is there.
         saveWeights: async (folder, trained) => {
           await log.flush();
-          await subject.saveWeights(folder, trained);
+          await model.saveWeights(folder, trained);
         },
         checkpointEvery: options.checkpointEvery,
         checkpointMinutes: options.checkpointMinutes,
@@ -193,49 +177,70 @@ async function* trainingOn(
         loadBest: options.loadBest,
         resume: options.resume,
       },
-      facts: { method, base: await base.fingerprint(), ...subject.facts },
+      facts: { method: options.method, task: name, base: await own.fingerprint(), ...model.facts },
       signal,
       memoryBytes,
     });
-    const withoutNames = <R extends ExampleReport>(report: R) => ({ ...report, classes: report.classes?.length });
     const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
-    yield* logEvents(log, begun(run));
-    /** The trainer has accepted the options when it says that it starts, and has saved nothing yet. */
-    async function* begun(events: typeof run): typeof run {
-      for await (const event of events) {
-        if (event.type === "start") {
-          const kept = await writeRun(files, options, data.train.report.prompts);
-          await log.add({ type: "run", lowrank: version ?? null, environment: environment?.(), options: kept, prepared: logged });
-        }
-        // What preparing and saving leave behind is large, and would wait for thousands of steps.
-        if (event.type === "start" || event.type === "checkpoint") collect?.();
-        yield event;
+    const keepOptions = async (event: TrainEvent) => {
+      // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
+      if (event.type === "start") {
+        const kept = await writeRun(files, options, data.train.report.prompts);
+        await log.add({ type: "run", lowrank: version ?? null, environment: environment?.(), options: kept, prepared: logged });
       }
-    }
+      // What preparing and saving leave behind is large, and would wait for thousands of steps.
+      if (event.type === "start" || event.type === "checkpoint") collect?.();
+    };
+    yield* logEvents(log, tapped(run, keepOptions));
   } finally {
-    await sampler?.close();
-    await objective.close();
+    for (const close of closing.reverse()) await close();
   }
 }
 
-/** Fails if the options are for another task than the base's. */
-function checkTask(
-  { config, checkpoint }: AnyBase,
-  { task, packing, samples, trainOn, batchSize, ...columns }: RunOptions,
-): void {
-  const own = taskOf(config);
-  const refuse = refuserOf("train/option", config);
-  if (task !== undefined && task !== own) {
-    refuse("task", own, task, `Use a base for ${taskText[task]}, or leave out task: ${checkpoint.folder} says it.`);
+/** The events, each after `tap` has seen it. */
+async function* tapped<E>(events: AsyncIterable<E>, tap: (event: E) => Promise<void>): AsyncGenerator<E, void, void> {
+  for await (const event of events) {
+    await tap(event);
+    yield event;
   }
-  checkColumns(own, columns);
-  if (own === "causal-lm") return;
-  if (packing) refuse("packing", "an example a row", "true", "Leave out packing.");
-  if (samples !== 0) refuse("samples", "no texts to show", String(samples), "Leave out samples.");
-  if (trainOn !== "completion") refuse("trainOn", "no choice of tokens", trainOn, "Leave out trainOn.");
-  // The loss of a pair among itself is 0, whatever θ is.
-  if (own === "contrastive" && batchSize < 2)
-    refuse("batchSize", "2 pairs or more, to choose among", String(batchSize), "Raise it.");
+}
+
+const countsOf = ({ modules, trainable }: TrainableModel, config: ModelConfig) => ({
+  modules,
+  trainable,
+  parameters: countParameters(config),
+});
+
+const withoutNames = <R extends ExampleReport>(report: R) => ({ ...report, classes: report.classes?.length });
+
+/** What a task logs of an evaluation: the loss, and its figures if it has any. */
+function measureOf(task: Task, { examples }: Dataset, { labels }: ModelConfig, engine: Parameters<Task["measure"]>[0]["engine"]) {
+  const { figures } = task;
+  if (!figures) return lossMeasure();
+  const measure = task.measure({ examples, labels, engine });
+  return {
+    add: measure.add,
+    figures: async () => {
+      const score = await measure.score();
+      return { loss: score.loss, ...figures(score) };
+    },
+  };
+}
+
+/** Fails if the options are for another task than that of the run. */
+function checkTask(base: AnyBase, name: TaskName, task: Task, options: RunOptions): void {
+  const { packing, samples, trainOn, batchSize, ...columns } = options;
+  const refuse = (subject: string, expected: string, got: string, next: string): never => {
+    throw optionMismatch("train/option", base.config, name, { subject, expected, got, next });
+  };
+  checkColumns(name, columns);
+  const takes = (option: Task["takes"][number]) => task.takes.includes(option);
+  if (packing && !takes("packing")) refuse("packing", "an example a row", "true", "Leave out packing.");
+  if (samples !== 0 && !takes("samples")) refuse("samples", "no texts to show", String(samples), "Leave out samples.");
+  if (trainOn !== "completion" && !takes("trainOn")) refuse("trainOn", "no choice of tokens", trainOn, "Leave out trainOn.");
+  const { fewestRows = 1 } = task;
+  if (batchSize < fewestRows) refuse("batchSize", `${fewestRows} pairs or more, to choose among`, String(batchSize), "Raise it.");
+  task.check?.(base, options);
 }
 
 async function* readData(

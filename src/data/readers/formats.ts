@@ -1,7 +1,7 @@
 // The formats of data files: one table, by the ending of the name, and by what a file begins with where the ending lies.
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
-import type { Spellings } from "../records.ts";
+import type { RecordFormats } from "../records.ts";
 import type { RowReader } from "./blocks.ts";
 import { commaSeparated, tabSeparated } from "./csv.ts";
 import { checkParts, classFolders, METADATA_NAME, noMetadata, notFromFolder } from "./folder.ts";
@@ -53,7 +53,7 @@ export interface Opened {
 }
 
 /** Opens a data file; where the kind of records can be read from a folder of images, such a folder too. */
-export async function openData(files: Files, given: string, folderOf: Spellings<unknown>["folder"]): Promise<Opened> {
+export async function openData(files: Files, given: string, folderOf: RecordFormats<unknown>["folder"]): Promise<Opened> {
   if (!(await files.isFolder(given))) return openFile(files, given);
   if (folderOf === undefined) throw notFromFolder(given);
   const folder = given.replace(/(?<=.)[\\/]+$/, "");

@@ -5,26 +5,32 @@ import type { ActivationName } from "../layers/activations.ts";
 import { activationNames } from "../layers/activations.ts";
 import { MAX_END_IDS, readJson, shown, tokenId } from "./schema.ts";
 
-/** What the rest of the library reads of a decoder's hyperparameters; each family adds its own. */
-export interface DecoderConfig {
+/** What the rest of the library reads of any backbone's hyperparameters; each family adds its own. */
+export interface BackboneConfig {
   /** `model_type`, by which registry.ts finds the family. */
   modelType: string;
-  vocabSize: number;
+  /** Width of the hidden states; of two towers that of their projections. */
   hiddenSize: number;
+  /** Rows of its token embedding; 0 if it reads no text. */
+  vocabSize: number;
+  /** The longest sequence the model is made for, in tokens; of a model that reads images only, the tokens of an image. */
+  maxPositions: number;
+  /** The dtype the weights were saved in, where the config says it. */
+  dtype: "float32" | "float16" | "bfloat16" | null;
+  padId: number | null;
+}
+
+/** That of a decoder. */
+export interface DecoderConfig extends BackboneConfig {
   layers: number;
   heads: number;
   /** Key and value heads; divides `heads`. */
   kvHeads: number;
   /** Dimensions of one head; `heads * headDim` need not be `hiddenSize`. */
   headDim: number;
-  /** The longest sequence the model is made for. */
-  maxPositions: number;
   tieWordEmbeddings: boolean;
-  /** The dtype the weights were saved in, where the config says it. */
-  dtype: "float32" | "float16" | "bfloat16" | null;
   bosId: number | null;
   eosIds: number[];
-  padId: number | null;
 }
 
 const dtypeKey = z.enum(["float32", "float16", "bfloat16"]).nullish();

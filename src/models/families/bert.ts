@@ -1,4 +1,4 @@
-// BERT (Devlin et al. 2019) with a classifier on its first token: norms after the sums, learned positions, token types.
+// BERT (Devlin et al. 2019): norms after the sums, learned positions, token types.
 import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
@@ -6,7 +6,15 @@ import { add, less, tanh } from "../../graph/ops/elementwise.ts";
 import { embedding } from "../../graph/ops/indexing.ts";
 import { constant, input, iota, weight } from "../../graph/ops/leaves.ts";
 import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
-import { activationOf, commonConfig, commonKeys, headDimOf, onlyValue, unsupported } from "../config/config.ts";
+import {
+  activationOf,
+  type BackboneConfig,
+  commonConfig,
+  commonKeys,
+  headDimOf,
+  onlyValue,
+  unsupported,
+} from "../config/config.ts";
 import {
   count,
   MAX_HEADS,
@@ -18,20 +26,18 @@ import {
   readJson,
   shown,
 } from "../config/schema.ts";
+import type { Family } from "../family.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
-import { layerNormed, projection } from "../layers/blocks.ts";
+import { layerNormed, type ModelInputs, projection } from "../layers/blocks.ts";
 import { mixHeads, paddingMask, tokensWhere } from "../layers/encoder.ts";
-import { classifierConfig, type TaskConfig, type TaskFamily } from "../task.ts";
 
-interface BertConfig extends TaskConfig {
-  hiddenSize: number;
+interface BertConfig extends BackboneConfig {
   layers: number;
   heads: number;
   intermediateSize: number;
   activation: ActivationName;
   tokenTypes: number;
   layerNormEps: number;
-  padId: number | null;
 }
 
 const keysOfConfig = z.object({
@@ -48,10 +54,13 @@ const keysOfConfig = z.object({
   ...commonKeys(null, null, true, 0),
 });
 
-const ARCHITECTURE = "BertForSequenceClassification";
-
-export const bert: TaskFamily<BertConfig> = {
-  architecture: ARCHITECTURE,
+export const bert: Family<BertConfig, ModelInputs> = {
+  prefix: "bert",
+  heads: {
+    "sequence-classifier": { path: "classifier", bias: true },
+    "token-classifier": { path: "classifier", bias: true },
+    embedding: null,
+  },
   config(json, file) {
     onlyValue(json, file, "is_decoder", false);
     onlyValue(json, file, "add_cross_attention", false);
@@ -65,9 +74,7 @@ export const bert: TaskFamily<BertConfig> = {
     const { dtype, padId } = commonConfig(keys, vocabSize, file);
     return {
       modelType: "bert",
-      task: "sequence-classification",
       dtype,
-      ...classifierConfig(json, file, ARCHITECTURE),
       vocabSize,
       hiddenSize,
       layers: keys.num_hidden_layers,
@@ -84,8 +91,7 @@ export const bert: TaskFamily<BertConfig> = {
     const tokens = (name: string) => input(name, "int32", ["batch", "seq"]);
     return { inputIds: tokens("inputIds"), attentionMask: tokens("attentionMask"), tokenTypeIds: tokens("tokenTypeIds") };
   },
-  forward(c, inputs) {
-    const { inputIds, attentionMask, tokenTypeIds } = inputs as Record<string, Value>;
+  forward(c, { inputIds, attentionMask, tokenTypeIds }) {
     const [batch, seq] = inputIds!.shape as [Dim, Dim];
     const context = { batch, seq, heads: c.heads, mask: paddingMask(attentionMask!) };
     let x = embeddings(c, inputIds!, tokenTypeIds!); // [batch*seq, hidden]
@@ -99,7 +105,7 @@ export const bert: TaskFamily<BertConfig> = {
     }
     const isFirst = broadcastTo(less(iota(seq), constant("int32", [], [1])), [batch, seq]);
     const pooled = tanh(projection(tokensWhere(x, isFirst), "bert.pooler.dense", c.hiddenSize, true)); // [batch, hidden]
-    return { logits: projection(pooled, "classifier", c.labels.length, true) };
+    return { hidden: x, pooled };
   },
   // Checkpoints from TensorFlow, as the first ones on the hub were.
   olderNames: [(name) => name.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta")],

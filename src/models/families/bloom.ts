@@ -5,6 +5,7 @@ import { add } from "../../graph/ops/elementwise.ts";
 import { commonConfig, commonKeys, type DecoderConfig, headDimOf } from "../config/config.ts";
 import { count, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, readJson } from "../config/schema.ts";
 import type { Family } from "../family.ts";
+import { decoderHeads } from "../heads/index.ts";
 import { activations } from "../layers/activations.ts";
 import { attend, decoder, layerNormed, projection, splitByHead } from "../layers/blocks.ts";
 import { alibi } from "../layers/positions.ts";
@@ -30,6 +31,8 @@ const keysOfConfig = z.object({
 });
 
 export const bloom: Family<BloomConfig> = {
+  prefix: "transformer",
+  heads: { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } },
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
     const hiddenSize = keys.n_embed ?? keys.hidden_size;

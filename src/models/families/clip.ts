@@ -2,13 +2,12 @@
 import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
-import { add, div, equal, exp, mul, sqrt, sub, where } from "../../graph/ops/elementwise.ts";
+import { add, equal, sub, where } from "../../graph/ops/elementwise.ts";
 import { embedding } from "../../graph/ops/indexing.ts";
 import { constant, input, iota, weight } from "../../graph/ops/leaves.ts";
-import { gemm } from "../../graph/ops/linear.ts";
-import { reduceMax, reduceSum } from "../../graph/ops/reduction.ts";
-import { reshape, transpose } from "../../graph/ops/shape.ts";
-import { activationOf, commonConfig, commonKeys, contradiction, headDimOf } from "../config/config.ts";
+import { reduceMax } from "../../graph/ops/reduction.ts";
+import { reshape } from "../../graph/ops/shape.ts";
+import { activationOf, type BackboneConfig, commonConfig, commonKeys, contradiction, headDimOf } from "../config/config.ts";
 import {
   count,
   MAX_HEADS,
@@ -19,11 +18,11 @@ import {
   MAX_VOCAB,
   readJson,
 } from "../config/schema.ts";
-import { layerNormed, projection } from "../layers/blocks.ts";
+import type { Family } from "../family.ts";
+import { layerNormed, type ModelInputs, projection } from "../layers/blocks.ts";
 import { type TowerLayer, tokensWhere, towerLayer } from "../layers/encoder.ts";
 import { additiveMask } from "../layers/positions.ts";
 import { clipVision, clipVisionConfig, pixelInput, type VisionConfig } from "../layers/vision.ts";
-import type { TaskConfig, TaskFamily } from "../task.ts";
 
 interface TextConfig extends TowerLayer {
   vocabSize: number;
@@ -36,10 +35,9 @@ interface TextConfig extends TowerLayer {
   padId: number | null;
 }
 
-interface ClipConfig extends TaskConfig {
+interface ClipConfig extends BackboneConfig {
   text: TextConfig;
   vision: VisionConfig;
-  projectionSize: number;
 }
 
 const tower = z.record(z.string(), z.unknown()).nullish();
@@ -66,36 +64,36 @@ const keysOfText = z.object({
 /** The end-of-text id of configs from before it was right; the end token then is the one with the greatest id. */
 const WRONG_EOS = 2;
 
-export const clip: TaskFamily<ClipConfig> = {
+export const clip: Family<ClipConfig, ModelInputs> = {
+  heads: { contrastive: null },
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
     // Where an old config has both, the one ending in _dict counts.
     const text = textConfig(keys.text_config_dict ?? keys.text_config ?? {}, file);
     return {
       modelType: "clip",
-      task: "contrastive",
       dtype: commonConfig(keys, MAX_VOCAB, file).dtype,
       maxPositions: text.maxPositions,
       vocabSize: text.vocabSize,
-      labels: [],
-      newHead: null,
+      padId: text.padId,
       text,
       vision: clipVisionConfig(keys.vision_config_dict ?? keys.vision_config ?? {}, file),
-      projectionSize: keys.projection_dim,
+      hiddenSize: keys.projection_dim,
     };
   },
   inputs(c) {
     const tokens = (name: string) => input(name, "int32", ["batch", "seq"]);
     return { inputIds: tokens("inputIds"), attentionMask: tokens("attentionMask"), pixelValues: pixelInput(c.vision) };
   },
-  forward(c, inputs) {
-    const { inputIds, attentionMask, pixelValues } = inputs as Record<"inputIds" | "attentionMask" | "pixelValues", Value>;
-    const image = clipVision(c.vision, pixelValues, "vision_model").pooled;
-    const imageEmbeds = unit(projection(image, "visual_projection", c.projectionSize));
-    const textEmbeds = unit(projection(textTower(c.text, inputIds, attentionMask), "text_projection", c.projectionSize));
-    const scale = exp(weight("logit_scale", []));
-    const logitsPerText = mul(gemm(textEmbeds, imageEmbeds, { transB: true }), scale); // [texts, images]
-    return { logitsPerImage: transpose(logitsPerText, [1, 0]), logitsPerText, imageEmbeds, textEmbeds };
+  forward(c, { inputIds, attentionMask, pixelValues }) {
+    const { pooled } = clipVision(c.vision, pixelValues!, "vision_model");
+    return {
+      towers: {
+        image: projection(pooled, "visual_projection", c.hiddenSize), // [images, projection]
+        text: projection(textTower(c.text, inputIds!, attentionMask!), "text_projection", c.hiddenSize), // [texts, projection]
+        logScale: weight("logit_scale", []),
+      },
+    };
   },
 };
 
@@ -144,6 +142,3 @@ function firstEnd({ eosId, maxPositions }: TextConfig, inputIds: Value): Value {
   const earliness = sub(where(isEnd, int(maxPositions), int(0)), iota(seq)); // different at each place of a row
   return equal(earliness, reduceMax(earliness, [1]));
 }
-
-/** Rows of length 1. */
-const unit = (x: Value): Value => div(x, sqrt(reduceSum(mul(x, x), [1])));

@@ -14,6 +14,7 @@ import {
   readJson,
 } from "../config/schema.ts";
 import type { Family } from "../family.ts";
+import { decoderHeads } from "../heads/index.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
 import { attend, decoder, layerNormed, projection, splitByHead } from "../layers/blocks.ts";
 
@@ -46,6 +47,8 @@ const keysOfConfig = z.object({
 });
 
 export const gptNeox: Family<GptNeoxConfig> = {
+  prefix: "gpt_neox",
+  heads: { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } },
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
     const { vocab_size: vocabSize, hidden_size: hiddenSize, num_attention_heads: heads } = keys;

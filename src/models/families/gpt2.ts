@@ -19,6 +19,7 @@ import {
   readJson,
 } from "../config/schema.ts";
 import type { Family } from "../family.ts";
+import { decoderHeads } from "../heads/index.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
 import { attend, decoder, layerNormed, split } from "../layers/blocks.ts";
 
@@ -46,6 +47,8 @@ const keysOfConfig = z.object({
 });
 
 export const gpt2: Family<Gpt2Config> = {
+  prefix: "transformer",
+  heads: { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } },
   config(json, file) {
     onlyValue(json, file, "add_cross_attention", false);
     const keys = readJson(keysOfConfig, json, file);

@@ -1,5 +1,7 @@
-// The registry of language models: `model_type` → family. A new family is a file in this folder and a line here.
+// The registry of model families: `model_type` → family. A new family is a file in this folder and a line here.
+export { bert } from "./bert.ts";
 export { bloom } from "./bloom.ts";
+export { clip } from "./clip.ts";
 export { gemma } from "./gemma.ts";
 export { gemma2 } from "./gemma2.ts";
 export { gemma3 as gemma3_text } from "./gemma3.ts";
@@ -17,3 +19,4 @@ export { qwen2 } from "./qwen2.ts";
 export { qwen2Moe as qwen2_moe } from "./qwen2-moe.ts";
 export { qwen3 } from "./qwen3.ts";
 export { smollm3 } from "./smollm3.ts";
+export { vit } from "./vit.ts";

@@ -1,13 +1,14 @@
-// ViT (Dosovitskiy et al. 2021) with a classifier on its class token. Names are those of Transformers 5; the hub has those of 4.
+// ViT (Dosovitskiy et al. 2021). Names are those of Transformers 5; the hub has those of 4.
 import { z } from "zod";
 import type { Value } from "../../graph/graph.ts";
 import { add } from "../../graph/ops/elementwise.ts";
 import { weight } from "../../graph/ops/leaves.ts";
 import { reshape } from "../../graph/ops/shape.ts";
-import { activationOf, commonConfig, commonKeys, headDimOf } from "../config/config.ts";
+import { activationOf, type BackboneConfig, commonConfig, commonKeys, headDimOf } from "../config/config.ts";
 import { count, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_VOCAB, readJson } from "../config/schema.ts";
+import type { Family } from "../family.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
-import { layerNormed, projection } from "../layers/blocks.ts";
+import { layerNormed, type ModelInputs, projection } from "../layers/blocks.ts";
 import { firstTokens, mixHeads, noMask } from "../layers/encoder.ts";
 import {
   embedPatches,
@@ -18,10 +19,8 @@ import {
   pixelInput,
   withClassToken,
 } from "../layers/vision.ts";
-import { classifierConfig, type TaskConfig, type TaskFamily } from "../task.ts";
 
-interface VitConfig extends TaskConfig, PatchConfig {
-  hiddenSize: number;
+interface VitConfig extends BackboneConfig, PatchConfig {
   layers: number;
   heads: number;
   intermediateSize: number;
@@ -43,10 +42,9 @@ const keysOfConfig = z.object({
   ...commonKeys(null, null, true),
 });
 
-const ARCHITECTURE = "ViTForImageClassification";
-
-export const vit: TaskFamily<VitConfig> = {
-  architecture: ARCHITECTURE,
+export const vit: Family<VitConfig, ModelInputs> = {
+  prefix: "vit",
+  heads: { "image-classifier": { path: "classifier", bias: true } },
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
     const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
@@ -54,9 +52,8 @@ export const vit: TaskFamily<VitConfig> = {
     const patches = patchConfig(keys, file);
     return {
       modelType: "vit",
-      task: "image-classification",
       dtype: commonConfig(keys, MAX_VOCAB, file).dtype,
-      ...classifierConfig(json, file, ARCHITECTURE),
+      padId: null,
       ...patches,
       maxPositions: patchCount(patches) + 1,
       vocabSize: 0,
@@ -86,7 +83,7 @@ export const vit: TaskFamily<VitConfig> = {
       x = add(h, projection(activations[c.activation](wide), `${at}.mlp.fc2`, c.hiddenSize, true));
     }
     const pooled = norm(firstTokens(x, batch, tokens), "vit.layernorm"); // a row's norm is its own: the others are not needed
-    return { logits: projection(pooled, "classifier", c.labels.length, true) };
+    return { pooled };
   },
   olderNames: [
     (name) =>

@@ -15,14 +15,18 @@ import { embeddingOfTwo, type ImageInputs, placeRows } from "../images.ts";
 import { activations } from "./activations.ts";
 import { additiveMask, repeatRows, rotaryTables } from "./positions.ts";
 
-/** What a decoder reads. Decoding with a cache has `past` and `cachePositions`; training has `segmentIds`. */
-export interface DecoderInputs {
+/** What a model reads. Decoding with a cache has `past` and `cachePositions`; training has `segmentIds`. */
+export interface ModelInputs {
   /** int32 [batch, seq] */
-  inputIds: Value;
+  inputIds?: Value;
   /** int32 [batch, seq]: position of each token in its own sequence. */
-  positionIds: Value;
+  positionIds?: Value;
   /** int32 [batch, keys]: 1 where a key may be seen; keys is past+seq. */
-  attentionMask: Value;
+  attentionMask?: Value;
+  /** int32 [batch, seq]: which of two texts a token is of. */
+  tokenTypeIds?: Value;
+  /** float32 [batch, channels, height, width] */
+  pixelValues?: Value;
   /** int32 [batch, seq]: tokens see only keys of their own segment. */
   segmentIds?: Value;
   /** int32 [seq]: index of each query among the keys, where it is not simply 0, 1, … */
@@ -35,28 +39,47 @@ export interface DecoderInputs {
   images?: ImageInputs;
 }
 
+/** What a decoder reads. */
+export interface DecoderInputs extends ModelInputs {
+  inputIds: Value;
+  positionIds: Value;
+  attentionMask: Value;
+}
+
 export interface KeyValue {
   key: Value;
   value: Value;
 }
 
 /** The output layer: logits = hidden · weightᵀ, weight [vocab, hidden]; then softcap · tanh(logits / softcap) if it has one. */
-export interface Head {
+export interface OutputLayer {
   weight: Value;
   path: string;
   softcap?: number;
   /** A layer whose logits follow, for tokens that were added to the vocabulary (IDEFICS). */
-  added?: Pick<Head, "weight" | "path">;
+  added?: Pick<OutputLayer, "weight" | "path">;
 }
 
-export interface DecoderOutputs {
+/** What a backbone computes; what no head reads is in no graph. */
+export interface Backbone {
   /** After the last norm: [batch*seq, hidden]. */
-  hidden: Value;
-  head: Head;
+  hidden?: Value;
+  /** The state that stands for the whole input, where a family has one: [batch, hidden]. */
+  pooled?: Value;
+  /** Projections of images and of texts [batch, hidden], and the logarithm of what scales their cosines. */
+  towers?: { image: Value; text: Value; logScale: Value };
+  /** Of a decoder. */
+  output?: OutputLayer;
   /** Keys and values of each layer including this call's, [batch, kvHeads, keys, headDim]. */
-  present: KeyValue[];
+  present?: KeyValue[];
   /** What the model computes that no logit reads: its modules and weights belong to the model all the same. */
   unread?: Value[];
+}
+
+export interface DecoderOutputs extends Backbone {
+  hidden: Value;
+  output: OutputLayer;
+  present: KeyValue[];
 }
 
 /** The inputs of a decoder without a cache, as training and scoring feed them. */
@@ -141,7 +164,7 @@ export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout,
   });
   return {
     hidden: layout.finalNorm(x),
-    head: {
+    output: {
       ...output(layout.head, table),
       softcap: layout.softcap,
       ...(added && { added: output(added.head, addedTable!) }),

@@ -1,0 +1,120 @@
+// A preview as text: examples, counts of each file, duplicates, warnings.
+
+import type { ContinuedStats, DatasetStats, Lengths, ShownExample } from "../../tasks/common/preview.ts";
+import { recognizedText } from "../../terminal/data.ts";
+import { oneLine, print, shown, table } from "../../terminal/terminal.ts";
+import { grouped } from "../../units.ts";
+import type { Preview } from "./preview.ts";
+
+/** Classes that are listed; --json has all. */
+const MAX_CLASSES = 20;
+const LABEL_CHARS = 60;
+const BAR_CELLS = 40;
+
+/** Prints what was found, for people. */
+export function printPreview({ shown: examples, ...found }: Preview): void {
+  const marks = process.stdout.isTTY && !process.env["NO_COLOR"] ? coloured : quoted;
+  for (const [i, example] of examples.entries()) for (const line of exampleLines(example, i + 1, marks)) print(line);
+  if (examples.some(({ parts }) => parts)) print(`trained tokens are marked ${marks("like this")}`);
+  printFile(found.train, found.maxLength, found.evaluation === null ? "" : "training: ");
+  if (found.evaluation) printFile(found.evaluation, found.maxLength, "evaluation: ");
+  print("");
+  for (const line of duplicateLines(found)) print(line);
+  for (const warning of found.warnings) print(`warning: ${oneLine(warning)}`);
+}
+
+/** The trained texts, each from its beginning to where something follows that is not trained. */
+export const trainedText = ({ parts = [] }: ShownExample): string[] =>
+  parts.filter(({ trained }) => trained).map(({ text }) => text);
+
+const quoted = (text: string): string => `«${text}»`;
+/** Green, line by line, so that a pager shows it. */
+const coloured = (text: string): string =>
+  text.replace(/[^\n]+/g, "\x1b[32m$&\x1b[39m").replace(/^(?=\n)|^$/, "\x1b[32m↵\x1b[39m");
+
+function exampleLines(example: ShownExample, number: number, marks: (text: string) => string): string[] {
+  const { place, label, text = [], tokens, isCut, trained, cut = 0, parts, image } = example;
+  const counts = [
+    ...(tokens === undefined ? [] : [`${grouped(tokens)} tokens`]),
+    ...(trained === undefined ? [] : [`${grouped(trained)} of them trained`]),
+    ...(cut > 0 ? [`${grouped(cut)} more cut off`] : []),
+    ...(isCut ? ["the rest is cut off"] : []),
+  ].join(", ");
+  const marked = parts?.map((part) => (part.trained ? marks(shown(part.text)) : shown(part.text))).join("");
+  return [
+    `example ${number}, ${place}${counts === "" ? "" : `: ${counts}`}`,
+    ...(image ? [`  image:  ${oneLine(image.path)}, ${imageText(image)}`] : []),
+    ...text.map((part, i) => `  ${text.length > 1 ? `text ${i + 1}: ` : "text:   "}${oneLine(part)}`),
+    ...(label === undefined ? [] : [`  class:  ${oneLine(label, LABEL_CHARS)}`]),
+    ...(marked === undefined ? [] : [marked.trimEnd()]),
+    "",
+  ];
+}
+
+function imageText({ width, height, prepared }: NonNullable<ShownExample["image"]>): string {
+  const { tiles } = prepared;
+  return `${width} × ${height} → ${prepared.width} × ${prepared.height}${tiles === 1 ? "" : `, ${tiles} tiles`}`;
+}
+
+const KINDS = { messages: "conversations", completion: "prompts with completions", text: "texts" };
+
+function printFile(stats: DatasetStats, maxLength: number | null, what: string): void {
+  const { source, file, records, classes, images, continued } = stats;
+  print("");
+  const kind = continued ? KINDS[continued.kind] : "records";
+  print(`${what}${source}: ${grouped(records)} ${kind}${images === null ? "" : `, ${grouped(images)} images`}`);
+  if (file) print(`read as: ${recognizedText(file)}`);
+  if (classes) for (const line of classLines(classes, records)) print(line);
+  if (stats.lengths) for (const line of lengthLines(stats, stats.lengths, maxLength!)) print(line);
+  if (continued) print(leftOut(continued, records));
+}
+
+function* classLines(classes: NonNullable<DatasetStats["classes"]>, records: number): Generator<string> {
+  yield `${grouped(classes.length)} classes:`;
+  const share = (count: number) => `${((100 * count) / Math.max(1, records)).toFixed(1)} %`;
+  const rows = classes.slice(0, MAX_CLASSES);
+  yield table(rows.map(({ label, count }) => [`  ${oneLine(label, LABEL_CHARS)}`, grouped(count), share(count)]));
+  if (classes.length > MAX_CLASSES) yield `  and ${grouped(classes.length - MAX_CLASSES)} more (--json has all)`;
+}
+
+function* lengthLines({ tokens, truncated, continued }: DatasetStats, lengths: Lengths, maxLength: number): Generator<string> {
+  const { shortest, longest, median, most, histogram } = lengths;
+  const trained = continued ? `, of which ${grouped(continued.trained)} are trained (${percent(continued.trained, tokens)})` : "";
+  yield `tokens: ${grouped(tokens)}${trained}`;
+  yield `lengths: ${shortest} to ${grouped(longest)} tokens, half up to ${median}, 95 % up to ${most}`;
+  yield bars(histogram);
+  const lost = continued
+    ? `, ${grouped(continued.cutTokens)} tokens lost, ${grouped(continued.cutTrained)} of them would have been trained`
+    : "";
+  yield `cut at ${grouped(maxLength)} tokens: ${truncated === 0 ? "none" : `${grouped(truncated)}${lost}`}`;
+}
+
+function leftOut({ dropped, examples }: ContinuedStats, records: number): string {
+  const reasons = [
+    dropped.cut > 0 ? `${grouped(dropped.cut)} that are cut before anything trained` : "",
+    dropped.empty > 0 ? `${grouped(dropped.empty)} without anything to train` : "",
+  ].filter(Boolean);
+  const more = records - examples > dropped.places.length ? ", …" : "";
+  return `left out: ${reasons.length === 0 ? "none" : `${reasons.join(", ")} (${dropped.places.join(", ")}${more})`}`;
+}
+
+function bars(histogram: Lengths["histogram"]): string {
+  const most = Math.max(1, ...histogram.map(({ count }) => count));
+  const rows = histogram.map(({ from, to, count }) => {
+    const cells = count === 0 ? 0 : Math.max(1, Math.round((BAR_CELLS * count) / most));
+    return [from === to ? `  ${from}` : `  ${from}–${to}`, grouped(count), "█".repeat(cells).padEnd(BAR_CELLS)];
+  });
+  return rows.length === 0 ? "" : table(rows);
+}
+
+const percent = (part: number, whole: number): string => `${whole === 0 ? 0 : ((100 * part) / whole).toFixed(1)} %`;
+
+function duplicateLines({ duplicates, train, evaluation }: Omit<Preview, "shown">): string[] {
+  const again = `duplicates: ${grouped(duplicates.train)} of ${grouped(train.records)} training records`;
+  if (evaluation === null) return [again];
+  const { shared, sameQuestion } = duplicates;
+  return [
+    `${again}, ${grouped(duplicates.evaluation)} of ${grouped(evaluation.records)} evaluation records`,
+    `in the training data too: ${grouped(shared)} evaluation records; ${grouped(sameQuestion)} more by their prompt, text or image alone`,
+  ];
+}

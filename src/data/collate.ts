@@ -1,0 +1,68 @@
+// Examples to batches: rows of one example each, or several packed. Sizes are known without reading a token.
+import { fingerprinter } from "../formats/fingerprint.ts";
+import { makeBatch, packRows } from "./batch.ts";
+import { type Examples, inOrder } from "./store.ts";
+import type { Batch, BatchSize, RunIdentity } from "./types.ts";
+
+/** What makes batches of rows, by their numbers. */
+export interface Collator<B extends Batch = Batch> {
+  examples: Examples;
+  /** Tokens of each row. */
+  lengths: Int32Array;
+  /** What the batch of these rows will be. */
+  size(rows: readonly number[]): BatchSize;
+  batch(rows: readonly number[]): Promise<B>;
+  /** What beside the examples determines the batches. */
+  identity: RunIdentity;
+  /** A short name for the examples: differs when they differ. */
+  name(): Promise<string>;
+}
+
+/** A name for what examples hold. `imageOf` names an image, `classOf` gives the place of a class. */
+export async function examplesName(
+  examples: Examples,
+  { imageOf, classOf = (number) => number }: { imageOf?: (number: number) => string; classOf?: (number: number) => number } = {},
+): Promise<string> {
+  const name = fingerprinter();
+  for await (const { ids, labels, starts = [], classes = [], value, images = [] } of inOrder(examples)) {
+    name.add(ids);
+    name.add(labels);
+    if (starts.length > 0) name.add(starts);
+    if (classes.length > 0) name.add(classes.map((number) => (number < 0 ? number : classOf(number))));
+    if (value !== undefined) name.add(new Uint8Array(Float32Array.of(value).buffer));
+    if (imageOf) for (const image of images) name.add(new TextEncoder().encode(imageOf(image)));
+  }
+  return name.end();
+}
+
+/** The examples of a language model as rows, in order; packed into rows of at most `packLength` tokens if it is given. */
+export function collate(examples: Examples, padId: number, packLength?: number): Collator<ReturnType<typeof makeBatch>> {
+  const tokens = Int32Array.from({ length: examples.length }, (_, i) => examples.tokensOf(i));
+  const packed = packLength === undefined ? undefined : packRows(tokens, packLength);
+  const membersOf = (row: number): readonly number[] => packed?.[row] ?? [row];
+  const lengths = packed ? Int32Array.from(packed, (row) => row.reduce((sum, i) => sum + tokens[i]!, 0)) : tokens;
+  return {
+    examples,
+    lengths,
+    identity: { padId, packLength: packLength ?? null },
+    name: () => examplesName(examples),
+    size: (rows) => ({
+      ...sizeOfRows(lengths, rows),
+      targets: rows.reduce((sum, row) => sum + membersOf(row).reduce((n, i) => n + examples.targetsOf(i), 0), 0),
+    }),
+    async batch(rows) {
+      const read = (await examples.read(rows.flatMap(membersOf))).values();
+      return makeBatch(
+        rows.map((row) => membersOf(row).map(() => read.next().value!)),
+        { padId },
+      );
+    },
+  };
+}
+
+/** Rows and width of a batch of these; a target a row. */
+export const sizeOfRows = (lengths: Int32Array, rows: readonly number[]): BatchSize => ({
+  rows: rows.length,
+  width: rows.reduce((most, row) => Math.max(most, lengths[row]!), 0),
+  targets: rows.length,
+});

@@ -1,0 +1,52 @@
+// The table of heads, and how config.json names one. A new head is a file in this folder, its name in head.ts, and a line here.
+import { z } from "zod";
+import { count, MAX_LABELS, readJson } from "../config/schema.ts";
+import { imageClassifier, sequenceClassifier, tokenClassifier } from "./classifiers.ts";
+import { contrastive } from "./contrastive.ts";
+import { embedding } from "./embedding.ts";
+import type { Head, HeadConfig, HeadName, Heads } from "./head.ts";
+import { lm } from "./lm.ts";
+
+export const heads: Record<HeadName, Head> = {
+  lm,
+  "sequence-classifier": sequenceClassifier,
+  "token-classifier": tokenClassifier,
+  "image-classifier": imageClassifier,
+  embedding,
+  contrastive,
+};
+
+/** What goes on a decoder of texts; Transformers calls the layer of its classifiers `score`. */
+export const decoderHeads: Heads = {
+  lm: null,
+  "sequence-classifier": { path: "score", bias: false },
+  "token-classifier": { path: "score", bias: true },
+  embedding: null,
+};
+
+const keysOfHead = z.object({
+  architectures: z.array(z.string()).nullish(),
+  id2label: z.record(z.string(), z.string()).nullish(),
+  num_labels: count(MAX_LABELS).nullish(),
+  problem_type: z.string().nullish(),
+});
+
+/** What Transformers calls a class without a name. */
+export const unnamedLabel = (index: number): string => `LABEL_${index}`;
+
+/** The head that config.json describes: by the class that it names, or the usual one of a family with these. */
+export function headConfig(json: unknown, file: string, possible: Heads): HeadConfig {
+  const { architectures, id2label, num_labels, problem_type: problemType } = readJson(keysOfHead, json, file);
+  const length = id2label ? Object.keys(id2label).length : (num_labels ?? 2);
+  const names = Object.keys(possible) as HeadName[];
+  // A class without a head says nothing: any can be put on it.
+  const named = names.find((name) => !heads[name].isBare && architectures?.some((one) => heads[name].classes.test(one)));
+  const head = named ?? names[0]!;
+  return {
+    head,
+    labels: Array.from({ length: Math.max(1, length) }, (_, i) => id2label?.[i] ?? unnamedLabel(i)),
+    problemType: problemType ?? null,
+    uninitializedHead: named ? null : (possible[head]?.path ?? null),
+    pooling: "mean",
+  };
+}

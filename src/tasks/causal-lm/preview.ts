@@ -1,0 +1,148 @@
+// Previews of texts that are continued: examples with their trained tokens marked, what is lost, what a model would not learn.
+import type { MadeExample } from "../../data/examples.ts";
+import { IGNORE } from "../../data/types.ts";
+import { makeStreamDecoder, type Tokenizer } from "../../text/tokenizer.ts";
+import { type ContinuedStats, type DatasetStats, lengthsOf, type ShownExample, sharedWarning } from "../common/preview.ts";
+import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
+import { type ImageSpan, imageNote } from "./image-spans.ts";
+
+/** Among how many last trained tokens one that stops generation is looked for. */
+const END_TOKENS = 3;
+/** Dropped records that are named. */
+const MAX_PLACES = 20;
+
+export async function textPreview({ base, data, ids }: PreviewContext): Promise<Previewing> {
+  const tokenizer = await base.tokenizer();
+  const { maxLength, imageSpans = () => [] } = data;
+  return {
+    stats: (source) => textStats(source, tokenizer, maxLength),
+    show: async (made) => show(made, imageSpans(made.whole), tokenizer, maxLength, ids),
+    warnings: textWarnings,
+  };
+}
+
+/** Counts that records are added to. */
+export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLength: number) {
+  const lengths: number[] = [];
+  const counted: ContinuedStats = {
+    kind: "text",
+    examples: 0,
+    trained: 0,
+    cutTokens: 0,
+    cutTrained: 0,
+    dropped: { cut: 0, empty: 0, places: [] },
+    endless: 0,
+  };
+  let [records, tokens, truncated] = [0, 0, 0];
+  return {
+    add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample): void {
+      counted.kind = "messages" in record ? "messages" : "prompt" in record ? "completion" : "text";
+      records++;
+      lengths.push(ids.length);
+      const all = targetsOf(labels);
+      const kept = imagesEnd > maxLength ? 0 : targetsOf(labels.subarray(0, maxLength));
+      if (ids.length > maxLength) {
+        truncated++;
+        counted.cutTokens += ids.length - maxLength;
+        counted.cutTrained += all - kept;
+      }
+      if (kept === 0) {
+        counted.dropped[all === 0 ? "empty" : "cut"]++;
+        if (counted.dropped.places.length < MAX_PLACES) counted.dropped.places.push(place);
+        return;
+      }
+      counted.examples++;
+      tokens += Math.min(ids.length, maxLength);
+      counted.trained += kept;
+      // A template may mark the white space after the end token too.
+      const end = labels.filter((label) => label !== IGNORE).slice(-END_TOKENS);
+      if (ids.length <= maxLength && !end.some((id) => eosIds.includes(id))) counted.endless++;
+    },
+    total: (file: DatasetStats["file"]): DatasetStats => ({
+      source,
+      file,
+      records,
+      tokens,
+      truncated,
+      lengths: lengthsOf(lengths),
+      classes: null,
+      images: null,
+      continued: counted,
+    }),
+  };
+}
+
+const targetsOf = (labels: Int32Array): number => labels.reduce((n, label) => n + (label === IGNORE ? 0 : 1), 0);
+
+/** An example truncated to the maximum length, its text in pieces; together they are what the tokens decode to, and a note for each image's. */
+function show(
+  { place, whole }: MadeExample,
+  images: readonly ImageSpan[],
+  tokenizer: Tokenizer,
+  maxLength: number,
+  withIds: boolean,
+): ShownExample {
+  const ids = whole.ids.slice(0, maxLength);
+  const isTrained = (i: number): boolean => whole.labels[i] !== IGNORE;
+  const parts: NonNullable<ShownExample["parts"]> = [];
+  const add = (text: string, trained: boolean): void => {
+    const last = parts.at(-1);
+    if (last?.trained === trained) last.text += text;
+    else if (text !== "") parts.push({ text, trained });
+  };
+  const addText = (from: number, to: number): void => {
+    const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+    for (let i = from; i < to; i++) add(decoder.push(ids[i]!), isTrained(i));
+    add(decoder.flush(), isTrained(to - 1));
+  };
+  tokenizer.limited(() => {
+    let from = 0;
+    for (const span of images.filter((span) => span.to <= ids.length)) {
+      addText(from, span.from);
+      add(imageNote(span), false);
+      from = span.to;
+    }
+    addText(from, ids.length);
+  });
+  return {
+    place,
+    tokens: ids.length,
+    trained: ids.reduce((n, _, i) => n + (isTrained(i) ? 1 : 0), 0),
+    cut: whole.ids.length - ids.length,
+    parts,
+    ...(withIds && { ids: [...ids] }),
+  };
+}
+
+function textWarnings(found: PreviewedFiles): string[] {
+  const { maxLength, trainOn, train, evaluation } = found;
+  const warnings: string[] = [];
+  for (const { source, records, tokens, truncated, continued } of evaluation === null ? [train] : [train, evaluation]) {
+    const { kind, examples, trained, dropped, endless } = continued!;
+    if (records === 0) {
+      warnings.push(`${source}: there are no records, and a run would refuse the file`);
+      continue;
+    }
+    if (examples === 0) {
+      const why = dropped.cut > 0 ? `raise the maximum length, which is ${maxLength}` : "check that the answers are not empty";
+      warnings.push(`${source}: no token is trained, and a run would refuse the data; ${why}`);
+      continue;
+    }
+    if (kind !== "text" && trainOn !== "all" && trained === tokens - examples) {
+      warnings.push(
+        `${source}: every token is trained, prompts included; check the chat template's marks, or that prompts are not empty`,
+      );
+    }
+    if (kind === "messages" && trainOn !== "all" && endless > 0) {
+      warnings.push(
+        `${source}: ${endless} of ${examples} examples end with no token that stops generation, so the model would not learn to stop; check eos_token and the chat template`,
+      );
+    }
+    if (truncated > records / 10) {
+      warnings.push(
+        `${source}: ${truncated} of ${records} examples are cut at ${maxLength} tokens, and the end of their answers is lost`,
+      );
+    }
+  }
+  return [...warnings, ...sharedWarning(found)];
+}

@@ -1,0 +1,109 @@
+// What tasks with one class a row share: their loss, what is measured, how it is shown.
+
+import { LowrankError } from "../../errors.ts";
+import type { Graph } from "../../graph/graph.ts";
+import { input } from "../../graph/ops/leaves.ts";
+import { crossEntropy } from "../../graph/ops/loss.ts";
+import type { TextBase } from "../../models/base.ts";
+import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
+import { grouped, oneLine } from "../../units.ts";
+import type { Classification, Measure, Measuring, ScoreTable } from "../task.ts";
+import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "./classification-measures.ts";
+import { meanLoss, percent } from "./measures.ts";
+
+/** The mean cross-entropy of the examples in nats, and how they were classified. */
+export interface ClassifierScore extends ClassificationMeasures {
+  loss: number;
+}
+
+/** Σ -log softmax(logits)[label] over the rows, from `labels` int32 [batch]; the logits beside it. */
+export function classLoss(config: ModelConfig): Graph {
+  const { logits } = modelOutputs(config);
+  return { outputs: { loss: crossEntropy(logits!, input("labels", "int32", ["batch"])), logits: logits! } };
+}
+
+export function classifierMeasure({ labels }: Measuring): Measure<ClassifierScore> {
+  const mean = meanLoss();
+  const [expected, predicted]: [number[], number[]] = [[], []];
+  return {
+    add(ran) {
+      mean.add(ran);
+      for (const label of ran.batch.feeds["labels"]!.data) expected.push(Number(label));
+      for (const label of predictedClasses(ran.results["logits"]!)) predicted.push(label);
+    },
+    score: () => ({ loss: mean.loss(), ...classificationMeasures(expected, predicted, labels) }),
+  };
+}
+
+/** Classes and confusions that are shown: the worst. */
+const WORST = 5;
+/** Of a label. */
+const LABEL_CHARS = 40;
+
+export const classificationScores: ScoreTable<ClassifierScore> = {
+  columns: [
+    ["loss", ({ loss }) => loss.toFixed(4)],
+    ["accuracy", ({ accuracy }) => percent(accuracy)],
+    ["macro F1", ({ macroF1 }) => macroF1.toFixed(4)],
+  ],
+  details: ({ base, adapter }) => [
+    ...(base ? [] : ["The base has no head of its own for these classes."]),
+    ...classDetails((adapter ?? base)!, adapter !== null),
+  ],
+};
+
+/** The classes with the lowest F1, and the most frequent confusions. */
+function classDetails({ classes, confusions, count, correct }: ClassifierScore, isAdapter: boolean): (string | string[][])[] {
+  const label = (text: string) => oneLine(text, LABEL_CHARS);
+  const worst = classes
+    .filter(({ support }) => support > 0)
+    .sort((a, b) => a.f1 - b.f1)
+    .slice(0, WORST);
+  const rows = worst.map(({ label: name, precision, recall, f1, support }) => [
+    label(name),
+    ...[precision, recall, f1].map((share) => share.toFixed(4)),
+    grouped(support),
+  ]);
+  const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
+  return [
+    `${grouped(correct)} of ${grouped(count)} right${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,
+    [["", "precision", "recall", "F1", "examples"], ...rows],
+    ...(wrong.length === 0 ? [] : ["taken for another most often:"]),
+    ...wrong.map(({ expected, predicted, count: times }) => {
+      return `  ${label(classes[expected]!.label)} for ${label(classes[predicted]!.label)}: ${grouped(times)}`;
+    }),
+  ];
+}
+
+/**
+ * Fails if a decoder has to classify several rows and config.json names no `pad_token_id`: where each row ends would not be known.
+ * Transformers refuses it too.
+ */
+export function needsPadding({ config, checkpoint }: TextBase, { batchSize }: { batchSize: number }): void {
+  const readsLast = modelInputs(config)["positionIds"] !== undefined;
+  if (!readsLast || config.padId !== null || batchSize === 1) return;
+  throw new LowrankError("model/no-padding", "config.json names no padding token, which a classifier on a decoder needs", {
+    subject: `${checkpoint.folder}/config.json`,
+    expected: "pad_token_id, since the class is read at the last token that is not it; or one row a batch",
+    got: "none",
+    next: "Write the tokenizer's padding id (or its end-of-text id) into config.json as pad_token_id, or give --batch-size 1.",
+  });
+}
+
+/** The classes by their logits, the most probable first, with softmax's probabilities. Fails with `predict/not-finite`. */
+export function exclusiveScores(logits: Float32Array, labels: readonly string[]): Pick<Classification, "scores"> {
+  const most = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const powers = Float64Array.from(logits, (logit) => Math.exp(logit - most));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  if (!Number.isFinite(sum)) throw notFinite(logits);
+  const order = labels.map((_, i) => i).sort((a, b) => logits[b]! - logits[a]! || a - b);
+  return { scores: order.map((i) => ({ label: labels[i]!, probability: powers[i]! / sum })) };
+}
+
+export const notFinite = (logits: Float32Array): LowrankError =>
+  new LowrankError("predict/not-finite", "the model gives scores that are no numbers", {
+    expected: "finite numbers",
+    got: [...logits.subarray(0, 8)].join(", "),
+    next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",
+    exitCode: 1,
+  });

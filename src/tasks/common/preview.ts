@@ -1,0 +1,111 @@
+// What a preview of any task consists of: counts of each data file, and examples as they are trained on.
+import type { Recognized } from "../../data/readers.ts";
+import { grouped } from "../../units.ts";
+import type { PreviewedFiles } from "../task.ts";
+
+/** Counts of one data file; what a task does not have is null or absent. */
+export interface DatasetStats {
+  source: string;
+  /** What the file was recognized as; null if nothing is in it. */
+  file: Recognized | null;
+  records: number;
+  /** Tokens of the examples, after truncation. */
+  tokens: number;
+  /** Records that are longer than the maximum length. */
+  truncated: number;
+  /** In tokens. */
+  lengths: Lengths | null;
+  /** The classes in the order of the logits, with the number of records of each. */
+  classes: { label: string; count: number }[] | null;
+  /** Image files, each counted once. */
+  images: number | null;
+  /** Of texts that are continued. */
+  continued?: ContinuedStats;
+}
+
+/** Counts of a file whose texts are continued. */
+export interface ContinuedStats {
+  kind: "messages" | "completion" | "text";
+  /** Records that are trained on: all but the ones left out. */
+  examples: number;
+  /** Tokens that are targets. */
+  trained: number;
+  /** Tokens lost to truncation; `cutTrained` of them would have been targets. */
+  cutTokens: number;
+  cutTrained: number;
+  /** Records left out because nothing in them is trained: truncated before it, or without it. `places` are the first of them. */
+  dropped: { cut: number; empty: number; places: string[] };
+  /** Examples, not truncated, that end with no trained token that stops generation. */
+  endless: number;
+}
+
+/** How long the examples of a file are; 95 of 100 are no longer than `most`. */
+export interface Lengths {
+  shortest: number;
+  median: number;
+  most: number;
+  longest: number;
+  histogram: Bar[];
+}
+
+/** Examples of `from` to `to` tokens. */
+export interface Bar {
+  from: number;
+  to: number;
+  count: number;
+}
+
+/** One example as it is trained on; what a task does not have is absent. */
+export interface ShownExample {
+  /** Of its record in the file: "line 3". */
+  place: string;
+  /** The name of its class, or its number. */
+  label?: string;
+  /** What the tokens of each text decode to, special tokens included. */
+  text?: string[];
+  tokens?: number;
+  /** Whether the text was longer than the model reads, or than `maxLength`. */
+  isCut?: boolean;
+  ids?: number[];
+  /** Its image: the file, upright, and the pixels that the model gets of it. */
+  image?: { path: string; width: number; height: number; prepared: { tiles: number; width: number; height: number } };
+  /** Of texts that are continued: targets, tokens lost to truncation, and the text in pieces that are trained or not. */
+  trained?: number;
+  cut?: number;
+  parts?: { text: string; trained: boolean }[];
+}
+
+/** Bars of a histogram, at most. */
+const BARS = 10;
+
+export function lengthsOf(lengths: readonly number[]): Lengths {
+  const sorted = [...lengths].sort((a, b) => a - b);
+  const at = (share: number) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
+  return { shortest: at(0), median: at(0.5), most: at(0.95), longest: at(1), histogram: histogram(sorted) };
+}
+
+/** Bars of equal width, which is 1, 2 or 5 times a power of ten, from the shortest to the longest of `sorted` lengths. */
+function histogram(sorted: readonly number[]): Bar[] {
+  if (sorted.length === 0) return [];
+  const widths = [1, 2, 5].flatMap((digit) => Array.from({ length: 8 }, (_, power) => digit * 10 ** power)).sort((a, b) => a - b);
+  const bars = (width: number) => {
+    const first = Math.floor(sorted[0]! / width);
+    return { first, count: Math.floor(sorted.at(-1)! / width) - first + 1 };
+  };
+  const width = widths.find((one) => bars(one).count <= BARS) ?? widths.at(-1)!;
+  const { first, count } = bars(width);
+  const result = Array.from({ length: count }, (_, i) => ({
+    from: (first + i) * width,
+    to: (first + i + 1) * width - 1,
+    count: 0,
+  }));
+  for (const length of sorted) result[Math.floor(length / width) - first]!.count++;
+  return result;
+}
+
+/** What to say of evaluation records that are trained on. */
+export function sharedWarning({ duplicates: { shared }, evaluation }: PreviewedFiles): string[] {
+  if (shared === 0) return [];
+  const share = `${grouped(shared)} of ${grouped(evaluation!.records)}`;
+  return [`${share} evaluation records are training records, so the evaluation looks better than it is`];
+}

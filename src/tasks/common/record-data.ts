@@ -1,0 +1,200 @@
+// The data of tasks whose records are fields: texts and images to tokens and prepared pixels, to batches. What differs is a RecordKind.
+import { padRows, rowFeeds } from "../../data/batch.ts";
+import { type Classes, classesOf } from "../../data/classes.ts";
+import { type Collator, examplesName, sizeOfRows } from "../../data/collate.ts";
+import { fieldsKey } from "../../data/duplicates.ts";
+import { type MadeExample, withPlace } from "../../data/examples.ts";
+import { type ImageStore, imageStore } from "../../data/images.ts";
+import { type RecordFile, readFormats } from "../../data/readers.ts";
+import type { ColumnNames, NumberedRecord, RecordFormats } from "../../data/records.ts";
+import type { Examples } from "../../data/store.ts";
+import { type Example, IGNORE } from "../../data/types.ts";
+import { LowrankError } from "../../errors.ts";
+import { loadImageProcessor } from "../../images/processor.ts";
+import type { TextBase } from "../../models/base.ts";
+import { type ModelConfig, modelInputs, pixelShape } from "../../models/registry.ts";
+import type { Platform } from "../../platform/platform.ts";
+import { float32, int32, type Tensor } from "../../tensor.ts";
+import { encodePair } from "../../text/pairs.ts";
+import type { Tokenizer } from "../../text/tokenizer.ts";
+import type { DataOptions, TaskData } from "../task.ts";
+import { checkVocabulary, lengthLimit } from "./tokenizer-checks.ts";
+
+/** What examples and batches are made with, where the base has it. */
+export interface RecordParts {
+  /** Longest text, in tokens. */
+  maxLength: number;
+  tokenizer?: Tokenizer;
+  classes?: Classes;
+  images?: ImageStore;
+}
+
+/** What a task does with its records. */
+export interface RecordKind<R extends object> {
+  /** How data sets write them. */
+  formats(columns: ColumnNames): RecordFormats<R>;
+  /** The fields that are the answer to the others, by which records contradict each other. */
+  answers: readonly string[];
+  example(record: R, where: string, parts: RecordParts): Promise<{ whole: Example; isCut?: boolean }>;
+  /** Whether data bring classes. */
+  hasClasses: boolean;
+  /** What a batch is fed beside texts and images. */
+  feeds?(rows: readonly Example[], parts: RecordParts): Record<string, Tensor>;
+}
+
+export const noTokens: Pick<Example, "ids" | "labels"> = { ids: new Int32Array(), labels: new Int32Array() };
+
+/** Records that are prepared ahead of the one that is waited for, where they have images: the decoder works on several. */
+const IMAGES_AHEAD = 16;
+
+/**
+ * The data of records of this kind for a base. Fails if the tokenizer has ids that the base has no embedding for, or its positions do
+ * not suffice.
+ */
+export async function recordData<R extends object>(
+  kind: RecordKind<R>,
+  base: TextBase,
+  options: DataOptions,
+  { files, decodeImage }: Pick<Platform, "files" | "decodeImage">,
+): Promise<TaskData> {
+  const { config } = base;
+  const inputs = modelInputs(config);
+  const tokenizer = inputs["inputIds"] && (await base.tokenizer());
+  if (tokenizer) checkVocabulary(tokenizer, base);
+  const shape = inputs["pixelValues"] && pixelShape(config);
+  const processor = shape && (await loadImageProcessor(files, base.checkpoint.folder, shape));
+  const images = processor && imageStore(files, decodeImage, async () => processor);
+  const fixed = options.fixedClasses ?? false;
+  const own = (config.uninitializedHead === null || fixed) && config.head !== "contrastive" ? config.labels : [];
+  const classes = kind.hasClasses ? classesOf(own, fixed) : undefined;
+  // Of a model that reads images only, the length is that of an image.
+  const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;
+  const parts = { maxLength, tokenizer, images, classes };
+  return {
+    maxLength,
+    limit: 2 ** 31,
+    open(path) {
+      const file = readFormats(files, path, kind.formats(options));
+      return { file, examples: eachRecord(kind, file, parts) };
+    },
+    collate: (examples) => collateRecords(kind, examples, config, parts),
+    classes,
+    images,
+  };
+}
+
+/** The example of each record. What goes wrong names the record's place. */
+async function* eachRecord<R extends object>(
+  kind: RecordKind<R>,
+  records: RecordFile<R>,
+  parts: RecordParts,
+): AsyncGenerator<MadeExample<R>, void, void> {
+  const ahead = parts.images ? IMAGES_AHEAD : 1;
+  type Begun = NumberedRecord<R> & { made: ReturnType<RecordKind<R>["example"]> };
+  const begun: Begun[] = [];
+  const next = async (): Promise<MadeExample<R>> => {
+    const { record, place, made } = begun.shift()!;
+    const { whole, isCut = false } = await made;
+    return { record, place, key: fieldsKey(record, kind.answers), whole, isCut };
+  };
+  const make = async (record: R, where: string) => {
+    try {
+      return await kind.example(record, where, parts);
+    } catch (error) {
+      // An unknown class names its place already.
+      throw error instanceof LowrankError && error.code === "data/label" ? error : withPlace(error, where);
+    }
+  };
+  try {
+    for await (const { record, place } of records) {
+      const made = make(record, records.where(place));
+      // It is reported when its turn comes.
+      made.catch(() => {});
+      begun.push({ record, place, made });
+      if (begun.length === ahead) yield await next();
+    }
+  } catch (error) {
+    // What is wrong with an earlier record is reported first.
+    while (begun.length > 0) yield await next();
+    throw error;
+  }
+  while (begun.length > 0) yield await next();
+}
+
+/** The examples as rows, in order. */
+function collateRecords<R extends object>(
+  kind: RecordKind<R>,
+  examples: Examples,
+  config: ModelConfig,
+  parts: RecordParts,
+): Collator {
+  const { tokenizer, images, classes } = parts;
+  const padId = tokenizer ? paddingOf(config, tokenizer) : 0;
+  const lengths = Int32Array.from({ length: examples.length }, (_, i) => examples.tokensOf(i) || config.maxPositions);
+  const read = modelInputs(config);
+  return {
+    examples,
+    lengths,
+    identity: { padId, classes: classes?.labels().join("\n") ?? null },
+    name: () => examplesName(examples, { imageOf: images?.fingerprintOf, classOf: classes?.placeOf }),
+    size: (rows) => ({
+      ...sizeOfRows(lengths, rows),
+      targets: rows.reduce((sum, row) => sum + examples.targetsOf(row), 0),
+    }),
+    async batch(indices) {
+      const rows = await examples.read(indices);
+      const feeds = { ...(tokenizer && textFeeds(rows, padId)), ...(images && (await pixelFeeds(rows, images))) };
+      return {
+        feeds: { ...Object.fromEntries(Object.entries(feeds).filter(([name]) => read[name])), ...kind.feeds?.(rows, parts) },
+        targets: indices.reduce((sum, i) => sum + examples.targetsOf(i), 0),
+        tokens: indices.reduce((sum, i) => sum + lengths[i]!, 0),
+      };
+    },
+  };
+}
+
+/** Padding is masked, so any id will do where the tokenizer's has no row in the embedding; a head that looks for `padId` gets it. */
+export const paddingOf = ({ padId, vocabSize }: ModelConfig, tokenizer: Pick<Tokenizer, "padId">): number =>
+  padId ?? (tokenizer.padId < vocabSize ? tokenizer.padId : 0);
+
+/** Texts padded on the right, int32 [rows, width] each; tokens of a second text have the type 1. */
+export function textFeeds(rows: readonly Pick<Example, "ids" | "starts">[], padId: number): Record<string, Tensor> {
+  const padded = padRows(
+    rows.map((row) => [row]),
+    { padId },
+  );
+  const { width } = padded;
+  const tokenTypeIds = new Int32Array(rows.length * width);
+  for (const [r, { ids, starts: [second = ids.length] = [] }] of rows.entries())
+    tokenTypeIds.fill(1, r * width + second, r * width + ids.length);
+  return { ...rowFeeds(padded), tokenTypeIds: int32([rows.length, width], tokenTypeIds) };
+}
+
+/** The one image of each row: float32 [rows, channels, height, width]. */
+async function pixelFeeds(rows: readonly Pick<Example, "images">[], images: ImageStore): Promise<Record<string, Tensor>> {
+  const prepared = await Promise.all(rows.map(async ({ images: [number] = [] }) => [await images.read(number!)]));
+  return { pixelValues: wholeImages(images.stack(prepared).pixelValues) };
+}
+
+/** Images of one tile, float32 [rows, 1, channels, height, width], as the pixels that a model reads, [rows, channels, height, width]. */
+export const wholeImages = ({ shape: [rows, , ...size], data }: Tensor): Tensor =>
+  float32([rows!, ...size], data as Float32Array);
+
+/** The place of each row's class among the labels, int32 [rows], as `labels`. */
+export const classFeeds = (rows: readonly Example[], { classes }: RecordParts): Record<string, Tensor> => ({
+  labels: int32(
+    [rows.length],
+    rows.map(({ classes: [number] = [] }) => classes!.placeOf(number!)),
+  ),
+});
+
+/** A text, or two as one, truncated to the longest that the parts allow: an example that counts as one. */
+export function encodeTexts(
+  text: string,
+  second: string | null,
+  { tokenizer, maxLength }: RecordParts,
+): { whole: Example; isCut: boolean } {
+  const { ids, second: start, cut } = encodePair(tokenizer!, text, second, maxLength);
+  const whole: Example = { ids, labels: new Int32Array(ids.length).fill(IGNORE), targets: 1 };
+  return { whole: start < ids.length ? { ...whole, starts: [start] } : whole, isCut: cut };
+}

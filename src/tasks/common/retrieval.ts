@@ -1,0 +1,75 @@
+// How well images and texts find each other: recall@k over cosines, as CLIP's and ALIGN's papers report it for Flickr30K and COCO.
+import { LowrankError } from "../../errors.ts";
+import { type Products, rowsOf, type Vectors } from "./similarity.ts";
+
+/** Among how many of the nearest the right one has to be. */
+export const RECALL_AT = [1, 5, 10] as const;
+
+/** Shares of the queries that find a right one among the `k` nearest, by k. */
+export type Recall = Record<(typeof RECALL_AT)[number], number>;
+
+export interface RetrievalMeasures {
+  images: number;
+  texts: number;
+  /** Images whose nearest texts hold one of their own; an image can have several. */
+  imageToText: Recall;
+  /** Texts whose nearest images hold their own. */
+  textToImage: Recall;
+}
+
+/**
+ * recall@k between `images` and `texts`, unit vectors. `imageOf` has for each text the row of its image; every image has a text.
+ * Of equally near ones the earlier row counts as nearer. Throws `predict/not-finite` for vectors that are no numbers.
+ */
+export async function retrievalMeasures(
+  products: Products,
+  images: Vectors,
+  texts: Vectors,
+  imageOf: ArrayLike<number>,
+): Promise<RetrievalMeasures> {
+  checkFinite(images, "images");
+  checkFinite(texts, "texts");
+  const textsOf: number[][] = Array.from({ length: rowsOf(images) }, () => []);
+  for (let text = 0; text < imageOf.length; text++) textsOf[imageOf[text]!]!.push(text);
+  return {
+    images: rowsOf(images),
+    texts: rowsOf(texts),
+    imageToText: await recall(products, images, texts, (image) => textsOf[image]!),
+    textToImage: await recall(products, texts, images, (text) => [imageOf[text]!]),
+  };
+}
+
+async function recall(
+  products: Products,
+  queries: Vectors,
+  found: Vectors,
+  rightOnes: (query: number) => number[],
+): Promise<Recall> {
+  const [count, columns] = [rowsOf(queries), rowsOf(found)];
+  const hits = RECALL_AT.map(() => 0);
+  for await (const { first, products: block } of products.blocks(queries, found)) {
+    for (let row = 0; row * columns < block.length; row++) {
+      const scores = block.subarray(row * columns, (row + 1) * columns);
+      const right = rightOnes(first + row).reduce((best, one) => (best < 0 || isNearer(scores, one, best) ? one : best), -1);
+      if (right < 0) continue;
+      const place = scores.reduce((nearer, _, other) => nearer + Number(isNearer(scores, other, right)), 0);
+      for (const [i, k] of RECALL_AT.entries()) if (place < k) hits[i]!++;
+    }
+  }
+  return Object.fromEntries(RECALL_AT.map((k, i) => [k, count === 0 ? 0 : hits[i]! / count])) as Recall;
+}
+
+const isNearer = (scores: Float32Array, a: number, b: number): boolean =>
+  scores[a]! > scores[b]! || (scores[a] === scores[b] && a < b);
+
+function checkFinite({ data, width }: Vectors, of: string): void {
+  const at = data.findIndex((value) => !Number.isFinite(value));
+  if (at < 0) return;
+  throw new LowrankError("predict/not-finite", "the model gives vectors that are no numbers", {
+    subject: `${of}, row ${Math.floor(at / width) + 1}`,
+    expected: "finite numbers",
+    got: String(data[at]),
+    next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",
+    exitCode: 1,
+  });
+}

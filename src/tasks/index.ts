@@ -1,0 +1,113 @@
+// The table of tasks. A new task is a folder here and a line in the table (docs/add-a-task.md).
+
+import type { ColumnNames } from "../data/records.ts";
+import { LowrankError } from "../errors.ts";
+import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
+import { type HeadChoice, headNames, type ModelConfig } from "../models/registry.ts";
+import { causalLm } from "./causal-lm/index.ts";
+import { contrastive } from "./contrastive/index.ts";
+import { imageClassification } from "./image-classification/index.ts";
+import { sequenceClassification } from "./sequence-classification/index.ts";
+import type { Score, Task } from "./task.ts";
+
+export const tasks = {
+  "causal-lm": causalLm,
+  "sequence-classification": sequenceClassification,
+  "image-classification": imageClassification,
+  contrastive,
+} satisfies Record<string, Task>;
+
+export type TaskName = keyof typeof tasks;
+export const taskNames = Object.keys(tasks) as [TaskName, ...TaskName[]];
+/** The row of a task. */
+export const taskOf = (name: TaskName): Task<Score> => tasks[name];
+
+/** What a task measures. */
+export type ScoreOf<T extends TaskName> = Awaited<ReturnType<ReturnType<(typeof tasks)[T]["measure"]>["score"]>>;
+/** Tasks whose head a base may lack, so that it has no score of its own. */
+export type HeadTask = { [T in TaskName]: (typeof tasks)[T] extends { classes: true } ? T : never }[TaskName];
+
+/** The options that tasks add to those of every run. */
+type OwnShape<T> = T extends { options: infer S } ? S : unknown;
+type All<U> = (U extends unknown ? (one: U) => void : never) extends (all: infer I) => void ? I : never;
+export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
+  [K in keyof All<OwnShape<(typeof tasks)[TaskName]>>]: All<OwnShape<(typeof tasks)[TaskName]>>[K];
+};
+
+/** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
+const problemTypeOf = ({ problemType, labels }: ModelConfig): string =>
+  problemType ?? (labels.length === 1 ? "regression" : "single_label_classification");
+
+/** What a model is for: the first task with its head and problem type. */
+export function ownTask(config: ModelConfig): TaskName {
+  const fits = ({ head, problemType }: Task) =>
+    head === config.head && (problemType ?? problemTypeOf(config)) === problemTypeOf(config);
+  return taskNames.find((name) => fits(tasks[name])) ?? taskNames.find((name) => tasks[name].head === config.head)!;
+}
+
+/** The tasks that a model's family can be trained for. */
+export const possibleTasks = (config: ModelConfig): TaskName[] =>
+  taskNames.filter((name) => headNames(config).includes(tasks[name].head));
+
+/** What of an adapter says what it was trained for. */
+interface TaskHint {
+  config: { taskType: string | null };
+  task?: string;
+}
+
+/**
+ * The task of a base: the one that is given, the one that an adapter was trained for, or its own. Fails with `code` if the family has
+ * no head for it.
+ */
+export function chooseTask(code: string, config: ModelConfig, given: TaskName | undefined, adapter?: TaskHint | null): TaskName {
+  const own = ownTask(config);
+  if (given !== undefined && !possibleTasks(config).includes(given)) throw taskMismatch(code, config, given);
+  if (given !== undefined) return given;
+  const trained = taskNames.find((name) => name === adapter?.task);
+  if (trained) return trained;
+  const { taskType = null } = adapter?.config ?? {};
+  if (taskType === null || tasks[own].peft.taskType === taskType) return own;
+  return possibleTasks(config).find((name) => tasks[name].peft.taskType === taskType) ?? own;
+}
+
+const taskMismatch = (code: string, config: ModelConfig, given: TaskName): LowrankError =>
+  new LowrankError(code, `${config.modelType} is a model for ${tasks[ownTask(config)].what}`, {
+    subject: "task",
+    expected: possibleTasks(config).join(", "),
+    got: given,
+    next: `Use a base for ${tasks[given].what}, or leave out task.`,
+  });
+
+/** The head of a task. */
+export const headOf = ({ head, labels, problemType }: Task): HeadChoice => ({
+  head,
+  ...(labels && { labels }),
+  ...(problemType !== undefined && { problemType }),
+});
+
+/** A base, or one without weights, under the head of a task. */
+export const baseFor = <B extends AnyBase | TextBase>(base: B, name: TaskName): B => onBase(base, headOf(taskOf(name)));
+
+/** Refuses an option, with this code, because it is for models of another task than `name`. */
+export function optionMismatch(
+  code: string,
+  config: ModelConfig,
+  name: TaskName,
+  facts: { subject: string; expected: string; got: string; next: string },
+): LowrankError {
+  return new LowrankError(code, `${config.modelType} is a model for ${tasks[name].what}`, facts);
+}
+
+/** Throws `data/columns` if a column is named that the records of the task do not have: it would be left unread. */
+export function checkColumns(name: TaskName, columns: ColumnNames): void {
+  const own = taskOf(name).columns;
+  const all = [...new Set(taskNames.flatMap((task) => taskOf(task).columns))];
+  const foreign = all.find((column) => columns[column] !== undefined && !own.includes(column));
+  if (foreign === undefined) return;
+  throw new LowrankError("data/columns", "the records that this base learns from have no such column", {
+    subject: foreign,
+    expected: `none but ${own.join(", ")}`,
+    got: JSON.stringify(columns[foreign]),
+    next: `Leave out ${foreign}, or choose the task whose records have it (--task): ${taskNames.filter((task) => taskOf(task).columns.includes(foreign)).join(", ")}.`,
+  });
+}

@@ -1,0 +1,27 @@
+// What `npm ci` in a clone may do: run no script of a dependency, ask no registry by name.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+const read = (file: string) => JSON.parse(readFileSync(new URL(`../../${file}`, import.meta.url), "utf8"));
+
+interface Locked {
+  resolved?: string;
+  hasInstallScript?: boolean;
+}
+
+/** On Linux onnxruntime-node's script downloads CUDA libraries; without its script the package is complete for the CPU. */
+test("no dependency's install script runs: the lock file tells npm 10 so, package.json npm 11 and later", () => {
+  const packages: Record<string, Locked> = read("package-lock.json").packages;
+  const marked = Object.entries(packages).flatMap(([name, { hasInstallScript }]) => (hasInstallScript ? [name] : []));
+  assert.deepEqual(marked, [], `remove "hasInstallScript" of these from package-lock.json`);
+  assert.deepEqual(read("package.json").allowScripts, { esbuild: false, "onnxruntime-node": false });
+});
+
+test("the lock file names no registry", () => {
+  const packages: Record<string, Locked> = read("package-lock.json").packages;
+  assert.deepEqual(
+    Object.values(packages).flatMap(({ resolved }) => resolved ?? []),
+    [],
+  );
+});
