@@ -1,4 +1,4 @@
-// jobs/preview.ts: on every family's chat template the marked text is the assistant's turns; counts are those of training.
+// commands/preview: on every family's chat template the marked text is the assistant's turns; counts are those of training.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";

@@ -1,11 +1,11 @@
 // Values of options, from the command line (text) and from config files (YAML or JSON, read within bounds because they may come from
-// strangers). Only the kind of a value is checked here; what it may be is checked where it is used.
-import { parseDocument } from "yaml";
+// strangers), and config files to begin with. Of a value only the kind is checked; whether it is in range is checked where it is used.
+import { parseDocument, stringify } from "yaml";
 import { z } from "zod";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject, readText } from "../formats/json.ts";
-import { coreOf, type DescribedOption } from "../options.ts";
+import { coreOf, type DescribedOption, describeOptions, helpOf, type Options, sections } from "../options.ts";
 
 export type Values = Record<string, unknown>;
 
@@ -147,4 +147,34 @@ function parseYaml(source: string, path: string): Values {
   if (value === null || value === undefined) return {};
   if (typeof value === "object" && !Array.isArray(value)) return value as Values;
   return fail("the config file does not hold names and values", JSON.stringify(value)?.slice(0, 80) ?? typeof value);
+}
+
+/** A config file in YAML: the options given are set, the others are comments with their default. */
+export function writeConfig(options: Options, values: Record<string, unknown>, introduction: readonly string[]): string {
+  const described = describeOptions(options);
+  const lines = introduction.map((line) => `# ${line}`.trimEnd());
+  for (const [id, title] of Object.entries(sections)) {
+    lines.push("", `# --- ${title} ---`);
+    for (const option of described.filter(({ section = "more" }) => section === id)) {
+      lines.push("", ...commentOf(option), lineOf(option, values[option.name]));
+    }
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+function commentOf(option: DescribedOption): string[] {
+  const text = helpOf(option);
+  const wrapped = text.match(/\S.{0,94}(?=\s|$)|\S+/g) ?? [text];
+  return wrapped.map((line) => `# ${line}`);
+}
+
+function lineOf({ name, usual, isSwitch }: DescribedOption, value: unknown): string {
+  if (value !== undefined) return `${name}: ${inline(value)}`;
+  return `#${name}: ${usual ?? (isSwitch ? "false" : "")}`.trimEnd();
+}
+
+/** A value on one line. */
+function inline(value: unknown): string {
+  const text = stringify(value, { collectionStyle: "flow", lineWidth: 0 }).trim();
+  return text.includes("\n") ? JSON.stringify(value) : text;
 }
