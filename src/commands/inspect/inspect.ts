@@ -1,6 +1,5 @@
 // What a folder holds: an adapter's configuration, size and norms, or a base model's shape. No session is opened.
 
-import { attach } from "../../adapters/attach.ts";
 import type { LoraConfig } from "../../adapters/config.ts";
 import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
 import { ADAPTER_CONFIG_NAME, readAdapter } from "../../adapters/peft-files.ts";
@@ -19,6 +18,7 @@ import {
   modulesOf,
   withStoredHead,
 } from "../../models/registry.ts";
+import { prepareBase } from "../../tasks/index.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
@@ -57,7 +57,7 @@ export async function inspectAdapter(
   const adapter = await readAdapter(files, folder);
   let madeForBase: boolean | null = null;
   if (baseFolder !== undefined) {
-    const { base } = await attach(await openBase(files, baseFolder), adapter, { anyBase });
+    const { base } = await prepareBase("inspect/option", await openBase(files, baseFolder), adapter, { anyBase });
     madeForBase = await isMadeFor(base, adapter.baseFingerprint);
   }
   const described = describeAdapter(adapter);
