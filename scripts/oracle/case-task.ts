@@ -49,6 +49,7 @@ export const caseTasks: Record<string, CaseTask> = {
   idefics3: continued,
   "sequence-class": labelled("sequence-classification", classes),
   "image-class": labelled("image-classification", classes),
+  regression: labelled("regression", (given) => float32([given.shape[0]!], toFloat32(given))),
   contrastive: {
     task: "contrastive",
     batch: (io, prefix, config) => {
