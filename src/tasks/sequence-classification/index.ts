@@ -52,7 +52,7 @@ function formats({ textColumn, textPairColumn, labelColumn }: ColumnNames): Reco
   };
 }
 
-const records: RecordKind<LabelledText> = {
+export const labelledTexts: RecordKind<LabelledText> = {
   formats,
   answers: ["label"],
   hasClasses: true,
@@ -74,7 +74,7 @@ export const sequenceClassification: Task<ClassifierScore> & { classes: true } =
   unit: "examples",
   evalBatchSize: 32,
   check: needsPadding,
-  data: (base, options, host) => recordData(records, base, options, host),
+  data: (base, options, host) => recordData(labelledTexts, base, options, host),
   loss: classLoss,
   measure: classifierMeasure,
   figures: ({ accuracy }) => ({ accuracy }),
