@@ -13,7 +13,10 @@ import { temporaryFolder } from "../helpers/temporary-folder.ts";
 const animals = { cat: 1, dog: 2.5, bird: -0.5 };
 const records = Array.from({ length: 24 }, (_, i) => {
   const [animal, score] = Object.entries(animals)[i % 3]!;
-  return { text: `${["a", "the", "this", "an"][i % 4]} ${animal} ${["sat", "is small", "is large"][(i >> 2) % 3]}`, label: score };
+  return {
+    text: `${["a", "the", "this", "an"][i % 4]} ${animal} ${["sat", "is small", "is large"][(i >> 2) % 3]}`,
+    label: score,
+  };
 });
 
 for (const [name, bases] of [
@@ -69,7 +72,10 @@ test("what is no number is refused with its line, and classes of text as well", 
   const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const data = await jsonl(folder, "bad.jsonl", [records[0]!, { text: "a cat", label: "large" }]);
-  const error = await refused(collect(finetune({ base, data, output: `${folder}/out`, task: "regression", steps: 1 })), "data/value");
+  const error = await refused(
+    collect(finetune({ base, data, output: `${folder}/out`, task: "regression", steps: 1 })),
+    "data/value",
+  );
   assert.match(error.subject!, /bad\.jsonl, line 2/);
 });
 
