@@ -10,7 +10,7 @@ export interface MethodField {
   /** Its name in adapter_config.json. */
   peftName: string;
   schema: z.ZodType;
-  /** What `lowrank train --help` says of it. */
+  /** What `lowrank train --help` says of it, a flag that turns it on. */
   help: string;
 }
 
@@ -59,6 +59,8 @@ export interface Layer {
 export interface Method {
   /** What it is called. */
   title: string;
+  /** What it does, in a line. */
+  about: string;
   fields: Record<string, MethodField>;
   /** Whether a configuration asks for it, by the values of its fields; the row without it is used where no other is. */
   isUsed?(fields: Record<string, unknown>): boolean;

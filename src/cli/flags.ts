@@ -1,5 +1,6 @@
 // Every flag of every command, once: the command line, config files, help and docs/cli.md are read from these tables.
 
+import { methodHelp } from "../adapters/method-table.ts";
 import { CHAT_NEW_TOKENS } from "../commands/chat/chat.ts";
 import { SHOWN_CLASSES } from "../commands/classify/inputs.ts";
 import { goals } from "../commands/init/goals.ts";
@@ -142,6 +143,7 @@ const training: Flag[] = [
   { name: "rankPattern", kind: "object", value: "JSON", help: 'ranks of some modules, as in {"q_proj": 4}' },
   { name: "alphaPattern", kind: "object", value: "JSON", help: 'alphas of some modules, as in {"q_proj": 8}' },
   { name: "rslora", kind: "boolean", help: "scale by alpha / sqrt(rank)" },
+  ...methodHelp.map(({ name, help }): Flag => ({ name, kind: "boolean", help })),
   {
     name: "init",
     kind: "init",

@@ -1,6 +1,7 @@
 // What a fine-tuning run is told: every option of `finetune` with its default, and run.json, from which a run is resumed.
 import { z } from "zod";
 import { type LoraConfig, loraConfig } from "../adapters/config.ts";
+import { methodFieldsOf, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import type { PromptFormat } from "../data/prompts.ts";
 import type { ColumnNames } from "../data/records.ts";
@@ -42,6 +43,7 @@ const loraFields = {
   rslora: z.boolean().default(false),
   /** true: A uniform, B zero. "gaussian": A normal, B zero. false: both uniform. */
   init: z.union([z.boolean(), z.literal("gaussian")]).default(true),
+  ...methodSchemas,
 };
 
 /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
@@ -275,6 +277,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     alphaPattern: options.alphaPattern,
     useRslora: rslora,
     initLoraWeights: init,
+    ...methodFieldsOf(options),
     ...fieldsOfTask[taskOf(config)],
     baseModelNameOrPath: baseName,
   });

@@ -1,7 +1,9 @@
 // What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
 
+import type { LoraConfig } from "../../adapters/config.ts";
 import { layoutOf } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
+import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import { LowrankError } from "../../errors.ts";
@@ -143,7 +145,7 @@ export async function planTraining(
     modules: modules?.length ?? null,
     trainableParameters: trainable,
     baseParameters: countParameters(config),
-    groups: modules ? groupsOf(modules) : [],
+    groups: modules ? groupsOf(modules, loraConfigOf(options, config)) : [],
     resultBytes,
     outputBytes: disk,
     batchSize,
@@ -226,13 +228,15 @@ function fullBatch(config: ModelConfig, rows: number, width: number): BatchSize 
 /** `usual` with `own` in its place among them. */
 const among = (usual: readonly number[], own: number): number[] => [...new Set([...usual, own])].sort((a, b) => a - b);
 
-function groupsOf(modules: readonly AdapterModule[]): PlannedGroup[] {
+function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedGroup[] {
+  const { tensors } = methodOf(lora);
   const groups = new Map<string, PlannedGroup>();
-  for (const { path, inFeatures, outFeatures, rank } of modules) {
+  for (const module of modules) {
+    const { path, inFeatures, outFeatures, rank } = module;
     const name = path.replace(/\.\d+\./, ".*.");
     const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
     const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
-    const parameters = group.parameters + rank * (inFeatures + outFeatures);
+    const parameters = group.parameters + elementsOf(tensors(module, rank).map(({ shape }) => ({ shape: shape as number[] })));
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];
