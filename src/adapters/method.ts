@@ -102,7 +102,6 @@ export interface InitialValues {
 
 /** A variant that is known and not built: its field is refused when it is on, and its tensors are named. */
 export interface UnbuiltMethod {
-  title: string;
   peftName: string;
   /** The field's value when it is off. */
   written: unknown;
@@ -112,8 +111,7 @@ export interface UnbuiltMethod {
 }
 
 /** A line of the table for a variant that is not built. */
-export const unbuilt = (title: string, peftName: string, written: unknown, why: string, keys?: RegExp): UnbuiltMethod => ({
-  title,
+export const unbuilt = (peftName: string, written: unknown, why: string, keys?: RegExp): UnbuiltMethod => ({
   peftName,
   written,
   why,
