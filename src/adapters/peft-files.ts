@@ -165,8 +165,8 @@ async function checkFolder(files: Files, folder: string): Promise<void> {
 
 /** What PEFT stores beside an adapter's own tensors, by the end of its key. */
 const OTHER_KEYS: [RegExp, string][] = [
-  ...unbuiltMethods.flatMap(({ title, keys }): [RegExp, string][] =>
-    keys ? [[keys, `a tensor of ${title}, which is not supported`]] : [],
+  ...unbuiltMethods.flatMap(({ peftName, keys, why }): [RegExp, string][] =>
+    keys ? [[keys, `one of ${peftName}: ${why}`]] : [],
   ),
   [/\.trainable_tokens_delta$/, "trained token embeddings, which are not supported"],
   [/\.lora_[AB]\.[^.]+\.weight$/, "a key with an adapter's name in it; PEFT's save_pretrained leaves the name out"],

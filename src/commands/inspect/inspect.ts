@@ -2,6 +2,7 @@
 
 import type { LoraConfig } from "../../adapters/config.ts";
 import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
+import { methodOf } from "../../adapters/method-table.ts";
 import { ADAPTER_CONFIG_NAME, readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
@@ -22,6 +23,9 @@ import { prepareBase } from "../../tasks/index.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
+  /** Its method, and what that does. */
+  method: string;
+  about: string;
   config: LoraConfig;
   /** The names of the classes, in the order of the logits; null if the file names none. */
   labels: string[] | null;
@@ -62,7 +66,9 @@ export async function inspectAdapter(
   }
   const described = describeAdapter(adapter);
   const trainedInFull = described.modules.reduce((rest, module) => rest - module.parameters, described.parameters);
-  return { kind: "adapter", config: adapter.config, labels: adapter.labels ?? null, trainedInFull, madeForBase, ...described };
+  const { title: method, about } = methodOf(adapter.config);
+  const { config, labels = null } = adapter;
+  return { kind: "adapter", method, about, config, labels, trainedInFull, madeForBase, ...described };
 }
 
 /** What a base model's folder holds. Needs config.json only. */
