@@ -1,4 +1,5 @@
 // Regression: a number for a text or a pair of texts, by squared error. Transformers' problem_type "regression" with one output.
+import type { Fields } from "../../data/records.ts";
 import { mul, sub } from "../../graph/ops/elementwise.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { reshape } from "../../graph/ops/shape.ts";
@@ -13,22 +14,15 @@ import { recordPreview } from "../common/record-preview.ts";
 import type { Measure, Task } from "../task.ts";
 import { type RegressionMeasures, regressionMeasures } from "./measures.ts";
 
+function readNumber(row: Fields, key: string): number {
+  const given = row.value(key);
+  const value = typeof given === "string" && given.trim() === "" ? Number.NaN : Number(given ?? Number.NaN);
+  if (!Number.isFinite(Math.fround(value))) throw row.wrong(key, "a number");
+  return value;
+}
+
 const records: RecordKind<LabelledText<number>> = {
-  formats(columns) {
-    const number = (name: string) =>
-      labelledTexts(
-        "numbers",
-        columns,
-        (row, key) => {
-          const value = Number(row.value(key) === "" ? Number.NaN : row.value(key));
-          if (!Number.isFinite(value) || !Number.isFinite(Math.fround(value))) throw row.wrong(key, "a number");
-          return value;
-        },
-        name,
-      );
-    const [labels, scores] = [number("label"), number("score")];
-    return columns.labelColumn ? labels : { ...labels, candidates: [...labels.candidates, ...scores.candidates] };
-  },
+  formats: (columns) => labelledTexts("numbers", columns, readNumber, ["label", "score"]),
   answers: ["label"],
   hasClasses: false,
   async example({ text, textPair, label }, _, parts) {
