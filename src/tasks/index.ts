@@ -10,6 +10,7 @@ import { type HeadChoice, headNames, type ModelConfig } from "../models/registry
 import { causalLm } from "./causal-lm/index.ts";
 import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
+import { multiLabelClassification } from "./multi-label-classification/index.ts";
 import { regression } from "./regression/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task, TaskOptions } from "./task.ts";
@@ -19,6 +20,7 @@ export const tasks = {
   "sequence-classification": sequenceClassification,
   "image-classification": imageClassification,
   contrastive,
+  "multi-label-classification": multiLabelClassification,
   regression,
 } satisfies Record<string, Task>;
 
