@@ -8,7 +8,7 @@ export const alora = unbuilt(
   "activated LoRA switches on in mid-sequence, which is not done here",
 );
 export const bdlora = unbuilt("use_bdlora", null, "block-diagonal factors are not computed");
-export const dora = unbuilt("use_dora", false, "DoRA's magnitude vectors are not applied", /\.lora_magnitude_vector(\.weight)?$/);
+export { dora } from "./dora.ts";
 export const kasa = unbuilt("kasa_config", null, "KaSA's singular values are not applied");
 export { lora } from "./lora.ts";
 export const loraBias = unbuilt("lora_bias", false, "a bias of B is not applied", /\.lora_[AB]\.bias$/);
