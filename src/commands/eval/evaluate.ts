@@ -23,6 +23,7 @@ import {
 } from "../../tasks/index.ts";
 import type { Score } from "../../tasks/task.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/datasets.ts";
+import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";
 
 export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames {
