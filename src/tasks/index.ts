@@ -7,11 +7,13 @@ import { type HeadChoice, headNames, type ModelConfig } from "../models/registry
 import { causalLm } from "./causal-lm/index.ts";
 import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
+import { preference } from "./preference/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task } from "./task.ts";
 
 export const tasks = {
   "causal-lm": causalLm,
+  preference,
   "sequence-classification": sequenceClassification,
   "image-classification": imageClassification,
   contrastive,
