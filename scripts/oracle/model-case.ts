@@ -12,7 +12,7 @@ import { openCheckpoint, readWeights, storedName } from "../../src/formats/check
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readJsonObject, readText } from "../../src/formats/json.ts";
-import { check, type Graph, nodesOf, type Value } from "../../src/graph/graph.ts";
+import { check, type Graph, type Node, nodesOf, rewrite, type Value } from "../../src/graph/graph.ts";
 import { type AnyBase, openBase } from "../../src/models/base.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
@@ -93,7 +93,7 @@ const checks: Checks<ModelCase> = {
 
 /** Compares everything in a case. Throws `model/unsupported` or `lora/unsupported` for what is not built. */
 export async function runModelCase(folder: string, meta: unknown): Promise<Finding[]> {
-  return runChecks(checks, await openCase(folder, meta));
+  return runChecks(checks, await prepared(await openCase(folder, meta)));
 }
 
 /** The base and the adapter's config are read first: what they ask for may not be built, whatever else is in the folder. */
@@ -140,9 +140,15 @@ async function trainableTensors({ meta, base, trained, frozen, adapter, batches 
 }
 
 /** Every output of the base and with the adapter. */
-async function outputs({ base: { config, checkpoint }, task, meta, trained, adapter, io }: ModelCase): Promise<Finding[]> {
+async function outputs(given: ModelCase): Promise<Finding[]> {
+  const { base, task, meta, trained, adapter, io } = given;
+  const { config, checkpoint } = base;
   const forward = forwardGraph(config);
-  const named = meta.outputs.map((name): [string, Value] => [name, forward.outputs[outputName(name)]!]);
+  const loss = task.lossOutputs && withLeavesOf(forward, lossOf(given, SHORT));
+  const named = meta.outputs.map((name): [string, Value] => {
+    const own = task.lossOutputs?.[name];
+    return [name, own ? loss!.outputs[own.of]! : forward.outputs[outputName(name)]!];
+  });
   const wanted = { outputs: Object.fromEntries(named) };
   const { graph: adapted } = adaptedGraph(wanted, trained);
   const both = (graph: Graph, which: string) => Object.entries(graph.outputs).map(([name, value]) => [`${name}_${which}`, value]);
@@ -160,7 +166,8 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
         const golden = io.get(`${prefix}${name}_${which}`);
         if (!golden) continue; // the parts of a packed row were run with the adapter only
         const defined = (output: Tensor) => task.defined?.(output, io, prefix, config) ?? toFloat32(output);
-        got[which].set(`${prefix}${name}`, defined(results[`${name}_${which}`]!));
+        const result = results[`${name}_${which}`]!;
+        got[which].set(`${prefix}${name}`, defined(task.lossOutputs?.[name]?.part(result) ?? result));
         want[which].set(`${prefix}${name}`, defined(golden));
       }
     }
@@ -173,6 +180,16 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
   ];
 }
 
+/** `graph` on the inputs and weights of another graph, where that has them too. */
+function withLeavesOf(other: Graph, graph: Graph): Graph {
+  const nameOf = ({ op, attributes }: Node) => (op === "input" || op === "weight" ? `${op} ${attributes["name"]}` : "");
+  const leaves = new Map(nodesOf(other).map((node) => [nameOf(node), node.outputs[0]!]));
+  return rewrite(graph, (node) => {
+    const leaf = nameOf(node) !== "" && leaves.get(nameOf(node));
+    return leaf ? [leaf] : null;
+  });
+}
+
 /** Of feeds those that a graph reads. */
 function readBy(graph: Graph, feeds: Record<string, Tensor>): Record<string, Tensor> {
   const names = new Set(nodesOf(graph).map(({ op, attributes }) => op === "input" && attributes["name"]));
@@ -181,18 +198,15 @@ function readBy(graph: Graph, feeds: Record<string, Tensor>): Record<string, Ten
 
 /** Opens the product's training session, as for batches of the given size. */
 async function withObjective(
-  { base: { checkpoint, config }, task, meta, trained, batches }: ModelCase,
+  given: ModelCase,
   shape: BatchShape,
   work: (objective: Objective) => Promise<Finding[]>,
 ): Promise<Finding[]> {
+  const { checkpoint } = given.base;
   const objective = await loraObjective({
     checkpoint,
-    loss: taskOf(task.task).loss(
-      config,
-      { ...shape, images: batches.some(({ feeds }) => "pixelValues" in feeds) },
-      meta.task_options,
-    ),
-    ...trained,
+    loss: lossOf(given, shape),
+    ...given.trained,
     dropout: 0,
     openSession: openNodeSession,
   });
@@ -200,6 +214,28 @@ async function withObjective(
     return await work(objective);
   } finally {
     await objective.close();
+  }
+}
+
+const lossOf = ({ base, task, meta, batches }: ModelCase, shape: BatchShape): Graph =>
+  taskOf(task.task).loss(
+    base.config,
+    { ...shape, images: batches.some(({ feeds }) => "pixelValues" in feeds) },
+    task.options?.(meta.task_options) ?? meta.task_options,
+  );
+
+/** The case with what its batches are fed of the base's outputs. */
+async function prepared(given: ModelCase): Promise<ModelCase> {
+  const { task, batches, base } = given;
+  if (!task.prepare) return given;
+  const graph = lossOf(given, SHORT);
+  const session = await openGraph(graph, weightFiles(base.checkpoint), { openSession: openNodeSession });
+  try {
+    const done: Batch[] = [];
+    for (const batch of batches) done.push(task.prepare(batch, await session.run(batch.feeds)));
+    return { ...given, batches: done };
+  } finally {
+    await session.close();
   }
 }
 

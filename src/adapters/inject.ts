@@ -5,7 +5,7 @@ import { div, less, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
 import { scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
-import { capLogits, crossEntropy } from "../graph/ops/loss.ts";
+import { capLogits, crossEntropies } from "../graph/ops/loss.ts";
 import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
 import type { Layer, Method, ModuleTensors } from "./method.ts";
 
@@ -38,8 +38,8 @@ function inject(
       const softcap = node.attributes["softcap"] as number | undefined;
       const logits = update(path, x, linear(x, weight, path));
       if (!logits) return null;
-      if (further) return [crossEntropy(concat([logits, further], 1), labels), x, further];
-      return [crossEntropy(softcap ? capLogits(logits, softcap) : logits, labels), x];
+      if (further) return [crossEntropies(concat([logits, further], 1), labels), x, further];
+      return [crossEntropies(softcap ? capLogits(logits, softcap) : logits, labels), x];
     }
     return null;
   });

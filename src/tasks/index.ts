@@ -12,11 +12,13 @@ import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
 import { multiLabelClassification } from "./multi-label-classification/index.ts";
 import { regression } from "./regression/index.ts";
+import { preference } from "./preference/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task, TaskOptions } from "./task.ts";
 
 export const tasks = {
   "causal-lm": causalLm,
+  preference,
   "sequence-classification": sequenceClassification,
   "image-classification": imageClassification,
   contrastive,

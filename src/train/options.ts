@@ -80,6 +80,8 @@ export const columnOptions = {
     value: "NAME",
     help: "of a model that classifies images or compares them with texts: that of their paths",
   }),
+  // Those of tasks, whose types `taskOptions` has.
+  ...(Object.fromEntries(Object.entries(taskOptions).filter(([name]) => name.endsWith("Column"))) as Record<never, never>),
 };
 
 /** How records are read, in training and elsewhere. */

@@ -105,6 +105,7 @@ export async function planTraining(
   const task = taskOf(chooseTask("train/option", described, options.task));
   const config = withHead(described, headOf(task), new Map());
   const { method, batchSize, gradientAccumulation } = options;
+  const { rowsPerExample = 1 } = task;
   checkCount("batchSize", batchSize, 1);
   checkCount("gradientAccumulation", gradientAccumulation, 1);
   checkCount("examples", examples, 1);
@@ -123,7 +124,7 @@ export async function planTraining(
     return made;
   };
   const memoryOf = (rows: number, width: number) => {
-    const size = fullBatch(config, rows, width);
+    const size = fullBatch(config, rows * rowsPerExample, width);
     return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
   };
   const memory = memoryOf(batchSize, maxLength);
@@ -140,7 +141,7 @@ export async function planTraining(
   );
 
   const stepGraph = graphAt(maxLength);
-  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize, maxLength)));
+  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize * rowsPerExample, maxLength)));
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
   const steps = examples === undefined ? null : stepsOf(examples, options);
@@ -164,7 +165,7 @@ export async function planTraining(
       flopsPerStep: gradientAccumulation * flops,
       flopsPerSecond,
       secondsPerStep,
-      tokensPerSecond: (gradientAccumulation * batchSize * maxLength) / secondsPerStep,
+      tokensPerSecond: (gradientAccumulation * batchSize * rowsPerExample * maxLength) / secondsPerStep,
       steps,
       seconds: steps && steps * secondsPerStep,
     },

@@ -3,7 +3,7 @@
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
-import type { Batch, BatchSize, Example } from "../../data/types.ts";
+import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
@@ -95,7 +95,7 @@ export async function* finetune(
     const reader = dataReader(files, taskData, { spill: `${options.output}/${SPILL_NAME}`, signal });
     closing.push(reader.close);
     const data = yield* readData(reader, options);
-    const sampled = yield* sampledExamples(reader, data.held, options);
+    const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
     const labels = reader.labels();
     const own = labels ? relabelled(base, labels) : base;
     const model = await trainable(own, reader.hasImages());
@@ -174,7 +174,7 @@ export async function* finetune(
         loadBest: options.loadBest,
         resume: options.resume,
       },
-      facts: { method: options.method, task: name, base: await own.fingerprint(), ...model.facts },
+      facts: { method: options.method, task: name, ...ownOptions(task, options), base: await own.fingerprint(), ...model.facts },
       signal,
       memoryBytes,
     });
@@ -207,6 +207,12 @@ const countsOf = ({ modules, trainable }: TrainableModel, config: ModelConfig) =
   trainable,
   parameters: countParameters(config),
 });
+
+/** The task's own options, as given, in one fact; none where it has none. */
+function ownOptions(task: Task, options: Readonly<Record<string, unknown>>): RunIdentity {
+  if (!task.options) return {};
+  return { options: JSON.stringify(Object.fromEntries(Object.keys(task.options).map((name) => [name, options[name]]))) };
+}
 
 const withoutNames = <R extends ExampleReport>(report: R) => ({ ...report, classes: report.classes?.length });
 

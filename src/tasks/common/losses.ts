@@ -2,18 +2,8 @@
 import type { Value } from "../../graph/graph.ts";
 import { add, exp, less, log, neg, where } from "../../graph/ops/elementwise.ts";
 import { scalar } from "../../graph/ops/leaves.ts";
-import { reduceSum } from "../../graph/ops/reduction.ts";
-import { reshape } from "../../graph/ops/shape.ts";
 
-/** The sum of all elements: a scalar. */
-export const sumOf = (x: Value): Value =>
-  reshape(
-    reduceSum(
-      x,
-      x.shape.map((_, axis) => axis),
-    ),
-    [],
-  );
+export { sumOf } from "../../graph/ops/reduction.ts";
 
 /** log(1 + e^x), elementwise, without overflow: max(x, 0) + log(1 + e^-|x|). */
 export function softplus(x: Value): Value {
