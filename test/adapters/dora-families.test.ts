@@ -1,6 +1,6 @@
 // DoRA on every family that has a golden: the graph with a random adapter computes what the merged checkpoint computes.
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -17,11 +17,12 @@ import { dora } from "../../src/adapters/methods/dora.ts";
 import { storedName } from "../../src/formats/checkpoint.ts";
 import type { Graph } from "../../src/graph/graph.ts";
 import { type AnyBase, openBase } from "../../src/models/base.ts";
-import { forwardGraph } from "../../src/models/registry.ts";
+import { forwardGraph, modelInputs } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { openGraph } from "../../src/runtime/open-graph.ts";
+import { baseFor } from "../../src/tasks/index.ts";
 import { float32, type Tensor } from "../../src/tensor.ts";
 import { adaptedGraph } from "../../src/train/training-graph.ts";
 import { caseFolder } from "../helpers/golden-rows.ts";
@@ -43,7 +44,10 @@ async function outputs({ checkpoint }: AnyBase, graph: Graph, feeds: Record<stri
 for (const name of families) {
   test(`DoRA on ${name}`, async () => {
     const folder = caseFolder(name);
-    const base = await openBase(nodeFiles, `${folder}/base`);
+    const opened = await openBase(nodeFiles, `${folder}/base`);
+    const meta = JSON.parse(readFileSync(`${folder}/meta.json`, "utf8")) as { task: string };
+    const task = caseTask(meta.task, opened);
+    const base = baseFor(opened, task.task);
     const { checkpoint, modules, config: model } = base;
     const config = loraConfig({ rank: 3, alpha: 4, targetModules: "all-linear", initLoraWeights: false, useDora: true });
     const adapted = matchModules(modules, config, model.modelType).filter(({ path: at }) => !/score|classifier/.test(at));
@@ -55,9 +59,9 @@ for (const name of families) {
     const adapter = { ...drawn, tensors };
 
     const forward = forwardGraph(model);
-    const task = caseTask(base);
     const io = await readTensors(`${folder}/io.safetensors`);
-    const all = task.feeds(io, batchPrefixes(io)[0]!);
+    const given = task.batch(io, batchPrefixes(io)[0]!, model).feeds;
+    const all = Object.fromEntries(Object.keys(modelInputs(model)).map((name) => [name, given[name]!]));
     const layout = layoutOf(adapter);
     const theta = thetaOf(adapter);
     const own = Object.fromEntries(layout.map((entry) => [entry.key, float32(entry.shape, partOf(theta, entry))]));
