@@ -1,7 +1,7 @@
 // The worker side of worker-session.ts: one ONNX Runtime session, one request at a time. JavaScript, so that a worker that
 // imports it starts the same way from source and from the package.
 
-/** @import { InferenceSession, Tensor as EngineTensor } from "onnxruntime-common" */
+/** @import { InferenceSession, Tensor as EngineTensor } from "onnxruntime-node" */
 /** @import { Request, Reply } from "./worker-session.ts" */
 /** @import { Tensor } from "../tensor.ts" */
 

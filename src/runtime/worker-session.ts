@@ -61,7 +61,12 @@ export async function openInWorker(
       worker.busy?.(true);
       worker.post({ ...request, id }, transfer);
     });
-  await ask({ kind: "open", open }, transfer);
+  try {
+    await ask({ kind: "open", open }, transfer);
+  } catch (error) {
+    await worker.terminate();
+    throw error;
+  }
   return {
     run: async (feeds, options = {}) => (await ask({ kind: "run", feeds, options })).results!,
     bind: async (feeds) => void (await ask({ kind: "bind", feeds })),

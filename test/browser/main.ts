@@ -18,7 +18,7 @@ const engines = (Object.keys(bounds) as (keyof typeof bounds)[]).filter(
 const model = readdirSync("models/embedded").filter((name) => /\.(json|safetensors)$/.test(name));
 const files = [...model.map((name) => `models/embedded/${name}`), "models/demo/train.jsonl"];
 const prompts = readFileSync("models/demo/test.jsonl", "utf8")
-  .split("\n", 4)
+  .split("\n", 2)
   .map((line) => JSON.parse(line).messages[0].content as string);
 const folder = "test/fixtures/images/files";
 /** The largest difference of a channel of a pixel: JPEG and lossy WebP leave the rounding to the decoder. */

@@ -40,7 +40,7 @@ export interface Places {
 }
 
 export const STEPS = 20;
-const MAX_NEW_TOKENS = 48;
+const MAX_NEW_TOKENS = 40;
 
 /** Trains and generates on any platform. `prompts` are texts of users. */
 export async function trainAndGenerate(
@@ -51,7 +51,7 @@ export async function trainAndGenerate(
 ): Promise<Outcome> {
   const [losses, gradientNorms]: [number[], number[]] = [[], []];
   const began = performance.now();
-  const options = { rank: 16, alpha: 32, batchSize: 4, learningRate: 1e-3, steps: STEPS, dropout: 0.05, seed: 3 };
+  const options = { rank: 16, alpha: 32, batchSize: 1, learningRate: 2e-3, steps: STEPS, dropout: 0.05, seed: 3 };
   for await (const event of lowrank.finetune({ ...options, ...places })) {
     if (event.type !== "step") continue;
     losses.push(event.loss);

@@ -3,7 +3,7 @@ import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 
 /** A file's content, or the address it is fetched from. */
-export type Mounted = Blob | Uint8Array<ArrayBuffer> | string | URL;
+export type Mounted = Blob | Uint8Array<ArrayBuffer> | URL;
 
 const parentOf = (path: string): string => path.slice(0, Math.max(path.lastIndexOf("/"), 0));
 /** Without empty parts and "." at the beginning: "./a//b/" is "a/b". */
@@ -13,7 +13,7 @@ const normal = (path: string): string =>
     .filter((part, i) => part !== "." && (part !== "" || i === 0))
     .join("/");
 
-/** Files in memory. `mounted` are those that are there from the start, by path; text is the address of one to fetch. */
+/** Files in memory. `mounted` are those that are there from the start, by path. */
 export function webFiles(mounted: Readonly<Record<string, Mounted>> = {}): Files {
   const held = new Map<string, Blob | URL>();
   const folders = new Set<string>([""]);
@@ -39,8 +39,7 @@ export function webFiles(mounted: Readonly<Record<string, Mounted>> = {}): Files
   }
 
   for (const [path, content] of Object.entries(mounted)) {
-    const isAddress = typeof content === "string" || content instanceof URL;
-    add(normal(path), isAddress ? new URL(content, location.href) : content instanceof Blob ? content : new Blob([content]));
+    add(normal(path), content instanceof Uint8Array ? new Blob([content]) : content);
   }
 
   return {

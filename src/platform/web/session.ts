@@ -1,11 +1,8 @@
 // ONNX Runtime Web behind the Session interface, each session in a Web Worker of its own.
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Files } from "../../files.ts";
-import { toFloat32 } from "../../formats/float.ts";
-import { readTensor, type TensorEntry } from "../../formats/safetensors.ts";
-import { ModelProtoSchema, TensorProto_DataLocation, TensorProto_DataType } from "../../onnx/proto/onnx_pb.ts";
-import type { OpenSession, WeightSource } from "../../runtime/session.ts";
+import type { OpenSession } from "../../runtime/session.ts";
 import { openInWorker, type Reply } from "../../runtime/worker-session.ts";
+import { type PreparedModel, prepareModel } from "./model.ts";
 
 /** The engine's builds: kernels on the processor, or on the graphics card with the processor's for what those lack. */
 export type WebEngine = "wasm" | "webgpu";
@@ -17,9 +14,7 @@ export interface WebEngineOptions {
 }
 
 /** What the worker opens. */
-export interface WebModel extends WebEngineOptions {
-  model: Uint8Array;
-  weights: { path: string; data: Uint8Array }[];
+export interface WebModel extends WebEngineOptions, PreparedModel {
   threads?: number;
 }
 
@@ -27,8 +22,8 @@ export interface WebModel extends WebEngineOptions {
 export const webSessions =
   (files: Files, engine: WebEngineOptions): OpenSession =>
   async (model, { weights, threads } = {}) => {
-    const opened: WebModel = { ...engine, ...(await withWeights(files, model, weights)), threads };
-    const transfer = opened.weights.map(({ data }) => data.buffer as ArrayBuffer);
+    const prepared = await prepareModel(model, weights, { files, gpu: engine.engine === "webgpu" });
+    const opened: WebModel = { ...engine, ...prepared, threads };
     return openInWorker(
       ({ reply, failed }) => {
         const worker = new Worker(new URL("./worker.mjs", import.meta.url), { type: "module" });
@@ -43,29 +38,6 @@ export const webSessions =
         };
       },
       opened,
-      transfer,
+      prepared.weights.map(({ data }) => data.buffer),
     );
   };
-
-/** The model with each weight as float32 data of its own: ONNX Runtime's WebGPU converts no bfloat16. */
-async function withWeights(files: Files, bytes: Uint8Array, source?: WeightSource): Promise<Pick<WebModel, "model" | "weights">> {
-  const model = fromBinary(ModelProtoSchema, bytes);
-  const weights: WebModel["weights"] = [];
-  for (const tensor of model.graph?.initializer ?? []) {
-    if (tensor.dataLocation !== TensorProto_DataLocation.EXTERNAL || !source) continue;
-    const stored = source.locate(tensor.name);
-    const values = toFloat32(
-      await readTensor(files, `${source.folder}/${stored.location}`, stored as TensorEntry & typeof stored),
-    );
-    const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    const entries = { location: tensor.name, offset: "0", length: String(data.length) };
-    tensor.dataType = TensorProto_DataType.FLOAT;
-    tensor.externalData = Object.entries(entries).map(([key, value]) => ({
-      $typeName: "onnx.StringStringEntryProto",
-      key,
-      value,
-    }));
-    weights.push({ path: tensor.name, data });
-  }
-  return { model: toBinary(ModelProtoSchema, model), weights };
-}

@@ -10,12 +10,12 @@ const builds = {
 };
 
 /** @param {WebModel} model */
-async function open({ engine, wasmPaths, model, weights, threads }) {
+async function open({ engine, wasmPaths, model, weights, cpuNodes, threads }) {
   const ort = await builds[engine]();
   if (wasmPaths !== undefined) ort.env.wasm.wasmPaths = wasmPaths;
   ort.env.wasm.numThreads = threads ?? navigator.hardwareConcurrency;
   const session = await ort.InferenceSession.create(model, {
-    executionProviders: [engine],
+    executionProviders: [engine === "webgpu" ? { name: engine, forceCpuNodeNames: cpuNodes } : engine],
     graphOptimizationLevel: "basic",
     enableMemPattern: false,
     logSeverityLevel: 3,

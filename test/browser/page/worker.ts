@@ -9,7 +9,7 @@ addEventListener("message", async ({ data: task }: MessageEvent<Task>) => {
 const post = (answer: Answer): void => postMessage(answer);
 
 async function answer({ engine, files, prompts, images }: Task): Promise<Result> {
-  const mounted = Object.fromEntries([...files, ...images].map((path) => [path, `/${path}`]));
+  const mounted = Object.fromEntries([...files, ...images].map((path) => [path, new URL(`/${path}`, location.href)]));
   const models = { embedded: "models/embedded" };
   const lowrank = createLowrank(webPlatform({ engine, wasmPaths: "/ort/", files: webFiles(mounted), models }));
   const places = { base: "embedded", data: "models/demo/train.jsonl", output: "run" };
