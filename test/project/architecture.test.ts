@@ -30,6 +30,7 @@ const packages: Record<string, string[]> = {
   platform: ["node:", "onnxruntime-node", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
   hub: ["node:", "@huggingface/hub"],
   "options.ts": ["zod"],
+  tasks: ["zod"],
 };
 
 /** The program around the library, for Node: it may import every package. */
