@@ -27,6 +27,8 @@ export const tasks = {
 } satisfies Record<string, Task>;
 
 export type TaskName = keyof typeof tasks;
+/** What is evaluated, by its type, where a program names no task. */
+export type UsualTask = "causal-lm";
 export const taskNames = Object.keys(tasks) as [TaskName, ...TaskName[]];
 /** The row of a task. */
 export const taskOf = (name: TaskName): Task<Score> => tasks[name];

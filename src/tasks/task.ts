@@ -5,6 +5,7 @@ import type { LoraConfig } from "../adapters/config.ts";
 import type { Classes } from "../data/classes.ts";
 import type { Collator } from "../data/collate.ts";
 import type { MadeExample, TrainOn } from "../data/examples.ts";
+import type { ImageSpan } from "../data/image-spans.ts";
 import type { ImageStore } from "../data/images.ts";
 import type { PromptFormatFinder } from "../data/prompts.ts";
 import type { RecordFile } from "../data/readers.ts";
@@ -17,7 +18,6 @@ import type { HeadName, ModelConfig } from "../models/heads/head.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import type { Tensor } from "../tensor.ts";
-import type { ImageSpan } from "./causal-lm/image-spans.ts";
 import type { DatasetStats, ShownExample } from "./common/preview.ts";
 
 /** How records become examples. */
