@@ -79,6 +79,8 @@ export const caseTasks: Record<string, CaseTask> = {
   idefics3: continued,
   "sequence-class": labelled("sequence-classification", classes),
   "image-class": labelled("image-classification", classes),
+  "multi-label": labelled("multi-label-classification", (given) => float32(given.shape, toFloat32(given))),
+  regression: labelled("regression", (given) => float32([given.shape[0]!], toFloat32(given))),
   preference: preferred,
   contrastive: {
     task: "contrastive",

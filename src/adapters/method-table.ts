@@ -24,9 +24,10 @@ const allFields: [string, MethodField][] = methods.flatMap(({ fields }) => Objec
 /** The fields that methods add to a LoraConfig, and to the options of training. */
 export const methodSchemas = Object.fromEntries(allFields.map(([name, { schema }]) => [name, schema])) as unknown as MethodShape;
 /** Their names in adapter_config.json. */
-export const methodPeftNames: Readonly<Record<string, string>> = Object.fromEntries(
-  allFields.map(([name, { peftName }]) => [name, peftName]),
-);
+export const methodPeftNames = Object.fromEntries(allFields.map(([name, { peftName }]) => [name, peftName])) as Record<
+  keyof MethodShape,
+  string
+>;
 /** What help says of them. */
 export const methodHelp: readonly { name: string; help: string }[] = allFields.map(([name, { help }]) => ({ name, help }));
 

@@ -10,7 +10,7 @@ export interface MethodField {
   /** Its name in adapter_config.json. */
   peftName: string;
   schema: z.ZodType;
-  /** What `lowrank train --help` says of it. */
+  /** What `lowrank train --help` says of it, a flag that turns it on. */
   help: string;
 }
 
@@ -59,6 +59,8 @@ export interface Layer {
 export interface Method {
   /** What it is called. */
   title: string;
+  /** What it does, in a line. */
+  about: string;
   fields: Record<string, MethodField>;
   /** Whether a configuration asks for it, by the values of its fields; the row without it is used where no other is. */
   isUsed?(fields: Record<string, unknown>): boolean;
@@ -100,7 +102,6 @@ export interface InitialValues {
 
 /** A variant that is known and not built: its field is refused when it is on, and its tensors are named. */
 export interface UnbuiltMethod {
-  title: string;
   peftName: string;
   /** The field's value when it is off. */
   written: unknown;
@@ -110,8 +111,7 @@ export interface UnbuiltMethod {
 }
 
 /** A line of the table for a variant that is not built. */
-export const unbuilt = (title: string, peftName: string, written: unknown, why: string, keys?: RegExp): UnbuiltMethod => ({
-  title,
+export const unbuilt = (peftName: string, written: unknown, why: string, keys?: RegExp): UnbuiltMethod => ({
   peftName,
   written,
   why,

@@ -31,6 +31,8 @@ const MAX_KEY_CHARS = MAX_PATH_CHARS + 64;
 const FINGERPRINT_KEY = "lowrank.base";
 /** Likewise: the classes of a classifier's head, a JSON list. */
 const LABELS_KEY = "lowrank.labels";
+/** Likewise: what it was trained for, by its name in the table of tasks. */
+const TASK_KEY = "lowrank.task";
 /** Most classes that a file can name. */
 const MAX_LABELS = 2 ** 17;
 
@@ -50,6 +52,8 @@ export interface Adapter {
   frozen?: Map<string, SavedTensor>;
   /** What the classes of a classifier's head are called, in the order of its rows; if this project wrote it. */
   labels?: string[];
+  /** What it was trained for, if this project wrote it. */
+  task?: string;
   /** Identifies the base it was trained on, if this project wrote it. */
   baseFingerprint?: string;
 }
@@ -107,6 +111,7 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
     ...(saved.size > 0 && { saved: await whole(saved) }),
     ...(frozen.size > 0 && { frozen: await whole(frozen) }),
     ...(labels !== undefined && { labels }),
+    ...(header.metadata[TASK_KEY] !== undefined && { task: header.metadata[TASK_KEY] }),
     ...(fingerprint !== undefined && { baseFingerprint: fingerprint }),
   };
 }
@@ -160,8 +165,8 @@ async function checkFolder(files: Files, folder: string): Promise<void> {
 
 /** What PEFT stores beside an adapter's own tensors, by the end of its key. */
 const OTHER_KEYS: [RegExp, string][] = [
-  ...unbuiltMethods.flatMap(({ title, keys }): [RegExp, string][] =>
-    keys ? [[keys, `a tensor of ${title}, which is not supported`]] : [],
+  ...unbuiltMethods.flatMap(({ peftName, keys, why }): [RegExp, string][] =>
+    keys ? [[keys, `one of ${peftName}: ${why}`]] : [],
   ),
   [/\.trainable_tokens_delta$/, "trained token embeddings, which are not supported"],
   [/\.lora_[AB]\.[^.]+\.weight$/, "a key with an adapter's name in it; PEFT's save_pretrained leaves the name out"],
@@ -330,20 +335,29 @@ export async function writeAdapter(files: Files, folder: string, adapter: Adapte
   );
 }
 
-function metadataOf({ baseFingerprint, labels }: Pick<Adapter, "baseFingerprint" | "labels">): Record<string, string> {
+function metadataOf({
+  baseFingerprint,
+  labels,
+  task,
+}: Pick<Adapter, "baseFingerprint" | "labels" | "task">): Record<string, string> {
   return {
     format: "pt",
     ...(baseFingerprint !== undefined && { [FINGERPRINT_KEY]: baseFingerprint }),
     ...(labels !== undefined && { [LABELS_KEY]: JSON.stringify(labels) }),
+    ...(task !== undefined && { [TASK_KEY]: task }),
   };
 }
 
 /** Size in bytes of the weight file that `writeAdapter` writes, with the name of a base in it. */
-export function adapterBytes(trained: Trained, frozen: readonly SavedWeight[] = [], labels?: string[]): number {
+export function adapterBytes(
+  trained: Trained,
+  frozen: readonly SavedWeight[] = [],
+  named: Pick<Adapter, "labels" | "task"> = {},
+): number {
   const tensor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
   const own = layoutOf(trained).map(({ key, shape }) => tensor(key, shape));
   const beside = frozen.map(({ name, shape }) => tensor(frozenKey(name), shape));
-  return safetensorsBytes([...own, ...beside], metadataOf({ baseFingerprint: "2:0123456789abcdef", labels }));
+  return safetensorsBytes([...own, ...beside], metadataOf({ baseFingerprint: "3:0123456789abcdef", ...named }));
 }
 
 function tensorSource(name: string, shape: readonly number[], data: Float32Array | undefined, path: string): TensorSource {

@@ -74,14 +74,15 @@ async function adapterModel(
   const { config, modules, frozen } = adapter;
   const trained = trainedBy(adapter);
   const layout = layoutOf(trained);
-  const named = { ...config, baseModelNameOrPath: options.baseName ?? null };
+  const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
+  const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
   const adapterOf = (values: Float32Array): Adapter => {
     const { tensors, saved } = viewsOf(layout, values);
-    const beside = { ...(saved.size > 0 && { saved }), ...(frozen && { frozen }), ...(labels && { labels: [...labels] }) };
-    return { config: named, modules, tensors, ...beside, baseFingerprint };
+    const beside = { ...(saved.size > 0 && { saved }), ...(frozen && { frozen }), ...named };
+    return { config: ownConfig, modules, tensors, ...beside, baseFingerprint };
   };
   return {
     modules: modules.length,
@@ -89,7 +90,7 @@ async function adapterModel(
     resultBytes: adapterBytes(
       trained,
       [...(frozen ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] })),
-      labels && [...labels],
+      named,
     ),
     theta: async () => theta,
     off: async () => thetaOf(await identityAdapter(files, base, adapter)),

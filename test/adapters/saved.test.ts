@@ -16,13 +16,12 @@ import { toFloat32 } from "../../src/formats/float.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openBase } from "../../src/models/base.ts";
 import { forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
-import type { TaskConfig } from "../../src/models/task.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { float32, int32, sizeOf } from "../../src/tensor.ts";
 import { loraObjective } from "../../src/train/objective.ts";
-import { taskLossGraph } from "../../src/train/task-loss.ts";
 import { near } from "../helpers/assert.ts";
+import { lossOf, ownLoss } from "../helpers/loss.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
@@ -87,7 +86,7 @@ test("a projection that is saved is trained, and only it and the factors have gr
   const adapted = matchModules(modules, lora, "clip");
   assert.ok(adapted.every(({ path }) => path.endsWith("q_proj")));
   const saved = savedWeights(modules, lora);
-  const loss = taskLossGraph(config as TaskConfig);
+  const loss = ownLoss(config);
   const objective = await loraObjective({
     checkpoint,
     loss,
@@ -114,7 +113,7 @@ test("a projection that is saved is trained, and only it and the factors have gr
   const at = slope.reduce((best, value, i) => (Math.abs(value) > Math.abs(slope[best]!) ? i : best), 0);
   const shifted = async (by: number) => {
     const moved = theta.map((value, i) => (i === entry.offset + at ? value + by : value));
-    return (await objective.evaluate(batch, moved)).loss;
+    return lossOf(objective, batch, moved);
   };
   const difference = ((await shifted(1e-3)) - (await shifted(-1e-3))) / 2e-3;
   await objective.close();

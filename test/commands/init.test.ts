@@ -1,4 +1,5 @@
 // lowrank init: what it suggests, the file it writes, and config files in YAML from anyone.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -14,7 +15,6 @@ import { runOptions } from "../../src/train/options.ts";
 import { readOptions } from "../../src/train/run-file.ts";
 import { refused } from "../helpers/assert.ts";
 import { lowrank } from "../helpers/program.ts";
-import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
@@ -141,7 +141,7 @@ describe("a config file in YAML", () => {
   }
 });
 
-describe("the command", slow, () => {
+describe("the command", () => {
   const inFolder = (...args: string[]) => lowrank(args, { cwd: root });
   const given = ["init", "--base", base, "--data", data, "--goal", "classification", "--output", "adapter"];
 

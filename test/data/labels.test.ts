@@ -10,7 +10,6 @@ import { classesOf } from "../../src/data/classes.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { type AnyBase, forAdapter, openBase, relabelled } from "../../src/models/base.ts";
-import type { TaskConfig } from "../../src/models/task.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -19,13 +18,13 @@ const bert = "test/fixtures/cases/bert-seqcls";
 const base = await openBase(nodeFiles, `${bert}/base`);
 const adapter = await readAdapter(nodeFiles, `${bert}/adapter`);
 const headOf = ({ modules }: AnyBase) => modules.find(({ path }) => path === "classifier")!.outFeatures;
-const labelsOf = ({ config }: AnyBase) => (config as TaskConfig).labels;
+const labelsOf = ({ config }: AnyBase) => config.labels;
 
 test("a model keeps its head for its own classes, and gets a new one for others", () => {
   const own = relabelled(base, labelsOf(base));
-  assert.equal((own.config as TaskConfig).newHead, null);
+  assert.equal(own.config.uninitializedHead, null);
   const other = relabelled(base, ["a", "b", "c", "d", "e"]);
-  assert.equal((other.config as TaskConfig).newHead, "classifier");
+  assert.equal(other.config.uninitializedHead, "classifier");
   assert.equal(headOf(other), 5);
   assert.equal(headOf(base), labelsOf(base).length);
 });
@@ -35,11 +34,11 @@ test("whether a head is there is told by the weights, whatever class config.json
   const { architectures: _, ...json } = JSON.parse(await readFile(`${bert}/base/config.json`, "utf8"));
   const open = async (config: object) => {
     await writeFile(`${folder}/config.json`, JSON.stringify(config));
-    return (await openBase(nodeFiles, folder)).config as TaskConfig;
+    return (await openBase(nodeFiles, folder)).config;
   };
   await copyFile(`${bert}/base/model.safetensors`, `${folder}/model.safetensors`);
-  assert.equal((await open(json)).newHead, null);
-  assert.equal((await open({ ...json, id2label: { 0: "a", 1: "b" } })).newHead, "classifier");
+  assert.equal((await open(json)).uninitializedHead, null);
+  assert.equal((await open({ ...json, id2label: { 0: "a", 1: "b" } })).uninitializedHead, "classifier");
 });
 
 test("the base has the same name whatever its classes", async () => {

@@ -17,13 +17,12 @@ import { gemm, linear } from "../../src/graph/ops/linear.ts";
 import { reduceMax } from "../../src/graph/ops/reduction.ts";
 import { concat, reshape, slice } from "../../src/graph/ops/shape.ts";
 import { print } from "../../src/graph/print.ts";
-import type { DecoderConfig } from "../../src/models/config/config.ts";
-import { decoderTypes, forwardGraph } from "../../src/models/registry.ts";
+import { type DecoderModel, decoderTypes, forwardGraph } from "../../src/models/registry.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { normal, purpose, uniform } from "../../src/random.ts";
+import { lossGraph } from "../../src/tasks/causal-lm/loss.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import { lossGraph } from "../../src/train/causal-lm.ts";
 import { loraGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
@@ -219,7 +218,7 @@ const loraFactors = (modules: readonly AdapterModule[]): Map<string, LayerTensor
 const RANK = 3;
 
 /** The loss with adapters on `modules`: nodes of the forward pass, and those that its gradient adds. */
-function differentiated(config: DecoderConfig, modules: readonly AdapterModule[]) {
+function differentiated(config: DecoderModel, modules: readonly AdapterModule[]) {
   const factors = loraFactors(modules);
   const trained = [...factors.values()].flatMap(({ tensors: { loraA, loraB } }) => [loraA, loraB]);
   const frozen = lossGraph(config, { maxTargets: 8, maxLength: 8 });

@@ -81,7 +81,14 @@ const damaged: [what: string, code: string, rows: Row[], fields?: object][] = [
   ["a regex with a back-reference", "lora/regex", [a, b], { ...config, target_modules: "(x).q\\1" }],
   ["a malformed rank pattern", "lora/regex", [a, b], { ...config, rank_pattern: { "(": 2 } }],
   ["another method than LoRA", "lora/unsupported", [a, b], { ...config, peft_type: "IA3" }],
-  ["DoRA", "lora/unsupported", [a, b], { ...config, use_dora: true }],
+  ["DoRA without magnitudes", "adapter/missing-factor", [a, b], { ...config, use_dora: true }],
+  [
+    "magnitudes of another size",
+    "adapter/shape",
+    [a, b, ["base_model.model.x.q.lora_magnitude_vector", [3]]],
+    { ...config, use_dora: true },
+  ],
+  ["a bias of B that is asked for", "lora/unsupported", [a, b], { ...config, lora_bias: true }],
   ["an unknown option", "lora/unsupported", [a, b], { ...config, use_future: true }],
   ["an array for a config", "lora/config", [a, b], []],
 ];

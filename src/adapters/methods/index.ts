@@ -2,22 +2,15 @@
 // file beside this one, and its line here (docs/add-a-method.md).
 import { unbuilt } from "../method.ts";
 
-export { lora } from "./lora.ts";
 export const alora = unbuilt(
-  "activated LoRA",
   "alora_invocation_tokens",
   null,
   "activated LoRA switches on in mid-sequence, which is not done here",
 );
-export const bdlora = unbuilt("BdLoRA", "use_bdlora", null, "block-diagonal factors are not computed");
-export const dora = unbuilt(
-  "DoRA",
-  "use_dora",
-  false,
-  "DoRA's magnitude vectors are not applied",
-  /\.lora_magnitude_vector(\.weight)?$/,
-);
-export const kasa = unbuilt("KaSA", "kasa_config", null, "KaSA's singular values are not applied");
-export const loraBias = unbuilt("LoRA with a bias of B", "lora_bias", false, "a bias of B is not applied", /\.lora_[AB]\.bias$/);
-export const monteclora = unbuilt("MonteCLoRA", "monteclora_config", null, "MonteCLoRA's sampling is not done");
-export const qalora = unbuilt("QALoRA", "use_qalora", false, "QALoRA's grouped inputs are not computed");
+export const bdlora = unbuilt("use_bdlora", null, "block-diagonal factors are not computed");
+export { dora } from "./dora.ts";
+export const kasa = unbuilt("kasa_config", null, "KaSA's singular values are not applied");
+export { lora } from "./lora.ts";
+export const loraBias = unbuilt("lora_bias", false, "a bias of B is not applied", /\.lora_[AB]\.bias$/);
+export const monteclora = unbuilt("monteclora_config", null, "MonteCLoRA's sampling is not done");
+export const qalora = unbuilt("use_qalora", false, "QALoRA's grouped inputs are not computed");

@@ -5,6 +5,7 @@ import type { Method } from "../method.ts";
 
 export const lora = {
   title: "LoRA",
+  about: "W x + s·B(A x)",
   fields: {},
   takesEmbeddings: true,
   tensors: ({ inFeatures, outFeatures, isEmbedding }, rank) => [

@@ -1,6 +1,5 @@
 // How well a base, alone and with an adapter, does on a data file: the forward pass of training, and what its task measures.
 
-import { attach } from "../../adapters/attach.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { TrainOn } from "../../data/examples.ts";
@@ -12,11 +11,11 @@ import type { ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { ClassifierScore } from "../../tasks/common/classification.ts";
 import {
-  baseFor,
   checkColumns,
-  chooseTask,
+  checkOwnOptions,
   type HeadTask,
   optionMismatch,
+  prepareBase,
   type ScoreOf,
   type TaskName,
   taskOf,
@@ -79,11 +78,9 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   const opened = await openBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const wanted = options.task === "zero-shot" ? undefined : options.task;
-  const name = chooseTask("evaluate/option", opened.config, wanted, given);
-  const task = taskOf(name);
+  const { anyBase } = options;
+  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, { task: wanted, anyBase });
   checkOptions(opened.config, name, options);
-  const headed = baseFor(opened, name);
-  const { base, adapter } = given ? await attach(headed, given, options) : { base: headed, adapter: null };
   if (wanted === undefined && task.prediction.zeroShot && (await hasClasses(base, options, platform))) {
     return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };
   }
@@ -151,4 +148,5 @@ function checkOptions(config: ModelConfig, name: TaskName, { task, template, ...
   if (task === "zero-shot" && !isZeroShot)
     refuse("task", name, task, "Use a base that compares images and texts, or leave out task.");
   checkColumns(name, columns);
+  checkOwnOptions("evaluate/option", config, name, { ...columns });
 }

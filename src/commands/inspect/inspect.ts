@@ -1,8 +1,8 @@
 // What a folder holds: an adapter's configuration, size and norms, or a base model's shape. No session is opened.
 
-import { attach } from "../../adapters/attach.ts";
 import type { LoraConfig } from "../../adapters/config.ts";
 import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
+import { methodOf } from "../../adapters/method-table.ts";
 import { ADAPTER_CONFIG_NAME, readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
@@ -19,9 +19,13 @@ import {
   modulesOf,
   withStoredHead,
 } from "../../models/registry.ts";
+import { prepareBase } from "../../tasks/index.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
+  /** Its method, and what that does. */
+  method: string;
+  about: string;
   config: LoraConfig;
   /** The names of the classes, in the order of the logits; null if the file names none. */
   labels: string[] | null;
@@ -57,12 +61,14 @@ export async function inspectAdapter(
   const adapter = await readAdapter(files, folder);
   let madeForBase: boolean | null = null;
   if (baseFolder !== undefined) {
-    const { base } = await attach(await openBase(files, baseFolder), adapter, { anyBase });
+    const { base } = await prepareBase("inspect/option", await openBase(files, baseFolder), adapter, { anyBase });
     madeForBase = await isMadeFor(base, adapter.baseFingerprint);
   }
   const described = describeAdapter(adapter);
   const trainedInFull = described.modules.reduce((rest, module) => rest - module.parameters, described.parameters);
-  return { kind: "adapter", config: adapter.config, labels: adapter.labels ?? null, trainedInFull, madeForBase, ...described };
+  const { title: method, about } = methodOf(adapter.config);
+  const { config, labels = null } = adapter;
+  return { kind: "adapter", method, about, config, labels, trainedInFull, madeForBase, ...described };
 }
 
 /** What a base model's folder holds. Needs config.json only. */

@@ -1,6 +1,5 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
-import { attach } from "../../adapters/attach.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
@@ -8,7 +7,7 @@ import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { baseFor, checkColumns, chooseTask, optionMismatch, type TaskName, taskOf } from "../../tasks/index.ts";
+import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { BatchShape, Task } from "../../tasks/task.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import {
@@ -68,11 +67,8 @@ export async function* finetune(
   const read = await readOptions(files, wanted);
   const opened = await openBase(files, read.base, platform.timeLimit);
   const given = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
-  const name = chooseTask("train/option", opened.config, read.task, given);
-  const task = taskOf(name);
-  const headed = baseFor(opened, name);
-  checkTask(headed, name, task, read);
-  const { base, adapter } = given ? await attach(headed, given, read) : { base: headed, adapter: null };
+  const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
+  checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
   const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
@@ -241,6 +237,7 @@ function checkTask(base: AnyBase, name: TaskName, task: Task, options: RunOption
     throw optionMismatch("train/option", base.config, name, { subject, expected, got, next });
   };
   checkColumns(name, columns);
+  checkOwnOptions("train/option", base.config, name, options);
   const takes = (option: Task["takes"][number]) => task.takes.includes(option);
   if (packing && !takes("packing")) refuse("packing", "an example a row", "true", "Leave out packing.");
   if (samples !== 0 && !takes("samples")) refuse("samples", "no texts to show", String(samples), "Leave out samples.");

@@ -7,12 +7,12 @@ export interface LabelledText<L> {
   label: L;
 }
 
-/** The formats of labelled texts. `read` reads a label; `label` is what its column is usually called. */
+/** The formats of labelled texts. `read` reads a label; `labels` are the usual names of its column. */
 export function labelledTexts<L>(
   name: string,
   { textColumn, textPairColumn, labelColumn }: ColumnNames,
   read: (row: Fields, key: string) => L,
-  label = "label",
+  labels: readonly string[] = ["label"],
 ): RecordFormats<LabelledText<L>> {
   const one = (text: string, key: string): RecordFormat<LabelledText<L>> => ({
     name: `texts and ${name}`,
@@ -26,10 +26,10 @@ export function labelledTexts<L>(
     optional: [],
     make: (row) => ({ text: row.text(text), textPair: row.text(textPair), label: read(row, key) }),
   });
-  const [text, key] = [textColumn ?? "text", labelColumn ?? label];
+  const [text, key] = [textColumn ?? "text", labelColumn ?? labels[0]!];
   const isNamed = (textColumn ?? textPairColumn ?? labelColumn) !== undefined;
   const named = textPairColumn === undefined ? one(text, key) : pair(text, textPairColumn, key);
-  const usual = [
+  const usual = labels.flatMap((label) => [
     one("text", label),
     one("sentence", label),
     pair("text", "text_pair", label),
@@ -37,7 +37,7 @@ export function labelledTexts<L>(
     pair("question1", "question2", label),
     pair("premise", "hypothesis", label),
     pair("question", "sentence", label),
-  ];
+  ]);
   return {
     candidates: isNamed ? [named] : usual,
     naming: "--text-column, --text-pair-column for a second text, and --label-column",

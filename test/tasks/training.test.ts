@@ -6,7 +6,6 @@ import { test } from "node:test";
 import { readAdapter } from "../../src/adapters/peft-files.ts";
 import type { FinetuneEvent } from "../../src/commands/train/finetune.ts";
 import { openBase } from "../../src/models/base.ts";
-import type { TaskConfig } from "../../src/models/task.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
@@ -67,7 +66,7 @@ test("full fine-tuning on new classes writes a classifier of them", async (t) =>
   const losses = only(events, "step").map(({ loss }) => loss);
   assert.ok(losses.at(-1)! < losses[0]! / 3, `loss ${losses[0]} → ${losses.at(-1)}`);
   const { config, checkpoint } = await openBase(nodeFiles, output);
-  assert.deepEqual([(config as TaskConfig).labels, (config as TaskConfig).newHead], [["bird", "cat", "dog", "film"], null]);
+  assert.deepEqual([config.labels, config.uninitializedHead], [["bird", "cat", "dog", "film"], null]);
   assert.deepEqual(checkpoint.tensors.get("classifier.weight")!.shape, [4, 32]);
 
   // It goes on from there with the head that it has.

@@ -1,4 +1,4 @@
-// Models of other tasks (models/task.ts) where their goldens do not look: pooling, padding, configs of several ages, refusals.
+// Models with other heads than language models where their goldens do not look: pooling, padding, configs of several ages, refusals.
 // slow
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -11,16 +11,15 @@ import { inspectBase } from "../../src/commands/inspect/inspect.ts";
 import { check } from "../../src/graph/graph.ts";
 import { openBase } from "../../src/models/base.ts";
 import { forwardGraph, type ModelConfig, modelConfig } from "../../src/models/registry.ts";
-import type { TaskConfig } from "../../src/models/task.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { loraObjective } from "../../src/train/objective.ts";
-import { taskLossGraph } from "../../src/train/task-loss.ts";
 import { fullEntries, fullGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
+import { lossOf, ownLoss } from "../helpers/loss.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
@@ -104,14 +103,14 @@ test("configs of several ages are read alike", () => {
     modelConfig({ ...rest, text_config_dict: text, vision_config_dict: vision, text_config: {}, vision_config: null }),
     modelConfig(clip.config),
   );
-  const labels = (keys: object) => (modelConfig({ model_type: "bert", ...keys }) as TaskConfig).labels;
+  const labels = (keys: object) => modelConfig({ model_type: "bert", ...keys }).labels;
   assert.deepEqual(labels({}), ["LABEL_0", "LABEL_1"]);
   assert.deepEqual(labels({ num_labels: 3 }), ["LABEL_0", "LABEL_1", "LABEL_2"]);
   assert.deepEqual(labels({ id2label: { 1: "good", 0: "bad" } }), ["bad", "good"]);
 });
 
 test("a model without the classifier has one added, which is no parameter of the base", () => {
-  const head = (architectures?: string[]) => (modelConfig({ model_type: "vit", architectures }) as TaskConfig).newHead;
+  const head = (architectures?: string[]) => modelConfig({ model_type: "vit", architectures }).uninitializedHead;
   assert.equal(head(), "classifier");
   assert.equal(head(["ViTModel"]), "classifier");
   assert.equal(head(["ViTForImageClassification"]), null);
@@ -162,7 +161,7 @@ test("where a language model is needed, a model of another task is refused as on
 
 test("every weight of a tower can be trained: the graph of full fine-tuning has a gradient for each", () => {
   for (const checkpoint of [clip, bert]) {
-    const loss = taskLossGraph(modelConfig(checkpoint.config) as TaskConfig);
+    const loss = ownLoss(modelConfig(checkpoint.config));
     const entries = fullEntries(loss);
     assert.equal(
       entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
@@ -177,7 +176,7 @@ test("dropout reaches layers that read tokens, patches and pooled rows; in evalu
   const { config, modules } = await openBase(nodeFiles, `${cases}/clip-contrastive/base`);
   const lora = loraConfig({ targetModules: ["q_proj", "text_projection"], initLoraWeights: false });
   const adapted = matchModules(modules, lora, "clip");
-  const loss = taskLossGraph(config as TaskConfig);
+  const loss = ownLoss(config);
   const pixels = float32(
     [2, 3, 16, 16],
     Float32Array.from({ length: 2 * 3 * 256 }, (_, i) => Math.sin(i)),
@@ -207,7 +206,7 @@ test("dropout reaches layers that read tokens, patches and pooled rows; in evalu
     const theta = new Float32Array(objective.entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0)).map(
       (_, i) => Math.cos(i) / 3,
     );
-    const { loss: plain } = await objective.evaluate(batch, theta);
+    const plain = await lossOf(objective, batch, theta);
     const { loss: step } = await objective.lossAndGradient(batch, theta, 1, { seed: 1, step: 0, micro: 0 });
     losses.set(dropout, { plain, step });
     await objective.close();

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { readRecords } from "../../src/data/readers.ts";
-import { type ColumnNames, type DataRecord, spellings } from "../../src/data/records.ts";
+import { type ColumnNames, type DataRecord, recordFormats } from "../../src/data/records.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
@@ -72,7 +72,7 @@ for (const [spelling, row, record] of cases) {
 
 test("every spelling of the table has a case", () => {
   assert.deepEqual(
-    spellings.map(({ name }) => name).filter((name) => !cases.some(([spelling]) => spelling === name)),
+    recordFormats.map(({ name }) => name).filter((name) => !cases.some(([spelling]) => spelling === name)),
     [],
   );
 });

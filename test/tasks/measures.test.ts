@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { openNodeSession } from "../../src/platform/node/session.ts";
-import { argmax, classificationMeasures } from "../../src/predict/measures.ts";
-import { retrievalMeasures } from "../../src/predict/retrieval.ts";
-import { openProducts, vectors } from "../../src/predict/similarity.ts";
+import { argmax, classificationMeasures } from "../../src/tasks/common/classification-measures.ts";
+import { retrievalMeasures } from "../../src/tasks/common/retrieval.ts";
+import { openProducts, vectors } from "../../src/tasks/common/similarity.ts";
 import { near } from "../helpers/assert.ts";
 
 const reference = JSON.parse(readFileSync(new URL("../fixtures/measures.json", import.meta.url), "utf8"));
-const products = await openProducts(openNodeSession);
+const products = await openProducts({ openSession: openNodeSession });
 after(() => products.close());
 
 test("accuracy, F1, precision, recall, support and confusions are scikit-learn's", () => {
