@@ -11,8 +11,8 @@ import { causalLm } from "./causal-lm/index.ts";
 import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
 import { multiLabelClassification } from "./multi-label-classification/index.ts";
-import { regression } from "./regression/index.ts";
 import { preference } from "./preference/index.ts";
+import { regression } from "./regression/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task, TaskOptions } from "./task.ts";
 
