@@ -39,10 +39,10 @@ export type ScoreOf<T extends TaskName> = Awaited<ReturnType<ReturnType<(typeof 
 export type HeadTask = { [T in TaskName]: (typeof tasks)[T] extends { classes: true } ? T : never }[TaskName];
 
 /** The options that tasks add to those of every run. */
-type OwnShape<T> = T extends { options: infer S } ? S : unknown;
-type All<U> = (U extends unknown ? (one: U) => void : never) extends (all: infer I) => void ? I : never;
+type TakesShape<T> = T extends { options: infer S } ? (shape: S) => void : never;
+type AllShapes = TakesShape<(typeof tasks)[TaskName]> extends (all: infer S) => void ? S : never;
 export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
-  [K in keyof All<OwnShape<(typeof tasks)[TaskName]>>]: All<OwnShape<(typeof tasks)[TaskName]>>[K];
+  [K in keyof AllShapes as string extends K ? never : K]: AllShapes[K];
 };
 
 /** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
