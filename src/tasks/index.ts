@@ -34,6 +34,11 @@ export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(n
   [K in keyof All<OwnShape<(typeof tasks)[TaskName]>>]: All<OwnShape<(typeof tasks)[TaskName]>>[K];
 };
 
+/** Those of them that name columns. */
+export const taskColumns = Object.fromEntries(Object.entries(taskOptions).filter(([name]) => name.endsWith("Column"))) as {
+  [K in keyof typeof taskOptions & `${string}Column`]: (typeof taskOptions)[K];
+};
+
 /** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
 const problemTypeOf = ({ problemType, labels }: ModelConfig): string =>
   problemType ?? (labels.length === 1 ? "regression" : "single_label_classification");

@@ -4,7 +4,7 @@ import { type LoraConfig, loraConfig } from "../adapters/config.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { describeOptions, option } from "../options.ts";
-import { taskNames, taskOptions } from "../tasks/index.ts";
+import { taskColumns, taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
@@ -73,6 +73,7 @@ export const columnOptions = {
     value: "NAME",
     help: "of a model that classifies images or compares them with texts: that of their paths",
   }),
+  ...taskColumns,
 };
 
 /** How records are read, in training and elsewhere. */
