@@ -9,12 +9,14 @@ import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task } from "./task.ts";
+import { tokenClassification } from "./token-classification/index.ts";
 
 export const tasks = {
   "causal-lm": causalLm,
   "sequence-classification": sequenceClassification,
   "image-classification": imageClassification,
   contrastive,
+  "token-classification": tokenClassification,
 } satisfies Record<string, Task>;
 
 export type TaskName = keyof typeof tasks;
