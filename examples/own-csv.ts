@@ -26,7 +26,7 @@ const [data, test] = [file("train", false), file("test", true)];
 
 const base = "embedded";
 const { train, warnings } = await preview({ base, data, evalData: test });
-console.log(`${train.examples} examples, longest ${train.lengths.longest} tokens, ${warnings.length} warnings`);
+console.log(`${train.records} records, longest ${train.lengths?.longest} tokens, ${warnings.length} warnings`);
 
 const output = `${folder}/adapter`;
 const options = { base, data, output, steps: 60, batchSize: 12, learningRate: 4e-3 };

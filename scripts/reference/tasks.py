@@ -1,5 +1,5 @@
 """What Transformers, PEFT and scikit-learn make of the same records as lowrank, for test/unit/evaluate-tasks.test.ts and
-task-parity.test.ts.
+test/tasks/parity.test.ts.
 
     pip install torch==2.15.0 transformers==5.24.0 peft==0.21.2 scikit-learn==1.9.1 pillow
     python scripts/reference/tasks.py

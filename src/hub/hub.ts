@@ -18,7 +18,7 @@ import {
   type Snapshot,
   shardsOf,
 } from "./cache.ts";
-import { connect, type Hub } from "./client.ts";
+import { connect } from "./client.ts";
 import { checkWeights, type HubFile, type Listing, listModel, sideFilesOf, weightsOf } from "./listing.ts";
 import { bytesThere, sizeOf, transfer } from "./transfer.ts";
 

@@ -1,5 +1,8 @@
 // The table of tasks. A new task is a folder here and a line in the table (docs/add-a-task.md).
 
+import type { z } from "zod";
+import { attach } from "../adapters/attach.ts";
+import type { Adapter } from "../adapters/peft-files.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
@@ -7,15 +10,21 @@ import { type HeadChoice, headNames, type ModelConfig } from "../models/registry
 import { causalLm } from "./causal-lm/index.ts";
 import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
+import { multiLabelClassification } from "./multi-label-classification/index.ts";
+import { preference } from "./preference/index.ts";
+import { regression } from "./regression/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
-import type { Score, Task } from "./task.ts";
+import type { Score, Task, TaskOptions } from "./task.ts";
 import { tokenClassification } from "./token-classification/index.ts";
 
 export const tasks = {
   "causal-lm": causalLm,
+  preference,
   "sequence-classification": sequenceClassification,
   "image-classification": imageClassification,
   contrastive,
+  "multi-label-classification": multiLabelClassification,
+  regression,
   "token-classification": tokenClassification,
 } satisfies Record<string, Task>;
 
@@ -34,11 +43,6 @@ type OwnShape<T> = T extends { options: infer S } ? S : unknown;
 type All<U> = (U extends unknown ? (one: U) => void : never) extends (all: infer I) => void ? I : never;
 export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
   [K in keyof All<OwnShape<(typeof tasks)[TaskName]>>]: All<OwnShape<(typeof tasks)[TaskName]>>[K];
-};
-
-/** Those of them that name columns. */
-export const taskColumns = Object.fromEntries(Object.entries(taskOptions).filter(([name]) => name.endsWith("Column"))) as {
-  [K in keyof typeof taskOptions & `${string}Column`]: (typeof taskOptions)[K];
 };
 
 /** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
@@ -95,6 +99,30 @@ export const headOf = ({ head, labels, problemType }: Task): HeadChoice => ({
 /** A base, or one without weights, under the head of a task. */
 export const baseFor = <B extends AnyBase | TextBase>(base: B, name: TaskName): B => onBase(base, headOf(taskOf(name)));
 
+/** A base for its task, and an adapter on it: what every use of both begins with. */
+export interface PreparedBase {
+  name: TaskName;
+  task: Task<Score>;
+  base: AnyBase;
+  adapter: Adapter | null;
+}
+
+/**
+ * Puts a base under the head of its task and attaches an adapter, or none: the task is chosen by `chooseTask`, the adapter is fitted
+ * and checked by `attach`. Fails as these do.
+ */
+export async function prepareBase(
+  code: string,
+  opened: AnyBase,
+  given: Adapter | null,
+  { task, anyBase }: { task?: TaskName; anyBase?: boolean } = {},
+): Promise<PreparedBase> {
+  const name = chooseTask(code, opened.config, task, given);
+  const base = baseFor(opened, name);
+  const attached = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
+  return { name, task: taskOf(name), ...attached };
+}
+
 /** Refuses an option, with this code, because it is for models of another task than `name`. */
 export function optionMismatch(
   code: string,
@@ -103,6 +131,18 @@ export function optionMismatch(
   facts: { subject: string; expected: string; got: string; next: string },
 ): LowrankError {
   return new LowrankError(code, `${config.modelType} is a model for ${tasks[name].what}`, facts);
+}
+
+/** Refuses an option, with this code, that is another task's own: it would do nothing. */
+export function checkOwnOptions(code: string, config: ModelConfig, name: TaskName, options: TaskOptions): void {
+  for (const [option, type] of Object.entries<z.ZodType>(taskOptions)) {
+    const isOwn = option in (taskOf(name).options ?? {});
+    const value = options[option];
+    if (isOwn || value === undefined || value === type.safeParse(undefined).data) continue;
+    const owners = taskNames.filter((task) => option in (taskOf(task).options ?? {}));
+    const facts = { subject: option, expected: "no such option", got: String(value) };
+    throw optionMismatch(code, config, name, { ...facts, next: `Leave it out, or choose its task: ${owners.join(", ")}.` });
+  }
 }
 
 /** Throws `data/columns` if a column is named that the records of the task do not have: it would be left unread. */

@@ -45,6 +45,8 @@ export interface TaskData {
   classes?: Classes;
   /** Of a base that reads images. */
   images?: ImageStore;
+  /** The text of an example that samples continue, and what they should write; the example itself if absent. */
+  sampled?: (example: Example) => Example;
   /** Of a task that continues texts: how the trained model is asked. */
   prompts?: () => PromptFormatFinder;
   /** Where the images of an example are among its tokens. */
@@ -132,8 +134,10 @@ export interface LabelledSpan extends LabelScore {
 
 /** What `classify` returns of one input. */
 export interface Classification {
-  /** Of the whole input, the most probable first; of equal ones the earlier class. Empty where its words are classified instead. */
+  /** Of the whole input, the most probable first; of equal ones the earlier class. Empty where something else is predicted. */
   scores: LabelScore[];
+  /** The number that is predicted. */
+  value?: number;
   /** Each word and its class. */
   words?: LabelledSpan[];
   /** What words name together. */
@@ -185,6 +189,8 @@ export interface Task<S extends Score = Score> {
   unit: "tokens" | "examples";
   /** Rows of a batch of an evaluation, if nothing else is said. */
   evalBatchSize: number;
+  /** Rows of the graph that an example becomes; 1 if absent. */
+  rowsPerExample?: number;
   /** Fewest rows of a batch, where there is nothing to learn from fewer. */
   fewestRows?: number;
   /** What has to hold for a base beside its head. Throws `train/option` and the like. */

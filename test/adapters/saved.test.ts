@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { adapterAgainst } from "../../src/adapters/attach.ts";
+import { fitAdapter } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initSaved } from "../../src/adapters/init.ts";
 import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
@@ -16,13 +16,12 @@ import { toFloat32 } from "../../src/formats/float.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openBase } from "../../src/models/base.ts";
 import { forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
-import type { TaskConfig } from "../../src/models/task.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { float32, int32, sizeOf } from "../../src/tensor.ts";
 import { loraObjective } from "../../src/train/objective.ts";
-import { taskLossGraph } from "../../src/train/task-loss.ts";
 import { near } from "../helpers/assert.ts";
+import { lossOf, ownLoss } from "../helpers/loss.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
@@ -87,8 +86,16 @@ test("a projection that is saved is trained, and only it and the factors have gr
   const adapted = matchModules(modules, lora, "clip");
   assert.ok(adapted.every(({ path }) => path.endsWith("q_proj")));
   const saved = savedWeights(modules, lora);
-  const loss = taskLossGraph(config as TaskConfig);
-  const objective = await loraObjective({ checkpoint, loss, modules: adapted, saved, dropout: 0, openSession: openNodeSession });
+  const loss = ownLoss(config);
+  const objective = await loraObjective({
+    checkpoint,
+    loss,
+    config: lora,
+    modules: adapted,
+    saved,
+    dropout: 0,
+    openSession: openNodeSession,
+  });
   const entry = objective.entries.at(-1)!;
   assert.equal(entry.key, "base_model.model.visual_projection.weight");
   const theta = new Float32Array(entry.offset + sizeOf(entry.shape));
@@ -106,7 +113,7 @@ test("a projection that is saved is trained, and only it and the factors have gr
   const at = slope.reduce((best, value, i) => (Math.abs(value) > Math.abs(slope[best]!) ? i : best), 0);
   const shifted = async (by: number) => {
     const moved = theta.map((value, i) => (i === entry.offset + at ? value + by : value));
-    return (await objective.evaluate(batch, moved)).loss;
+    return lossOf(objective, batch, moved);
   };
   const difference = ((await shifted(1e-3)) - (await shifted(-1e-3))) / 2e-3;
   await objective.close();
@@ -129,10 +136,10 @@ test("saved weights that a model or a configuration does not have are named", as
     ...adapter,
     saved: new Map([...adapter.saved!].filter(([name]) => !names.includes(name))),
   });
-  assert.deepEqual(adapterAgainst(adapter, modules), adapter);
+  assert.deepEqual(fitAdapter(adapter, modules), adapter);
   const failure = (given: Adapter, given2 = modules) => {
     try {
-      adapterAgainst(given, given2);
+      fitAdapter(given, given2);
     } catch (error) {
       return error as { code: string; subject: string };
     }
@@ -154,7 +161,7 @@ test("an adapter under the module names of Transformers 4 is the same adapter, a
   const { modules, config } = await openBase(nodeFiles, `${cases}/vit-imgcls/base`);
   const [older, newer] = await Promise.all(
     ["adapter-v4", "adapter"].map(async (name) =>
-      adapterAgainst(await readAdapter(nodeFiles, `${cases}/vit-imgcls/${name}`), modules),
+      fitAdapter(await readAdapter(nodeFiles, `${cases}/vit-imgcls/${name}`), modules),
     ),
   );
   assert.deepEqual(older!.tensors, newer!.tensors);
@@ -177,7 +184,7 @@ test("ranks by the older names stay with their modules", async (t) => {
     config,
     modules: given.modules.map((module) => (module === ranked ? { ...module, alpha: 3, scale: 3 / 4 } : module)),
   };
-  await writeAdapter(nodeFiles, folder, adapterAgainst(adapter, modules));
+  await writeAdapter(nodeFiles, folder, fitAdapter(adapter, modules));
   const again = await readAdapter(nodeFiles, folder);
   assert.deepEqual(
     again.modules.filter(({ alpha }) => alpha === 3).map(({ path, scale }) => [path, scale]),

@@ -6,7 +6,7 @@ import path from "node:path";
 import { describe, it } from "node:test";
 import { cliDocs } from "../../scripts/cli-docs.ts";
 import { loadCommands } from "../../src/cli/commands.ts";
-import { describeCommand, main, makeProgram, takesModels } from "../../src/cli/program.ts";
+import { describeCommand, makeProgram, takesModels } from "../../src/cli/program.ts";
 import { jsonLines, lowrank, printed, programArgs, repository } from "../helpers/program.ts";
 import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";

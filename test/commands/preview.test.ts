@@ -1,4 +1,4 @@
-// jobs/preview.ts: on every family's chat template the marked text is the assistant's turns; counts are those of training.
+// Previews of texts that are continued: on every family's chat template the marked text is the assistant's turns; counts are those of training.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -7,6 +7,8 @@ import { makeExamples } from "../../src/data/dataset.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import { loadTextBase } from "../../src/models/base.ts";
 import { nodePlatform } from "../../src/node.ts";
+import type { ContinuedStats, DatasetStats, Lengths } from "../../src/tasks/common/preview.ts";
+import { taskOf } from "../../src/tasks/index.ts";
 import { dataReader, finished } from "../../src/train/datasets.ts";
 import { conversations, type Family, families, sourceOf } from "../helpers/chat-families.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
@@ -30,10 +32,10 @@ function baseFiles(family?: Family): Record<string, string> {
   };
 }
 
-const look = (files: Record<string, string>, options: Partial<PreviewOptions<"causal-lm">> = {}): Promise<Preview> =>
+const look = (files: Record<string, string>, options: Partial<PreviewOptions> = {}): Promise<Preview> =>
   preview({ base: "base", data: "train.jsonl", ...options }, { ...nodePlatform, files: memoryFiles(files) });
 const trainedTexts = ({ shown }: Preview): string[][] =>
-  shown.map(({ parts }) => parts.filter(({ trained }) => trained).map(({ text }) => text));
+  shown.map(({ parts }) => parts!.filter(({ trained }) => trained).map(({ text }) => text));
 
 for (const family of families) {
   test(`${family.name}: what preview marks is the assistant's turns, end-of-turn tokens included`, async () => {
@@ -65,37 +67,38 @@ test("counts, cuts and drops are those that training reports", async () => {
   const files = { ...baseFiles(), "train.jsonl": lines(records) };
   const maxLength = 40;
   const { train, maxLength: used, warnings } = await look(files, { maxLength });
+  const { continued, lengths: found } = train as DatasetStats & { continued: ContinuedStats; lengths: Lengths };
   const memory = memoryFiles(files);
   const tokenizer = await (await loadTextBase(memory, "base", nodePlatform.timeLimit)).tokenizer();
   const whole = await makeExamples(readRecords(memory, "train.jsonl"), tokenizer, { maxLength: 10_000 });
   const { report } = await makeExamples(readRecords(memory, "train.jsonl"), tokenizer, { maxLength });
   assert.equal(used, maxLength);
-  assert.equal(train.kind, "completion");
+  assert.equal(continued.kind, "completion");
   assert.deepEqual(train.file?.used, ["prompt", "completion"]);
   assert.deepEqual(
-    [train.records, train.examples, train.tokens, train.trained, train.truncated],
+    [train.records, continued.examples, train.tokens, continued.trained, train.truncated],
     [31, report.count, report.tokens, report.targets, report.truncated],
   );
   assert.ok(report.truncated > 1);
-  assert.deepEqual(train.dropped, { cut: 1, empty: 0, places: ["line 31"] });
+  assert.deepEqual(continued.dropped, { cut: 1, empty: 0, places: ["line 31"] });
   const lengths = whole.examples.map(({ ids }) => ids.length).sort((a, b) => a - b);
   assert.equal(
-    train.cutTokens,
+    continued.cutTokens,
     lengths.reduce((n, length) => n + Math.max(0, length - maxLength), 0),
   );
-  assert.equal(train.cutTrained, whole.report.targets - report.targets);
+  assert.equal(continued.cutTrained, whole.report.targets - report.targets);
   assert.deepEqual(
-    [train.lengths.shortest, train.lengths.median, train.lengths.most, train.lengths.longest],
+    [found.shortest, found.median, found.most, found.longest],
     [lengths[0], lengths[15], lengths[29], lengths[30]],
   );
-  for (const { from, to, count } of train.lengths.histogram) {
+  for (const { from, to, count } of found.histogram) {
     assert.equal(count, lengths.filter((length) => length >= from && length <= to).length);
   }
   assert.equal(
-    train.lengths.histogram.reduce((n, { count }) => n + count, 0),
+    found.histogram.reduce((n, { count }) => n + count, 0),
     31,
   );
-  assert.ok(train.lengths.histogram.length <= 10);
+  assert.ok(found.histogram.length <= 10);
   assert.match(warnings.join("\n"), /of 31 examples are cut at 40 tokens/);
 });
 
@@ -103,7 +106,8 @@ test("the records kept for evaluation are those of training", async () => {
   const files = { ...baseFiles(), "train.jsonl": lines(answers(20)) };
   const found = await look(files, { evalSplit: 0.3, seed: 5, examples: 99, ids: true });
   const base = await loadTextBase(memoryFiles(files), "base");
-  const reader = await dataReader({ files: memoryFiles(files) }, base, { trainOn: "completion" });
+  const memory = { files: memoryFiles(files) };
+  const reader = dataReader(memory.files, await taskOf("causal-lm").data(base, { trainOn: "completion" }, memory));
   const { train, held } = await finished(reader.split("train.jsonl", 0.3, 5));
   const examples = await train.examples.read(Array.from({ length: train.examples.length }, (_, i) => i));
   assert.deepEqual(
@@ -146,7 +150,7 @@ test("duplicates: within a file, across files, and prompts that are asked again"
 test("nothing trained, and everything trained, are warned of", async () => {
   const user = { messages: [{ role: "user", content: "Hi" }] };
   const none = await look({ ...baseFiles(), "train.jsonl": lines([user]) });
-  assert.deepEqual(none.train.dropped, { cut: 0, empty: 1, places: ["line 1"] });
+  assert.deepEqual(none.train.continued!.dropped, { cut: 0, empty: 1, places: ["line 1"] });
   assert.match(none.warnings.join("\n"), /no token is trained, and a run would refuse the data/);
   assert.match((await look({ ...baseFiles(), "train.jsonl": "" })).warnings.join("\n"), /there are no records/);
   const marked = "{% for m in messages %}{% generation %}{{ m.content }}<|endoftext|>{% endgeneration %}{% endfor %}";

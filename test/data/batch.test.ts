@@ -10,8 +10,16 @@ const example = (length: number, tag: number, first = 1): Example => {
   const ids = Int32Array.from({ length }, (_, i) => tag * 100 + i);
   return { ids, labels: ids.map((id, i) => (i >= first ? id : IGNORE)) };
 };
-const plain = (batch: Batch) =>
-  Object.fromEntries(Object.entries(batch).map(([key, value]) => [key, typeof value === "number" ? value : [...value]]));
+/** What is fed, as plain numbers. */
+const fed = ({ feeds }: Batch) =>
+  Object.fromEntries(Object.entries(feeds).map(([name, { data }]) => [name, [...data].map(Number)]));
+/** The batch: rows, width, what is fed, and that every rectangle is [rows, width]. */
+function plain({ rows, ...batch }: ReturnType<typeof makeBatch>) {
+  const { lossRows, lossLabels, ...rectangles } = batch.feeds;
+  for (const { shape } of Object.values(rectangles)) assert.deepEqual(shape, [rows.rows, rows.width]);
+  for (const { shape } of [lossRows!, lossLabels!]) assert.deepEqual(shape, [batch.targets]);
+  return { rows: rows.rows, width: rows.width, ...fed(batch) };
+}
 const lengths = (n: number) => [...uniform(5, [purpose.sample], n)].map((u) => 1 + Math.floor(u * 200));
 
 const packed = (examples: readonly Example[], maxLength: number): Example[][] => {
@@ -38,8 +46,8 @@ test("right padding: targets are at the position before them, padding is masked"
 
 test("padTo widens a batch, and refuses a longer row", () => {
   const batch = makeBatch([example(2, 1)], { padId: 0, padTo: 3 });
-  assert.equal(batch.width, 3);
-  assert.deepEqual([...batch.attentionMask], [1, 1, 0]);
+  assert.equal(batch.rows.width, 3);
+  assert.deepEqual(fed(batch)["attentionMask"], [1, 1, 0]);
   assert.throws(() => makeBatch([example(4, 1)], { padId: 0, padTo: 3 }), { code: "data/too-long", subject: "padTo" });
 });
 
@@ -82,13 +90,14 @@ test("packing keeps every example whole, fills rows well and is deterministic", 
 
 test("packing has the same targets as the examples alone", () => {
   const examples = lengths(60).map((length, i) => example(length, i, i % 7));
-  const labels = (batch: Batch) => [...batch.lossLabels].sort((a, b) => a - b);
+  const labels = (batch: Batch) => [...fed(batch)["lossLabels"]!].sort((a, b) => a - b);
   const one = makeBatch(packed(examples, 300), { padId: 0 });
-  assert.ok(one.lossLabels.length > 1000);
+  const { inputIds, segmentIds, lossRows, lossLabels } = fed(one) as Record<string, number[]>;
+  assert.ok(lossLabels!.length > 1000);
   assert.deepEqual(labels(one), labels(makeBatch(examples, { padId: 0 })));
-  one.lossRows.forEach((row, i) => {
-    assert.equal(one.inputIds[row + 1], one.lossLabels[i]);
-    assert.equal(one.segmentIds[row + 1], one.segmentIds[row]);
+  lossRows!.forEach((row, i) => {
+    assert.equal(inputIds![row + 1], lossLabels![i]);
+    assert.equal(segmentIds![row + 1], segmentIds![row]);
   });
 });
 

@@ -3,19 +3,18 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadTextBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { type DataOptions, dataReader, finished, type ReadingEvent, withShared } from "../../src/train/datasets.ts";
+import { taskOf } from "../../src/tasks/index.ts";
+import type { DataOptions } from "../../src/tasks/task.ts";
+import { dataReader, finished, type ReadingEvent, withShared } from "../../src/train/datasets.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
 const base = await loadTextBase(nodeFiles, "test/fixtures/tiny-llama");
 
 async function reader(contents: Record<string, object[]>, options: Partial<DataOptions> = {}, signal?: AbortSignal) {
   const entries = Object.entries(contents).map(([name, rows]) => [name, rows.map((row) => `${JSON.stringify(row)}\n`).join("")]);
-  return dataReader(
-    { files: memoryFiles(Object.fromEntries(entries)) },
-    base,
-    { trainOn: "completion", ...options },
-    { spill: "out/.examples", signal },
-  );
+  const files = memoryFiles(Object.fromEntries(entries));
+  const data = await taskOf("causal-lm").data(base, { trainOn: "completion", ...options }, { files });
+  return dataReader(files, data, { spill: "out/.examples", signal });
 }
 const ask = (prompt: string, completion: string) => ({ prompt, completion });
 

@@ -31,7 +31,7 @@ test("PEFT's run on E2E: the targets of each step, and of the validation set, ar
   assert.equal(golden.supervised_tokens.length, 30);
   const steps = golden.supervised_tokens.map((_, step) => examples.slice(step * golden.batch, (step + 1) * golden.batch));
   assert.deepEqual(
-    steps.map((rows) => makeBatch(rows, { padId: tokenizer.padId }).lossRows.length),
+    steps.map((rows) => makeBatch(rows, { padId: tokenizer.padId }).feeds["lossRows"]!.data.length),
     golden.supervised_tokens,
   );
   assert.equal(report.count, 240);

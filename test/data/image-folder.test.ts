@@ -5,35 +5,40 @@ import { copyFile, mkdir, readFile, symlink, writeFile } from "node:fs/promises"
 import path from "node:path";
 import { test } from "node:test";
 import type { FinetuneEvent } from "../../src/commands/train/finetune.ts";
-import { classesOf } from "../../src/data/classes.ts";
 import { imageStore } from "../../src/data/images.ts";
 import { MAX_FOLDER_DEPTH, MAX_FOLDER_NAMES } from "../../src/data/readers/folder.ts";
-import { readSpelled } from "../../src/data/readers.ts";
-import { eachTaskExample } from "../../src/data/task-examples.ts";
-import { type TaskRecords, taskSpellings } from "../../src/data/task-records.ts";
+import { readFormats } from "../../src/data/readers.ts";
+import type { RecordFormats } from "../../src/data/records.ts";
 import { LowrankError } from "../../src/errors.ts";
 import type { Files } from "../../src/files.ts";
 import type { DecodeImage, RgbImage } from "../../src/images/image.ts";
 import type { ImageProcessor } from "../../src/images/processor.ts";
+import { modelConfig } from "../../src/models/registry.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { labelledTexts } from "../../src/tasks/common/labelled-texts.ts";
+import { recordData } from "../../src/tasks/common/record-data.ts";
+import { imageTexts } from "../../src/tasks/contrastive/index.ts";
+import { labelledImages } from "../../src/tasks/image-classification/index.ts";
 import { float32 } from "../../src/tensor.ts";
 import { recognizedText } from "../../src/terminal/data.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
 import { collect, refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
-import { type Colour, colours, jsonl, picture, taskBase } from "../helpers/task-bases.ts";
+import { type Colour, colours, jsonl, picture, processor, taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-type ImageTask = "image-classification" | "contrastive";
+const kinds = { "image-classification": labelledImages, contrastive: imageTexts };
+type Kinds = typeof kinds;
+type RecordOf<T extends keyof Kinds> = Parameters<Kinds[T]["example"]>[0];
 
-const open = <T extends ImageTask>(files: Files, folder: string, task: T) =>
-  readSpelled<TaskRecords[T]>(files, folder, taskSpellings[task]({}));
+const open = <T extends keyof Kinds>(files: Files, folder: string, task: T) =>
+  readFormats(files, folder, kinds[task].formats({}) as RecordFormats<RecordOf<T>>);
 
 /** The records of a folder, and their places in messages. */
-async function read<T extends ImageTask>(files: Files, folder: string, task: T) {
+async function read<T extends keyof Kinds>(files: Files, folder: string, task: T) {
   const file = open(files, folder, task);
-  const records: TaskRecords[T][] = [];
+  const records: RecordOf<T>[] = [];
   const places: string[] = [];
   for await (const { record, place } of file) {
     records.push(record);
@@ -132,7 +137,7 @@ test("a folder that is not data is refused with what to give instead", async () 
   const loose = await refusal(read(holding("pets/1.png", "pets/cat/1.png"), "pets", "image-classification"), "data/folder");
   assert.equal(loose.subject, "pets/1.png");
   assert.match((await refusal(read(holding("pets/cat/1.png"), "pets", "contrastive"), "data/folder")).next!, /"text"/);
-  const named = readSpelled(holding("p/cat/1.png"), "p", taskSpellings["image-classification"]({ labelColumn: "kind" }));
+  const named = readFormats(holding("p/cat/1.png"), "p", labelledImages.formats({ labelColumn: "kind" }));
   await refusal(named[Symbol.asyncIterator]().next(), "data/keys");
 });
 
@@ -141,7 +146,11 @@ test("a folder without an image says what is in it, and a base that reads files 
   const error = await refusal(read(files, "pets", "image-classification"), "data/empty");
   assert.match(error.message, /no images/);
   assert.match(error.got!, /without an image: 2, .*: 1, hidden names: 1/);
-  const texts = readSpelled(holding("pets/cat/1.png"), "pets", taskSpellings["sequence-classification"]({}));
+  const texts = readFormats(
+    holding("pets/cat/1.png"),
+    "pets",
+    labelledTexts("classes", {}, (row, key) => row.label(key)),
+  );
   assert.match((await refusal(texts[Symbol.asyncIterator]().next(), "data/folder")).next!, /vit, clip/);
 });
 
@@ -281,24 +290,17 @@ test("images are decoded four at a time, given in order, and the first broken on
       throw new LowrankError("image/damaged", "broken", { subject: name, next: "Leave it." });
     return { name, width: 1, height: 1, data: Uint8Array.of(number, 0, 0), channels: 3, orientation: 1 };
   };
-  const pixel = (image: RgbImage) => ({
-    pixelValues: float32([1, 3, 1, 1], Float32Array.from(image.data)),
-    rows: 0,
-    columns: 0,
-  });
-  const load = async (): Promise<ImageProcessor> => ({ config: {} as never, process: pixel, stack: () => assert.fail() });
-  const examples = () => {
-    const images = imageStore(holding(...names), decode, load);
-    const parts = { maxLength: 1, images, classes: classesOf([], false) };
-    return { images, all: eachTaskExample("image-classification", open(holding(...names), "p", "image-classification"), parts) };
-  };
+  const files = holding(...names);
+  await files.write("base/preprocessor_config.json", new TextEncoder().encode(JSON.stringify(processor)));
+  const config = modelConfig({ model_type: "vit", image_size: 16, patch_size: 8 });
+  const base = { checkpoint: { folder: "base" }, config, tokenizer: () => assert.fail("no text is read") };
+  const { images, open: openData } = await recordData(labelledImages, base, { trainOn: "all" }, { files, decodeImage: decode });
   const places: string[] = [];
-  const first = examples();
   const error = await refusal(
     (async () => {
-      for await (const { place, whole } of first.all) {
+      for await (const { place, whole } of openData("p").examples) {
         places.push(place);
-        assert.equal(first.images.pathOf(whole.images![0]!), `p/${place}`);
+        assert.equal(images!.pathOf(whole.images![0]!), `p/${place}`);
       }
     })(),
     "image/damaged",

@@ -1,14 +1,15 @@
 // The classes of a classifier: those of its config, those that an adapter brings, and what names them in the adapter's file.
 import assert from "node:assert/strict";
-import { copyFile, readFile, writeFile } from "node:fs/promises";
-import { test } from "node:test";
-import { adapterAgainst } from "../../src/adapters/attach.ts";
+import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type TestContext, test } from "node:test";
+import { fitAdapter } from "../../src/adapters/attach.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { classesOf } from "../../src/data/classes.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { type AnyBase, forAdapter, openBase, relabelled } from "../../src/models/base.ts";
-import type { TaskConfig } from "../../src/models/task.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -17,13 +18,13 @@ const bert = "test/fixtures/cases/bert-seqcls";
 const base = await openBase(nodeFiles, `${bert}/base`);
 const adapter = await readAdapter(nodeFiles, `${bert}/adapter`);
 const headOf = ({ modules }: AnyBase) => modules.find(({ path }) => path === "classifier")!.outFeatures;
-const labelsOf = ({ config }: AnyBase) => (config as TaskConfig).labels;
+const labelsOf = ({ config }: AnyBase) => config.labels;
 
 test("a model keeps its head for its own classes, and gets a new one for others", () => {
   const own = relabelled(base, labelsOf(base));
-  assert.equal((own.config as TaskConfig).newHead, null);
+  assert.equal(own.config.uninitializedHead, null);
   const other = relabelled(base, ["a", "b", "c", "d", "e"]);
-  assert.equal((other.config as TaskConfig).newHead, "classifier");
+  assert.equal(other.config.uninitializedHead, "classifier");
   assert.equal(headOf(other), 5);
   assert.equal(headOf(base), labelsOf(base).length);
 });
@@ -33,11 +34,11 @@ test("whether a head is there is told by the weights, whatever class config.json
   const { architectures: _, ...json } = JSON.parse(await readFile(`${bert}/base/config.json`, "utf8"));
   const open = async (config: object) => {
     await writeFile(`${folder}/config.json`, JSON.stringify(config));
-    return (await openBase(nodeFiles, folder)).config as TaskConfig;
+    return (await openBase(nodeFiles, folder)).config;
   };
   await copyFile(`${bert}/base/model.safetensors`, `${folder}/model.safetensors`);
-  assert.equal((await open(json)).newHead, null);
-  assert.equal((await open({ ...json, id2label: { 0: "a", 1: "b" } })).newHead, "classifier");
+  assert.equal((await open(json)).uninitializedHead, null);
+  assert.equal((await open({ ...json, id2label: { 0: "a", 1: "b" } })).uninitializedHead, "classifier");
 });
 
 test("the base has the same name whatever its classes", async () => {
@@ -53,7 +54,7 @@ test("an adapter's file keeps the names of its classes, and the base takes them 
   const read = await readAdapter(nodeFiles, folder);
   assert.deepEqual(read.labels, labels);
   assert.deepEqual(labelsOf(forAdapter(base, read)), labels);
-  adapterAgainst(read, forAdapter(base, read).modules);
+  fitAdapter(read, forAdapter(base, read).modules);
 });
 
 test("a head of PEFT's without names: those of the base where there are as many, numbers where not", () => {

@@ -9,7 +9,7 @@ import { png } from "./png.ts";
 const fixtures = "test/fixtures";
 
 /** An image processor that resizes to the side of the models in the cases. */
-const processor = {
+export const processor = {
   image_processor_type: "CLIPImageProcessor",
   do_convert_rgb: true,
   do_resize: true,

@@ -1,11 +1,10 @@
 // Decoders of each family small enough to print and to run without a checkpoint.
 import { loraConfig } from "../../src/adapters/config.ts";
 import { type AdapterModule, matchModules } from "../../src/adapters/match.ts";
-import type { DecoderConfig } from "../../src/models/config/config.ts";
-import { asDecoder, forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
+import { asDecoder, type DecoderModel, forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
 
 /** The config of a language model from the content of its config.json; a model of another task is refused. */
-export const decoderConfig = (json: unknown, file = "config.json"): DecoderConfig => asDecoder(modelConfig(json, file), file);
+export const decoderConfig = (json: unknown, file = "config.json"): DecoderModel => asDecoder(modelConfig(json, file), file);
 
 const vision = {
   hidden_size: 12,
@@ -43,7 +42,7 @@ const familyKeys: Record<string, Record<string, unknown>> = {
 };
 
 /** A config whose dims are all different: a mistaken axis does not fit. */
-export function tinyConfig(modelType: string, layers = 1): DecoderConfig {
+export function tinyConfig(modelType: string, layers = 1): DecoderModel {
   const text = {
     vocab_size: 50,
     hidden_size: 24,
@@ -57,5 +56,5 @@ export function tinyConfig(modelType: string, layers = 1): DecoderConfig {
 }
 
 /** The modules of `config` that an adapter with these options acts on. */
-export const tinyModules = (config: DecoderConfig, options: Parameters<typeof loraConfig>[0]): AdapterModule[] =>
+export const tinyModules = (config: DecoderModel, options: Parameters<typeof loraConfig>[0]): AdapterModule[] =>
   matchModules(modulesOf(forwardGraph(config)), loraConfig(options), config.modelType);

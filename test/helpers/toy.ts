@@ -1,11 +1,13 @@
 // A network small enough to differentiate by hand, for tests of the training loop: next token from a factored table.
+import { makeBatch } from "../../src/data/batch.ts";
 import type { Batch } from "../../src/data/types.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { purpose, uniform } from "../../src/random.ts";
+import { float32 } from "../../src/tensor.ts";
 import type { SaveWeights } from "../../src/train/checkpoint.ts";
-import type { Feed } from "../../src/train/data-loader.ts";
+import type { DataLoader } from "../../src/train/data-loader.ts";
 import { type OptimizerOptions, optimizerDefaults, type TrainOptions, type TrainOutput } from "../../src/train/trainer.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "../../src/train/types.ts";
 
@@ -20,14 +22,17 @@ export function toyObjective(dropout = 0): Objective {
   ];
   function pass(batch: Batch, theta: Float32Array, divisor: number, key?: DropoutKey) {
     const gradient = new Float32Array(theta.length);
-    const count = batch.lossRows.length * RANK;
+    const [inputIds, lossRows, lossLabels] = ["inputIds", "lossRows", "lossLabels"].map((name) => [
+      ...(batch.feeds[name]!.data as Int32Array),
+    ]) as [number[], number[], number[]];
+    const count = lossRows.length * RANK;
     const draws =
       key && dropout > 0 ? uniform(key.seed, [purpose.dropout, key.step, key.micro], count) : new Float32Array(count).fill(1);
     const keep = draws.map((draw) => (draw < dropout ? 0 : key ? 1 / (1 - dropout) : 1));
     let loss = 0;
-    batch.lossRows.forEach((row, n) => {
-      const token = batch.inputIds[row]!;
-      const label = batch.lossLabels[n]!;
+    lossRows.forEach((row, n) => {
+      const token = inputIds[row]!;
+      const label = lossLabels[n]!;
       const hidden = Array.from({ length: RANK }, (_, k) => theta[token * RANK + k]! * keep[n * RANK + k]!);
       const b = (k: number, o: number) => VOCAB * RANK + k * VOCAB + o;
       const logits = Array.from({ length: VOCAB }, (_, o) => hidden.reduce((sum, h, k) => sum + h * theta[b(k, o)]!, 0));
@@ -47,7 +52,7 @@ export function toyObjective(dropout = 0): Objective {
   return {
     entries,
     lossAndGradient: async (batch: Batch, theta, divisor, key) => pass(batch, theta, divisor, key),
-    evaluate: async (batch: Batch, theta) => ({ loss: pass(batch, theta, 1).loss }),
+    evaluate: async (batch: Batch, theta) => ({ loss: float32([], Float32Array.of(pass(batch, theta, 1).loss)) }),
   };
 }
 
@@ -55,20 +60,8 @@ export const toyTheta = (): Float32Array => uniform(5, [purpose.init], 2 * VOCAB
 
 /** A right-padded batch in which every token but the first of a row is a target. */
 export function toyBatch(rows: number[][]): Batch {
-  const width = Math.max(...rows.map((row) => row.length));
-  const flat = (of: (row: number[], t: number) => number) =>
-    Int32Array.from(rows.flatMap((row) => Array.from({ length: width }, (_, t) => of(row, t))));
-  const targets = rows.flatMap((row, r) => row.slice(1).map((label, t) => [r * width + t, label] as const));
-  return {
-    rows: rows.length,
-    width,
-    inputIds: flat((row, t) => row[t] ?? 0),
-    positionIds: flat((_, t) => t),
-    attentionMask: flat((row, t) => (t < row.length ? 1 : 0)),
-    segmentIds: flat(() => 0),
-    lossRows: Int32Array.from(targets, ([row]) => row),
-    lossLabels: Int32Array.from(targets, ([, label]) => label),
-  };
+  const examples = rows.map((row) => ({ ids: Int32Array.from(row), labels: Int32Array.from(row) }));
+  return makeBatch(examples, { padId: 0 });
 }
 
 /** `count` rows of 2 to 9 random tokens. */
@@ -81,7 +74,7 @@ export function toyRows(count: number, seed = 1): number[][] {
 }
 
 /** `rows` in order, `micro` micro-batches of one row a step, round and round. */
-export function toyFeed(rows: number[][], micro: number): Feed {
+export function toyLoader(rows: number[][], micro: number): DataLoader {
   const stepsPerEpoch = Math.ceil(rows.length / micro);
   const row = (step: number, i: number) => rows[((step % stepsPerEpoch) * micro + i) % rows.length]!;
   return {
@@ -113,7 +106,7 @@ export const saveToy: SaveWeights = async (folder, theta) => {
 export const toyRun = (output: Partial<TrainOutput> & { folder: string }, change: Partial<TrainOptions> = {}): TrainOptions => ({
   objective: toyObjective(0.2),
   theta: toyTheta(),
-  feed: toyFeed(toyRows(10), 3),
+  loader: toyLoader(toyRows(10), 3),
   steps: 6,
   seed: 3,
   optimizer: toyOptimizer,

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { afterEach } from "node:test";
 import type { LowrankError } from "../../src/errors.ts";
-import { resolveModel, resolveModel } from "../../src/hub/reference.ts";
+import { resolveModel } from "../../src/hub/reference.ts";
 import type { HubEvent, HubOptions } from "../../src/platform/platform.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";

@@ -17,7 +17,6 @@ import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import type { Tensor } from "../../src/tensor.ts";
-import { batchFeeds } from "../../src/train/causal-lm.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
@@ -67,7 +66,7 @@ async function logits(folder: string, io: Tensors): Promise<Float32Array> {
   const { checkpoint, config } = await loadBase(nodeFiles, folder);
   const files = weightFiles(checkpoint);
   const session = await openNodeSession(lower(forwardGraph(config), files.locate), { weights: files });
-  const { lossRows: _, lossLabels: _labels, ...feeds } = batchFeeds(batchOf(io, "", config));
+  const { lossRows: _, lossLabels: _labels, ...feeds } = batchOf(io, "", config).feeds;
   const results = await session.run(feeds);
   await session.close();
   return results["logits"]!.data as Float32Array;

@@ -6,26 +6,29 @@ import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
+import { thetaOf } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { type Adapter, readAdapter } from "../../src/adapters/peft-files.ts";
+import { rowFeeds } from "../../src/data/batch.ts";
 import type { Batch } from "../../src/data/types.ts";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { type ModelDecoder, openDecoder } from "../../src/generate/decoder.ts";
 import { leftPad } from "../../src/generate/generate.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
-import type { ImageTensors } from "../../src/models/images.ts";
+import type { ImageTensors, ImageTokens } from "../../src/models/images.ts";
 import { forwardGraph, modulesOf, olderNames, storedNames, visionOf } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { lossGraph } from "../../src/tasks/causal-lm/loss.ts";
 import { float32, int32, type Tensor } from "../../src/tensor.ts";
-import { batchFeeds, lossGraph } from "../../src/train/causal-lm.ts";
 import { loraObjective, type OpenObjective } from "../../src/train/objective.ts";
 import type { RunOptions } from "../../src/train/options.ts";
-import { subjects, thetaOf } from "../../src/train/trainable-model.ts";
+import { trainableModels } from "../../src/train/trainable-model.ts";
 import { greatestDifference } from "../helpers/assert.ts";
+import { lossOf } from "../helpers/loss.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
@@ -36,6 +39,7 @@ interface Case {
   base: Base;
   adapter: Adapter;
   batch: Batch;
+  tokens: ImageTokens;
   /** The rows without their padding. */
   rows: Int32Array[];
   images: ImageTensors;
@@ -52,20 +56,23 @@ async function readCase(name: string): Promise<Case> {
     const given = io.get(key);
     return given && int32(given.shape, Int32Array.from(given.data as BigInt64Array, Number));
   };
+  const inputIds = batch.feeds["inputIds"]!.data as Int32Array;
+  const [count, width] = batch.feeds["inputIds"]!.shape as [number, number];
+  const attentionMask = batch.feeds["attentionMask"]!.data as Int32Array;
   const golden = (key: string) => {
     const logits = toFloat32(io.get(key)!);
     return (row: number, position: number) => {
       const vocab = base.config.vocabSize;
-      const at = row * batch.width + position; // the cases are padded on the right
+      const at = row * width + position; // the cases are padded on the right
       return logits.subarray(at * vocab, (at + 1) * vocab);
     };
   };
-  const { rows, width, attentionMask, inputIds } = batch;
   return {
     base,
     adapter: await readAdapter(nodeFiles, `${folder}/adapter`),
     batch,
-    rows: Array.from({ length: rows }, (_, row) => {
+    tokens: { rows: count, width, inputIds },
+    rows: Array.from({ length: count }, (_, row) => {
       const length = attentionMask.subarray(row * width, (row + 1) * width).reduce((sum, one) => sum + one, 0);
       return inputIds.slice(row * width, row * width + length);
     }),
@@ -144,14 +151,13 @@ for (const name of cases) {
 }
 
 /** The logits of every token without a cache, [tokens, vocab]. */
-async function fullLogits({ checkpoint, config }: Base, tokens: Batch, images: Record<string, Tensor>): Promise<Float32Array> {
+async function fullLogits({ checkpoint, config }: Base, feeds: Record<string, Tensor>): Promise<Float32Array> {
   const files = weightFiles(checkpoint);
   const { logits } = forwardGraph(config).outputs;
   const session = await openNodeSession(lower({ outputs: { logits: logits! } }, files.locate), {
     weights: files,
     threads: 1,
   });
-  const { lossRows: _, lossLabels: _labels, ...feeds } = batchFeeds({ ...tokens, images });
   const result = await session.run(feeds);
   await session.close();
   return result["logits"]!.data as Float32Array;
@@ -163,12 +169,10 @@ test("an image whose tokens lie on both sides of where a long prompt is cut", as
   const length = 530;
   const ids = Int32Array.from({ length }, (_, i) => (i >= 510 && i < 514 ? 95 : 3 + ((i * i) % 90)));
   const prompts = leftPad([ids], 0);
-  const tokens: Batch = {
-    ...{ rows: 1, width: length, inputIds: ids, positionIds: prompts.positionIds, attentionMask: prompts.attentionMask },
-    ...{ segmentIds: new Int32Array(length), lossRows: new Int32Array(), lossLabels: new Int32Array() },
-  };
+  const { positionIds, attentionMask } = prompts;
+  const tokens = { rows: 1, width: length, inputIds: ids, positionIds, attentionMask, segmentIds: new Int32Array(length) };
   const feeds = visionOf(base.config)!.feeds(base.config, tokens, { pixelValues });
-  const want = (await fullLogits(base, tokens, feeds)).subarray(-base.config.vocabSize);
+  const want = (await fullLogits(base, { ...rowFeeds(tokens), ...feeds })).subarray(-base.config.vocabSize);
   const decoder = await openDecoder({ ...base, openSession: openNodeSession, threads: 1 });
   const got = await decoder.start({ ...prompts, images: { pixelValues } });
   const blind = await decoder.start(prompts);
@@ -187,6 +191,7 @@ async function withObjective(
   const objective = await loraObjective({
     checkpoint: given.base.checkpoint,
     loss: lossGraph(given.base.config, { maxTargets: 64, maxLength: 64, images }),
+    config: adapter.config,
     modules: adapter.modules,
     dropout,
     openSession: openNodeSession,
@@ -213,18 +218,20 @@ for (const name of cases) {
     const given = await readCase(name);
     const adapter = everywhere(given.base);
     const theta = thetaOf(adapter);
-    const { images: _, ...text } = given.batch;
-    const none = visionOf(given.base.config)!.feeds(given.base.config, text, null);
+    const names = ["inputIds", "positionIds", "attentionMask", "segmentIds", "lossRows", "lossLabels"];
+    const texts = Object.fromEntries(names.map((name) => [name, given.batch.feeds[name]!]));
+    const none = visionOf(given.base.config)!.feeds(given.base.config, given.tokens, null);
+    const text: Batch = { ...given.batch, feeds: texts };
     let expected = { loss: 0, gradient: new Float32Array() };
     await withObjective(given, adapter, false, async (objective) => {
       const { loss, gradient } = await objective.lossAndGradient(text, theta, 1, KEY);
       expected = { loss, gradient: gradient.slice() };
     });
     await withObjective(given, adapter, true, async (objective) => {
-      const { loss, gradient } = await objective.lossAndGradient({ ...text, images: none }, theta, 1, KEY);
+      const { loss, gradient } = await objective.lossAndGradient({ ...text, feeds: { ...texts, ...none } }, theta, 1, KEY);
       assert.ok(Math.abs(loss - expected.loss) <= 1e-5 * expected.loss, `${loss} and ${expected.loss}`);
       assert.ok(greatestDifference(gradient, expected.gradient) <= 1e-4);
-      const { loss: seeing } = await objective.evaluate(given.batch, theta);
+      const seeing = await lossOf(objective, given.batch, theta);
       assert.ok(Math.abs(seeing - loss) > 1e-3, "images count");
     });
   });
@@ -249,7 +256,7 @@ for (const name of cases) {
         const at = async (change: number) => {
           const moved = theta.slice();
           moved[offset]! += change;
-          return (await objective.evaluate(given.batch, moved)).loss;
+          return lossOf(objective, given.batch, moved);
         };
         const slope = ((await at(step)) - (await at(-step))) / (2 * step);
         assert.ok(Math.abs(slope - gradient[offset]!) <= 3e-3 + 2e-2 * Math.abs(slope), `${key}: ${slope}, ${gradient[offset]}`);
@@ -266,11 +273,11 @@ test("dropout acts on patches and features as on tokens, the same at the same st
   const theta = thetaOf(adapter);
   let without = 0;
   await withObjective(given, adapter, true, async (objective) => {
-    without = (await objective.evaluate(given.batch, theta)).loss;
+    without = await lossOf(objective, given.batch, theta);
   });
   const work = async (objective: OpenObjective) => {
     const at = async (step: number) => (await objective.lossAndGradient(given.batch, theta, 1, { ...KEY, step })).loss;
-    assert.ok(Math.abs((await objective.evaluate(given.batch, theta)).loss - without) < 1e-4);
+    assert.ok(Math.abs((await lossOf(objective, given.batch, theta)) - without) < 1e-4);
     const first = await at(1);
     assert.notEqual(first, await at(2));
     assert.equal(first, await at(1));
@@ -282,7 +289,10 @@ test("dropout acts on patches and features as on tokens, the same at the same st
 test("training every weight on text keeps the vision side, under the names of the base", async (t) => {
   const { base } = await readCase("llava");
   const folder = temporaryFolder(t);
-  const subject = await subjects.full(nodeFiles, base, {} as RunOptions, { given: null, images: false });
+  const subject = await trainableModels.full(nodeFiles, base, {} as RunOptions, {
+    given: null,
+    loss: lossGraph(base.config, { maxTargets: 1, maxLength: 1, images: false }),
+  });
   const theta = await subject.theta();
   await subject.saveWeights(
     folder,
@@ -315,7 +325,8 @@ test("LLaVA's weights are found under the names of every release", async () => {
 });
 
 test("an adapter under LLaVA's older module names acts as under the newer", async () => {
-  const { base, adapter, rows, images, golden, batch } = await readCase("llava");
+  const given = await readCase("llava");
+  const { base, adapter } = given;
   const renamed = (path: string) => olderNames(base.config, path).at(-1)!;
   const older: Adapter = {
     ...adapter,
@@ -326,21 +337,21 @@ test("an adapter under LLaVA's older module names acts as under the newer", asyn
   assert.ok(older.tensors.has("multi_modal_projector.linear_2"));
   const decoder = await openDecoder({ ...base, openSession: openNodeSession, threads: 1 });
   await decoder.useAdapter(older);
-  await agrees(decoder, { base, adapter, batch, rows, images, golden }, 1, golden.adapter);
+  await agrees(decoder, given, 1, given.golden.adapter);
   await decoder.close();
 });
 
 test("images that do not fit the model or the tokens are refused", async () => {
-  const { base, batch, images } = await readCase("llava");
+  const { base, tokens, images } = await readCase("llava");
   const { feeds } = visionOf(base.config)!;
   const values = images.pixelValues.data as Float32Array;
   const fails = (pixelValues: Tensor, expected: RegExp) =>
-    assert.throws(() => feeds(base.config, batch, { pixelValues }), { code: "data/images", expected });
+    assert.throws(() => feeds(base.config, tokens, { pixelValues }), { code: "data/images", expected });
   fails(float32([12, 3, 8, 8], values), /3 channels of 16 × 16/);
   fails(float32([2, 3, 16, 16], values.slice(0, 2 * 768)), /2 images of 4 tokens each: 8 tokens 95/);
   const idefics = await readCase("idefics");
   const { imageAttentionMask: _, ...unseen } = idefics.images;
-  assert.throws(() => visionOf(idefics.base.config)!.feeds(idefics.base.config, idefics.batch, unseen), {
+  assert.throws(() => visionOf(idefics.base.config)!.feeds(idefics.base.config, idefics.tokens, unseen), {
     code: "data/images",
     expected: /image attention mask \[2, 13, images\]/,
   });

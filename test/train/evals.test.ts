@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, renameSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { float32 } from "../../src/tensor.ts";
 import { bestOf, hasStalled } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -24,8 +25,12 @@ function scripted(losses: number[], output: Partial<TrainOutput> & { folder: str
     step = key.step + 1;
     return toy.lossAndGradient(batch, theta, divisor, key);
   };
-  const targets = batches[0]!.lossLabels.length;
-  const objective = { ...toy, lossAndGradient, evaluate: async () => ({ loss: losses[step - 1]! * targets }) };
+  const targets = batches[0]!.targets;
+  const objective = {
+    ...toy,
+    lossAndGradient,
+    evaluate: async () => ({ loss: float32([], Float32Array.of(losses[step - 1]! * targets)) }),
+  };
   return toyRun(
     { checkpointEvery: 100, ...output },
     { objective, steps: losses.length, evaluation: { batches, every: 1 }, ...change },

@@ -152,7 +152,7 @@ test("a record whose images do not fit into the maximum length is left out and c
   const found = await evaluate({ base: folder, data, maxLength: 100, threads: 1 });
   assert.deepEqual([found.data.count, found.data.droppedImages, found.data.droppedCut], [1, 1, 1]);
   const shown = await preview({ base: folder, data, maxLength: 100 });
-  assert.deepEqual([shown.train.examples, shown.train.dropped.cut], [1, 1]);
+  assert.deepEqual([shown.train.continued!.examples, shown.train.continued!.dropped.cut], [1, 1]);
 });
 
 test("preview names images and counts their tokens", async () => {

@@ -9,7 +9,7 @@ import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/trai
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
-import { toyFeed, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
+import { toyLoader, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
 
 const root = temporaryFolder();
 let folders = 0;
@@ -133,7 +133,7 @@ for (const [what, change, pattern] of [
   ["seed", { seed: 4 }, /another value of seed[\s\S]*seed = 3[\s\S]*seed = 4/],
   ["learning rate", { optimizer: { ...toyOptimizer, learningRate: 1 } }, /another value of learningRate[\s\S]*= 0\.05[\s\S]*= 1/],
   ["number of steps", { steps: 9 }, /another value of steps[\s\S]*= 6[\s\S]*= 9/],
-  ["feed", { feed: toyFeed(rows, 2) }, /another value of micro[\s\S]*= 3[\s\S]*= 2/],
+  ["loader", { loader: toyLoader(rows, 2) }, /another value of micro[\s\S]*= 3[\s\S]*= 2/],
   ["fact of the caller", { facts: { model: "b" } }, /another value of model[\s\S]*undefined[\s\S]*"b"/],
 ] as const) {
   test(`resuming with another ${what} is refused by name`, async () => {

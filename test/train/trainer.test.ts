@@ -6,14 +6,15 @@ import { evaluate } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, train } from "../../src/train/trainer.ts";
 import type { Objective } from "../../src/train/types.ts";
 import { collect, near, only, refused } from "../helpers/assert.ts";
-import { toyBatch, toyFeed, toyObjective, toyOptimizer, toyRows, toyTheta } from "../helpers/toy.ts";
+import { lossOf } from "../helpers/loss.ts";
+import { toyBatch, toyLoader, toyObjective, toyOptimizer, toyRows, toyTheta } from "../helpers/toy.ts";
 
 const rows = toyRows(12);
 
 const options = (change: Partial<TrainOptions> = {}): TrainOptions => ({
   objective: toyObjective(),
   theta: toyTheta(),
-  feed: toyFeed(rows, 4),
+  loader: toyLoader(rows, 4),
   steps: 6,
   seed: 7,
   optimizer: toyOptimizer,
@@ -32,7 +33,7 @@ test("the toy's gradient is the one of finite differences", async () => {
   for (const i of [0, 5, 17, 33, 40, 65]) {
     const at = async (h: number) => {
       const moved = theta.map((value, j) => (i === j ? value + h : value));
-      return (await objective.evaluate(batch, moved)).loss;
+      return lossOf(objective, batch, moved);
     };
     const slope = ((await at(2 ** -10)) - (await at(-(2 ** -10)))) / 2 ** -9;
     near(gradient[i]!, slope, 1e-4, `gradient ${i}`);
@@ -62,13 +63,13 @@ test("training lowers the loss, in place, and says so in order", async () => {
 
 test("accumulated micro-batches are the big batch, not the mean of their means", async () => {
   const [small, big, shuffled] = [toyTheta(), toyTheta(), toyTheta()];
-  const feedOf = (batches: (step: number) => Batch[]) => ({ stepsPerEpoch: 3, microBatches: batches, facts: {} });
+  const loaderOf = (batches: (step: number) => Batch[]) => ({ stepsPerEpoch: 3, microBatches: batches, facts: {} });
   const four = (step: number) => rows.slice((step % 3) * 4, (step % 3) * 4 + 4);
   assert.ok(new Set(four(0).map(({ length }) => length)).size > 1);
   const accumulated = await events(options({ theta: small }));
-  const whole = await events(options({ theta: big, feed: feedOf((step) => [toyBatch(four(step))]) }));
+  const whole = await events(options({ theta: big, loader: loaderOf((step) => [toyBatch(four(step))]) }));
   await events(
-    options({ theta: shuffled, feed: feedOf((step) => [toyBatch(four(step).slice(0, 1)), toyBatch(four(step).slice(1))]) }),
+    options({ theta: shuffled, loader: loaderOf((step) => [toyBatch(four(step).slice(0, 1)), toyBatch(four(step).slice(1))]) }),
   );
   for (const [i, { loss, gradNorm, tokens }] of only(whole, "step").entries()) {
     const other = only(accumulated, "step")[i]!;
@@ -83,11 +84,11 @@ test("accumulated micro-batches are the big batch, not the mean of their means",
 
 test("a micro-batch without targets adds nothing; a step without any is an error", async () => {
   const [without, alone] = [toyTheta(), toyTheta()];
-  const feed = (batches: Batch[]) => ({ stepsPerEpoch: 1, microBatches: () => batches, facts: {} });
-  await events(options({ theta: alone, feed: feed([toyBatch([rows[0]!])]) }));
-  await events(options({ theta: without, feed: feed([toyBatch([[3]]), toyBatch([rows[0]!])]) }));
+  const loader = (batches: Batch[]) => ({ stepsPerEpoch: 1, microBatches: () => batches, facts: {} });
+  await events(options({ theta: alone, loader: loader([toyBatch([rows[0]!])]) }));
+  await events(options({ theta: without, loader: loader([toyBatch([[3]]), toyBatch([rows[0]!])]) }));
   assert.deepEqual(without, alone);
-  await fails(options({ feed: feed([toyBatch([[3]])]) }), "train/no-targets", /step 1/);
+  await fails(options({ loader: loader([toyBatch([[3]])]) }), "train/no-targets", /step 1/);
 });
 
 test("the same seed gives the same bits, another seed others", async () => {

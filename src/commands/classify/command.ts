@@ -96,16 +96,17 @@ const percent = (probability: number): string => `${(100 * probability).toFixed(
 const labelText = ({ label }: LabelScore): string => oneLine(label, SHOWN_CHARS);
 const spanText = ({ text }: LabelledSpan): string => oneLine(text, SHOWN_CHARS);
 
-/** The classes of an input, or its words with theirs and what they name. */
-function alone({ scores, words, entities }: Classification): string {
+/** The classes of an input, its number, or its words with their classes and what they name. */
+function alone({ scores, value, words, entities }: Classification): string {
+  if (value !== undefined) return String(value);
   const found = (one: LabelScore) => [labelText(one), percent(one.probability)];
   const rows = words?.map((word) => [spanText(word), ...found(word)]) ?? scores.map(found);
   const named = (entities ?? []).map((entity) => [spanText(entity), ...found(entity)]);
   return [rows, named].flatMap((each) => (each.length > 0 ? [table(each)] : [])).join("\n\n");
 }
 
-function beside(input: string, { scores, words, entities }: Classification): string {
+function beside(input: string, { scores, value, words, entities }: Classification): string {
   const spans = (entities ?? words)?.map((one) => `${spanText(one)} (${labelText(one)} ${percent(one.probability)})`);
   const found = spans ?? scores.map((one) => `${labelText(one)} ${percent(one.probability)}`);
-  return `${oneLine(input, SHOWN_CHARS)}: ${found.join(", ") || "nothing"}`;
+  return `${oneLine(input, SHOWN_CHARS)}: ${value ?? (found.join(", ") || "nothing")}`;
 }

@@ -1,9 +1,10 @@
 // The loss of a language model: cross-entropy of the next token, fused with the output layer.
-import type { Graph } from "../../graph/graph.ts";
+import type { Graph, Value } from "../../graph/graph.ts";
 import { gatherRows } from "../../graph/ops/indexing.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { linear } from "../../graph/ops/linear.ts";
 import { linearCrossEntropy } from "../../graph/ops/loss.ts";
+import { sumOf } from "../../graph/ops/reduction.ts";
 import type { DecoderConfig } from "../../models/config/config.ts";
 import { decoderInputs } from "../../models/layers/blocks.ts";
 import { backboneOf, forward, type ModelConfig } from "../../models/registry.ts";
@@ -22,11 +23,16 @@ export const attentionBlocksOf = (maxLength: number): number =>
 /** How many chunks of rows the output layer and the loss are computed in. */
 export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
 
+/** Σ of the target tokens' losses, from what `tokenLosses` reads. */
+export const lossGraph = (config: DecoderConfig, shape: BatchShape): Graph => ({
+  outputs: { loss: sumOf(tokenLosses(config, shape)) },
+});
+
 /**
- * Σ of the target tokens' losses, from the inputs of `decoderInputs`, int32 `lossRows` and `lossLabels` [targets], and the images of a
- * family that reads them.
+ * The loss of each target token [targets], from the inputs of `decoderInputs`, int32 `lossRows` and `lossLabels` [targets], and the images
+ * of a family that reads them.
  */
-export function lossGraph(config: DecoderConfig, { maxTargets, maxLength, images = false }: BatchShape): Graph {
+export function tokenLosses(config: DecoderConfig, { maxTargets, maxLength, images = false }: BatchShape): Value {
   const inputs = { ...decoderInputs(), attentionBlocks: attentionBlocksOf(maxLength) };
   const { hidden, output } = images ? backboneOf(config as ModelConfig & DecoderConfig, inputs) : forward(config, inputs);
   const lossRows = input("lossRows", "int32", ["targets"]);
@@ -35,5 +41,5 @@ export function lossGraph(config: DecoderConfig, { maxTargets, maxLength, images
   const states = gatherRows(hidden!, lossRows);
   const further = added && linear(states, added.weight, added.path);
   const attributes = { path, chunks: lossChunksOf(maxTargets), softcap };
-  return { outputs: { loss: linearCrossEntropy(states, weight, lossLabels, attributes, further) } };
+  return linearCrossEntropy(states, weight, lossLabels, attributes, further);
 }

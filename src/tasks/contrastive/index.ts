@@ -27,7 +27,7 @@ const format = (image: string, text: string): RecordFormat<ImageText> => ({
   make: (row) => ({ image: row.path(image), text: row.text(text) }),
 });
 
-const records: RecordKind<ImageText> = {
+export const imageTexts: RecordKind<ImageText> = {
   formats({ imageColumn, textColumn }) {
     const isNamed = (imageColumn ?? textColumn) !== undefined;
     const usual = [
@@ -118,7 +118,7 @@ export const contrastive: Task<ContrastiveScore> = {
   evalBatchSize: 32,
   // The loss of a pair among itself is 0, whatever θ is.
   fewestRows: 2,
-  data: (base, options, host) => recordData(records, base, options, host),
+  data: (base, options, host) => recordData(imageTexts, base, options, host),
   loss(config) {
     const { imageEmbeds, textEmbeds, logitsPerText, logitsPerImage } = modelOutputs(config);
     const own = iota("batch"); // row i belongs to column i

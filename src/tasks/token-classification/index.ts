@@ -1,6 +1,6 @@
 // Token classification: a tag for each word of a text, by cross-entropy at its first token. Transformers' ForTokenClassification and run_ner.py.
 import { z } from "zod";
-import type { ColumnNames, RecordFormat, RecordFormats, Texts } from "../../data/records.ts";
+import type { ColumnNames, Fields, RecordFormat, RecordFormats } from "../../data/records.ts";
 import { type Example, IGNORE } from "../../data/types.ts";
 import type { Graph } from "../../graph/graph.ts";
 import { gatherRows } from "../../graph/ops/indexing.ts";
@@ -17,7 +17,7 @@ import { readTags, splitWords } from "./predict.ts";
 import { type TaggedText, tagPreview } from "./preview.ts";
 
 /** A list of tokens or tags as JSON or Parquet has it, each a text; tags can be numbers. */
-function listIn({ value, wrong }: Texts, key: string, expected: string, read: (item: unknown) => string | undefined): string[] {
+function listIn({ value, wrong }: Fields, key: string, expected: string, read: (item: unknown) => string | undefined): string[] {
   const list = value(key);
   const items = Array.isArray(list) ? list : ArrayBuffer.isView(list) ? Array.from(list as unknown as ArrayLike<unknown>) : null;
   return (items ?? refuse(wrong(key, expected))).map((item, i) => read(item) ?? refuse(wrong(`${key}[${i}]`, expected)));
