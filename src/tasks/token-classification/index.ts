@@ -19,16 +19,15 @@ import { type TaggedText, tagPreview } from "./preview.ts";
 /** A list of tokens or tags as JSON or Parquet has it, each a text; tags can be numbers. */
 function listIn({ value, wrong }: Fields, key: string, expected: string, read: (item: unknown) => string | undefined): string[] {
   const list = value(key);
-  const items = Array.isArray(list) ? list : ArrayBuffer.isView(list) ? Array.from(list as unknown as ArrayLike<unknown>) : null;
-  return (items ?? refuse(wrong(key, expected))).map((item, i) => read(item) ?? refuse(wrong(`${key}[${i}]`, expected)));
+  if (!Array.isArray(list)) throw wrong(key, expected);
+  return list.map((item: unknown) => read(item) ?? refuse(wrong(key, expected)));
 }
 
 const refuse = (error: Error): never => {
   throw error;
 };
 
-const isTag = (tag: unknown): boolean =>
-  (typeof tag === "string" && tag.trim() !== "") || typeof tag === "bigint" || Number.isSafeInteger(tag);
+const isTag = (tag: unknown): boolean => (typeof tag === "string" && tag.trim() !== "") || Number.isSafeInteger(tag);
 
 const format = (tokens: string, tags: string): RecordFormat<TaggedText> => ({
   name: "words and tags",
