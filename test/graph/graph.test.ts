@@ -6,7 +6,6 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { adapt, dropoutPoolWidth, type LayerTensors, pooledDropout } from "../../src/adapters/inject.ts";
 import type { AdapterModule } from "../../src/adapters/match.ts";
 import { lora } from "../../src/adapters/methods/lora.ts";
-import { LowrankError } from "../../src/errors.ts";
 import { gradients } from "../../src/graph/autodiff.ts";
 import { addDims, divideDim, elements, mulDims, sameShape } from "../../src/graph/dims.ts";
 import { fuseAdditions } from "../../src/graph/fuse.ts";
