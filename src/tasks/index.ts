@@ -15,6 +15,7 @@ import { preference } from "./preference/index.ts";
 import { regression } from "./regression/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task, TaskOptions } from "./task.ts";
+import { tokenClassification } from "./token-classification/index.ts";
 
 export const tasks = {
   "causal-lm": causalLm,
@@ -24,9 +25,12 @@ export const tasks = {
   contrastive,
   "multi-label-classification": multiLabelClassification,
   regression,
+  "token-classification": tokenClassification,
 } satisfies Record<string, Task>;
 
 export type TaskName = keyof typeof tasks;
+/** What is evaluated, by its type, where a program names no task. */
+export type UsualTask = "causal-lm";
 export const taskNames = Object.keys(tasks) as [TaskName, ...TaskName[]];
 /** The row of a task. */
 export const taskOf = (name: TaskName): Task<Score> => tasks[name];

@@ -15,9 +15,9 @@ import { matchModules } from "../../src/adapters/match.ts";
 import { mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
 import { dora } from "../../src/adapters/methods/dora.ts";
 import { storedName } from "../../src/formats/checkpoint.ts";
-import type { Graph } from "../../src/graph/graph.ts";
+import { type Graph, nodesOf } from "../../src/graph/graph.ts";
 import { type AnyBase, openBase } from "../../src/models/base.ts";
-import { forwardGraph, modelInputs } from "../../src/models/registry.ts";
+import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
@@ -55,13 +55,14 @@ for (const name of families) {
     const drawn = { config, modules: adapted, tensors: initAdapter(adapted, config, 5) };
     const tensors = await withInitial(nodeFiles, checkpoint, dora, drawn.tensors, weightTargets(drawn, modules, stored));
     for (const { magnitude } of tensors.values())
-      magnitude!.forEach((value, i) => void (magnitude![i] = value * (1 + Math.sin(i) / 4)));
+      for (let i = 0; i < magnitude!.length; i++) magnitude![i]! *= 1 + Math.sin(i) / 4;
     const adapter = { ...drawn, tensors };
 
     const forward = forwardGraph(model);
     const io = await readTensors(`${folder}/io.safetensors`);
     const given = task.batch(io, batchPrefixes(io)[0]!, model).feeds;
-    const all = Object.fromEntries(Object.keys(modelInputs(model)).map((name) => [name, given[name]!]));
+    const read = nodesOf(forward).flatMap(({ op, attributes }) => (op === "input" ? String(attributes["name"]) : []));
+    const all = Object.fromEntries(read.map((name) => [name, given[name]!]));
     const layout = layoutOf(adapter);
     const theta = thetaOf(adapter);
     const own = Object.fromEntries(layout.map((entry) => [entry.key, float32(entry.shape, partOf(theta, entry))]));

@@ -11,7 +11,7 @@ import type { AdapterModule } from "../../src/adapters/match.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import type { LowrankError } from "../../src/errors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { near, refusedSync } from "../helpers/assert.ts";
+import { near } from "../helpers/assert.ts";
 import { fixtureAdapter, fixtureModules } from "../helpers/lora-fixture.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 

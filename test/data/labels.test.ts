@@ -1,9 +1,7 @@
 // The classes of a classifier: those of its config, those that an adapter brings, and what names them in the adapter's file.
 import assert from "node:assert/strict";
-import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { type TestContext, test } from "node:test";
+import { copyFile, readFile, writeFile } from "node:fs/promises";
+import { test } from "node:test";
 import { fitAdapter } from "../../src/adapters/attach.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { classesOf } from "../../src/data/classes.ts";

@@ -6,7 +6,6 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { adapt, dropoutPoolWidth, type LayerTensors, pooledDropout } from "../../src/adapters/inject.ts";
 import type { AdapterModule } from "../../src/adapters/match.ts";
 import { lora } from "../../src/adapters/methods/lora.ts";
-import { LowrankError } from "../../src/errors.ts";
 import { gradients } from "../../src/graph/autodiff.ts";
 import { addDims, divideDim, elements, mulDims, sameShape } from "../../src/graph/dims.ts";
 import { fuseAdditions } from "../../src/graph/fuse.ts";
@@ -21,7 +20,7 @@ import { type DecoderModel, decoderTypes, forwardGraph } from "../../src/models/
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { normal, purpose, uniform } from "../../src/random.ts";
-import { lossGraph } from "../../src/tasks/causal-lm/loss.ts";
+import { lossGraph } from "../../src/tasks/common/token-losses.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { loraGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
