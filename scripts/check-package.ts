@@ -30,7 +30,10 @@ try {
     "dist/index.js",
     "dist/index.d.ts",
     "dist/cli/main.js",
-    "dist/runtime/worker.mjs",
+    "dist/core.js",
+    "dist/web.js",
+    "dist/platform/node/worker.mjs",
+    "dist/platform/web/worker.mjs",
     "models/embedded/model.safetensors",
     "models/demo/test.jsonl",
   ]) {

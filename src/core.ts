@@ -186,7 +186,7 @@ export function createLowrank(platform: Platform): Lowrank {
       yield* answers(await withFolders(options), platform);
     },
     async *demo(options) {
-      const { demo: data } = provided(platform.assets, "assets");
+      const data = provided(platform.demoData, "demoData");
       yield* demo({ ...options, base: await folderOf(EMBEDDED), baseName: EMBEDDED, data }, platform);
     },
 
@@ -195,7 +195,7 @@ export function createLowrank(platform: Platform): Lowrank {
     inspectBase: async (base) => inspectBase(files, await folderOf(base)),
 
     async reportRuns(options) {
-      const library = await provided(platform.assets, "assets").chartLibrary();
+      const library = await provided(platform.chartLibrary, "chartLibrary")();
       return writeReport(files, options, library, `Made by lowrank ${platform.version} at ${new Date().toISOString()}.`);
     },
 
