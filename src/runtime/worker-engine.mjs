@@ -46,9 +46,14 @@ export function engineWorker(engine, post) {
   /** @param {Tensor} tensor */
   const engineTensor = ({ dtype, data, shape }) =>
     new Tensor(/** @type {"float32"} */ (dtype), /** @type {Float32Array} */ (data), shape);
-  /** @param {Record<string, Tensor>} feeds */
-  const engineTensors = (feeds) =>
-    Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, engineTensor(tensor)]));
+  /**
+   * What the model reads of `feeds`: engines differ in whether they refuse others.
+   * @param {Record<string, Tensor>} feeds
+   */
+  const engineTensors = (feeds) => {
+    const read = Object.entries(feeds).filter(([name]) => session.inputNames.includes(name));
+    return Object.fromEntries(read.map(([name, tensor]) => [name, engineTensor(tensor)]));
+  };
 
   /**
    * @param {Request} request

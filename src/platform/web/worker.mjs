@@ -15,7 +15,8 @@ async function open({ engine, wasmPaths, model, weights, cpuNodes, threads }) {
   if (wasmPaths !== undefined) ort.env.wasm.wasmPaths = wasmPaths;
   ort.env.wasm.numThreads = threads ?? navigator.hardwareConcurrency;
   const session = await ort.InferenceSession.create(model, {
-    executionProviders: [engine === "webgpu" ? { name: engine, forceCpuNodeNames: cpuNodes } : engine],
+    // An empty list is refused.
+    executionProviders: [cpuNodes.length > 0 ? { name: "webgpu", forceCpuNodeNames: cpuNodes } : engine],
     graphOptimizationLevel: "basic",
     enableMemPattern: false,
     logSeverityLevel: 3,
