@@ -5,13 +5,14 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { loraConfig } from "../src/adapters/config.ts";
 import { initAdapter } from "../src/adapters/init.ts";
+import { thetaOf } from "../src/adapters/layout.ts";
 import { matchModules } from "../src/adapters/match.ts";
 import { makeBatch } from "../src/data/batch.ts";
 import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
-import { lossGraph } from "../src/tasks/causal-lm/loss.ts";
+import { lossGraph } from "../src/tasks/common/token-losses.ts";
 import { sizeOf } from "../src/tensor.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { adamW, parameterRanges } from "../src/train/optimizer.ts";
@@ -39,6 +40,7 @@ const modules = matchModules(base.modules, config, base.config.modelType);
 const objective = await loraObjective({
   checkpoint: base.checkpoint,
   loss: lossGraph(base.config, { maxTargets: rows * (tokens - 1), maxLength: tokens }),
+  config,
   modules,
   dropout: 0,
   openSession: openNodeSession,
@@ -47,11 +49,7 @@ const objective = await loraObjective({
 });
 const openSeconds = (performance.now() - opening) / 1000;
 
-const theta = new Float32Array(objective.entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
-const factors = [...initAdapter(modules, config, 0).values()].flatMap(({ loraA, loraB }) => [loraA, loraB]);
-factors.forEach((values, i) => {
-  theta.set(values, objective.entries[i]!.offset);
-});
+const theta = thetaOf({ config, modules, tensors: initAdapter(modules, config, 0) });
 const draws = uniform(0, [0, 0, 0], rows * tokens);
 const examples = Array.from({ length: rows }, (_, row) => {
   const ids = Int32Array.from({ length: tokens }, (_, i) => Math.floor(draws[row * tokens + i]! * base.config.vocabSize));

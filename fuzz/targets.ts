@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { readAdapter } from "../src/adapters/peft-files.ts";
 import { compilePattern, matchBudget } from "../src/adapters/regex.ts";
-import { readConfigFile } from "../src/cli/config-file.ts";
+import { readConfigFile } from "../src/commands/config-file.ts";
 import { readRecords } from "../src/data/readers.ts";
 import type { Files } from "../src/files.ts";
 import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";

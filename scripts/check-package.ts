@@ -37,7 +37,10 @@ try {
     "dist/index.js",
     "dist/index.d.ts",
     "dist/cli/main.js",
+    "dist/core.js",
+    "dist/web.js",
     "dist/platform/node/worker.mjs",
+    "dist/platform/web/worker.mjs",
     "models/embedded/model.safetensors",
     "models/demo/test.jsonl",
   ]) {

@@ -1,5 +1,5 @@
-// Checks that README.md shows what CI runs (the two first commands, the example of the API), and that commands, flags and links of
-// all pages exist.
+// Checks that README.md shows what CI runs (the first two commands, the example of the API), and that the commands, flags, links and
+// source files that the pages name exist.
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -38,12 +38,27 @@ function checkCommands(page: string, text: string): void {
 /** Flags of every command. */
 const common = new Set(["json", "help", "config", "offline"]);
 
-const pages = ["README.md", ...readdirSync("docs").map((file) => `docs/${file}`)];
+/** The anchors of a page's headings, as GitHub makes them. */
+const anchorsOf = (text: string): string[] =>
+  [...text.matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
+    heading!
+      .toLowerCase()
+      .replace(/[^\w -]/g, "")
+      .replaceAll(" ", "-"),
+  );
+
+/** Paths of this repository between backticks, those with a placeholder left out. */
+const sourcePath = /`((?:src|test|scripts|bench|fuzz|examples|models|docs)\/[\w./-]+)`/g;
+
+const pages = ["README.md", ...readdirSync("docs").flatMap((file) => (file.endsWith(".md") ? [`docs/${file}`] : []))];
 for (const page of pages) {
   const text = readFileSync(page, "utf8");
   checkCommands(page, text);
-  for (const [, file] of text.matchAll(/\]\((?!https?:)([^)#]+)/g)) {
-    assert.ok(existsSync(path.join(path.dirname(page), file!)), `${page}: ${file} does not exist`);
+  for (const [, name = "", anchor] of text.matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)/g)) {
+    const file = name === "" ? page : path.join(path.dirname(page), name);
+    assert.ok(existsSync(file), `${page}: ${name} does not exist`);
+    if (anchor) assert.ok(anchorsOf(readFileSync(file, "utf8")).includes(anchor), `${page}: ${name} has no heading #${anchor}`);
   }
+  for (const [, file] of text.matchAll(sourcePath)) assert.ok(existsSync(file!), `${page}: ${file} does not exist`);
 }
-console.log("README.md shows what CI runs; the commands and links of the docs are there");
+console.log("README.md shows what CI runs; the commands, flags, links and files that the docs name exist");

@@ -26,6 +26,7 @@ import { openClassifier } from "./predict/classifier.ts";
 import { openEmbedder } from "./predict/embedder.ts";
 import type { Classifier, Embedder } from "./predict/types.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
+import type { TaskName, UsualTask } from "./tasks/index.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
 export { LowrankError } from "./errors.ts";
@@ -40,6 +41,12 @@ export interface AttachOptions {
   anyBase?: boolean;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
+}
+
+/** How a model is opened for prediction. */
+export interface PredictOptions extends AttachOptions {
+  /** What the base is used for; the adapter, or its config.json, says so if absent. */
+  task?: TaskName;
 }
 
 /** Wherever a function takes the name of a model, that is its folder, `embedded`, or `owner/name[@revision]` on the hub. */
@@ -86,16 +93,16 @@ export interface Lowrank {
    * Opens a classifier: of texts (BERT), of images (ViT), or of images by labels that each call brings (CLIP). Fails with
    * `predict/task` for a language model, and with `predict/no-head` where neither the model nor the adapter has a classifier.
    */
-  openClassifier(base: string, options?: AttachOptions): Promise<Classifier>;
+  openClassifier(base: string, options?: PredictOptions): Promise<Classifier>;
 
   /** Opens a model that compares images and texts (CLIP), for their unit vectors. Others fail with `predict/task`. */
-  openEmbedder(base: string, options?: AttachOptions): Promise<Embedder>;
+  openEmbedder(base: string, options?: PredictOptions): Promise<Embedder>;
 
   /**
    * Evaluates a base on a data file, alone and with an adapter, by the measures of its task. The result's type is that of `task`;
    * without it, that of a language model.
    */
-  evaluate<T extends EvaluatedTask = "causal-lm">(options: EvaluateOptions<T>): Promise<EvaluationOf<T>>;
+  evaluate<T extends EvaluatedTask = UsualTask>(options: EvaluateOptions<T>): Promise<EvaluationOf<T>>;
 
   /** What a run would train on: tokenized examples, lengths, classes, what is lost, duplicates. No weight is read. */
   preview(options: PreviewOptions): Promise<Preview>;
@@ -146,7 +153,7 @@ export function createLowrank(platform: Platform): Lowrank {
     typeof adapter === "string" ? loadAdapter(adapter) : adapter;
 
   /** The arguments of what opens a predictor. */
-  const predicting = async (base: string, { adapter, ...options }: AttachOptions) =>
+  const predicting = async (base: string, { adapter, ...options }: PredictOptions) =>
     [
       await openBase(files, await folderOf(base), timeLimit),
       { ...options, adapter: await attached(adapter), files, openSession, decodeImage },
@@ -182,7 +189,7 @@ export function createLowrank(platform: Platform): Lowrank {
       yield* answers(await withFolders(options), platform);
     },
     async *demo(options) {
-      const { demo: data } = provided(platform.assets, "assets");
+      const data = provided(platform.demoData, "demoData");
       yield* demo({ ...options, base: await folderOf(EMBEDDED), baseName: EMBEDDED, data }, platform);
     },
 
@@ -191,7 +198,7 @@ export function createLowrank(platform: Platform): Lowrank {
     inspectBase: async (base) => inspectBase(files, await folderOf(base)),
 
     async reportRuns(options) {
-      const library = await provided(platform.assets, "assets").chartLibrary();
+      const library = await provided(platform.chartLibrary, "chartLibrary")();
       return writeReport(files, options, library, `Made by lowrank ${platform.version} at ${new Date().toISOString()}.`);
     },
 

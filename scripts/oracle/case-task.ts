@@ -1,9 +1,11 @@
 // What differs between golden cases by task: the batches their inputs stand for, what the forward pass is fed, which numbers count.
-import type { Batch } from "../../src/data/types.ts";
+import { type Batch, IGNORE } from "../../src/data/types.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import type { AnyBase } from "../../src/models/base.ts";
 import { type DecoderModel, type ModelConfig, modelInputs } from "../../src/models/registry.ts";
 import type { TaskName } from "../../src/tasks/index.ts";
+import { pairFeeds, withReference } from "../../src/tasks/preference/data.ts";
+import type { TaskOptions } from "../../src/tasks/task.ts";
 import { float32, int32, type Tensor } from "../../src/tensor.ts";
 import { batchOf, batchPrefixes, integers } from "./golden.ts";
 
@@ -16,6 +18,12 @@ export interface CaseTask {
   batch(io: Tensors, prefix: string, config: ModelConfig): Batch;
   /** What of a batch the loss reads beside the forward pass. */
   targets: readonly string[];
+  /** Our options, from meta.json's `task_options`; those if absent. */
+  options?(theirs: Record<string, unknown>): TaskOptions;
+  /** Outputs of the loss graph that the golden has in parts under names of its own. */
+  lossOutputs?: Record<string, { of: string; part(output: Tensor): Tensor }>;
+  /** The batch with what the base's outputs of the loss graph add to it. */
+  prepare?(batch: Batch, base: Record<string, Tensor>): Batch;
   /** Of an output, ours or the golden one, the numbers that are defined; all if absent. */
   defined?(output: Tensor, io: Tensors, prefix: string, config: ModelConfig): Float32Array;
 }
@@ -38,6 +46,28 @@ const labelled = (task: TaskName, labels: (given: Tensor) => Tensor): CaseTask =
   targets: ["labels"],
 });
 
+/** One half of the rows: the chosen answers, or the rejected ones behind them. */
+const half =
+  (which: 0 | 1) =>
+  ({ shape: [rows], data }: Tensor): Tensor =>
+    float32([rows! / 2], (data as Float32Array).slice((which * rows!) / 2, ((which + 1) * rows!) / 2));
+
+/** The rows are the chosen answers, then the rejected ones. */
+const preferred: CaseTask = {
+  task: "preference",
+  batch(io, prefix, config) {
+    const batch = batchOf(io, prefix, config as DecoderModel);
+    const [rows, width] = batch.feeds["inputIds"]!.shape as [number, number];
+    const pairs = rows / 2;
+    return { ...batch, feeds: { ...batch.feeds, ...pairFeeds(pairs, width, batch.feeds["lossRows"]!) }, targets: pairs };
+  },
+  targets: [],
+  options: ({ loss, beta, label_smoothing }) => ({ preferenceLoss: loss, beta, labelSmoothing: label_smoothing }),
+  lossOutputs: { chosen_logps: { of: "logps", part: half(0) }, rejected_logps: { of: "logps", part: half(1) } },
+  prepare: (batch, { logps }) => withReference(batch, logps!.data as Float32Array),
+  defined: (output, io, prefix) => (output.shape.length === 1 ? toFloat32(output) : attended(output, io, prefix)),
+};
+
 const classes = (given: Tensor): Tensor => int32(given.shape, integers(given));
 
 /** By meta.json's `task`. */
@@ -49,6 +79,21 @@ export const caseTasks: Record<string, CaseTask> = {
   idefics3: continued,
   "sequence-class": labelled("sequence-classification", classes),
   "image-class": labelled("image-classification", classes),
+  "token-class": {
+    task: "token-classification",
+    batch(io, prefix, config) {
+      const all = integers(io.get(`${prefix}labels`)!);
+      const rows = [...all.keys()].filter((row) => all[row] !== IGNORE);
+      const labels = rows.map((row) => all[row]!);
+      const targets = { lossRows: int32([rows.length], rows), labels: int32([rows.length], labels) };
+      return { feeds: { ...inputsOf(io, prefix, config), ...targets }, targets: rows.length, tokens: 1 };
+    },
+    targets: ["lossRows", "labels"],
+    defined: (output, io, prefix) => attended(output, io, prefix),
+  },
+  "multi-label": labelled("multi-label-classification", (given) => float32(given.shape, toFloat32(given))),
+  regression: labelled("regression", (given) => float32([given.shape[0]!], toFloat32(given))),
+  preference: preferred,
   contrastive: {
     task: "contrastive",
     batch: (io, prefix, config) => {

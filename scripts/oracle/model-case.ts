@@ -1,8 +1,9 @@
 // A golden of kind "model": one tiny model, one adapter, one batch, and every number that Transformers and PEFT made of them.
 import { z } from "zod";
-import { adapterAgainst, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
+import { fitAdapter, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
-import { matchModules } from "../../src/adapters/match.ts";
+import { layoutOf, lengthOfTheta, type Trained } from "../../src/adapters/layout.ts";
+import { frozenWeights, matchModules } from "../../src/adapters/match.ts";
 import { mergedRows, mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
 import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { savedWeights } from "../../src/adapters/saved.ts";
@@ -11,7 +12,7 @@ import { openCheckpoint, readWeights, storedName } from "../../src/formats/check
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readJsonObject, readText } from "../../src/formats/json.ts";
-import { check, type Graph, nodesOf, type Value } from "../../src/graph/graph.ts";
+import { check, type Graph, type Node, nodesOf, rewrite, type Value } from "../../src/graph/graph.ts";
 import { type AnyBase, openBase } from "../../src/models/base.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
@@ -24,7 +25,7 @@ import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { evaluate } from "../../src/train/evals.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { train } from "../../src/train/trainer.ts";
-import { adaptedGraph, loraEntries, type Trained } from "../../src/train/training-graph.ts";
+import { adaptedGraph } from "../../src/train/training-graph.ts";
 import type { Objective } from "../../src/train/types.ts";
 import { type CaseTask, caseTask, forwardFeeds, labelledPrefixes, outputName } from "./case-task.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
@@ -65,6 +66,8 @@ interface ModelCase {
   base: AnyBase;
   task: CaseTask;
   trained: Required<Trained>;
+  /** Frozen weights of the base that its file holds. */
+  frozen: string[];
   /** The adapter's tensors under their keys in its file. */
   adapter: Map<string, Tensor>;
 }
@@ -90,7 +93,7 @@ const checks: Checks<ModelCase> = {
 
 /** Compares everything in a case. Throws `model/unsupported` or `lora/unsupported` for what is not built. */
 export async function runModelCase(folder: string, meta: unknown): Promise<Finding[]> {
-  return runChecks(checks, await openCase(folder, meta));
+  return runChecks(checks, await prepared(await openCase(folder, meta)));
 }
 
 /** The base and the adapter's config are read first: what they ask for may not be built, whatever else is in the folder. */
@@ -110,17 +113,22 @@ async function openCase(folder: string, given: unknown): Promise<ModelCase> {
     batches: labelledPrefixes(io).map((prefix) => task.batch(io, prefix, base.config)),
     base,
     task,
-    trained: { modules, saved: savedWeights(base.modules, lora) },
+    trained: { config: lora, modules, saved: savedWeights(base.modules, lora) },
+    frozen: frozenWeights(lora, base.modules, modules),
     adapter: await readTensors(`${folder}/adapter/${ADAPTER_WEIGHTS_NAME}`),
   };
 }
 
 /** What the configuration selects is what the file holds, in number and in shape. */
-function trainableTensors({ meta, trained, adapter, batches }: ModelCase): Finding[] {
-  const entries = loraEntries(trained);
-  const shapes = entries.map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
+async function trainableTensors({ meta, base, trained, frozen, adapter, batches }: ModelCase): Promise<Finding[]> {
+  const entries = layoutOf(trained);
+  const beside = frozen.map(async (name) => {
+    const { shape } = await readWeights(nodeFiles, base.checkpoint, name);
+    return { key: `base_model.model.${name.replace(/\.([^.]+)$/, ".base_layer.$1")}`, shape };
+  });
+  const shapes = [...entries, ...(await Promise.all(beside))].map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
   const stored = [...adapter].map(([key, { shape }]) => `${key} [${shape.join(", ")}]`).sort();
-  const parameters = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const parameters = lengthOfTheta(entries);
   return [
     same("adapter tensors", shapes, stored),
     same(
@@ -132,14 +140,20 @@ function trainableTensors({ meta, trained, adapter, batches }: ModelCase): Findi
 }
 
 /** Every output of the base and with the adapter. */
-async function outputs({ base: { config, checkpoint }, task, meta, trained, adapter, io }: ModelCase): Promise<Finding[]> {
+async function outputs(given: ModelCase): Promise<Finding[]> {
+  const { base, task, meta, trained, adapter, io } = given;
+  const { config, checkpoint } = base;
   const forward = forwardGraph(config);
-  const named = meta.outputs.map((name): [string, Value] => [name, forward.outputs[outputName(name)]!]);
+  const loss = task.lossOutputs && withLeavesOf(forward, lossOf(given, SHORT));
+  const named = meta.outputs.map((name): [string, Value] => {
+    const own = task.lossOutputs?.[name];
+    return [name, own ? loss!.outputs[own.of]! : forward.outputs[outputName(name)]!];
+  });
   const wanted = { outputs: Object.fromEntries(named) };
   const { graph: adapted } = adaptedGraph(wanted, trained);
   const both = (graph: Graph, which: string) => Object.entries(graph.outputs).map(([name, value]) => [`${name}_${which}`, value]);
   const graph = check({ outputs: Object.fromEntries([...both(wanted, "base"), ...both(adapted, "adapter")]) });
-  const entries = loraEntries(trained);
+  const entries = layoutOf(trained);
   const theta = partsOf(entries, thetaOf(entries, adapter));
   const weights = Object.fromEntries(entries.map(({ key, shape }) => [key, float32(shape, theta.get(key)!)]));
   const session = await openGraph(graph, weightFiles(checkpoint), { openSession: openNodeSession });
@@ -152,7 +166,8 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
         const golden = io.get(`${prefix}${name}_${which}`);
         if (!golden) continue; // the parts of a packed row were run with the adapter only
         const defined = (output: Tensor) => task.defined?.(output, io, prefix, config) ?? toFloat32(output);
-        got[which].set(`${prefix}${name}`, defined(results[`${name}_${which}`]!));
+        const result = results[`${name}_${which}`]!;
+        got[which].set(`${prefix}${name}`, defined(task.lossOutputs?.[name]?.part(result) ?? result));
         want[which].set(`${prefix}${name}`, defined(golden));
       }
     }
@@ -165,6 +180,16 @@ async function outputs({ base: { config, checkpoint }, task, meta, trained, adap
   ];
 }
 
+/** `graph` on the inputs and weights of another graph, where that has them too. */
+function withLeavesOf(other: Graph, graph: Graph): Graph {
+  const nameOf = ({ op, attributes }: Node) => (op === "input" || op === "weight" ? `${op} ${attributes["name"]}` : "");
+  const leaves = new Map(nodesOf(other).map((node) => [nameOf(node), node.outputs[0]!]));
+  return rewrite(graph, (node) => {
+    const leaf = nameOf(node) !== "" && leaves.get(nameOf(node));
+    return leaf ? [leaf] : null;
+  });
+}
+
 /** Of feeds those that a graph reads. */
 function readBy(graph: Graph, feeds: Record<string, Tensor>): Record<string, Tensor> {
   const names = new Set(nodesOf(graph).map(({ op, attributes }) => op === "input" && attributes["name"]));
@@ -173,18 +198,15 @@ function readBy(graph: Graph, feeds: Record<string, Tensor>): Record<string, Ten
 
 /** Opens the product's training session, as for batches of the given size. */
 async function withObjective(
-  { base: { checkpoint, config }, task, meta, trained, batches }: ModelCase,
+  given: ModelCase,
   shape: BatchShape,
   work: (objective: Objective) => Promise<Finding[]>,
 ): Promise<Finding[]> {
+  const { checkpoint } = given.base;
   const objective = await loraObjective({
     checkpoint,
-    loss: taskOf(task.task).loss(
-      config,
-      { ...shape, images: batches.some(({ feeds }) => "pixelValues" in feeds) },
-      meta.task_options,
-    ),
-    ...trained,
+    loss: lossOf(given, shape),
+    ...given.trained,
     dropout: 0,
     openSession: openNodeSession,
   });
@@ -192,6 +214,28 @@ async function withObjective(
     return await work(objective);
   } finally {
     await objective.close();
+  }
+}
+
+const lossOf = ({ base, task, meta, batches }: ModelCase, shape: BatchShape): Graph =>
+  taskOf(task.task).loss(
+    base.config,
+    { ...shape, images: batches.some(({ feeds }) => "pixelValues" in feeds) },
+    task.options?.(meta.task_options) ?? meta.task_options,
+  );
+
+/** The case with what its batches are fed of the base's outputs. */
+async function prepared(given: ModelCase): Promise<ModelCase> {
+  const { task, batches, base } = given;
+  if (!task.prepare) return given;
+  const graph = lossOf(given, SHORT);
+  const session = await openGraph(graph, weightFiles(base.checkpoint), { openSession: openNodeSession });
+  try {
+    const done: Batch[] = [];
+    for (const batch of batches) done.push(task.prepare(batch, await session.run(batch.feeds)));
+    return { ...given, batches: done };
+  } finally {
+    await session.close();
   }
 }
 
@@ -258,7 +302,8 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
     norms.push(event.gradNorm);
   }
   const { loss: after } = await evaluate(objective, theta, batches);
-  const trained = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
+  const stored = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
+  const trained = new Map([...stored].filter(([key]) => !key.includes(".base_layer.")));
   return [
     nearList("losses", losses, meta.losses, limits.losses),
     nearList("learning rates", rates, meta.lrs, limits.learningRate),
@@ -332,7 +377,7 @@ async function adapterFiles({ folder, adapter }: ModelCase): Promise<Finding[]> 
 /** The same adapter as an older release of Transformers names its modules, where the case has it: it becomes the same one. */
 async function olderNames({ folder, base: { modules, config } }: ModelCase): Promise<Finding[]> {
   if (!(await nodeFiles.exists(`${folder}/adapter-v4`))) return [];
-  const read = async (name: string) => adapterAgainst(await readAdapter(nodeFiles, `${folder}/${name}`), modules);
+  const read = async (name: string) => fitAdapter(await readAdapter(nodeFiles, `${folder}/${name}`), modules);
   const [older, newer] = await Promise.all([read("adapter-v4"), read("adapter")]);
   const sorted = (adapter: typeof older) => [
     [...adapter.modules].sort((a, b) => (a.path < b.path ? -1 : 1)),

@@ -1,6 +1,6 @@
 // A golden of a real run: a published model fine-tuned by PEFT, from the text of the data to the text of the trained model.
 import { z } from "zod";
-import { parseAdapterConfig } from "../../src/adapters/config.ts";
+import { type LoraConfig, parseAdapterConfig } from "../../src/adapters/config.ts";
 import { type AdapterModule, matchModules } from "../../src/adapters/match.ts";
 import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter } from "../../src/adapters/peft-files.ts";
 import { makeBatch } from "../../src/data/batch.ts";
@@ -14,7 +14,7 @@ import { openGenerator } from "../../src/generate/generator.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
-import { lossGraph } from "../../src/tasks/causal-lm/loss.ts";
+import { lossGraph } from "../../src/tasks/common/token-losses.ts";
 import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { dataLoader } from "../../src/train/data-loader.ts";
@@ -52,6 +52,7 @@ interface RealRun {
   meta: z.output<typeof runMeta>;
   base: Base;
   tokenizer: Tokenizer;
+  lora: LoraConfig;
   modules: AdapterModule[];
 }
 
@@ -62,8 +63,16 @@ const checks: Checks<RealRun> = { tokenizer, chat, generation, training };
 export async function runRealRun(folder: string, meta: unknown, base: string): Promise<Finding[]> {
   const model = await loadBase(nodeFiles, base);
   const text = await readText(nodeFiles, `${folder}/adapter_init/${ADAPTER_CONFIG_NAME}`);
-  const modules = matchModules(model.modules, parseAdapterConfig(text, ADAPTER_CONFIG_NAME), model.config.modelType);
-  return runChecks(checks, { folder, meta: parseMeta(runMeta, meta), base: model, tokenizer: await model.tokenizer(), modules });
+  const lora = parseAdapterConfig(text, ADAPTER_CONFIG_NAME);
+  const modules = matchModules(model.modules, lora, model.config.modelType);
+  return runChecks(checks, {
+    folder,
+    meta: parseMeta(runMeta, meta),
+    base: model,
+    tokenizer: await model.tokenizer(),
+    lora,
+    modules,
+  });
 }
 
 const ids = z.array(z.int());
@@ -142,7 +151,7 @@ async function generation(run: RealRun): Promise<Finding[]> {
 
 /** Tokens, losses, norms, validation and trained tensors of the run, from the data files on. */
 async function training(run: RealRun): Promise<Finding[]> {
-  const { folder, meta, base, modules } = run;
+  const { folder, meta, base, lora, modules } = run;
   const { padId } = run.tokenizer;
   const examples = await examplesOf(run, "train.jsonl");
   const held = await examplesOf(run, "val.jsonl");
@@ -159,6 +168,7 @@ async function training(run: RealRun): Promise<Finding[]> {
       maxTargets: Math.max(...all.map(targetsOf)),
       maxLength: Math.max(...all.map(({ feeds }) => feeds["inputIds"]!.shape[1]!)),
     }),
+    config: lora,
     modules,
     dropout: 0,
     openSession: openNodeSession,

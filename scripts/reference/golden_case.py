@@ -147,8 +147,8 @@ def main(config_file, output, *targets):
     save_file(copies(tensors_of(model)), case / "trained" / "adapter_model.safetensors", metadata={"format": "pt"})
     save_weights(adapted(case).merge_and_unload(), case / "merged")
 
-    meta = dict(name=case.name, kind="model", family=config.model_type, model_type=config.model_type, outputs=["logits"],
-                micro_batches=1, train=TRAIN, loss=loss.item(), **log, loss_after=after,
+    meta = dict(name=case.name, kind="model", family=config.model_type, model_type=config.model_type, task="causal",
+                outputs=["logits"], micro_batches=1, train=TRAIN, loss=loss.item(), **log, loss_after=after,
                 trainable_parameters=sum(p.numel() for p in parameters), trainable_tensors=len(gradients))
     (case / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 

@@ -1,40 +1,231 @@
-// A graph whose linear layers all take an adapter as inputs of symbolic rank, so that changing adapters rebuilds nothing.
+// Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless one of another
+// method comes, or the first one on an embedding.
 
 import { fuseAdditions } from "../graph/fuse.ts";
-import { check, type Graph } from "../graph/graph.ts";
+import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
-import type { ModuleInfo } from "../models/module.ts";
+import { transpose } from "../graph/ops/shape.ts";
 import { modulesOf } from "../models/registry.ts";
-import { float32, type Tensor } from "../tensor.ts";
-import { inject, type LoraFactors, loraUpdate } from "./inject.ts";
+import { type Engine, openGraph } from "../runtime/open-graph.ts";
+import type { Session, WeightSource } from "../runtime/session.ts";
+import { float32, sizeOf, type Tensor } from "../tensor.ts";
+import { adapt, type LayerTensors } from "./inject.ts";
+import type { Method, ModuleShape, ModuleTensors } from "./method.ts";
+import { methodOf, plainMethod, readTensors } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
 
-const loraAName = (path: string) => `loraA.${path}`;
-const loraBName = (path: string) => `loraB.${path}`;
+/** A layer that takes an adapter. */
+type Slot = ModuleShape & { path: string };
+/** An adapter's tensors as `update` reads them, by module path. */
+type Applied = ReadonlyMap<string, ModuleTensors>;
 
-/** `graph` with every linear layer adapted, and its linear layers. */
-export function adaptable(graph: Graph): { graph: Graph; modules: ModuleInfo[] } {
-  const modules = modulesOf(graph).filter(({ kind }) => kind !== "embedding");
-  const factors = modules.map(({ path, inFeatures, outFeatures }): [string, LoraFactors] => {
-    const rank = `rank.${path}`;
-    const loraA = input(loraAName(path), "float32", [rank, inFeatures]);
-    const loraB = input(loraBName(path), "float32", [outFeatures, rank]);
-    return [path, { loraA, loraB, scale: 1 }];
+/** Inputs of the same name differ by the place of their method among those of the graph. */
+const nameOf = (tensor: string, index: number, path: string) => `${tensor}${index === 0 ? "" : index}.${path}`;
+
+/** `graph` with inputs beside the layers in `slots`, for each of `methods`. Factors are fed with the scale in them. */
+export function withSlots(
+  graph: Graph,
+  methods: readonly Method[],
+  slots: readonly Slot[],
+  rankOf: (slot: Slot, index: number) => number | string,
+): Graph {
+  const adapted = methods.reduce((before, method, index) => {
+    const beside = slots.map((slot): [string, LayerTensors] => {
+      const inputs = readTensors(method, slot, rankOf(slot, index)).map(({ name, shape }): [string, Value] => [
+        name,
+        input(nameOf(name, index, slot.path), "float32", shape),
+      ]);
+      return [slot.path, { tensors: Object.fromEntries(inputs) as ModuleTensors<Value>, scale: 1 }];
+    });
+    return adapt(before, { ...method, derived: undefined }, new Map(beside));
+  }, graph);
+  return fuseAdditions(adapted);
+}
+
+/** What the slot of a method is fed: an adapter's tensors, or at any rank what changes nothing. */
+export function slotFeeds(
+  method: Method,
+  index: number,
+  slot: Slot,
+  own: { rank: number; scale: number; tensors: ModuleTensors } | { rank: number },
+): [string, Tensor][] {
+  return readTensors(method, slot, own.rank).map(({ name, shape, scaled, off = 0 }) => {
+    const data =
+      "tensors" in own
+        ? scaled && own.scale !== 1
+          ? own.tensors[name]!.map((value) => value * own.scale)
+          : own.tensors[name]!
+        : new Float32Array(sizeOf(shape as number[])).fill(off);
+    return [nameOf(name, index, slot.path), float32(shape as number[], data)];
   });
-  return { graph: fuseAdditions(check(inject(graph, loraUpdate(graph, new Map(factors))))), modules };
 }
 
-/** The factors of each of `modules`, the scale in loraB; rank 0 where the adapter has none, which adds nothing. */
-export function adapterFeeds(adapter: Adapter | null, modules: readonly ModuleInfo[]): Record<string, Tensor> {
-  const adapted = new Map(adapter?.modules.map((module) => [module.path, module]));
-  return Object.fromEntries(
-    modules.flatMap(({ path, inFeatures, outFeatures }) => {
-      const { rank, scale } = adapted.get(path) ?? { rank: 0, scale: 1 };
-      const { loraA, loraB } = adapter?.tensors.get(path) ?? { loraA: new Float32Array(), loraB: new Float32Array() };
-      return [
-        [loraAName(path), float32([rank, inFeatures], loraA)],
-        [loraBName(path), float32([outFeatures, rank], scale === 1 ? loraB : loraB.map((b) => b * scale))],
-      ];
-    }),
-  );
+/** Elements of weights that are read for derived tensors at once, about: 256 MB. */
+const CHUNK_ELEMENTS = 2 ** 26;
+
+/** The tensors of `adapter` as `update` reads them beside the layers of `graph`: where some are derived, the engine computes them. */
+export async function appliedTensors(graph: Graph, adapter: Adapter, weights: WeightSource, engine: Engine): Promise<Applied> {
+  const method = methodOf(adapter.config);
+  if (!method.derived) return adapter.tensors;
+  const applied = new Map<string, ModuleTensors>();
+  for (const chunk of chunksOf(frozenWeights(graph, adapter), CHUNK_ELEMENTS)) {
+    const outputs: Record<string, Value> = {};
+    const feeds: Record<string, Tensor> = {};
+    for (const { module, weight } of chunk) {
+      const inputs: Record<string, Value> = {};
+      for (const { name, shape } of method.tensors(module, module.rank)) {
+        inputs[name] = input(nameOf(name, 0, module.path), "float32", shape);
+        feeds[nameOf(name, 0, module.path)] = float32(shape as number[], adapter.tensors.get(module.path)![name]!);
+      }
+      const derived = method.derived.compute({ weight, scale: module.scale }, inputs as ModuleTensors<Value>);
+      for (const [name, value] of Object.entries(derived)) outputs[nameOf(name, 0, module.path)] = value;
+    }
+    const session = await openGraph({ outputs }, weights, engine);
+    try {
+      const results = await session.run(feeds);
+      for (const { module } of chunk) {
+        const { path } = module;
+        const derived = method.derived.tensors(module).map(({ name }) => [name, results[nameOf(name, 0, path)]!.data]);
+        applied.set(path, { ...adapter.tensors.get(path)!, ...Object.fromEntries(derived) });
+      }
+    } finally {
+      await session.close();
+    }
+  }
+  return applied;
 }
+
+/** The frozen weights [out, in] that `adapter` is beside in `graph`. */
+function frozenWeights(graph: Graph, { modules }: Adapter) {
+  const weights = new Map<string, Value>();
+  for (const { op, inputs, attributes } of nodesOf(graph)) {
+    const weight = op === "embedding" ? transpose(inputs[1]!, [1, 0]) : inputs[1]!;
+    if (op === "linear" || op === "embedding" || op === "linearCrossEntropy") weights.set(String(attributes["path"]), weight);
+  }
+  return modules.flatMap((module) => {
+    const weight = weights.get(module.path);
+    return weight ? [{ module, weight, size: module.inFeatures * module.outFeatures }] : [];
+  });
+}
+
+function chunksOf<T extends { size: number }>(items: readonly T[], limit: number): T[][] {
+  const chunks: T[][] = [];
+  let size = Number.POSITIVE_INFINITY;
+  for (const item of items) {
+    if (size + item.size > limit) {
+      chunks.push([]);
+      size = 0;
+    }
+    chunks.at(-1)!.push(item);
+    size += item.size;
+  }
+  return chunks;
+}
+
+/** A session of a graph that takes adapters. */
+export interface AdaptableSession {
+  /** Opens it at the first call, and at the first one after it was closed. */
+  session(): Promise<Session>;
+  /**
+   * Attaches another adapter that fits, or none, and binds the inputs `beside`. What the session carries from run to run is lost if it
+   * has no room for the adapter and is opened anew. If this fails, the adapter before stays.
+   */
+  useAdapter(adapter: Adapter | null, beside?: Record<string, Tensor>): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** What is bound, or will be when the session opens. */
+interface Attached {
+  room: Room;
+  adapter: Adapter | null;
+  beside: Record<string, Tensor>;
+}
+
+/** What an open graph has slots for. */
+interface Room {
+  methods: readonly Method[];
+  embeddings: boolean;
+}
+
+/** `graph` in a session that takes adapters on all of its layers. Nothing is opened yet. */
+export function adaptableSession(graph: Graph, weights: WeightSource, engine: Engine): AdaptableSession {
+  const slots = modulesOf(graph).map(({ kind, path, inFeatures, outFeatures }): Slot => {
+    return { path, inFeatures, outFeatures, ...(kind === "embedding" && { isEmbedding: true }) };
+  });
+  const slotsIn = (room: Room) => slots.filter(({ isEmbedding }) => room.embeddings || !isEmbedding);
+  let attached: Attached = { room: roomFor(null, null), adapter: null, beside: {} };
+  let opened: Promise<Session> | undefined;
+
+  const feedsOf = async ({ room, adapter, beside }: Attached): Promise<Record<string, Tensor>> => {
+    const applied = adapter && (await appliedTensors(graph, adapter, weights, engine));
+    const adapted = new Map(adapter?.modules.map((module) => [module.path, module]));
+    const own = adapter && methodOf(adapter.config);
+    const feeds = Object.fromEntries(
+      room.methods.flatMap((method, index) =>
+        slotsIn(room).flatMap((slot) => {
+          const module = method === own ? adapted.get(slot.path) : undefined;
+          return slotFeeds(method, index, slot, module ? { ...module, tensors: applied!.get(slot.path)! } : { rank: 0 });
+        }),
+      ),
+    );
+    return { ...feeds, ...beside };
+  };
+  const open = async (): Promise<Session> => {
+    const rank = (slot: Slot, index: number) => nameOf("rank", index, slot.path);
+    const { room } = attached;
+    const session = await openGraph(withSlots(graph, room.methods, slotsIn(room), rank), weights, engine);
+    try {
+      await session.bind(await feedsOf(attached));
+    } catch (error) {
+      await session.close();
+      throw error;
+    }
+    return session;
+  };
+  const session = (): Promise<Session> => {
+    opened ??= open().catch((error: unknown) => {
+      opened = undefined;
+      throw error;
+    });
+    return opened;
+  };
+  const close = async (): Promise<void> => {
+    const before = opened;
+    opened = undefined;
+    await (await before)?.close();
+  };
+  return {
+    session,
+    close,
+    async useAdapter(adapter, beside = {}) {
+      const before = attached;
+      const next = { room: roomFor(adapter, opened ? before.room : null), adapter, beside };
+      if (opened && isSame(next.room, before.room)) {
+        await (await opened).bind(await feedsOf(next));
+        attached = next;
+        return;
+      }
+      const wasOpen = opened !== undefined;
+      await close(); // before the other one opens: there is one copy of the weights
+      attached = next;
+      try {
+        if (wasOpen) await session();
+      } catch (error) {
+        attached = before;
+        throw error;
+      }
+    },
+  };
+}
+
+/** The room for an adapter and for those that there is room for already. */
+function roomFor(adapter: Adapter | null, before: Room | null): Room {
+  const own = adapter ? [methodOf(adapter.config)] : before ? [] : [plainMethod];
+  const embeddings = adapter?.modules.some(({ isEmbedding }) => isEmbedding) ?? false;
+  return {
+    methods: [...new Set([...(before?.methods ?? []), ...own])],
+    embeddings: embeddings || (before?.embeddings ?? false),
+  };
+}
+
+const isSame = (a: Room, b: Room): boolean => a.methods.length === b.methods.length && a.embeddings === b.embeddings;

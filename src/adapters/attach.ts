@@ -1,25 +1,55 @@
-// An adapter beside a model: whether it fits, under which names, and what merging it changes.
+// An adapter and a base: whether one was made for the other, under which names it fits, and what merging it changes.
 import { LowrankError, nearest } from "../errors.ts";
+import { type AnyBase, forAdapter } from "../models/base.ts";
+import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
-import { shortestEndings } from "./match.ts";
+import { type AdapterModule, shortestEndings } from "./match.ts";
 import type { MergeTarget } from "./merge.ts";
+import type { ModuleTensors } from "./method.ts";
+import { methodOf } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
 import { savedWeights } from "./saved.ts";
+
+export interface AttachOptions {
+  /** Take an adapter that was made for another base of the same shape. */
+  anyBase?: boolean;
+}
+
+/**
+ * The base with the classes of `adapter`, and the adapter under the base's names. Throws `adapter/*` that names the first module that
+ * the base lacks or whose shape differs, and `adapter/other-base` for one that says that it was made for another base, unless
+ * `anyBase` is true; PEFT's adapters say nothing, and pass.
+ */
+export async function attach<B extends AnyBase>(
+  opened: B,
+  given: Adapter,
+  { anyBase = false }: AttachOptions = {},
+): Promise<{ base: B; adapter: Adapter }> {
+  const base = forAdapter(opened, given) as B;
+  const adapter = fitAdapter(given, base.modules);
+  if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false) return { base, adapter };
+  throw failure("other-base", "the adapter was made for another base: same shapes, other weights or settings", {
+    subject: base.checkpoint.folder,
+    expected: `${adapter.config.baseModelNameOrPath ?? "a base that the adapter does not name"}, fingerprint ${adapter.baseFingerprint}`,
+    got: `${base.checkpoint.folder}, fingerprint ${await base.fingerprint()}`,
+    next: "Use the base that the adapter was trained on, or allow any base of its shape (--any-base, anyBase).",
+  });
+}
 
 /**
  * `adapter` under the names of a model with these modules: one that was written with an older release of Transformers has
  * other names for the same. Throws `adapter/*` that names the first module that the model lacks, or whose shape differs.
  */
-export function adapterAgainst(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
+export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const adapter = renamed(given, modules);
   const byPath = new Map(modules.map((module) => [module.path, module]));
-  for (const { path, inFeatures, outFeatures } of adapter.modules) {
+  for (const { path, inFeatures, outFeatures, isEmbedding = false } of adapter.modules) {
     const module = byPath.get(path);
-    if (!module || module.kind === "embedding") {
-      throw failure("no-module", "the adapter is for a module that the model does not have as a linear layer", {
+    if (!module || (module.kind === "embedding") !== isEmbedding) {
+      throw failure("no-module", "the adapter is for a module that the model does not have", {
         subject: path,
         expected: `one of the model's layers, such as ${nearest(path.slice(0, 256), byPath.keys()).join(", ")}`,
-        got: module ? "an embedding" : "no such module",
+        got: !module ? "no such module" : isEmbedding ? "a linear layer, not an embedding" : "an embedding, not a linear layer",
         next: "Use the base model that the adapter was trained on.",
       });
     }
@@ -27,6 +57,15 @@ export function adapterAgainst(given: Adapter, modules: readonly ModuleInfo[]): 
       const expected = `the model's ${module.inFeatures} inputs and ${module.outFeatures} outputs`;
       throw otherShape(adapter, path, expected, `${inFeatures} inputs and ${outFeatures} outputs`);
     }
+  }
+  for (const [name, { shape }] of adapter.frozen ?? []) {
+    const { kind, inFeatures, outFeatures } = byPath.get(name.replace(/\.[^.]+$/, ""))!;
+    const own = name.endsWith(".bias")
+      ? [outFeatures]
+      : kind === "linear"
+        ? [outFeatures, inFeatures]
+        : [inFeatures, outFeatures];
+    if (shape.join() !== own.join()) throw otherShape(adapter, name, `[${own.join(", ")}]`, `[${shape.join(", ")}]`);
   }
   return withSavedInOrder(adapter, modules);
 }
@@ -93,8 +132,15 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
     },
     modules: adapted,
     tensors: new Map([...adapter.tensors].map(([path, factors]) => [nameOf(path), factors])),
+    ...(adapter.frozen && {
+      frozen: new Map([...adapter.frozen].map(([name, weight]) => [renamedWeight(name, nameOf), weight])),
+    }),
   };
 }
+
+/** The name of a weight whose module has another name. */
+const renamedWeight = (name: string, nameOf: (path: string) => string): string =>
+  name.replace(/^(.*)(\.[^.]+)$/, (_, path: string, end: string) => `${nameOf(path)}${end}`);
 
 /**
  * What merging `adapter` into a model with these modules adds to which stored weight. `weightName` gives the stored name of
@@ -105,15 +151,34 @@ export function mergeTargets(
   modules: readonly ModuleInfo[],
   weightName: (name: string) => string = (name) => name,
 ): MergeTarget[] {
-  const fitted = adapterAgainst(adapter, modules);
-  const conv1d = new Set(modules.filter(({ kind }) => kind === "conv1d").map(({ path }) => path));
-  return fitted.modules.map(({ path, rank, scale }) => ({
+  const { config, modules: adapted, tensors } = fitAdapter(adapter, modules);
+  const method = methodOf(config);
+  const weights = [...weightTargets({ config, modules: adapted, tensors }, modules, weightName).values()];
+  const biases = adapted.flatMap(({ path, scale }): MergeTarget[] => {
+    const bias = method.mergeBias?.(tensors.get(path)!);
+    return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
+  });
+  return [...weights, ...biases];
+}
+
+/** The update of each adapted weight, by module path. */
+export function weightTargets(
+  { config, modules: adapted, tensors }: Pick<Adapter, "config" | "modules" | "tensors">,
+  modules: readonly ModuleInfo[],
+  weightName: (name: string) => string,
+): Map<string, MergeTarget> {
+  const { merge } = methodOf(config);
+  const byInputs = new Set(modules.filter(({ kind }) => kind !== "linear").map(({ path }) => path));
+  const targetOf = ({ path, rank, scale }: AdapterModule, own: ModuleTensors): MergeTarget => ({
     weightName: weightName(`${path}.weight`),
-    ...fitted.tensors.get(path)!,
+    loraA: own.loraA,
+    loraB: own.loraB,
     rank,
     scale,
-    fanInFanOut: conv1d.has(path),
-  }));
+    fanInFanOut: byInputs.has(path),
+    ...(merge && { merge: (blocks) => merge(blocks, own) }),
+  });
+  return new Map(adapted.map((module) => [module.path, targetOf(module, tensors.get(module.path)!)]));
 }
 
 /** The weights that merging `adapter` puts in the place of the base's, by stored name. */

@@ -1,6 +1,7 @@
 // PEFT's LoraConfig: adapter_config.json read and written as PEFT 0.21.2 does. Every field is honoured or refused by name.
 import { z } from "zod";
 import { LowrankError, nearest, valueText } from "../errors.ts";
+import { methodOf, methodPeftNames, methodSchemas, unbuiltMethods } from "./method-table.ts";
 
 /** The PEFT release whose file format is written. */
 export const PEFT_VERSION = "0.21.2";
@@ -55,6 +56,7 @@ const schema = z.object({
     .record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()]))
     .nullable()
     .default(null),
+  ...methodSchemas,
 });
 
 /** How an adapter is made: PEFT's LoraConfig in the names of this project. */
@@ -62,6 +64,7 @@ export type LoraConfig = z.output<typeof schema>;
 
 /** The fields of LoraConfig under PEFT's names. */
 const peftNames: Record<keyof LoraConfig, string> = {
+  ...methodPeftNames,
   rank: "r",
   alpha: "lora_alpha",
   dropout: "lora_dropout",
@@ -101,22 +104,16 @@ const empty = (value: unknown) =>
   value === null || value === false || value === "" || (typeof value === "object" && Object.keys(value as object).length === 0);
 const off = (why: string, written: unknown = null): Limit => ({ written, allowed: empty, why });
 
-/** Every PEFT field that is not honoured in full. To support one, move it to the schema above. */
+/** Every PEFT field that is not honoured in full: those of methods that are not built, and others. */
 export const limits: Record<string, Limit> = {
+  ...Object.fromEntries(unbuiltMethods.map(({ peftName, why, written }) => [peftName, off(why, written)])),
   peft_type: { written: "LORA", allowed: (value) => value === "LORA", why: "only LoRA adapters are read and trained" },
   bias: { written: "none", allowed: (value) => value === "none", why: "biases of the base are not trained" },
-  use_dora: off("DoRA's magnitude vectors are not applied", false),
-  lora_bias: off("a bias of B is not applied", false),
   trainable_token_indices: off("trained token embeddings are not applied"),
   target_parameters: off("parameters that are no module's weight cannot be adapted"),
   layer_replication: off("the base's layers are not replicated"),
   ensure_weight_tying: off("adapters of tied layers are not tied", false),
-  alora_invocation_tokens: off("activated LoRA switches on in mid-sequence, which is not done here"),
-  use_qalora: off("QALoRA's grouped inputs are not computed", false),
-  use_bdlora: off("block-diagonal factors are not computed"),
   arrow_config: off("adapters are not routed by Arrow"),
-  kasa_config: off("KaSA's singular values are not applied"),
-  monteclora_config: off("MonteCLoRA's sampling is not done"),
   velora_config: off("VeLoRA's compressed gradients are not computed"),
   megatron_config: off("Megatron's parallel layers do not exist here"),
   loftq_config: off("LoftQ changes the frozen weights at the start", {}),
@@ -195,6 +192,7 @@ function parseFields(fields: unknown, subjectOf: (field: keyof LoraConfig) => st
     throw invalid(subject, "The value is not valid.", issue.message, show(issue.input));
   }
   const config = parsed.data;
+  methodOf(config);
   const regex = typeof config.targetModules === "string";
   const layers = config.layersToTransform !== null;
   // PEFT's own two rules, in LoraConfig.__post_init__.

@@ -13,6 +13,8 @@ export interface ModuleDescription extends AdapterModule {
   normA: number;
   normB: number;
   normDelta: number;
+  /** Frobenius norms of what the method trains beside A and B, by name; absent if that is nothing. */
+  norms?: Record<string, number>;
   /** How many directions the update has, 0 to rank: exp of the entropy of its singular values. null above `MAX_SPECTRUM_RANK`. */
   effectiveRank: number | null;
 }
@@ -35,9 +37,17 @@ const wholeSizes = ({ saved }: Adapter): number[] => [...(saved?.values() ?? [])
 export function describeAdapter(adapter: Adapter): AdapterDescription {
   const modules = adapter.modules.map((module): ModuleDescription => {
     const { path, rank, scale, outFeatures } = module;
-    const { loraA, loraB } = adapter.tensors.get(path)!;
+    const tensors = adapter.tensors.get(path)!;
+    const { loraA, loraB } = tensors;
     const columnsOfB = transposed(loraB, outFeatures, rank);
-    const facts = { ...module, parameters: loraA.length + loraB.length, normA: normOf(loraA), normB: normOf(loraB) };
+    const others = Object.entries(tensors).filter(([name]) => name !== "loraA" && name !== "loraB");
+    const facts = {
+      ...module,
+      parameters: Object.values(tensors).reduce((sum, values) => sum + values.length, 0),
+      normA: normOf(loraA),
+      normB: normOf(loraB),
+      ...(others.length > 0 && { norms: Object.fromEntries(others.map(([name, values]) => [name, normOf(values)])) }),
+    };
     if (rank > MAX_SPECTRUM_RANK) {
       return { ...facts, normDelta: Math.abs(scale) * productNorm(loraA, columnsOfB, rank), effectiveRank: null };
     }

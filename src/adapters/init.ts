@@ -1,36 +1,58 @@
-// Initial values of an adapter's factors. Follows PEFT's reset_lora_parameters and torch.nn.init.kaiming_uniform_.
+// First values of an adapter's tensors. Follows PEFT's reset_lora_parameters and torch.nn.init.kaiming_uniform_.
+import type { Files } from "../files.ts";
+import { type Checkpoint, findTensor } from "../formats/checkpoint.ts";
 import { normal, purpose, uniform } from "../random.ts";
 import { sizeOf } from "../tensor.ts";
 import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
-
-/** The trainable factors of one module, row-major: loraA is [rank, inFeatures], loraB is [outFeatures, rank]. */
-export interface LoraFactors {
-  loraA: Float32Array;
-  loraB: Float32Array;
-}
+import { type MergeTarget, weightBlocks } from "./merge.ts";
+import type { InitialValues, Method, ModuleTensors } from "./method.ts";
+import { methodOf } from "./method-table.ts";
 
 /**
- * Factors for `modules`, by path: B is zero, so that the adapter changes nothing yet, and A is uniform in ±1/sqrt(in),
- * or normal with deviation 1/rank for "gaussian". With `initLoraWeights: false`, B is uniform in ±1/sqrt(rank).
- * The values depend on `seed` and on each module's place in the list.
+ * The drawn values of `modules`, by path, as the method of `config` draws them: B is zero, so that the adapter changes nothing yet,
+ * and A is uniform in ±1/sqrt(in), or normal with deviation 1/rank for "gaussian". With `initLoraWeights: false`, B is uniform in
+ * ±1/sqrt(rank). Of an embedding A is zero and B normal. The values depend on `seed` and on each module's place in the list.
  */
 export function initAdapter(
   modules: readonly AdapterModule[],
-  { initLoraWeights }: Pick<LoraConfig, "initLoraWeights">,
+  config: Pick<LoraConfig, "initLoraWeights">,
   seed: number,
-): Map<string, LoraFactors> {
-  const factors = modules.map(({ path, rank, inFeatures, outFeatures }, index): [string, LoraFactors] => {
-    const loraA = new Float32Array(rank * inFeatures);
-    const loraB = new Float32Array(outFeatures * rank);
-    if (initLoraWeights === "gaussian") scaleBy(normal(seed, [purpose.init, index, 0], loraA), 1 / rank);
-    // kaiming_uniform_ with a = sqrt(5) has the bound 1/sqrt(columns); a new torch.nn.Linear starts with it.
-    else fillSymmetric(loraA, seed, index, 0, 1 / Math.sqrt(inFeatures));
-    if (initLoraWeights === false) fillSymmetric(loraB, seed, index, 1, 1 / Math.sqrt(rank));
-    return [path, { loraA, loraB }];
-  });
-  return new Map(factors);
+): Map<string, ModuleTensors> {
+  const method = methodOf(config);
+  return new Map(
+    modules.map((module, index) => [
+      module.path,
+      method.draw(module, draws(config.initLoraWeights, seed, index)) as ModuleTensors,
+    ]),
+  );
 }
+
+/** Of `drawn`, the first values that depend on the base's weights too: they are read, a few megabytes at a time. */
+export async function withInitial(
+  files: Files,
+  checkpoint: Checkpoint,
+  method: Method,
+  drawn: ReadonlyMap<string, ModuleTensors>,
+  targets: ReadonlyMap<string, MergeTarget>,
+): Promise<Map<string, ModuleTensors>> {
+  const complete = new Map(drawn);
+  for (const [path, target] of method.initial ? targets : []) {
+    const blocks = weightBlocks(files, findTensor(checkpoint, target.weightName), target);
+    complete.set(path, { ...drawn.get(path)!, ...(await method.initial!(blocks)) });
+  }
+  return complete;
+}
+
+const draws = (kind: LoraConfig["initLoraWeights"], seed: number, index: number): InitialValues => ({
+  kind,
+  zeros: (size) => new Float32Array(size),
+  uniform(size, bound, stream) {
+    const values = uniform(seed, [purpose.init, index, stream], new Float32Array(size));
+    return values.map((value) => (2 * value - 1) * bound);
+  },
+  normal: (size, deviation, stream) => scaled(normal(seed, [purpose.init, index, stream], new Float32Array(size)), deviation),
+});
 
 /** Deviation of a new classifier's weights: Transformers' default `initializer_range`. */
 const HEAD_DEVIATION = 0.02;
@@ -38,16 +60,10 @@ const HEAD_DEVIATION = 0.02;
 /** A weight of a classifier that the base lacks, as Transformers makes one: a matrix normal, a bias zero. */
 export function initSaved(name: string, shape: readonly number[], seed: number): Float32Array {
   const values = new Float32Array(sizeOf(shape));
-  if (!name.endsWith(".bias")) scaleBy(normal(seed, [purpose.init, 0, 2], values), HEAD_DEVIATION);
-  return values;
+  return name.endsWith(".bias") ? values : scaled(normal(seed, [purpose.init, 0, 2], values), HEAD_DEVIATION);
 }
 
-function scaleBy(values: Float32Array, factor: number): void {
+function scaled(values: Float32Array, factor: number): Float32Array {
   for (let i = 0; i < values.length; i++) values[i]! *= factor;
-}
-
-/** Fills `values` with numbers uniform in ±`bound`. */
-function fillSymmetric(values: Float32Array, seed: number, index: number, factor: 0 | 1, bound: number): void {
-  uniform(seed, [purpose.init, index, factor], values);
-  for (let i = 0; i < values.length; i++) values[i] = (2 * values[i]! - 1) * bound;
+  return values;
 }

@@ -1,22 +1,33 @@
-// LoRA as a graph pass: any graph whose linears are named can be adapted. Hu et al. 2021, as PEFT computes it.
-import type { Dim } from "../graph/dims.ts";
+// Adapters as a graph pass: any graph whose linear and embedding layers are named can be adapted. Hu et al. 2021, as PEFT computes it.
+import { type Dim, elements, type Shape, sameShape } from "../graph/dims.ts";
 import { type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
-import { add, div, less, sub, where } from "../graph/ops/elementwise.ts";
+import { div, less, sub, where } from "../graph/ops/elementwise.ts";
+import { embedding } from "../graph/ops/indexing.ts";
 import { scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
-import { capLogits, crossEntropy } from "../graph/ops/loss.ts";
-import { concat, slice } from "../graph/ops/shape.ts";
+import { capLogits, crossEntropies } from "../graph/ops/loss.ts";
+import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
+import type { Layer, Method, ModuleTensors } from "./method.ts";
 
 /** What takes the place of the output `y` of the linear layer called `path` with input `x`; null leaves the layer alone. */
-export type Update = (path: string, x: Value, y: Value) => Value | null;
+type Update = (path: string, x: Value, y: Value) => Value | null;
 
 /**
  * Rewrites every named linear layer for which `update` has an answer. An output layer fused with the loss is taken apart
  * first, since its fusion holds for frozen weights only.
  */
-export function inject(graph: Graph, update: Update): Graph {
+function inject(
+  graph: Graph,
+  update: Update,
+  embedded: (path: string, ids: Value, y: Value) => Value | null = () => null,
+): Graph {
   return rewrite(graph, (node, inputs) => {
     const path = String(node.attributes["path"]);
+    if (node.op === "embedding") {
+      const padding = (node.attributes["padding"] ?? null) as number | null;
+      const updated = embedded(path, inputs[0]!, embedding(inputs[0]!, inputs[1]!, path, padding));
+      return updated && [updated];
+    }
     if (node.op === "linear") {
       const y = linear(inputs[0]!, inputs[1]!, path, inputs[2]);
       const updated = update(path, inputs[0]!, y);
@@ -27,8 +38,8 @@ export function inject(graph: Graph, update: Update): Graph {
       const softcap = node.attributes["softcap"] as number | undefined;
       const logits = update(path, x, linear(x, weight, path));
       if (!logits) return null;
-      if (further) return [crossEntropy(concat([logits, further], 1), labels), x, further];
-      return [crossEntropy(softcap ? capLogits(logits, softcap) : logits, labels), x];
+      if (further) return [crossEntropies(concat([logits, further], 1), labels), x, further];
+      return [crossEntropies(softcap ? capLogits(logits, softcap) : logits, labels), x];
     }
     return null;
   });
@@ -43,56 +54,89 @@ export function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Gr
   return inject(replaced, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
 }
 
-/** A trained pair beside a frozen layer: loraA [rank, in], loraB [out, rank]. */
-export interface LoraFactors {
-  loraA: Value;
-  loraB: Value;
+/** What is beside a frozen layer: the tensors that the method trains, or without `derived` those that its `update` reads. */
+export interface LayerTensors {
+  tensors: ModuleTensors<Value>;
   scale: number;
 }
 
 /**
- * y + scale · B(A dropout(x)), for the paths in `factors`. Layers of `graph` that read the same input, such as q, k and v,
+ * The graph with the layers in `beside` adapted by `method`. Linear layers of `graph` that read the same input, such as q, k and v,
  * share one product with their A factors above each other, forward and backward; with dropout each has an input of its own.
  */
-export function loraUpdate(
+export function adapt(
   graph: Graph,
-  factors: ReadonlyMap<string, LoraFactors>,
+  method: Method,
+  beside: ReadonlyMap<string, LayerTensors>,
   dropout?: (path: string, x: Value) => Value,
-): Update {
-  const siblings = dropout ? new Map<string, string[]>() : readersOfSameInput(graph, factors);
-  const products = new Map<Value, Value>(); // input x [n, in] → x · [A₁; A₂; …]ᵀ [n, ranks]
-  const low = (path: string, x: Value, own: LoraFactors): Value => {
-    const group = siblings.get(path) ?? [path];
-    if (group.length === 1) return gemm(dropout ? dropout(path, x) : x, own.loraA, { transB: true }); // [n, rank]
-    const ranks = group.map((name) => Number(factors.get(name)!.loraA.shape[0]));
-    let product = products.get(x);
-    if (!product) {
-      product = gemm(
-        x,
-        concat(
-          group.map((name) => factors.get(name)!.loraA),
-          0,
-        ),
-        { transB: true },
+): Graph {
+  const low = lowProducts(graph, beside, dropout);
+  const update = (layer: Layer, { tensors }: LayerTensors): Value =>
+    method.update(layer, { ...tensors, ...method.derived?.compute(layer, tensors) });
+  return inject(
+    graph,
+    (path, x, y) => {
+      const own = beside.get(path);
+      if (!own) return null;
+      const [, weight, bias] = y.node.inputs as [Value, Value, Value?];
+      const dropped = dropout ? dropout(path, x) : x;
+      return update(
+        {
+          y,
+          weight,
+          ...(bias && { bias }),
+          hasDropout: dropout !== undefined,
+          product: () => (bias || dropout ? linear(dropped, weight, path) : y),
+          low: (loraA) => low(path, dropped, loraA),
+          scale: own.scale,
+        },
+        own,
       );
-      products.set(x, product);
-    }
+    },
+    (path, ids, y) => {
+      const own = beside.get(path);
+      if (!own) return null;
+      const n = elements(ids.shape);
+      const flat = shaped(y, [n, y.shape.at(-1)!]);
+      const padding = (y.node.attributes["padding"] ?? null) as number | null;
+      const layer: Layer = {
+        y: flat,
+        weight: transpose(y.node.inputs[1]!, [1, 0]),
+        hasDropout: false,
+        product: () => flat,
+        low: (loraA) => embedding(shaped(ids, [n]), transpose(loraA, [1, 0]), `${path}.lora_embedding_A`, padding),
+        scale: own.scale,
+      };
+      return shaped(update(layer, own), y.shape);
+    },
+  );
+}
+
+const shaped = (x: Value, shape: Shape): Value => (sameShape(x.shape, shape) ? x : reshape(x, shape));
+
+/** input · loraAᵀ of a layer, [n, rank]; of layers that read the same input a slice of one product. */
+function lowProducts(graph: Graph, beside: ReadonlyMap<string, LayerTensors>, dropout: unknown) {
+  const factorOf = (path: string): Value => beside.get(path)!.tensors.loraA;
+  const siblings = dropout ? new Map<string, string[]>() : readersOfSameInput(graph, beside);
+  const products = new Map<Value, Value>(); // input x [n, in] → x · [A₁; A₂; …]ᵀ [n, ranks]
+  return (path: string, x: Value, loraA: Value): Value => {
+    const group = siblings.get(path) ?? [path];
+    if (group.length === 1) return gemm(x, loraA, { transB: true }); // [n, rank]
+    const product = products.get(x) ?? gemm(x, concat(group.map(factorOf), 0), { transB: true });
+    products.set(x, product);
+    const ranks = group.map((name) => Number(factorOf(name).shape[0]));
     const at = group.indexOf(path);
     const start = ranks.slice(0, at).reduce((sum, rank) => sum + rank, 0);
     return slice(product, 1, start, start + ranks[at]!); // [n, rank]
   };
-  return (path, x, y) => {
-    const own = factors.get(path);
-    return own ? add(y, gemm(low(path, x, own), own.loraB, { transB: true, alpha: own.scale })) : null; // [n, out]
-  };
 }
 
-/** For each path in `factors`, the paths whose layers read the same input. Factors of symbolic rank stay alone. */
-function readersOfSameInput(graph: Graph, factors: ReadonlyMap<string, LoraFactors>): Map<string, string[]> {
+/** For each path in `beside`, the paths whose layers read the same input. Factors of symbolic rank stay alone. */
+function readersOfSameInput(graph: Graph, beside: ReadonlyMap<string, LayerTensors>): Map<string, string[]> {
   const groups = new Map<Value, string[]>();
   for (const { op, inputs, attributes } of nodesOf(graph)) {
-    const found = op === "linear" ? factors.get(String(attributes["path"])) : undefined;
-    if (typeof found?.loraA.shape[0] !== "number") continue;
+    const found = op === "linear" ? beside.get(String(attributes["path"])) : undefined;
+    if (typeof found?.tensors.loraA.shape[0] !== "number") continue;
     groups.set(inputs[0]!, [...(groups.get(inputs[0]!) ?? []), String(attributes["path"])]);
   }
   return new Map([...groups.values()].flatMap((group) => group.map((path): [string, string[]] => [path, group])));

@@ -2,12 +2,16 @@
 import { LowrankError, nearest } from "../errors.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import type { LoraConfig } from "./config.ts";
+import type { Method } from "./method.ts";
+import { methodOf } from "./method-table.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
-import { isInSaved, namesToSave, savedWeights } from "./saved.ts";
+import { isInSaved, namesToSave, savedWeights, trainsClassifier } from "./saved.ts";
 
 /** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). */
 export interface AdapterModule {
   path: string;
+  /** An embedding: inFeatures is its number of rows. */
+  isEmbedding?: true;
   rank: number;
   alpha: number;
   /** alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA. */
@@ -85,12 +89,16 @@ export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig,
   const chosen = modules.filter(({ path }) => matcher.isTargeted(path));
   if (chosen.length === 0) throw nothingChosen(config, targetModules);
   checkLayers(config, matcher, modules, chosen);
-  for (const module of chosen) checkKind(module);
+  const embedding = chosen.find(({ kind }) => kind === "embedding");
+  if (embedding && !methodOf(config).takesEmbeddings) throw refusedEmbedding(methodOf(config), embedding);
 
   const scales = scaleFinder(config, budget);
   const unused = scales.patterns.find(({ matches }) => !chosen.some(({ path }) => matches(path)));
   if (unused) throw noMatch(unused.option, unused.key, chosen);
-  return chosen.map(({ path, inFeatures, outFeatures }) => ({ path, ...scales.of(path), inFeatures, outFeatures }));
+  return chosen.map(({ path, kind, inFeatures, outFeatures }) => {
+    const isEmbedding = kind === "embedding" && { isEmbedding: true as const };
+    return { path, ...isEmbedding, ...scales.of(path), inFeatures, outFeatures };
+  });
 }
 
 /**
@@ -113,6 +121,25 @@ export function resolveConfig(
     targetModules: typeof targets === "string" ? targets : shortestEndings(targets, modules, { from: SHORTEN_FROM }),
     fanInFanOut: modules.some(({ path, kind }) => kind === "conv1d" && adapted.has(path)),
   };
+}
+
+/** Modules that PEFT's writer looks for among the targets (EMBEDDING_LAYER_NAMES). */
+const EMBEDDING_NAMES = ["embed_tokens", "lm_head"];
+
+/**
+ * The frozen weights of adapted modules that PEFT stores with the adapter (`save_embedding_layers="auto"`): those of the input
+ * embedding and the output layer, where the targets name one as Llama does.
+ */
+export function frozenWeights(config: LoraConfig, modules: readonly ModuleInfo[], adapted: readonly AdapterModule[]): string[] {
+  const { targetModules } = config;
+  const paths = new Set(adapted.map(({ path }) => path));
+  const isNamed = Array.isArray(targetModules)
+    ? targetModules.some((name) => EMBEDDING_NAMES.includes(name))
+    : [...paths].some((path) => EMBEDDING_NAMES.includes(path.split(".").at(-1)!));
+  const output = modules.find(({ isOutputEmbedding }) => isOutputEmbedding);
+  const input = modules.find(({ kind, inFeatures }) => kind === "embedding" && (!output || inFeatures === output.outFeatures));
+  const stored = [input, output].filter((module) => module !== undefined).filter(({ path }) => isNamed && paths.has(path));
+  return stored.flatMap(({ path, hasBias }) => [`${path}.weight`, ...(hasBias ? [`${path}.bias`] : [])]);
 }
 
 /** Below this many targets PEFT leaves the list as it is (MIN_TARGET_MODULES_FOR_OPTIMIZATION). */
@@ -146,7 +173,7 @@ function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType
   if (isAllLinear(config.targetModules)) {
     const hasOutput = modules.some((module) => module.isOutputEmbedding);
     const isHead = (module: ModuleInfo) =>
-      hasOutput ? module.isOutputEmbedding : config.taskType === "SEQ_CLS" && module.isClassifierHead;
+      hasOutput ? module.isOutputEmbedding : trainsClassifier(config) && module.isClassifierHead;
     return modules.filter((module) => module.kind !== "embedding" && !isHead(module)).map(({ path }) => path);
   }
   if (config.targetModules !== null) return config.targetModules;
@@ -347,15 +374,9 @@ function nothingChosen(config: LoraConfig, targets: string[] | string): LowrankE
   });
 }
 
-function checkKind({ path, kind, isOutputEmbedding }: ModuleInfo): void {
-  if (kind !== "embedding" && !isOutputEmbedding) return;
-  throw new LowrankError(
-    "lora/unsupported",
-    `Adapters on the ${kind === "embedding" ? "embedding" : "output layer"} are not supported yet.`,
-    {
-      subject: path,
-      expected: "a linear layer inside the model: PEFT stores the frozen weight of these layers with the adapter",
-      next: `Leave ${path} out of targetModules, or add it to excludeModules.`,
-    },
-  );
-}
+const refusedEmbedding = ({ title }: Method, { path }: ModuleInfo): LowrankError =>
+  new LowrankError("lora/unsupported", `${title} can't adapt an embedding.`, {
+    subject: path,
+    expected: "linear layers, as in PEFT",
+    next: `Leave ${path} out of targetModules, or add it to excludeModules.`,
+  });

@@ -26,8 +26,22 @@ export interface MergeTarget {
   rank: number;
   /** s: alpha / rank, or alpha / sqrt(rank) with rsLoRA. */
   scale: number;
-  /** The weight is stored as [in, out] (GPT-2's Conv1D). */
+  /** The weight is stored as [in, out] (GPT-2's Conv1D, and embeddings). */
   fanInFanOut?: boolean;
+  /** What the adapter's method makes of weight + s·B·A; it stays as it is if absent. */
+  merge?: (blocks: WeightBlocks) => AsyncIterable<Float32Array>;
+}
+
+/** weight + s·B·A in float32, in blocks of rows as the weight is stored. */
+export interface WeightBlocks {
+  /** Length of a row. */
+  columns: number;
+  /** Rows of the whole. */
+  rows: number;
+  /** Whether rows are inputs (GPT-2's Conv1D, and embeddings), not outputs. */
+  fanInFanOut: boolean;
+  /** Reads them, anew at each call. */
+  read(): AsyncIterable<Float32Array>;
 }
 
 export interface MergeOptions {
@@ -124,8 +138,8 @@ function checkTargets(
         "Merge into the unquantised checkpoint.",
       );
     }
-    const [rows, columns] = target.fanInFanOut ? [shape[1], shape[0]] : shape;
-    const fits = shape.length === 2 && rank > 0 && loraA.length === rank * columns! && loraB.length === rows! * rank;
+    const [rows, columns] = target.fanInFanOut ? [shape[1], shape[0]] : [shape[0], shape[1] ?? 1];
+    const fits = shape.length <= 2 && rank > 0 && loraA.length === rank * columns! && loraB.length === rows! * rank;
     if (!fits) {
       const got = `A of ${loraA.length}, B of ${loraB.length}, rank ${rank}, weight [${shape.join(", ")}]`;
       refuse(
@@ -170,9 +184,20 @@ async function refuseBaseFolder(files: Files, base: string, out: string): Promis
 }
 
 /** The merged weight in float32, not yet rounded to the base's dtype: row blocks in the stored layout. */
-export async function* mergedRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Float32Array> {
+export function mergedRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncIterable<Float32Array> {
+  const blocks = weightBlocks(files, entry, target);
+  return target.merge ? target.merge(blocks) : blocks.read();
+}
+
+/** weight + s·B·A of a target. */
+export function weightBlocks(files: Files, entry: CheckpointTensor, target: MergeTarget): WeightBlocks {
+  const [rows, columns = 1] = entry.shape as [number, number?];
+  return { rows, columns, fanInFanOut: target.fanInFanOut ?? false, read: () => plainRows(files, entry, target) };
+}
+
+async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Float32Array> {
   const dtype = readableDType(entry.dtype, target.weightName);
-  const [rows, columns] = entry.shape as [number, number];
+  const [rows, columns = 1] = entry.shape as [number, number?];
   const { loraA, loraB, rank, fanInFanOut } = target;
   // Stored [out, in]: left = B [out, r], right = A [r, in]. Stored [in, out]: left = Aᵀ [in, r], right = Bᵀ [r, out].
   const left = fanInFanOut ? transpose(loraA, rank, rows) : loraB;
@@ -188,6 +213,7 @@ export async function* mergedRows(files: Files, entry: CheckpointTensor, target:
       update.fill(0);
       for (let k = 0; k < rank; k++) {
         const factor = left[(row + i) * rank + k]!;
+        if (factor === 0) continue;
         const offset = k * columns;
         for (let j = 0; j < columns; j++) update[j]! += factor * right[offset + j]!;
       }

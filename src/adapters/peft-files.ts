@@ -15,8 +15,10 @@ import {
 } from "../formats/safetensors.ts";
 import { sizeOf } from "../tensor.ts";
 import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
-import type { LoraFactors } from "./init.ts";
+import { KEY_PREFIX, layoutOf, type Trained, trainedBy, valuesOf } from "./layout.ts";
 import { type AdapterModule, pathMatcher, scaleFinder } from "./match.ts";
+import type { Method, ModuleTensors } from "./method.ts";
+import { methodOf, methods, unbuiltMethods } from "./method-table.ts";
 import { MAX_PATH_CHARS, matchBudget } from "./regex.ts";
 import { isSaved, type SavedTensor, type SavedWeight } from "./saved.ts";
 
@@ -25,31 +27,33 @@ export const ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors";
 const PICKLE_NAME = "adapter_model.bin";
 /** Longest key of a factor: a module path and what stands around it. */
 const MAX_KEY_CHARS = MAX_PATH_CHARS + 64;
-const PREFIX = "base_model.model.";
 /** Our own entries of the weight file's metadata, which PEFT does not read: what the adapter was trained on. */
 const FINGERPRINT_KEY = "lowrank.base";
 /** Likewise: the classes of a classifier's head, a JSON list. */
 const LABELS_KEY = "lowrank.labels";
+/** Likewise: what it was trained for, by its name in the table of tasks. */
+const TASK_KEY = "lowrank.task";
 /** Most classes that a file can name. */
 const MAX_LABELS = 2 ** 17;
 
-/** The names of a module's factors in the weight file. */
-export const loraAKey = (path: string): string => `${PREFIX}${path}.lora_A.weight`;
-/** The name of a weight of a module that is trained in full beside the adapter (modules_to_save). */
-export const savedKey = (name: string): string => `${PREFIX}${name}`;
-export const loraBKey = (path: string): string => `${PREFIX}${path}.lora_B.weight`;
+/** The key of a frozen weight of the base that is stored with the adapter: `lm_head.weight` is `lm_head.base_layer.weight` there. */
+const frozenKey = (name: string): string => `${KEY_PREFIX}${name.replace(/\.([^.]+)$/, ".base_layer.$1")}`;
 
 /** A whole adapter in memory. */
 export interface Adapter {
   config: LoraConfig;
   /** What is adapted, with which rank and scale, in the order of the file. */
   modules: AdapterModule[];
-  /** The factors, by module path. */
-  tensors: Map<string, LoraFactors>;
+  /** What its method trains of each module, by module path. */
+  tensors: Map<string, ModuleTensors>;
   /** The weights of modules that are trained in full, by stored name; absent if there are none. */
   saved?: Map<string, SavedTensor>;
+  /** Weights of the base that PEFT stores with adapters on embeddings and output layers, by the model's name. */
+  frozen?: Map<string, SavedTensor>;
   /** What the classes of a classifier's head are called, in the order of its rows; if this project wrote it. */
   labels?: string[];
+  /** What it was trained for, if this project wrote it. */
+  task?: string;
   /** Identifies the base it was trained on, if this project wrote it. */
   baseFingerprint?: string;
 }
@@ -65,15 +69,17 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
   await checkFolder(files, folder);
   const config = parseAdapterConfig(await readText(files, configPath), configPath);
   const header = await readHeader(files, path);
-  const { pairs, saved } = sortTensors(header.tensors, config, path);
+  const method = methodOf(config);
+  const { found, saved, frozen } = sortTensors(header.tensors, config, method, path);
 
   const budget = matchBudget();
   const scales = scaleFinder(config, budget);
   const isTargeted = targetTest(config, budget);
   const modules: AdapterModule[] = [];
-  const tensors = new Map<string, LoraFactors>();
-  for (const [modulePath, { a, b }] of pairs) {
-    const module = moduleOf(modulePath, a.shape, b.shape, scales.of(modulePath), path);
+  const tensors = new Map<string, ModuleTensors>();
+  const read = (key: string) => readFactor(files, path, key, header.tensors.get(key)!);
+  for (const [modulePath, keys] of found) {
+    const module = moduleOf(modulePath, keys, header.tensors, method, scales.of(modulePath), path);
     if (!isTargeted(modulePath)) {
       throw failure("not-targeted", "the file has factors of a module that the configuration does not target", {
         subject: path,
@@ -83,23 +89,29 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
       });
     }
     modules.push(module);
-    tensors.set(modulePath, {
-      loraA: await readFactor(files, path, loraAKey(modulePath), a),
-      loraB: await readFactor(files, path, loraBKey(modulePath), b),
-    });
+    const values: Record<string, Float32Array> = {};
+    for (const { name, key } of method.tensors(module, module.rank))
+      values[name] = await read(`${KEY_PREFIX}${modulePath}.${key}`);
+    tensors.set(modulePath, values as ModuleTensors);
   }
-  const whole = new Map<string, SavedTensor>();
-  for (const [name, entry] of saved) {
-    whole.set(name, { shape: entry.shape, data: await readFactor(files, path, savedKey(name), entry) });
-  }
+  const whole = async (keys: ReadonlyMap<string, string>) => {
+    const read: [string, SavedTensor][] = [];
+    for (const [name, key] of keys) {
+      const entry = header.tensors.get(key)!;
+      read.push([name, { shape: entry.shape, data: await readFactor(files, path, key, entry) }]);
+    }
+    return new Map(read);
+  };
   const fingerprint = header.metadata[FINGERPRINT_KEY];
   const labels = readLabels(header.metadata[LABELS_KEY], path);
   return {
     config,
     modules,
     tensors,
-    ...(whole.size > 0 && { saved: whole }),
+    ...(saved.size > 0 && { saved: await whole(saved) }),
+    ...(frozen.size > 0 && { frozen: await whole(frozen) }),
     ...(labels !== undefined && { labels }),
+    ...(header.metadata[TASK_KEY] !== undefined && { task: header.metadata[TASK_KEY] }),
     ...(fingerprint !== undefined && { baseFingerprint: fingerprint }),
   };
 }
@@ -151,46 +163,65 @@ async function checkFolder(files: Files, folder: string): Promise<void> {
   );
 }
 
-/** What PEFT stores beside A and B, by the end of its key. */
+/** What PEFT stores beside an adapter's own tensors, by the end of its key. */
 const OTHER_KEYS: [RegExp, string][] = [
-  [/\.lora_embedding_[AB]$/, "an adapter on an embedding, which is not supported yet"],
-  [/\.lora_magnitude_vector(\.weight)?$/, "DoRA's magnitudes, which are not supported"],
-  [/\.lora_[AB]\.bias$/, "a bias of a factor, which is not supported"],
+  ...unbuiltMethods.flatMap(({ peftName, keys, why }): [RegExp, string][] =>
+    keys ? [[keys, `one of ${peftName}: ${why}`]] : [],
+  ),
   [/\.trainable_tokens_delta$/, "trained token embeddings, which are not supported"],
   [/\.lora_[AB]\.[^.]+\.weight$/, "a key with an adapter's name in it; PEFT's save_pretrained leaves the name out"],
-  [
-    /\.base_layer\.(weight|bias)$/,
-    "a weight of the base, stored with an adapter on an embedding or output layer, which is not supported yet",
-  ],
+  [/\.base_layer\.(weight|bias)$/, "a weight of the base, stored with no adapter on its layer"],
 ];
 
-/** The entries of A and B of each module, in the order of the file, and those of weights that are saved whole. */
-function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConfig, path: string) {
-  const saved = new Map<string, TensorEntry>();
-  const found = new Map<string, { a?: TensorEntry; b?: TensorEntry }>();
+/** The ends of the keys of a method's tensors. */
+const keysOf = ({ tensors }: Method, isEmbedding: boolean): string[] =>
+  tensors({ inFeatures: 1, outFeatures: 1, ...(isEmbedding && { isEmbedding }) }, 1).map(({ key }) => key);
+
+/** What a key is that no tensor of `method` has. */
+function strangeKey(key: string, method: Method): string {
+  const other = methods.find(
+    (row) => row !== method && [false, true].some((kind) => keysOf(row, kind).some((end) => key.endsWith(`.${end}`))),
+  );
+  if (other) return `a tensor of ${other.title}, which the configuration does not use`;
+  return OTHER_KEYS.find(([pattern]) => pattern.test(key))?.[1] ?? "not understood";
+}
+
+/**
+ * The keys of each module's tensors by their ends, in the order of the file, and those of weights that are saved whole and of
+ * frozen weights of the base, by the model's names.
+ */
+function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConfig, method: Method, path: string) {
+  const saved = new Map<string, string>();
+  const frozen = new Map<string, string>();
+  const found = new Map<string, Set<string>>();
   const unknown: string[] = [];
-  for (const [key, entry] of entries) {
-    const known = key.startsWith(PREFIX) && key.length <= MAX_KEY_CHARS;
-    const match = known ? /^(.+)\.lora_([AB])\.weight$/s.exec(key.slice(PREFIX.length)) : null;
-    if (!match) {
-      const name = key.slice(PREFIX.length);
-      const isWhole = known && /\.(weight|bias)$/.test(name) && isSaved(config, name.replace(/\.(weight|bias)$/, ""));
-      if (isWhole) saved.set(name, entry);
-      else unknown.push(key);
-      continue;
-    }
-    const pair = found.get(match[1]!) ?? {};
-    pair[match[2] === "A" ? "a" : "b"] = entry;
-    found.set(match[1]!, pair);
+  const ends = [...new Set([...keysOf(method, false), ...keysOf(method, true)])];
+  for (const key of entries.keys()) {
+    const known = key.startsWith(KEY_PREFIX) && key.length <= MAX_KEY_CHARS;
+    const name = key.slice(KEY_PREFIX.length);
+    const end = known ? ends.find((one) => name.endsWith(`.${one}`) && name.length > one.length + 1) : undefined;
+    const modulePath = end && name.slice(0, -end.length - 1);
+    if (modulePath !== undefined) found.set(modulePath, (found.get(modulePath) ?? new Set()).add(end!));
+    else if (known && /\.(weight|bias)$/.test(name) && isSaved(config, name.replace(/\.(weight|bias)$/, "")))
+      saved.set(name, key);
+    else if (known && /.\.base_layer\.(weight|bias)$/.test(name)) frozen.set(name.replace(/\.base_layer(\.[^.]+)$/, "$1"), key);
+    else unknown.push(key);
+  }
+  for (const [name, key] of frozen) {
+    if (found.has(name.replace(/\.[^.]+$/, ""))) continue;
+    frozen.delete(name);
+    unknown.push(key);
   }
   if (unknown.length > 0) {
-    const what = OTHER_KEYS.find(([pattern]) => pattern.test(unknown[0]!))?.[1] ?? "not understood";
+    const what = strangeKey(unknown[0]!, method);
     throw failure(
       "unknown-keys",
       `${unknown.length} of ${entries.size} keys are not those of a LoRA factor; the first is ${what}`,
       {
         subject: path,
-        expected: `${PREFIX}<module path>.lora_A.weight and …lora_B.weight`,
+        expected: keysOf(method, false)
+          .map((end, i) => (i === 0 ? `${KEY_PREFIX}<module path>.${end}` : `…${end}`))
+          .join(" and "),
         got: `${unknown.slice(0, 5).map(quote).join(", ")}${unknown.length > 5 ? ", …" : ""}`,
         next: "Save the adapter with PEFT without these tensors, or merge it there.",
       },
@@ -198,29 +229,42 @@ function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConf
   }
   if (found.size === 0)
     throw failure("empty", "the file has no tensors", { subject: path, next: "Copy the whole adapter folder." });
-  const pairs = [...found].map(([modulePath, { a, b }]): [string, { a: TensorEntry; b: TensorEntry }] => {
-    if (a && b) return [modulePath, { a, b }];
-    throw failure("missing-factor", `a factor of ${quote(modulePath)} is missing`, {
-      subject: path,
-      expected: `both ${loraAKey(modulePath)} and ${loraBKey(modulePath)}`,
-      got: a ? "A alone" : "B alone",
-      next: "The file is incomplete; save the adapter again.",
-    });
-  });
-  return { pairs, saved };
+  return { found, saved, frozen };
 }
 
-/** Checks the shapes of A [rank, in] and B [out, rank] against each other and against the rank of the configuration. */
+/** Checks that a module's tensors are complete, and their shapes against each other and against the rank of the configuration. */
 function moduleOf(
   path: string,
-  a: readonly number[],
-  b: readonly number[],
+  ends: ReadonlySet<string>,
+  entries: ReadonlyMap<string, TensorEntry>,
+  method: Method,
   scale: { rank: number; alpha: number; scale: number },
   subject: string,
 ): AdapterModule {
-  const got = `A [${a.join(", ")}], B [${b.join(", ")}]`;
+  const linear = keysOf(method, false);
+  const isEmbedding = [...ends].some((end) => !linear.includes(end)) && { isEmbedding: true as const };
+  const keys = keysOf(method, isEmbedding !== false);
+  const keyOf = (end: string) => `${KEY_PREFIX}${path}.${end}`;
+  if (keys.some((end) => !ends.has(end)) || [...ends].some((end) => !keys.includes(end))) {
+    throw failure("missing-factor", `a factor of ${quote(path)} is missing`, {
+      subject,
+      expected: keys.map(keyOf).join(" and "),
+      got: `${[...ends].join(" and ")} alone`,
+      next: "The file is incomplete; save the adapter again.",
+    });
+  }
+  const shapes = new Map(
+    method
+      .tensors({ inFeatures: 1, outFeatures: 1, ...isEmbedding }, 1)
+      .map(({ name, key }) => [name, entries.get(keyOf(key))!.shape]),
+  );
+  const [a, b] = [shapes.get("loraA")!, shapes.get("loraB")!];
+  const got = [...shapes].map(([name, shape]) => `${name.replace(/^lora(?=[AB]$)/, "")} [${shape.join(", ")}]`).join(", ");
   const next = "The adapter_config.json and the weights belong to different adapters, or the file is damaged.";
-  if (a.length !== 2 || b.length !== 2 || a[0] !== b[1] || [...a, ...b].includes(0)) {
+  const [inFeatures, outFeatures] = [a[1]!, b[0]!];
+  const own = method.tensors({ inFeatures, outFeatures, ...isEmbedding }, a[0]!);
+  const fits = a.length === 2 && b.length === 2 && own.every(({ name, shape }) => shapes.get(name)!.join() === shape.join());
+  if (!fits || [...shapes.values()].flat().includes(0)) {
     throw failure("shape", `the factors of ${quote(path)} do not fit together`, {
       subject,
       expected: "A [rank, in] and B [out, rank]",
@@ -236,7 +280,7 @@ function moduleOf(
       next,
     });
   }
-  return { path, ...scale, inFeatures: a[1]!, outFeatures: b[0]! };
+  return { path, ...isEmbedding, ...scale, inFeatures, outFeatures };
 }
 
 async function readFactor(files: Files, path: string, key: string, entry: TensorEntry): Promise<Float32Array> {
@@ -277,17 +321,12 @@ function targetTest(config: LoraConfig, budget: ReturnType<typeof matchBudget>):
  * not at all. Throws if a factor is missing, has the wrong size or holds NaN or infinity.
  */
 export async function writeAdapter(files: Files, folder: string, adapter: Adapter): Promise<void> {
-  const { config, modules, tensors, saved = new Map<string, SavedTensor>() } = adapter;
+  const { config, frozen = new Map<string, SavedTensor>() } = adapter;
   const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
-  const sources = modules.flatMap((module): TensorSource[] => {
-    const { path: modulePath, rank, inFeatures, outFeatures } = module;
-    const factors = tensors.get(modulePath);
-    return [
-      tensorSource(loraAKey(modulePath), [rank, inFeatures], factors?.loraA, path),
-      tensorSource(loraBKey(modulePath), [outFeatures, rank], factors?.loraB, path),
-    ];
-  });
-  for (const [name, { shape, data }] of saved) sources.push(tensorSource(savedKey(name), shape, data, path));
+  const sources = layoutOf(trainedBy(adapter)).map((entry) =>
+    tensorSource(entry.key, entry.shape, valuesOf(adapter, entry), path),
+  );
+  for (const [name, { shape, data }] of frozen) sources.push(tensorSource(frozenKey(name), shape, data, path));
   await files.makeFolder(folder);
   await writeSafetensors(files, path, sources, metadataOf(adapter));
   await files.write(
@@ -296,23 +335,29 @@ export async function writeAdapter(files: Files, folder: string, adapter: Adapte
   );
 }
 
-function metadataOf({ baseFingerprint, labels }: Pick<Adapter, "baseFingerprint" | "labels">): Record<string, string> {
+function metadataOf({
+  baseFingerprint,
+  labels,
+  task,
+}: Pick<Adapter, "baseFingerprint" | "labels" | "task">): Record<string, string> {
   return {
     format: "pt",
     ...(baseFingerprint !== undefined && { [FINGERPRINT_KEY]: baseFingerprint }),
     ...(labels !== undefined && { [LABELS_KEY]: JSON.stringify(labels) }),
+    ...(task !== undefined && { [TASK_KEY]: task }),
   };
 }
 
 /** Size in bytes of the weight file that `writeAdapter` writes, with the name of a base in it. */
-export function adapterBytes(modules: readonly AdapterModule[], saved: readonly SavedWeight[] = [], labels?: string[]): number {
-  const factor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
-  const factors = modules.flatMap(({ path, rank, inFeatures, outFeatures }) => [
-    factor(loraAKey(path), [rank, inFeatures]),
-    factor(loraBKey(path), [outFeatures, rank]),
-  ]);
-  const whole = saved.map(({ name, shape }) => factor(savedKey(name), shape));
-  return safetensorsBytes([...factors, ...whole], metadataOf({ baseFingerprint: "2:0123456789abcdef", labels }));
+export function adapterBytes(
+  trained: Trained,
+  frozen: readonly SavedWeight[] = [],
+  named: Pick<Adapter, "labels" | "task"> = {},
+): number {
+  const tensor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
+  const own = layoutOf(trained).map(({ key, shape }) => tensor(key, shape));
+  const beside = frozen.map(({ name, shape }) => tensor(frozenKey(name), shape));
+  return safetensorsBytes([...own, ...beside], metadataOf({ baseFingerprint: "3:0123456789abcdef", ...named }));
 }
 
 function tensorSource(name: string, shape: readonly number[], data: Float32Array | undefined, path: string): TensorSource {

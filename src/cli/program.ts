@@ -1,6 +1,7 @@
 // The command line as commander sees it, made from the commands in commands.ts.
 import { Command as Commander, CommanderError, Option } from "commander";
 import type { Command } from "../commands/command.ts";
+import { parseValue, readConfigFile, type Values } from "../commands/config-file.ts";
 import { LowrankError } from "../errors.ts";
 import { demo, plan, nodePlatform as platform, reportRuns } from "../node.ts";
 import { type DescribedOption, describeOptions, helpOf } from "../options.ts";
@@ -8,7 +9,6 @@ import { version } from "../platform/node/version.ts";
 import { resolveAndReport } from "../terminal/download.ts";
 import { printError } from "../terminal/terminal.ts";
 import { loadCommands } from "./commands.ts";
-import { parseValue, readConfigFile, type Values } from "./config-file.ts";
 
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
 export async function main(args: readonly string[]): Promise<number> {

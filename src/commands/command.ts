@@ -1,6 +1,6 @@
 // A command: its options and its work. The program, --help, config files and docs/cli.md are made from these objects.
 import type { Files } from "../files.ts";
-import { type Given, type Options, option, pick } from "../options.ts";
+import { type Given, type Options, pick, reworded } from "../options.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { ReportOptions } from "../report/report.ts";
 import { runOptions } from "../train/options.ts";
@@ -41,7 +41,7 @@ export const defineCommand = <O extends Options>(command: Command<O, Given<O>>):
 export const { base, anyBase, threads } = pick(runOptions, "base", "anyBase", "threads");
 
 /** An adapter beside the base. */
-export const adapterOption = (help: string) => option(runOptions.adapter, { value: "ADAPTER", model: true, help });
+export const adapterOption = (help: string) => reworded(runOptions.adapter, { help });
 
 /** The first of `name`, `name-2`, `name-3`, … that does not exist. */
 export async function freeName(files: Files, name: string): Promise<string> {

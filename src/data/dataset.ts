@@ -89,7 +89,7 @@ export function collector(
     const example = isLonger ? { ...whole, ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) } : whole;
     const cutsImage = imagesEnd > maxLength;
     const isKept = targetsIn(example) > 0 && !cutsImage;
-    const fate = isKept ? 0 : targetsIn(whole) > 0 ? NO_TARGET_LEFT : NO_TARGET;
+    const fate = isKept ? 0 : isCut || targetsIn(whole) > 0 ? NO_TARGET_LEFT : NO_TARGET;
     fates.push(
       fate |
         ((isCut ?? isLonger) ? CUT : 0) |

@@ -193,18 +193,20 @@ function rendered(
   now: Date | undefined,
   trainOn: TrainOn,
 ): { text: string; spans: Span[] } {
-  if (template === undefined) {
-    throw new LowrankError("data/no-template", "there is no chat template for {messages}", {
-      expected: "chat_template.jinja, or chat_template in tokenizer_config.json",
-      got: "neither",
-      next: "take the instruction-tuned model's template, or write the records as {prompt, completion}",
-    });
-  }
+  if (template === undefined) throw noTemplate("{messages}", "{prompt, completion}");
   return tokenizer.limited(
     () => maskedText(template, messages, trainOn, now),
     () => slowTemplate(template, messages.length),
   );
 }
+
+/** The refusal of conversations where the base has no chat template; `others` are the records that need none. */
+export const noTemplate = (messages: string, others: string): LowrankError =>
+  new LowrankError("data/no-template", `there is no chat template for ${messages}`, {
+    expected: "chat_template.jinja, or chat_template in tokenizer_config.json",
+    got: "neither",
+    next: `take the instruction-tuned model's template, or write the records as ${others}`,
+  });
 
 /** A text whose template wrote its special tokens itself. */
 function encodedExample(tokenizer: Tokenizer, text: string, spans: readonly Span[]): Example {
@@ -227,9 +229,11 @@ const slowTemplate = ({ file }: ChatTemplate, messages: number): LowrankError =>
     next: "split the conversation into several records, or use a chat template that only formats messages",
   });
 
-const encode = (tokenizer: Tokenizer, text: string): number[] => [...tokenizer.encode(text, { addSpecialTokens: false })];
+/** The ids of a text as it stands. */
+export const encode = (tokenizer: Tokenizer, text: string): number[] => [...tokenizer.encode(text, { addSpecialTokens: false })];
 
-function withEos(ids: number[], { eosId, eosIds }: Tokenizer): number[] {
+/** The ids with the end of a text behind them, unless they end with a token that stops generation. */
+export function withEos(ids: number[], { eosId, eosIds }: Tokenizer): number[] {
   if (eosId !== undefined && !eosIds.includes(ids.at(-1)!)) ids.push(eosId);
   return ids;
 }

@@ -44,8 +44,8 @@ export interface ColumnNames {
   [column: `${string}Column`]: string | undefined;
 }
 
-/** The texts of one row under their keys. */
-export interface Texts {
+/** One row, read by its keys. */
+export interface Fields {
   /** The value of a key; throws `data/value` if it is no string. */
   text(key: string): string;
   /** The value of a key; "" if the row has none. */
@@ -71,7 +71,7 @@ export interface RecordFormat<R = DataRecord> {
   keys: readonly string[];
   /** These are used where a row has them. */
   optional: readonly string[];
-  make(texts: Texts): R;
+  make(texts: Fields): R;
 }
 
 /** A text and its heading, as Alpaca's prompts have them. */

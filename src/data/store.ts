@@ -14,6 +14,8 @@ export interface Examples {
   /** How many tokens an example has, and how many of them behind the first are targets. */
   tokensOf(index: number): number;
   targetsOf(index: number): number;
+  /** How many tokens the longest of its texts has. */
+  longestOf(index: number): number;
   /** How many images it has, each tile of split ones counted. */
   imagesOf(index: number): number;
   /** The examples of these numbers, in their order. */
@@ -25,6 +27,7 @@ export const inMemory = (examples: readonly Example[]): Examples => ({
   length: examples.length,
   tokensOf: (index) => examples[index]!.ids.length,
   targetsOf: (index) => targetsIn(examples[index]!),
+  longestOf: (index) => longestIn(examples[index]!),
   imagesOf: (index) => examples[index]!.images?.length ?? 0,
   read: async (indices) => indices.map((index) => examples[index]!),
 });
@@ -34,6 +37,7 @@ export const subset = (examples: Examples, indices: ArrayLike<number>): Examples
   length: indices.length,
   tokensOf: (index) => examples.tokensOf(indices[index]!),
   targetsOf: (index) => examples.targetsOf(indices[index]!),
+  longestOf: (index) => examples.longestOf(indices[index]!),
   imagesOf: (index) => examples.imagesOf(indices[index]!),
   read: (wanted) => examples.read(wanted.map((index) => indices[index]!)),
 });
@@ -53,6 +57,10 @@ export function targetsIn({ labels, targets }: Example): number {
   for (let i = 1; i < labels.length; i++) if (labels[i] !== IGNORE) count++;
   return count;
 }
+
+/** The length of the longest of an example's texts. */
+const longestIn = ({ ids, starts = [] }: Example): number =>
+  [...starts, ids.length].reduce((most, end, i) => Math.max(most, end - (starts[i - 1] ?? 0)), 0);
 
 export interface StoreOptions {
   /** Ids, positions, and numbers of classes and images are below this. */
@@ -90,6 +98,7 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
   const starts = growing(Float64Array);
   const tokens = growing(Int32Array);
   const targets = growing(Int32Array);
+  const longest = growing(Int32Array);
   const images = growing(Int32Array);
 
   async function append(words: Words): Promise<void> {
@@ -140,6 +149,7 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
     },
     tokensOf: tokens.at,
     targetsOf: targets.at,
+    longestOf: longest.at,
     imagesOf: images.at,
     async add(example) {
       const beside = besideText(example);
@@ -151,6 +161,7 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
       starts.push(end);
       tokens.push(example.ids.length);
       targets.push(targetsIn(example));
+      longest.push(longestIn(example));
       images.push((example.images ?? []).reduce((sum, image) => sum + tilesOf(image), 0));
       await append(words);
     },

@@ -1,7 +1,7 @@
 // A decoder with a key-value cache over one ONNX session; adapters are bound inputs, so that changing them rebuilds nothing.
 
-import { adaptable, adapterFeeds } from "../adapters/adaptable.ts";
-import { adapterAgainst } from "../adapters/attach.ts";
+import { adaptableSession } from "../adapters/adaptable.ts";
+import { fitAdapter } from "../adapters/attach.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph } from "../graph/graph.ts";
@@ -11,7 +11,6 @@ import { placedApart } from "../models/images.ts";
 import { cachedInputs } from "../models/layers/blocks.ts";
 import { type DecoderModel, forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
-import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 import { imageEncoder, type PromptImages } from "./images.ts";
@@ -27,13 +26,15 @@ export interface DecoderOptions {
   openSession: OpenSession;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
+  /** Attached from the start. */
+  adapter?: Adapter | null;
 }
 
 /** A decoder holds a session; close it to free the weights. */
 export interface ModelDecoder extends Decoder {
   /**
-   * Attaches another adapter, or none, to what is run from now on; a cache keeps what was computed before. Fails with
-   * `adapter/*` if it does not fit the model, and the adapter before stays.
+   * Attaches another adapter, or none, to what is run from now on; a cache keeps what was computed before, unless the adapter is of
+   * another method than those before it. Fails with `adapter/*` if it does not fit the model, and the adapter before stays.
    */
   useAdapter(adapter: Adapter | null): Promise<void>;
   close(): Promise<void>;
@@ -50,21 +51,27 @@ function decodeGraph(config: DecoderModel): Graph {
   return { outputs };
 }
 
-/** Opens the model for decoding, without an adapter. */
+/** Opens the model for decoding. */
 export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder> {
   const { checkpoint, config, openSession, threads } = options;
-  const { graph, modules } = adaptable(decodeGraph(config));
   const vision = visionOf(config);
   const encoder = vision && imageEncoder(vision, options);
   const allModules = modulesOf(forwardGraph(config), (name) => olderNames(config, name));
-  const session = await openGraph(graph, weightFiles(checkpoint), { openSession, threads });
-  await session.bind(adapterFeeds(null, modules));
+  const adaptable = adaptableSession(decodeGraph(config), weightFiles(checkpoint), { openSession, threads });
+  const useAdapter = async (given: Adapter | null): Promise<void> => {
+    const adapter = given && fitAdapter(given, allModules);
+    await adaptable.useAdapter(adapter);
+    await encoder?.useAdapter(adapter);
+  };
+  await useAdapter(options.adapter ?? null);
+  await adaptable.session();
 
   const carry: Record<string, string> = {};
   for (let i = 0; i < config.layers; i++)
     Object.assign(carry, { [`key.${i}`]: `pastKey.${i}`, [`value.${i}`]: `pastValue.${i}` });
-  const clearCache = (rows: number): Promise<void> => {
+  const clearCache = async (rows: number): Promise<void> => {
     const empty = float32([rows, config.kvHeads, 0, config.headDim], new Float32Array());
+    const session = await adaptable.session();
     return session.bind(Object.fromEntries(Object.values(carry).map((name) => [name, empty])));
   };
 
@@ -98,6 +105,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
       ),
       ...imageFeeds,
     };
+    const session = await adaptable.session();
     const { logits } = await session.run(feeds, { fetches: ["logits"], carry });
     seen = attentionMask;
     return logits!.data as Float32Array;
@@ -125,13 +133,9 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
       images = undefined;
       await clearCache(1);
     },
-    async useAdapter(given) {
-      const adapter = given && adapterAgainst(given, allModules);
-      await session.bind(adapterFeeds(adapter, modules));
-      await encoder?.useAdapter(adapter);
-    },
+    useAdapter,
     async close() {
-      await session.close();
+      await adaptable.close();
       await encoder?.close();
     },
   };

@@ -1,10 +1,10 @@
 // Text in, text out: a base model, its tokenizer and an adapter that can be changed between generations.
 
+import { attach } from "../adapters/attach.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { ImageProcessor } from "../images/processor.ts";
 import type { Base } from "../models/base.ts";
-import { checkMadeFor } from "../models/fingerprint.ts";
 import type { ImageTensors } from "../models/images.ts";
 import { type ImageReading, type ImageSide, imageSide, imageTensors } from "../multimodal/images.ts";
 import type { OpenSession } from "../runtime/session.ts";
@@ -46,9 +46,9 @@ export async function openGenerator(
   base: Base,
   { adapter = null, anyBase, openSession, threads, reading }: GeneratorOptions,
 ): Promise<Generator> {
-  if (adapter) await checkMadeFor(base, adapter, anyBase);
+  const attached = adapter && (await attach(base, adapter, { anyBase })).adapter;
   const tokenizer = await base.tokenizer();
-  const decoder = await openDecoder({ checkpoint: base.checkpoint, config: base.config, openSession, threads });
+  const decoder = await openDecoder({ ...base, openSession, threads, adapter: attached });
   const side = imageSide(base, tokenizer, reading);
   let running = false;
   const checkIdle = () => {
@@ -57,7 +57,7 @@ export async function openGenerator(
       next: "Read the events of the generation before to their end, or open another generator.",
     });
   };
-  const generator: Generator = {
+  return {
     async *generate(prompts, options) {
       checkIdle();
       running = true;
@@ -76,18 +76,10 @@ export async function openGenerator(
     },
     async useAdapter(next) {
       checkIdle();
-      if (next) await checkMadeFor(base, next, anyBase);
-      await decoder.useAdapter(next);
+      await decoder.useAdapter(next && (await attach(base, next, { anyBase })).adapter);
     },
     close: () => decoder.close(),
   };
-  try {
-    await generator.useAdapter(adapter);
-  } catch (error) {
-    await decoder.close();
-    throw error;
-  }
-  return generator;
 }
 
 /** The images of prompts that are padded on the left. */

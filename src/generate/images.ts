@@ -1,12 +1,10 @@
 // The images of prompts in generation: they are encoded once, in a session of its own that opens when the first image comes.
 
-import { adaptable, adapterFeeds } from "../adapters/adaptable.ts";
+import { adaptableSession } from "../adapters/adaptable.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { DecoderConfig } from "../models/config/config.ts";
 import type { Vision } from "../models/images.ts";
 import { weightFiles } from "../models/weights.ts";
-import { openGraph } from "../runtime/open-graph.ts";
-import type { Session } from "../runtime/session.ts";
 import { float32, int32, sizeOf, type Tensor } from "../tensor.ts";
 import type { DecoderOptions } from "./decoder.ts";
 import { columns } from "./rectangle.ts";
@@ -32,33 +30,17 @@ export function imageEncoder(
   { checkpoint, config, openSession, threads }: DecoderOptions,
 ): ImageEncoder {
   const pixels = vision.pixels(config);
-  const { graph, modules } = adaptable({ outputs: { features: vision.encode(config, pixels).features } });
-  let session: Session | undefined;
-  let current: Adapter | null = null;
-  const opened = async (): Promise<Session> => {
-    if (session) return session;
-    const fresh = await openGraph(graph, weightFiles(checkpoint), { openSession, threads });
-    try {
-      await fresh.bind(adapterFeeds(current, modules));
-    } catch (error) {
-      await fresh.close();
-      throw error;
-    }
-    session = fresh;
-    return fresh;
-  };
+  const graph = { outputs: { features: vision.encode(config, pixels).features } };
+  const { session, useAdapter, close } = adaptableSession(graph, weightFiles(checkpoint), { openSession, threads });
   return {
     async encode({ rows, width, ids, images = null }) {
       const feeds = vision.feeds(config, { rows, width, inputIds: ids }, images);
       const read = Object.fromEntries(Object.keys(pixels).map((name) => [name, feeds[name]!]));
-      const features = images ? (await (await opened()).run(read))["features"]! : noFeatures(vision, config, rows);
+      const features = images ? (await (await session()).run(read))["features"]! : noFeatures(vision, config, rows);
       return vision.attends ? attended(features, feeds["imageAttention"]!) : inPlace(features, feeds["imageRows"]!, width);
     },
-    async useAdapter(adapter) {
-      await session?.bind(adapterFeeds(adapter, modules));
-      current = adapter;
-    },
-    close: async () => session?.close(),
+    useAdapter,
+    close,
   };
 }
 

@@ -41,6 +41,7 @@ export async function classifierCheckpoint(
   const json = parseStrictJson(await readText(files, path), source) as Map<string, Json>; // an object, as read before
   json.delete("num_labels");
   json.set("architectures", [architectureOf(config)!]);
+  if (config.problemType !== null) json.set("problem_type", config.problemType);
   json.set("id2label", new Map(config.labels.map((label, i) => [String(i), label])));
   json.set("label2id", new Map(config.labels.map((label, i) => [label, i])));
   return { checkpoint: { ...checkpoint, tensors, aliases }, config: encodeJson(json) };

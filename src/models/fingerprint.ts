@@ -1,5 +1,4 @@
 // Whether an adapter was made for a base: a short name for the model and a sample of its weights, which the adapter's file keeps.
-import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { Checkpoint, CheckpointTensor } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
@@ -58,22 +57,4 @@ export async function isMadeFor(base: AnyBase, name: string | undefined): Promis
   if (name === undefined) return null;
   if (/^[0-9a-f]{16}$/.test(name)) return name === layoutFingerprint(base.checkpoint);
   return name.startsWith(`${VERSION}:`) ? name === (await base.fingerprint()) : null;
-}
-
-/**
- * Throws `adapter/other-base` if `adapter` says that it was made for another base, unless `anyBase` is true. PEFT's adapters
- * say nothing, and pass.
- */
-export async function checkMadeFor(
-  base: AnyBase,
-  adapter: { baseFingerprint?: string; config: { baseModelNameOrPath: string | null } },
-  anyBase = false,
-): Promise<void> {
-  if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false) return;
-  throw new LowrankError("adapter/other-base", "the adapter was made for another base: same shapes, other weights or settings", {
-    subject: base.checkpoint.folder,
-    expected: `${adapter.config.baseModelNameOrPath ?? "a base that the adapter does not name"}, fingerprint ${adapter.baseFingerprint}`,
-    got: `${base.checkpoint.folder}, fingerprint ${await base.fingerprint()}`,
-    next: "Use the base that the adapter was trained on, or allow any base of its shape (--any-base, anyBase).",
-  });
 }

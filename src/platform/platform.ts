@@ -13,7 +13,10 @@ export interface Platform {
   openSession: OpenSession;
   /** The folder of a model by its name. Without it a name is a folder. */
   resolveModel?: (reference: string, options?: HubOptions) => Promise<ModelFolder>;
-  assets?: Assets;
+  /** Folder of the demo's train.jsonl and test.jsonl, which come with the package. */
+  demoData?: string;
+  /** What draws the charts of a report. */
+  chartLibrary?: () => Promise<ChartLibrary>;
   /** Decodes image files. */
   decodeImage?: DecodeImage;
   /** Stops work on text that takes too long. */
@@ -35,13 +38,6 @@ export interface Platform {
   collect?: () => void;
   /** What it runs on, for logs: names and values in words. */
   environment?: () => Record<string, string>;
-}
-
-/** Files that come with the package. */
-export interface Assets {
-  /** Folder of the demo's train.jsonl and test.jsonl. */
-  demo: string;
-  chartLibrary(): Promise<ChartLibrary>;
 }
 
 /** uPlot's files, as text. */

@@ -1,8 +1,8 @@
 // A model of another task than language modelling in sessions of the engine, one for each output that is asked for; adapters, and
 // the heads they bring, are inputs, so that changing them opens nothing again unless the head has another size.
 
-import { adaptable, adapterFeeds } from "../adapters/adaptable.ts";
-import { adapterAgainst } from "../adapters/attach.ts";
+import { type AdaptableSession, adaptableSession } from "../adapters/adaptable.ts";
+import { attach } from "../adapters/attach.ts";
 import { withInputs } from "../adapters/inject.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { SavedWeight } from "../adapters/saved.ts";
@@ -12,13 +12,11 @@ import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
-import { type AnyBase, forAdapter } from "../models/base.ts";
-import { checkMadeFor } from "../models/fingerprint.ts";
+import type { AnyBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type ModelConfig, modelOutputs } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
-import { openGraph } from "../runtime/open-graph.ts";
-import type { OpenSession, Session } from "../runtime/session.ts";
+import type { OpenSession } from "../runtime/session.ts";
 import { float32, type Tensor } from "../tensor.ts";
 import { inTurn } from "./queue.ts";
 
@@ -61,8 +59,7 @@ interface Attached {
 }
 
 interface Opened {
-  session: Session;
-  modules: readonly ModuleInfo[];
+  adaptable: AdaptableSession;
   /** Names of the inputs. */
   inputs: ReadonlySet<string>;
 }
@@ -83,42 +80,36 @@ export async function openTaskModel(
     return value;
   };
 
-  const attach = async (given: Adapter | null, before: readonly SavedWeight[]): Promise<Attached> => {
-    const { modules, config } = given ? forAdapter(base, given) : base;
-    const fitted = given && adapterAgainst(given, modules);
-    if (given) await checkMadeFor(base, given, anyBase);
-    const saved = fitted?.saved ?? new Map();
+  const attachedTo = async (given: Adapter | null, before: readonly SavedWeight[]): Promise<Attached> => {
+    const { base: own, adapter } = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
+    const { modules, config } = own;
+    const saved = adapter?.saved ?? new Map();
     checkHead(config, base, [...saved.keys()]);
     const replaced = replacedWeights(modules, [...saved.keys(), ...before.map(({ name }) => name)]);
     const feeds: Record<string, Tensor> = {};
     for (const { name, shape } of replaced) {
       feeds[inputName(name)] = float32(shape, saved.get(name)?.data ?? (await ownValue(name)));
     }
-    return { adapter: fitted, config, replaced, feeds };
+    return { adapter, config, replaced, feeds };
   };
 
   const open = async (output: string): Promise<Opened> => {
     const inputs = attached.replaced.map(({ name, shape }) => [name, input(inputName(name), "float32", shape)] as const);
     const outputs = { [output]: modelOutputs(attached.config)[output]! };
-    const { graph, modules } = adaptable(withInputs({ outputs }, new Map(inputs)));
+    const graph = withInputs({ outputs }, new Map(inputs));
     const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : []));
-    const session = await openGraph(graph, weights, { openSession, threads });
-    const opened = { session, modules, inputs: new Set(names) };
-    try {
-      await bind(opened, attached);
-    } catch (error) {
-      await session.close();
-      throw error;
-    }
+    const opened = { adaptable: adaptableSession(graph, weights, { openSession, threads }), inputs: new Set(names) };
+    await bind(opened, attached);
+    await opened.adaptable.session();
     return opened;
   };
   const closeAll = async (): Promise<void> => {
     const opened = await Promise.allSettled(sessions.values());
     sessions.clear();
-    for (const result of opened) if (result.status === "fulfilled") await result.value.session.close();
+    for (const result of opened) if (result.status === "fulfilled") await result.value.adaptable.close();
   };
 
-  let attached = await attach(adapter, []);
+  let attached = await attachedTo(adapter, []);
   const next = inTurn();
 
   return {
@@ -131,13 +122,14 @@ export async function openTaskModel(
           sessions.delete(output);
           throw error;
         });
-        const { [output]: result } = await opened.session.run(inputsIn(feeds, opened), { fetches: [output] });
+        const session = await opened.adaptable.session();
+        const { [output]: result } = await session.run(inputsIn(feeds, opened), { fetches: [output] });
         return result!.data as Float32Array;
       }),
     useAdapter: (given) =>
       next(async () => {
         const { replaced } = attached;
-        attached = await attach(given, replaced);
+        attached = await attachedTo(given, replaced);
         if (JSON.stringify(replaced) !== JSON.stringify(attached.replaced)) return closeAll();
         for (const opening of sessions.values()) await bind(await opening, attached);
       }),
@@ -145,8 +137,8 @@ export async function openTaskModel(
   };
 }
 
-const bind = ({ session, modules, ...opened }: Opened, { adapter, feeds }: Attached): Promise<void> =>
-  session.bind({ ...adapterFeeds(adapter, modules), ...inputsIn(feeds, opened) });
+const bind = ({ adaptable, ...opened }: Opened, { adapter, feeds }: Attached): Promise<void> =>
+  adaptable.useAdapter(adapter, inputsIn(feeds, opened));
 
 const inputsIn = (feeds: Record<string, Tensor>, { inputs }: Pick<Opened, "inputs">): Record<string, Tensor> =>
   Object.fromEntries(Object.entries(feeds).filter(([name]) => inputs.has(name)));

@@ -1,5 +1,8 @@
 // The table of tasks. A new task is a folder here and a line in the table (docs/add-a-task.md).
 
+import type { z } from "zod";
+import { attach } from "../adapters/attach.ts";
+import type { Adapter } from "../adapters/peft-files.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
@@ -7,17 +10,27 @@ import { type HeadChoice, headNames, type ModelConfig } from "../models/registry
 import { causalLm } from "./causal-lm/index.ts";
 import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
+import { multiLabelClassification } from "./multi-label-classification/index.ts";
+import { preference } from "./preference/index.ts";
+import { regression } from "./regression/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
-import type { Score, Task } from "./task.ts";
+import type { Score, Task, TaskOptions } from "./task.ts";
+import { tokenClassification } from "./token-classification/index.ts";
 
 export const tasks = {
   "causal-lm": causalLm,
+  preference,
   "sequence-classification": sequenceClassification,
   "image-classification": imageClassification,
   contrastive,
+  "multi-label-classification": multiLabelClassification,
+  regression,
+  "token-classification": tokenClassification,
 } satisfies Record<string, Task>;
 
 export type TaskName = keyof typeof tasks;
+/** What is evaluated, by its type, where a program names no task. */
+export type UsualTask = "causal-lm";
 export const taskNames = Object.keys(tasks) as [TaskName, ...TaskName[]];
 /** The row of a task. */
 export const taskOf = (name: TaskName): Task<Score> => tasks[name];
@@ -28,10 +41,10 @@ export type ScoreOf<T extends TaskName> = Awaited<ReturnType<ReturnType<(typeof 
 export type HeadTask = { [T in TaskName]: (typeof tasks)[T] extends { classes: true } ? T : never }[TaskName];
 
 /** The options that tasks add to those of every run. */
-type OwnShape<T> = T extends { options: infer S } ? S : unknown;
-type All<U> = (U extends unknown ? (one: U) => void : never) extends (all: infer I) => void ? I : never;
+type TakesShape<T> = T extends { options: infer S } ? (shape: S) => void : never;
+type AllShapes = TakesShape<(typeof tasks)[TaskName]> extends (all: infer S) => void ? S : never;
 export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
-  [K in keyof All<OwnShape<(typeof tasks)[TaskName]>>]: All<OwnShape<(typeof tasks)[TaskName]>>[K];
+  [K in keyof AllShapes as string extends K ? never : K]: AllShapes[K];
 };
 
 /** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
@@ -88,6 +101,30 @@ export const headOf = ({ head, labels, problemType }: Task): HeadChoice => ({
 /** A base, or one without weights, under the head of a task. */
 export const baseFor = <B extends AnyBase | TextBase>(base: B, name: TaskName): B => onBase(base, headOf(taskOf(name)));
 
+/** A base for its task, and an adapter on it: what every use of both begins with. */
+export interface PreparedBase {
+  name: TaskName;
+  task: Task<Score>;
+  base: AnyBase;
+  adapter: Adapter | null;
+}
+
+/**
+ * Puts a base under the head of its task and attaches an adapter, or none: the task is chosen by `chooseTask`, the adapter is fitted
+ * and checked by `attach`. Fails as these do.
+ */
+export async function prepareBase(
+  code: string,
+  opened: AnyBase,
+  given: Adapter | null,
+  { task, anyBase }: { task?: TaskName; anyBase?: boolean } = {},
+): Promise<PreparedBase> {
+  const name = chooseTask(code, opened.config, task, given);
+  const base = baseFor(opened, name);
+  const attached = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
+  return { name, task: taskOf(name), ...attached };
+}
+
 /** Refuses an option, with this code, because it is for models of another task than `name`. */
 export function optionMismatch(
   code: string,
@@ -96,6 +133,18 @@ export function optionMismatch(
   facts: { subject: string; expected: string; got: string; next: string },
 ): LowrankError {
   return new LowrankError(code, `${config.modelType} is a model for ${tasks[name].what}`, facts);
+}
+
+/** Refuses an option, with this code, that is another task's own: it would do nothing. */
+export function checkOwnOptions(code: string, config: ModelConfig, name: TaskName, options: TaskOptions): void {
+  for (const [option, type] of Object.entries<z.ZodType>(taskOptions)) {
+    const isOwn = option in (taskOf(name).options ?? {});
+    const value = options[option];
+    if (isOwn || value === undefined || value === type.safeParse(undefined).data) continue;
+    const owners = taskNames.filter((task) => option in (taskOf(task).options ?? {}));
+    const facts = { subject: option, expected: "no such option", got: String(value) };
+    throw optionMismatch(code, config, name, { ...facts, next: `Leave it out, or choose its task: ${owners.join(", ")}.` });
+  }
 }
 
 /** Throws `data/columns` if a column is named that the records of the task do not have: it would be left unread. */

@@ -5,6 +5,7 @@ import type { LoraConfig } from "../adapters/config.ts";
 import type { Classes } from "../data/classes.ts";
 import type { Collator } from "../data/collate.ts";
 import type { MadeExample, TrainOn } from "../data/examples.ts";
+import type { ImageSpan } from "../data/image-spans.ts";
 import type { ImageStore } from "../data/images.ts";
 import type { PromptFormatFinder } from "../data/prompts.ts";
 import type { RecordFile } from "../data/readers.ts";
@@ -17,7 +18,8 @@ import type { HeadName, ModelConfig } from "../models/heads/head.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import type { Tensor } from "../tensor.ts";
-import type { ImageSpan } from "./causal-lm/image-spans.ts";
+import type { EncodedPair } from "../text/pairs.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { DatasetStats, ShownExample } from "./common/preview.ts";
 
 /** How records become examples. */
@@ -43,6 +45,8 @@ export interface TaskData {
   classes?: Classes;
   /** Of a base that reads images. */
   images?: ImageStore;
+  /** The text of an example that samples continue, and what they should write; the example itself if absent. */
+  sampled?: (example: Example) => Example;
   /** Of a task that continues texts: how the trained model is asked. */
   prompts?: () => PromptFormatFinder;
   /** Where the images of an example are among its tokens. */
@@ -121,18 +125,34 @@ export interface LabelScore {
   probability: number;
 }
 
+/** A part of a text, from character `from` to before `to`, and its class. */
+export interface LabelledSpan extends LabelScore {
+  text: string;
+  from: number;
+  to: number;
+}
+
 /** What `classify` returns of one input. */
 export interface Classification {
-  /** The most probable first; of equal ones the earlier class. */
+  /** Of the whole input, the most probable first; of equal ones the earlier class. Empty where something else is predicted. */
   scores: LabelScore[];
+  /** The number that is predicted. */
+  value?: number;
+  /** Each word and its class. */
+  words?: LabelledSpan[];
+  /** What words name together. */
+  entities?: LabelledSpan[];
   /** Whether the text was longer than the model reads, and its end was left out. */
   cut: boolean;
 }
 
 /** How a model classifies: from an input's logits, [labels] or [tokens, labels], to what is returned. */
-export interface Classifying {
+export interface Classifying<E extends EncodedPair = EncodedPair> {
   reads: "text" | "image";
-  read(logits: Float32Array, labels: readonly string[]): Omit<Classification, "cut">;
+  /** How a text is encoded, where it is not as one text or as two. */
+  encode?(tokenizer: Tokenizer, text: string, maxTokens: number): E;
+  /** `encoded` is the text that the logits are of. */
+  read(logits: Float32Array, labels: readonly string[], encoded?: E): Omit<Classification, "cut">;
 }
 
 /** What predictions are made of. */
@@ -169,6 +189,8 @@ export interface Task<S extends Score = Score> {
   unit: "tokens" | "examples";
   /** Rows of a batch of an evaluation, if nothing else is said. */
   evalBatchSize: number;
+  /** Rows of the graph that an example becomes; 1 if absent. */
+  rowsPerExample?: number;
   /** Fewest rows of a batch, where there is nothing to learn from fewer. */
   fewestRows?: number;
   /** What has to hold for a base beside its head. Throws `train/option` and the like. */

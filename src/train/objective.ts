@@ -1,4 +1,6 @@
 // A loss graph and what of it is trained, as a function of θ over one ONNX session.
+
+import { layoutOf, lengthOfTheta, partOf, type Trained } from "../adapters/layout.ts";
 import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
@@ -8,7 +10,7 @@ import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession, Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { type Lengths, lengthOf } from "./memory.ts";
-import { fullEntries, fullGraph, gradientName, inputsOf, loraEntries, loraGraph, type Trained } from "./training-graph.ts";
+import { fullEntries, fullGraph, gradientName, inputsOf, loraGraph } from "./training-graph.ts";
 import type { DropoutKey, Objective, ThetaEntry } from "./types.ts";
 
 export interface ObjectiveOptions {
@@ -47,7 +49,7 @@ export async function loraObjective(options: LoraObjectiveOptions): Promise<Open
     });
     return { ...Object.fromEntries(numbers), dropoutRate: float32([], Float32Array.of(key ? dropout : 0)) };
   };
-  return sessionObjective(session, loraEntries(options), draw, graph);
+  return sessionObjective(session, layoutOf(options), draw, graph);
 }
 
 /** What beside a batch's feeds a run is fed: random numbers, none at all (null) in evaluation. */
@@ -79,15 +81,14 @@ async function sessionObjective(
   draw: Draw,
   { outputs }: Graph,
 ): Promise<OpenObjective> {
-  const length = entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const length = lengthOfTheta(entries);
   const [values, gradients] = [0, 1].map(() => new Float32Array(new SharedArrayBuffer(4 * length))) as [
     Float32Array,
     Float32Array,
   ];
-  const part = (whole: Float32Array, { offset, shape }: ThetaEntry) => whole.subarray(offset, offset + sizeOf(shape));
   await session.share(
-    Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, part(values, entry))])),
-    Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, part(gradients, entry))])),
+    Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, partOf(values, entry))])),
+    Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, partOf(gradients, entry))])),
   );
   const run = async ({ feeds }: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
     values.set(theta);

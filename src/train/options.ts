@@ -1,6 +1,7 @@
 // The options of a fine-tuning run: each with its type, default and help, and what they are together.
 import { z } from "zod";
 import { type LoraConfig, loraConfig } from "../adapters/config.ts";
+import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { describeOptions, option } from "../options.ts";
@@ -23,6 +24,11 @@ function parseNames(text: string): string | string[] {
 }
 const moduleNames = { value: "NAMES", expected: "names, a regular expression, all-linear, or default", parse: parseNames };
 const targetNames = names.default("all-linear").transform((given) => (given === "default" ? null : given));
+
+/** The options that adapter methods add. */
+export const methodOptions = Object.fromEntries(
+  methodHelp.map(({ name, help }) => [name, option(methodSchemas[name as keyof typeof methodSchemas], { help })]),
+) as typeof methodSchemas;
 
 /** The options that make a new adapter; the values are checked by `loraConfig`. */
 const loraOptions = {
@@ -57,6 +63,7 @@ const loraOptions = {
     choices: ["true", "gaussian", "false"],
     help: "first values. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
   }),
+  ...methodOptions,
 };
 
 /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
@@ -73,6 +80,8 @@ export const columnOptions = {
     value: "NAME",
     help: "of a model that classifies images or compares them with texts: that of their paths",
   }),
+  // Those of tasks, whose types `taskOptions` has.
+  ...(Object.fromEntries(Object.entries(taskOptions).filter(([name]) => name.endsWith("Column"))) as Record<never, never>),
 };
 
 /** How records are read, in training and elsewhere. */
@@ -255,6 +264,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     alphaPattern: options.alphaPattern,
     useRslora: rslora,
     initLoraWeights: init,
+    ...methodFieldsOf(options),
     ...peft,
     baseModelNameOrPath: baseName,
   });

@@ -1,10 +1,10 @@
 // run.json: the options of a run, kept in its output folder, from which it is resumed and the trained model is asked.
 import { z } from "zod";
 import type { PromptFormat } from "../data/prompts.ts";
-import type { ColumnNames } from "../data/records.ts";
 import { LowrankError, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
+import { taskOptions } from "../tasks/index.ts";
 import { columnOptions, completeOptions, isAdapterOption, type RunOptions } from "./options.ts";
 
 /** The options of a run, kept in its output folder. */
@@ -83,9 +83,11 @@ async function runOf(files: Files, folder: string): Promise<Record<string, unkno
   return {};
 }
 
-/** The columns of the run that trained `folder`; none if nothing there says it. */
-export async function readRunColumns(files: Files, folder: string): Promise<ColumnNames> {
-  return z.object(columnOptions).safeParse((await runOf(files, folder))["options"]).data ?? {};
+const readingChoices = z.object({ ...columnOptions, ...taskOptions });
+
+/** How the run that trained `folder` read its records: its columns, its task's own options; none if nothing there says it. */
+export async function readRunChoices(files: Files, folder: string): Promise<z.output<typeof readingChoices>> {
+  return readingChoices.safeParse((await runOf(files, folder))["options"]).data ?? {};
 }
 
 /** The options kept in the output folder; none if the run can start without them. */

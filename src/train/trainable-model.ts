@@ -1,19 +1,21 @@
 // What a run trains: θ, its first value, how the network is opened around it and how it is saved. One function a method.
 
-import { adapterAgainst } from "../adapters/attach.ts";
-import { initAdapter, initSaved, type LoraFactors } from "../adapters/init.ts";
-import { matchModules, resolveConfig } from "../adapters/match.ts";
-import { type Adapter, adapterBytes, savedKey, writeAdapter } from "../adapters/peft-files.ts";
+import { fitAdapter, weightTargets } from "../adapters/attach.ts";
+import type { LoraConfig } from "../adapters/config.ts";
+import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
+import { layoutOf, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
+import { type AdapterModule, frozenWeights, matchModules, resolveConfig } from "../adapters/match.ts";
+import { methodOf } from "../adapters/method-table.ts";
+import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
 import { type SavedTensor, savedWeights } from "../adapters/saved.ts";
 import type { RunIdentity } from "../data/types.ts";
 import type { Files } from "../files.ts";
-import { findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
+import { entryOf, findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { AnyBase } from "../models/base.ts";
 import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
-import { checkMadeFor } from "../models/fingerprint.ts";
 import { forwardGraph } from "../models/registry.ts";
 import { ownTask, taskOf } from "../tasks/index.ts";
 import { sizeOf } from "../tensor.ts";
@@ -21,8 +23,7 @@ import type { SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
 import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
-import { fullEntries, fullGraph, loraEntries, loraGraph } from "./training-graph.ts";
-import type { ThetaEntry } from "./types.ts";
+import { fullEntries, fullGraph, loraGraph } from "./training-graph.ts";
 
 export interface TrainableModel {
   /** How many modules are adapted; null when every weight is trained. */
@@ -33,8 +34,8 @@ export interface TrainableModel {
   resultBytes: number;
   /** The first value of θ; for the method "full" the weights are read here. */
   theta(): Promise<Float32Array>;
-  /** θ with the adapter off, from its first value; that value itself when every weight is trained. */
-  off(theta: Float32Array): Float32Array;
+  /** θ with the adapter off: the base's own outputs; where every weight is trained, θ as it is. */
+  off(theta: Float32Array): Promise<Float32Array>;
   /** What of it determines the bits of the run. */
   facts: RunIdentity;
   saveWeights: SaveWeights;
@@ -62,45 +63,42 @@ export const trainableModels: Record<RunOptions["method"], MakeTrainable> = {
   full: fullModel,
 };
 
-/** A LoRA adapter: a new one, or the one to go on with. */
+/** An adapter: a new one, or the one to go on with. */
 async function adapterModel(
   files: Files,
   base: AnyBase,
   options: RunOptions,
   { given, labels }: TrainableParts,
 ): Promise<TrainableModel> {
-  const adapter = adapterAgainst(given ?? (await newAdapter(files, base, options)), base.modules);
-  await checkMadeFor(base, adapter, options.anyBase);
-  const { config, modules } = adapter;
-  const saved = savedWeights(base.modules, config);
-  const named = { ...config, baseModelNameOrPath: options.baseName ?? null };
+  const adapter = given ? fitAdapter(given, base.modules) : await newAdapter(files, base, options);
+  const { config, modules, frozen } = adapter;
+  const trained = trainedBy(adapter);
+  const layout = layoutOf(trained);
+  const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
+  const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
-  const adapterOf = (trained: Float32Array): Adapter => ({
-    config: named,
-    modules,
-    tensors: new Map(factorsIn(adapter, trained)),
-    ...(saved.length > 0 && { saved: savedIn(adapter, trained) }),
-    ...(labels && { labels: [...labels] }),
-    baseFingerprint,
-  });
+  const adapterOf = (values: Float32Array): Adapter => {
+    const { tensors, saved } = viewsOf(layout, values);
+    const beside = { ...(saved.size > 0 && { saved }), ...(frozen && { frozen }), ...named };
+    return { config: ownConfig, modules, tensors, ...beside, baseFingerprint };
+  };
   return {
     modules: modules.length,
     trainable: theta.length,
-    resultBytes: adapterBytes(modules, saved, labels && [...labels]),
+    resultBytes: adapterBytes(
+      trained,
+      [...(frozen ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] })),
+      named,
+    ),
     theta: async () => theta,
-    off(first) {
-      const values = first.slice();
-      for (const { offset, shape, group } of entriesOf(adapter))
-        if (group === "B") values.fill(0, offset, offset + sizeOf(shape));
-      return values;
-    },
+    off: async () => thetaOf(await identityAdapter(files, base, adapter)),
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
-    saveWeights: (folder, trained) => writeAdapter(files, folder, adapterOf(trained)),
+    saveWeights: (folder, values) => writeAdapter(files, folder, adapterOf(values)),
     adapterOf,
-    graph: (loss) => loraGraph(loss, { modules, saved }, config.dropout > 0),
-    open: (options) => loraObjective({ ...options, modules, saved, dropout: config.dropout }),
+    graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
+    open: (options) => loraObjective({ ...options, ...trained, dropout: config.dropout }),
   };
 }
 
@@ -112,7 +110,7 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Pro
   } = base;
   const config = loraConfigOf(options, taskOf(options.task ?? ownTask(base.config)));
   const matched = matchModules(modules, config, modelType);
-  const tensors = initAdapter(matched, config, options.seed);
+  const resolved = resolveConfig(config, modules, matched, modelType);
   const saved = new Map<string, SavedTensor>();
   const head = missingHead(base, options.seed);
   for (const { name, shape } of savedWeights(modules, config)) {
@@ -120,39 +118,38 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Pro
     const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
     saved.set(name, { shape, data });
   }
-  const resolved = resolveConfig(config, modules, matched, modelType);
-  return { config: resolved, modules: matched, tensors, ...(saved.size > 0 && { saved }) };
-}
-
-/** The trained tensors of an adapter as one vector, in the order of `loraEntries`. */
-export function thetaOf(adapter: Pick<Adapter, "modules" | "tensors" | "saved">): Float32Array {
-  const theta = new Float32Array(entriesOf(adapter).reduce((sum, { shape }) => sum + sizeOf(shape), 0));
-  for (const [path, { loraA, loraB }] of factorsIn(adapter, theta)) {
-    loraA.set(adapter.tensors.get(path)!.loraA);
-    loraB.set(adapter.tensors.get(path)!.loraB);
+  const frozen = new Map<string, SavedTensor>();
+  for (const name of frozenWeights(resolved, modules, matched)) {
+    const tensor = await readWeights(files, checkpoint, ownName(base, name));
+    frozen.set(name, { shape: tensor.shape, data: toFloat32(tensor) });
   }
-  for (const [name, { data }] of savedIn(adapter, theta)) data.set(adapter.saved!.get(name)!.data);
-  return theta;
+  const tensors = await firstTensors(files, base, config, matched, options.seed);
+  const beside = { ...(saved.size > 0 && { saved }), ...(frozen.size > 0 && { frozen }) };
+  return { config: resolved, modules: matched, tensors, ...beside };
 }
 
-function entriesOf({ modules, saved = new Map() }: Pick<Adapter, "modules" | "saved">): ThetaEntry[] {
-  return loraEntries({ modules, saved: [...saved].map(([name, { shape }]) => ({ name, shape: [...shape] })) });
+/** First values of an adapter's tensors, drawn by `seed` and from the base's weights. */
+async function firstTensors(files: Files, base: AnyBase, config: LoraConfig, modules: readonly AdapterModule[], seed: number) {
+  const drawn = { config, modules: [...modules], tensors: initAdapter(modules, config, seed) };
+  const targets = weightTargets(drawn, base.modules, (name) => ownName(base, name));
+  return withInitial(files, base.checkpoint, methodOf(config), drawn.tensors, targets);
 }
 
-/** The weights that are trained in full inside `theta`, not copied. */
-function savedIn(adapter: Pick<Adapter, "modules" | "saved">, theta: Float32Array): Map<string, SavedTensor> {
-  const entries = new Map(entriesOf(adapter).map((entry) => [entry.key, entry]));
-  const within = [...(adapter.saved ?? [])].map(([name, { shape }]): [string, SavedTensor] => {
-    const { offset } = entries.get(savedKey(name))!;
-    return [name, { shape, data: theta.subarray(offset, offset + sizeOf(shape)) }];
-  });
-  return new Map(within);
+/** An adapter of the same layout that changes nothing; what is trained in full has the base's values, where it has any. */
+async function identityAdapter(files: Files, base: AnyBase, { config, modules, saved }: Adapter): Promise<Adapter> {
+  const own = new Map(saved);
+  for (const [name, { shape }] of own)
+    if (entryOf(base.checkpoint, name))
+      own.set(name, { shape, data: toFloat32(await readWeights(files, base.checkpoint, name)) });
+  const tensors = await firstTensors(files, base, { ...config, initLoraWeights: true }, modules, 0);
+  return { config, modules, tensors, ...(saved && { saved: own }) };
 }
 
-/** The factors of each module inside `theta`, not copied. */
-function factorsIn({ modules }: Pick<Adapter, "modules">, theta: Float32Array): [string, LoraFactors][] {
-  const parts = loraEntries({ modules }).map(({ offset, shape }) => theta.subarray(offset, offset + sizeOf(shape)));
-  return modules.map(({ path }, i) => [path, { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]! }]);
+/** The weight that stands for one of the model's: the embedding's, where an output layer tied to it has none of its own. */
+function ownName({ checkpoint, modules }: AnyBase, name: string): string {
+  const isOutput = modules.some(({ path, isOutputEmbedding }) => isOutputEmbedding && name === `${path}.weight`);
+  if (!isOutput || entryOf(checkpoint, name)) return name;
+  return `${modules.find(({ kind }) => kind === "embedding")!.path}.weight`;
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */
@@ -173,7 +170,7 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
       names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0) +
       added.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0),
     theta: () => readTheta(files, checkpoint, entries, head),
-    off: (theta) => theta.slice(),
+    off: async (theta) => theta.slice(),
     facts: {},
     adapterOf: null,
     saveWeights: (folder, theta) => writeTheta(files, written, entries, folder, theta, { kept, head, config: headed?.config }),

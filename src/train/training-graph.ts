@@ -1,9 +1,8 @@
-// Which tensors of a loss graph are trained: LoRA factors and saved modules, or every weight; they become θ, with gradients.
+// Which tensors of a loss graph are trained: those of an adapter, or every weight; they become θ, with gradients.
 
-import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout, withInputs } from "../adapters/inject.ts";
-import type { AdapterModule } from "../adapters/match.ts";
-import { savedKey } from "../adapters/peft-files.ts";
-import type { SavedWeight } from "../adapters/saved.ts";
+import { adapt, dropoutPoolWidth, type LayerTensors, pooledDropout, withInputs } from "../adapters/inject.ts";
+import { layoutOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
+import { methodOf } from "../adapters/method-table.ts";
 import { gradients } from "../graph/autodiff.ts";
 import type { Dim } from "../graph/dims.ts";
 import { fuseAdditions } from "../graph/fuse.ts";
@@ -11,32 +10,6 @@ import { check, type Graph, type Node, nodesOf, type Value } from "../graph/grap
 import { mul } from "../graph/ops/elementwise.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
 import { sizeOf } from "../tensor.ts";
-import type { ThetaEntry } from "./types.ts";
-
-/** What LoRA trains. */
-export interface Trained {
-  modules: readonly AdapterModule[];
-  saved?: readonly SavedWeight[];
-}
-
-/** The tensors of θ: A then B of each module, in the order of the modules, then the saved weights. */
-export function loraEntries({ modules, saved = [] }: Trained): ThetaEntry[] {
-  let offset = 0;
-  const factors = modules.flatMap(({ path, rank, inFeatures, outFeatures }) =>
-    (["A", "B"] as const).map((group): ThetaEntry => {
-      const shape = group === "A" ? [rank, inFeatures] : [outFeatures, rank];
-      const entry = { key: `base_model.model.${path}.lora_${group}.weight`, offset, shape, group };
-      offset += sizeOf(shape);
-      return entry;
-    }),
-  );
-  const whole = saved.map(({ name, shape }): ThetaEntry => {
-    const entry = { key: savedKey(name), offset, shape, group: "weight" as const };
-    offset += sizeOf(shape);
-    return entry;
-  });
-  return [...factors, ...whole];
-}
 
 /**
  * A loss graph that yields dloss/dθ beside its outputs: the gradient of each trained tensor under its key. It is zero for what the
@@ -61,27 +34,32 @@ export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
 /** What the layers' input is dropped with in training, by path. */
 type Dropout = (path: string, x: Value) => Value;
 
-/** A graph with the tensors of θ as inputs under their keys, and those inputs in the order of `loraEntries`. */
+/** A graph with the tensors of θ as inputs under their keys, and those inputs in the order of `layoutOf`. */
 export function adaptedGraph(graph: Graph, trained: Trained, dropout?: Dropout): { graph: Graph; parts: Value[] } {
-  const { modules, saved = [] } = trained;
-  const parts = loraEntries(trained).map(({ key, shape }) => input(key, "float32", shape));
-  const factors = modules.map(({ path, scale }, i): [string, LoraFactors] => [
-    path,
-    { loraA: parts[2 * i]!, loraB: parts[2 * i + 1]!, scale },
-  ]);
-  const whole = new Map(saved.map(({ name }, i) => [name, parts[2 * modules.length + i]!]));
+  const layout = layoutOf(trained);
+  const parts = layout.map(({ key, shape }) => input(key, "float32", shape));
+  const beside = new Map<string, LayerTensors>();
+  const whole = new Map<string, Value>();
+  const scales = new Map(trained.modules.map(({ path, scale }) => [path, scale]));
+  for (const [i, entry] of layout.entries()) {
+    if ("saved" in entry) whole.set(entry.saved, parts[i]!);
+    else {
+      const tensors = { ...beside.get(entry.path)?.tensors, [entry.name]: parts[i]! } as LayerTensors["tensors"];
+      beside.set(entry.path, { tensors, scale: scales.get(entry.path)! });
+    }
+  }
   const own = whole.size > 0 ? withInputs(graph, whole) : graph;
-  return { graph: inject(own, loraUpdate(own, new Map(factors), dropout)), parts };
+  return { graph: adapt(own, methodOf(trained.config), beside, dropout), parts };
 }
 
-/** The graph of LoRA training for a `loss`: the tensors of θ are inputs under their keys, injected beside the frozen layers. */
+/** The graph of training an adapter for a `loss`: the tensors of θ are inputs under their keys, injected beside the frozen layers. */
 export function loraGraph(loss: Graph, trained: Trained, dropout: boolean): Graph {
-  const { modules } = trained;
+  const dropped = trained.modules.filter(({ isEmbedding }) => !isEmbedding);
   const drop = dropout
-    ? pooledDropout(modules, dropoutPools(dropoutPoolWidth(modules)), input("dropoutRate", "float32", []))
+    ? pooledDropout(dropped, dropoutPools(dropoutPoolWidth(dropped)), input("dropoutRate", "float32", []))
     : undefined;
   const { graph, parts } = adaptedGraph(loss, trained, drop);
-  return withGradient(graph, loraEntries(trained), parts);
+  return withGradient(graph, layoutOf(trained), parts);
 }
 
 const POOL = "dropoutPool";

@@ -1,14 +1,10 @@
 // The border between the training loop and the network: a flat parameter vector θ and a function of it.
+
+import type { ThetaEntry } from "../adapters/layout.ts";
 import type { Batch } from "../data/types.ts";
 import type { Tensor } from "../tensor.ts";
 
-/** One tensor inside θ. `key` is its name in the saved file; A and B factors may learn at different rates (LoRA+). */
-export interface ThetaEntry {
-  key: string;
-  offset: number;
-  shape: number[];
-  group: "A" | "B" | "weight";
-}
+export type { ThetaEntry };
 
 /** Identifies the random numbers of one forward pass, so that dropout resumes to the same bits. */
 export interface DropoutKey {

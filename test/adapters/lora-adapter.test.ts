@@ -3,14 +3,15 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { adapterAgainst, mergeTargets } from "../../src/adapters/attach.ts";
+import { fitAdapter, mergeTargets } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { describeAdapter } from "../../src/adapters/describe.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import type { AdapterModule } from "../../src/adapters/match.ts";
-import { type Adapter, loraAKey, loraBKey, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
+import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
+import type { LowrankError } from "../../src/errors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { near, refusedSync } from "../helpers/assert.ts";
+import { near } from "../helpers/assert.ts";
 import { fixtureAdapter, fixtureModules } from "../helpers/lora-fixture.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
@@ -46,8 +47,8 @@ test("PEFT holds the factors, ranks and scales that were written, and they chang
     near(described.get(module.path)!.normDelta, normDelta, { rtol: 1e-5 });
     const { loraA, loraB } = adapter.tensors.get(module.path)!;
     for (const [key, values] of [
-      [loraAKey(module.path), loraA],
-      [loraBKey(module.path), loraB],
+      [`base_model.model.${module.path}.lora_A.weight`, loraA],
+      [`base_model.model.${module.path}.lora_B.weight`, loraB],
     ] as const) {
       const [sum, squares] = loaded.sums[key]!;
       near(
@@ -158,16 +159,21 @@ test("a fresh adapter has an update of norm 0", () => {
 
 test("an adapter for another model is refused with the first module that differs", () => {
   const adapter = fixtureAdapter();
-  assert.doesNotThrow(() => adapterAgainst(adapter, fixtureModules));
+  assert.doesNotThrow(() => fitAdapter(adapter, fixtureModules));
   const renamed = fixtureModules.map((module) => ({ ...module, path: module.path.replace("mlp", "ffn") }));
-  refusedSync(() => adapterAgainst(adapter, renamed), "adapter/no-module", {
-    subject: "model.layers.0.mlp.up_proj",
-    expected: /model\.layers\.0\.ffn\.up_proj/,
-  });
+  assert.throws(
+    () => fitAdapter(adapter, renamed),
+    (error: LowrankError) => {
+      assert.equal(error.code, "adapter/no-module");
+      assert.equal(error.subject, "model.layers.0.mlp.up_proj");
+      assert.match(error.expected!, /model\.layers\.0\.ffn\.up_proj/);
+      return true;
+    },
+  );
   const wider = fixtureModules.map((module) => (module.path.includes("1.self_attn.k") ? { ...module, outFeatures: 32 } : module));
-  assert.throws(() => adapterAgainst(adapter, wider), { code: "adapter/other-base", subject: "model.layers.1.self_attn.k_proj" });
+  assert.throws(() => fitAdapter(adapter, wider), { code: "adapter/other-base", subject: "model.layers.1.self_attn.k_proj" });
   const embedding = fixtureModules.map((module) => ({ ...module, kind: "embedding" as const }));
-  assert.throws(() => adapterAgainst(adapter, embedding), { code: "adapter/no-module" });
+  assert.throws(() => fitAdapter(adapter, embedding), { code: "adapter/no-module" });
 });
 
 test("merge targets carry the factors, the scale, the stored name and the layout", () => {

@@ -57,6 +57,7 @@ test("the fields arrive under their own names", () => {
     revision: "main",
     inferenceMode: true,
     autoMapping: null,
+    useDora: false,
   });
 });
 

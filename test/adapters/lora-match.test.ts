@@ -113,10 +113,14 @@ test("an entry that also matches a shorter entry's module counts as matched", ()
   );
 });
 
-test("groups of modules, embeddings and the output layer are refused by name", () => {
-  refusedSync(() => match({ targetModules: ["mlp"] }), "lora/not-a-layer", { expected: /up_proj/ });
-  assert.throws(() => match({ targetModules: ["embed_tokens"] }), { code: "lora/unsupported", subject: "model.embed_tokens" });
-  assert.throws(() => match({ targetModules: ["lm_head", "q_proj"] }), { code: "lora/unsupported", subject: "lm_head" });
+test("groups of modules are refused by name; embeddings and the output layer are modules like others", () => {
+  assert.throws(
+    () => match({ targetModules: ["mlp"] }),
+    (e: LowrankError) => e.code === "lora/not-a-layer" && /up_proj/.test(e.expected!),
+  );
+  const [embedding] = match({ targetModules: ["embed_tokens"] });
+  assert.deepEqual([embedding!.path, embedding!.isEmbedding], ["model.embed_tokens", true]);
+  assert.deepEqual(paths(match({ targetModules: ["lm_head"] })), ["lm_head"]);
   assert.throws(() => match({ targetModules: null }, llama.modules, "phi3"), { code: "lora/no-default-targets" });
   assert.throws(() => match({ targetModules: null }, llama.modules, "constructor"), { code: "lora/no-default-targets" });
 });

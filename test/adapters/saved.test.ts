@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { adapterAgainst } from "../../src/adapters/attach.ts";
+import { fitAdapter } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initSaved } from "../../src/adapters/init.ts";
 import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
@@ -87,7 +87,15 @@ test("a projection that is saved is trained, and only it and the factors have gr
   assert.ok(adapted.every(({ path }) => path.endsWith("q_proj")));
   const saved = savedWeights(modules, lora);
   const loss = ownLoss(config);
-  const objective = await loraObjective({ checkpoint, loss, modules: adapted, saved, dropout: 0, openSession: openNodeSession });
+  const objective = await loraObjective({
+    checkpoint,
+    loss,
+    config: lora,
+    modules: adapted,
+    saved,
+    dropout: 0,
+    openSession: openNodeSession,
+  });
   const entry = objective.entries.at(-1)!;
   assert.equal(entry.key, "base_model.model.visual_projection.weight");
   const theta = new Float32Array(entry.offset + sizeOf(entry.shape));
@@ -128,10 +136,10 @@ test("saved weights that a model or a configuration does not have are named", as
     ...adapter,
     saved: new Map([...adapter.saved!].filter(([name]) => !names.includes(name))),
   });
-  assert.deepEqual(adapterAgainst(adapter, modules), adapter);
+  assert.deepEqual(fitAdapter(adapter, modules), adapter);
   const failure = (given: Adapter, given2 = modules) => {
     try {
-      adapterAgainst(given, given2);
+      fitAdapter(given, given2);
     } catch (error) {
       return error as { code: string; subject: string };
     }
@@ -153,7 +161,7 @@ test("an adapter under the module names of Transformers 4 is the same adapter, a
   const { modules, config } = await openBase(nodeFiles, `${cases}/vit-imgcls/base`);
   const [older, newer] = await Promise.all(
     ["adapter-v4", "adapter"].map(async (name) =>
-      adapterAgainst(await readAdapter(nodeFiles, `${cases}/vit-imgcls/${name}`), modules),
+      fitAdapter(await readAdapter(nodeFiles, `${cases}/vit-imgcls/${name}`), modules),
     ),
   );
   assert.deepEqual(older!.tensors, newer!.tensors);
@@ -176,7 +184,7 @@ test("ranks by the older names stay with their modules", async (t) => {
     config,
     modules: given.modules.map((module) => (module === ranked ? { ...module, alpha: 3, scale: 3 / 4 } : module)),
   };
-  await writeAdapter(nodeFiles, folder, adapterAgainst(adapter, modules));
+  await writeAdapter(nodeFiles, folder, fitAdapter(adapter, modules));
   const again = await readAdapter(nodeFiles, folder);
   assert.deepEqual(
     again.modules.filter(({ alpha }) => alpha === 3).map(({ path, scale }) => [path, scale]),

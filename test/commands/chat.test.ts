@@ -1,4 +1,4 @@
-// jobs/chat: turns, commands, formats and limits of a conversation on the tiny checkpoint; the terminal's view of it.
+// commands/chat: turns, commands, formats and limits of a conversation on the tiny checkpoint; the terminal's view of it.
 // slow
 import assert from "node:assert/strict";
 import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";

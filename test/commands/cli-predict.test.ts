@@ -67,14 +67,14 @@ test("hundreds of files on the command line are classified in blocks, in their o
   const files = Array.from({ length: 700 }, (_, i) => (i === 300 ? wide : imageFile("small.png")));
   const found = await lowrank(["classify", "--base", base, "--json", ...files]);
   assert.equal(found.status, 0, found.stderr);
-  const lines = jsonLines(found.stdout);
+  const lines = jsonLines<Classification & { input: string }>(found.stdout);
   assert.deepEqual(
     lines.map(({ input }) => input),
     files,
   );
   const rounded = ({ scores }: Classification) => scores.map(({ label, probability }) => `${label} ${probability.toFixed(4)}`);
-  assert.deepEqual(rounded(lines[699]), rounded(small!));
-  assert.notDeepEqual(rounded(lines[300]), rounded(small!));
+  assert.deepEqual(rounded(lines[699]!), rounded(small!));
+  assert.notDeepEqual(rounded(lines[300]!), rounded(small!));
 });
 
 test("classify by labels, from the command line and from a config file", async (t) => {
@@ -91,7 +91,7 @@ test("classify by labels, from the command line and from a config file", async (
   await writeFile(`${folder}/own.yaml`, 'labels: ["cat, dog", "dog, cat"]\n');
   const both = await lowrank([...command, "--config", `${folder}/own.yaml`], { input: `${wide}\n` });
   assert.deepEqual(
-    jsonLines(both.stdout)[0]
+    jsonLines<Classification>(both.stdout)[0]!
       .scores.map(({ label }: { label: string }) => label)
       .sort(),
     ["cat, dog", "dog, cat"],
@@ -104,7 +104,7 @@ test("embed prints a line for each text and image, or writes one tensor", async 
   t.after(() => embedder.close());
   const expected = [...(await embedder.embedTexts(["a cat"])), ...(await embedder.embedImages([wide, tall]))];
   const command = ["embed", "--base", base, "--adapter", adapter, "--text", "a cat", wide, tall];
-  const lines = jsonLines((await lowrank(command)).stdout);
+  const lines = jsonLines<{ text?: string; image?: string; embedding: number[] }>((await lowrank(command)).stdout);
   assert.deepEqual(
     lines.map(({ text, image }) => text ?? image),
     ["a cat", wide, tall],

@@ -1,11 +1,11 @@
 // lowrank init: what it suggests, the file it writes, and config files in YAML from anyone.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { readConfigFile } from "../../src/cli/config-file.ts";
-import { writeConfig } from "../../src/commands/init/config-file.ts";
+import { readConfigFile, writeConfig } from "../../src/commands/config-file.ts";
 import { goals, type SuggestOptions, suggest } from "../../src/commands/init/suggest.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { nodePlatform } from "../../src/node.ts";
@@ -15,7 +15,6 @@ import { runOptions } from "../../src/train/options.ts";
 import { readOptions } from "../../src/train/run-file.ts";
 import { refused } from "../helpers/assert.ts";
 import { lowrank } from "../helpers/program.ts";
-import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
@@ -142,7 +141,7 @@ describe("a config file in YAML", () => {
   }
 });
 
-describe("the command", slow, () => {
+describe("the command", () => {
   const inFolder = (...args: string[]) => lowrank(args, { cwd: root });
   const given = ["init", "--base", base, "--data", data, "--goal", "classification", "--output", "adapter"];
 

@@ -2,10 +2,9 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { z } from "zod";
-import { parseValue, readConfigFile } from "../../src/cli/config-file.ts";
 import { makeProgram } from "../../src/cli/program.ts";
 import { defineCommand } from "../../src/commands/command.ts";
-import { writeConfig } from "../../src/commands/init/config-file.ts";
+import { parseValue, readConfigFile, writeConfig } from "../../src/commands/config-file.ts";
 import { describeOptions, option, pick, reworded } from "../../src/options.ts";
 import { runOptions } from "../../src/train/options.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";

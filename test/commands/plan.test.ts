@@ -1,4 +1,5 @@
 // lowrank plan: numbers of PEFT from config.json alone, the memory that finetune estimates, and what it refuses.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -11,7 +12,6 @@ import { modelTypes } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { printed } from "../helpers/program.ts";
-import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
@@ -34,7 +34,7 @@ interface Row {
   trainable_parameters: number;
 }
 
-describe("lowrank plan CONFIG.json --rank R --target-modules T --json", slow, () => {
+describe("lowrank plan CONFIG.json --rank R --target-modules T --json", () => {
   const rows: Row[] = JSON.parse(readFileSync(`${fixtures}/parameter-counts.json`, "utf8"));
   for (const [i, row] of rows.entries()) {
     const { name, config, r, target_modules: targets } = row;

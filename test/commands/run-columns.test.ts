@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import type { LowrankError } from "../../src/index.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { readRunColumns } from "../../src/train/run-file.ts";
+import { readRunChoices } from "../../src/train/run-file.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
@@ -28,6 +28,6 @@ test("columns of a run", async (t) => {
 
   const columns = { promptColumn: "message", completionColumn: "team" };
   await train(columns);
-  assert.deepEqual(await readRunColumns(nodeFiles, output), columns);
-  assert.deepEqual(await readRunColumns(nodeFiles, base), {}, "a folder without run.json names none");
+  assert.deepEqual(await readRunChoices(nodeFiles, output), columns);
+  assert.deepEqual(await readRunChoices(nodeFiles, base), {}, "a folder without run.json names none");
 });

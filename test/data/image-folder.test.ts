@@ -16,10 +16,10 @@ import type { ImageProcessor } from "../../src/images/processor.ts";
 import { modelConfig } from "../../src/models/registry.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { labelledImages } from "../../src/tasks/common/labelled-images.ts";
+import { labelledTexts } from "../../src/tasks/common/labelled-texts.ts";
 import { recordData } from "../../src/tasks/common/record-data.ts";
 import { imageTexts } from "../../src/tasks/contrastive/index.ts";
-import { labelledImages } from "../../src/tasks/image-classification/index.ts";
-import { labelledTexts } from "../../src/tasks/sequence-classification/index.ts";
 import { float32 } from "../../src/tensor.ts";
 import { recognizedText } from "../../src/terminal/data.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
@@ -146,7 +146,11 @@ test("a folder without an image says what is in it, and a base that reads files 
   const error = await refusal(read(files, "pets", "image-classification"), "data/empty");
   assert.match(error.message, /no images/);
   assert.match(error.got!, /without an image: 2, .*: 1, hidden names: 1/);
-  const texts = readFormats(holding("pets/cat/1.png"), "pets", labelledTexts.formats({}));
+  const texts = readFormats(
+    holding("pets/cat/1.png"),
+    "pets",
+    labelledTexts("classes", {}, (row, key) => row.label(key)),
+  );
   assert.match((await refusal(texts[Symbol.asyncIterator]().next(), "data/folder")).next!, /vit, clip/);
 });
 

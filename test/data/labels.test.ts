@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { copyFile, readFile, writeFile } from "node:fs/promises";
 import { test } from "node:test";
-import { adapterAgainst } from "../../src/adapters/attach.ts";
+import { fitAdapter } from "../../src/adapters/attach.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { classesOf } from "../../src/data/classes.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
@@ -52,7 +52,7 @@ test("an adapter's file keeps the names of its classes, and the base takes them 
   const read = await readAdapter(nodeFiles, folder);
   assert.deepEqual(read.labels, labels);
   assert.deepEqual(labelsOf(forAdapter(base, read)), labels);
-  adapterAgainst(read, forAdapter(base, read).modules);
+  fitAdapter(read, forAdapter(base, read).modules);
 });
 
 test("a head of PEFT's without names: those of the base where there are as many, numbers where not", () => {

@@ -3,19 +3,22 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
 import { gradients } from "../../src/graph/autodiff.ts";
-import { apply, apply1, type Value } from "../../src/graph/graph.ts";
+import { apply, apply1, topological, type Value } from "../../src/graph/graph.ts";
 import { attention, rotary } from "../../src/graph/ops/attention.ts";
 import * as elementwise from "../../src/graph/ops/elementwise.ts";
 import { cast, where } from "../../src/graph/ops/elementwise.ts";
 import { embedding, gatherRows, keepTop, rowsWhere, scatterAddRows } from "../../src/graph/ops/indexing.ts";
 import { constant, input, iota, weight } from "../../src/graph/ops/leaves.ts";
 import { gemm, linear, matmul } from "../../src/graph/ops/linear.ts";
-import { crossEntropy, linearCrossEntropy } from "../../src/graph/ops/loss.ts";
+import { crossEntropies, linearCrossEntropy } from "../../src/graph/ops/loss.ts";
 import type { OpName } from "../../src/graph/ops/names.ts";
 import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { table } from "../../src/graph/ops/table.ts";
+import { openNodeSession } from "../../src/platform/node/session.ts";
+import { noWeights, openGraph } from "../../src/runtime/open-graph.ts";
+import { int32 } from "../../src/tensor.ts";
 import {
   type Bounds,
   booleans,
@@ -66,6 +69,9 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   crossEntropyGradient: () =>
     behind(input("logits", "float64", [4, 3]), (x) => apply1("crossEntropyGradient", [x, input("labels", "int32", [4])])),
 };
+/** Ops whose output is a constant in the backward pass: no gradient passes, and none is missed. */
+const constants: Partial<Record<OpName, (x: Value) => Value>> = { detach: elementwise.detach };
+
 const behind = (x: Value, op: (x: Value) => Value) => ({ x, y: op(x) });
 
 const one = (name: string, given: Record<string, Given>, result: GradientCase["result"]): GradientCase => ({
@@ -393,9 +399,9 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
     rotaryCase("3 of 7 dimensions stay", 2, 2, 2, 2, false, 3),
   ],
   crossEntropy: [
-    one("fixed", { logits: floats([3, 4]), labels: integers([2, 0, 2]) }, (v) => crossEntropy(v["logits"]!, v["labels"]!)),
+    one("fixed", { logits: floats([3, 4]), labels: integers([2, 0, 2]) }, (v) => crossEntropies(v["logits"]!, v["labels"]!)),
     one("symbolic", { logits: symbolic(floats([2, 5]), ["n", 5]), labels: symbolic(integers([4, 1]), ["n"]) }, (v) =>
-      crossEntropy(v["logits"]!, v["labels"]!),
+      crossEntropies(v["logits"]!, v["labels"]!),
     ),
   ],
   linearCrossEntropy: [
@@ -412,8 +418,8 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
 
 for (const op of Object.keys(table()) as OpName[]) {
   test(`gradient of ${op}`, async () => {
-    const entries = [leaves[op], notDifferentiable[op], proofs[op]].filter((entry) => entry !== undefined);
-    assert.equal(entries.length, 1, `${op} needs one entry in this file: leaves, notDifferentiable or proofs`);
+    const entries = [leaves[op], notDifferentiable[op], constants[op], proofs[op]].filter((entry) => entry !== undefined);
+    assert.equal(entries.length, 1, `${op} needs one entry in this file: leaves, notDifferentiable, constants or proofs`);
     const { vjp } = table()[op];
     assert.equal(vjp === null, notDifferentiable[op] !== undefined, "the entry agrees with the table");
 
@@ -421,6 +427,15 @@ for (const op of Object.keys(table()) as OpName[]) {
     if (leaf) {
       assert.deepEqual(leaf.node.inputs, []);
       assert.deepEqual(vjp!(leaf.node, [leaf]), []);
+    }
+    const constant = constants[op]?.(input("x", "float64", [4]));
+    if (constant) {
+      const [d, x] = [constant, constant.node.inputs[0]!];
+      assert.deepEqual(vjp!(d.node, [d]), []);
+      const [gradient] = gradients(reshape(reduceSum(elementwise.mul(x, d), [0]), []), [x]);
+      const reads = topological([gradient!]);
+      assert.ok(reads.includes(d.node), "x · constant(x) has the constant as its gradient, and not twice x");
+      assert.ok(!reads.some((node) => node.op === "add"));
     }
     const barred = notDifferentiable[op]?.();
     if (barred) {
@@ -445,6 +460,17 @@ for (const op of Object.keys(table()) as OpName[]) {
     }
   });
 }
+
+test("the row of an embedding's padding has no gradient, whatever reads it", async () => {
+  const ids = input("ids", "int32", [3]);
+  const table = input("table", "float64", [4, 2]);
+  const loss = reshape(reduceSum(embedding(ids, table, "embed", 1), [0, 1]), []);
+  const graph = { outputs: { gradient: gradients(loss, [table])[0]! } };
+  const session = await openGraph(graph, noWeights, { openSession: openNodeSession });
+  const { gradient } = await session.run({ ids: int32([3], [1, 2, 1]) });
+  await session.close();
+  assert.deepEqual([...gradient!.data], [0, 0, 0, 0, 1, 1, 0, 0]);
+});
 
 test("a wrong rule is caught", async () => {
   const right = table().sin.vjp;

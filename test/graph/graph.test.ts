@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
-import { dropoutPoolWidth, inject, type LoraFactors, loraUpdate, pooledDropout } from "../../src/adapters/inject.ts";
+import { loraConfig } from "../../src/adapters/config.ts";
+import { adapt, dropoutPoolWidth, type LayerTensors, pooledDropout } from "../../src/adapters/inject.ts";
 import type { AdapterModule } from "../../src/adapters/match.ts";
+import { lora } from "../../src/adapters/methods/lora.ts";
 import { gradients } from "../../src/graph/autodiff.ts";
 import { addDims, divideDim, elements, mulDims, sameShape } from "../../src/graph/dims.ts";
 import { fuseAdditions } from "../../src/graph/fuse.ts";
@@ -18,7 +20,7 @@ import { type DecoderModel, decoderTypes, forwardGraph } from "../../src/models/
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { normal, purpose, uniform } from "../../src/random.ts";
-import { lossGraph } from "../../src/tasks/causal-lm/loss.ts";
+import { lossGraph } from "../../src/tasks/common/token-losses.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { loraGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
@@ -186,7 +188,7 @@ for (const modelType of decoderTypes) {
     const modules = tinyModules(config, { rank: 3, alpha: 6, targetModules: queriesAndValues });
     const factors = loraFactors(modules);
     const forward = forwardGraph(config);
-    const text = print(inject(forward, loraUpdate(forward, factors)));
+    const text = print(adapt(forward, lora, factors));
     const file = new URL(`../fixtures/graphs/${modelType}.txt`, import.meta.url);
     if (process.env["UPDATE"] === "1") {
       mkdirSync(new URL(".", file), { recursive: true });
@@ -198,13 +200,15 @@ for (const modelType of decoderTypes) {
   });
 }
 
-const loraFactors = (modules: readonly AdapterModule[]): Map<string, LoraFactors> =>
+const loraFactors = (modules: readonly AdapterModule[]): Map<string, LayerTensors> =>
   new Map(
     modules.map(({ path, rank, scale, inFeatures, outFeatures }) => [
       path,
       {
-        loraA: input(`${path}.lora_A`, "float32", [rank, inFeatures]),
-        loraB: input(`${path}.lora_B`, "float32", [outFeatures, rank]),
+        tensors: {
+          loraA: input(`${path}.lora_A`, "float32", [rank, inFeatures]),
+          loraB: input(`${path}.lora_B`, "float32", [outFeatures, rank]),
+        },
         scale,
       },
     ]),
@@ -215,9 +219,9 @@ const RANK = 3;
 /** The loss with adapters on `modules`: nodes of the forward pass, and those that its gradient adds. */
 function differentiated(config: DecoderModel, modules: readonly AdapterModule[]) {
   const factors = loraFactors(modules);
-  const trained = [...factors.values()].flatMap(({ loraA, loraB }) => [loraA, loraB]);
+  const trained = [...factors.values()].flatMap(({ tensors: { loraA, loraB } }) => [loraA, loraB]);
   const frozen = lossGraph(config, { maxTargets: 8, maxLength: 8 });
-  const forward = inject(frozen, loraUpdate(frozen, factors));
+  const forward = adapt(frozen, lora, factors);
   const found = gradients(forward.outputs["loss"]!, trained);
   const forwardNodes = new Set(nodesOf(forward));
   const all = topological([...Object.values(forward.outputs), ...found]);
@@ -281,7 +285,7 @@ test("nothing frozen gets a gradient", () => {
   const made = backward.flatMap(({ outputs }) => outputs.filter(({ shape }) => frozen.has(shape.join())));
   assert.deepEqual(made, []);
 
-  const graph = loraGraph(lossGraph(config, { maxTargets: 8, maxLength: 8 }), { modules }, true);
+  const graph = loraGraph(lossGraph(config, { maxTargets: 8, maxLength: 8 }), { config: loraConfig(), modules }, true);
   assert.equal(Object.keys(graph.outputs).length, 1 + trained.length, "the loss and one gradient a trained tensor");
 });
 
@@ -304,7 +308,7 @@ function twoLayers(dropout: boolean): { graph: Graph; modules: AdapterModule[] }
   const graph = { outputs: { y: linear(hidden, input("w2", "float32", [3, 4]), "second") } };
   const pool = input("pool", "float32", ["n", dropoutPoolWidth(modules)]);
   const drop = dropout ? pooledDropout(modules, () => pool, input("rate", "float32", [])) : undefined;
-  return { graph: inject(graph, loraUpdate(graph, loraFactors(modules), drop)), modules };
+  return { graph: adapt(graph, lora, loraFactors(modules), drop), modules };
 }
 
 test("dropout with rate 0 is no dropout, with another rate it changes the update only", async () => {

@@ -69,9 +69,8 @@ export async function printed(...args: string[]): Promise<Printed> {
 }
 
 /** The values of a text with one JSON value a line. */
-// biome-ignore lint/suspicious/noExplicitAny: tests compare whole values
-export const jsonLines = (text: string): any[] =>
+export const jsonLines = <T = Record<string, unknown>>(text: string): T[] =>
   text
     .trim()
     .split("\n")
-    .map((line) => JSON.parse(line));
+    .map((line) => JSON.parse(line) as T);

@@ -6,7 +6,8 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
-import { inject, loraUpdate } from "../../src/adapters/inject.ts";
+import { adapt } from "../../src/adapters/inject.ts";
+import { lora } from "../../src/adapters/methods/lora.ts";
 import { type Adapter, readAdapter } from "../../src/adapters/peft-files.ts";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import { type ModelDecoder, openDecoder } from "../../src/generate/decoder.ts";
@@ -113,11 +114,10 @@ async function forward(
   const modules = adapter?.modules ?? [];
   const factors = modules.map(({ path, rank, inFeatures, outFeatures, scale }) => {
     const loraA = input(`A ${path}`, "float32", [rank, inFeatures]);
-    return [path, { loraA, loraB: input(`B ${path}`, "float32", [outFeatures, rank]), scale }] as const;
+    return [path, { tensors: { loraA, loraB: input(`B ${path}`, "float32", [outFeatures, rank]) }, scale }] as const;
   });
   const files = weightFiles(checkpoint);
-  const forward = forwardGraph(config);
-  const graph = inject(forward, loraUpdate(forward, new Map(factors)));
+  const graph = adapt(forwardGraph(config), lora, new Map(factors));
   const session = await openNodeSession(lower(graph, files.locate), { weights: files, threads: 1 });
   const shape = [1, ids.length];
   const { logits } = await session.run({

@@ -185,11 +185,8 @@ test("every weight of a tower can be trained: the graph of full fine-tuning has 
 
 test("dropout reaches layers that read tokens, patches and pooled rows; in evaluation it is off", async () => {
   const { config, modules } = await openBase(nodeFiles, `${cases}/clip-contrastive/base`);
-  const adapted = matchModules(
-    modules,
-    loraConfig({ targetModules: ["q_proj", "text_projection"], initLoraWeights: false }),
-    "clip",
-  );
+  const lora = loraConfig({ targetModules: ["q_proj", "text_projection"], initLoraWeights: false });
+  const adapted = matchModules(modules, lora, "clip");
   const loss = ownLoss(config);
   const pixels = float32(
     [2, 3, 16, 16],
@@ -209,7 +206,14 @@ test("dropout reaches layers that read tokens, patches and pooled rows; in evalu
   const batch = { feeds, targets: 2, tokens: 6 };
   const losses = new Map<number, { plain: number; step: number }>();
   for (const dropout of [0, 0.5]) {
-    const objective = await loraObjective({ checkpoint: clip, loss, modules: adapted, dropout, openSession: openNodeSession });
+    const objective = await loraObjective({
+      checkpoint: clip,
+      loss,
+      config: lora,
+      modules: adapted,
+      dropout,
+      openSession: openNodeSession,
+    });
     const theta = new Float32Array(objective.entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0)).map(
       (_, i) => Math.cos(i) / 3,
     );

@@ -4,10 +4,9 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { loraConfig } from "../../src/adapters/config.ts";
+import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { countParameters, forwardGraph, modelConfig, modelTypes, modulesOf } from "../../src/models/registry.ts";
-import { sizeOf } from "../../src/tensor.ts";
-import { loraEntries } from "../../src/train/training-graph.ts";
 
 interface Row {
   name: string;
@@ -27,8 +26,9 @@ for (const row of rows) {
   test(`${name}, rank ${r}, targets ${targetModules ?? "by default"}`, () => {
     const config = modelConfig(row.config);
     const graph = forwardGraph(config);
-    const adapted = matchModules(modulesOf(graph), loraConfig({ rank: r, targetModules }), config.modelType);
-    const trainable = loraEntries({ modules: adapted }).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const lora = loraConfig({ rank: r, targetModules });
+    const adapted = matchModules(modulesOf(graph), lora, config.modelType);
+    const trainable = lengthOfTheta(layoutOf({ config: lora, modules: adapted }));
     assert.deepEqual(
       { base_parameters: countParameters(config), adapted_modules: adapted.length, trainable_parameters: trainable },
       {

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
+import { thetaOf } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { type Adapter, readAdapter } from "../../src/adapters/peft-files.ts";
 import { rowFeeds } from "../../src/data/batch.ts";
@@ -21,11 +22,11 @@ import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
-import { lossGraph } from "../../src/tasks/causal-lm/loss.ts";
+import { lossGraph } from "../../src/tasks/common/token-losses.ts";
 import { float32, int32, type Tensor } from "../../src/tensor.ts";
 import { loraObjective, type OpenObjective } from "../../src/train/objective.ts";
 import type { RunOptions } from "../../src/train/options.ts";
-import { thetaOf, trainableModels } from "../../src/train/trainable-model.ts";
+import { trainableModels } from "../../src/train/trainable-model.ts";
 import { greatestDifference } from "../helpers/assert.ts";
 import { lossOf } from "../helpers/loss.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -190,6 +191,7 @@ async function withObjective(
   const objective = await loraObjective({
     checkpoint: given.base.checkpoint,
     loss: lossGraph(given.base.config, { maxTargets: 64, maxLength: 64, images }),
+    config: adapter.config,
     modules: adapter.modules,
     dropout,
     openSession: openNodeSession,

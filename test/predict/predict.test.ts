@@ -1,4 +1,5 @@
 // Classifiers and embedders against Transformers' numbers (scripts/reference/predict.py) and the goldens; adapters switched; refusals.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { cp, readFile, rm, writeFile } from "node:fs/promises";

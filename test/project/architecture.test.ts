@@ -27,14 +27,14 @@ const packages: Record<string, string[]> = {
   models: ["zod"],
   images: ["zod"],
   train: ["zod"],
-  tasks: ["zod"],
-  platform: ["node:", "onnxruntime-node", "sharp"],
+  platform: ["node:", "onnxruntime-node", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
   hub: ["node:", "@huggingface/hub"],
   "options.ts": ["zod"],
+  tasks: ["zod"],
 };
 
 /** The program around the library, for Node: it may import every package. */
-const unrestricted = ["cli", "commands", "terminal", "core.ts", "index.ts", "node.ts"];
+const unrestricted = ["cli", "commands", "terminal", "core.ts", "index.ts", "node.ts", "web.ts"];
 
 /** What runs unchanged in any JavaScript engine, with all that it reaches. */
 const neutral = [

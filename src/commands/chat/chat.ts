@@ -1,6 +1,6 @@
 // A conversation with a base and its adapters, without a terminal: what it holds, and one turn of it as events.
 
-import { adapterAgainst } from "../../adapters/attach.ts";
+import { fitAdapter } from "../../adapters/attach.ts";
 import { type Adapter, readAdapter } from "../../adapters/peft-files.ts";
 import { asPrompt, type PromptFormat } from "../../data/prompts.ts";
 import { LowrankError } from "../../errors.ts";
@@ -165,7 +165,7 @@ export async function addAdapter(
   { files, base, adapters }: Pick<Chat, "files" | "base" | "adapters">,
   folder: string,
 ): Promise<string> {
-  const adapter = adapterAgainst(await readAdapter(files, folder), base.modules);
+  const adapter = fitAdapter(await readAdapter(files, folder), base.modules);
   const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
   const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
   adapters.set(name, { adapter, format: await readPromptFormat(files, folder) });

@@ -6,7 +6,7 @@ import { type Given, option, reworded } from "../../options.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
 import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
-import { readRunColumns } from "../../train/run-file.ts";
+import { readRunChoices } from "../../train/run-file.ts";
 import { grouped } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
 import { type AnswerOptions, answers } from "./answers.ts";
@@ -36,7 +36,7 @@ export const command = defineCommand({
   examples: ["--base embedded --adapter my-adapter --data test.jsonl", "--base embedded --data test.jsonl --generate --limit 50"],
   async run({ generate = false, limit, ...given }, context) {
     const { platform, json } = context;
-    const options = await withColumns(platform.files, given);
+    const options = await asTrained(platform.files, given);
     // Another model answers no prompts: that is told before anything is computed.
     if (generate) await loadBase(platform.files, options.base, platform.timeLimit);
     const evaluation = await evaluate(options, platform);
@@ -52,10 +52,15 @@ export const command = defineCommand({
   },
 });
 
-/** The options, with the columns that the adapter was trained on where the command line names none. */
-async function withColumns<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
-  const isNamed = Object.keys(columnOptions).some((name) => given[name as keyof T] !== undefined);
-  return isNamed || given.adapter === undefined ? given : { ...given, ...(await readRunColumns(files, given.adapter)) };
+/** The options, with those of the run that trained the adapter where the command line has none; columns are taken all or none. */
+async function asTrained<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
+  if (given.adapter === undefined) return given;
+  const isGiven = (name: string) => given[name as keyof T] !== undefined;
+  const columns = Object.keys(columnOptions);
+  const kept = Object.entries(await readRunChoices(files, given.adapter)).filter(([name]) =>
+    columns.includes(name) ? !columns.some(isGiven) : !isGiven(name),
+  );
+  return { ...given, ...Object.fromEntries(kept) };
 }
 
 /** Answers every record; prints each as JSON, or for people how many are exact. */

@@ -1,28 +1,28 @@
 // How well a base, alone and with an adapter, does on a data file: the forward pass of training, and what its task measures.
-import { adapterAgainst } from "../../adapters/attach.ts";
+
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { TrainOn } from "../../data/examples.ts";
 import type { ColumnNames } from "../../data/records.ts";
+import type { Batch } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
-import { forAdapter, openBase } from "../../models/base.ts";
-import { checkMadeFor } from "../../models/fingerprint.ts";
+import { openBase } from "../../models/base.ts";
 import type { ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { ClassifierScore } from "../../tasks/common/classification.ts";
 import {
-  baseFor,
   checkColumns,
-  chooseTask,
+  checkOwnOptions,
   type HeadTask,
   optionMismatch,
+  prepareBase,
   type ScoreOf,
   type TaskName,
   taskOf,
 } from "../../tasks/index.ts";
 import type { Score } from "../../tasks/task.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/datasets.ts";
-import { openScoring, sidesOf } from "./scoring.ts";
+import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";
 
 export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames {
@@ -78,17 +78,13 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   const opened = await openBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const wanted = options.task === "zero-shot" ? undefined : options.task;
-  const name = chooseTask("evaluate/option", opened.config, wanted, given);
-  const task = taskOf(name);
+  const { anyBase } = options;
+  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, { task: wanted, anyBase });
   checkOptions(opened.config, name, options);
-  const headed = baseFor(opened, name);
-  const base = given ? forAdapter(headed, given) : headed;
-  const adapter = given && adapterAgainst(given, base.modules);
-  if (adapter) await checkMadeFor(base, adapter, options.anyBase);
   if (wanted === undefined && task.prediction.zeroShot && (await hasClasses(base, options, platform))) {
     return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };
   }
-  const sides = await sidesOf(files, base, adapter);
+  const sides = await comparison(files, base, adapter);
 
   const { trainOn = "completion", batchSize = task.evalBatchSize, threads } = options;
   const engine = { openSession, threads };
@@ -102,13 +98,14 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
     const measures = sides.map((side) => side && task.measure({ examples, labels: reader.labels() ?? [], engine }));
     const scoring = await openScoring(base, adapter, loss, engine);
     try {
-      const start = { batchSize, run: scoring.runOff };
+      const off = sides[0] ?? { adapter: null, saved: sides[1]!.saved };
+      const start = { batchSize, run: (batch: Batch) => scoring.run(batch, off) };
       const batches = evaluationBatches(task.prepare ? await task.prepare(plain, start) : plain, batchSize);
       let number = 0;
       for await (const batch of batches) {
         const rows = batches.rows[number++]!;
-        for (const [i, theta] of sides.entries()) {
-          if (theta && batch.targets > 0) await measures[i]!.add({ batch, rows, results: await scoring.run(batch, theta) });
+        for (const [i, side] of sides.entries()) {
+          if (side && batch.targets > 0) await measures[i]!.add({ batch, rows, results: await scoring.run(batch, side) });
         }
       }
     } finally {
@@ -151,4 +148,5 @@ function checkOptions(config: ModelConfig, name: TaskName, { task, template, ...
   if (task === "zero-shot" && !isZeroShot)
     refuse("task", name, task, "Use a base that compares images and texts, or leave out task.");
   checkColumns(name, columns);
+  checkOwnOptions("evaluate/option", config, name, { ...columns });
 }

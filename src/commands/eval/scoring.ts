@@ -1,74 +1,85 @@
-// A loss graph in a session that is fed what an adapter trains: the base's own values, or the adapter's.
+// A loss graph in a session that is fed an adapter, or what leaves the base as it is.
 
-import { type Adapter, savedKey } from "../../adapters/peft-files.ts";
+import { appliedTensors, slotFeeds, withSlots } from "../../adapters/adaptable.ts";
+import { withInputs } from "../../adapters/inject.ts";
+import { methodOf } from "../../adapters/method-table.ts";
+import type { Adapter } from "../../adapters/peft-files.ts";
+import type { SavedTensor } from "../../adapters/saved.ts";
 import type { Batch } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { readWeights } from "../../formats/checkpoint.ts";
 import { toFloat32 } from "../../formats/float.ts";
 import { check, type Graph } from "../../graph/graph.ts";
+import { input } from "../../graph/ops/leaves.ts";
 import type { AnyBase } from "../../models/base.ts";
 import { weightFiles } from "../../models/weights.ts";
 import { type Engine, openGraph } from "../../runtime/open-graph.ts";
-import { float32, sizeOf, type Tensor } from "../../tensor.ts";
-import { thetaOf } from "../../train/trainable-model.ts";
-import { adaptedGraph, loraEntries, type Trained } from "../../train/training-graph.ts";
+import { float32, type Tensor } from "../../tensor.ts";
 
-const trainedBy = (adapter: Adapter | null): Trained => ({
-  modules: adapter?.modules ?? [],
-  saved: [...(adapter?.saved ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] })),
-});
+/** What is compared: the base alone, or the adapter on it; with the values of the weights that the adapter trains in full. */
+export interface Side {
+  adapter: Adapter | null;
+  saved: ReadonlyMap<string, SavedTensor>;
+}
 
 /**
- * θ of the base alone and of the adapter, null for what has no score: no adapter, or a base whose head only the adapter has.
+ * The base alone and the adapter, null for what has no score: no adapter, or a base whose head only the adapter has.
  * Throws `evaluate/no-head` where neither has one.
  */
-export async function sidesOf(
+export async function comparison(
   files: Files,
   { config, checkpoint }: AnyBase,
   adapter: Adapter | null,
-): Promise<[base: Float32Array | null, adapter: Float32Array | null]> {
+): Promise<[base: Side | null, adapter: Side | null]> {
+  const saved = adapter?.saved ?? new Map<string, SavedTensor>();
   const newHead = config.uninitializedHead;
   if (newHead !== null) {
-    if (!adapter?.saved?.has(`${newHead}.weight`)) throw noHead(checkpoint.folder, newHead, adapter);
-    return [null, thetaOf(adapter)];
+    if (!saved.has(`${newHead}.weight`)) throw noHead(checkpoint.folder, newHead, adapter);
+    return [null, { adapter, saved }];
   }
-  const entries = loraEntries(trainedBy(adapter));
-  const own = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
-  // With A and B at zero an adapter changes nothing; what is trained in full has the base's values.
-  const offsets = new Map(entries.map(({ key, offset }) => [key, offset]));
-  for (const name of adapter?.saved?.keys() ?? []) {
-    own.set(toFloat32(await readWeights(files, checkpoint, name)), offsets.get(savedKey(name)));
-  }
-  return [own, adapter && thetaOf(adapter)];
+  const own = new Map<string, SavedTensor>();
+  for (const [name, { shape }] of saved) own.set(name, { shape, data: toFloat32(await readWeights(files, checkpoint, name)) });
+  return [{ adapter: null, saved: own }, adapter && { adapter, saved }];
 }
 
 export interface Scoring {
   /** All outputs of the graph for a batch. */
-  run(batch: Batch, theta: Float32Array): Promise<Record<string, Tensor>>;
-  /** The same with the adapter off. */
-  runOff(batch: Batch): Promise<Record<string, Tensor>>;
+  run(batch: Batch, side: Side): Promise<Record<string, Tensor>>;
   close(): Promise<void>;
 }
 
-/** Opens `graph`, of `base`, around what `adapter` trains. Close it to free the weights. */
+const inputName = (weight: string): string => `saved.${weight}`;
+
+/** Opens `graph`, of `base`, with room for `adapter`. Close it to free the weights. */
 export async function openScoring(
   { checkpoint }: AnyBase,
   adapter: Adapter | null,
   graph: Graph,
   engine: Engine,
 ): Promise<Scoring> {
-  const trained = trainedBy(adapter);
-  const session = await openGraph(check(adaptedGraph(graph, trained).graph), weightFiles(checkpoint), engine);
-  const entries = loraEntries(trained);
-  const run = (batch: Batch, theta: Float32Array) => {
-    const parts = entries.map(({ key, offset, shape }) => [key, float32(shape, theta.subarray(offset, offset + sizeOf(shape)))]);
-    return session.run({ ...batch.feeds, ...Object.fromEntries(parts) });
+  const weights = weightFiles(checkpoint);
+  const modules = adapter?.modules ?? [];
+  const ranks = new Map(modules.map(({ path, rank }) => [path, rank]));
+  const saved = [...(adapter?.saved ?? [])].map(([name, { shape }]) => [name, input(inputName(name), "float32", shape)] as const);
+  const own = saved.length > 0 ? withInputs(graph, new Map(saved)) : graph;
+  const method = adapter && methodOf(adapter.config);
+  const applied = adapter && (await appliedTensors(own, adapter, weights, engine));
+  const slotted = method ? withSlots(own, [method], modules, ({ path }) => ranks.get(path)!) : own;
+  const session = await openGraph(check(slotted), weights, engine);
+  const feedsOf = (side: Side): Record<string, Tensor> => {
+    const slots = modules.flatMap((module) =>
+      slotFeeds(method!, 0, module, side.adapter ? { ...module, tensors: applied!.get(module.path)! } : module),
+    );
+    const whole = [...side.saved].map(([name, { shape, data }]) => [inputName(name), float32([...shape], data)]);
+    return Object.fromEntries([...slots, ...whole]);
   };
-  const zero = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+  const feeds = new Map<Side, Record<string, Tensor>>();
   return {
-    run,
-    runOff: (batch) => run(batch, zero),
+    run: (batch, side) => {
+      if (!feeds.has(side)) feeds.set(side, feedsOf(side));
+      return session.run({ ...batch.feeds, ...feeds.get(side)! });
+    },
     close: () => session.close(),
   };
 }

@@ -10,7 +10,7 @@ import { list, print, printJson } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { base, defineCommand, freeName } from "../command.ts";
-import { writeConfig } from "./config-file.ts";
+import { writeConfig } from "../config-file.ts";
 import { type Goal, goals, type Suggestion, suggest } from "./suggest.ts";
 
 interface Answers {

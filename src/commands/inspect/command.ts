@@ -32,7 +32,7 @@ export const command = defineCommand({
 function adapterText(adapter: AdapterInspection): string {
   const { config, modules, parameters, ranks, labels, trainedInFull, madeForBase } = adapter;
   const facts = [
-    ["LoRA adapter", ""],
+    [`${adapter.method} adapter`, adapter.about],
     ["base", config.baseModelNameOrPath ?? "not named"],
     ["parameters", grouped(parameters)],
     ["modules", String(modules.length)],
@@ -48,15 +48,18 @@ function adapterText(adapter: AdapterInspection): string {
     ["effective rank", rangeOf(modules.flatMap(({ effectiveRank }) => effectiveRank ?? []))],
   ];
   if (madeForBase !== null) facts.push(["made for this base", madeForBase ? "yes" : "no: its settings or weights differ"]);
+  const names = Object.keys(modules[0]?.norms ?? {});
   const rows = modules.map((module) => [
     module.path,
     String(module.rank),
     module.scale.toPrecision(3),
     grouped(module.parameters),
-    ...[module.normA, module.normB, module.normDelta].map((norm) => norm.toPrecision(4)),
+    ...[module.normA, module.normB, module.normDelta, ...names.map((name) => module.norms![name]!)].map((norm) =>
+      norm.toPrecision(4),
+    ),
     module.effectiveRank?.toFixed(2) ?? "-",
   ]);
-  return `${list(facts)}\n\n${table([["module", "rank", "scale", "parameters", "|A|", "|B|", "|s·B·A|", "effective rank"], ...rows])}`;
+  return `${list(facts)}\n\n${table([["module", "rank", "scale", "parameters", "|A|", "|B|", "|s·B·A|", ...names.map((name) => `|${name}|`), "effective rank"], ...rows])}`;
 }
 
 function baseText({ config, parameters, modules, weights }: BaseInspection): string {

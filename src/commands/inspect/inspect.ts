@@ -1,15 +1,15 @@
 // What a folder holds: an adapter's configuration, size and norms, or a base model's shape. No session is opened.
 
-import { adapterAgainst } from "../../adapters/attach.ts";
 import type { LoraConfig } from "../../adapters/config.ts";
 import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
+import { methodOf } from "../../adapters/method-table.ts";
 import { ADAPTER_CONFIG_NAME, readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../../formats/checkpoint.ts";
 import { readJsonObject } from "../../formats/json.ts";
-import { forAdapter, openBase } from "../../models/base.ts";
-import { checkMadeFor, isMadeFor } from "../../models/fingerprint.ts";
+import { openBase } from "../../models/base.ts";
+import { isMadeFor } from "../../models/fingerprint.ts";
 import type { ModuleInfo } from "../../models/module.ts";
 import {
   countParameters,
@@ -19,9 +19,13 @@ import {
   modulesOf,
   withStoredHead,
 } from "../../models/registry.ts";
+import { prepareBase } from "../../tasks/index.ts";
 
 export interface AdapterInspection extends AdapterDescription {
   kind: "adapter";
+  /** Its method, and what that does. */
+  method: string;
+  about: string;
   config: LoraConfig;
   /** The names of the classes, in the order of the logits; null if the file names none. */
   labels: string[] | null;
@@ -57,14 +61,14 @@ export async function inspectAdapter(
   const adapter = await readAdapter(files, folder);
   let madeForBase: boolean | null = null;
   if (baseFolder !== undefined) {
-    const base = forAdapter(await openBase(files, baseFolder), adapter);
-    adapterAgainst(adapter, base.modules);
-    await checkMadeFor(base, adapter, anyBase);
+    const { base } = await prepareBase("inspect/option", await openBase(files, baseFolder), adapter, { anyBase });
     madeForBase = await isMadeFor(base, adapter.baseFingerprint);
   }
   const described = describeAdapter(adapter);
   const trainedInFull = described.modules.reduce((rest, module) => rest - module.parameters, described.parameters);
-  return { kind: "adapter", config: adapter.config, labels: adapter.labels ?? null, trainedInFull, madeForBase, ...described };
+  const { title: method, about } = methodOf(adapter.config);
+  const { config, labels = null } = adapter;
+  return { kind: "adapter", method, about, config, labels, trainedInFull, madeForBase, ...described };
 }
 
 /** What a base model's folder holds. Needs config.json only. */

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { MAX_SHARD_BYTES } from "../../adapters/merge.ts";
 import { option } from "../../options.ts";
 import { print, printJson, status } from "../../terminal/terminal.ts";
+import { taskOption } from "../../train/options.ts";
 import { bytes } from "../../units.ts";
 import { anyBase, base, defineCommand } from "../command.ts";
 import { mergeAdapter } from "./merge.ts";
@@ -13,6 +14,7 @@ export const command = defineCommand({
     base,
     adapter: option(z.string(), { value: "ADAPTER", model: true, help: "the adapter" }),
     anyBase,
+    task: taskOption,
     output: option(z.string(), { value: "FOLDER", help: "a new or an empty folder" }),
     maxShardBytes: option(z.number().default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
   },

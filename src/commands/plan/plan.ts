@@ -1,6 +1,10 @@
 // What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
 import { z } from "zod";
+
+import type { LoraConfig } from "../../adapters/config.ts";
+import { layoutOf } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
+import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
@@ -17,20 +21,22 @@ import {
 } from "../../models/registry.ts";
 import { type Given, option, pick } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { attentionBlocksOf, lossChunksOf } from "../../tasks/causal-lm/loss.ts";
+import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/token-losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
-import { chooseTask, headOf, taskOf } from "../../tasks/index.ts";
+import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
 import { sizeOf } from "../../tensor.ts";
 import { diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
-import { completeOptions, loraConfigOf, type RunOptions, runOptions } from "../../train/options.ts";
+import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
 import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
-import { fullEntries, fullGraph, loraEntries, loraGraph } from "../../train/training-graph.ts";
+import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export const plannedOptions = {
   ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
+  ...methodOptions,
+  ...taskOptions,
   ...pick(runOptions, "maxLength", "epochs", "batchSize", "gradientAccumulation", "keepCheckpoints", "threads"),
   examples: option(z.number().optional(), { help: "number of training examples, to tell how long the run takes" }),
 };
@@ -99,6 +105,7 @@ export async function planTraining(
   const task = taskOf(chooseTask("train/option", described, options.task));
   const config = withHead(described, headOf(task), new Map());
   const { method, batchSize, gradientAccumulation } = options;
+  const { rowsPerExample = 1 } = task;
   checkCount("batchSize", batchSize, 1);
   checkCount("gradientAccumulation", gradientAccumulation, 1);
   checkCount("examples", examples, 1);
@@ -117,7 +124,7 @@ export async function planTraining(
     return made;
   };
   const memoryOf = (rows: number, width: number) => {
-    const size = fullBatch(config, rows, width);
+    const size = fullBatch(config, rows * rowsPerExample, width);
     return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
   };
   const memory = memoryOf(batchSize, maxLength);
@@ -134,7 +141,7 @@ export async function planTraining(
   );
 
   const stepGraph = graphAt(maxLength);
-  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize, maxLength)));
+  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize * rowsPerExample, maxLength)));
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
   const steps = examples === undefined ? null : stepsOf(examples, options);
@@ -144,7 +151,7 @@ export async function planTraining(
     modules: modules?.length ?? null,
     trainableParameters: trainable,
     baseParameters: countParameters(config),
-    groups: modules ? groupsOf(modules) : [],
+    groups: modules ? groupsOf(modules, loraConfigOf(options, task)) : [],
     resultBytes,
     outputBytes: disk,
     batchSize,
@@ -158,7 +165,7 @@ export async function planTraining(
       flopsPerStep: gradientAccumulation * flops,
       flopsPerSecond,
       secondsPerStep,
-      tokensPerSecond: (gradientAccumulation * batchSize * maxLength) / secondsPerStep,
+      tokensPerSecond: (gradientAccumulation * batchSize * rowsPerExample * maxLength) / secondsPerStep,
       steps,
       seconds: steps && steps * secondsPerStep,
     },
@@ -186,11 +193,12 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
     const modules = matchModules(all, lora, config.modelType);
     // A head that the model does not have is counted apart: headWarning.
     const saved = config.uninitializedHead === null ? savedWeights(all, lora) : [];
+    const trained = { config: lora, modules, saved };
     return {
       modules,
-      trainable: elementsOf(loraEntries({ modules, saved })),
-      resultBytes: adapterBytes(modules, saved),
-      graph: (loss) => loraGraph(loss, { modules, saved }, options.dropout > 0),
+      trainable: elementsOf(layoutOf(trained)),
+      resultBytes: adapterBytes(trained),
+      graph: (loss) => loraGraph(loss, trained, options.dropout > 0),
     };
   },
   full: (config, options, task) => {
@@ -230,13 +238,15 @@ function fullBatch(config: ModelConfig, rows: number, width: number): BatchSize 
 /** `usual` with `own` in its place among them. */
 const among = (usual: readonly number[], own: number): number[] => [...new Set([...usual, own])].sort((a, b) => a - b);
 
-function groupsOf(modules: readonly AdapterModule[]): PlannedGroup[] {
+function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedGroup[] {
+  const { tensors } = methodOf(lora);
   const groups = new Map<string, PlannedGroup>();
-  for (const { path, inFeatures, outFeatures, rank } of modules) {
+  for (const module of modules) {
+    const { path, inFeatures, outFeatures, rank } = module;
     const name = path.replace(/\.\d+\./, ".*.");
     const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
     const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
-    const parameters = group.parameters + rank * (inFeatures + outFeatures);
+    const parameters = group.parameters + elementsOf(tensors(module, rank).map(({ shape }) => ({ shape: shape as number[] })));
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];

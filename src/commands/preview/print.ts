@@ -1,6 +1,6 @@
 // A preview as text: examples, counts of each file, duplicates, warnings.
 
-import type { ContinuedStats, DatasetStats, Lengths, ShownExample } from "../../tasks/common/preview.ts";
+import type { ContinuedStats, DatasetStats, Lengths, ShownExample, TextPart } from "../../tasks/common/preview.ts";
 import { recognizedText } from "../../terminal/data.ts";
 import { oneLine, print, shown, table } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
@@ -15,7 +15,7 @@ const BAR_CELLS = 40;
 export function printPreview({ shown: examples, ...found }: Preview): void {
   const marks = process.stdout.isTTY && !process.env["NO_COLOR"] ? coloured : quoted;
   for (const [i, example] of examples.entries()) for (const line of exampleLines(example, i + 1, marks)) print(line);
-  if (examples.some(({ parts }) => parts)) print(`trained tokens are marked ${marks("like this")}`);
+  if (examples.some(({ parts, texts }) => parts || texts)) print(`trained tokens are marked ${marks("like this")}`);
   printFile(found.train, found.maxLength, found.evaluation === null ? "" : "training: ");
   if (found.evaluation) printFile(found.evaluation, found.maxLength, "evaluation: ");
   print("");
@@ -33,20 +33,28 @@ const coloured = (text: string): string =>
   text.replace(/[^\n]+/g, "\x1b[32m$&\x1b[39m").replace(/^(?=\n)|^$/, "\x1b[32m↵\x1b[39m");
 
 function exampleLines(example: ShownExample, number: number, marks: (text: string) => string): string[] {
-  const { place, label, text = [], tokens, isCut, trained, cut = 0, parts, image } = example;
+  const { place, label, words, text = [], tokens, isCut, trained, cut = 0, parts, texts = [], image } = example;
   const counts = [
     ...(tokens === undefined ? [] : [`${grouped(tokens)} tokens`]),
     ...(trained === undefined ? [] : [`${grouped(trained)} of them trained`]),
     ...(cut > 0 ? [`${grouped(cut)} more cut off`] : []),
     ...(isCut ? ["the rest is cut off"] : []),
   ].join(", ");
-  const marked = parts?.map((part) => (part.trained ? marks(shown(part.text)) : shown(part.text))).join("");
+  const marked = (pieces: readonly TextPart[]): string =>
+    pieces
+      .map((part) => (part.trained ? marks(shown(part.text)) : shown(part.text)))
+      .join("")
+      .trimEnd();
   return [
     `example ${number}, ${place}${counts === "" ? "" : `: ${counts}`}`,
     ...(image ? [`  image:  ${oneLine(image.path)}, ${imageText(image)}`] : []),
     ...text.map((part, i) => `  ${text.length > 1 ? `text ${i + 1}: ` : "text:   "}${oneLine(part)}`),
+    ...(words
+      ? [`  words:  ${words.map((word) => `${oneLine(word.text)} (${oneLine(word.label, LABEL_CHARS)})`).join(" ")}`]
+      : []),
     ...(label === undefined ? [] : [`  class:  ${oneLine(label, LABEL_CHARS)}`]),
-    ...(marked === undefined ? [] : [marked.trimEnd()]),
+    ...(parts ? [marked(parts)] : []),
+    ...texts.flatMap((one) => [`  ${one.name}:`, marked(one.parts)]),
     "",
   ];
 }
@@ -56,7 +64,7 @@ function imageText({ width, height, prepared }: NonNullable<ShownExample["image"
   return `${width} × ${height} → ${prepared.width} × ${prepared.height}${tiles === 1 ? "" : `, ${tiles} tiles`}`;
 }
 
-const KINDS = { messages: "conversations", completion: "prompts with completions", text: "texts" };
+const KINDS = { messages: "conversations", completion: "prompts with completions", text: "texts", pair: "pairs of answers" };
 
 function printFile(stats: DatasetStats, maxLength: number | null, what: string): void {
   const { source, file, records, classes, images, continued } = stats;
@@ -64,7 +72,7 @@ function printFile(stats: DatasetStats, maxLength: number | null, what: string):
   const kind = continued ? KINDS[continued.kind] : "records";
   print(`${what}${source}: ${grouped(records)} ${kind}${images === null ? "" : `, ${grouped(images)} images`}`);
   if (file) print(`read as: ${recognizedText(file)}`);
-  if (classes) for (const line of classLines(classes, records)) print(line);
+  if (classes) for (const line of classLines(classes, stats.words ?? records)) print(line);
   if (stats.lengths) for (const line of lengthLines(stats, stats.lengths, maxLength!)) print(line);
   if (continued) print(leftOut(continued, records));
 }

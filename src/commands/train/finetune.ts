@@ -3,11 +3,11 @@
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
-import type { Batch, BatchSize, Example } from "../../data/types.ts";
-import { type AnyBase, forAdapter, languageModel, openBase, relabelled } from "../../models/base.ts";
+import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
+import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { baseFor, checkColumns, chooseTask, optionMismatch, type TaskName, taskOf } from "../../tasks/index.ts";
+import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { BatchShape, Task } from "../../tasks/task.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import {
@@ -60,18 +60,15 @@ const ONE_TOKEN: BatchShape = { maxTargets: 1, maxLength: 1 };
  * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
  */
 export async function* finetune(
-  { signal, ...given }: FinetuneOptions,
+  { signal, ...wanted }: FinetuneOptions,
   platform: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const { files, lock, openSession, memoryBytes, collect, version, environment } = platform;
-  const read = await readOptions(files, given);
+  const read = await readOptions(files, wanted);
   const opened = await openBase(files, read.base, platform.timeLimit);
-  const adapter = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
-  const name = chooseTask("train/option", opened.config, read.task, adapter);
-  const task = taskOf(name);
-  const headed = baseFor(opened, name);
-  checkTask(headed, name, task, read);
-  const base = adapter ? forAdapter(headed, adapter) : headed;
+  const given = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
+  const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
+  checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
   const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
@@ -98,7 +95,7 @@ export async function* finetune(
     const reader = dataReader(files, taskData, { spill: `${options.output}/${SPILL_NAME}`, signal });
     closing.push(reader.close);
     const data = yield* readData(reader, options);
-    const sampled = yield* sampledExamples(reader, data.held, options);
+    const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
     const labels = reader.labels();
     const own = labels ? relabelled(base, labels) : base;
     const model = await trainable(own, reader.hasImages());
@@ -135,7 +132,7 @@ export async function* finetune(
     const theta = await model.theta();
     const objective = await model.open({ checkpoint: own.checkpoint, loss, openSession, threads });
     closing.push(objective.close);
-    const off = task.prepare && model.off(theta);
+    const off = task.prepare && (await model.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
       ? [await task.prepare(rows!, start), await task.prepare(heldRows!, start)]
@@ -177,7 +174,7 @@ export async function* finetune(
         loadBest: options.loadBest,
         resume: options.resume,
       },
-      facts: { method: options.method, task: name, base: await own.fingerprint(), ...model.facts },
+      facts: { method: options.method, task: name, ...ownOptions(task, options), base: await own.fingerprint(), ...model.facts },
       signal,
       memoryBytes,
     });
@@ -211,6 +208,12 @@ const countsOf = ({ modules, trainable }: TrainableModel, config: ModelConfig) =
   parameters: countParameters(config),
 });
 
+/** The task's own options, as given, in one fact; none where it has none. */
+function ownOptions(task: Task, options: Readonly<Record<string, unknown>>): RunIdentity {
+  if (!task.options) return {};
+  return { options: JSON.stringify(Object.fromEntries(Object.keys(task.options).map((name) => [name, options[name]]))) };
+}
+
 const withoutNames = <R extends ExampleReport>(report: R) => ({ ...report, classes: report.classes?.length });
 
 /** What a task logs of an evaluation: the loss, and its figures if it has any. */
@@ -234,6 +237,7 @@ function checkTask(base: AnyBase, name: TaskName, task: Task, options: RunOption
     throw optionMismatch("train/option", base.config, name, { subject, expected, got, next });
   };
   checkColumns(name, columns);
+  checkOwnOptions("train/option", base.config, name, options);
   const takes = (option: Task["takes"][number]) => task.takes.includes(option);
   if (packing && !takes("packing")) refuse("packing", "an example a row", "true", "Leave out packing.");
   if (samples !== 0 && !takes("samples")) refuse("samples", "no texts to show", String(samples), "Leave out samples.");

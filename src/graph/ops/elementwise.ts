@@ -29,6 +29,8 @@ export const and = (a: Value, b: Value): Value => apply1("and", [a, b]);
 /** `condition ? a : b`, elementwise. */
 export const where = (condition: Value, a: Value, b: Value): Value => apply1("where", [condition, a, b]);
 export const cast = (x: Value, to: ElementType): Value => apply1("cast", [x], { to });
+/** x, a constant in the backward pass (torch's `detach`). */
+export const detach = (x: Value): Value => apply1("detach", [x]);
 
 export function broadcastShapes(a: Shape, b: Shape): Shape {
   const rank = Math.max(a.length, b.length);
@@ -148,5 +150,10 @@ export const elementwiseRules = {
     infer: ([x], a) => [{ dtype: a.to, shape: x!.shape }],
     vjp: ({ inputs: [x] }, [d]) => [x!.dtype.startsWith("float") ? cast(d!, x!.dtype) : null],
     lower: (emit, node, inputs) => [emit.node("Cast", inputs, { to: emit.elementType(node.attributes.to) })],
+  },
+  detach: {
+    infer: ([x]) => [x!],
+    vjp: () => [],
+    lower: (_emit, _node, [x]) => [x!],
   },
 } satisfies Record<string, OpRule>;

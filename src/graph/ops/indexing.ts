@@ -2,11 +2,16 @@
 import { type Dim, elements } from "../dims.ts";
 import { apply, apply1, expect, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
-import { cast, mul } from "./elementwise.ts";
+import { cast, equal, mul, where } from "./elementwise.ts";
+import { constant, scalar } from "./leaves.ts";
 import { reshape } from "./shape.ts";
 
-/** Row `ids[...]` of a table [vocab, dim]: int32 [...] → [..., dim]. `path` is the module's name. */
-export const embedding = (ids: Value, table: Value, path: string): Value => apply1("embedding", [ids, table], { path });
+/**
+ * Row `ids[...]` of a table [vocab, dim]: int32 [...] → [..., dim]. `path` is the module's name; the row at `padding` gets no
+ * gradient (torch's `padding_idx`).
+ */
+export const embedding = (ids: Value, table: Value, path: string, padding: number | null = null): Value =>
+  apply1("embedding", [ids, table], padding === null ? { path } : { path, padding });
 /** Rows of x [n, dim] at int32 indices [r] → [r, dim]. */
 export const gatherRows = (x: Value, indices: Value): Value => apply1("gatherRows", [x, indices]);
 /** Adds the rows of d [r, dim] into zeros [rows, dim] at int32 indices [r]; repeated indices add up. */
@@ -29,10 +34,14 @@ export const indexingRules = {
       expect(ids!.dtype === "int32" && table!.shape.length === 2, "it takes int32 ids and a table [vocab, dim]");
       return [{ dtype: table!.dtype, shape: [...ids!.shape, table!.shape[1]!] }];
     },
-    vjp: ({ inputs: [ids, table] }, [d]) => {
-      const [vocab, dim] = table!.shape as [number, number];
+    vjp: ({ inputs: [ids, table], attributes: { padding } }, [d]) => {
+      const [vocab, dim] = table!.shape;
       const rows = elements(ids!.shape);
-      return [null, scatterAddRows(reshape(d!, [rows, dim]), reshape(ids!, [rows]), vocab)];
+      const flat = reshape(ids!, [rows]);
+      const each = reshape(d!, [rows, dim!]);
+      if (padding === undefined) return [null, scatterAddRows(each, flat, vocab!)];
+      const isPadding = reshape(equal(flat, constant("int32", [], [padding])), [rows, 1]);
+      return [null, scatterAddRows(where(isPadding, scalar(0, each), each), flat, vocab!)];
     },
     lower: (emit, _, [ids, table]) => [emit.node("Gather", [table!, ids!])],
   },

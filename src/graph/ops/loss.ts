@@ -5,9 +5,13 @@ import { apply, apply1, expect, type Node, type Type, type Value } from "../grap
 import type { OpRule } from "../rule.ts";
 import { mul, tanh } from "./elementwise.ts";
 import { scalar } from "./leaves.ts";
+import { sumOf } from "./reduction.ts";
+import { reshape } from "./shape.ts";
 
-/** Sum over rows of -log softmax(logits)[label]: logits [n, vocab], int32 labels [n] → scalar. */
-export const crossEntropy = (logits: Value, labels: Value): Value => apply1("crossEntropy", [logits, labels]);
+/** -log softmax(logits)[label] of each row: logits [n, vocab], int32 labels [n] → [n]. */
+export const crossEntropies = (logits: Value, labels: Value): Value => apply1("crossEntropy", [logits, labels]);
+/** Their sum over the rows: a scalar. */
+export const crossEntropy = (logits: Value, labels: Value): Value => sumOf(crossEntropies(logits, labels));
 
 interface FusedAttributes {
   /** The output layer's module name, by which LoRA finds it. */
@@ -19,9 +23,9 @@ interface FusedAttributes {
 }
 
 /**
- * crossEntropy(x · Wᵀ, labels) for a frozen output layer W [vocab, dim], in row chunks: x [n, dim], int32 labels [n]
- * → scalar. The gradient of x comes out of the same pass: dx = softmax · W - W[label], with the normalisation moved past
- * the product. W itself gets none, so a graph that trains it uses `linear` and `crossEntropy`. `further` are logits [n, added]
+ * crossEntropies(x · Wᵀ, labels) for a frozen output layer W [vocab, dim], in row chunks: x [n, dim], int32 labels [n]
+ * → [n]. The gradient of x comes out of the same pass: dx = softmax · W - W[label] in each row, with the normalisation moved
+ * past the product. W itself gets none, so a graph that trains it uses `linear` and `crossEntropies`. `further` are logits [n, added]
  * behind those of W, few of them, with a gradient of their own.
  */
 export const linearCrossEntropy = (x: Value, weight: Value, labels: Value, attributes: FusedAttributes, further?: Value): Value =>
@@ -32,11 +36,12 @@ export function capLogits(logits: Value, softcap: number): Value {
   return mul(tanh(mul(logits, scalar(1 / softcap, logits))), scalar(softcap, logits));
 }
 
-/** log Z + max - logits[label] summed, given the pieces of a stable softmax, each [n, 1]. */
-function lossOf(emit: Emitter, z: string, max: string, chosen: string): string {
-  const each = emit.node("Sub", [emit.node("Add", [emit.node("Log", [z]), max]), chosen]);
-  return emit.node("ReduceSum", [each], { keepdims: 0 });
-}
+/** log Z + max - logits[label], given the pieces of a stable softmax, each [n, 1] as it is itself. */
+const lossesOf = (emit: Emitter, z: string, max: string, chosen: string): string =>
+  emit.node("Sub", [emit.node("Add", [emit.node("Log", [z]), max]), chosen]);
+
+/** A column [n, 1] as [n]. */
+const flat = (emit: Emitter, column: string): string => emit.node("Squeeze", [column, emit.int64(1)]);
 
 /** Stable exponentials of logits [n, …] that lie in one or several parts: exp(l - max), their sum over all [n, 1], max [n, 1]. */
 function exponentials(emit: Emitter, ...logits: string[]): { e: string[]; z: string; max: string } {
@@ -64,6 +69,9 @@ function furtherLabels(emit: Emitter, dtype: Type["dtype"], labels: string, voca
   const place = emit.node("Max", [emit.node("Sub", [column, first]), emit.constant("int32", [], [0])]);
   return { place, own: emit.node("Cast", [emit.node("GreaterOrEqual", [column, first])], { to: emit.elementType(dtype) }) };
 }
+
+/** [n] as a column [n, 1], which goes with the rows of a matrix. */
+const column = (x: Value): Value => reshape(x, [...x.shape, 1]);
 
 /** Which gradients the graph reads. */
 interface Wanted {
@@ -98,7 +106,7 @@ function lowerFused(
     const product = emit.node("ReduceSum", [emit.node("Mul", [xi, target]), emit.int64(1)], { keepdims: 1 });
     const chosen = capped(emit, type, product, softcap); // [c, 1]
     const other = more && emit.node("Mul", [emit.node("GatherElements", [more.logits, more.place], { axis: 1 }), more.own]);
-    losses.push(lossOf(emit, z, max, other ? emit.node("Add", [chosen.logits, other]) : chosen.logits));
+    losses.push(lossesOf(emit, z, max, other ? emit.node("Add", [chosen.logits, other]) : chosen.logits));
     if (wanted.x) {
       const expected = emit.node("Div", [emit.node("Gemm", [times(e[0]!, all.slope), w!]), z]);
       gradients.x.push(emit.node("Sub", [expected, times(target, chosen.slope)])); // [c, dim]
@@ -112,10 +120,9 @@ function lowerFused(
     }
   }
   const joined = (parts: string[]) => (parts.length > 0 ? emit.concat(parts, 0) : "");
-  const gradient = joined(gradients.x);
   return [
-    emit.sum(losses),
-    ...(wanted.x || wanted.further ? [gradient] : []),
+    flat(emit, joined(losses)),
+    ...(wanted.x || wanted.further ? [joined(gradients.x)] : []),
     ...(further && wanted.further ? [joined(gradients.further)] : []),
   ];
 }
@@ -129,13 +136,13 @@ export const lossRules = {
   crossEntropy: {
     infer: (inputs) => {
       takesLogits(inputs);
-      return [{ dtype: inputs[0]!.dtype, shape: [] }];
+      return [{ dtype: inputs[0]!.dtype, shape: inputs[1]!.shape }];
     },
-    vjp: ({ inputs: [logits, labels] }, [d]) => [mul(apply1("crossEntropyGradient", [logits!, labels!]), d!), null],
+    vjp: ({ inputs: [logits, labels] }, [d]) => [mul(apply1("crossEntropyGradient", [logits!, labels!]), column(d!)), null],
     lower: (emit, _, [logits, labels]) => {
       const { z, max } = exponentials(emit, logits!);
-      const column = emit.node("Unsqueeze", [labels!, emit.int64(1)]);
-      return [lossOf(emit, z, max, emit.node("GatherElements", [logits!, column], { axis: 1 }))];
+      const chosen = emit.node("GatherElements", [logits!, emit.node("Unsqueeze", [labels!, emit.int64(1)])], { axis: 1 });
+      return [flat(emit, lossesOf(emit, z, max, chosen))];
     },
   },
   crossEntropyGradient: {
@@ -145,10 +152,10 @@ export const lossRules = {
     },
     vjp: null,
     lower: (emit, node, [logits, labels]) => {
-      const column = emit.node("Unsqueeze", [labels!, emit.int64(1)]);
-      const one = emit.node("Expand", [emit.constant(node.inputs[0]!.dtype, [], [-1]), emit.node("Shape", [column])]);
+      const places = emit.node("Unsqueeze", [labels!, emit.int64(1)]);
+      const one = emit.node("Expand", [emit.constant(node.inputs[0]!.dtype, [], [-1]), emit.node("Shape", [places])]);
       const probabilities = emit.node("Softmax", [logits!], { axis: -1 });
-      return [emit.node("ScatterElements", [probabilities, column, one], { axis: 1, reduction: "add" })];
+      return [emit.node("ScatterElements", [probabilities, places, one], { axis: 1, reduction: "add" })];
     },
   },
   linearCrossEntropy: {
@@ -158,12 +165,16 @@ export const lossRules = {
         "it takes x [n, dim] and W [vocab, dim]",
       );
       expect(labels!.dtype === "int32" && sameShape(labels!.shape, [x!.shape[0]!]), "there is not one int32 label a row");
-      if (!further) return [{ dtype: x!.dtype, shape: [] }, x!];
+      const losses = { dtype: x!.dtype, shape: labels!.shape };
+      if (!further) return [losses, x!];
       expect(further.shape.length === 2 && further.shape[0] === x!.shape[0], "there is not one row of further logits for a row");
       expect(!softcap, "further logits cannot be capped");
-      return [{ dtype: x!.dtype, shape: [] }, x!, further];
+      return [losses, x!, further];
     },
-    vjp: ({ outputs: [, dx, dFurther] }, [d]) => [mul(dx!, d!), null, null, ...(dFurther ? [mul(dFurther, d!)] : [])],
+    vjp: ({ outputs: [, dx, dFurther] }, [d]) => {
+      const each = column(d!);
+      return [mul(dx!, each), null, null, ...(dFurther ? [mul(dFurther, each)] : [])];
+    },
     lower: (emit, node, inputs) => {
       const isRead = (i: number) => node.outputs[i] !== undefined && emit.isUsed(node.outputs[i]);
       return lowerFused(emit, node, inputs, node.attributes as FusedAttributes, { x: isRead(1), further: isRead(2) });

@@ -24,6 +24,7 @@ export type OpName =
   | "and"
   | "where"
   | "cast"
+  | "detach"
   | "reduceSum"
   | "reduceMax"
   | "softmax"

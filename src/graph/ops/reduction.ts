@@ -3,10 +3,15 @@ import { apply1, expect, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { mul, sub } from "./elementwise.ts";
 import { scalar } from "./leaves.ts";
-import { broadcastTo } from "./shape.ts";
+import { broadcastTo, reshape } from "./shape.ts";
 
 /** Sum over `axes` (not negative); the reduced axes remain with length 1. */
 export const reduceSum = (x: Value, axes: readonly number[]): Value => apply1("reduceSum", [x], { axes });
+/** Sum of all elements: a scalar. */
+export function sumOf(x: Value): Value {
+  const axes = x.shape.map((_, axis) => axis);
+  return reshape(reduceSum(x, axes), []);
+}
 /** Greatest element over `axes`; used to keep exponentials in range, and constant in the backward pass. */
 export const reduceMax = (x: Value, axes: readonly number[]): Value => apply1("reduceMax", [x], { axes });
 /** Softmax over the last axis. */

@@ -115,9 +115,9 @@ export const bert: Family<BertConfig, ModelInputs> = {
 function embeddings(c: BertConfig, inputIds: Value, tokenTypeIds: Value): Value {
   const [batch, seq] = inputIds.shape as [Dim, Dim];
   const at = "bert.embeddings";
-  const rows = (ids: Value, name: string, length: number) =>
-    embedding(ids, weight(`${at}.${name}.weight`, [length, c.hiddenSize]), `${at}.${name}`);
-  const tokens = rows(inputIds, "word_embeddings", c.vocabSize); // [batch, seq, hidden]
+  const rows = (ids: Value, name: string, length: number, padding: number | null = null) =>
+    embedding(ids, weight(`${at}.${name}.weight`, [length, c.hiddenSize]), `${at}.${name}`, padding);
+  const tokens = rows(inputIds, "word_embeddings", c.vocabSize, c.padId); // [batch, seq, hidden]
   const places = rows(iota(seq), "position_embeddings", c.maxPositions); // [seq, hidden]
   const sum = add(add(tokens, rows(tokenTypeIds, "token_type_embeddings", c.tokenTypes)), places);
   return layerNormed(reshape(sum, [mulDims(batch, seq), c.hiddenSize]), `${at}.LayerNorm`, c.layerNormEps);

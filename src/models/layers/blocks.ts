@@ -121,6 +121,8 @@ export interface LayerContext {
 /** Where a family keeps what is around its layers. The norms and what `enter` does are its own. */
 export interface Layout {
   embedding: string;
+  /** Whether the embedding's row of the padding token is left untrained (torch's `padding_idx`). */
+  hasPaddingRow?: boolean;
   layers: string;
   /** The output layer's module; the embedding's table if the config ties them. */
   head: string;
@@ -154,7 +156,7 @@ export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout,
   const ids = reshape(inputs.inputIds, [mulDims(batch, seq)]);
   let x = added
     ? embeddingOfTwo(ids, [table, layout.embedding], [addedTable!, added.embedding])
-    : embedding(ids, table, layout.embedding); // [batch*seq, hidden]
+    : embedding(ids, table, layout.embedding, layout.hasPaddingRow ? c.padId : null); // [batch*seq, hidden]
   if (inputs.images?.rows) x = placeRows(x, inputs.images.features, inputs.images.rows);
   if (layout.enter) x = layout.enter(x);
   for (let i = 0; i < c.layers; i++) x = layer(x, `${layout.layers}.${i}`, i, context);
@@ -178,6 +180,7 @@ export function llamaLayout(c: LlamaConfig): Layout {
   const { root = "model" } = c;
   return {
     embedding: `${root}.embed_tokens`,
+    hasPaddingRow: true,
     layers: `${root}.layers`,
     head: "lm_head",
     finalNorm: (x) => rms(x, `${root}.norm`, c.rmsNormEps),

@@ -1,10 +1,17 @@
 // Previews of texts that are continued: examples with their trained tokens marked, what is lost, what a model would not learn.
 import type { MadeExample } from "../../data/examples.ts";
+import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
 import { IGNORE } from "../../data/types.ts";
-import { makeStreamDecoder, type Tokenizer } from "../../text/tokenizer.ts";
-import { type ContinuedStats, type DatasetStats, lengthsOf, type ShownExample, sharedWarning } from "../common/preview.ts";
+import type { Tokenizer } from "../../text/tokenizer.ts";
+import {
+  type ContinuedStats,
+  type DatasetStats,
+  lengthsOf,
+  type ShownExample,
+  sharedWarning,
+  textParts,
+} from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
-import { type ImageSpan, imageNote } from "./image-spans.ts";
 
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;
@@ -84,25 +91,15 @@ function show(
 ): ShownExample {
   const ids = whole.ids.slice(0, maxLength);
   const isTrained = (i: number): boolean => whole.labels[i] !== IGNORE;
-  const parts: NonNullable<ShownExample["parts"]> = [];
-  const add = (text: string, trained: boolean): void => {
-    const last = parts.at(-1);
-    if (last?.trained === trained) last.text += text;
-    else if (text !== "") parts.push({ text, trained });
-  };
-  const addText = (from: number, to: number): void => {
-    const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
-    for (let i = from; i < to; i++) add(decoder.push(ids[i]!), isTrained(i));
-    add(decoder.flush(), isTrained(to - 1));
-  };
+  const { parts, add, addTokens } = textParts(tokenizer);
   tokenizer.limited(() => {
     let from = 0;
     for (const span of images.filter((span) => span.to <= ids.length)) {
-      addText(from, span.from);
+      addTokens(ids, isTrained, from, span.from);
       add(imageNote(span), false);
       from = span.to;
     }
-    addText(from, ids.length);
+    addTokens(ids, isTrained, from, ids.length);
   });
   return {
     place,

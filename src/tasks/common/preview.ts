@@ -1,5 +1,6 @@
 // What a preview of any task consists of: counts of each data file, and examples as they are trained on.
 import type { Recognized } from "../../data/readers.ts";
+import { makeStreamDecoder, type Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
 import type { PreviewedFiles } from "../task.ts";
 
@@ -15,8 +16,10 @@ export interface DatasetStats {
   truncated: number;
   /** In tokens. */
   lengths: Lengths | null;
-  /** The classes in the order of the logits, with the number of records of each. */
+  /** The classes in the order of the logits, with the number of records of each, or of words where these are classified. */
   classes: { label: string; count: number }[] | null;
+  /** Words that have a class. */
+  words?: number;
   /** Image files, each counted once. */
   images: number | null;
   /** Of texts that are continued. */
@@ -25,7 +28,7 @@ export interface DatasetStats {
 
 /** Counts of a file whose texts are continued. */
 export interface ContinuedStats {
-  kind: "messages" | "completion" | "text";
+  kind: "messages" | "completion" | "text" | "pair";
   /** Records that are trained on: all but the ones left out. */
   examples: number;
   /** Tokens that are targets. */
@@ -37,6 +40,8 @@ export interface ContinuedStats {
   dropped: { cut: number; empty: number; places: string[] };
   /** Examples, not truncated, that end with no trained token that stops generation. */
   endless: number;
+  /** Of pairs: those whose answers are equal. */
+  equal?: number;
 }
 
 /** How long the examples of a file are; 95 of 100 are no longer than `most`. */
@@ -61,6 +66,8 @@ export interface ShownExample {
   place: string;
   /** The name of its class, or its number. */
   label?: string;
+  /** Of a text whose words are classified: each of them and its class. */
+  words?: { text: string; label: string }[];
   /** What the tokens of each text decode to, special tokens included. */
   text?: string[];
   tokens?: number;
@@ -72,7 +79,35 @@ export interface ShownExample {
   /** Of texts that are continued: targets, tokens lost to truncation, and the text in pieces that are trained or not. */
   trained?: number;
   cut?: number;
-  parts?: { text: string; trained: boolean }[];
+  parts?: TextPart[];
+  /** Of examples of several texts whose tokens are trained: each with its name. */
+  texts?: { name: string; parts: TextPart[] }[];
+}
+
+/** A piece of a text whose tokens are all targets, or none of them. */
+export interface TextPart {
+  text: string;
+  trained: boolean;
+}
+
+/** The pieces of a text, to which tokens and other texts are added. */
+export function textParts(tokenizer: Tokenizer) {
+  const parts: TextPart[] = [];
+  const add = (text: string, trained: boolean): void => {
+    const last = parts.at(-1);
+    if (last?.trained === trained) last.text += text;
+    else if (text !== "") parts.push({ text, trained });
+  };
+  return {
+    parts,
+    add,
+    /** Adds the tokens from one place to another. */
+    addTokens(ids: Int32Array, isTrained: (place: number) => boolean, from: number, to: number): void {
+      const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+      for (let i = from; i < to; i++) add(decoder.push(ids[i]!), isTrained(i));
+      add(decoder.flush(), isTrained(to - 1));
+    },
+  };
 }
 
 /** Bars of a histogram, at most. */

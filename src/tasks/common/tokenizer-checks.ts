@@ -63,7 +63,7 @@ function sampleTurn(template: ChatTemplate): string {
  * A marker in an answer that the vocabulary lacks would be cut into pieces, and no piece would stop generation. Markers around
  * it (<|user|>) are plain text to some models, such as OLMo 2 and Zephyr.
  */
-function checkTemplate(tokenizer: Tokenizer): void {
+export function checkTemplate(tokenizer: Tokenizer): void {
   const text = tokenizer.limited(() => sampleTurn(tokenizer.template!));
   const missing = [...new Set(text.match(MARKER))].filter((marker) => tokenizer.tokenToId(marker) === undefined);
   if (missing.length === 0) return;

@@ -1,0 +1,16 @@
+// The table of adapter methods: PEFT's LoRA and its variants, those that are built and those that are refused by name. A new one is a
+// file beside this one, and its line here (docs/add-a-method.md).
+import { unbuilt } from "../method.ts";
+
+export const alora = unbuilt(
+  "alora_invocation_tokens",
+  null,
+  "activated LoRA switches on in mid-sequence, which is not done here",
+);
+export const bdlora = unbuilt("use_bdlora", null, "block-diagonal factors are not computed");
+export { dora } from "./dora.ts";
+export const kasa = unbuilt("kasa_config", null, "KaSA's singular values are not applied");
+export { lora } from "./lora.ts";
+export const loraBias = unbuilt("lora_bias", false, "a bias of B is not applied", /\.lora_[AB]\.bias$/);
+export const monteclora = unbuilt("monteclora_config", null, "MonteCLoRA's sampling is not done");
+export const qalora = unbuilt("use_qalora", false, "QALoRA's grouped inputs are not computed");

@@ -1,0 +1,105 @@
+// How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
+import { grouped, oneLine } from "../../units.ts";
+import type { ClassMeasures } from "../common/classification-measures.ts";
+import { meanLoss, percent } from "../common/measures.ts";
+import type { Measure, Measuring, ScoreTable } from "../task.ts";
+
+/** The mean logistic loss of the rows and classes in nats, and what was found. */
+export interface MultiLabelScore {
+  loss: number;
+  /** Rows. */
+  count: number;
+  /** Share of the rows whose classes are all found, and no other. */
+  subsetAccuracy: number;
+  /** F1 over all rows and classes together, and the mean of the classes' own; 0 where nothing is expected or found. */
+  microF1: number;
+  macroF1: number;
+  /** Every class, in the order of the logits. */
+  classes: ClassMeasures[];
+}
+
+const share = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
+
+/** Of `expected` and `found`, 0 or 1 for each row and class, [rows, labels]. */
+export function multiLabelMeasures(
+  expected: ArrayLike<number>,
+  found: ArrayLike<number>,
+  labels: readonly string[],
+): Omit<MultiLabelScore, "loss"> {
+  const width = labels.length;
+  const count = width === 0 ? 0 : expected.length / width;
+  const of = labels.map(() => ({ support: 0, said: 0, right: 0 }));
+  let exact = 0;
+  for (let row = 0; row < count; row++) {
+    let isExact = true;
+    for (const [i, one] of of.entries()) {
+      const [own, said] = [expected[row * width + i]!, found[row * width + i]!];
+      one.support += own;
+      one.said += said;
+      one.right += own * said;
+      if (own !== said) isExact = false;
+    }
+    if (isExact) exact++;
+  }
+  const classes = of.map(({ support, said, right }, i) => ({
+    label: labels[i]!,
+    precision: share(right, said),
+    recall: share(right, support),
+    f1: share(2 * right, said + support),
+    support,
+  }));
+  const sum = (key: "support" | "said" | "right") => of.reduce((total, one) => total + one[key], 0);
+  return {
+    count,
+    subsetAccuracy: share(exact, count),
+    microF1: share(2 * sum("right"), sum("said") + sum("support")),
+    macroF1: share(
+      classes.reduce((total, { f1 }) => total + f1, 0),
+      width,
+    ),
+    classes,
+  };
+}
+
+export function multiLabelMeasure({ labels }: Measuring): Measure<MultiLabelScore> {
+  const mean = meanLoss();
+  const [expected, found]: [number[], number[]] = [[], []];
+  return {
+    add(ran) {
+      mean.add(ran);
+      for (const label of ran.batch.feeds["labels"]!.data) expected.push(Number(label));
+      for (const logit of ran.results["logits"]!.data) found.push(Number(logit) > 0 ? 1 : 0);
+    },
+    score: () => ({ loss: mean.loss(), ...multiLabelMeasures(expected, found, labels) }),
+  };
+}
+
+/** Classes that are shown: the worst. */
+const WORST = 5;
+const LABEL_CHARS = 40;
+
+export const multiLabelScores: ScoreTable<MultiLabelScore> = {
+  columns: [
+    ["loss", ({ loss }) => loss.toFixed(4)],
+    ["micro F1", ({ microF1 }) => microF1.toFixed(4)],
+    ["macro F1", ({ macroF1 }) => macroF1.toFixed(4)],
+    ["all right", ({ subsetAccuracy }) => percent(subsetAccuracy)],
+  ],
+  details({ base, adapter }) {
+    const { classes } = (adapter ?? base)!;
+    const worst = classes
+      .filter(({ support }) => support > 0)
+      .sort((a, b) => a.f1 - b.f1)
+      .slice(0, WORST);
+    const rows = worst.map(({ label, precision, recall, f1, support }) => [
+      oneLine(label, LABEL_CHARS),
+      ...[precision, recall, f1].map((value) => value.toFixed(4)),
+      grouped(support),
+    ]);
+    return [
+      ...(base ? [] : ["The base has no head of its own for these classes."]),
+      `${rows.length === classes.length ? "The classes" : "The worst classes"}${adapter ? ", with the adapter" : ""}:`,
+      [["", "precision", "recall", "F1", "examples"], ...rows],
+    ];
+  },
+};

@@ -1,0 +1,229 @@
+// Pairs of answers to examples and batches: both answers behind the prompt, tokenized as by TRL's DPOTrainer 1.16.
+import { makeBatch } from "../../data/batch.ts";
+import { type Collator, examplesName } from "../../data/collate.ts";
+import { fieldsKey } from "../../data/duplicates.ts";
+import { encode, type MadeExample, noTemplate, withEos, withPlace } from "../../data/examples.ts";
+import { promptFormatOf } from "../../data/prompts.ts";
+import { type RecordFile, readFormats } from "../../data/readers.ts";
+import type { DataRecord } from "../../data/records.ts";
+import type { Examples } from "../../data/store.ts";
+import { type Batch, type Example, IGNORE } from "../../data/types.ts";
+import { LowrankError } from "../../errors.ts";
+import type { TextBase } from "../../models/base.ts";
+import type { Platform } from "../../platform/platform.ts";
+import { float32, int32, type Tensor } from "../../tensor.ts";
+import { imagePartsOf } from "../../text/parts.ts";
+import { renderChat } from "../../text/template.ts";
+import { specialPrefix, type Tokenizer } from "../../text/tokenizer.ts";
+import { paddingOf } from "../common/record-data.ts";
+import { checkTemplate, checkVocabulary, lengthLimit } from "../common/tokenizer-checks.ts";
+import type { DataOptions, Start, TaskData } from "../task.ts";
+import { type ConversationPreference, isConversation, type Preference, preferences, type TextPreference } from "./records.ts";
+
+/** Fails if the tokenizer has ids that the base has no embedding for, or its positions do not suffice. */
+export async function preferenceData(
+  base: TextBase,
+  options: DataOptions,
+  { files }: Pick<Platform, "files">,
+): Promise<TaskData> {
+  const { config } = base;
+  const tokenizer = await base.tokenizer();
+  checkVocabulary(tokenizer, base);
+  const maxLength = lengthLimit(options.maxLength, config);
+  const now = options.date === undefined ? undefined : new Date(options.date);
+  const padId = paddingOf(config, tokenizer);
+  return {
+    maxLength,
+    limit: Math.max(config.vocabSize, 2 * maxLength + 1),
+    open(path) {
+      const file = readFormats(files, path, preferences(options));
+      return { file, examples: eachPair(file, tokenizer, maxLength, now) };
+    },
+    collate: (examples) => collatePairs(examples, padId),
+    sampled: (example) => answersOf(example)[0],
+    prompts() {
+      const { add, format } = promptFormatOf();
+      return { add: (record) => add(asked(record as object as Preference)), format };
+    },
+  };
+}
+
+/** The pair as what a model is asked: a conversation, or a prompt with its answer. */
+const asked = (record: Preference): DataRecord =>
+  isConversation(record) ? { messages: record.prompt } : { prompt: record.prompt, completion: record.chosen };
+
+async function* eachPair(
+  records: RecordFile<Preference>,
+  tokenizer: Tokenizer,
+  maxLength: number,
+  now: Date | undefined,
+): AsyncGenerator<MadeExample<Preference>, void, void> {
+  let isChecked = tokenizer.template === undefined;
+  for await (const { record, place } of records) {
+    if (!isChecked && isConversation(record)) {
+      checkTemplate(tokenizer);
+      isChecked = true;
+    }
+    try {
+      const texts = tokenizer.limited(() => encodePreference(record, tokenizer, now));
+      yield { record, place, key: keyOf(record), whole: pairExample(texts, maxLength), isCut: isCut(texts, maxLength) };
+    } catch (error) {
+      throw withPlace(error, records.where(place));
+    }
+  }
+}
+
+/** Pairs of the same prompt and answers ask the same, whichever answer is the chosen one. */
+function keyOf({ prompt, chosen, rejected }: Preference) {
+  const answers = [chosen, rejected].map((answer) => JSON.stringify(answer)).sort();
+  return fieldsKey({ prompt, answers, chosen, rejected }, ["chosen", "rejected"]);
+}
+
+/** The ids of a prompt with each of its answers, and how many of them are the prompt's. */
+export interface EncodedPreference {
+  prompt: number;
+  chosen: Int32Array;
+  rejected: Int32Array;
+}
+
+/**
+ * Prompt and answer are tokenized as one text: strings with the tokenizer's special tokens in front and EOS behind, conversations as
+ * the chat template renders them. An answer begins where the tokens differ from those of the prompt alone, in one of both.
+ */
+export function encodePreference(record: Preference, tokenizer: Tokenizer, now?: Date): EncodedPreference {
+  const [prompt, chosen, rejected] = isConversation(record)
+    ? encodeConversations(record, tokenizer, now)
+    : encodeTexts(record, tokenizer);
+  return {
+    prompt: Math.min(commonPrefix(prompt, chosen), commonPrefix(prompt, rejected)),
+    chosen: Int32Array.from(chosen),
+    rejected: Int32Array.from(rejected),
+  };
+}
+
+type Ids = readonly number[];
+
+function encodeTexts({ prompt, chosen, rejected }: TextPreference, tokenizer: Tokenizer): [Ids, Ids, Ids] {
+  const ids = (text: string): number[] => [...specialPrefix(tokenizer), ...encode(tokenizer, text)];
+  return [ids(prompt), withEos(ids(prompt + chosen), tokenizer), withEos(ids(prompt + rejected), tokenizer)];
+}
+
+function encodeConversations(
+  { prompt, chosen, rejected }: ConversationPreference,
+  tokenizer: Tokenizer,
+  now: Date | undefined,
+): [Ids, Ids, Ids] {
+  const { template } = tokenizer;
+  if (!template) throw noTemplate("conversations", "{prompt, chosen, rejected} with strings");
+  if (imagePartsOf([...prompt, ...chosen, ...rejected]).length > 0) throw noImages();
+  const ids = (...given: Parameters<typeof renderChat>) => encode(tokenizer, renderChat(...given));
+  return [
+    prompt.length === 0 ? [] : ids(template, prompt, { addGenerationPrompt: true, now }),
+    ids(template, [...prompt, ...chosen], { now }),
+    ids(template, [...prompt, ...rejected], { now }),
+  ];
+}
+
+const noImages = (): LowrankError =>
+  new LowrankError("data/images", "preferences are trained on texts alone", {
+    expected: "messages without images",
+    got: "an image",
+    next: "Remove the record.",
+  });
+
+function commonPrefix(a: Ids, b: Ids): number {
+  let length = 0;
+  while (length < a.length && length < b.length && a[length] === b[length]) length++;
+  return length;
+}
+
+const isCut = ({ chosen, rejected }: EncodedPreference, maxLength: number): boolean =>
+  Math.max(chosen.length, rejected.length) > maxLength;
+
+/** Both texts, each cut on the right, as one example: without a target where one answer has none left. */
+export function pairExample({ prompt, chosen, rejected }: EncodedPreference, maxLength: number): Example {
+  const texts = [chosen, rejected].map((ids) => ids.subarray(0, maxLength));
+  const lengths = texts.map(({ length }) => length);
+  const labels = texts.flatMap((ids) => Array.from(ids, (id, i) => (i >= Math.max(prompt, 1) ? id : IGNORE)));
+  return {
+    ids: Int32Array.from(texts.flatMap((ids) => [...ids])),
+    labels: Int32Array.from(labels),
+    starts: [lengths[0]!],
+    ...(Math.min(...lengths) <= Math.max(prompt, 1) && { targets: 0 }),
+  };
+}
+
+/** The texts of a pair: with the chosen answer, and with the rejected one. */
+export function answersOf({ ids, labels, starts: [border = 0] = [] }: Example): [Example, Example] {
+  const part = (from: number, to: number): Example => ({ ids: ids.slice(from, to), labels: labels.slice(from, to) });
+  return [part(0, border), part(border, ids.length)];
+}
+
+/** Pairs in order. The rows of a batch are the texts with the chosen answers, then those with the rejected ones. */
+function collatePairs(examples: Examples, padId: number): Collator {
+  const lengths = Int32Array.from({ length: examples.length }, (_, i) => examples.longestOf(i));
+  return {
+    examples,
+    lengths,
+    identity: { padId },
+    name: () => examplesName(examples),
+    size: (indices) => ({
+      rows: 2 * indices.length,
+      width: indices.reduce((most, i) => Math.max(most, lengths[i]!), 0),
+      targets: indices.reduce((sum, i) => sum + examples.targetsOf(i), 0),
+    }),
+    async batch(indices) {
+      const pairs = (await examples.read(indices)).map(answersOf);
+      const texts = [...pairs.map(([chosen]) => chosen), ...pairs.map(([, rejected]) => rejected)];
+      const { rows, feeds, tokens } = makeBatch(texts, { padId });
+      return { feeds: { ...feeds, ...pairFeeds(pairs.length, rows.width, feeds["lossRows"]!) }, targets: pairs.length, tokens };
+    },
+  };
+}
+
+/** What the loss reads of pairs, chosen texts first, whose targets are predicted at `lossRows`; no reference yet. */
+export function pairFeeds(pairs: number, width: number, lossRows: Tensor): Record<string, Tensor> {
+  const rows = Array.from({ length: 2 * pairs }, (_, row) => row);
+  const textOf = Array.from(lossRows.data as Int32Array, (place) => Math.floor(place / width));
+  return {
+    lossTexts: int32([textOf.length], textOf),
+    otherAnswer: int32(
+      [rows.length],
+      rows.map((row) => (row + pairs) % rows.length),
+    ),
+    side: float32(
+      [rows.length],
+      Float32Array.from(rows, (row) => (row < pairs ? 1 : -1)),
+    ),
+    referenceLogps: float32([rows.length], new Float32Array(rows.length)),
+  };
+}
+
+/** The batch with the log-probabilities of its texts by the reference, in the order of its rows. */
+export const withReference = ({ feeds, ...batch }: Batch, logps: Float32Array): Batch => ({
+  ...batch,
+  feeds: { ...feeds, referenceLogps: float32([logps.length], logps) },
+});
+
+/** Batches with the reference's log-probabilities, which are computed here, once: two numbers a pair. */
+export async function prepareReference(pairs: Collator, { run, batchSize }: Start): Promise<Collator> {
+  const count = pairs.lengths.length;
+  const reference = new Float32Array(2 * count); // of the chosen answers, then of the rejected ones
+  const order = Int32Array.from(pairs.lengths, (_, i) => i).sort((a, b) => pairs.lengths[b]! - pairs.lengths[a]! || a - b);
+  for (let start = 0; start < count; start += batchSize) {
+    const rows = [...order.subarray(start, start + batchSize)];
+    const { logps } = await run(await pairs.batch(rows));
+    for (const [i, row] of rows.entries()) {
+      reference[row] = Number(logps!.data[i]);
+      reference[count + row] = Number(logps!.data[rows.length + i]);
+    }
+  }
+  return {
+    ...pairs,
+    batch: async (rows) =>
+      withReference(
+        await pairs.batch(rows),
+        Float32Array.from([...rows, ...rows.map((row) => count + row)], (i) => reference[i]!),
+      ),
+  };
+}

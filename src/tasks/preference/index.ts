@@ -1,0 +1,84 @@
+// Preferences: of two answers to a prompt the chosen one is made more probable than the rejected one, against the model as it was (DPO).
+import { z } from "zod";
+import { option } from "../../options.ts";
+import { meanLoss, percent } from "../common/measures.ts";
+import type { Measure, Score, Task } from "../task.ts";
+import { preferenceData, prepareReference } from "./data.ts";
+import { lossOptions, preferenceLoss } from "./loss.ts";
+import { preferencePreview } from "./preview.ts";
+
+/** Means over all pairs. A reward is β times the log-probability of an answer above the reference's. */
+export interface PreferenceScore extends Score {
+  /** The share of pairs whose chosen answer has the higher reward. */
+  accuracy: number;
+  /** The reward of the chosen answer minus that of the rejected one. */
+  margin: number;
+  chosenReward: number;
+  rejectedReward: number;
+  /** Log-probabilities of whole answers, in nats. */
+  chosenLogp: number;
+  rejectedLogp: number;
+}
+
+function measure(): Measure<PreferenceScore> {
+  const mean = meanLoss();
+  const sums = { accuracy: 0, margin: 0, chosenReward: 0, rejectedReward: 0, chosenLogp: 0, rejectedLogp: 0 };
+  let count = 0;
+  return {
+    add({ batch, results }) {
+      mean.add({ batch, results });
+      const pairs = batch.targets;
+      const of = (name: string, row: number): number => Number(results[name]!.data[row]);
+      for (let pair = 0; pair < pairs; pair++) {
+        const [chosen, rejected] = [of("rewards", pair), of("rewards", pairs + pair)];
+        sums.accuracy += chosen > rejected ? 1 : 0;
+        sums.margin += chosen - rejected;
+        sums.chosenReward += chosen;
+        sums.rejectedReward += rejected;
+        sums.chosenLogp += of("logps", pair);
+        sums.rejectedLogp += of("logps", pairs + pair);
+      }
+      count += pairs;
+    },
+    score() {
+      const means = Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / count]));
+      return { loss: mean.loss(), ...(means as typeof sums) };
+    },
+  };
+}
+
+const options = {
+  ...lossOptions,
+  chosenColumn: option(z.string().optional(), { value: "NAME", help: "preferences: that of chosen answers" }),
+  rejectedColumn: option(z.string().optional(), { value: "NAME", help: "preferences: that of rejected answers" }),
+};
+
+export const preference: Task<PreferenceScore> & { options: typeof options } = {
+  what: "continuing texts, trained on preferences",
+  head: "lm",
+  peft: { taskType: "CAUSAL_LM" },
+  columns: ["promptColumn", "chosenColumn", "rejectedColumn"],
+  takes: ["samples"],
+  options,
+  unit: "tokens",
+  evalBatchSize: 4,
+  rowsPerExample: 2,
+  data: preferenceData,
+  prepare: prepareReference,
+  loss: preferenceLoss,
+  measure,
+  figures: ({ loss: _, ...means }) => means,
+  scores: {
+    columns: [
+      ["loss", ({ loss }) => loss.toFixed(4)],
+      ["accuracy", ({ accuracy }) => percent(accuracy)],
+      ["margin", ({ margin }) => margin.toFixed(4)],
+      ["chosen reward", ({ chosenReward }) => chosenReward.toFixed(4)],
+      ["rejected reward", ({ rejectedReward }) => rejectedReward.toFixed(4)],
+      ["chosen log p", ({ chosenLogp }) => chosenLogp.toFixed(2)],
+      ["rejected log p", ({ rejectedLogp }) => rejectedLogp.toFixed(2)],
+    ],
+  },
+  preview: preferencePreview,
+  prediction: {},
+};
