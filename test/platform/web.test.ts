@@ -89,9 +89,9 @@ test("on WebGPU the statistics of normalisations are computed by nodes of their 
   );
   for (const name of ["y", "dx", "dw"]) {
     assert.ok(expected![name]!.data.some((value) => Math.abs(Number(value)) > 0.01));
-    got![name]!.data.forEach((value, i) =>
-      assert.ok(Math.abs(Number(value) - Number(expected![name]!.data[i])) < 1e-5, `${name}[${i}]`),
-    );
+    got![name]!.data.forEach((value, i) => {
+      assert.ok(Math.abs(Number(value) - Number(expected![name]!.data[i])) < 1e-5, `${name}[${i}]`);
+    });
   }
 });
 
