@@ -17,13 +17,14 @@ const serves = (use: Use, { classify, embed, zeroShot }: Prediction): boolean =>
   use === "embed" ? embed !== undefined : classify !== undefined || zeroShot === true;
 
 /**
- * The base under the head of the task that serves `use`: the one that is given, or of its adapter, or its own; or one whose head needs no
- * training. Fails with `predict/task` where there is none.
+ * The base under the head of the task that serves `use`: the one that is given, or of its adapter, or its own; or one whose head it
+ * has. Fails with `predict/task` where there is none.
  */
 export function baseForUse(base: AnyBase, use: Use, { task, adapter }: PredictorOptions): { name: TaskName; base: AnyBase } {
   const chosen = chooseTask("predict/task", base.config, task, adapter);
   const candidates = [chosen, ...(task ? [] : possibleTasks(base.config))].filter((name) => serves(use, taskOf(name).prediction));
-  const name = candidates.find((one) => one === chosen || !taskOf(one).classes);
+  const hasHead = (one: TaskName) => baseFor(base, one).config.uninitializedHead === null;
+  const name = candidates.find((one) => one === chosen || hasHead(one));
   if (name !== undefined) return { name, base: baseFor(base, name) };
   const others = taskNames.filter((one) => serves(use, taskOf(one).prediction));
   const { config } = base;
