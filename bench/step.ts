@@ -13,7 +13,6 @@ import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
 import { lossGraph } from "../src/tasks/common/token-losses.ts";
-import { sizeOf } from "../src/tensor.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { adamW, parameterRanges } from "../src/train/optimizer.ts";
 import { median } from "./median.ts";

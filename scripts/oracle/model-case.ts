@@ -33,7 +33,7 @@ import { batchPrefixes, numbersOf, parseMeta, partsOf, readTensors, thetaOf } fr
 import { inTemporaryFolder } from "./temporary.ts";
 
 const modelMeta = z.object({
-  task: z.string(),
+  task: z.string().default("causal"), // of a language model's golden it need not be said
   task_options: z.record(z.string(), z.unknown()).default({}),
   outputs: z.array(z.string()).min(1),
   micro_batches: z.int().min(1),
