@@ -49,7 +49,7 @@ function exampleLines(example: ShownExample, number: number, marks: (text: strin
     `example ${number}, ${place}${counts === "" ? "" : `: ${counts}`}`,
     ...(image ? [`  image:  ${oneLine(image.path)}, ${imageText(image)}`] : []),
     ...text.map((part, i) => `  ${text.length > 1 ? `text ${i + 1}: ` : "text:   "}${oneLine(part)}`),
-    ...(label === undefined ? [] : [`  class:  ${oneLine(label, LABEL_CHARS)}`]),
+    ...(label === undefined ? [] : [`  label:  ${oneLine(label, LABEL_CHARS)}`]),
     ...(parts ? [marked(parts)] : []),
     ...texts.flatMap((one) => [`  ${one.name}:`, marked(one.parts)]),
     "",
