@@ -26,7 +26,7 @@ import { openClassifier } from "./predict/classifier.ts";
 import { openEmbedder } from "./predict/embedder.ts";
 import type { Classifier, Embedder } from "./predict/types.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
-import type { TaskName } from "./tasks/index.ts";
+import type { TaskName, UsualTask } from "./tasks/index.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
 export { LowrankError } from "./errors.ts";
@@ -102,7 +102,7 @@ export interface Lowrank {
    * Evaluates a base on a data file, alone and with an adapter, by the measures of its task. The result's type is that of `task`;
    * without it, that of a language model.
    */
-  evaluate<T extends EvaluatedTask = "causal-lm">(options: EvaluateOptions<T>): Promise<EvaluationOf<T>>;
+  evaluate<T extends EvaluatedTask = UsualTask>(options: EvaluateOptions<T>): Promise<EvaluationOf<T>>;
 
   /** What a run would train on: tokenized examples, lengths, classes, what is lost, duplicates. No weight is read. */
   preview(options: PreviewOptions): Promise<Preview>;

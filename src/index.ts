@@ -52,6 +52,7 @@ export type {
   ClassifyOptions,
   Embedder,
   ImageInput,
+  LabelledSpan,
   LabelScore,
   TextInput,
 } from "./predict/types.ts";

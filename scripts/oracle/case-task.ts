@@ -1,5 +1,5 @@
 // What differs between golden cases by task: the batches their inputs stand for, what the forward pass is fed, which numbers count.
-import type { Batch } from "../../src/data/types.ts";
+import { type Batch, IGNORE } from "../../src/data/types.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import type { AnyBase } from "../../src/models/base.ts";
 import { type DecoderModel, type ModelConfig, modelInputs } from "../../src/models/registry.ts";
@@ -81,6 +81,18 @@ export const caseTasks: Record<string, CaseTask> = {
   idefics3: continued,
   "sequence-class": labelled("sequence-classification", classes),
   "image-class": labelled("image-classification", classes),
+  "token-class": {
+    task: "token-classification",
+    batch(io, prefix, config) {
+      const all = integers(io.get(`${prefix}labels`)!);
+      const rows = [...all.keys()].filter((row) => all[row] !== IGNORE);
+      const labels = rows.map((row) => all[row]!);
+      const targets = { lossRows: int32([rows.length], rows), labels: int32([rows.length], labels) };
+      return { feeds: { ...inputsOf(io, prefix, config), ...targets }, targets: rows.length, tokens: 1 };
+    },
+    targets: ["lossRows", "labels"],
+    defined: (output, io, prefix) => attended(output, io, prefix),
+  },
   "multi-label": labelled("multi-label-classification", (given) => float32(given.shape, toFloat32(given))),
   regression: labelled("regression", numbers),
   preference: preferred,

@@ -65,3 +65,10 @@ write("text-lz4", {"text": pa.array([text(i) for i in rows], pa.large_string())}
 write("numbers", {"text": [1, 2, 3]})
 write("bytes", {"text": pa.array([b"caf\xe9"], pa.binary())})
 write("front-coded", {"text": [text(i) for i in rows]}, use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"})
+tags = [[(i + j) % 3 for j in range(i % 5)] for i in few]
+write(
+    "lists",
+    {"tokens": [[f"word{j}" for j in range(i % 5)] for i in few], "tags": tags, "small": pa.array(tags, pa.list_(pa.int8()))},
+    compression="zstd",
+    **pages,
+)

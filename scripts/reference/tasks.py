@@ -1,4 +1,4 @@
-"""What Transformers, PEFT and scikit-learn make of the same records as lowrank, for test/unit/evaluate-tasks.test.ts and
+"""What Transformers, PEFT and scikit-learn make of the same records as lowrank, for test/commands/evaluate-tasks.test.ts and
 test/tasks/parity.test.ts.
 
     pip install torch==2.15.0 transformers==5.24.0 peft==0.21.2 scikit-learn==1.9.1 pillow

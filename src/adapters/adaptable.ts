@@ -127,11 +127,18 @@ export interface AdaptableSession {
   /** Opens it at the first call, and at the first one after it was closed. */
   session(): Promise<Session>;
   /**
-   * Attaches another adapter that fits, or none, and binds the inputs `beside`. Returns whether an open session stayed open: what it
-   * carries from run to run is lost if not. If this fails, the adapter before stays.
+   * Attaches another adapter that fits, or none, and binds the inputs `beside`. What the session carries from run to run is lost if it
+   * has no room for the adapter and is opened anew. If this fails, the adapter before stays.
    */
-  useAdapter(adapter: Adapter | null, beside?: Record<string, Tensor>): Promise<boolean>;
+  useAdapter(adapter: Adapter | null, beside?: Record<string, Tensor>): Promise<void>;
   close(): Promise<void>;
+}
+
+/** What is bound, or will be when the session opens. */
+interface Attached {
+  room: Room;
+  adapter: Adapter | null;
+  beside: Record<string, Tensor>;
 }
 
 /** What an open graph has slots for. */
@@ -146,29 +153,29 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     return { path, inFeatures, outFeatures, ...(kind === "embedding" && { isEmbedding: true }) };
   });
   const slotsIn = (room: Room) => slots.filter(({ isEmbedding }) => room.embeddings || !isEmbedding);
-  let room: Room = { methods: [plainMethod], embeddings: false };
-  let feeds: Record<string, Tensor> | undefined;
+  let attached: Attached = { room: roomFor(null, null), adapter: null, beside: {} };
   let opened: Promise<Session> | undefined;
 
-  const feedsIn = async (next: Room, adapter: Adapter | null): Promise<Record<string, Tensor>> => {
+  const feedsOf = async ({ room, adapter, beside }: Attached): Promise<Record<string, Tensor>> => {
     const applied = adapter && (await appliedTensors(graph, adapter, weights, engine));
     const adapted = new Map(adapter?.modules.map((module) => [module.path, module]));
     const own = adapter && methodOf(adapter.config);
-    return Object.fromEntries(
-      next.methods.flatMap((method, index) =>
-        slotsIn(next).flatMap((slot) => {
+    const feeds = Object.fromEntries(
+      room.methods.flatMap((method, index) =>
+        slotsIn(room).flatMap((slot) => {
           const module = method === own ? adapted.get(slot.path) : undefined;
           return slotFeeds(method, index, slot, module ? { ...module, tensors: applied!.get(slot.path)! } : { rank: 0 });
         }),
       ),
     );
+    return { ...feeds, ...beside };
   };
   const open = async (): Promise<Session> => {
     const rank = (slot: Slot, index: number) => nameOf("rank", index, slot.path);
+    const { room } = attached;
     const session = await openGraph(withSlots(graph, room.methods, slotsIn(room), rank), weights, engine);
     try {
-      feeds ??= await feedsIn(room, null);
-      await session.bind(feeds);
+      await session.bind(await feedsOf(attached));
     } catch (error) {
       await session.close();
       throw error;
@@ -191,24 +198,22 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     session,
     close,
     async useAdapter(adapter, beside = {}) {
-      const next = roomFor(adapter, opened ? room : null);
-      const nextFeeds = { ...(await feedsIn(next, adapter)), ...beside };
-      if (opened && isSame(next, room)) {
-        await (await opened).bind(nextFeeds);
-        feeds = nextFeeds;
-        return true;
+      const before = attached;
+      const next = { room: roomFor(adapter, opened ? before.room : null), adapter, beside };
+      if (opened && isSame(next.room, before.room)) {
+        await (await opened).bind(await feedsOf(next));
+        attached = next;
+        return;
       }
-      const before = { room, feeds, wasOpen: opened !== undefined };
+      const wasOpen = opened !== undefined;
       await close(); // before the other one opens: there is one copy of the weights
-      [room, feeds] = [next, nextFeeds];
-      if (!before.wasOpen) return true;
+      attached = next;
       try {
-        await session();
+        if (wasOpen) await session();
       } catch (error) {
-        ({ room, feeds } = before);
+        attached = before;
         throw error;
       }
-      return false;
     },
   };
 }

@@ -46,11 +46,10 @@ export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adap
   for (const { path, inFeatures, outFeatures, isEmbedding = false } of adapter.modules) {
     const module = byPath.get(path);
     if (!module || (module.kind === "embedding") !== isEmbedding) {
-      const wanted = isEmbedding ? "an embedding" : "a linear layer";
-      throw failure("no-module", `the adapter is for a module that the model does not have as ${wanted}`, {
+      throw failure("no-module", "the adapter is for a module that the model does not have", {
         subject: path,
         expected: `one of the model's layers, such as ${nearest(path.slice(0, 256), byPath.keys()).join(", ")}`,
-        got: !module ? "no such module" : isEmbedding ? "a linear layer" : "an embedding",
+        got: !module ? "no such module" : isEmbedding ? "a linear layer, not an embedding" : "an embedding, not a linear layer",
         next: "Use the base model that the adapter was trained on.",
       });
     }

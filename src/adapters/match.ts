@@ -5,7 +5,7 @@ import type { LoraConfig } from "./config.ts";
 import type { Method } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
-import { isInSaved, namesToSave, savedWeights } from "./saved.ts";
+import { isInSaved, namesToSave, savedWeights, trainsClassifier } from "./saved.ts";
 
 /** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). */
 export interface AdapterModule {
@@ -173,7 +173,7 @@ function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType
   if (isAllLinear(config.targetModules)) {
     const hasOutput = modules.some((module) => module.isOutputEmbedding);
     const isHead = (module: ModuleInfo) =>
-      hasOutput ? module.isOutputEmbedding : config.taskType === "SEQ_CLS" && module.isClassifierHead;
+      hasOutput ? module.isOutputEmbedding : trainsClassifier(config) && module.isClassifierHead;
     return modules.filter((module) => module.kind !== "embedding" && !isHead(module)).map(({ path }) => path);
   }
   if (config.targetModules !== null) return config.targetModules;

@@ -20,9 +20,13 @@ type Saving = Pick<LoraConfig, "modulesToSave" | "taskType">;
 /** Modules that PEFT saves whatever the configuration says, where the task is classification: those of them that exist. */
 const classifierNames = ["classifier", "score"];
 
+/** Whether the task of an adapter is classification, of texts or of tokens: its head is trained in full. */
+export const trainsClassifier = ({ taskType }: Pick<LoraConfig, "taskType">): boolean =>
+  taskType === "SEQ_CLS" || taskType === "TOKEN_CLS";
+
 /** The names of what `config` saves, those that its task adds included. */
-export const namesToSave = ({ modulesToSave, taskType }: Saving): string[] => [
-  ...new Set([...(modulesToSave ?? []), ...(taskType === "SEQ_CLS" ? classifierNames : [])]),
+export const namesToSave = (config: Saving): string[] => [
+  ...new Set([...(config.modulesToSave ?? []), ...(trainsClassifier(config) ? classifierNames : [])]),
 ];
 
 /** Whether PEFT takes a copy of the module at `path` that is trained in full: every path that ends in the letters of an entry. */
@@ -39,7 +43,7 @@ export const isInSaved = (config: Saving, path: string): boolean =>
 export function savedWeights(modules: readonly ModuleInfo[], config: Saving): SavedWeight[] {
   const isLanguageModel = modules.some(({ isOutputEmbedding }) => isOutputEmbedding);
   const savable = isLanguageModel ? [] : modules.filter(({ kind }) => kind === "linear");
-  const given = namesToSave(config).filter((entry) => config.taskType !== "SEQ_CLS" || !classifierNames.includes(entry));
+  const given = namesToSave(config).filter((entry) => !trainsClassifier(config) || !classifierNames.includes(entry));
   for (const entry of given) checkEntry(entry, modules, savable);
   return savable
     .filter(({ path }) => isSaved(config, path))

@@ -20,7 +20,7 @@ export interface PromptImages {
 
 export interface ImageEncoder {
   encode(prompts: PromptBatch): Promise<PromptImages>;
-  useAdapter(adapter: Adapter | null): Promise<unknown>;
+  useAdapter(adapter: Adapter | null): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -16,6 +16,8 @@ export interface Family<C extends BackboneConfig = BackboneConfig, I extends Mod
   heads?: Heads;
   /** The first word of its module paths, which a class without a head lacks (Transformers' base_model_prefix); "model" if absent. */
   prefix?: string;
+  /** It can be the language model of a model of several parts: every path of it begins at its config's `root`. */
+  isPart?: true;
   /** Of a family whose language model reads images. */
   vision?: Vision<C & DecoderConfig>;
   /** What other versions of Transformers call a module or weight of this name, and so a checkpoint or an adapter may: the newest first. */

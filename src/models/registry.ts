@@ -96,13 +96,16 @@ export function withHead(config: ModelConfig, choice: HeadChoice, stored: Stored
   return isOwn ? other : { ...other, uninitializedHead: headModule(other) };
 }
 
+/** The commands that a model with its head does its work by. */
+export const useOf = ({ head }: ModelConfig): string => heads[head].use;
+
 /** `config` if it is a language model's; fails with `model/unsupported` if not. */
 export function asDecoder(config: ModelConfig, file: string): DecoderModel {
   if (config.head === "lm") return config as DecoderModel;
-  throw unsupported(file, "model_type", `${config.modelType} is not a language model here: its head is a ${config.head}`, {
+  throw unsupported(file, "model_type", `${config.modelType} is not a language model here: it has the head ${config.head}`, {
     expected: decoderTypes.join(", "),
     got: shown(config.modelType),
-    next: "Choose a language model.",
+    next: `Choose a language model. This one is for ${useOf(config)}.`,
   });
 }
 

@@ -1,34 +1,41 @@
 // Which task of a base serves a prediction; bases without one are refused with what serves them.
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
+import { useOf } from "../models/registry.ts";
 import { baseFor, chooseTask, possibleTasks, type TaskName, taskNames, taskOf } from "../tasks/index.ts";
 import type { Prediction } from "../tasks/task.ts";
 import type { PredictorOptions } from "./types.ts";
 
 type Use = "classify" | "embed";
 
+const messages: Record<Use, string> = {
+  classify: "the model does not classify",
+  embed: "the model gives no vectors to compare",
+};
+
 const serves = (use: Use, { classify, embed, zeroShot }: Prediction): boolean =>
   use === "embed" ? embed !== undefined : classify !== undefined || zeroShot === true;
 
 /**
- * The base under the head of the task that serves `use`: the one that is given, or of its adapter, or its own; or one whose head needs no
- * training. Fails with `predict/task` where there is none.
+ * The base under the head of the task that serves `use`: the one that is given, or of its adapter, or its own; or one whose head it
+ * has. Fails with `predict/task` where there is none.
  */
 export function baseForUse(base: AnyBase, use: Use, { task, adapter }: PredictorOptions): { name: TaskName; base: AnyBase } {
   const chosen = chooseTask("predict/task", base.config, task, adapter);
   const candidates = [chosen, ...(task ? [] : possibleTasks(base.config))].filter((name) => serves(use, taskOf(name).prediction));
-  const name = candidates.find((one) => one === chosen || !taskOf(one).classes);
+  const hasHead = (one: TaskName) => baseFor(base, one).config.uninitializedHead === null;
+  const name = candidates.find((one) => one === chosen || hasHead(one));
   if (name !== undefined) return { name, base: baseFor(base, name) };
   const others = taskNames.filter((one) => serves(use, taskOf(one).prediction));
-  throw new LowrankError("predict/task", `the model does not ${use}`, {
+  const { config } = base;
+  const own = `As it is, it is for ${useOf(config)}.`;
+  throw new LowrankError("predict/task", messages[use], {
     subject: base.checkpoint.folder,
     expected: `a model for ${others.map((one) => taskOf(one).what).join(", ")}`,
-    got: `${base.config.modelType}, a model for ${taskOf(chosen).what}`,
+    got: `${config.modelType}, a model for ${taskOf(chosen).what}`,
     next:
       candidates.length > 0
-        ? `Train it to (lowrank train --task ${candidates[0]}), and give the adapter with --adapter.`
-        : taskOf(chosen).prediction.classify
-          ? "It classifies: lowrank classify, or openClassifier."
-          : "It writes texts: lowrank generate, or openGenerator.",
+        ? `Train it to (lowrank train --task ${candidates[0]}), and give the adapter with --adapter. ${own}`
+        : own,
   });
 }

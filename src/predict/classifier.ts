@@ -11,8 +11,8 @@ import type { Classifier, ClassifyOptions, PredictorOptions, Scorer } from "./ty
 import { zeroShot, zeroShotScorer } from "./zero-shot.ts";
 
 /** The logits of a classifier's head. */
-function headScorer({ reads }: Classifying, base: AnyBase, model: TaskModel, options: PredictorOptions): Scorer {
-  const [texts, images] = [textRunner(base, model), imageRunner(base, model, options)];
+function headScorer({ reads, encode }: Classifying, base: AnyBase, model: TaskModel, options: PredictorOptions): Scorer {
+  const [texts, images] = [textRunner(base, model, encode), imageRunner(base, model, options)];
   return {
     async score(inputs, given) {
       const { labels } = model.config();
@@ -43,9 +43,9 @@ export async function openClassifier(base: AnyBase, options: PredictorOptions): 
     classify: (inputs, given = {}) =>
       next(async () => {
         checkTop(given.top);
-        const { labels, rows, cut } = await scorer.score(inputs, given);
+        const { labels, rows, cut, encoded } = await scorer.score(inputs, given);
         return rows.map((logits, i) => {
-          const { scores, ...rest } = read(logits, labels);
+          const { scores, ...rest } = read(logits, labels, encoded?.[i]);
           return { ...rest, scores: scores.slice(0, given.top), cut: cut[i]! };
         });
       }),

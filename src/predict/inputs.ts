@@ -5,6 +5,7 @@ import { type ImageProcessor, loadImageProcessor } from "../images/processor.ts"
 import type { AnyBase } from "../models/base.ts";
 import { pixelShape } from "../models/registry.ts";
 import { paddingOf, textFeeds, wholeImages } from "../tasks/common/record-data.ts";
+import type { Classifying } from "../tasks/task.ts";
 import { type EncodedPair, encodePair } from "../text/pairs.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { TaskModel } from "./task-model.ts";
@@ -21,15 +22,16 @@ export type RunTexts = (output: string, texts: readonly TextInput[]) => Promise<
 /** Runs images through a model. */
 export type RunImages = (output: string, images: readonly ImageInput[]) => Promise<Outputs>;
 
-/** Texts for `model`; the tokenizer is read at the first. Throws `predict/empty-text`, `predict/vocabulary`, `tokenizer/*`. */
-export function textRunner(base: AnyBase, model: TaskModel): RunTexts {
+/** Texts for `model`, encoded by `encode` where it is given; the tokenizer is read at the first. Throws `predict/*`, `tokenizer/*`. */
+export function textRunner(base: AnyBase, model: TaskModel, encode?: Classifying["encode"]): RunTexts {
   return async (output, texts) => {
     const tokenizer = await base.tokenizer();
     const { vocabSize, maxPositions } = model.config();
     const encoded = texts.map((given, i) => {
       const { text, textPair = null } = typeof given === "string" ? { text: given } : given;
       checkText(text, i);
-      const pair = encodePair(tokenizer, text, textPair, maxPositions);
+      if (encode && textPair !== null) throw otherKind(i, "a text", "two texts");
+      const pair = encode?.(tokenizer, text, maxPositions) ?? encodePair(tokenizer, text, textPair, maxPositions);
       checkIds(pair, tokenizer, vocabSize, base.checkpoint.folder);
       return pair;
     });
@@ -44,7 +46,7 @@ export function textRunner(base: AnyBase, model: TaskModel): RunTexts {
       const width = data.length / batch.length;
       for (const [row, i] of batch.entries()) rows[i] = data.subarray(row * width, (row + 1) * width);
     }
-    return { rows, cut: encoded.map(({ cut }) => cut) };
+    return { rows, cut: encoded.map(({ cut }) => cut), encoded };
   };
 }
 

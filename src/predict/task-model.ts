@@ -137,7 +137,7 @@ export async function openTaskModel(
   };
 }
 
-const bind = ({ adaptable, ...opened }: Opened, { adapter, feeds }: Attached): Promise<unknown> =>
+const bind = ({ adaptable, ...opened }: Opened, { adapter, feeds }: Attached): Promise<void> =>
   adaptable.useAdapter(adapter, inputsIn(feeds, opened));
 
 const inputsIn = (feeds: Record<string, Tensor>, { inputs }: Pick<Opened, "inputs">): Record<string, Tensor> =>

@@ -5,6 +5,7 @@ import type { RgbImage } from "../images/image.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { TaskName } from "../tasks/index.ts";
 import type { Classification } from "../tasks/task.ts";
+import type { EncodedPair } from "../text/pairs.ts";
 import type { TaskModelOptions } from "./task-model.ts";
 
 /** A text, or a text with a second one beside it. */
@@ -19,7 +20,7 @@ export interface PredictorOptions extends TaskModelOptions, Pick<Platform, "deco
   task?: TaskName;
 }
 
-export type { Classification, LabelScore } from "../tasks/task.ts";
+export type { Classification, LabelledSpan, LabelScore } from "../tasks/task.ts";
 
 export interface ClassifyOptions {
   /** How many of the likeliest classes are given; all if absent. */
@@ -63,6 +64,8 @@ export interface Embedder {
 export interface Outputs {
   rows: Float32Array[];
   cut: boolean[];
+  /** The texts as the model read them. */
+  encoded?: EncodedPair[];
 }
 
 /** How a kind of model classifies: logits of each input, one for each of `labels`. */

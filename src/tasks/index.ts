@@ -15,6 +15,7 @@ import { preference } from "./preference/index.ts";
 import { regression } from "./regression/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task, TaskOptions } from "./task.ts";
+import { tokenClassification } from "./token-classification/index.ts";
 
 export const tasks = {
   "causal-lm": causalLm,
@@ -24,9 +25,12 @@ export const tasks = {
   contrastive,
   "multi-label-classification": multiLabelClassification,
   regression,
+  "token-classification": tokenClassification,
 } satisfies Record<string, Task>;
 
 export type TaskName = keyof typeof tasks;
+/** What is evaluated, by its type, where a program names no task. */
+export type UsualTask = "causal-lm";
 export const taskNames = Object.keys(tasks) as [TaskName, ...TaskName[]];
 /** The row of a task. */
 export const taskOf = (name: TaskName): Task<Score> => tasks[name];
@@ -37,10 +41,10 @@ export type ScoreOf<T extends TaskName> = Awaited<ReturnType<ReturnType<(typeof 
 export type HeadTask = { [T in TaskName]: (typeof tasks)[T] extends { classes: true } ? T : never }[TaskName];
 
 /** The options that tasks add to those of every run. */
-type OwnShape<T> = T extends { options: infer S } ? S : unknown;
-type All<U> = (U extends unknown ? (one: U) => void : never) extends (all: infer I) => void ? I : never;
+type TakesShape<T> = T extends { options: infer S } ? (shape: S) => void : never;
+type AllShapes = TakesShape<(typeof tasks)[TaskName]> extends (all: infer S) => void ? S : never;
 export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
-  [K in keyof All<OwnShape<(typeof tasks)[TaskName]>>]: All<OwnShape<(typeof tasks)[TaskName]>>[K];
+  [K in keyof AllShapes as string extends K ? never : K]: AllShapes[K];
 };
 
 /** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */

@@ -5,6 +5,7 @@ import type { LoraConfig } from "../adapters/config.ts";
 import type { Classes } from "../data/classes.ts";
 import type { Collator } from "../data/collate.ts";
 import type { MadeExample, TrainOn } from "../data/examples.ts";
+import type { ImageSpan } from "../data/image-spans.ts";
 import type { ImageStore } from "../data/images.ts";
 import type { PromptFormatFinder } from "../data/prompts.ts";
 import type { RecordFile } from "../data/readers.ts";
@@ -17,7 +18,8 @@ import type { HeadName, ModelConfig } from "../models/heads/head.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import type { Tensor } from "../tensor.ts";
-import type { ImageSpan } from "./causal-lm/image-spans.ts";
+import type { EncodedPair } from "../text/pairs.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { DatasetStats, ShownExample } from "./common/preview.ts";
 
 /** How records become examples. */
@@ -123,20 +125,34 @@ export interface LabelScore {
   probability: number;
 }
 
+/** A part of a text, from character `from` to before `to`, and its class. */
+export interface LabelledSpan extends LabelScore {
+  text: string;
+  from: number;
+  to: number;
+}
+
 /** What `classify` returns of one input. */
 export interface Classification {
-  /** The most probable first; of equal ones the earlier class. Empty where no class is predicted. */
+  /** Of the whole input, the most probable first; of equal ones the earlier class. Empty where something else is predicted. */
   scores: LabelScore[];
   /** The number that is predicted. */
   value?: number;
+  /** Each word and its class. */
+  words?: LabelledSpan[];
+  /** What words name together. */
+  entities?: LabelledSpan[];
   /** Whether the text was longer than the model reads, and its end was left out. */
   cut: boolean;
 }
 
 /** How a model classifies: from an input's logits, [labels] or [tokens, labels], to what is returned. */
-export interface Classifying {
+export interface Classifying<E extends EncodedPair = EncodedPair> {
   reads: "text" | "image";
-  read(logits: Float32Array, labels: readonly string[]): Omit<Classification, "cut">;
+  /** How a text is encoded, where it is not as one text or as two. */
+  encode?(tokenizer: Tokenizer, text: string, maxTokens: number): E;
+  /** `encoded` is the text that the logits are of. */
+  read(logits: Float32Array, labels: readonly string[], encoded?: E): Omit<Classification, "cut">;
 }
 
 /** What predictions are made of. */

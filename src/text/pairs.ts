@@ -17,9 +17,18 @@ export interface EncodedPair {
  * longer one is cut first. Throws `text/no-room` where the special tokens alone are as many, and `tokenizer/*`.
  */
 export function encodePair(tokenizer: Tokenizer, text: string, second: string | null, maxTokens: number): EncodedPair {
-  const frame = tokenizer.frame(second !== null);
   const given = [text, ...(second === null ? [] : [second])];
-  const added = frame.length - given.length;
+  return framed(
+    tokenizer,
+    tokenizer.limited(() => given.map((one) => tokenizer.encode(one, { addSpecialTokens: false }))),
+    maxTokens,
+  );
+}
+
+/** The tokens of one text or of two with special tokens around them, cut as `encodePair` says. */
+export function framed(tokenizer: Tokenizer, whole: readonly Int32Array[], maxTokens: number): EncodedPair {
+  const frame = tokenizer.frame(whole.length > 1);
+  const added = frame.length - whole.length;
   if (!(maxTokens > added)) {
     throw new LowrankError("text/no-room", "the special tokens leave no room for a text", {
       subject: "the longest text",
@@ -28,7 +37,6 @@ export function encodePair(tokenizer: Tokenizer, text: string, second: string | 
       next: "Allow longer texts.",
     });
   }
-  const whole = tokenizer.limited(() => given.map((one) => tokenizer.encode(one, { addSpecialTokens: false })));
   const kept = keptLengths(
     whole.map(({ length }) => length),
     maxTokens - added,

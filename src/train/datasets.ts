@@ -1,6 +1,7 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
 import type { Collator } from "../data/collate.ts";
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
+import type { ImageSpan } from "../data/image-spans.ts";
 import type { Recognized } from "../data/readers.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
 import type { Batch, BatchSize, Example } from "../data/types.ts";
@@ -8,7 +9,6 @@ import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { ProcessedImage } from "../images/processor.ts";
 import { permutation, purpose } from "../random.ts";
-import type { ImageSpan } from "../tasks/causal-lm/image-spans.ts";
 import type { BatchShape, TaskData } from "../tasks/task.ts";
 
 /** What is told while a long file is read and tokenized. */

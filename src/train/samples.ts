@@ -1,13 +1,13 @@
 // What the model in training writes for a few held-out prompts, greedily, beside what it should write.
 
 import type { Adapter } from "../adapters/peft-files.ts";
+import { type ImageSpan, imageNote } from "../data/image-spans.ts";
 import { type Example, IGNORE } from "../data/types.ts";
 import { type Generator, openGenerator } from "../generate/generator.ts";
 import type { EncodedPrompt } from "../generate/prompts.ts";
 import type { Base } from "../models/base.ts";
 import type { ImageReading } from "../multimodal/images.ts";
 import type { OpenSession } from "../runtime/session.ts";
-import { type ImageSpan, imageNote } from "../tasks/causal-lm/image-spans.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { DataReader } from "./datasets.ts";
 

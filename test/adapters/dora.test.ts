@@ -6,17 +6,27 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { readAdapter } from "../../src/adapters/peft-files.ts";
+import { caseTask, forwardFeeds } from "../../scripts/oracle/case-task.ts";
+import { batchPrefixes, readTensors } from "../../scripts/oracle/golden.ts";
+import { layoutOf, partOf, thetaOf, trainedBy } from "../../src/adapters/layout.ts";
+import { type Adapter, readAdapter } from "../../src/adapters/peft-files.ts";
 import { inspectAdapter } from "../../src/commands/inspect/inspect.ts";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { openDecoder } from "../../src/generate/decoder.ts";
+import { openBase } from "../../src/models/base.ts";
+import { forwardGraph } from "../../src/models/registry.ts";
+import { weightFiles } from "../../src/models/weights.ts";
 import { evaluate, finetune, mergeAdapter } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { openTaskModel } from "../../src/predict/task-model.ts";
+import { openGraph } from "../../src/runtime/open-graph.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
+import { float32, type Tensor } from "../../src/tensor.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
-import { distanceTo, goldenRows } from "../helpers/golden-rows.ts";
+import { adaptedGraph } from "../../src/train/training-graph.ts";
+import { caseFolder, distanceTo, goldenRows } from "../helpers/golden-rows.ts";
 
 const TOLERANCE = 3e-5;
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
@@ -83,6 +93,46 @@ const prompt = (ids: Int32Array) => ({
   ids,
   positionIds: Int32Array.from(ids.keys()),
   attentionMask: new Int32Array(ids.length).fill(1),
+});
+
+test("a classifier predicts with DoRA as the forward pass computes, and is swapped with plain LoRA and none", async () => {
+  const folder = caseFolder("bert-seqcls");
+  const opened = await openBase(nodeFiles, `${folder}/base`);
+  const given = await readAdapter(nodeFiles, `${folder}/adapter`);
+  const io = await readTensors(`${folder}/io.safetensors`);
+  const task = caseTask("sequence-class", opened);
+  const feeds = forwardFeeds(task, task.batch(io, batchPrefixes(io)[0]!, opened.config));
+  const tensors = new Map(
+    given.modules.map((module) => [
+      module.path,
+      { ...given.tensors.get(module.path)!, magnitude: new Float32Array(module.outFeatures).fill(0.6) },
+    ]),
+  );
+  const adapter: Adapter = { ...given, config: { ...given.config, useDora: true }, tensors };
+  const { graph } = adaptedGraph(forwardGraph(opened.config), trainedBy(adapter));
+  const theta = thetaOf(adapter);
+  const own = layoutOf(trainedBy(adapter)).map((entry) => [entry.key, float32(entry.shape, partOf(theta, entry))]);
+  const session = await openGraph(graph, weightFiles(opened.checkpoint), { openSession: openNodeSession, threads: 1 });
+  const expected = (await session.run({ ...feeds, ...Object.fromEntries(own) }))["logits"]!;
+  await session.close();
+
+  const host = { files: nodeFiles, openSession: openNodeSession, threads: 1 };
+  const model = await openTaskModel(opened, host);
+  const distance = async (want: Tensor) => {
+    const data = await model.run("logits", feeds);
+    return data.reduce((worst, value, i) => Math.max(worst, Math.abs(value - Number(want.data[i]))), 0);
+  };
+  assert.ok((await distance(io.get("logits_base")!)) < TOLERANCE);
+  for (const round of [1, 2]) {
+    await model.useAdapter(adapter);
+    assert.ok((await distance(expected)) < TOLERANCE, `round ${round}`);
+    assert.ok((await distance(io.get("logits_adapter")!)) > 100 * TOLERANCE);
+    await model.useAdapter(given);
+    assert.ok((await distance(io.get("logits_adapter")!)) < TOLERANCE, `round ${round}`);
+    await model.useAdapter(null);
+    assert.ok((await distance(io.get("logits_base")!)) < TOLERANCE);
+  }
+  await model.close();
 });
 
 test("a run that is stopped goes on to the bits of one that is not, with dropout", async () => {

@@ -137,7 +137,10 @@ test("what a command cannot do is refused with what can", async (t) => {
   assert.deepEqual([empty.status, empty.stdout], [2, ""]);
   assert.match(empty.stderr, /standard input has no line/);
   assert.match(await refusal(["classify", "--base", bert, "--text", " "]), /nothing in the text/);
-  assert.match(await refusal(["classify", "--base", "embedded", "--text", "hi"]), /lowrank generate/);
+  assert.match(
+    await refusal(["classify", "--base", "embedded", "--text", "hi"]),
+    /lowrank train --task sequence-classification[\s\S]*lowrank generate/,
+  );
   assert.match(await refusal(["generate", "--base", bert, "--prompt", "hi"]), /lowrank classify/);
   assert.match(await refusal(["embed", "--base", bert, "--text", "hi"]), /lowrank classify/);
   const output = `${folder}/vectors.npy`;

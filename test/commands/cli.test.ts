@@ -108,7 +108,7 @@ describe("the five commands, one after another", slow, () => {
     const texts = await Promise.all(
       [[merged], [adapter, "--base", base], [adapter, "--json"], [base, "--json"]].map((args) => lowrank(["inspect", ...args])),
     );
-    assert.match(texts[0]!.stdout, /llama model\nparameters +106,816/);
+    assert.match(texts[0]!.stdout, /llama model for continuing texts\nparameters +106,816/);
     assert.match(texts[1]!.stdout, /parameters +3,584\nmodules +4\nranks +8 \(4 modules\).*made for this base +yes/s);
     const [described] = jsonLines(texts[2]!.stdout) as {
       parameters: number;

@@ -126,7 +126,7 @@ test("duplicates: within a file, across files, and prompts that are asked again"
     "eval.jsonl": lines([a, c, c, { ...b, completion: "other" }, d]),
   };
   const { duplicates, warnings } = await look(files, { evalData: "eval.jsonl" });
-  assert.deepEqual(duplicates, { train: 2, evaluation: 1, shared: 1, sameQuestion: 1 });
+  assert.deepEqual(duplicates, { train: 2, evaluation: 1, contradicting: 0, shared: 1, sameQuestion: 1 });
   assert.match(warnings.join("\n"), /1 of 5 evaluation records are training records/);
   const chat = (answer: string) => ({
     messages: [
@@ -142,6 +142,7 @@ test("duplicates: within a file, across files, and prompts that are asked again"
   assert.deepEqual((await look(chats, { evalData: "eval.jsonl" })).duplicates, {
     train: 1,
     evaluation: 0,
+    contradicting: 1,
     shared: 0,
     sameQuestion: 1,
   });

@@ -31,7 +31,7 @@ describe("lowrank eval", () => {
     assert.match(text, /\n {2}LABEL_2 for LABEL_3: 2\n/);
     const { base: score, adapter, task } = JSON.parse(await textOf(0, ...args, "--json"));
     assert.deepEqual([task, score.count, score.classes.length, adapter], ["image-classification", 12, 5, null]);
-    assert.match(await textOf(2, ...args, "--generate"), /vit is a model for image classification, not a language model/);
+    assert.match(await textOf(2, ...args, "--generate"), /vit is not a language model here: it has the head image-classifier/);
   });
 
   it("says that a base has no head for classes that the adapter brings", async (t) => {
@@ -99,7 +99,10 @@ it("a column that no record of the base's task has is refused, not left unread",
   const language = ["--base", "test/fixtures/tiny-llama", "--data", data, "--text-column", "text", "--label-column", "label"];
   const output = ["--output", `${folder}/out`];
   for (const args of [["preview"], ["eval"], ["train", ...output]]) {
-    assert.match(await textOf(2, ...args, ...language), /labelColumn: [\s\S]*promptColumn and completionColumn/);
+    assert.match(
+      await textOf(2, ...args, ...language),
+      /labelColumn: [\s\S]*promptColumn, completionColumn[\s\S]*--task\): sequence-classification/,
+    );
   }
   const bert = await taskBase(folder, "bert");
   assert.match(await textOf(2, "preview", "--base", bert, "--data", data, "--image-column", "text"), /Leave out imageColumn/);

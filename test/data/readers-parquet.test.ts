@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { readRecords } from "../../src/data/readers.ts";
-import type { ColumnNames, DataRecord } from "../../src/data/records.ts";
+import { readFormats, readRecords } from "../../src/data/readers.ts";
+import type { ColumnNames, DataRecord, RecordFormat } from "../../src/data/records.ts";
 import type { LowrankError } from "../../src/errors.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
@@ -91,4 +91,21 @@ test("wrong columns are found before any page is read", async () => {
     return true;
   });
   assert.equal(files.reads.length, 3, "the beginning, the end, the metadata");
+});
+
+test("lists of texts and of whole numbers", async () => {
+  const files = memoryFiles({ "d.parquet": fixture("lists") });
+  for (const key of ["tags", "small"]) {
+    const format: RecordFormat<object> = {
+      name: "lists",
+      keys: ["tokens", key],
+      optional: [],
+      make: ({ value }) => ({ tokens: value("tokens"), tags: value(key) }),
+    };
+    const sought = { candidates: [format], naming: "", pair: ["", ""] as const };
+    const got: object[] = [];
+    for await (const { record } of readFormats(files, "d.parquet", sought)) got.push(record);
+    const wanted = rows(100, (i) => ({ tokens: rows(i % 5, (j) => `word${j}`), tags: rows(i % 5, (j) => (i + j) % 3) }));
+    assert.deepEqual(got, wanted);
+  }
 });

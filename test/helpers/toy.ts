@@ -5,7 +5,6 @@ import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { purpose, uniform } from "../../src/random.ts";
-import { float32 } from "../../src/tensor.ts";
 import type { SaveWeights } from "../../src/train/checkpoint.ts";
 import type { DataLoader } from "../../src/train/data-loader.ts";
 import { type OptimizerOptions, optimizerDefaults, type TrainOptions, type TrainOutput } from "../../src/train/trainer.ts";
@@ -52,7 +51,9 @@ export function toyObjective(dropout = 0): Objective {
   return {
     entries,
     lossAndGradient: async (batch: Batch, theta, divisor, key) => pass(batch, theta, divisor, key),
-    evaluate: async (batch: Batch, theta) => ({ loss: float32([], Float32Array.of(pass(batch, theta, 1).loss)) }),
+    evaluate: async (batch: Batch, theta) => ({
+      loss: { dtype: "float64", shape: [], data: Float64Array.of(pass(batch, theta, 1).loss) },
+    }),
   };
 }
 

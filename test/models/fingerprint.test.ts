@@ -56,7 +56,7 @@ async function adapterFor(folder: string, fingerprint?: string): Promise<Adapter
 describe("a base's fingerprint", () => {
   it("is the same for a copy, and for one whose token ids and positions are corrected", async () => {
     const name = await fingerprintOf(base);
-    assert.match(name, /^2:[0-9a-f]{16}$/);
+    assert.match(name, /^3:[0-9a-f]{16}$/);
     assert.equal(await fingerprintOf(copy("copied")), name);
     assert.equal(await fingerprintOf(withConfig("ids", { eos_token_id: [0, 2], max_position_embeddings: 1024 })), name);
   });
@@ -120,6 +120,6 @@ describe("an adapter made for another base", async () => {
     assert.equal(await madeFor(first, base), true);
     assert.equal(await madeFor(first, withConfig("changed", { rope_theta: 5000 })), false);
     assert.equal(await madeFor(undefined, other), null);
-    assert.equal(await madeFor("3:0123456789abcdef", other), null);
+    assert.equal(await madeFor("4:0123456789abcdef", other), null);
   });
 });

@@ -109,6 +109,16 @@ test("configs of several ages are read alike", () => {
   assert.deepEqual(labels({ id2label: { 1: "good", 0: "bad" } }), ["bad", "good"]);
 });
 
+test("what a classifier's labels are is read as config.json says it", () => {
+  const read = (keys: object) => {
+    const { head, labels, problemType } = modelConfig({ model_type: "bert", ...keys });
+    return [head, labels.length, problemType];
+  };
+  assert.deepEqual(read({ num_labels: 1 }), ["sequence-classifier", 1, null]);
+  const problem_type = "multi_label_classification";
+  assert.deepEqual(read({ num_labels: 4, problem_type }), ["sequence-classifier", 4, problem_type]);
+});
+
 test("a model without the classifier has one added, which is no parameter of the base", () => {
   const head = (architectures?: string[]) => modelConfig({ model_type: "vit", architectures }).uninitializedHead;
   assert.equal(head(), "classifier");
@@ -127,8 +137,6 @@ test("what is not built is refused by the key that asks for it", () => {
     failure({ model_type: "bert", position_embedding_type: "relative_key" }),
     /^model\/unsupported .*position_embedding_type/,
   );
-  assert.match(failure({ model_type: "bert", num_labels: 1 }), /^model\/unsupported .*id2label/);
-  assert.match(failure({ model_type: "bert", problem_type: "multi_label_classification" }), /^model\/unsupported .*problem_type/);
   assert.match(failure({ model_type: "vit", hidden_size: 10 }), /^model\/config .*hidden_size/);
   assert.match(failure({ model_type: "vit", image_size: 8 }), /^model\/config .*patch_size/);
   assert.match(failure({ model_type: "clip", text_config: { eos_token_id: [1, 2] } }), /^model\/config .*eos_token_id/);
@@ -155,7 +163,10 @@ test("lowrank inspect tells what such a model is for, and its labels", async () 
 });
 
 test("where a language model is needed, a model of another task is refused as one", () => {
-  assert.throws(() => decoderConfig({ model_type: "bert" }), { code: "model/unsupported", message: /sequence classification/ });
+  assert.throws(() => decoderConfig({ model_type: "bert" }), {
+    code: "model/unsupported",
+    message: /the head sequence-classifier/,
+  });
   assert.equal(decoderConfig({ model_type: "llama" }).modelType, "llama");
 });
 

@@ -261,7 +261,7 @@ test("an adapter that does not fit is refused, and the one before stays", async 
   });
   t.after(() => classifier.close());
   assert.match(await code(classifier.useAdapter(await readAdapter(nodeFiles, vit.adapter))), /^adapter\//);
-  const other = { ...(await readAdapter(nodeFiles, adapterFolder)), baseFingerprint: "2:0000000000000000" };
+  const other = { ...(await readAdapter(nodeFiles, adapterFolder)), baseFingerprint: "3:0000000000000000" };
   assert.equal(await code(classifier.useAdapter(other)), "adapter/other-base");
   checkAll(await classifier.classify(texts), classifier.labels(), expected.bert.adapter, "the one before");
 });
@@ -299,7 +299,7 @@ test("models that serve something else are refused with what serves them", async
   const folder = "test/fixtures/tiny-llama";
   const llama = await openBase(nodeFiles, folder);
   const next = async (work: Promise<unknown>) => (await refused(work, "predict/task")).next!;
-  assert.match(await next(openClassifier(llama, host)), /lowrank generate/);
+  assert.match(await next(openClassifier(llama, host)), /--task sequence-classification.*lowrank generate/);
   assert.match(await next(openEmbedder(llama, host)), /lowrank generate/);
   const { base } = await tinyTask(t, "bert");
   assert.match(await next(openEmbedder(await openBase(nodeFiles, base), host)), /lowrank classify/);

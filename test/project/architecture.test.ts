@@ -38,7 +38,21 @@ const unrestricted = ["cli", "commands", "terminal", "core.ts", "index.ts", "nod
 
 /** What runs unchanged in any JavaScript engine, with all that it reaches. */
 const neutral = [
-  ...["graph", "onnx", "models", "adapters", "formats", "images", "multimodal", "text", "data", "train", "generate", "predict"],
+  ...[
+    "graph",
+    "onnx",
+    "models",
+    "adapters",
+    "formats",
+    "images",
+    "multimodal",
+    "text",
+    "data",
+    "tasks",
+    "train",
+    "generate",
+    "predict",
+  ],
   ...["report", "runtime", "core.ts"],
 ];
 

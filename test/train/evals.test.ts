@@ -4,7 +4,6 @@ import { readdirSync, readFileSync, renameSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { float32 } from "../../src/tensor.ts";
 import { bestOf, hasStalled } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -29,7 +28,9 @@ function scripted(losses: number[], output: Partial<TrainOutput> & { folder: str
   const objective = {
     ...toy,
     lossAndGradient,
-    evaluate: async () => ({ loss: float32([], Float32Array.of(losses[step - 1]! * targets)) }),
+    evaluate: async () => ({
+      loss: { dtype: "float64" as const, shape: [], data: Float64Array.of(losses[step - 1]! * targets) },
+    }),
   };
   return toyRun(
     { checkpointEvery: 100, ...output },

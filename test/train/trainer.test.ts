@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Batch } from "../../src/data/types.ts";
-import { evaluate } from "../../src/train/evals.ts";
+import { evaluate, lossMeasure } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, train } from "../../src/train/trainer.ts";
 import type { Objective } from "../../src/train/types.ts";
 import { collect, near, only, refused } from "../helpers/assert.ts";
@@ -135,11 +135,23 @@ test("epochs become steps, a part of one rounded up", async () => {
   assert.equal(only(await events(options({ steps: undefined, epochs: 0.5 })), "done")[0]!.step, 2);
 });
 
+/** What a language model logs: the loss, and a figure of its own. */
+function perplexity() {
+  const { add, figures } = lossMeasure();
+  return {
+    add,
+    async figures() {
+      const { loss } = await figures();
+      return { loss, perplexity: Math.exp(loss) };
+    },
+  };
+}
+
 test("evaluation weighs tokens, runs when asked and at the end, and does not touch the run", async () => {
   const [plain, evaluated] = [toyTheta(), toyTheta()];
   await events(options({ theta: plain }));
   const batches = [toyBatch(rows.slice(0, 1)), toyBatch(rows.slice(1, 6)), toyBatch([[1]])];
-  const all = await events(options({ theta: evaluated, evaluation: { batches, every: 4 } }));
+  const all = await events(options({ theta: evaluated, evaluation: { batches, every: 4, measure: perplexity } }));
   assert.deepEqual(evaluated, plain);
   const evals = only(all, "eval");
   assert.deepEqual(

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { type Given, option } from "../../options.ts";
 import { openClassifier } from "../../predict/classifier.ts";
-import type { Classification, Classifier, ClassifyOptions } from "../../predict/types.ts";
+import type { Classification, Classifier, ClassifyOptions, LabelledSpan, LabelScore } from "../../predict/types.ts";
 import { note, oneLine, print, printJson, table } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
@@ -93,10 +93,20 @@ function inputsFor(
 
 const percent = (probability: number): string => `${(100 * probability).toFixed(1)} %`;
 
-const alone = ({ scores, value }: Classification): string =>
-  value !== undefined
-    ? String(value)
-    : table(scores.map(({ label, probability }) => [oneLine(label, SHOWN_CHARS), percent(probability)]));
+const labelText = ({ label }: LabelScore): string => oneLine(label, SHOWN_CHARS);
+const spanText = ({ text }: LabelledSpan): string => oneLine(text, SHOWN_CHARS);
 
-const beside = (input: string, { scores, value }: Classification): string =>
-  `${oneLine(input, SHOWN_CHARS)}: ${value ?? scores.map(({ label, probability }) => `${oneLine(label, SHOWN_CHARS)} ${percent(probability)}`).join(", ")}`;
+/** The classes of an input, its number, or its words with their classes and what they name. */
+function alone({ scores, value, words, entities }: Classification): string {
+  if (value !== undefined) return String(value);
+  const found = (one: LabelScore) => [labelText(one), percent(one.probability)];
+  const rows = words?.map((word) => [spanText(word), ...found(word)]) ?? scores.map(found);
+  const named = (entities ?? []).map((entity) => [spanText(entity), ...found(entity)]);
+  return [rows, named].flatMap((each) => (each.length > 0 ? [table(each)] : [])).join("\n\n");
+}
+
+function beside(input: string, { scores, value, words, entities }: Classification): string {
+  const spans = (entities ?? words)?.map((one) => `${spanText(one)} (${labelText(one)} ${percent(one.probability)})`);
+  const found = spans ?? scores.map((one) => `${labelText(one)} ${percent(one.probability)}`);
+  return `${oneLine(input, SHOWN_CHARS)}: ${value ?? (found.join(", ") || "nothing")}`;
+}

@@ -33,7 +33,7 @@ const coloured = (text: string): string =>
   text.replace(/[^\n]+/g, "\x1b[32m$&\x1b[39m").replace(/^(?=\n)|^$/, "\x1b[32m↵\x1b[39m");
 
 function exampleLines(example: ShownExample, number: number, marks: (text: string) => string): string[] {
-  const { place, label, text = [], tokens, isCut, trained, cut = 0, parts, texts = [], image } = example;
+  const { place, label, words, text = [], tokens, isCut, trained, cut = 0, parts, texts = [], image } = example;
   const counts = [
     ...(tokens === undefined ? [] : [`${grouped(tokens)} tokens`]),
     ...(trained === undefined ? [] : [`${grouped(trained)} of them trained`]),
@@ -49,6 +49,9 @@ function exampleLines(example: ShownExample, number: number, marks: (text: strin
     `example ${number}, ${place}${counts === "" ? "" : `: ${counts}`}`,
     ...(image ? [`  image:  ${oneLine(image.path)}, ${imageText(image)}`] : []),
     ...text.map((part, i) => `  ${text.length > 1 ? `text ${i + 1}: ` : "text:   "}${oneLine(part)}`),
+    ...(words
+      ? [`  words:  ${words.map((word) => `${oneLine(word.text)} (${oneLine(word.label, LABEL_CHARS)})`).join(" ")}`]
+      : []),
     ...(label === undefined ? [] : [`  label:  ${oneLine(label, LABEL_CHARS)}`]),
     ...(parts ? [marked(parts)] : []),
     ...texts.flatMap((one) => [`  ${one.name}:`, marked(one.parts)]),
@@ -69,7 +72,7 @@ function printFile(stats: DatasetStats, maxLength: number | null, what: string):
   const kind = continued ? KINDS[continued.kind] : "records";
   print(`${what}${source}: ${grouped(records)} ${kind}${images === null ? "" : `, ${grouped(images)} images`}`);
   if (file) print(`read as: ${recognizedText(file)}`);
-  if (classes) for (const line of classLines(classes, records)) print(line);
+  if (classes) for (const line of classLines(classes, stats.words ?? records)) print(line);
   if (stats.lengths) for (const line of lengthLines(stats, stats.lengths, maxLength!)) print(line);
   if (continued) print(leftOut(continued, records));
 }

@@ -109,7 +109,7 @@ function progress(): (event: FinetuneEvent) => void {
         passing(stepLine(event, steps), event.step === steps);
         break;
       case "eval":
-        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${measuresOf(event)}`);
+        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figuresOf(event)}`);
         break;
       case "samples":
         for (const sample of event.samples) line(sampleText(sample));
@@ -144,9 +144,13 @@ function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }
   return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
 }
 
-function measuresOf({ perplexity, accuracy }: Extract<FinetuneEvent, { type: "eval" }>): string {
-  if (perplexity !== undefined) return `, perplexity ${perplexity.toFixed(2)}`;
-  return accuracy === undefined ? "" : `, accuracy ${percent(accuracy)}`;
+/** How figures are written that do not have four decimal places. */
+const figureTexts: Record<string, (value: number) => string> = { perplexity: (value) => value.toFixed(2), accuracy: percent };
+
+/** The figures of an evaluation, by their names. */
+function figuresOf({ type: _type, step: _step, loss: _loss, ...figures }: Extract<FinetuneEvent, { type: "eval" }>): string {
+  const texts = Object.entries(figures).filter((entry): entry is [string, number] => typeof entry[1] === "number");
+  return texts.map(([name, value]) => `, ${name} ${figureTexts[name]?.(value) ?? value.toFixed(4)}`).join("");
 }
 
 const rateOf = (examples: number, seconds: number): string =>

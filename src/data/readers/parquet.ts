@@ -30,6 +30,8 @@ const WINDOW_BYTES = 1 << 18;
 const ROWS_AT_ONCE = 1024;
 /** The parts of a message that are read; lists of messages may have others, of any type. */
 const MESSAGE_PARTS = ["role", "content", "from", "value"];
+/** What lists can have beside texts: the numbers of classes. */
+const INTEGERS = ["INT32", "INT64"];
 
 export async function* parquetRows(source: Source, choose: ChooseColumns): AsyncGenerator<Row> {
   const metadata = await guarded(source, () => readMetadata(source));
@@ -48,7 +50,7 @@ export async function* parquetRows(source: Source, choose: ChooseColumns): Async
       const count = batch[0]?.length ?? 0;
       if (count === 0) break;
       for (let i = 0; i < count; i++) {
-        yield { fields: new Map(names.map((name, c) => [name, batch[c]![i] ?? null])), place: `row ${++row}` };
+        yield { fields: new Map(names.map((name, c) => [name, numbered(batch[c]![i] ?? null)])), place: `row ${++row}` };
       }
     }
     if (row - first !== Number(group.num_rows)) {
@@ -56,6 +58,10 @@ export async function* parquetRows(source: Source, choose: ChooseColumns): Async
     }
   }
 }
+
+/** 64-bit integers as numbers, in lists too. */
+const numbered = (value: unknown): unknown =>
+  typeof value === "bigint" ? Number(value) : Array.isArray(value) ? value.map(numbered) : value;
 
 /** Runs `work`; what hyparquet and the checks throw becomes an error that names the file. */
 async function guarded<T>(source: Source, work: () => Promise<T>): Promise<T> {
@@ -105,11 +111,13 @@ const leavesOf = (column: SchemaTree): SchemaTree[] =>
   column.children.length === 0 ? [column] : column.children.flatMap(leavesOf);
 
 function checkTypes({ path }: Source, column: SchemaTree): void {
-  const other = leavesOf(column).find(({ element }) => element.type !== "BYTE_ARRAY");
+  const isRead = ({ path: [, ...inner], element: { type, name } }: SchemaTree) =>
+    type === "BYTE_ARRAY" || (inner.length > 0 && !MESSAGE_PARTS.includes(name) && INTEGERS.includes(type!));
+  const other = leavesOf(column).find((leaf) => !isRead(leaf));
   if (other === undefined) return;
   throw new LowrankError("data/value", "the column holds no text", {
     subject: `${path}, column ${other.path.join(".")}`,
-    expected: "texts, or a list of messages {role, content}",
+    expected: "texts, or a list of messages {role, content}, of texts or of whole numbers",
     got: other.element.logical_type?.type ?? other.element.type ?? "no type",
     next: "write the column as text, or name another one",
   });

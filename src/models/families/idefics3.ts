@@ -6,12 +6,12 @@ import { input } from "../../graph/ops/leaves.ts";
 import { reshape, transpose } from "../../graph/ops/shape.ts";
 import { contradiction } from "../config/config.ts";
 import { count, MAX_HIDDEN, MAX_VOCAB, readJson } from "../config/schema.ts";
-import { textForward, textModel, type WithText } from "../config/text-model.ts";
 import type { Family } from "../family.ts";
 import { gridFeeds, imageTokenOf } from "../image-feeds.ts";
 import type { ImageGrid } from "../images.ts";
 import { projection } from "../layers/blocks.ts";
 import { patchCount, pixelInput, siglipVision, siglipVisionConfig, type VisionConfig } from "../layers/vision.ts";
+import { textForward, textModel, type WithText } from "../text-model.ts";
 
 interface Idefics3Config extends WithText {
   vision: VisionConfig;
@@ -44,7 +44,12 @@ export const idefics3: Family<Idefics3Config> = {
       throw contradiction(file, "scale_factor", `a divisor of the ${edge} patches along an edge`, keys.scale_factor);
     }
     return {
-      ...textModel(json, file, keys.model_type, "model.text_model", { rms_norm_eps: 1e-5 }),
+      ...textModel(json, file, {
+        modelType: keys.model_type,
+        root: "model.text_model",
+        usual: "llama",
+        absent: { rms_norm_eps: 1e-5 },
+      }),
       vision,
       imageToken: keys.image_token_id,
       scale: keys.scale_factor,

@@ -5,6 +5,7 @@ import type { Family } from "../family.ts";
 import { decoder, gatedMlp, llamaLayout, rms, type SelfAttentionOptions, selfAttention } from "../layers/blocks.ts";
 
 export const llama: Family<LlamaConfig> = {
+  isPart: true,
   config: (json, file) =>
     llamaConfig(json, file, "llama", {
       vocabSize: 32000,

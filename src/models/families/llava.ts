@@ -5,7 +5,6 @@ import type { Value } from "../../graph/graph.ts";
 import { concat, reshape, slice } from "../../graph/ops/shape.ts";
 import { activationOf, contradiction, onlyValue, unsupported } from "../config/config.ts";
 import { MAX_LAYERS, MAX_VOCAB, readJson, shown } from "../config/schema.ts";
-import { textForward, textModel, type WithText } from "../config/text-model.ts";
 import type { Family } from "../family.ts";
 import { imageTokenOf, placedFeeds } from "../image-feeds.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
@@ -19,6 +18,7 @@ import {
   siglipVisionConfig,
   type VisionConfig,
 } from "../layers/vision.ts";
+import { textForward, textModel, type WithText } from "../text-model.ts";
 
 interface LlavaConfig extends WithText {
   vision: VisionConfig;
@@ -107,7 +107,11 @@ export const llava: Family<LlavaConfig> = {
     });
     const tied = (json as { text_config?: { tie_word_embeddings?: unknown } }).text_config?.tie_word_embeddings === true;
     return {
-      ...textModel(tied ? { ...(json as object), tie_word_embeddings: true } : json, file, "llava", "model.language_model"),
+      ...textModel(tied ? { ...(json as object), tie_word_embeddings: true } : json, file, {
+        modelType: "llava",
+        root: "model.language_model",
+        usual: "llama",
+      }),
       vision,
       visionType,
       imageToken: keys.image_token_index ?? keys.image_token_id ?? 32000,

@@ -5,6 +5,7 @@ import type { Family } from "../family.ts";
 import { llamaForward } from "./llama.ts";
 
 export const mistral: Family<LlamaConfig> = {
+  isPart: true,
   config: (json, file) =>
     llamaConfig(json, file, "mistral", {
       vocabSize: 32000,

@@ -5,6 +5,7 @@ import type { Family } from "../family.ts";
 import { decoder, gatedMlp, llamaLayout, rms, selfAttention } from "../layers/blocks.ts";
 
 export const olmo2: Family<LlamaConfig> = {
+  isPart: true,
   config: (json, file) =>
     llamaConfig(json, file, "olmo2", {
       vocabSize: 50304,

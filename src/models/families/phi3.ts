@@ -6,6 +6,7 @@ import { activations } from "../layers/activations.ts";
 import { attend, decoder, llamaLayout, projection, rms, split, windowOf } from "../layers/blocks.ts";
 
 export const phi3: Family<LlamaConfig> = {
+  isPart: true,
   config: (json, file) =>
     llamaConfig(json, file, "phi3", {
       vocabSize: 32064,

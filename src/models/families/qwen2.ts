@@ -5,6 +5,7 @@ import type { Family } from "../family.ts";
 import { llamaForward } from "./llama.ts";
 
 export const qwen2: Family<LlamaConfig> = {
+  isPart: true,
   config: (json, file) =>
     llamaConfig(json, file, "qwen2", {
       vocabSize: 151936,

@@ -6,6 +6,7 @@ import { eachHead, rms } from "../layers/blocks.ts";
 import { llamaForward } from "./llama.ts";
 
 export const qwen3: Family<LlamaConfig> = {
+  isPart: true,
   config: (json, file) =>
     llamaConfig(json, file, "qwen3", {
       vocabSize: 151936,

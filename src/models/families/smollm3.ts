@@ -21,6 +21,7 @@ const ropeKeys = z.object({
 });
 
 export const smollm3: Family<Smollm3Config> = {
+  isPart: true,
   config(json, file) {
     const config = llamaConfig(json, file, "smollm3", {
       vocabSize: 128256,

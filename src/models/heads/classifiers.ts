@@ -13,6 +13,7 @@ const logits = (x: Value, { labels }: ModelConfig, { path, bias }: Classifier): 
 
 /** Logits [batch, labels] of what an encoder pools, or of a decoder's last token that is not padding. */
 export const sequenceClassifier: Head = {
+  use: "lowrank classify, or openClassifier",
   classes: /ForSequenceClassification$/,
   savedAs: "ForSequenceClassification",
   outputs: (c, { hidden, pooled }, { inputIds }, classifier) => ({
@@ -22,6 +23,7 @@ export const sequenceClassifier: Head = {
 
 /** Logits [batch*seq, labels]. */
 export const tokenClassifier: Head = {
+  use: "lowrank classify, or openClassifier",
   classes: /ForTokenClassification$/,
   savedAs: "ForTokenClassification",
   outputs: (c, { hidden }, _, classifier) => ({ logits: logits(hidden!, c, classifier!) }),
@@ -29,6 +31,7 @@ export const tokenClassifier: Head = {
 
 /** Logits [batch, labels] of the class token. */
 export const imageClassifier: Head = {
+  use: "lowrank classify, or openClassifier",
   classes: /ForImageClassification$/,
   savedAs: "ForImageClassification",
   outputs: (c, { pooled }, _, classifier) => ({ logits: logits(pooled!, c, classifier!) }),

@@ -7,6 +7,7 @@ import type { Head } from "./head.ts";
 
 /** imageEmbeds and textEmbeds [batch, projection] of length 1, logitsPerImage and logitsPerText [batch, batch]. */
 export const contrastive: Head = {
+  use: "lowrank classify (with --labels) and lowrank embed",
   classes: /(CLIPModel)$/,
   savedAs: null,
   outputs(_, { towers }) {

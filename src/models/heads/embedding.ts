@@ -10,6 +10,7 @@ import type { Head, ModelConfig, Pooling } from "./head.ts";
 
 /** `embedding` [batch, hidden], each row of length 1. What an encoder pools by itself stays a part of the model that nothing reads. */
 export const embedding: Head = {
+  use: "lowrank embed, or openEmbedder",
   classes: /Model$/,
   savedAs: null,
   isBare: true,

@@ -35,6 +35,8 @@ export interface HeadConfig {
 export type ModelConfig = BackboneConfig & HeadConfig;
 
 export interface Head {
+  /** What a model with it does its work by. */
+  use: string;
   /** Transformers' classes that have it, by the end of their names, and the one that a trained model is saved as. */
   classes: RegExp;
   savedAs: string | null;

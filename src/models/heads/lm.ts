@@ -8,6 +8,7 @@ import type { Head } from "./head.ts";
 
 /** Logits [batch*seq, vocab], and the hidden states that they are made of. */
 export const lm: Head = {
+  use: "lowrank generate, or openGenerator",
   classes: /(ForCausalLM|LMHeadModel|ForConditionalGeneration|ForVisionText2Text|ForVision2Seq)$/,
   savedAs: null,
   outputs: (_, { hidden, output }) => ({ hidden: hidden!, logits: logitsOf(hidden!, output!) }),

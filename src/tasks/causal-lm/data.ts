@@ -1,6 +1,7 @@
 // The data of a language model: records of its kinds to tokens, and rows of them to batches, with images where the base reads any.
 import { collate } from "../../data/collate.ts";
 import { eachExample } from "../../data/examples.ts";
+import { imageSpansOf } from "../../data/image-spans.ts";
 import { imageStore } from "../../data/images.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
 import { readRecords } from "../../data/readers.ts";
@@ -13,7 +14,6 @@ import type { Platform } from "../../platform/platform.ts";
 import { checkVocabulary, lengthLimit, withCheckedTemplate } from "../common/tokenizer-checks.ts";
 import type { DataOptions, TaskData } from "../task.ts";
 import { collateWithImages } from "./image-rows.ts";
-import { imageSpansOf } from "./image-spans.ts";
 
 /** Fails if the tokenizer has ids that the base has no embedding for, or its positions do not suffice. */
 export async function languageData(

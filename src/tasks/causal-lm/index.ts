@@ -1,9 +1,9 @@
 // Language modelling: texts, prompts with completions and conversations are continued, by cross-entropy of the next token.
 import type { DecoderConfig } from "../../models/config/config.ts";
 import { meanLoss } from "../common/measures.ts";
+import { lossGraph } from "../common/token-losses.ts";
 import type { Score, Task } from "../task.ts";
 import { languageData } from "./data.ts";
-import { lossGraph } from "./loss.ts";
 import { textPreview } from "./preview.ts";
 
 /** Mean over all targets, in nats a token, and e to its power. */

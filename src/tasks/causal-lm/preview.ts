@@ -1,5 +1,6 @@
 // Previews of texts that are continued: examples with their trained tokens marked, what is lost, what a model would not learn.
 import type { MadeExample } from "../../data/examples.ts";
+import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
 import { IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import {
@@ -11,7 +12,6 @@ import {
   textParts,
 } from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
-import { type ImageSpan, imageNote } from "./image-spans.ts";
 
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;

@@ -16,8 +16,10 @@ export interface DatasetStats {
   truncated: number;
   /** In tokens. */
   lengths: Lengths | null;
-  /** The classes in the order of the logits, with the number of records of each. */
+  /** The classes in the order of the logits, with the number of records of each, or of words where these are classified. */
   classes: { label: string; count: number }[] | null;
+  /** Words that have a class. */
+  words?: number;
   /** Image files, each counted once. */
   images: number | null;
   /** Of texts that are continued. */
@@ -64,6 +66,8 @@ export interface ShownExample {
   place: string;
   /** The name of its class, or its number. */
   label?: string;
+  /** Of a text whose words are classified: each of them and its class. */
+  words?: { text: string; label: string }[];
   /** What the tokens of each text decode to, special tokens included. */
   text?: string[];
   tokens?: number;

@@ -106,8 +106,10 @@ function fileWarnings({ source, records, truncated }: DatasetStats, maxLength: n
   ];
 }
 
-function classWarnings({ source, records, classes }: DatasetStats, evaluation: DatasetStats | null): string[] {
+function classWarnings({ source, classes, ...counts }: DatasetStats, evaluation: DatasetStats | null): string[] {
   const all = classes!;
+  const [what, records, measure] =
+    counts.words === undefined ? ["record", counts.records, "macro F1"] : ["word", counts.words, "F1"];
   const few = all.filter(({ count }) => count > 0 && count < FEW_RECORDS);
   const none = all.filter(({ count }) => count === 0);
   const most = all.find(({ count }) => count > MOST_OF_ONE_CLASS * records);
@@ -115,17 +117,17 @@ function classWarnings({ source, records, classes }: DatasetStats, evaluation: D
   const warnings: string[] = [];
   if (few.length > 0) {
     warnings.push(
-      `${source}: fewer than ${FEW_RECORDS} records of ${listed(few.map(({ label, count }) => `${label} (${count})`))}`,
+      `${source}: fewer than ${FEW_RECORDS} ${what}s of ${listed(few.map(({ label, count }) => `${label} (${count})`))}`,
     );
   }
   if (none.length > 0)
-    warnings.push(`${source}: no record of ${listed(none.map(({ label }) => label))}, which training then never sees`);
+    warnings.push(`${source}: no ${what} of ${listed(none.map(({ label }) => label))}, which training then never sees`);
   if (most) {
     const share = ((100 * most.count) / records).toFixed(1);
-    warnings.push(`${source}: ${share} % of the records are of ${most.label}; look at macro F1 and not at accuracy`);
+    warnings.push(`${source}: ${share} % of the ${what}s are of ${most.label}; look at ${measure} and not at accuracy`);
   }
   if (missed.length > 0) {
-    warnings.push(`the evaluation has classes without a training record: ${listed(missed.map(({ label }) => label))}`);
+    warnings.push(`the evaluation has classes without a training ${what}: ${listed(missed.map(({ label }) => label))}`);
   }
   return warnings;
 }

@@ -9,8 +9,8 @@ import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
 import type { DecoderConfig } from "../../models/config/config.ts";
 import type { ModelConfig } from "../../models/registry.ts";
 import { option } from "../../options.ts";
-import { tokenLosses } from "../causal-lm/loss.ts";
 import { logSigmoid, sumOf } from "../common/losses.ts";
+import { tokenLosses } from "../common/token-losses.ts";
 import type { BatchShape, TaskOptions } from "../task.ts";
 
 export const lossOptions = {

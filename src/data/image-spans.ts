@@ -1,6 +1,6 @@
 // Where the tokens of images are in an example, for those who look at it: previews and samples.
-import type { RecordImages } from "../../data/record-images.ts";
-import type { Example } from "../../data/types.ts";
+import type { RecordImages } from "./record-images.ts";
+import type { Example } from "./types.ts";
 
 /** From the first token of an image to behind its last one; those of its tiles' markers between them count. */
 export interface ImageSpan {

@@ -1,4 +1,4 @@
-// The loss of a language model: cross-entropy of the next token, fused with the output layer.
+// The loss of each target token of a language model: cross-entropy of the next token, fused with the output layer.
 import type { Graph, Value } from "../../graph/graph.ts";
 import { gatherRows } from "../../graph/ops/indexing.ts";
 import { input } from "../../graph/ops/leaves.ts";

@@ -1,0 +1,146 @@
+// How well words are classified: accuracy by word; by entity precision, recall and F1 as seqeval counts them, or by tag where tags name none.
+import { grouped, oneLine } from "../../units.ts";
+import { type ClassMeasures, classificationMeasures, predictedClasses } from "../common/classification-measures.ts";
+import { meanLoss, percent } from "../common/measures.ts";
+import type { Measure, Measuring, ScoreTable } from "../task.ts";
+import { entitiesOf, namesEntities } from "./entities.ts";
+
+export interface TagMeasures {
+  /** Words with a tag, and those whose tag was found. */
+  count: number;
+  correct: number;
+  accuracy: number;
+  /** What the rest counts: entities, or tags where these name none. */
+  counted: "entities" | "tags";
+  /** Of all entities together (micro); or the means over the tags that occur (macro). */
+  precision: number;
+  recall: number;
+  f1: number;
+  /** Each type of entity that occurs, by name; or each tag, in the order of the logits. */
+  classes: ClassMeasures[];
+}
+
+/** The mean cross-entropy of the words in nats, and how they were classified. */
+export interface TagScore extends TagMeasures {
+  loss: number;
+}
+
+/** The tags of the words of a text, as indices into the labels. */
+type Tags = readonly number[];
+
+/** Measures of texts whose tags are `expected`, tagged as `predicted`. A share of nothing is 0. */
+export function tagMeasures(expected: readonly Tags[], predicted: readonly Tags[], labels: readonly string[]): TagMeasures {
+  const byTag = classificationMeasures(expected.flat(), predicted.flat(), labels);
+  const { count, correct, accuracy } = byTag;
+  const words = { count, correct, accuracy };
+  if (namesEntities(labels)) {
+    const names = (tags: Tags) => tags.map((tag) => labels[tag]!);
+    return { ...words, counted: "entities", ...entityMeasures(expected.map(names), predicted.map(names)) };
+  }
+  const { classes, macroF1: f1 } = byTag;
+  const said = new Set([...expected, ...predicted].flat());
+  const mean = (of: "precision" | "recall") =>
+    classes.reduce((sum, one, i) => sum + (said.has(i) ? one[of] : 0), 0) / Math.max(1, said.size);
+  return { ...words, counted: "tags", precision: mean("precision"), recall: mean("recall"), f1, classes };
+}
+
+interface Counts {
+  found: number;
+  said: number;
+  support: number;
+}
+
+const shares = ({ found, said, support }: Counts) => ({
+  precision: found / Math.max(1, said),
+  recall: found / Math.max(1, support),
+  f1: (2 * found) / Math.max(1, said + support),
+});
+
+/** An entity is found where one of its type has the same first and last word. */
+function entityMeasures(
+  expected: readonly string[][],
+  predicted: readonly string[][],
+): Omit<TagMeasures, "counted" | keyof Words> {
+  const types = new Map<string, Counts>();
+  const countsOf = (label: string): Counts => {
+    const counts = types.get(label) ?? { found: 0, said: 0, support: 0 };
+    types.set(label, counts);
+    return counts;
+  };
+  for (const [i, tags] of expected.entries()) {
+    const own = entitiesOf(tags);
+    const keys = new Set(own.map((entity) => JSON.stringify(entity)));
+    for (const { label } of own) countsOf(label).support++;
+    for (const entity of entitiesOf(predicted[i]!)) {
+      const counts = countsOf(entity.label);
+      counts.said++;
+      if (keys.has(JSON.stringify(entity))) counts.found++;
+    }
+  }
+  const all: Counts = { found: 0, said: 0, support: 0 };
+  for (const counts of types.values()) for (const key of ["found", "said", "support"] as const) all[key] += counts[key];
+  const sorted = [...types].sort(([a], [b]) => (a < b ? -1 : 1));
+  return {
+    ...shares(all),
+    classes: sorted.map(([label, counts]) => ({ label, ...shares(counts), support: counts.support })),
+  };
+}
+
+type Words = Pick<TagMeasures, "count" | "correct" | "accuracy">;
+
+/** Of batches that feed `lossRows`, places in [rows, width], and `labels`, and give the `logits` of these. */
+export function tagMeasure({ labels }: Measuring): Measure<TagScore> {
+  const mean = meanLoss();
+  const [expected, predicted]: [number[][], number[][]] = [[], []];
+  return {
+    add(ran) {
+      mean.add(ran);
+      const { inputIds, lossRows, labels: own } = ran.batch.feeds;
+      const [rows, width] = inputIds!.shape as [number, number];
+      const first = expected.length;
+      for (let row = 0; row < rows; row++) for (const tags of [expected, predicted]) tags.push([]);
+      for (const [i, tag] of predictedClasses(ran.results["logits"]!).entries()) {
+        const text = first + Math.floor(Number(lossRows!.data[i]) / width);
+        expected[text]!.push(Number(own!.data[i]));
+        predicted[text]!.push(tag);
+      }
+    },
+    score: () => ({ loss: mean.loss(), ...tagMeasures(expected, predicted, labels) }),
+  };
+}
+
+/** Types or tags that are shown: those with the lowest F1. */
+const WORST = 20;
+/** Of a label. */
+const LABEL_CHARS = 40;
+
+export const tagScores: ScoreTable<TagScore> = {
+  columns: [
+    ["loss", ({ loss }) => loss.toFixed(4)],
+    ["accuracy", ({ accuracy }) => percent(accuracy)],
+    ["precision", ({ precision }) => precision.toFixed(4)],
+    ["recall", ({ recall }) => recall.toFixed(4)],
+    ["F1", ({ f1 }) => f1.toFixed(4)],
+  ],
+  details: ({ base, adapter }) => [
+    ...(base ? [] : ["The base has no head of its own for these tags."]),
+    ...classDetails((adapter ?? base)!, adapter !== null),
+  ],
+};
+
+function classDetails({ classes, counted, count, correct }: TagScore, isAdapter: boolean): (string | string[][])[] {
+  const occurring = classes.filter(({ support }) => support > 0).sort((a, b) => a.f1 - b.f1);
+  const rows = occurring
+    .slice(0, WORST)
+    .map(({ label, precision, recall, f1, support }) => [
+      oneLine(label, LABEL_CHARS),
+      ...[precision, recall, f1].map((share) => share.toFixed(4)),
+      grouped(support),
+    ]);
+  const means =
+    counted === "entities" ? "precision, recall and F1 are of all entities" : "precision, recall and F1 are means over tags";
+  return [
+    `${grouped(correct)} of ${grouped(count)} words right${isAdapter ? ", with the adapter" : ""}; ${means}:`,
+    [["", "precision", "recall", "F1", counted === "entities" ? "entities" : "words"], ...rows],
+  ];
+}
