@@ -101,8 +101,9 @@ export async function planTraining(
   file = "config.json",
 ): Promise<Plan> {
   const described = modelConfig(json, file);
-  const options = completeOptions({ ...given, base: "-", data: "-", output: "-" });
-  const task = taskOf(chooseTask("train/option", described, options.task));
+  const completed = completeOptions({ ...given, base: "-", data: "-", output: "-" });
+  const options = { ...completed, task: chooseTask("train/option", described, completed.task) };
+  const task = taskOf(options.task);
   const config = withHead(described, headOf(task), new Map());
   const { method, batchSize, gradientAccumulation } = options;
   const { rowsPerExample = 1 } = task;
@@ -197,7 +198,7 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
     return {
       modules,
       trainable: elementsOf(layoutOf(trained)),
-      resultBytes: adapterBytes(trained),
+      resultBytes: adapterBytes(trained, [], { task: options.task }),
       graph: (loss) => loraGraph(loss, trained, options.dropout > 0),
     };
   },

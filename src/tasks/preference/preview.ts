@@ -113,7 +113,9 @@ function pairWarnings(found: PreviewedFiles): string[] {
       );
   }
   const { contradicting } = duplicates;
-  if (contradicting > 0)
-    warnings.push(`${train.source}: ${grouped(contradicting)} pairs are there the other way round too; one of both is wrong`);
+  if (contradicting > 0) {
+    const pairs = contradicting === 1 ? "1 pair is" : `${grouped(contradicting)} pairs are`;
+    warnings.push(`${train.source}: ${pairs} there the other way round too; one of both is wrong`);
+  }
   return [...warnings, ...sharedWarning(found)];
 }
