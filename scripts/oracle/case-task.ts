@@ -69,6 +69,8 @@ const preferred: CaseTask = {
 };
 
 const classes = (given: Tensor): Tensor => int32(given.shape, integers(given));
+/** A number a row, whether they are [rows] or [rows, 1]. */
+const numbers = (given: Tensor): Tensor => float32([given.shape[0]!], toFloat32(given));
 
 /** By meta.json's `task`. */
 export const caseTasks: Record<string, CaseTask> = {
@@ -92,7 +94,7 @@ export const caseTasks: Record<string, CaseTask> = {
     defined: (output, io, prefix) => attended(output, io, prefix),
   },
   "multi-label": labelled("multi-label-classification", (given) => float32(given.shape, toFloat32(given))),
-  regression: labelled("regression", (given) => float32([given.shape[0]!], toFloat32(given))),
+  regression: labelled("regression", numbers),
   preference: preferred,
   contrastive: {
     task: "contrastive",

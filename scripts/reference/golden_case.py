@@ -1,19 +1,21 @@
-"""Makes the golden case of a language model's family: what Transformers and PEFT compute from a tiny model with random weights.
+"""Makes the golden case of a model family or of a task: what Transformers and PEFT compute from a tiny model with random weights.
 
 Usage:
-  python scripts/reference/golden_case.py CONFIG.json test/fixtures/cases/NAME [TARGET ...]
+  python scripts/reference/golden_case.py [--task TASK] CONFIG.json test/fixtures/cases/NAME [TARGET ...]
 
-CONFIG.json is a config.json of a tiny model (two layers, dims of a few dozen, all different). TARGET names the modules to adapt
-(default: all-linear; of a mixture of experts name them, because PEFT then adapts the experts too). Three rows of 13, 9 and 6 tokens
-are padded on the right; a window should be shorter than 12. The folder gets base/, adapter/ (random, B too), io.safetensors (inputs,
-labels, logits of both), grads.safetensors, trained/ (after ten steps of AdamW), merged/ and meta.json with losses and gradient norms.
+TASK is a name of TASKS below (default: causal), which the oracle finds in scripts/oracle/case-task.ts. CONFIG.json is a config.json of a
+tiny model (two layers, dims of a few dozen, all different). TARGET names the modules to adapt (default: all-linear; name them for a
+mixture of experts, because PEFT then adapts the experts too, and for a model with a classifier, which is trained in full). Texts are
+three rows of 13, 9 and 6 tokens, padded on the right; a window should be shorter than 12. The folder gets base/, adapter/ (random, B
+too), io.safetensors (inputs, labels, logits of both), grads.safetensors, trained/ (after ten steps of AdamW), merged/ and meta.json with
+losses and gradient norms.
 Made with transformers 5.24.0, peft 0.21.2 and torch 2.15.0.
 """
 
+import argparse
 import json
 import math
 import shutil
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -23,7 +25,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
 from transformers.pytorch_utils import Conv1D
 
 IGNORE = -100
@@ -52,19 +54,34 @@ def randomize(model, gen):
                 p.copy_(noise / math.sqrt(p.shape[0 if isinstance(module, Conv1D) else -1]))
 
 
-def batch_of(vocab, gen):
+def text_batch(config, gen):
     ids = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
     for row, (length, prompt) in enumerate(zip(LENGTHS, PROMPTS)):
-        ids[row, :length] = torch.randint(3, vocab, (length,), generator=gen)  # 0 to 2 are padding, start and end
+        ids[row, :length] = torch.randint(3, config.vocab_size, (length,), generator=gen)  # 0 to 2 are padding, start and end
         mask[row, :length] = 1
         labels[row, prompt:length] = ids[row, prompt:length]
     return {"input_ids": ids, "attention_mask": mask}, labels
 
 
-def loss_of(model, inputs, labels):
-    logits = model(**inputs, use_cache=False).logits[:, :-1]
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=IGNORE)
+def next_token_loss(logits, labels):
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
+
+
+def image_numbers_batch(config, gen, rows=4):
+    pixels = torch.randn(rows, config.num_channels, config.image_size, config.image_size, generator=gen)
+    return {"pixel_values": pixels}, torch.randn(rows, generator=gen)
+
+
+def squared_error(logits, labels):
+    return F.mse_loss(logits.squeeze(-1), labels)
+
+
+# By name: the model's class, its batch as inputs and labels, the loss of its logits, what LoraConfig is given.
+TASKS = {
+    "causal": (AutoModelForCausalLM, text_batch, next_token_loss, dict(task_type="CAUSAL_LM")),
+    "image-regression": (AutoModelForImageClassification, image_numbers_batch, squared_error, dict(modules_to_save=["classifier"])),
+}
 
 
 def tensors_of(model):
@@ -75,12 +92,12 @@ def copies(tensors):
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def load(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+def load(auto, folder):
+    return auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
 
 
-def adapted(case):
-    return PeftModel.from_pretrained(load(case / "base"), case / "adapter", is_trainable=True).eval()
+def adapted(auto, case):
+    return PeftModel.from_pretrained(load(auto, case / "base"), case / "adapter", is_trainable=True).eval()
 
 
 def save_weights(model, folder):
@@ -90,23 +107,24 @@ def save_weights(model, folder):
         shutil.copyfile(Path(place) / "model.safetensors", folder / "model.safetensors")
 
 
-def main(config_file, output, *targets):
+def main(task, config_file, output, targets):
+    auto, batch_of, loss_of, options = TASKS[task]
     case = Path(output)
     case.mkdir(parents=True)
     gen = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
     torch.manual_seed(0)
     keys = json.loads(Path(config_file).read_text())
     config = AutoConfig.for_model(**keys)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = auto.from_config(config, attn_implementation="eager").eval()
     randomize(model, gen)
     model.save_pretrained(case / "base")
     (case / "base" / "generation_config.json").unlink(missing_ok=True)
 
-    model = load(case / "base")
-    inputs, labels = batch_of(config.vocab_size, gen)
+    model = load(auto, case / "base")
+    inputs, labels = batch_of(config, gen)
     with torch.no_grad():
         base = model(**inputs).logits
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(targets) or "all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=targets or "all-linear", **options)
     model = get_peft_model(model, lora)
     with torch.no_grad():
         for _, p in sorted(tensors_of(model).items()):
@@ -120,10 +138,10 @@ def main(config_file, output, *targets):
         fields["target_modules"].sort()
     written.write_text(json.dumps(fields, indent=2) + "\n")
 
-    model = adapted(case)  # from here on everything comes from what was written
+    model = adapted(auto, case)  # from here on everything comes from what was written
     with torch.no_grad():
         logits = model(**inputs).logits
-    loss = loss_of(model, inputs, labels)
+    loss = loss_of(model(**inputs).logits, labels)
     loss.backward()
     gradients = {name: p.grad for name, p in tensors_of(model).items()}
     save_file(copies(gradients), case / "grads.safetensors")
@@ -135,23 +153,29 @@ def main(config_file, output, *targets):
     log = {"losses": [], "lrs": [], "grad_norms": []}
     for _ in range(TRAIN["steps"]):
         optimizer.zero_grad(set_to_none=True)
-        step = loss_of(model, inputs, labels)
+        step = loss_of(model(**inputs).logits, labels)
         step.backward()
         log["losses"].append(step.item())
         log["grad_norms"].append(nn.utils.clip_grad_norm_(parameters, math.inf).item())
         log["lrs"].append(optimizer.param_groups[0]["lr"])
         optimizer.step()
     with torch.no_grad():
-        after = loss_of(model, inputs, labels).item()
+        after = loss_of(model(**inputs).logits, labels).item()
     (case / "trained").mkdir()
     save_file(copies(tensors_of(model)), case / "trained" / "adapter_model.safetensors", metadata={"format": "pt"})
-    save_weights(adapted(case).merge_and_unload(), case / "merged")
+    save_weights(adapted(auto, case).merge_and_unload(), case / "merged")
 
-    meta = dict(name=case.name, kind="model", family=config.model_type, model_type=config.model_type, task="causal",
+    meta = dict(name=case.name, kind="model", family=config.model_type, model_type=config.model_type, task=task,
                 outputs=["logits"], micro_batches=1, train=TRAIN, loss=loss.item(), **log, loss_after=after,
                 trainable_parameters=sum(p.numel() for p in parameters), trainable_tensors=len(gradients))
     (case / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=TASKS, default="causal")
+    parser.add_argument("config")
+    parser.add_argument("output")
+    parser.add_argument("targets", nargs="*", metavar="TARGET")
+    args = parser.parse_args()
+    main(args.task, args.config, args.output, args.targets)

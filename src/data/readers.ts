@@ -51,7 +51,7 @@ export function readFormats<R>(files: Files, given: string, sought: RecordFormat
   let opened: Opened | undefined;
   let recognized: Recognized | null = null;
   async function* records(): AsyncGenerator<NumberedRecord<R>> {
-    opened = await openData(files, given, sought.folder);
+    opened = await openData(files, given, sought);
     const { path, folder, format, where } = opened;
     source = { files, path, size: path === folder ? 0 : await files.size(path), done: 0 };
     let first: { spelling: RecordFormat<R>; place: string } | undefined;

@@ -76,7 +76,7 @@ export function chooseTask(code: string, config: ModelConfig, given: TaskName | 
   const own = ownTask(config);
   if (given !== undefined && !possibleTasks(config).includes(given)) throw taskMismatch(code, config, given);
   if (given !== undefined) return given;
-  const trained = taskNames.find((name) => name === adapter?.task);
+  const trained = possibleTasks(config).find((name) => name === adapter?.task);
   if (trained) return trained;
   const { taskType = null } = adapter?.config ?? {};
   if (taskType === null || tasks[own].peft.taskType === taskType) return own;

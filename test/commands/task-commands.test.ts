@@ -146,11 +146,11 @@ it("lowrank preview prints records as they are read, classes, lengths and warnin
     text,
     /\nexample 6, line 6: 24 tokens, the rest is cut off\n {2}text 1: \[CLS\] the dog \[SEP\]\n {2}text 2: a large/,
   );
-  assert.match(text, /\n {2}class: {2}LABEL_2\n/);
+  assert.match(text, /\n {2}label: {2}LABEL_2\n/);
   assert.match(text, /\n {2}LABEL_0 +4 +33\.3 %\n/);
   assert.match(text, /\nlengths: 4 to 24 tokens/);
   assert.match(text, /\nwarning: .*2 of 12 texts are cut at 24 tokens/);
   const vit = await textOf(0, "preview", "--base", await taskBase(folder, "vit"), "--data", `${fixtures}/images.jsonl`);
-  assert.match(vit, /\n {2}image: {2}test\/fixtures\/tasks\/images\/0\.png, 23 × 20 → 16 × 16\n {2}class: {2}LABEL_0\n/);
+  assert.match(vit, /\n {2}image: {2}test\/fixtures\/tasks\/images\/0\.png, 23 × 20 → 16 × 16\n {2}label: {2}LABEL_0\n/);
   assert.doesNotMatch(vit, /token/);
 });

@@ -16,7 +16,7 @@ import type { ImageProcessor } from "../../src/images/processor.ts";
 import { modelConfig } from "../../src/models/registry.ts";
 import { finetune } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { labelledImages } from "../../src/tasks/common/labelled-images.ts";
+import { classifiedImages } from "../../src/tasks/common/labelled-images.ts";
 import { labelledTexts } from "../../src/tasks/common/labelled-texts.ts";
 import { recordData } from "../../src/tasks/common/record-data.ts";
 import { imageTexts } from "../../src/tasks/contrastive/index.ts";
@@ -28,7 +28,7 @@ import { memoryFiles } from "../helpers/memory-files.ts";
 import { type Colour, colours, jsonl, picture, processor, taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const kinds = { "image-classification": labelledImages, contrastive: imageTexts };
+const kinds = { "image-classification": classifiedImages, contrastive: imageTexts };
 type Kinds = typeof kinds;
 type RecordOf<T extends keyof Kinds> = Parameters<Kinds[T]["example"]>[0];
 
@@ -137,7 +137,7 @@ test("a folder that is not data is refused with what to give instead", async () 
   const loose = await refusal(read(holding("pets/1.png", "pets/cat/1.png"), "pets", "image-classification"), "data/folder");
   assert.equal(loose.subject, "pets/1.png");
   assert.match((await refusal(read(holding("pets/cat/1.png"), "pets", "contrastive"), "data/folder")).next!, /"text"/);
-  const named = readFormats(holding("p/cat/1.png"), "p", labelledImages.formats({ labelColumn: "kind" }));
+  const named = readFormats(holding("p/cat/1.png"), "p", classifiedImages.formats({ labelColumn: "kind" }));
   await refusal(named[Symbol.asyncIterator]().next(), "data/keys");
 });
 
@@ -294,7 +294,7 @@ test("images are decoded four at a time, given in order, and the first broken on
   await files.write("base/preprocessor_config.json", new TextEncoder().encode(JSON.stringify(processor)));
   const config = modelConfig({ model_type: "vit", image_size: 16, patch_size: 8 });
   const base = { checkpoint: { folder: "base" }, config, tokenizer: () => assert.fail("no text is read") };
-  const { images, open: openData } = await recordData(labelledImages, base, { trainOn: "all" }, { files, decodeImage: decode });
+  const { images, open: openData } = await recordData(classifiedImages, base, { trainOn: "all" }, { files, decodeImage: decode });
   const places: string[] = [];
   const error = await refusal(
     (async () => {

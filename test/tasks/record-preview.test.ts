@@ -71,7 +71,7 @@ test("one class that is nearly all, records there twice or with two classes, and
   const expected = [
     /fewer than 5 records of dog \(1\)/,
     /96\.0 % of the records are of cat/,
-    /1 record was there before with another class/,
+    /1 record was there before with another label/,
   ];
   for (const words of [...expected, /1 of 2 evaluation records are training records/]) {
     assert.ok(

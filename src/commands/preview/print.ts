@@ -52,7 +52,7 @@ function exampleLines(example: ShownExample, number: number, marks: (text: strin
     ...(words
       ? [`  words:  ${words.map((word) => `${oneLine(word.text)} (${oneLine(word.label, LABEL_CHARS)})`).join(" ")}`]
       : []),
-    ...(label === undefined ? [] : [`  class:  ${oneLine(label, LABEL_CHARS)}`]),
+    ...(label === undefined ? [] : [`  label:  ${oneLine(label, LABEL_CHARS)}`]),
     ...(parts ? [marked(parts)] : []),
     ...texts.flatMap((one) => [`  ${one.name}:`, marked(one.parts)]),
     "",

@@ -50,13 +50,14 @@ export function notFromFolder(folder: string): LowrankError {
   });
 }
 
-/** Refuses a folder that has no texts for its images. */
-export function noMetadata(folder: string): LowrankError {
-  return new LowrankError("data/folder", "the folder does not say which text belongs to which image", {
+/** Refuses a folder that has no records for its images; a record has these keys. */
+export function noMetadata(folder: string, keys: readonly string[]): LowrankError {
+  const record = keys.map((key) => `"${key}": ${key === "file_name" ? '"1.png"' : "…"}`);
+  return new LowrankError("data/folder", "the folder does not say what belongs to each image", {
     subject: folder,
     expected: METADATA_NAME,
     got: "no such file in it",
-    next: `Write it, one line an image: {"file_name": "1.png", "text": "…"}. Or give a data file that names the images.`,
+    next: `Write it, one line an image: {${record.join(", ")}}. Or give a data file that names the images.`,
   });
 }
 

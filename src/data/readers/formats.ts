@@ -53,13 +53,16 @@ export interface Opened {
 }
 
 /** Opens a data file; where the kind of records can be read from a folder of images, such a folder too. */
-export async function openData(files: Files, given: string, folderOf: RecordFormats<unknown>["folder"]): Promise<Opened> {
+export async function openData<R>(files: Files, given: string, sought: RecordFormats<R>): Promise<Opened> {
   if (!(await files.isFolder(given))) return openFile(files, given);
-  if (folderOf === undefined) throw notFromFolder(given);
+  if (sought.folder === undefined) throw notFromFolder(given);
   const folder = given.replace(/(?<=.)[\\/]+$/, "");
   if (await files.exists(`${folder}/${METADATA_NAME}`)) return openFile(files, `${folder}/${METADATA_NAME}`);
   await checkParts(files, folder);
-  if (folderOf === "metadata") throw noMetadata(folder);
+  if (sought.folder === "metadata") {
+    const { keys } = sought.candidates.find((one) => one.keys.includes("file_name")) ?? sought.candidates[0]!;
+    throw noMetadata(folder, keys);
+  }
   return { path: folder, folder, format: classes, where: (place) => `${folder}/${place}` };
 }
 

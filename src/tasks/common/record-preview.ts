@@ -93,7 +93,7 @@ function recordWarnings(found: PreviewedFiles): string[] {
   const { contradicting } = duplicates;
   if (contradicting > 0) {
     const records = contradicting === 1 ? "1 record was" : `${grouped(contradicting)} records were`;
-    warnings.push(`${train.source}: ${records} there before with another class; one of both is wrong`);
+    warnings.push(`${train.source}: ${records} there before with another label; one of both is wrong`);
   }
   return [...warnings, ...sharedWarning(found)];
 }

@@ -6,7 +6,7 @@ import {
   classLoss,
   exclusiveScores,
 } from "../common/classification.ts";
-import { labelledImages } from "../common/labelled-images.ts";
+import { classifiedImages } from "../common/labelled-images.ts";
 import { recordData } from "../common/record-data.ts";
 import { recordPreview } from "../common/record-preview.ts";
 import type { Task } from "../task.ts";
@@ -21,7 +21,7 @@ export const imageClassification: Task<ClassifierScore> & { classes: true } = {
   takes: [],
   unit: "examples",
   evalBatchSize: 32,
-  data: (base, options, host) => recordData(labelledImages, base, options, host),
+  data: (base, options, host) => recordData(classifiedImages, base, options, host),
   loss: classLoss,
   measure: classifierMeasure,
   figures: ({ accuracy }) => ({ accuracy }),
