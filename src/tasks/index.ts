@@ -10,6 +10,7 @@ import { type HeadChoice, headNames, type ModelConfig } from "../models/registry
 import type { Given } from "../options.ts";
 import { causalLm } from "./causal-lm/index.ts";
 import { contrastive } from "./contrastive/index.ts";
+import { embedding } from "./embedding/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
 import { multiLabelClassification } from "./multi-label-classification/index.ts";
 import { preference } from "./preference/index.ts";
@@ -27,6 +28,7 @@ export const tasks = {
   "multi-label-classification": multiLabelClassification,
   regression,
   "token-classification": tokenClassification,
+  embedding,
 } satisfies Record<string, Task>;
 
 export type TaskName = keyof typeof tasks;

@@ -27,7 +27,7 @@ export const command = defineCommand({
     text: inputOptions.text,
     image: inputOptions.image,
     pooling: option(z.enum(poolings).optional(), {
-      help: "of sentence embeddings: how the states of tokens become a vector (what the adapter or the model says)",
+      help: "sentence embeddings: how the states of tokens become a vector (what the adapter or the model says)",
     }),
     promptName: option(z.string().optional(), {
       value: "NAME",
