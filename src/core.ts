@@ -24,7 +24,7 @@ import { initModel } from "./models/init.ts";
 import { EMBEDDED, type HubOptions, type ModelFolder, type Platform } from "./platform/platform.ts";
 import { openClassifier } from "./predict/classifier.ts";
 import { openEmbedder } from "./predict/embedder.ts";
-import type { Classifier, Embedder } from "./predict/types.ts";
+import type { Classifier, Embedder, EmbedOptions } from "./predict/types.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
 import type { TaskName, UsualTask } from "./tasks/index.ts";
 import type { FinetuneOptions } from "./train/options.ts";
@@ -95,8 +95,10 @@ export interface Lowrank {
    */
   openClassifier(base: string, options?: PredictOptions): Promise<Classifier>;
 
-  /** Opens a model that compares images and texts (CLIP), for their unit vectors. Others fail with `predict/task`. */
-  openEmbedder(base: string, options?: PredictOptions): Promise<Embedder>;
+  /**
+   * Opens a model for unit vectors: of texts (BERT, language models), or of texts and images (CLIP). Others fail with `predict/task`.
+   */
+  openEmbedder(base: string, options?: PredictOptions & EmbedOptions): Promise<Embedder>;
 
   /**
    * Evaluates a base on a data file, alone and with an adapter, by the measures of its task. The result's type is that of `task`;
@@ -153,7 +155,7 @@ export function createLowrank(platform: Platform): Lowrank {
     typeof adapter === "string" ? loadAdapter(adapter) : adapter;
 
   /** The arguments of what opens a predictor. */
-  const predicting = async (base: string, { adapter, ...options }: PredictOptions) =>
+  const predicting = async (base: string, { adapter, ...options }: PredictOptions & EmbedOptions) =>
     [
       await openBase(files, await folderOf(base), timeLimit),
       { ...options, adapter: await attached(adapter), files, openSession, decodeImage },

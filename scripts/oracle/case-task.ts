@@ -104,7 +104,54 @@ export const caseTasks: Record<string, CaseTask> = {
     },
     targets: [],
   },
+  embedding: {
+    task: "sentence-embedding",
+    batch(io, prefix, config) {
+      const [anchors, positives] = ["anchor_", "positive_"].map((side) => inputsOf(io, prefix + side, config));
+      const feeds = below(anchors!, positives!);
+      const rows = anchors!["inputIds"]!.shape[0]!;
+      const own = Array.from({ length: rows }, (_, i) => i);
+      return {
+        feeds: {
+          ...feeds,
+          anchorRows: int32([rows], own),
+          candidateRows: int32(
+            [rows],
+            own.map((i) => rows + i),
+          ),
+          similarities: float32([rows], new Float32Array(rows)),
+          isScored: float32([], new Float32Array(1)),
+        },
+        targets: rows,
+        tokens: 1,
+      };
+    },
+    targets: [],
+    lossOutputs: Object.fromEntries(
+      ["anchor_embedding", "positive_embedding", "scores"].map((name) => [
+        name,
+        { of: outputName(name), part: (whole) => whole },
+      ]),
+    ),
+  },
 };
+
+/** Inputs of rows above those of others, padded on the right with what is masked. */
+function below(above: Record<string, Tensor>, others: Record<string, Tensor>): Record<string, Tensor> {
+  const width = Math.max(above["inputIds"]!.shape[1]!, others["inputIds"]!.shape[1]!);
+  const widened = (name: string, { shape, data }: Tensor): number[] =>
+    Array.from({ length: shape[0]! * width }, (_, i) => {
+      const [row, column] = [Math.floor(i / width), i % width];
+      const padding = name === "positionIds" ? column : 0;
+      return column < shape[1]! ? Number(data[row * shape[1]! + column]) : padding;
+    });
+  return Object.fromEntries(
+    Object.entries(above).map(([name, tensor]) => {
+      const both = [...widened(name, tensor), ...widened(name, others[name]!)];
+      return [name, int32([both.length / width, width], both)];
+    }),
+  );
+}
 
 /** What the forward pass reads of a batch. */
 export const forwardFeeds = ({ targets }: CaseTask, { feeds }: Batch): Record<string, Tensor> =>
@@ -144,7 +191,9 @@ export function inputsOf(io: Tensors, prefix: string, config: ModelConfig): Reco
 }
 
 /** The name that the graph gives to an output: imageEmbeds for image_embeds. */
-export const outputName = (theirs: string): string => theirs.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+export function outputName(theirs: string): string {
+  return theirs.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}
 
 /** The batches of an io file that have labels. */
 export const labelledPrefixes = (io: Tensors): string[] => batchPrefixes(io).filter((prefix) => io.has(`${prefix}labels`));

@@ -101,7 +101,7 @@ async function openCase(folder: string, given: unknown): Promise<ModelCase> {
   const opened = await openBase(nodeFiles, `${folder}/base`);
   const meta = parseMeta(modelMeta, given);
   const task = caseTask(meta.task, opened);
-  const base = baseFor(opened, task.task);
+  const base = baseFor(opened, task.task, meta.task_options);
   const adapterConfig = `${folder}/adapter/${ADAPTER_CONFIG_NAME}`;
   const lora = parseAdapterConfig(await readText(nodeFiles, adapterConfig), ADAPTER_CONFIG_NAME);
   const modules = matchModules(base.modules, lora, base.config.modelType);

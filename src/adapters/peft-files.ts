@@ -13,6 +13,8 @@ import {
   type TensorSource,
   writeSafetensors,
 } from "../formats/safetensors.ts";
+import type { HeadChoice } from "../models/heads/head.ts";
+import { headBeside } from "../models/heads/index.ts";
 import { sizeOf } from "../tensor.ts";
 import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
 import { KEY_PREFIX, layoutOf, type Trained, trainedBy, valuesOf } from "./layout.ts";
@@ -54,6 +56,8 @@ export interface Adapter {
   labels?: string[];
   /** What it was trained for, if this project wrote it. */
   task?: string;
+  /** What files beside it say of the head that it was trained with; absent if there are none. */
+  head?: HeadChoice;
   /** Identifies the base it was trained on, if this project wrote it. */
   baseFingerprint?: string;
 }
@@ -104,6 +108,7 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
   };
   const fingerprint = header.metadata[FINGERPRINT_KEY];
   const labels = readLabels(header.metadata[LABELS_KEY], path);
+  const head = await headBeside(files, folder);
   return {
     config,
     modules,
@@ -112,6 +117,7 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
     ...(frozen.size > 0 && { frozen: await whole(frozen) }),
     ...(labels !== undefined && { labels }),
     ...(header.metadata[TASK_KEY] !== undefined && { task: header.metadata[TASK_KEY] }),
+    ...(head && { head }),
     ...(fingerprint !== undefined && { baseFingerprint: fingerprint }),
   };
 }

@@ -14,7 +14,8 @@ export interface Examples {
   /** How many tokens an example has, and how many of them behind the first are targets. */
   tokensOf(index: number): number;
   targetsOf(index: number): number;
-  /** How many tokens the longest of its texts has. */
+  /** How many texts it has, one after another, and how many tokens the longest. */
+  textsOf(index: number): number;
   longestOf(index: number): number;
   /** How many images it has, each tile of split ones counted. */
   imagesOf(index: number): number;
@@ -27,6 +28,7 @@ export const inMemory = (examples: readonly Example[]): Examples => ({
   length: examples.length,
   tokensOf: (index) => examples[index]!.ids.length,
   targetsOf: (index) => targetsIn(examples[index]!),
+  textsOf: (index) => textsIn(examples[index]!).length,
   longestOf: (index) => longestIn(examples[index]!),
   imagesOf: (index) => examples[index]!.images?.length ?? 0,
   read: async (indices) => indices.map((index) => examples[index]!),
@@ -37,6 +39,7 @@ export const subset = (examples: Examples, indices: ArrayLike<number>): Examples
   length: indices.length,
   tokensOf: (index) => examples.tokensOf(indices[index]!),
   targetsOf: (index) => examples.targetsOf(indices[index]!),
+  textsOf: (index) => examples.textsOf(indices[index]!),
   longestOf: (index) => examples.longestOf(indices[index]!),
   imagesOf: (index) => examples.imagesOf(indices[index]!),
   read: (wanted) => examples.read(wanted.map((index) => indices[index]!)),
@@ -58,9 +61,11 @@ export function targetsIn({ labels, targets }: Example): number {
   return count;
 }
 
-/** The length of the longest of an example's texts. */
-const longestIn = ({ ids, starts = [] }: Example): number =>
-  [...starts, ids.length].reduce((most, end, i) => Math.max(most, end - (starts[i - 1] ?? 0)), 0);
+/** The tokens of each text of an example. */
+export const textsIn = ({ ids, starts = [] }: Pick<Example, "ids" | "starts">): Int32Array[] =>
+  [0, ...starts].map((start, i) => ids.subarray(start, starts[i] ?? ids.length));
+
+const longestIn = (example: Example): number => textsIn(example).reduce((most, { length }) => Math.max(most, length), 0);
 
 export interface StoreOptions {
   /** Ids, positions, and numbers of classes and images are below this. */
@@ -98,6 +103,7 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
   const starts = growing(Float64Array);
   const tokens = growing(Int32Array);
   const targets = growing(Int32Array);
+  const texts = growing(Int32Array);
   const longest = growing(Int32Array);
   const images = growing(Int32Array);
 
@@ -149,6 +155,7 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
     },
     tokensOf: tokens.at,
     targetsOf: targets.at,
+    textsOf: texts.at,
     longestOf: longest.at,
     imagesOf: images.at,
     async add(example) {
@@ -161,6 +168,7 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
       starts.push(end);
       tokens.push(example.ids.length);
       targets.push(targetsIn(example));
+      texts.push(1 + (example.starts?.length ?? 0));
       longest.push(longestIn(example));
       images.push((example.images ?? []).reduce((sum, image) => sum + tilesOf(image), 0));
       await append(words);

@@ -42,6 +42,8 @@ export interface BatchSize {
    * row.
    */
   images?: number;
+  /** What dims of the task's own loss graph stand for, by their symbols. */
+  lengths?: Readonly<Record<string, number>>;
 }
 
 /** What identifies a part of a run, compared when it is resumed. */

@@ -172,15 +172,19 @@ export async function readText(files: Files, path: string): Promise<string> {
 export const readJsonObject = async (files: Files, path: string): Promise<Record<string, unknown>> =>
   parseJsonObject(await readText(files, path), path);
 
-/** The one JSON object that `text` is; `subject` is what errors call the text. */
-export function parseJsonObject(text: string, subject: string): Record<string, unknown> {
-  let value: unknown;
+/** The JSON value that `text` is; `subject` is what errors call the text. */
+export function parseJson(text: string, subject: string): unknown {
   try {
-    value = JSON.parse(text);
+    return JSON.parse(text);
   } catch (cause) {
     const next = "Repair the file, or fetch it again.";
     throw new LowrankError("json/syntax", `not valid JSON: ${(cause as Error).message}`, { subject, next, cause });
   }
+}
+
+/** The one JSON object that `text` is. */
+export function parseJsonObject(text: string, subject: string): Record<string, unknown> {
+  const value = parseJson(text, subject);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   throw new LowrankError("json/not-object", "not a JSON object", {
     subject,

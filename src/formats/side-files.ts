@@ -4,19 +4,28 @@ import type { Files } from "../files.ts";
 /** Bytes of a file that are in memory at once. */
 const BLOCK_BYTES = 8 * 1024 * 1024;
 
-const SIDE_FILES = [
-  /^((generation_)?config|added_tokens|special_tokens_map|tekken|(video_)?(pre)?processor_config)\.json$/,
+const TOKENIZER_FILES = [
+  /^(added_tokens|special_tokens_map|tekken)\.json$/,
   /^(tokenizer|vocab|merges|spiece|sentencepiece|tiktoken|chat_template)[\w.-]*\.(json|txt|model|jinja)$/,
-  /^\w+\.py$/,
 ];
+const SIDE_FILES = [...TOKENIZER_FILES, /^((generation_)?config|(video_)?(pre)?processor_config)\.json$/, /^\w+\.py$/];
+
+/** What files say of a model's head beside config.json (models/heads/sentence-transformers.ts): read and written, not copied. */
+const HEAD_FILES = [/^(modules|sentence_bert_config|config_sentence_transformers)\.json$/, /^\d+_\w+\/config\.json$/];
+
+/** Whether a path inside a model's folder is that of such a file. */
+export const isHeadFile = (path: string): boolean => HEAD_FILES.some((pattern) => pattern.test(path));
 
 /** Whether a name is that of a file which belongs to a checkpoint beside its weights. */
 export const isSideFile = (name: string): boolean => SIDE_FILES.some((pattern) => pattern.test(name));
 
-/** Copies a checkpoint's files beside its weights from one folder into another that exists. */
-export async function copySideFiles(files: Files, from: string, to: string): Promise<void> {
+/** Whether a name is that of a tokenizer's file. */
+export const isTokenizerFile = (name: string): boolean => TOKENIZER_FILES.some((pattern) => pattern.test(name));
+
+/** Copies a checkpoint's files beside its weights, or the wanted ones, from one folder into another that exists. */
+export async function copySideFiles(files: Files, from: string, to: string, isWanted = isSideFile): Promise<void> {
   for (const name of await files.list(from)) {
-    if (!isSideFile(name)) continue;
+    if (!isWanted(name)) continue;
     const path = `${from}/${name}`;
     await files.write(`${to}/${name}`, readInBlocks(files, path, 0, await files.size(path)));
   }

@@ -130,6 +130,7 @@ async function checkDisk(cache: string, { id }: HubName, needed: number): Promis
 
 /** A name in the snapshot for a blob: a relative link as Python makes it, a copy where the system allows no links. */
 async function link(blob: string, file: string): Promise<void> {
+  await nodeFiles.makeFolder(path.dirname(file));
   await rm(file, { force: true });
   try {
     await symlink(path.relative(path.dirname(file), blob), file);

@@ -2,7 +2,7 @@
 import { listFiles, modelInfo } from "@huggingface/hub";
 import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, refuseWithoutWeights, WEIGHTS_NAME } from "../formats/checkpoint.ts";
-import { isSideFile } from "../formats/side-files.ts";
+import { isHeadFile, isSideFile } from "../formats/side-files.ts";
 import { COMMIT } from "./cache.ts";
 import { answers, type Hub, malformed, type Wanted } from "./client.ts";
 
@@ -92,7 +92,8 @@ function unsafe(path: string): string | null {
 
 /** Files that are downloaded: beside the weights at once; which weights they are says `weightsOf`. */
 export function sideFilesOf({ files }: Listing, { id }: Wanted): HubFile[] {
-  const isWanted = (path: string) => (isSideFile(path) && !path.endsWith(".py")) || /^(adapter_config|run)\.json$/.test(path);
+  const isWanted = (path: string) =>
+    (isSideFile(path) && !path.endsWith(".py")) || isHeadFile(path) || /^(adapter_config|run)\.json$/.test(path);
   const wanted = [...files.values()].filter(({ path }) => isWanted(path) || path === INDEX_NAME);
   for (const { path, size } of wanted) {
     if (size <= MAX_SIDE_BYTES) continue;

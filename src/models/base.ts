@@ -5,7 +5,7 @@ import { type Checkpoint, openCheckpoint, readConfig } from "../formats/checkpoi
 import type { TimeLimit } from "../text/limit.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { baseFingerprint } from "./fingerprint.ts";
-import { unnamedLabel } from "./heads/index.ts";
+import { headBeside, unnamedLabel } from "./heads/index.ts";
 import type { ModuleInfo } from "./module.ts";
 import {
   asDecoder,
@@ -13,6 +13,7 @@ import {
   forwardGraph,
   type HeadChoice,
   headModule,
+  headNames,
   type ModelConfig,
   modelConfig,
   modulesOf,
@@ -53,7 +54,8 @@ export type Base = AnyBase & { config: DecoderModel };
  */
 export async function openBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<AnyBase> {
   const opened = await openCheckpoint(files, folder);
-  const config = withStoredHead(modelConfig(opened.config, `${folder}/config.json`), opened.tensors);
+  const described = modelConfig(opened.config, `${folder}/config.json`);
+  const config = withStoredHead(await withHeadBeside(files, folder, described), opened.tensors);
   const tokenizer = tokenizerOf(files, folder, config, timeLimit);
   let naming: Promise<string> | undefined;
   const fingerprint = () => {
@@ -61,6 +63,12 @@ export async function openBase(files: Files, folder: string, timeLimit?: TimeLim
     return naming;
   };
   return onBase({ checkpoint: opened, config, modules: [], tokenizer, fingerprint }, {});
+}
+
+/** `config` with what files in the folder of a base say of its head, beside config.json. */
+export async function withHeadBeside(files: Files, folder: string, config: ModelConfig): Promise<ModelConfig> {
+  const choice = await headBeside(files, folder, headNames(config));
+  return choice ? withHead(config, choice, new Map()) : config;
 }
 
 /** The same base, opened or its texts alone, under another head or with other labels. Fails as `withHead` does. */
@@ -85,16 +93,20 @@ export function onBase<B extends AnyBase | TextBase>(base: B, choice: HeadChoice
 export const relabelled = (base: AnyBase, labels: readonly string[]): AnyBase =>
   headModule(base.config) === null ? base : onBase(base, { labels });
 
-/** What an adapter says of its classes. */
+/** What an adapter says of its head. */
 interface AdapterHead {
   labels?: readonly string[];
+  head?: HeadChoice;
   saved?: ReadonlyMap<string, { shape: readonly number[] }>;
 }
 
-/** The base with the classes of an adapter that brings a classifier's head; an adapter of PEFT's does not name them. */
-export function forAdapter(base: AnyBase, { labels, saved }: AdapterHead): AnyBase {
+/**
+ * The base with what an adapter says of its head, or the classes of one that brings a classifier's; an adapter of PEFT's does not name
+ * them.
+ */
+export function forAdapter(base: AnyBase, { labels, saved, head: choice }: AdapterHead): AnyBase {
   const head = headModule(base.config);
-  if (head === null) return base;
+  if (head === null) return choice?.head === base.config.head ? onBase(base, choice) : base;
   if (labels) return relabelled(base, labels);
   const count = saved?.get(`${head}.weight`)?.shape[0] ?? base.config.labels.length;
   const unnamed = Array.from({ length: count }, (_, i) => unnamedLabel(i));
@@ -114,7 +126,8 @@ export const languageModel = (base: AnyBase): Base => ({
 
 /** Opens a folder that may lack the weights: config.json and the tokenizer's files are read. */
 export async function loadTextBase(files: Files, folder: string, timeLimit?: TimeLimit): Promise<TextBase> {
-  const config = modelConfig(await readConfig(files, folder), `${folder}/config.json`);
+  const described = modelConfig(await readConfig(files, folder), `${folder}/config.json`);
+  const config = await withHeadBeside(files, folder, described);
   return { checkpoint: { folder }, config, tokenizer: tokenizerOf(files, folder, config, timeLimit) };
 }
 

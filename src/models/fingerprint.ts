@@ -30,6 +30,9 @@ export async function baseFingerprint(files: Files, { tensors }: Checkpoint, con
     problemType: _problem,
     uninitializedHead: _uninitialized,
     pooling: _pooling,
+    maxTokens: _tokens,
+    prompts: _prompts,
+    promptName: _prompt,
     ...dimensions
   } = config as Partial<DecoderConfig & HeadConfig>;
   const entries = [...tensors].sort(([a], [b]) => (a < b ? -1 : 1));

@@ -7,13 +7,13 @@ import { type BackboneConfig, type DecoderConfig, unsupported } from "./config/c
 import { readJson, shown } from "./config/schema.ts";
 import * as table from "./families/index.ts";
 import type { Family, StoredIn } from "./family.ts";
-import type { Classifier, HeadConfig, HeadName, Heads, ModelConfig } from "./heads/head.ts";
+import type { Classifier, HeadChoice, HeadConfig, HeadName, Heads, ModelConfig } from "./heads/head.ts";
 import { decoderHeads, headConfig, heads } from "./heads/index.ts";
 import { placed, type Vision } from "./images.ts";
 import { type Backbone, type DecoderInputs, type DecoderOutputs, decoderInputs, type ModelInputs } from "./layers/blocks.ts";
 import type { ModuleInfo } from "./module.ts";
 
-export type { ModelConfig } from "./heads/head.ts";
+export type { HeadChoice, ModelConfig } from "./heads/head.ts";
 export { logitsOf } from "./heads/lm.ts";
 
 type AnyFamily = Family<BackboneConfig, ModelInputs>;
@@ -60,9 +60,6 @@ const classifierOf = (config: ModelConfig, head = config.head): Classifier | nul
 
 /** The module that a model's head adds to its backbone; null if it adds none. */
 export const headModule = (config: ModelConfig): string | null => classifierOf(config)?.path ?? null;
-
-/** What of a head can be asked for. */
-export type HeadChoice = Partial<Omit<HeadConfig, "uninitializedHead">>;
 
 type Stored = ReadonlyMap<string, { shape: readonly number[] }>;
 

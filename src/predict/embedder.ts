@@ -1,6 +1,7 @@
 // Unit vectors of texts and images, whose products are their cosines; each kind of output is opened when it is first asked for.
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
+import type { ModelConfig } from "../models/registry.ts";
 import { taskOf } from "../tasks/index.ts";
 import { baseForUse } from "./choose.ts";
 import { imageRunner, textRunner } from "./inputs.ts";
@@ -11,7 +12,9 @@ import type { Embedder, PredictorOptions } from "./types.ts";
 export async function openEmbedder(base: AnyBase, options: PredictorOptions): Promise<Embedder> {
   const { name, base: headed } = baseForUse(base, "embed", options);
   const outputs = taskOf(name).prediction.embed!;
-  const model = await openTaskModel(headed, options);
+  const choice = options.pooling && { pooling: options.pooling };
+  const model = await openTaskModel(headed, { ...options, choice });
+  const prompted = (text: string) => promptOf(model.config(), options.promptName, headed.checkpoint.folder) + text;
   const [texts, images] = [textRunner(headed, model), imageRunner(headed, model, options)];
   const output = (kind: "text" | "image"): string => {
     const found = outputs[kind];
@@ -24,11 +27,24 @@ export async function openEmbedder(base: AnyBase, options: PredictorOptions): Pr
     });
   };
   return {
-    embedTexts: async (given) => (given.length === 0 ? [] : copies(await texts(output("text"), given))),
+    embedTexts: async (given) => (given.length === 0 ? [] : copies(await texts(output("text"), given.map(prompted)))),
     embedImages: async (given) => (given.length === 0 ? [] : copies(await images(output("image"), given))),
     useAdapter: (adapter) => model.useAdapter(adapter),
     close: () => model.close(),
   };
+}
+
+/** What is put before a text: the prompt of this name, or the model's own choice. */
+function promptOf({ prompts, promptName }: ModelConfig, name: string | undefined, subject: string): string {
+  const wanted = name ?? promptName;
+  if (wanted === null) return "";
+  if (Object.hasOwn(prompts, wanted)) return prompts[wanted]!;
+  throw new LowrankError("predict/option", "the model has no such prompt", {
+    subject: `promptName of ${subject}`,
+    expected: Object.keys(prompts).join(", ") || "none: the model has no prompts",
+    got: wanted,
+    next: "Choose one of them, or leave it out.",
+  });
 }
 
 const copies = ({ rows }: { rows: Float32Array[] }): Float32Array[] => rows.map((row) => row.slice());

@@ -26,12 +26,13 @@ export type RunImages = (output: string, images: readonly ImageInput[]) => Promi
 export function textRunner(base: AnyBase, model: TaskModel, encode?: Classifying["encode"]): RunTexts {
   return async (output, texts) => {
     const tokenizer = await base.tokenizer();
-    const { vocabSize, maxPositions } = model.config();
+    const { vocabSize, maxPositions, maxTokens } = model.config();
+    const longest = Math.min(maxTokens ?? maxPositions, maxPositions);
     const encoded = texts.map((given, i) => {
       const { text, textPair = null } = typeof given === "string" ? { text: given } : given;
       checkText(text, i);
       if (encode && textPair !== null) throw otherKind(i, "a text", "two texts");
-      const pair = encode?.(tokenizer, text, maxPositions) ?? encodePair(tokenizer, text, textPair, maxPositions);
+      const pair = encode?.(tokenizer, text, longest) ?? encodePair(tokenizer, text, textPair, longest);
       checkIds(pair, tokenizer, vocabSize, base.checkpoint.folder);
       return pair;
     });

@@ -12,9 +12,9 @@ import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
-import type { AnyBase } from "../models/base.ts";
+import { type AnyBase, onBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
-import { type ModelConfig, modelOutputs } from "../models/registry.ts";
+import { type HeadChoice, type ModelConfig, modelOutputs } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import { float32, type Tensor } from "../tensor.ts";
@@ -27,6 +27,8 @@ export interface TaskModelOptions {
   adapter?: Adapter | null;
   /** Take adapters that were made for another base of the same shape. */
   anyBase?: boolean;
+  /** What of the head is as given, whatever an adapter says. */
+  choice?: HeadChoice;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
 }
@@ -64,12 +66,15 @@ interface Opened {
   inputs: ReadonlySet<string>;
 }
 
+/** What the graph of a model depends on beside the base. */
+const graphOf = ({ replaced, config: { pooling } }: Attached): string => JSON.stringify([replaced, pooling]);
+
 const inputName = (weight: string): string => `saved.${weight}`;
 
 /** Opens a model of another task. No weight is read but those of a head. Fails as `useAdapter` does. */
 export async function openTaskModel(
   base: AnyBase,
-  { files, openSession, adapter = null, anyBase, threads }: TaskModelOptions,
+  { files, openSession, adapter = null, anyBase, choice = {}, threads }: TaskModelOptions,
 ): Promise<TaskModel> {
   const weights = weightFiles(base.checkpoint);
   const sessions = new Map<string, Promise<Opened>>();
@@ -82,7 +87,7 @@ export async function openTaskModel(
 
   const attachedTo = async (given: Adapter | null, before: readonly SavedWeight[]): Promise<Attached> => {
     const { base: own, adapter } = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
-    const { modules, config } = own;
+    const { modules, config } = onBase(own, choice);
     const saved = adapter?.saved ?? new Map();
     checkHead(config, base, [...saved.keys()]);
     const replaced = replacedWeights(modules, [...saved.keys(), ...before.map(({ name }) => name)]);
@@ -128,9 +133,9 @@ export async function openTaskModel(
       }),
     useAdapter: (given) =>
       next(async () => {
-        const { replaced } = attached;
-        attached = await attachedTo(given, replaced);
-        if (JSON.stringify(replaced) !== JSON.stringify(attached.replaced)) return closeAll();
+        const before = attached;
+        attached = await attachedTo(given, before.replaced);
+        if (graphOf(before) !== graphOf(attached)) return closeAll();
         for (const opening of sessions.values()) await bind(await opening, attached);
       }),
     close: () => next(closeAll),

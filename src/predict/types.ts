@@ -2,6 +2,7 @@
 
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { RgbImage } from "../images/image.ts";
+import type { Pooling } from "../models/heads/head.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { TaskName } from "../tasks/index.ts";
 import type { Classification } from "../tasks/task.ts";
@@ -15,7 +16,15 @@ export type ImageInput = string | RgbImage;
 /** What the model reads: a text, a text with a second one, the path of an image, or an image in memory. */
 export type ClassifierInput = TextInput | ImageInput;
 
-export interface PredictorOptions extends TaskModelOptions, Pick<Platform, "decodeImage"> {
+/** What is chosen of a model of sentence embeddings. */
+export interface EmbedOptions {
+  /** How the states of tokens become a vector; as the adapter or the base says if absent. */
+  pooling?: Pooling;
+  /** The name of the prompt that is put before texts; the base's own choice if absent. */
+  promptName?: string;
+}
+
+export interface PredictorOptions extends TaskModelOptions, EmbedOptions, Pick<Platform, "decodeImage"> {
   /** What the model is used for; by its config, or its adapter, if absent. */
   task?: TaskName;
 }

@@ -7,12 +7,14 @@ import type { ColumnNames } from "../data/records.ts";
 import { LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
 import { type HeadChoice, headNames, type ModelConfig } from "../models/registry.ts";
+import type { Given } from "../options.ts";
 import { causalLm } from "./causal-lm/index.ts";
 import { contrastive } from "./contrastive/index.ts";
 import { imageClassification } from "./image-classification/index.ts";
 import { multiLabelClassification } from "./multi-label-classification/index.ts";
 import { preference } from "./preference/index.ts";
 import { regression } from "./regression/index.ts";
+import { sentenceEmbedding } from "./sentence-embedding/index.ts";
 import { sequenceClassification } from "./sequence-classification/index.ts";
 import type { Score, Task, TaskOptions } from "./task.ts";
 import { tokenClassification } from "./token-classification/index.ts";
@@ -26,6 +28,7 @@ export const tasks = {
   "multi-label-classification": multiLabelClassification,
   regression,
   "token-classification": tokenClassification,
+  "sentence-embedding": sentenceEmbedding,
 } satisfies Record<string, Task>;
 
 export type TaskName = keyof typeof tasks;
@@ -47,6 +50,9 @@ export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(n
   [K in keyof AllShapes as string extends K ? never : K]: AllShapes[K];
 };
 
+/** Their values where they are given. */
+export type OwnOptions = Given<typeof taskOptions>;
+
 /** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
 const problemTypeOf = ({ problemType, labels }: ModelConfig): string =>
   problemType ?? (labels.length === 1 ? "regression" : "single_label_classification");
@@ -66,6 +72,7 @@ export const possibleTasks = (config: ModelConfig): TaskName[] =>
 interface TaskHint {
   config: { taskType: string | null };
   task?: string;
+  head?: HeadChoice;
 }
 
 /**
@@ -79,8 +86,10 @@ export function chooseTask(code: string, config: ModelConfig, given: TaskName | 
   const trained = possibleTasks(config).find((name) => name === adapter?.task);
   if (trained) return trained;
   const { taskType = null } = adapter?.config ?? {};
-  if (taskType === null || tasks[own].peft.taskType === taskType) return own;
-  return possibleTasks(config).find((name) => tasks[name].peft.taskType === taskType) ?? own;
+  const head = adapter?.head?.head;
+  const fits = (name: TaskName) => (head ? tasks[name].head === head : tasks[name].peft.taskType === taskType);
+  if ((head === undefined && taskType === null) || fits(own)) return own;
+  return possibleTasks(config).find(fits) ?? own;
 }
 
 const taskMismatch = (code: string, config: ModelConfig, given: TaskName): LowrankError =>
@@ -91,15 +100,17 @@ const taskMismatch = (code: string, config: ModelConfig, given: TaskName): Lowra
     next: `Use a base for ${tasks[given].what}, or leave out task.`,
   });
 
-/** The head of a task. */
-export const headOf = ({ head, labels, problemType }: Task): HeadChoice => ({
+/** The head of a task, with what options say of it. */
+export const headOf = ({ head, labels, problemType, chooses }: Task, options: TaskOptions = {}): HeadChoice => ({
   head,
   ...(labels && { labels }),
   ...(problemType !== undefined && { problemType }),
+  ...chooses?.(options),
 });
 
-/** A base, or one without weights, under the head of a task. */
-export const baseFor = <B extends AnyBase | TextBase>(base: B, name: TaskName): B => onBase(base, headOf(taskOf(name)));
+/** A base, or one without weights, under the head of a task, with what options say of it. */
+export const baseFor = <B extends AnyBase | TextBase>(base: B, name: TaskName, options?: TaskOptions): B =>
+  onBase(base, headOf(taskOf(name), options));
 
 /** A base for its task, and an adapter on it: what every use of both begins with. */
 export interface PreparedBase {
@@ -111,18 +122,19 @@ export interface PreparedBase {
 
 /**
  * Puts a base under the head of its task and attaches an adapter, or none: the task is chosen by `chooseTask`, the adapter is fitted
- * and checked by `attach`. Fails as these do.
+ * and checked by `attach`. What `options` say of the head counts more than what the adapter or the base says. Fails as these do.
  */
 export async function prepareBase(
   code: string,
   opened: AnyBase,
   given: Adapter | null,
-  { task, anyBase }: { task?: TaskName; anyBase?: boolean } = {},
+  { task, anyBase, ...options }: { task?: TaskName; anyBase?: boolean } & TaskOptions = {},
 ): Promise<PreparedBase> {
   const name = chooseTask(code, opened.config, task, given);
   const base = baseFor(opened, name);
   const attached = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
-  return { name, task: taskOf(name), ...attached };
+  const chosen = taskOf(name).chooses?.(options);
+  return { name, task: taskOf(name), ...attached, ...(chosen && { base: onBase(attached.base, chosen) }) };
 }
 
 /** Refuses an option, with this code, because it is for models of another task than `name`. */

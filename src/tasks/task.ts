@@ -11,10 +11,10 @@ import type { PromptFormatFinder } from "../data/prompts.ts";
 import type { RecordFile } from "../data/readers.ts";
 import type { ColumnNames } from "../data/records.ts";
 import type { Examples } from "../data/store.ts";
-import type { Batch, Example } from "../data/types.ts";
+import type { Batch, BatchSize, Example } from "../data/types.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { AnyBase, TextBase } from "../models/base.ts";
-import type { HeadName, ModelConfig } from "../models/heads/head.ts";
+import type { HeadChoice, HeadName, ModelConfig } from "../models/heads/head.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import type { Tensor } from "../tensor.ts";
@@ -185,14 +185,16 @@ export interface Task<S extends Score = Score> {
   takes: readonly ("packing" | "samples" | "trainOn")[];
   /** Its own options: a shape of zod, each with its line of help. */
   options?: z.ZodRawShape;
+  /** What options of a run say of the head. */
+  chooses?(options: TaskOptions): HeadChoice;
   /** What the speed is counted in. */
   unit: "tokens" | "examples";
   /** Rows of a batch of an evaluation, if nothing else is said. */
   evalBatchSize: number;
-  /** Rows of the graph that an example becomes; 1 if absent. */
-  rowsPerExample?: number;
   /** Fewest rows of a batch, where there is nothing to learn from fewer. */
   fewestRows?: number;
+  /** The batch of so many examples whose texts have `width` tokens each; a row and `width` targets each, if absent. */
+  fullBatch?(examples: number, width: number): BatchSize;
   /** What has to hold for a base beside its head. Throws `train/option` and the like. */
   check?(base: TextBase, options: { batchSize: number }): void;
   data(base: TextBase, options: DataOptions, host: Pick<Platform, "files" | "decodeImage">): Promise<TaskData>;

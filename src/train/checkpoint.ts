@@ -62,7 +62,7 @@ export async function saveCheckpoint(
     VECTORS.map((name) => ({ name, dtype: "float32", shape: [state[name].length], data: () => bytesOf(state[name]) })),
   );
   const sizes: Record<string, number> = {};
-  for (const name of (await files.list(making)).sort()) sizes[name] = await files.size(`${making}/${name}`);
+  for (const name of await filesBelow(files, making)) sizes[name] = await files.size(`${making}/${name}`);
   const { step, log, evals } = state;
   const text = JSON.stringify(
     { version: 1, step, facts, bestEval: bestOf(evals), evals, log, files: sizes } satisfies StateRecord,
@@ -73,6 +73,19 @@ export async function saveCheckpoint(
   await discard(files, out, state.step);
   await files.rename(making, folder);
   return folder;
+}
+
+/** A file of a checkpoint, or one in a folder of it. */
+const PATH_BELOW = /^(?!\.{1,2}\/)[^/]+(\/(?!\.{1,2}$)[^/]+)?$/;
+
+/** The paths of the files in a folder and in the folders in it, sorted. */
+async function filesBelow(files: Files, folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of (await files.list(folder)).sort()) {
+    const inner = (await files.isFolder(`${folder}/${name}`)) ? await files.list(`${folder}/${name}`) : null;
+    found.push(...(inner?.sort().map((file) => `${name}/${file}`) ?? [name]));
+  }
+  return found;
 }
 
 /** The newest whole checkpoint of `out`. Folders that are not whole (a copy cut short, a crash's leftovers) are passed over. */
@@ -192,7 +205,7 @@ async function readRecord(files: Files, folder: string, step?: number): Promise<
     if (step !== undefined && saved.step !== step) return undefined;
     if (!(OPTIMIZER_FILE in saved.files)) return undefined;
     for (const [name, bytes] of Object.entries(saved.files)) {
-      if (name.includes("/") || (await files.size(`${folder}/${name}`)) !== bytes) return undefined;
+      if (!PATH_BELOW.test(name) || (await files.size(`${folder}/${name}`)) !== bytes) return undefined;
     }
     return saved;
   } catch {

@@ -204,11 +204,12 @@ export const withImagesKept = (memory: MemoryEstimate, bytes: number): MemoryEst
   total: memory.total + bytes,
 });
 
-export const lengthsOf = ({ rows, width, targets, images = 0 }: BatchSize): Lengths => ({
+export const lengthsOf = ({ rows, width, targets, images = 0, lengths }: BatchSize): Lengths => ({
   batch: rows,
   seq: width,
   targets,
   images,
+  ...lengths,
 });
 
 /** More tokens than a batch has: among batches with as many images the one with most tokens counts. */

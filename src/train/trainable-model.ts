@@ -13,9 +13,11 @@ import type { Files } from "../files.ts";
 import { entryOf, findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import { toFloat32 } from "../formats/float.ts";
+import { copySideFiles, isTokenizerFile } from "../formats/side-files.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { AnyBase } from "../models/base.ts";
 import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
+import { writeHead } from "../models/heads/index.ts";
 import { forwardGraph } from "../models/registry.ts";
 import { ownTask, taskOf } from "../tasks/index.ts";
 import { sizeOf } from "../tensor.ts";
@@ -95,7 +97,12 @@ async function adapterModel(
     theta: async () => theta,
     off: async () => thetaOf(await identityAdapter(files, base, adapter)),
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
-    saveWeights: (folder, values) => writeAdapter(files, folder, adapterOf(values)),
+    async saveWeights(folder, trained) {
+      await writeAdapter(files, folder, adapterOf(trained));
+      // What reads those files, reads a tokenizer beside them.
+      if (await writeHead(files, folder, base.config))
+        await copySideFiles(files, base.checkpoint.folder, folder, isTokenizerFile);
+    },
     adapterOf,
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
     open: (options) => loraObjective({ ...options, ...trained, dropout: config.dropout }),
@@ -173,7 +180,10 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
     off: async (theta) => theta.slice(),
     facts: {},
     adapterOf: null,
-    saveWeights: (folder, theta) => writeTheta(files, written, entries, folder, theta, { kept, head, config: headed?.config }),
+    async saveWeights(folder, theta) {
+      await writeTheta(files, written, entries, folder, theta, { kept, head, config: headed?.config });
+      await writeHead(files, folder, config);
+    },
     graph: fullGraph,
     open: fullObjective,
   };

@@ -4,6 +4,7 @@ import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { bytesOf } from "../../formats/dtypes.ts";
 import { writeSafetensors } from "../../formats/safetensors.ts";
+import { poolings } from "../../models/heads/head.ts";
 import { option } from "../../options.ts";
 import { openEmbedder } from "../../predict/embedder.ts";
 import { print, printJson } from "../../terminal/terminal.ts";
@@ -16,7 +17,7 @@ import { adapterOption, anyBase, base, defineCommand, threads } from "../command
 const TENSOR = "embeddings";
 
 export const command = defineCommand({
-  summary: "unit vectors of texts and images, to search and compare with (CLIP)",
+  summary: "unit vectors of texts and images, to search and compare with",
   options: {
     files: inputOptions.files,
     base,
@@ -25,6 +26,13 @@ export const command = defineCommand({
     task: taskOption,
     text: inputOptions.text,
     image: inputOptions.image,
+    pooling: option(z.enum(poolings).optional(), {
+      help: "sentence embeddings: how the states of tokens become a vector (what the adapter or the model says)",
+    }),
+    promptName: option(z.string().optional(), {
+      value: "NAME",
+      help: "which of the model's prompts is put before texts (its own choice, mostly none)",
+    }),
     output: option(z.string().optional(), {
       value: "FILE",
       help: "a .safetensors file for the vectors (JSON lines on standard output)",
@@ -32,7 +40,10 @@ export const command = defineCommand({
     threads,
   },
   argument: "files",
-  examples: ["--base openai/clip-vit-base-patch32 --output vectors.safetensors *.jpg"],
+  examples: [
+    "--base sentence-transformers/all-MiniLM-L6-v2 --output vectors.safetensors < texts.txt",
+    "--base openai/clip-vit-base-patch32 --output vectors.safetensors *.jpg",
+  ],
   async run(values, { platform, json }) {
     const { output } = values;
     if (output !== undefined) checkOutput(output);

@@ -5,7 +5,7 @@ import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
-import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
+import { allColumnOptions, type columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunChoices } from "../../train/run-file.ts";
 import { grouped } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
@@ -56,7 +56,7 @@ export const command = defineCommand({
 async function asTrained<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
   if (given.adapter === undefined) return given;
   const isGiven = (name: string) => given[name as keyof T] !== undefined;
-  const columns = Object.keys(columnOptions);
+  const columns = Object.keys(allColumnOptions);
   const kept = Object.entries(await readRunChoices(files, given.adapter)).filter(([name]) =>
     columns.includes(name) ? !columns.some(isGiven) : !isGiven(name),
   );

@@ -14,6 +14,7 @@ import {
   checkColumns,
   checkOwnOptions,
   type HeadTask,
+  type OwnOptions,
   optionMismatch,
   prepareBase,
   type ScoreOf,
@@ -25,7 +26,7 @@ import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/da
 import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";
 
-export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames {
+export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames, OwnOptions {
   /** Folder of the base checkpoint. */
   base: string;
   /** A file of records, in any format of docs/data.md. */
@@ -78,8 +79,10 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   const opened = await openBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const wanted = options.task === "zero-shot" ? undefined : options.task;
-  const { anyBase } = options;
-  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, { task: wanted, anyBase });
+  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, {
+    ...options,
+    task: wanted,
+  });
   checkOptions(opened.config, name, options);
   if (wanted === undefined && task.prediction.zeroShot && (await hasClasses(base, options, platform))) {
     return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };

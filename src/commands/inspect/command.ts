@@ -89,6 +89,8 @@ function sizeFacts(config: ModelConfig): string[][] {
     config.vocabSize > 0 && ["vocabulary", grouped(config.vocabSize)],
     ["positions", grouped(config.maxPositions)],
     tieWordEmbeddings !== undefined && ["output layer", tieWordEmbeddings ? "tied to the embedding" : "of its own"],
+    config.head === "embedding" && ["pooling", config.pooling],
+    config.maxTokens !== null && ["longest text", `${grouped(config.maxTokens)} tokens`],
     isClassifier && config.uninitializedHead !== null && ["classifier", "none yet: training adds it"],
     isClassifier && config.uninitializedHead === null && ["classes", labelsText(config.labels)],
   ];

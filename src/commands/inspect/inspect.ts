@@ -8,7 +8,7 @@ import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../../formats/checkpoint.ts";
 import { readJsonObject } from "../../formats/json.ts";
-import { openBase } from "../../models/base.ts";
+import { openBase, withHeadBeside } from "../../models/base.ts";
 import { isMadeFor } from "../../models/fingerprint.ts";
 import type { ModuleInfo } from "../../models/module.ts";
 import {
@@ -74,7 +74,7 @@ export async function inspectAdapter(
 /** What a base model's folder holds. Needs config.json only. */
 export async function inspectBase(files: Files, folder: string): Promise<BaseInspection> {
   const file = `${folder}/config.json`;
-  const described = modelConfig(await readJsonObject(files, file), file);
+  const described = await withHeadBeside(files, folder, modelConfig(await readJsonObject(files, file), file));
   const stored = (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || (await files.exists(`${folder}/${INDEX_NAME}`));
   const all = stored ? (await openCheckpoint(files, folder)).tensors : null;
   const config = all ? withStoredHead(described, all) : described;

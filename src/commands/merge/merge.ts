@@ -7,6 +7,7 @@ import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
+import { writeHead } from "../../models/heads/index.ts";
 import { prepareBase, type TaskName } from "../../tasks/index.ts";
 
 export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
@@ -46,4 +47,5 @@ export async function mergeAdapter(files: Files, options: MergeAdapterOptions): 
       : [];
   const merging = { checkpoint, targets, replaced, tiedWeights, config: headed?.config, outFolder: output };
   await mergeIntoCheckpoint(files, { ...merging, ...rest });
+  await writeHead(files, output, config);
 }

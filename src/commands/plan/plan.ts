@@ -10,6 +10,7 @@ import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Graph } from "../../graph/graph.ts";
+import { withHeadBeside } from "../../models/base.ts";
 import {
   countParameters,
   forwardGraph,
@@ -100,13 +101,14 @@ export async function planTraining(
   runtime: Pick<Platform, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
   file = "config.json",
 ): Promise<Plan> {
-  const described = modelConfig(json, file);
+  const read = modelConfig(json, file);
+  const folder = /^(.*)\/config\.json$/.exec(file)?.[1];
+  const described = folder === undefined ? read : await withHeadBeside(runtime.files, folder, read);
   const completed = completeOptions({ ...given, base: "-", data: "-", output: "-" });
   const options = { ...completed, task: chooseTask("train/option", described, completed.task) };
   const task = taskOf(options.task);
-  const config = withHead(described, headOf(task), new Map());
+  const config = withHead(described, headOf(task, options), new Map());
   const { method, batchSize, gradientAccumulation } = options;
-  const { rowsPerExample = 1 } = task;
   checkCount("batchSize", batchSize, 1);
   checkCount("gradientAccumulation", gradientAccumulation, 1);
   checkCount("examples", examples, 1);
@@ -125,7 +127,7 @@ export async function planTraining(
     return made;
   };
   const memoryOf = (rows: number, width: number) => {
-    const size = fullBatch(config, rows * rowsPerExample, width);
+    const size = fullBatch(config, task, rows, width);
     return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
   };
   const memory = memoryOf(batchSize, maxLength);
@@ -142,7 +144,8 @@ export async function planTraining(
   );
 
   const stepGraph = graphAt(maxLength);
-  const flops = flopsOf(stepGraph, lengthsOf(fullBatch(config, batchSize * rowsPerExample, maxLength)));
+  const full = fullBatch(config, task, batchSize, maxLength);
+  const flops = flopsOf(stepGraph, lengthsOf(full));
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
   const steps = examples === undefined ? null : stepsOf(examples, options);
@@ -166,7 +169,7 @@ export async function planTraining(
       flopsPerStep: gradientAccumulation * flops,
       flopsPerSecond,
       secondsPerStep,
-      tokensPerSecond: (gradientAccumulation * batchSize * rowsPerExample * maxLength) / secondsPerStep,
+      tokensPerSecond: (gradientAccumulation * full.rows * full.width) / secondsPerStep,
       steps,
       seconds: steps && steps * secondsPerStep,
     },
@@ -230,8 +233,9 @@ const elementsOf = (entries: readonly { shape: number[] }[]): number =>
 const stepsOf = (examples: number, { batchSize, gradientAccumulation, epochs }: RunOptions): number =>
   Math.max(1, Math.ceil(epochs! * Math.ceil(Math.ceil(examples / batchSize) / gradientAccumulation)));
 
-/** Every token but the first of a row is a target, and a row has an image where the model reads any. */
-function fullBatch(config: ModelConfig, rows: number, width: number): BatchSize {
+/** What the task says; or every token but the first of a row is a target, and a row has an image where the model reads any. */
+function fullBatch(config: ModelConfig, { fullBatch: own }: Task, rows: number, width: number): BatchSize {
+  if (own) return own(rows, width);
   const vision = visionOf(config);
   return { rows, width, targets: rows * Math.max(1, width - 1), ...(vision && { images: vision.attends ? 1 : rows }) };
 }

@@ -6,10 +6,10 @@ import { LowrankError } from "../../errors.ts";
 import { loadTextBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { DatasetStats, ShownExample } from "../../tasks/common/preview.ts";
-import { baseFor, checkColumns, chooseTask, type TaskName, taskOf } from "../../tasks/index.ts";
+import { baseFor, checkColumns, chooseTask, type OwnOptions, type TaskName, taskOf } from "../../tasks/index.ts";
 import { dataReader } from "../../train/datasets.ts";
 
-export interface PreviewOptions extends ColumnNames {
+export interface PreviewOptions extends ColumnNames, OwnOptions {
   /** Folder of the base: config.json and the tokenizer's files are read. */
   base: string;
   /** Training records. */
@@ -65,7 +65,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   const name = chooseTask("preview/option", opened.config, options.task);
   checkColumns(name, options);
   const task = taskOf(name);
-  const base = baseFor(opened, name);
+  const base = baseFor(opened, name, { ...options });
   const data = await task.data(base, { ...options, trainOn }, platform);
   const reader = dataReader(files, data);
   const { stats, show, warnings } = await task.preview({ base, data, platform, ids });

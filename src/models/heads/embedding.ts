@@ -7,6 +7,7 @@ import { reduceMax, reduceSum } from "../../graph/ops/reduction.ts";
 import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
 import { tokensWhere } from "../layers/encoder.ts";
 import type { Head, ModelConfig, Pooling } from "./head.ts";
+import { embeddingFiles, readEmbedding } from "./sentence-transformers.ts";
 
 /** `embedding` [batch, hidden], each row of length 1. What an encoder pools by itself stays a part of the model that nothing reads. */
 export const embedding: Head = {
@@ -14,6 +15,8 @@ export const embedding: Head = {
   classes: /Model$/,
   savedAs: null,
   isBare: true,
+  read: readEmbedding,
+  filesOf: embeddingFiles,
   outputs: (c, { hidden, pooled }, { attentionMask }) => ({
     embedding: unit(pools[c.pooling](c, hidden!, attentionMask!)),
     ...(pooled && { "unread.pooled": pooled }),

@@ -1,4 +1,5 @@
 // What a head is: what stands on a backbone, as Transformers' auto classes put it there. index.ts has the table.
+import type { Files } from "../../files.ts";
 import type { Value } from "../../graph/graph.ts";
 import type { BackboneConfig } from "../config/config.ts";
 import type { Backbone, ModelInputs } from "../layers/blocks.ts";
@@ -29,7 +30,15 @@ export interface HeadConfig {
   uninitializedHead: string | null;
   /** Of an embedding. */
   pooling: Pooling;
+  /** The longest text in tokens, where that is not the number of positions; null if nothing says it. */
+  maxTokens: number | null;
+  /** Of an embedding: what is put before texts, by name, and which of them where no name is given. */
+  prompts: Readonly<Record<string, string>>;
+  promptName: string | null;
 }
+
+/** What of a head can be asked for. */
+export type HeadChoice = Partial<Omit<HeadConfig, "uninitializedHead">>;
 
 /** A model's hyperparameters as the rest of the library reads them. */
 export type ModelConfig = BackboneConfig & HeadConfig;
@@ -42,6 +51,10 @@ export interface Head {
   savedAs: string | null;
   /** The class is the backbone itself: module paths lack the family's prefix. */
   isBare?: boolean;
+  /** What files beside config.json, or beside an adapter, say of it; null if the folder has none. */
+  read?(files: Files, folder: string): Promise<HeadChoice | null>;
+  /** Those files, by their paths in the folder. */
+  filesOf?(config: HeadConfig & { hiddenSize: number }): Record<string, string>;
   /** What the model computes, by name. `classifier` is the family's layer. */
   outputs(config: ModelConfig, backbone: Backbone, inputs: ModelInputs, classifier: Classifier | null): Record<string, Value>;
 }

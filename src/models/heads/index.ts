@@ -1,10 +1,11 @@
 // The table of heads, and how config.json names one. A new head is a file in this folder, its name in head.ts, and a line here.
 import { z } from "zod";
+import type { Files } from "../../files.ts";
 import { count, MAX_LABELS, readJson } from "../config/schema.ts";
 import { imageClassifier, sequenceClassifier, tokenClassifier } from "./classifiers.ts";
 import { contrastive } from "./contrastive.ts";
 import { embedding } from "./embedding.ts";
-import type { Head, HeadConfig, HeadName, Heads } from "./head.ts";
+import type { Head, HeadChoice, HeadConfig, HeadName, Heads } from "./head.ts";
 import { lm } from "./lm.ts";
 
 export const heads: Record<HeadName, Head> = {
@@ -47,6 +48,34 @@ export function headConfig(json: unknown, file: string, possible: Heads): HeadCo
     labels: Array.from({ length: Math.max(1, length) }, (_, i) => id2label?.[i] ?? unnamedLabel(i)),
     problemType: problemType ?? null,
     uninitializedHead: named ? null : (possible[head]?.path ?? null),
-    pooling: "mean",
+    // Only the last token of a decoder has seen the whole text.
+    pooling: "lm" in possible ? "last" : "mean",
+    maxTokens: null,
+    prompts: {},
+    promptName: null,
   };
+}
+
+/** What files beside config.json, or beside an adapter, say of one of these heads, or of any; null if no file does. */
+export async function headBeside(
+  files: Files,
+  folder: string,
+  names: readonly HeadName[] = Object.keys(heads) as HeadName[],
+): Promise<HeadChoice | null> {
+  for (const name of names) {
+    const choice = (await heads[name].read?.(files, folder)) ?? null;
+    if (choice) return { head: name, ...choice };
+  }
+  return null;
+}
+
+/** Writes the files of a model's head into its folder, or into that of an adapter; resolves to whether it has any. */
+export async function writeHead(files: Files, folder: string, config: HeadConfig & { hiddenSize: number }): Promise<boolean> {
+  const own = Object.entries(heads[config.head].filesOf?.(config) ?? {});
+  for (const [path, text] of own) {
+    const parent = path.includes("/") ? `${folder}/${path.replace(/\/[^/]*$/, "")}` : folder;
+    await files.makeFolder(parent);
+    await files.write(`${folder}/${path}`, new TextEncoder().encode(text));
+  }
+  return own.length > 0;
 }

@@ -7,7 +7,7 @@ import { type MadeExample, withPlace } from "../../data/examples.ts";
 import { type ImageStore, imageStore } from "../../data/images.ts";
 import { type RecordFile, readFormats } from "../../data/readers.ts";
 import type { ColumnNames, NumberedRecord, RecordFormats } from "../../data/records.ts";
-import type { Examples } from "../../data/store.ts";
+import { type Examples, textsIn } from "../../data/store.ts";
 import { type Example, IGNORE } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadImageProcessor } from "../../images/processor.ts";
@@ -38,6 +38,10 @@ export interface RecordKind<R extends object> {
   example(record: R, where: string, parts: RecordParts): Promise<{ whole: Example; isCut?: boolean }>;
   /** Whether data bring classes. */
   hasClasses: boolean;
+  /** Each text of an example is a row of the batch: the first ones of all examples, then the second ones, and so on. */
+  textRows?: true;
+  /** What dims of the loss graph stand for in a batch of so many examples and texts. */
+  lengths?(examples: number, texts: number): Record<string, number>;
   /** What a batch is fed beside texts and images. */
   feeds?(rows: readonly Example[], parts: RecordParts): Record<string, Tensor>;
 }
@@ -132,6 +136,7 @@ function collateRecords<R extends object>(
   const padId = tokenizer ? paddingOf(config, tokenizer) : 0;
   const lengths = Int32Array.from({ length: examples.length }, (_, i) => examples.tokensOf(i) || config.maxPositions);
   const read = modelInputs(config);
+  const textsOf = (rows: readonly number[]) => rows.reduce((sum, row) => sum + examples.textsOf(row), 0);
   return {
     examples,
     lengths,
@@ -139,11 +144,14 @@ function collateRecords<R extends object>(
     name: () => examplesName(examples, { imageOf: images?.fingerprintOf, classOf: classes?.placeOf }),
     size: (rows) => ({
       ...sizeOfRows(lengths, rows),
+      ...(kind.textRows && { rows: textsOf(rows), width: Math.max(...rows.map(examples.longestOf)) }),
       targets: rows.reduce((sum, row) => sum + examples.targetsOf(row), 0),
+      ...(kind.lengths && { lengths: kind.lengths(rows.length, textsOf(rows)) }),
     }),
     async batch(indices) {
       const rows = await examples.read(indices);
-      const feeds = { ...(tokenizer && textFeeds(rows, padId)), ...(images && (await pixelFeeds(rows, images))) };
+      const texts = kind.textRows ? textsInTurn(rows).map(({ ids }) => ({ ids })) : rows;
+      const feeds = { ...(tokenizer && textFeeds(texts, padId)), ...(images && (await pixelFeeds(rows, images))) };
       return {
         feeds: { ...Object.fromEntries(Object.entries(feeds).filter(([name]) => read[name])), ...kind.feeds?.(rows, parts) },
         targets: indices.reduce((sum, i) => sum + examples.targetsOf(i), 0),
@@ -151,6 +159,15 @@ function collateRecords<R extends object>(
       };
     },
   };
+}
+
+/** The texts of examples, each with its example's place: the first ones, then the second ones, and so on. */
+export function textsInTurn(rows: readonly Example[]): { ids: Int32Array; example: number }[] {
+  const texts = rows.map(textsIn);
+  const most = Math.max(...texts.map(({ length }) => length));
+  return Array.from({ length: most }, (_, nth) =>
+    texts.flatMap((own, example) => (own[nth] ? [{ ids: own[nth], example }] : [])),
+  ).flat();
 }
 
 /** Padding is masked, so any id will do where the tokenizer's has no row in the embedding; a head that looks for `padId` gets it. */

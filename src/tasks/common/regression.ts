@@ -59,8 +59,8 @@ export function regressionMeasures(expected: readonly number[], predicted: reado
     count,
     rmse: Math.sqrt(mean(errors.map((error) => error * error))),
     mae: mean(errors.map(Math.abs)),
-    pearson: pearson(expected, predicted),
-    spearman: spearman(expected, predicted),
+    pearson: pearson(expected, predicted) ?? 0,
+    spearman: spearman(expected, predicted) ?? 0,
   };
 }
 

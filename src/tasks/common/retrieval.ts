@@ -39,7 +39,8 @@ export async function retrievalMeasures(
   };
 }
 
-async function recall(
+/** Shares of `queries` whose nearest of `found` hold one of their right ones, rows of `found`; as `retrievalMeasures` otherwise. */
+export async function recall(
   products: Products,
   queries: Vectors,
   found: Vectors,
@@ -62,7 +63,8 @@ async function recall(
 const isNearer = (scores: Float32Array, a: number, b: number): boolean =>
   scores[a]! > scores[b]! || (scores[a] === scores[b] && a < b);
 
-function checkFinite({ data, width }: Vectors, of: string): void {
+/** Fails with `predict/not-finite` for vectors that are no numbers. */
+export function checkFinite({ data, width }: Vectors, of: string): void {
   const at = data.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return;
   throw new LowrankError("predict/not-finite", "the model gives vectors that are no numbers", {

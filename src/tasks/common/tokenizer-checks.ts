@@ -77,9 +77,12 @@ export function checkTemplate(tokenizer: Tokenizer): void {
 
 /** The longest example: as asked for, where the model has the positions, or a default. */
 export function lengthLimit(maxLength: number | undefined, config: ModelConfig): number {
-  const { maxPositions } = config;
+  const { maxPositions, maxTokens } = config;
   const readsImages = visionOf(config) !== undefined;
-  if (maxLength === undefined) return Math.min(readsImages ? MAX_LENGTH_WITH_IMAGES : MAX_LENGTH, maxPositions);
+  if (maxLength === undefined)
+    return maxTokens !== null
+      ? Math.min(maxTokens, maxPositions)
+      : Math.min(readsImages ? MAX_LENGTH_WITH_IMAGES : MAX_LENGTH, maxPositions);
   if (maxLength <= maxPositions) return maxLength;
   throw new LowrankError("train/option", "the model has fewer positions", {
     subject: "maxLength",

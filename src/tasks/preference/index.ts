@@ -62,7 +62,7 @@ export const preference: Task<PreferenceScore> & { options: typeof options } = {
   options,
   unit: "tokens",
   evalBatchSize: 4,
-  rowsPerExample: 2,
+  fullBatch: (pairs, width) => ({ rows: 2 * pairs, width, targets: 2 * pairs * Math.max(1, width - 1) }),
   data: preferenceData,
   prepare: prepareReference,
   loss: preferenceLoss,

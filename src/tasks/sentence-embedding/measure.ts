@@ -1,0 +1,125 @@
+// How well embeddings find what belongs together (recall@k), and how their cosines go with given scores (Pearson, Spearman).
+import { textsIn } from "../../data/store.ts";
+import type { Tensor } from "../../tensor.ts";
+import { grouped } from "../../units.ts";
+import { pearson, spearman } from "../common/correlation.ts";
+import { meanLoss, percent } from "../common/measures.ts";
+import { checkFinite, RECALL_AT, type Recall, recall } from "../common/retrieval.ts";
+import { openProducts, vectors } from "../common/similarity.ts";
+import type { Measure, Measuring, Score, ScoreTable } from "../task.ts";
+
+export interface EmbeddingScore extends Score {
+  /** Records. */
+  pairs: number;
+  /** Different positives, among which each anchor looks for its own. */
+  candidates: number;
+  /** Shares of the anchors with one of their positives among the k nearest; null where records have scores. */
+  recall: Recall | null;
+  /** Correlations of cosines and scores, of the numbers and of their ranks; null where records have none, or all are equal. */
+  pearson: number | null;
+  spearman: number | null;
+}
+
+/** Vectors of texts; equal texts are one. */
+function textVectors() {
+  const places = new Map<string, number>();
+  const kept: Float32Array[] = [];
+  return {
+    kept,
+    /** The place of a text. */
+    add(ids: Int32Array, vector: Float32Array): number {
+      const key = ids.join();
+      const place = places.get(key) ?? kept.length;
+      if (place === kept.length) {
+        places.set(key, place);
+        kept.push(vector);
+      }
+      return place;
+    },
+  };
+}
+
+export function embeddingMeasure({ examples, engine }: Measuring): Measure<EmbeddingScore> {
+  const mean = meanLoss();
+  const [anchors, positives] = [textVectors(), textVectors()];
+  /** The positives of each anchor, by their places. */
+  const ownOf: number[][] = [];
+  const cosines: number[] = [];
+  const scores: number[] = [];
+  let pairs = 0;
+  return {
+    async add(ran) {
+      mean.add(ran);
+      const { anchorEmbedding, positiveEmbedding } = ran.results;
+      for (const [row, example] of (await examples.read(ran.rows)).entries()) {
+        pairs++;
+        const [anchor, positive] = [rowOf(anchorEmbedding!, row), rowOf(positiveEmbedding!, row)];
+        if (example.value !== undefined) {
+          scores.push(example.value);
+          cosines.push(anchor.reduce((sum, value, i) => sum + value * positive[i]!, 0));
+          continue;
+        }
+        const [first, second] = textsIn(example);
+        const place = anchors.add(first!, anchor);
+        ownOf[place] ??= [];
+        ownOf[place].push(positives.add(second!, positive));
+      }
+    },
+    async score() {
+      const isScored = scores.length > 0;
+      return {
+        loss: mean.loss(),
+        pairs,
+        candidates: positives.kept.length,
+        recall: anchors.kept.length > 0 ? await recallOf() : null,
+        pearson: isScored ? pearson(cosines, scores) : null,
+        spearman: isScored ? spearman(cosines, scores) : null,
+      };
+    },
+  };
+
+  async function recallOf(): Promise<Recall> {
+    const width = anchors.kept[0]!.length;
+    const [queries, found] = [vectors(anchors.kept, width), vectors(positives.kept, width)];
+    checkFinite(queries, "anchors");
+    checkFinite(found, "positives");
+    const products = await openProducts(engine);
+    try {
+      return await recall(products, queries, found, (anchor) => ownOf[anchor]!);
+    } finally {
+      await products.close();
+    }
+  }
+}
+
+const rowOf = ({ data, shape }: Tensor, row: number): Float32Array =>
+  (data as Float32Array).slice(row * shape[1]!, (row + 1) * shape[1]!);
+
+/** The figures of an evaluation during training. */
+export function figures({ recall: found, spearman }: EmbeddingScore): Record<string, number> {
+  return { ...(found && { "recall@1": found[1] }), ...(spearman !== null && { spearman }) };
+}
+
+const number = (value: number | null): string => value?.toFixed(4) ?? "—";
+
+export const embeddingScores: ScoreTable<EmbeddingScore> = {
+  columns: [["loss", ({ loss }) => loss.toFixed(4)]],
+  details({ base, adapter, batchSize }) {
+    const { pairs, candidates, recall: found } = (adapter ?? base)!;
+    const rows = (cells: (score: EmbeddingScore) => string[]): string[][] => [
+      ["base", ...cells(base!)],
+      ...(adapter ? [["with the adapter", ...cells(adapter)]] : []),
+    ];
+    if (!found) {
+      return [
+        `The loss is the mean squared difference of cosine and score, of ${grouped(pairs)} pairs.`,
+        [["", "Spearman", "Pearson"], ...rows(({ spearman, pearson }) => [number(spearman), number(pearson)])],
+      ];
+    }
+    return [
+      `The loss is that of pairs among ${batchSize} (--batch-size); it grows with their number.`,
+      `anchors that find their positive, of ${grouped(pairs)} pairs, among ${grouped(candidates)} positives`,
+      [["", ...RECALL_AT.map((k) => `recall@${k}`)], ...rows(({ recall: shares }) => RECALL_AT.map((k) => percent(shares![k])))],
+    ];
+  },
+};

@@ -1,0 +1,119 @@
+// Pairs of texts that mean the same, with texts that do not, or with a number that says how near they are, as data sets write them.
+import type { ColumnNames, Fields, RecordFormat, RecordFormats } from "../../data/records.ts";
+import type { Example } from "../../data/types.ts";
+import { float32, int32 } from "../../tensor.ts";
+import { encodeTexts, type RecordKind, textsInTurn } from "../common/record-data.ts";
+
+export interface TextPair {
+  anchor: string;
+  positive: string;
+  /** Texts that the anchor is not to be near. */
+  negatives?: string[];
+  /** How similar both are. */
+  score?: number;
+}
+
+/** The keys of anchors and positives. */
+const usual = [
+  ["anchor", "positive"],
+  ["query", "positive"],
+  ["query", "answer"],
+  ["query", "document"],
+  ["question", "answer"],
+  ["sentence1", "sentence2"],
+] as const;
+
+const filled = (row: Fields, key: string): string => {
+  const text = row.text(key);
+  if (text.trim() === "") throw row.wrong(key, "a text that is not empty");
+  return text;
+};
+
+/** A text, or a list of them. */
+function negativesOf(row: Fields, key: string): string[] {
+  const given = row.value(key);
+  if (!Array.isArray(given)) return [filled(row, key)];
+  const isText = (one: unknown): one is string => typeof one === "string" && one.trim() !== "";
+  if (given.length > 0 && given.every(isText)) return given;
+  throw row.wrong(key, "a text, or a list of texts");
+}
+
+/** A number; in CSV files it is a text. */
+function scoreOf(row: Fields, key: string): number {
+  const given = row.value(key);
+  const number = typeof given === "string" && given.trim() !== "" ? Number(given) : given;
+  if (typeof number === "number" && Number.isFinite(number)) return number;
+  throw row.wrong(key, "a number");
+}
+
+const pair = (anchor: string, positive: string): RecordFormat<TextPair> => ({
+  name: "pairs of texts",
+  keys: [anchor, positive],
+  optional: [],
+  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive) }),
+});
+
+const triplet = (anchor: string, positive: string, negative: string): RecordFormat<TextPair> => ({
+  name: "pairs of texts with negatives",
+  keys: [anchor, positive, negative],
+  optional: [],
+  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), negatives: negativesOf(row, negative) }),
+});
+
+const scored = (anchor: string, positive: string, score: string): RecordFormat<TextPair> => ({
+  name: "pairs of texts with scores",
+  keys: [anchor, positive, score],
+  optional: [],
+  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), score: scoreOf(row, score) }),
+});
+
+function formats({ anchorColumn, positiveColumn, negativeColumn, scoreColumn }: ColumnNames): RecordFormats<TextPair> {
+  const isNamed = (anchorColumn ?? positiveColumn) !== undefined;
+  const pairs = isNamed ? [[anchorColumn ?? "anchor", positiveColumn ?? "positive"] as const] : usual;
+  const candidates = pairs.flatMap(([anchor, positive]) => {
+    if (scoreColumn !== undefined) return [scored(anchor, positive, scoreColumn)];
+    if (negativeColumn !== undefined) return [triplet(anchor, positive, negativeColumn)];
+    const withScore = anchor === "sentence1" ? [scored(anchor, positive, "score")] : [];
+    return [pair(anchor, positive), triplet(anchor, positive, "negative"), ...withScore];
+  });
+  return {
+    candidates,
+    naming: "--anchor-column and --positive-column, with --negative-column or --score-column",
+    pair: ["--anchor-column", "--positive-column"],
+  };
+}
+
+export const textPairs: RecordKind<TextPair> = {
+  formats,
+  answers: ["score"],
+  hasClasses: false,
+  textRows: true,
+  async example({ anchor, positive, negatives = [], score }, _, parts) {
+    const texts = [anchor, positive, ...negatives].map((text) => encodeTexts(text, null, parts));
+    const ids = Int32Array.from(texts.flatMap(({ whole }) => [...whole.ids]));
+    const labels = Int32Array.from(texts.flatMap(({ whole }) => [...whole.labels]));
+    let end = 0;
+    const starts = texts.slice(0, -1).map(({ whole }) => {
+      end += whole.ids.length;
+      return end;
+    });
+    const whole: Example = { ids, labels, starts, targets: 1, ...(score !== undefined && { value: score }) };
+    return { whole, isCut: texts.some(({ isCut }) => isCut) };
+  },
+  lengths: (examples, texts) => ({ candidates: texts - examples }),
+  /** The rows of the anchors, and of what each is compared with: its own positive at the same place, then the negatives. */
+  feeds(rows) {
+    const order = textsInTurn(rows).map((_, row) => row);
+    const [anchors, candidates] = [order.slice(0, rows.length), order.slice(rows.length)];
+    const isScored = rows.every(({ value }) => value !== undefined);
+    return {
+      anchorRows: int32([anchors.length], anchors),
+      candidateRows: int32([candidates.length], candidates),
+      similarities: float32(
+        [rows.length],
+        Float32Array.from(rows, ({ value = 0 }) => value),
+      ),
+      isScored: float32([], Float32Array.of(Number(isScored))),
+    };
+  },
+};
