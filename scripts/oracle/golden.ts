@@ -1,5 +1,6 @@
 // Reading a golden folder: tensors, and the batches that its inputs and labels stand for.
 import { z } from "zod";
+import type { ThetaEntry } from "../../src/adapters/layout.ts";
 import { type PaddedRows, rowFeeds } from "../../src/data/batch.ts";
 import { type Batch, IGNORE } from "../../src/data/types.ts";
 import { LowrankError } from "../../src/errors.ts";
@@ -9,7 +10,6 @@ import type { DecoderConfig } from "../../src/models/config/config.ts";
 import { visionOf } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import type { ThetaEntry } from "../../src/train/types.ts";
 
 /** All tensors of a safetensors file. */
 export async function readTensors(path: string): Promise<Map<string, Tensor>> {

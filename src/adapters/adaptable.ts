@@ -10,6 +10,7 @@ import { type Engine, openGraph } from "../runtime/open-graph.ts";
 import type { Session, WeightSource } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { adapt, type LayerTensors } from "./inject.ts";
+import { chunksOf } from "./merge.ts";
 import type { Method, ModuleShape, ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod, readTensors } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
@@ -106,20 +107,6 @@ function frozenWeights(graph: Graph, { modules }: Adapter) {
     const weight = weights.get(module.path);
     return weight ? [{ module, weight, size: module.inFeatures * module.outFeatures }] : [];
   });
-}
-
-function chunksOf<T extends { size: number }>(items: readonly T[], limit: number): T[][] {
-  const chunks: T[][] = [];
-  let size = Number.POSITIVE_INFINITY;
-  for (const item of items) {
-    if (size + item.size > limit) {
-      chunks.push([]);
-      size = 0;
-    }
-    chunks.at(-1)!.push(item);
-    size += item.size;
-  }
-  return chunks;
 }
 
 /** A session of a graph that takes adapters. */

@@ -10,11 +10,6 @@ import { methodOf } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
 import { savedWeights } from "./saved.ts";
 
-export interface AttachOptions {
-  /** Take an adapter that was made for another base of the same shape. */
-  anyBase?: boolean;
-}
-
 /**
  * The base with the classes of `adapter`, and the adapter under the base's names. Throws `adapter/*` that names the first module that
  * the base lacks or whose shape differs, and `adapter/other-base` for one that says that it was made for another base, unless
@@ -23,7 +18,7 @@ export interface AttachOptions {
 export async function attach<B extends AnyBase>(
   opened: B,
   given: Adapter,
-  { anyBase = false }: AttachOptions = {},
+  { anyBase = false }: { anyBase?: boolean } = {},
 ): Promise<{ base: B; adapter: Adapter }> {
   const base = forAdapter(opened, given) as B;
   const adapter = fitAdapter(given, base.modules);

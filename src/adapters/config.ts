@@ -128,14 +128,9 @@ export const limits: Record<string, Limit> = {
  */
 export function loraConfig(fields: z.input<typeof schema> = {}): LoraConfig {
   for (const key of Object.keys(fields)) {
-    if (!Object.hasOwn(peftNames, key)) {
-      throw invalid(
-        key,
-        "There is no such option of an adapter.",
-        `one of ${nearest(key, Object.keys(peftNames)).join(", ")}`,
-        key,
-      );
-    }
+    if (Object.hasOwn(peftNames, key)) continue;
+    const expected = `one of ${nearest(key, Object.keys(peftNames)).join(", ")}`;
+    throw invalid(key, "There is no such option of an adapter.", expected, key);
   }
   return parseFields(fields, (field) => field);
 }
@@ -198,20 +193,12 @@ function parseFields(fields: unknown, subjectOf: (field: keyof LoraConfig) => st
   // PEFT's own two rules, in LoraConfig.__post_init__.
   if (regex && (layers || config.layersPattern !== null)) {
     const field = layers ? "layersToTransform" : "layersPattern";
-    throw invalid(
-      subjectOf(field),
-      "Layers can only be chosen for a list of target modules.",
-      "null, or a list of target modules",
-      `target modules ${show(config.targetModules)}`,
-    );
+    const [expected, got] = ["null, or a list of target modules", `target modules ${show(config.targetModules)}`];
+    throw invalid(subjectOf(field), "Layers can only be chosen for a list of target modules.", expected, got);
   }
   if (config.layersPattern?.length && !layers) {
-    throw invalid(
-      subjectOf("layersPattern"),
-      "A layers pattern is given without layers to transform.",
-      "layers to transform",
-      "none",
-    );
+    const subject = subjectOf("layersPattern");
+    throw invalid(subject, "A layers pattern is given without layers to transform.", "layers to transform", "none");
   }
   return config;
 }

@@ -1,6 +1,7 @@
 // What an adapter is: counts, ranks, how large its update is and in how many directions it goes, without forming it.
 
 import type { AdapterModule } from "./match.ts";
+import { transpose } from "./merge.ts";
 import type { Adapter } from "./peft-files.ts";
 import { effectiveRank, singularValues } from "./spectrum.ts";
 
@@ -39,7 +40,7 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
     const { path, rank, scale, outFeatures } = module;
     const tensors = adapter.tensors.get(path)!;
     const { loraA, loraB } = tensors;
-    const columnsOfB = transposed(loraB, outFeatures, rank);
+    const columnsOfB = transpose(loraB, outFeatures, rank);
     const others = Object.entries(tensors).filter(([name]) => name !== "loraA" && name !== "loraB");
     const facts = {
       ...module,
@@ -70,13 +71,6 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
     normDelta: together(modules.map((module) => module.normDelta)),
     modules,
   };
-}
-
-/** [rows, columns] → [columns, rows]. */
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
-  const out = new Float32Array(values.length);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = values[i * columns + j]!;
-  return out;
 }
 
 /** The inner products of `count` rows, [count, count]. */

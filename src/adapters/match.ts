@@ -68,7 +68,7 @@ export const defaultTargets: Readonly<Record<string, readonly string[] | string>
   rwkv7: ["r_proj", "k_proj", "v_proj", "o_proj", "key", "value"],
 };
 
-const isAllLinear = (targets: LoraConfig["targetModules"]) =>
+export const isAllLinear = (targets: LoraConfig["targetModules"]) =>
   typeof targets === "string" && targets.toLowerCase() === "all-linear";
 
 /**
@@ -82,7 +82,7 @@ export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig,
   const targetModules = targetsOf(modules, config, modelType);
   const matcher = pathMatcher({ ...config, targetModules }, budget);
   const container = containersOf(modules).find((path) => matcher.isTargeted(path));
-  if (container !== undefined) throw targetsContainer(container, matcher.targets.entriesOf(container)[0]!, modules);
+  if (container !== undefined) throw targetsContainer(container, matcher.targets(container)[0]!, modules);
   // A default may hold names of several variants of a model type: it need not match as a whole.
   if (config.targetModules !== null) checkEntries("targetModules", targetModules, matcher.targets, modules);
   checkEntries("excludeModules", config.excludeModules || [], matcher.excluded, modules);
@@ -190,9 +190,7 @@ function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType
 }
 
 /** Which entries of a list, or which regular expression, a path matches. */
-interface NameMatcher {
-  entriesOf(path: string): string[];
-}
+type NameMatcher = (path: string) => string[];
 
 /** How the paths of a configuration's modules are recognised. */
 export interface PathMatcher {
@@ -212,7 +210,7 @@ export function pathMatcher(config: LoraConfig, budget: MatchBudget): PathMatche
   const layers = layersOf(config);
   const layerOf = layerFinder(config.layersPattern, budget);
   const isTargeted = (path: string): boolean => {
-    if (excluded.entriesOf(path).length > 0 || isInSaved(config, path) || targets.entriesOf(path).length === 0) return false;
+    if (excluded(path).length > 0 || isInSaved(config, path) || targets(path).length === 0) return false;
     // A whole path among the targets is taken whatever its layer, as in PEFT.
     return layers.length === 0 || exact.has(path) || layers.includes(layerOf(path) ?? Number.NaN);
   };
@@ -223,10 +221,10 @@ export function pathMatcher(config: LoraConfig, budget: MatchBudget): PathMatche
 function nameMatcher(names: string[] | string, subject: string, budget: MatchBudget): NameMatcher {
   if (typeof names === "string") {
     const pattern = compilePattern(names, subject, budget);
-    return { entriesOf: (path) => (pattern.fullmatch(path) ? [names] : []) };
+    return (path) => (pattern.fullmatch(path) ? [names] : []);
   }
   const entries = new Set(names);
-  return { entriesOf: (path) => endingsOf(path).filter((ending) => entries.has(ending)) };
+  return (path) => endingsOf(path).filter((ending) => entries.has(ending));
 }
 
 const layersOf = (config: LoraConfig): number[] => (config.layersToTransform === null ? [] : [config.layersToTransform].flat());
@@ -328,7 +326,7 @@ function noMatch(option: string, entry: string, modules: readonly { path: string
 }
 
 function checkEntries(option: string, entries: readonly string[] | string, matcher: NameMatcher, modules: readonly ModuleInfo[]) {
-  const matched = new Set(modules.flatMap(({ path }) => matcher.entriesOf(path)));
+  const matched = new Set(modules.flatMap(({ path }) => matcher(path)));
   const missing = [entries].flat().find((entry) => !matched.has(entry));
   if (missing !== undefined) throw noMatch(option, missing, modules);
 }

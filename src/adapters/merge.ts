@@ -224,7 +224,8 @@ async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTa
   }
 }
 
-function transpose(data: Float32Array, rows: number, columns: number): Float32Array {
+/** [rows, columns] → [columns, rows]. */
+export function transpose(data: Float32Array, rows: number, columns: number): Float32Array {
   const out = new Float32Array(data.length);
   for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = data[i * columns + j]!;
   return out;
@@ -267,21 +268,30 @@ interface Shard {
 
 /** Greedy, in the checkpoint's order, under Transformers' file names; a single file has no number. */
 function splitIntoShards(tensors: Map<string, CheckpointTensor>, limit: number): Shard[] {
-  const groups: string[][] = [];
+  const groups = chunksOf(
+    [...tensors].map(([name, { length }]) => ({ name, size: length })),
+    limit,
+  );
+  const number = (value: number) => `${value}`.padStart(5, "0");
+  return groups.map((group, i) => ({
+    file: groups.length === 1 ? WEIGHTS_NAME : `model-${number(i + 1)}-of-${number(groups.length)}.safetensors`,
+    names: group.map(({ name }) => name),
+  }));
+}
+
+/** The items in groups of at most `limit` in size, in their order; a larger item is a group of its own. */
+export function chunksOf<T extends { size: number }>(items: readonly T[], limit: number): T[][] {
+  const chunks: T[][] = [];
   let size = Number.POSITIVE_INFINITY;
-  for (const [name, { length }] of tensors) {
-    if (size + length > limit) {
-      groups.push([]);
+  for (const item of items) {
+    if (size + item.size > limit) {
+      chunks.push([]);
       size = 0;
     }
-    groups.at(-1)!.push(name);
-    size += length;
+    chunks.at(-1)!.push(item);
+    size += item.size;
   }
-  const number = (value: number) => `${value}`.padStart(5, "0");
-  return groups.map((names, i) => ({
-    file: groups.length === 1 ? WEIGHTS_NAME : `model-${number(i + 1)}-of-${number(groups.length)}.safetensors`,
-    names,
-  }));
+  return chunks;
 }
 
 function encodeIndex(tensors: ReadonlyMap<string, CheckpointTensor>, shards: Shard[], total: number): Uint8Array {

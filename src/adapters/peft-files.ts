@@ -18,7 +18,7 @@ import { headBeside } from "../models/heads/index.ts";
 import { sizeOf } from "../tensor.ts";
 import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
 import { KEY_PREFIX, layoutOf, type Trained, trainedBy, valuesOf } from "./layout.ts";
-import { type AdapterModule, pathMatcher, scaleFinder } from "./match.ts";
+import { type AdapterModule, isAllLinear, pathMatcher, scaleFinder } from "./match.ts";
 import type { Method, ModuleTensors } from "./method.ts";
 import { methodOf, methods, unbuiltMethods } from "./method-table.ts";
 import { MAX_PATH_CHARS, matchBudget } from "./regex.ts";
@@ -267,23 +267,18 @@ function moduleOf(
   const [a, b] = [shapes.get("loraA")!, shapes.get("loraB")!];
   const got = [...shapes].map(([name, shape]) => `${name.replace(/^lora(?=[AB]$)/, "")} [${shape.join(", ")}]`).join(", ");
   const next = "The adapter_config.json and the weights belong to different adapters, or the file is damaged.";
+  const facts = { subject, got, next };
   const [inFeatures, outFeatures] = [a[1]!, b[0]!];
   const own = method.tensors({ inFeatures, outFeatures, ...isEmbedding }, a[0]!);
   const fits = a.length === 2 && b.length === 2 && own.every(({ name, shape }) => shapes.get(name)!.join() === shape.join());
   if (!fits || [...shapes.values()].flat().includes(0)) {
-    throw failure("shape", `the factors of ${quote(path)} do not fit together`, {
-      subject,
-      expected: "A [rank, in] and B [out, rank]",
-      got,
-      next,
-    });
+    const expected = "A [rank, in] and B [out, rank]";
+    throw failure("shape", `the factors of ${quote(path)} do not fit together`, { ...facts, expected });
   }
   if (a[0] !== scale.rank) {
     throw failure("rank", `the rank of ${quote(path)} is not the one that the configuration gives it`, {
-      subject,
+      ...facts,
       expected: `rank ${scale.rank}`,
-      got,
-      next,
     });
   }
   return { path, ...isEmbedding, ...scale, inFeatures, outFeatures };
@@ -316,9 +311,7 @@ function checkFinite(values: Float32Array, key: string, subject: string): void {
 
 /** Whether the configuration's targets select a path. Those that depend on the model's layers select every path here. */
 function targetTest(config: LoraConfig, budget: ReturnType<typeof matchBudget>): (path: string) => boolean {
-  const { targetModules } = config;
-  if (targetModules === null || (typeof targetModules === "string" && targetModules.toLowerCase() === "all-linear"))
-    return () => true;
+  if (config.targetModules === null || isAllLinear(config.targetModules)) return () => true;
   return pathMatcher(config, budget).isTargeted;
 }
 
@@ -341,11 +334,8 @@ export async function writeAdapter(files: Files, folder: string, adapter: Adapte
   );
 }
 
-function metadataOf({
-  baseFingerprint,
-  labels,
-  task,
-}: Pick<Adapter, "baseFingerprint" | "labels" | "task">): Record<string, string> {
+function metadataOf(adapter: Pick<Adapter, "baseFingerprint" | "labels" | "task">): Record<string, string> {
+  const { baseFingerprint, labels, task } = adapter;
   return {
     format: "pt",
     ...(baseFingerprint !== undefined && { [FINGERPRINT_KEY]: baseFingerprint }),

@@ -1,4 +1,5 @@
 // Full fine-tuning's θ and a checkpoint folder: the first value from the base's weights, the trained one as a whole checkpoint.
+import { lengthOfTheta, type ThetaEntry } from "../adapters/layout.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { type Checkpoint, findTensor, readWeights, storedName, WEIGHTS_NAME } from "../formats/checkpoint.ts";
@@ -7,9 +8,6 @@ import { fromFloat32, toFloat32 } from "../formats/float.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { copySideFiles } from "../formats/side-files.ts";
 import { sizeOf } from "../tensor.ts";
-import type { ThetaEntry } from "./types.ts";
-
-const sizeOfEntries = (entries: readonly ThetaEntry[]): number => entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
 
 /** A classifier's head that the base does not have: whether a weight is one of it, and its first values. */
 export interface NewHead {
@@ -27,7 +25,7 @@ export async function readTheta(
   entries: readonly ThetaEntry[],
   head?: NewHead,
 ): Promise<Float32Array> {
-  const theta = new Float32Array(sizeOfEntries(entries));
+  const theta = new Float32Array(lengthOfTheta(entries));
   for (const { key, offset, shape } of entries) {
     if (head?.has(key)) {
       theta.set(head.values(key, shape), offset);

@@ -1,26 +1,22 @@
 // A loss graph and what of it is trained, as a function of θ over one ONNX session.
 
-import { layoutOf, lengthOfTheta, partOf, type Trained } from "../adapters/layout.ts";
+import { layoutOf, lengthOfTheta, partOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
 import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { weightFiles } from "../models/weights.ts";
 import { purpose, uniform } from "../random.ts";
-import { openGraph } from "../runtime/open-graph.ts";
-import type { OpenSession, Session } from "../runtime/session.ts";
+import { type Engine, openGraph } from "../runtime/open-graph.ts";
+import type { Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { type Lengths, lengthOf } from "./memory.ts";
 import { fullEntries, fullGraph, gradientName, inputsOf, loraGraph } from "./training-graph.ts";
-import type { DropoutKey, Objective, ThetaEntry } from "./types.ts";
+import type { DropoutKey, Objective } from "./types.ts";
 
-export interface ObjectiveOptions {
+export interface ObjectiveOptions extends Engine {
   checkpoint: Checkpoint;
   /** The loss of what a batch feeds, summed over its targets. */
   loss: Graph;
-  openSession: OpenSession;
-  threads?: number;
-  /** Where ONNX Runtime's profile goes; off if absent. */
-  profile?: string;
 }
 
 export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {

@@ -1,6 +1,6 @@
 // AdamW and clipping over flat vectors: torch.optim.AdamW, torch.nn.utils.clip_grad_norm_, peft/optimizers/loraplus.py.
+import type { ThetaEntry } from "../adapters/layout.ts";
 import { sizeOf } from "../tensor.ts";
-import type { ThetaEntry } from "./types.ts";
 
 /** A run of neighbouring parameters θ[start, end) that learn alike. */
 export interface ParameterRange {

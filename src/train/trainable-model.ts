@@ -3,7 +3,7 @@
 import { fitAdapter, weightTargets } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
 import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
-import { layoutOf, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
+import { layoutOf, lengthOfTheta, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
 import { type AdapterModule, frozenWeights, matchModules, resolveConfig } from "../adapters/match.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
@@ -79,6 +79,7 @@ async function adapterModel(
   const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
   const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { baseModelNameOrPath: _, ...determining } = config;
+  const stored = [...(frozen ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] }));
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
   const adapterOf = (values: Float32Array): Adapter => {
@@ -89,11 +90,7 @@ async function adapterModel(
   return {
     modules: modules.length,
     trainable: theta.length,
-    resultBytes: adapterBytes(
-      trained,
-      [...(frozen ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] })),
-      named,
-    ),
+    resultBytes: adapterBytes(trained, stored, named),
     theta: async () => theta,
     off: async () => thetaOf(await identityAdapter(files, base, adapter)),
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
@@ -110,11 +107,8 @@ async function adapterModel(
 }
 
 async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Promise<Adapter> {
-  const {
-    checkpoint,
-    modules,
-    config: { modelType },
-  } = base;
+  const { checkpoint, modules } = base;
+  const { modelType } = base.config;
   const config = loraConfigOf(options, taskOf(options.task ?? ownTask(base.config)));
   const matched = matchModules(modules, config, modelType);
   const resolved = resolveConfig(config, modules, matched, modelType);
@@ -172,7 +166,7 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
   const added = entries.filter(({ key }) => head?.has(key));
   return {
     modules: null,
-    trainable: entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
+    trainable: lengthOfTheta(entries),
     resultBytes:
       names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0) +
       added.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0),

@@ -4,8 +4,6 @@ import type { ThetaEntry } from "../adapters/layout.ts";
 import type { Batch } from "../data/types.ts";
 import type { Tensor } from "../tensor.ts";
 
-export type { ThetaEntry };
-
 /** Identifies the random numbers of one forward pass, so that dropout resumes to the same bits. */
 export interface DropoutKey {
   seed: number;

@@ -1,4 +1,6 @@
 // A network small enough to differentiate by hand, for tests of the training loop: next token from a factored table.
+
+import type { ThetaEntry } from "../../src/adapters/layout.ts";
 import { makeBatch } from "../../src/data/batch.ts";
 import type { Batch } from "../../src/data/types.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
@@ -8,7 +10,7 @@ import { purpose, uniform } from "../../src/random.ts";
 import type { SaveWeights } from "../../src/train/checkpoint.ts";
 import type { DataLoader } from "../../src/train/data-loader.ts";
 import { type OptimizerOptions, optimizerDefaults, type TrainOptions, type TrainOutput } from "../../src/train/trainer.ts";
-import type { DropoutKey, Objective, ThetaEntry } from "../../src/train/types.ts";
+import type { DropoutKey, Objective } from "../../src/train/types.ts";
 
 export const VOCAB = 11;
 const RANK = 3;

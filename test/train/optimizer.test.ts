@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import type { ThetaEntry } from "../../src/adapters/layout.ts";
 import { adamW, clipGradNorm, parameterRanges } from "../../src/train/optimizer.ts";
 import { schedules } from "../../src/train/schedule.ts";
-import type { ThetaEntry } from "../../src/train/types.ts";
 import { near } from "../helpers/assert.ts";
 
 interface Case {
