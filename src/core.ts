@@ -30,7 +30,7 @@ import type { TaskName, UsualTask } from "./tasks/index.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
 export { LowrankError } from "./errors.ts";
-export { generateText } from "./generate/generate-text.ts";
+export { generateText } from "./generate/generator.ts";
 export type { Platform } from "./platform/platform.ts";
 
 /** How a model is opened for generation or prediction. */
@@ -206,12 +206,7 @@ export function createLowrank(platform: Platform): Lowrank {
 
     async plan(model, options = {}) {
       if (typeof model !== "string") return planTraining(model, options, platform);
-      const isFile =
-        model.endsWith(".json") ||
-        (await files.size(model).then(
-          () => true,
-          () => false,
-        ));
+      const isFile = model.endsWith(".json") || ((await files.exists(model)) && !(await files.isFolder(model)));
       const file = isFile ? model : `${await localFolder(model, resolve)}/config.json`;
       return planTraining(await readJsonObject(files, file), options, platform, file);
     },

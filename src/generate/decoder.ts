@@ -11,7 +11,7 @@ import { placedApart } from "../models/images.ts";
 import { cachedInputs } from "../models/layers/blocks.ts";
 import { type DecoderModel, forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
-import type { OpenSession } from "../runtime/session.ts";
+import type { Engine } from "../runtime/open-graph.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
 import { imageEncoder, type PromptImages } from "./images.ts";
 import { beside, columns } from "./rectangle.ts";
@@ -20,12 +20,9 @@ import type { Decoder } from "./types.ts";
 /** Positions of a prompt that are run at once: what is held of the attention's scores does not grow with its square. */
 const PROMPT_CHUNK = 512;
 
-export interface DecoderOptions {
+export interface DecoderOptions extends Omit<Engine, "profile"> {
   checkpoint: Checkpoint;
   config: DecoderModel;
-  openSession: OpenSession;
-  /** Threads of one matrix product; all cores if absent. */
-  threads?: number;
   /** Attached from the start. */
   adapter?: Adapter | null;
 }
@@ -78,7 +75,6 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
   let rows = 0;
   /** 1 where a cached position may be seen: [rows, past]. */
   let seen = new Int32Array();
-
   let images: PromptImages | undefined;
 
   /** Runs `seq` more positions of each row, the first arguments [rows, seq]; the logits of each row's last one. */
@@ -91,18 +87,14 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     const seq = ids.length / rows;
     const past = seen.length / rows;
     const attentionMask = beside(rows, seen, mask);
+    const cachePositions = Array.from({ length: seq }, (_, i) => past + i);
+    const lastRows = Array.from({ length: rows }, (_, row) => (row + 1) * seq - 1);
     const feeds = {
       inputIds: int32([rows, seq], ids),
       positionIds: int32([rows, seq], positionIds),
-      cachePositions: int32(
-        [seq],
-        counting(seq, (i) => past + i),
-      ),
+      cachePositions: int32([seq], cachePositions),
       attentionMask: int32([rows, past + seq], attentionMask),
-      lastRows: int32(
-        [rows],
-        counting(rows, (row) => (row + 1) * seq - 1),
-      ),
+      lastRows: int32([rows], lastRows),
       ...imageFeeds,
     };
     const session = await adaptable.session();
@@ -140,5 +132,3 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     },
   };
 }
-
-const counting = (length: number, value: (i: number) => number) => Array.from({ length }, (_, i) => value(i));

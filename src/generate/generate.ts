@@ -199,15 +199,8 @@ export function readOptions(options: GenerateOptions): { sampling: Sampling; max
       fail("stop", `texts of 1 to ${MAX_STOP_LENGTH} characters`, `${text.length} characters`);
     }
   }
-  return {
-    sampling: {
-      temperature: number("temperature"),
-      topK: number("topK"),
-      topP: number("topP"),
-      repetitionPenalty: number("repetitionPenalty"),
-      seed: number("seed"),
-    },
-    maxNewTokens: number("maxNewTokens"),
-    stop,
-  };
+  const names = Object.keys(numbers) as (keyof typeof numbers)[];
+  const values = Object.fromEntries(names.map((name) => [name, number(name)])) as Record<keyof typeof numbers, number>;
+  const { maxNewTokens, ...sampling } = values;
+  return { sampling, maxNewTokens, stop };
 }

@@ -7,20 +7,17 @@ import type { ImageProcessor } from "../images/processor.ts";
 import type { Base } from "../models/base.ts";
 import type { ImageTensors } from "../models/images.ts";
 import { type ImageReading, type ImageSide, imageSide, imageTensors } from "../multimodal/images.ts";
-import type { OpenSession } from "../runtime/session.ts";
+import type { Engine } from "../runtime/open-graph.ts";
 import { openDecoder } from "./decoder.ts";
 import { generate } from "./generate.ts";
 import { type EncodedPrompt, encodePrompt, type Prompt } from "./prompts.ts";
 import type { GenerateEvent, GenerateOptions, PromptBatch } from "./types.ts";
 
-export interface GeneratorOptions {
-  openSession: OpenSession;
+export interface GeneratorOptions extends Omit<Engine, "profile"> {
   /** Attached from the start; `useAdapter` changes it. */
   adapter?: Adapter | null;
   /** Take adapters that were made for another base of the same shape. */
   anyBase?: boolean;
-  /** Threads of one matrix product; all cores if absent. */
-  threads?: number;
   /** What reads the images of prompts; without it, and the model's folder, there can be none. */
   reading?: ImageReading;
 }
@@ -80,6 +77,13 @@ export async function openGenerator(
     },
     close: () => decoder.close(),
   };
+}
+
+/** The whole continuation of one prompt. */
+export async function generateText(generator: Generator, prompt: Prompt, options?: GenerateOptions): Promise<string> {
+  let text = "";
+  for await (const event of generator.generate([prompt], options)) if (event.type === "done") text = event.text;
+  return text;
 }
 
 /** The images of prompts that are padded on the left. */

@@ -5,8 +5,7 @@ import { taskOf } from "../tasks/index.ts";
 import type { Classifying } from "../tasks/task.ts";
 import { baseForUse } from "./choose.ts";
 import { asImage, asText, imageRunner, textRunner } from "./inputs.ts";
-import { inTurn } from "./queue.ts";
-import { openTaskModel, type TaskModel } from "./task-model.ts";
+import { inTurn, openTaskModel, type TaskModel } from "./task-model.ts";
 import type { Classifier, ClassifyOptions, PredictorOptions, Scorer } from "./types.ts";
 import { zeroShot, zeroShotScorer } from "./zero-shot.ts";
 
@@ -20,8 +19,6 @@ function headScorer({ reads, encode }: Classifying, base: AnyBase, model: TaskMo
       const found = reads === "text" ? await texts("logits", inputs.map(asText)) : await images("logits", inputs.map(asImage));
       return { labels, ...found };
     },
-    forget() {},
-    async close() {},
   };
 }
 
@@ -52,11 +49,11 @@ export async function openClassifier(base: AnyBase, options: PredictorOptions): 
     useAdapter: (adapter) =>
       next(async () => {
         await model.useAdapter(adapter);
-        scorer.forget();
+        scorer.forget?.();
       }),
     close: () =>
       next(async () => {
-        await scorer.close();
+        await scorer.close?.();
         await model.close();
       }),
   };

@@ -17,13 +17,11 @@ const BATCH_TOKENS = 4096;
 /** Images of a batch. They are decoded as their batch comes, the next one while the engine works on this. */
 const BATCH_IMAGES = 8;
 
-/** Runs texts through a model. */
-export type RunTexts = (output: string, texts: readonly TextInput[]) => Promise<Outputs>;
-/** Runs images through a model. */
-export type RunImages = (output: string, images: readonly ImageInput[]) => Promise<Outputs>;
+/** Runs texts or images through a model. */
+type Runner<Input> = (output: string, inputs: readonly Input[]) => Promise<Outputs>;
 
 /** Texts for `model`, encoded by `encode` where it is given; the tokenizer is read at the first. Throws `predict/*`, `tokenizer/*`. */
-export function textRunner(base: AnyBase, model: TaskModel, encode?: Classifying["encode"]): RunTexts {
+export function textRunner(base: AnyBase, model: TaskModel, encode?: Classifying["encode"]): Runner<TextInput> {
   return async (output, texts) => {
     const tokenizer = await base.tokenizer();
     const { vocabSize, maxPositions, maxTokens } = model.config();
@@ -86,7 +84,7 @@ function checkIds({ ids }: EncodedPair, { padId }: Tokenizer, vocabSize: number,
 }
 
 /** Images for `model`; how they are prepared is read at the first. Throws `image/*` that names the file. */
-export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImage }: PredictorOptions): RunImages {
+export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImage }: PredictorOptions): Runner<ImageInput> {
   let loading: Promise<ImageProcessor> | undefined;
   return async (output, images) => {
     loading ??= loadImageProcessor(files, base.checkpoint.folder, pixelShape(model.config())!);

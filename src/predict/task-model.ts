@@ -16,21 +16,17 @@ import { type AnyBase, onBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type HeadChoice, type ModelConfig, modelOutputs } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
-import type { OpenSession } from "../runtime/session.ts";
+import type { Engine } from "../runtime/open-graph.ts";
 import { float32, type Tensor } from "../tensor.ts";
-import { inTurn } from "./queue.ts";
 
-export interface TaskModelOptions {
+export interface TaskModelOptions extends Omit<Engine, "profile"> {
   files: Files;
-  openSession: OpenSession;
   /** Attached from the start. */
   adapter?: Adapter | null;
   /** Take adapters that were made for another base of the same shape. */
   anyBase?: boolean;
   /** What of the head is as given, whatever an adapter says. */
   choice?: HeadChoice;
-  /** Threads of one matrix product; all cores if absent. */
-  threads?: number;
 }
 
 /** A model at work; close it to free the weights. What is asked of it at once is done in turn. */
@@ -142,6 +138,16 @@ export async function openTaskModel(
   };
 }
 
+/** Runs each work when all that were given before have ended, well or not. */
+export function inTurn(): <T>(work: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return (work) => {
+    const mine = last.then(work);
+    last = mine.catch(() => {});
+    return mine;
+  };
+}
+
 const bind = ({ adaptable, ...opened }: Opened, { adapter, feeds }: Attached): Promise<void> =>
   adaptable.useAdapter(adapter, inputsIn(feeds, opened));
 
@@ -160,11 +166,8 @@ function replacedWeights(modules: readonly ModuleInfo[], named: readonly string[
   });
 }
 
-function checkHead(
-  { uninitializedHead: newHead, modelType }: ModelConfig,
-  { checkpoint }: AnyBase,
-  saved: readonly string[],
-): void {
+function checkHead(config: ModelConfig, { checkpoint }: AnyBase, saved: readonly string[]): void {
+  const { uninitializedHead: newHead, modelType } = config;
   if (newHead === null || saved.includes(`${newHead}.weight`)) return;
   throw new LowrankError("predict/no-head", "neither the model nor the adapter has a classifier", {
     subject: checkpoint.folder,

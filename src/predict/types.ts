@@ -81,6 +81,6 @@ export interface Outputs {
 export interface Scorer {
   score(inputs: readonly ClassifierInput[], options: ClassifyOptions): Promise<Outputs & { labels: readonly string[] }>;
   /** Drops what was kept: the model has changed. */
-  forget(): void;
-  close(): Promise<void>;
+  forget?(): void;
+  close?(): Promise<void>;
 }

@@ -84,10 +84,6 @@ export const columnOptions = {
   ...(Object.fromEntries(Object.entries(taskOptions).filter(([name]) => name.endsWith("Column"))) as Record<never, never>),
 };
 
-const ownColumns = Object.entries<z.ZodType>(taskOptions).filter(([name]) => name.endsWith("Column"));
-/** Those, and the columns of tasks' own records. */
-export const allColumnOptions = { ...columnOptions, ...(Object.fromEntries(ownColumns) as typeof columnOptions) };
-
 /** How records are read, in training and elsewhere. */
 export const readingOptions = {
   ...columnOptions,

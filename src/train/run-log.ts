@@ -97,19 +97,12 @@ const rows = {
   /** The run ended on a failure. */
   error: z.object({ type: z.literal("error"), time, code: z.string(), message: z.string() }),
 };
-const anyRow = z.discriminatedUnion("type", [
-  rows.run,
-  rows.start,
-  rows.step,
-  rows.eval,
-  rows.samples,
-  rows.checkpoint,
-  rows.done,
-  rows.error,
-]);
+type Rows = typeof rows;
+const [firstRow, ...otherRows] = Object.values(rows);
+const anyRow = z.discriminatedUnion("type", [firstRow!, ...otherRows]);
 
 export type MetricsRow = z.output<typeof anyRow>;
-export type RowOf<T extends MetricsRow["type"]> = Extract<MetricsRow, { type: T }>;
+export type RowOf<T extends keyof Rows> = z.output<Rows[T]>;
 
 /** What a log says, each step once. */
 export interface RunMetrics {
@@ -140,10 +133,12 @@ export async function readMetrics(files: Files, folder: string): Promise<RunMetr
   let runs: RowOf<"run">[] = [];
   let start: RowOf<"start"> | null = null;
   let end: RunMetrics["end"] = null;
-  const steps = new Map<number, RowOf<"step">>();
-  const evals = new Map<number, RowOf<"eval">>();
-  const samples = new Map<number, RowOf<"samples">>();
-  const checkpoints = new Map<number, RowOf<"checkpoint">>();
+  const byStep = {
+    step: new Map<number, RowOf<"step">>(),
+    eval: new Map<number, RowOf<"eval">>(),
+    samples: new Map<number, RowOf<"samples">>(),
+    checkpoint: new Map<number, RowOf<"checkpoint">>(),
+  };
   let skipped = 0;
   const take = (row: MetricsRow): void => {
     switch (row.type) {
@@ -154,24 +149,16 @@ export async function readMetrics(files: Files, folder: string): Promise<RunMetr
         start = row;
         end = null;
         if (row.step === 0) runs = runs.slice(-1);
-        for (const byStep of [steps, evals, samples, checkpoints]) {
-          for (const later of [...byStep.keys()].filter((other) => other > row.step)) byStep.delete(later);
+        for (const known of Object.values(byStep)) {
+          for (const later of [...known.keys()].filter((other) => other > row.step)) known.delete(later);
         }
         break;
-      case "step":
-        steps.set(row.step, row);
-        break;
-      case "eval":
-        evals.set(row.step, row);
-        break;
-      case "samples":
-        samples.set(row.step, row);
-        break;
-      case "checkpoint":
-        checkpoints.set(row.step, row);
+      case "done":
+      case "error":
+        end = row;
         break;
       default:
-        end = row;
+        (byStep[row.type] as Map<number, MetricsRow>).set(row.step, row);
     }
   };
   for await (const line of lines(files, file)) {
@@ -183,10 +170,10 @@ export async function readMetrics(files: Files, folder: string): Promise<RunMetr
   return {
     runs,
     start,
-    steps: inOrder(steps),
-    evals: inOrder(evals),
-    samples: inOrder(samples),
-    checkpoints: inOrder(checkpoints),
+    steps: inOrder(byStep.step),
+    evals: inOrder(byStep.eval),
+    samples: inOrder(byStep.samples),
+    checkpoints: inOrder(byStep.checkpoint),
     end,
     skipped,
     cut: (await files.size(file)) > MAX_METRICS_BYTES,
@@ -244,7 +231,7 @@ function joined(parts: readonly Uint8Array[]): Uint8Array {
 }
 
 /** What is logged, without the time. */
-export type LoggedRow = { [T in MetricsRow["type"]]: Omit<z.input<(typeof rows)[T]>, "time"> }[MetricsRow["type"]];
+export type LoggedRow = { [T in MetricsRow["type"]]: Omit<z.input<Rows[T]>, "time"> }[MetricsRow["type"]];
 
 export interface RunLog {
   add(row: LoggedRow): Promise<void>;

@@ -7,7 +7,7 @@ import { type Generator, openGenerator } from "../generate/generator.ts";
 import type { EncodedPrompt } from "../generate/prompts.ts";
 import type { Base } from "../models/base.ts";
 import type { ImageReading } from "../multimodal/images.ts";
-import type { OpenSession } from "../runtime/session.ts";
+import type { Engine } from "../runtime/open-graph.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { DataReader } from "./datasets.ts";
 
@@ -32,9 +32,7 @@ export interface Sampler {
   close(): Promise<void>;
 }
 
-export interface SamplerOptions {
-  openSession: OpenSession;
-  threads?: number;
+export interface SamplerOptions extends Engine {
   /** What reads the base's folder where its images are prepared. */
   reading?: ImageReading;
   adapterOf: (theta: Float32Array) => Adapter;

@@ -13,7 +13,6 @@ import {
   saveCheckpoint,
   type TrainState,
 } from "./checkpoint.ts";
-import { stopwatch } from "./clock.ts";
 import type { DataLoader } from "./data-loader.ts";
 import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasure, evaluate, hasStalled } from "./evals.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
@@ -211,15 +210,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const tokens = total(batches, "tokens");
     const tokensPerSecond = seconds > 0 ? tokens / seconds : 0;
     const examples = unit === "examples" ? total(batches, "targets") : undefined;
-    const rates = {
-      tokens,
-      tokensPerSecond,
-      ...(examples !== undefined && { examples }),
-      seconds,
-      etaSeconds,
-      memoryBytes: memoryBytes?.() ?? null,
-    };
-    yield { type: "step", step, loss, learningRate, gradNorm, ...rates };
+    const speed = { tokens, tokensPerSecond, ...(examples !== undefined && { examples }), seconds, etaSeconds };
+    yield { type: "step", step, loss, learningRate, gradNorm, ...speed, memoryBytes: memoryBytes?.() ?? null };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
       const result = await evaluate(objective, theta, evaluation.batches, evaluation.measure?.());
@@ -245,6 +237,18 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     await output.saveWeights(output.folder, theta);
   }
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
+}
+
+/** Gives the seconds since it was made. They never get fewer: a clock that jumps back goes on from where it was. */
+function stopwatch(): () => number {
+  let before = performance.now();
+  let elapsed = 0;
+  return () => {
+    const now = performance.now();
+    elapsed += Math.max(0, now - before) / 1000;
+    before = now;
+    return elapsed;
+  };
 }
 
 /** Whether it is time for a checkpoint, by the steps done or by the time since the last one. */

@@ -3,15 +3,16 @@ import { z } from "zod";
 import type { Files } from "../../files.ts";
 import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
+import { percent } from "../../tasks/common/measures.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
-import { allColumnOptions, type columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
+import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunChoices } from "../../train/run-file.ts";
 import { grouped } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
 import { type AnswerOptions, answers } from "./answers.ts";
 import { evaluate } from "./evaluate.ts";
-import { evaluationText, percent } from "./table.ts";
+import { evaluationText } from "./table.ts";
 
 export const command = defineCommand({
   summary:
@@ -56,7 +57,7 @@ export const command = defineCommand({
 async function asTrained<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
   if (given.adapter === undefined) return given;
   const isGiven = (name: string) => given[name as keyof T] !== undefined;
-  const columns = Object.keys(allColumnOptions);
+  const columns = Object.keys(columnOptions);
   const kept = Object.entries(await readRunChoices(files, given.adapter)).filter(([name]) =>
     columns.includes(name) ? !columns.some(isGiven) : !isGiven(name),
   );

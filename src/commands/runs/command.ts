@@ -1,11 +1,12 @@
 // lowrank runs: the runs below some folders as a table, or some of them side by side.
+
 import { z } from "zod";
 import { option } from "../../options.ts";
 import { isLocked } from "../../platform/node/lock.ts";
+import { percent } from "../../tasks/common/measures.ts";
 import { note, print, printJson, shown, table } from "../../terminal/terminal.ts";
 import { duration, grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
-import { percent } from "../eval/table.ts";
 import { type Difference, differences, findRuns, type Run } from "./runs.ts";
 
 /** Longer values are cut in tables. */

@@ -1,11 +1,11 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
+import { percent } from "../../tasks/common/measures.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, onLostOutput, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { resumeCommand } from "../../train/run-file.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
-import { percent } from "../eval/table.ts";
 import { type FinetuneEvent, finetune } from "./finetune.ts";
 
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
