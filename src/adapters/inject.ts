@@ -3,7 +3,7 @@ import { type Dim, elements, type Shape, sameShape } from "../graph/dims.ts";
 import { type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { div, less, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
-import { scalar } from "../graph/ops/leaves.ts";
+import { input, scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
 import { capLogits, crossEntropies } from "../graph/ops/loss.ts";
 import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
@@ -53,6 +53,13 @@ export function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Gr
   });
   return inject(replaced, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
 }
+
+/** The name of the input in the place of a weight that an adapter saves. */
+export const savedInput = (weight: string): string => `saved.${weight}`;
+
+/** The graph with inputs called by `savedInput` in the place of these weights. */
+export const withSaved = (graph: Graph, saved: readonly { name: string; shape: readonly number[] }[]): Graph =>
+  withInputs(graph, new Map(saved.map(({ name, shape }) => [name, input(savedInput(name), "float32", shape)])));
 
 /** What is beside a frozen layer: the tensors that the method trains, or without `derived` those that its `update` reads. */
 export interface LayerTensors {

@@ -3,7 +3,7 @@
 
 import { type AdaptableSession, adaptableSession } from "../adapters/adaptable.ts";
 import { attach } from "../adapters/attach.ts";
-import { withInputs } from "../adapters/inject.ts";
+import { savedInput, withSaved } from "../adapters/inject.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { SavedWeight } from "../adapters/saved.ts";
 import { LowrankError } from "../errors.ts";
@@ -11,7 +11,6 @@ import type { Files } from "../files.ts";
 import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import { nodesOf } from "../graph/graph.ts";
-import { input } from "../graph/ops/leaves.ts";
 import { type AnyBase, onBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type HeadChoice, type ModelConfig, modelOutputs } from "../models/registry.ts";
@@ -65,8 +64,6 @@ interface Opened {
 /** What the graph of a model depends on beside the base. */
 const graphOf = ({ replaced, config: { pooling } }: Attached): string => JSON.stringify([replaced, pooling]);
 
-const inputName = (weight: string): string => `saved.${weight}`;
-
 /** Opens a model of another task. No weight is read but those of a head. Fails as `useAdapter` does. */
 export async function openTaskModel(
   base: AnyBase,
@@ -89,15 +86,14 @@ export async function openTaskModel(
     const replaced = replacedWeights(modules, [...saved.keys(), ...before.map(({ name }) => name)]);
     const feeds: Record<string, Tensor> = {};
     for (const { name, shape } of replaced) {
-      feeds[inputName(name)] = float32(shape, saved.get(name)?.data ?? (await ownValue(name)));
+      feeds[savedInput(name)] = float32(shape, saved.get(name)?.data ?? (await ownValue(name)));
     }
     return { adapter, config, replaced, feeds };
   };
 
   const open = async (output: string): Promise<Opened> => {
-    const inputs = attached.replaced.map(({ name, shape }) => [name, input(inputName(name), "float32", shape)] as const);
     const outputs = { [output]: modelOutputs(attached.config)[output]! };
-    const graph = withInputs({ outputs }, new Map(inputs));
+    const graph = withSaved({ outputs }, attached.replaced);
     const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : []));
     const opened = { adaptable: adaptableSession(graph, weights, { openSession, threads }), inputs: new Set(names) };
     await bind(opened, attached);

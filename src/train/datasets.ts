@@ -1,10 +1,9 @@
 // Data files to training and evaluation examples, and the batches an evaluation runs.
 import type { Collator } from "../data/collate.ts";
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
-import type { ImageSpan } from "../data/image-spans.ts";
 import type { Recognized } from "../data/readers.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
-import type { Batch, BatchSize, Example } from "../data/types.ts";
+import type { Batch, BatchSize } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { ProcessedImage } from "../images/processor.ts";
@@ -43,20 +42,16 @@ export interface Datasets {
 }
 
 /** Reads files of records for one base and task. */
-export interface DataReader extends Pick<TaskData, "maxLength" | "collate" | "classes" | "images"> {
+export interface DataReader extends TaskData {
   read(path: string): Reading<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
   split(path: string, share: number, seed: number): Reading<Required<Datasets>>;
-  /** The examples of a file one by one, before they are cut to `maxLength`, and what the file is. */
-  each: TaskData["open"];
   /** The indices of the records that `split` keeps for evaluation. */
   held(path: string, share: number, seed: number): Promise<Set<number>>;
   /** The classes of a classifier, in the order of its logits: those of the first file that was read. Null for others. */
   labels(): readonly string[] | null;
   /** Whether the data have images, as far as they were read. */
   hasImages(): boolean;
-  /** Where the images of a language model's example are. */
-  imageSpans(example: Example): ImageSpan[];
   /** The prepared image of a number. */
   imageOf(number: number): Promise<ProcessedImage>;
   /** Removes the files of tokens: examples can't be read any more. */
@@ -121,10 +116,7 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
   }
 
   return {
-    maxLength,
-    collate: task.collate,
-    classes,
-    images,
+    ...task,
     read: async function* (path) {
       const dataset = (yield* readAll(path)).dataset();
       classes?.settle(path);
@@ -138,7 +130,6 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
       const train = await counted(collected.dataset(numbers.filter((i) => !held.has(i))));
       return withShared({ train, held: await counted(collected.dataset(numbers.filter((i) => held.has(i)))) });
     },
-    each: task.open,
     held: async (path, share, seed) => {
       let count = 0;
       for await (const _ of task.open(path).file) count++;
@@ -146,7 +137,6 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
     },
     labels: () => classes?.labels() ?? null,
     hasImages: () => (images?.count ?? 0) > 0,
-    imageSpans: task.imageSpans ?? (() => []),
     imageOf: (number) => images!.read(number),
     close: async () => {
       for (const store of stores) await store.close();

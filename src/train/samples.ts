@@ -48,7 +48,7 @@ export function makeSampler(
 ): Sampler {
   const split = examples.map((example) => {
     const parts = splitExample(example);
-    return { ...parts, images: images.imageSpans(example).filter(({ to }) => to <= parts.prompt.length) };
+    return { ...parts, images: images.imageSpans?.(example).filter(({ to }) => to <= parts.prompt.length) ?? [] };
   });
   const maxNewTokens = Math.min(MAX_NEW_TOKENS, Math.max(...split.map(({ expected }) => expected.length)) + MORE_TOKENS);
   let generator: Generator | undefined;

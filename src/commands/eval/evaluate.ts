@@ -2,31 +2,29 @@
 
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
-import type { TrainOn } from "../../data/examples.ts";
-import type { ColumnNames } from "../../data/records.ts";
 import type { Batch } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import { openBase } from "../../models/base.ts";
 import type { ModelConfig } from "../../models/registry.ts";
+import type { Given } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { ClassifierScore } from "../../tasks/common/classification.ts";
 import {
   checkColumns,
   checkOwnOptions,
   type HeadTask,
-  type OwnOptions,
   optionMismatch,
   prepareBase,
   type ScoreOf,
   type TaskName,
   taskOf,
 } from "../../tasks/index.ts";
-import type { Score } from "../../tasks/task.ts";
 import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/datasets.ts";
+import type { readingOptions } from "../../train/options.ts";
 import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";
 
-export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends ColumnNames, OwnOptions {
+export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends Given<typeof readingOptions> {
   /** Folder of the base checkpoint. */
   base: string;
   /** A file of records, in any format of docs/data.md. */
@@ -37,10 +35,6 @@ export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extend
   adapter?: string;
   /** Take an adapter that was made for another base of the same shape. */
   anyBase?: boolean;
-  /** As in training. */
-  trainOn?: TrainOn;
-  maxLength?: number;
-  date?: string;
   /** Of images with classes, classified by texts: what makes a text of a label, or several. "a photo of a {}" if absent. */
   template?: string | readonly string[];
   /** Rows that are run at once, if not as many as the task does by itself. The loss of pairs is one among so many of them. */
@@ -115,20 +109,12 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
       await scoring.close();
     }
     const [own, adapted] = [await measures[0]?.score(), await measures[1]?.score()];
-    return evaluated(name, report, own ?? null, adapted ?? null, batchSize);
+    // The scores are those of the task's measure.
+    return { task: name, data: report, base: own ?? null, adapter: adapted ?? null, batchSize } as Evaluation;
   } finally {
     await reader.close();
   }
 }
-
-/** The scores are those of the task's measure. */
-const evaluated = (
-  task: TaskName,
-  data: ExampleReport,
-  base: Score | null,
-  adapter: Score | null,
-  batchSize: number,
-): Evaluation => ({ task, data, base, adapter, batchSize }) as Evaluation;
 
 function checkBatchSize(batchSize = 1): void {
   if (Number.isSafeInteger(batchSize) && batchSize > 0) return;

@@ -1,7 +1,7 @@
 // A loss graph in a session that is fed an adapter, or what leaves the base as it is.
 
 import { appliedTensors, slotFeeds, withSlots } from "../../adapters/adaptable.ts";
-import { withInputs } from "../../adapters/inject.ts";
+import { savedInput, withSaved } from "../../adapters/inject.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import type { Adapter } from "../../adapters/peft-files.ts";
 import type { SavedTensor } from "../../adapters/saved.ts";
@@ -11,7 +11,6 @@ import type { Files } from "../../files.ts";
 import { readWeights } from "../../formats/checkpoint.ts";
 import { toFloat32 } from "../../formats/float.ts";
 import { check, type Graph } from "../../graph/graph.ts";
-import { input } from "../../graph/ops/leaves.ts";
 import type { AnyBase } from "../../models/base.ts";
 import { weightFiles } from "../../models/weights.ts";
 import { type Engine, openGraph } from "../../runtime/open-graph.ts";
@@ -49,8 +48,6 @@ export interface Scoring {
   close(): Promise<void>;
 }
 
-const inputName = (weight: string): string => `saved.${weight}`;
-
 /** Opens `graph`, of `base`, with room for `adapter`. Close it to free the weights. */
 export async function openScoring(
   { checkpoint }: AnyBase,
@@ -61,8 +58,8 @@ export async function openScoring(
   const weights = weightFiles(checkpoint);
   const modules = adapter?.modules ?? [];
   const ranks = new Map(modules.map(({ path, rank }) => [path, rank]));
-  const saved = [...(adapter?.saved ?? [])].map(([name, { shape }]) => [name, input(inputName(name), "float32", shape)] as const);
-  const own = saved.length > 0 ? withInputs(graph, new Map(saved)) : graph;
+  const saved = [...(adapter?.saved ?? [])].map(([name, { shape }]) => ({ name, shape }));
+  const own = saved.length > 0 ? withSaved(graph, saved) : graph;
   const method = adapter && methodOf(adapter.config);
   const applied = adapter && (await appliedTensors(own, adapter, weights, engine));
   const slotted = method ? withSlots(own, [method], modules, ({ path }) => ranks.get(path)!) : own;
@@ -71,7 +68,7 @@ export async function openScoring(
     const slots = modules.flatMap((module) =>
       slotFeeds(method!, 0, module, side.adapter ? { ...module, tensors: applied!.get(module.path)! } : module),
     );
-    const whole = [...side.saved].map(([name, { shape, data }]) => [inputName(name), float32([...shape], data)]);
+    const whole = [...side.saved].map(([name, { shape, data }]) => [savedInput(name), float32([...shape], data)]);
     return Object.fromEntries([...slots, ...whole]);
   };
   const feeds = new Map<Side, Record<string, Tensor>>();

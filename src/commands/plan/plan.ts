@@ -2,7 +2,7 @@
 import { z } from "zod";
 
 import type { LoraConfig } from "../../adapters/config.ts";
-import { layoutOf } from "../../adapters/layout.ts";
+import { layoutOf, lengthOfTheta } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules } from "../../adapters/match.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
@@ -26,11 +26,11 @@ import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/token-losses
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
-import { sizeOf } from "../../tensor.ts";
 import { diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
 import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
 import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
+import type { TrainableModel } from "../../train/trainable-model.ts";
 import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
@@ -176,19 +176,12 @@ export async function planTraining(
   };
 }
 
-const shapeOf = (config: ModelConfig, maxLength: number) => ({
-  maxTargets: 1,
-  maxLength,
-  images: visionOf(config) !== undefined,
-});
+const shapeOf = (config: ModelConfig, maxLength: number) => {
+  return { maxTargets: 1, maxLength, images: visionOf(config) !== undefined };
+};
 
 /** What is trained: a TrainableModel without weights. */
-interface Planned {
-  modules: AdapterModule[] | null;
-  trainable: number;
-  resultBytes: number;
-  graph(loss: Graph): Graph;
-}
+type Planned = Pick<TrainableModel, "trainable" | "resultBytes" | "graph"> & { modules: AdapterModule[] | null };
 
 const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOptions, task: Task) => Planned> = {
   lora: (config, options, task) => {
@@ -200,13 +193,13 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
     const trained = { config: lora, modules, saved };
     return {
       modules,
-      trainable: elementsOf(layoutOf(trained)),
+      trainable: lengthOfTheta(layoutOf(trained)),
       resultBytes: adapterBytes(trained, [], { task: options.task }),
       graph: (loss) => loraGraph(loss, trained, options.dropout > 0),
     };
   },
   full: (config, options, task) => {
-    const trainable = elementsOf(fullEntries(task.loss(config, shapeOf(config, 1), options)));
+    const trainable = lengthOfTheta(fullEntries(task.loss(config, shapeOf(config, 1), options)));
     return {
       modules: null,
       trainable,
@@ -222,12 +215,9 @@ function headWarning(config: ModelConfig): string[] {
   if (head === null) return [];
   const added = savedWeights(modulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
   return [
-    `config.json describes a model without ${head}: training adds one, ${elementsOf(added)} parameters beside those counted`,
+    `config.json describes a model without ${head}: training adds one, ${lengthOfTheta(added)} parameters beside those counted`,
   ];
 }
-
-const elementsOf = (entries: readonly { shape: number[] }[]): number =>
-  entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
 
 /** Steps of a run over so many examples; the last one of an epoch can have fewer micro-batches. */
 const stepsOf = (examples: number, { batchSize, gradientAccumulation, epochs }: RunOptions): number =>
@@ -251,7 +241,7 @@ function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedG
     const name = path.replace(/\.\d+\./, ".*.");
     const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
     const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
-    const parameters = group.parameters + elementsOf(tensors(module, rank).map(({ shape }) => ({ shape: shape as number[] })));
+    const parameters = group.parameters + lengthOfTheta(tensors(module, rank).map(({ shape }) => ({ shape: shape as number[] })));
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];

@@ -1,15 +1,16 @@
 // What a run would train on: examples, lengths, classes, what is lost, duplicates. No weight is read.
 import { type RecordKey, seenRecords } from "../../data/duplicates.ts";
 import type { TrainOn } from "../../data/examples.ts";
-import type { ColumnNames } from "../../data/records.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadTextBase } from "../../models/base.ts";
+import type { Given } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { DatasetStats, ShownExample } from "../../tasks/common/preview.ts";
-import { baseFor, checkColumns, chooseTask, type OwnOptions, type TaskName, taskOf } from "../../tasks/index.ts";
+import { baseFor, checkColumns, chooseTask, type TaskName, taskOf } from "../../tasks/index.ts";
 import { dataReader } from "../../train/datasets.ts";
+import type { readingOptions } from "../../train/options.ts";
 
-export interface PreviewOptions extends ColumnNames, OwnOptions {
+export interface PreviewOptions extends Given<typeof readingOptions> {
   /** Folder of the base: config.json and the tokenizer's files are read. */
   base: string;
   /** Training records. */
@@ -20,10 +21,6 @@ export interface PreviewOptions extends ColumnNames, OwnOptions {
   evalData?: string;
   evalSplit?: number;
   seed?: number;
-  /** As in training. */
-  trainOn?: TrainOn;
-  maxLength?: number;
-  date?: string;
   /** How many training examples are shown, from the first. Default 3. */
   examples?: number;
   /** Gives their token ids too. */
@@ -63,7 +60,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   const { files, timeLimit } = platform;
   const opened = await loadTextBase(files, options.base, timeLimit);
   const name = chooseTask("preview/option", opened.config, options.task);
-  checkColumns(name, options);
+  checkColumns(name, { ...options });
   const task = taskOf(name);
   const base = baseFor(opened, name, { ...options });
   const data = await task.data(base, { ...options, trainOn }, platform);
@@ -80,7 +77,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   /** The records for evaluation; those of a split are compared when all of the training's are known. */
   const others: RecordKey[] = [];
   let index = 0;
-  const read = reader.each(path);
+  const read = reader.open(path);
   for await (const made of read.examples) {
     if (held.has(index++)) {
       evaluation!.add(made);
@@ -95,7 +92,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   }
   // From here on other classes are refused, as in training.
   if (index > 0) reader.classes?.settle(path);
-  const readToo = evalData === undefined ? read : reader.each(evalData);
+  const readToo = evalData === undefined ? read : reader.open(evalData);
   if (readToo !== read) {
     for await (const made of readToo.examples) {
       evaluation!.add(made);

@@ -54,11 +54,7 @@ interface Prepared {
 /** Nothing is known of the batches yet: the loss for its weights alone. */
 const ONE_TOKEN: BatchShape = { maxTargets: 1, maxLength: 1 };
 
-/**
- * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
- * engine loads the base. The output folder gets run.json, metrics.jsonl, checkpoint-<step>/ folders, and at the end the adapter
- * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
- */
+/** The API's `finetune` (core.ts). */
 export async function* finetune(
   { signal, ...wanted }: FinetuneOptions,
   platform: Platform,
@@ -120,7 +116,9 @@ export async function* finetune(
     const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(own.config)) : training;
     const disk = diskBytes(model.trainable, model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
     const prepared: Prepared = {
-      ...countsOf(model, own.config),
+      modules: model.modules,
+      trainable: model.trainable,
+      parameters: countParameters(own.config),
       train: data.train.report,
       eval: data.held?.report ?? null,
       memory,
@@ -201,12 +199,6 @@ async function* tapped<E>(events: AsyncIterable<E>, tap: (event: E) => Promise<v
     yield event;
   }
 }
-
-const countsOf = ({ modules, trainable }: TrainableModel, config: ModelConfig) => ({
-  modules,
-  trainable,
-  parameters: countParameters(config),
-});
 
 /** The task's own options, as given, in one fact; none where it has none. */
 function ownOptions(task: Task, options: Readonly<Record<string, unknown>>): RunIdentity {
