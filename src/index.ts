@@ -1,4 +1,5 @@
 // The public API, and nothing else.
+import { lowrank } from "./node.ts";
 
 export type { LoraConfig } from "./adapters/config.ts";
 export type { ModuleDescription } from "./adapters/describe.ts";
@@ -13,8 +14,7 @@ export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
 export type { ExampleReport } from "./data/dataset.ts";
 export { LowrankError } from "./errors.ts";
-export type { Generator } from "./generate/generator.ts";
-export { generateText } from "./generate/generator.ts";
+export { type Generator, generateText } from "./generate/generator.ts";
 export type { ImagePrompt, Prompt } from "./generate/prompts.ts";
 export type { EndReason, GenerateEvent, GenerateOptions } from "./generate/types.ts";
 export type { RgbImage } from "./images/image.ts";
@@ -23,27 +23,6 @@ export type { Base } from "./models/base.ts";
 export type { DecoderConfig } from "./models/config/config.ts";
 export type { ModuleInfo } from "./models/module.ts";
 export type { ModelConfig } from "./models/registry.ts";
-export {
-  answers,
-  downloadModel,
-  evaluate,
-  finetune,
-  imageProcessor,
-  initModel,
-  inspectAdapter,
-  inspectBase,
-  loadAdapter,
-  loadBase,
-  mergeAdapter,
-  openClassifier,
-  openEmbedder,
-  openGenerator,
-  plan,
-  preview,
-  readImage,
-  reportRuns,
-  saveAdapter,
-} from "./node.ts";
 export type { HubEvent, HubOptions } from "./platform/platform.ts";
 export type {
   Classification,
@@ -65,3 +44,25 @@ export type { ContentPart, ImagePart } from "./text/parts.ts";
 export type { ChatMessage } from "./text/template.ts";
 export type { Tokenizer } from "./text/tokenizer.ts";
 export type { FinetuneOptions } from "./train/options.ts";
+
+export const {
+  answers,
+  downloadModel,
+  evaluate,
+  finetune,
+  imageProcessor,
+  initModel,
+  inspectAdapter,
+  inspectBase,
+  loadAdapter,
+  loadBase,
+  mergeAdapter,
+  openClassifier,
+  openEmbedder,
+  openGenerator,
+  plan,
+  preview,
+  readImage,
+  reportRuns,
+  saveAdapter,
+} = lowrank;

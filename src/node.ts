@@ -32,25 +32,5 @@ export const nodePlatform: Platform = {
   environment,
 };
 
-export const {
-  answers,
-  demo,
-  downloadModel,
-  evaluate,
-  finetune,
-  imageProcessor,
-  initModel,
-  inspectAdapter,
-  inspectBase,
-  loadAdapter,
-  loadBase,
-  mergeAdapter,
-  openClassifier,
-  openEmbedder,
-  openGenerator,
-  plan,
-  preview,
-  readImage,
-  reportRuns,
-  saveAdapter,
-} = createLowrank(nodePlatform);
+/** The API on Node. */
+export const lowrank = createLowrank(nodePlatform);

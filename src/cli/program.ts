@@ -3,7 +3,7 @@ import { Command as Commander, CommanderError, Option } from "commander";
 import type { Command } from "../commands/command.ts";
 import { parseValue, readConfigFile, type Values } from "../commands/config-file.ts";
 import { LowrankError } from "../errors.ts";
-import { demo, plan, nodePlatform as platform, reportRuns } from "../node.ts";
+import { lowrank as api, nodePlatform as platform } from "../node.ts";
 import { type DescribedOption, describeOptions, helpOf } from "../options.ts";
 import { version } from "../platform/node/version.ts";
 import { resolveAndReport } from "../terminal/download.ts";
@@ -72,7 +72,7 @@ function addCommand(program: Commander, name: string, command: Command, exit: (s
     const values: Values = { ...withoutAlternatives(file, given, flags), ...given };
     if (argument) values[argument.name] = argument.isRepeatable ? row.args : row.args[0];
     requireFlags(name, flags, values, command.required?.(values));
-    const context = { platform, api: { demo, plan, reportRuns }, json };
+    const context = { platform, api, json };
     exit(await command.run(await withFolders(command, values, offline, json), context));
   });
 }

@@ -10,7 +10,7 @@ import { readAdapter } from "../../src/adapters/peft-files.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { openDecoder } from "../../src/generate/decoder.ts";
-import { finetune } from "../../src/node.ts";
+import { finetune } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { caseFolder, distanceTo, goldenRows } from "../helpers/golden-rows.ts";

@@ -4,7 +4,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createLowrank } from "../../src/core.ts";
-import { nodePlatform, readImage } from "../../src/node.ts";
+import { readImage } from "../../src/index.ts";
+import { nodePlatform } from "../../src/node.ts";
 import { inBrowser } from "./browser.ts";
 import { type Decoded, type Outcome, STEPS, type Task, trainAndGenerate } from "./run.ts";
 

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { type TestContext, test } from "node:test";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
-import { openClassifier, openEmbedder } from "../../src/node.ts";
+import { openClassifier, openEmbedder } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { Classification } from "../../src/predict/types.ts";
 import { jsonLines, lowrank, printed } from "../helpers/program.ts";

@@ -6,7 +6,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { lossChart } from "../../src/commands/demo/loss-chart.ts";
 import { inspectAdapter } from "../../src/index.ts";
-import { demo } from "../../src/node.ts";
+import { lowrank } from "../../src/node.ts";
 import { collect } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -23,7 +23,7 @@ const rowsOf = (name: string): Row[] =>
 
 test("it trains an adapter for the embedded base, answers without and with it, and counts", async () => {
   const output = path.join(root, "adapter");
-  const events = await collect(demo({ output, steps: 2, limit: 2 }));
+  const events = await collect(lowrank.demo({ output, steps: 2, limit: 2 }));
   const result = events.at(-1)!;
   assert.ok(result.type === "result");
   const answers = events.filter((event) => event.type === "answer");

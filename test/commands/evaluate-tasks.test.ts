@@ -5,8 +5,15 @@ import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { describe, it, test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
-import type { ClassifierScore, EvaluatedTask, EvaluateOptions, Evaluation } from "../../src/index.ts";
-import { evaluate, finetune, reportRuns } from "../../src/node.ts";
+import {
+  type ClassifierScore,
+  type EvaluatedTask,
+  type EvaluateOptions,
+  type Evaluation,
+  evaluate,
+  finetune,
+  reportRuns,
+} from "../../src/index.ts";
 import { collect, near, refused } from "../helpers/assert.ts";
 import { jsonl, taskBase, withoutHead } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import { describe, it } from "node:test";
-import { finetune } from "../../src/node.ts";
+import { finetune } from "../../src/index.ts";
 import { printed } from "../helpers/program.ts";
 import { jsonl, taskBase, withoutHead } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";

@@ -8,7 +8,8 @@ import { type Chat, type ChatEvent, openChat } from "../../src/commands/chat/cha
 import { enter } from "../../src/commands/chat/chat-commands.ts";
 import type { Generator } from "../../src/generate/generator.ts";
 import type { Prompt } from "../../src/generate/prompts.ts";
-import { loadBase, nodePlatform, openGenerator, readImage } from "../../src/node.ts";
+import { loadBase, openGenerator, readImage } from "../../src/index.ts";
+import { nodePlatform } from "../../src/node.ts";
 import type { ChatMessage } from "../../src/text/template.ts";
 import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
 import { printed } from "../helpers/program.ts";

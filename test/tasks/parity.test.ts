@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
-import { finetune } from "../../src/node.ts";
+import { finetune } from "../../src/index.ts";
 import { taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 

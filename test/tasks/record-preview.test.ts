@@ -4,8 +4,7 @@ import assert from "node:assert/strict";
 import { readdir, rm } from "node:fs/promises";
 import { test } from "node:test";
 import type { LowrankError } from "../../src/errors.ts";
-import type { PreviewOptions } from "../../src/index.ts";
-import { preview } from "../../src/node.ts";
+import { type PreviewOptions, preview } from "../../src/index.ts";
 import { jsonl, picture, taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 

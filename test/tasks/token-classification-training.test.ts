@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { cp, readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { readAdapter } from "../../src/adapters/peft-files.ts";
-import { evaluate, finetune, mergeAdapter, openClassifier, plan, preview } from "../../src/node.ts";
+import { evaluate, finetune, mergeAdapter, openClassifier, plan, preview } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { collect, near, only, refused } from "../helpers/assert.ts";
 import { printed } from "../helpers/program.ts";
