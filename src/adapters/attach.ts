@@ -1,5 +1,5 @@
 // An adapter and a base: whether one was made for the other, under which names it fits, and what merging it changes.
-import { LowrankError, nearest } from "../errors.ts";
+import { type LowrankError, nearest } from "../errors.ts";
 import { type AnyBase, forAdapter } from "../models/base.ts";
 import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
@@ -7,7 +7,7 @@ import { type AdapterModule, shortestEndings } from "./match.ts";
 import type { MergeTarget } from "./merge.ts";
 import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
-import type { Adapter } from "./peft-files.ts";
+import { type Adapter, failure } from "./peft-files.ts";
 import { savedWeights } from "./saved.ts";
 
 /**
@@ -179,6 +179,3 @@ export function weightTargets(
 /** The weights that merging `adapter` puts in the place of the base's, by stored name. */
 export const mergeReplacements = (adapter: Adapter, weightName: (name: string) => string = (name) => name) =>
   new Map([...(adapter.saved ?? [])].map(([name, tensor]) => [weightName(name), tensor]));
-
-const failure = (reason: string, message: string, facts: ConstructorParameters<typeof LowrankError>[2]) =>
-  new LowrankError(`adapter/${reason}`, message, facts);

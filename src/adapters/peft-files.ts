@@ -369,5 +369,5 @@ function tensorSource(name: string, shape: readonly number[], data: Float32Array
   return { name, dtype: "float32", shape: [...shape], data: () => bytesOf(data) };
 }
 
-const failure = (reason: string, message: string, facts: ConstructorParameters<typeof LowrankError>[2]) =>
+export const failure = (reason: string, message: string, facts: ConstructorParameters<typeof LowrankError>[2]) =>
   new LowrankError(`adapter/${reason}`, message, facts);

@@ -282,3 +282,14 @@ function optionError(issue: z.core.$ZodIssue): LowrankError {
 
 const refused = (subject: string, message: string, expected: string, got: string): LowrankError =>
   new LowrankError("train/option", message, { subject, expected, got, next: `Change ${subject}, or leave it out.` });
+
+/** By the parameters of the base; what docs/choosing.md measures is in the middle of what works there. */
+const RATES = [
+  { upTo: 30e6, learningRate: 3e-3 },
+  { upTo: 300e6, learningRate: 1e-3 },
+  { upTo: Number.POSITIVE_INFINITY, learningRate: optimizerDefaults.learningRate },
+];
+
+/** A learning rate to begin with, for a base of so many parameters. */
+export const usualLearningRate = (method: "lora" | "full", parameters: number): number =>
+  method === "full" ? optimizerDefaults.learningRate : RATES.find(({ upTo }) => parameters <= upTo)!.learningRate;

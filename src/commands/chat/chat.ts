@@ -131,31 +131,17 @@ export async function openChat(options: ChatOptions, platform: Platform): Promis
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
   const side = imageSide(base, tokenizer, platform);
-  const fixed = {
-    side,
-    prepared: new Map(),
-    files,
-    base,
-    baseFormat,
-    tokenizer,
-    generator,
-    adapters,
-    raw,
-    sampling,
-    maxNewTokens,
-    stop,
-  };
+  const opened = { files, base, baseFormat, tokenizer, side, generator, adapters };
+  const chosen = { raw, system, compare, sampling, maxNewTokens, stop, active, last: active };
   return {
-    ...fixed,
-    pending: [],
-    active,
-    last: active,
-    system,
-    compare,
-    exchanges: [],
-    firstSeen: 0,
+    ...opened,
+    ...chosen,
     stats,
     told: "",
+    firstSeen: 0,
+    exchanges: [],
+    pending: [],
+    prepared: new Map(),
     saved: new Set(),
   };
 }

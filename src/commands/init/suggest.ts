@@ -8,8 +8,7 @@ import { languageModel, openBase } from "../../models/base.ts";
 import { countParameters, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { ownTask, taskOf } from "../../tasks/index.ts";
-import { usualLearningRate } from "../../train/learning-rate.ts";
-import type { RunOptions } from "../../train/options.ts";
+import { type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { planTraining } from "../plan/plan.ts";
 
 /** What a model is trained for: rank, and passes over a thousand records. Alpha is twice the rank. */
@@ -115,18 +114,9 @@ export async function suggest(options: SuggestOptions, runtime: Platform): Promi
     plan = await planned(batch);
   }
   const { batchSize, gradientAccumulation } = plan;
+  const curve = { schedule: "cosine", warmup: 0.05 } as const;
   return {
-    options: {
-      ...method,
-      learningRate,
-      schedule: "cosine",
-      warmup: 0.05,
-      epochs,
-      batchSize,
-      gradientAccumulation,
-      maxLength,
-      evalSplit,
-    },
+    options: { ...method, learningRate, ...curve, epochs, batchSize, gradientAccumulation, maxLength, evalSplit },
     data: {
       records,
       more,
@@ -146,9 +136,7 @@ export async function suggest(options: SuggestOptions, runtime: Platform): Promi
 }
 
 /** The first records, and how many there are. */
-async function readHead(
-  rows: AsyncIterable<NumberedRecord>,
-): Promise<{ head: NumberedRecord[]; records: number; more: boolean }> {
+async function readHead(rows: AsyncIterable<NumberedRecord>) {
   const head: NumberedRecord[] = [];
   let records = 0;
   for await (const row of rows) {

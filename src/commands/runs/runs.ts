@@ -46,10 +46,8 @@ export interface Run {
   trainable: number | null;
 }
 
-export interface FindOptions {
-  /** Whether a process trains into a folder, where the host can tell. */
-  isLocked?: (folder: string) => Promise<boolean>;
-}
+/** Whether a process trains into a folder, where the host can tell. */
+type IsLocked = (folder: string) => Promise<boolean>;
 
 /**
  * The runs in `folders` and below them, in order of their paths. Links are followed at the top only. `complete` is false if
@@ -58,7 +56,7 @@ export interface FindOptions {
 export async function findRuns(
   files: Files,
   folders: readonly string[],
-  { isLocked }: FindOptions = {},
+  { isLocked }: { isLocked?: IsLocked } = {},
 ): Promise<{ runs: Run[]; complete: boolean }> {
   const runs = new Map<string, Run>();
   let names = 0;
@@ -103,7 +101,7 @@ async function readRun(
   files: Files,
   folder: string,
   options: Record<string, unknown>,
-  isLocked: FindOptions["isLocked"],
+  isLocked: IsLocked | undefined,
 ): Promise<Run> {
   const metrics = await readMetrics(files, folder);
   const locked = (await isLocked?.(folder)) ?? false;

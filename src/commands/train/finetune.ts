@@ -20,9 +20,8 @@ import {
   withShared,
 } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
-import { usualLearningRate } from "../../train/learning-rate.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, withGenerator, withImagesKept } from "../../train/memory.ts";
-import type { FinetuneOptions, RunOptions } from "../../train/options.ts";
+import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { readOptions, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";

@@ -4,9 +4,10 @@ import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
 import { IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import {
-  type ContinuedStats,
   type DatasetStats,
+  drop,
   lengthsOf,
+  noneContinued,
   type ShownExample,
   sharedWarning,
   textParts,
@@ -15,8 +16,6 @@ import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;
-/** Dropped records that are named. */
-const MAX_PLACES = 20;
 
 export async function textPreview({ base, data, ids }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
@@ -31,18 +30,10 @@ export async function textPreview({ base, data, ids }: PreviewContext): Promise<
 /** Counts that records are added to. */
 export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLength: number) {
   const lengths: number[] = [];
-  const counted: ContinuedStats = {
-    kind: "text",
-    examples: 0,
-    trained: 0,
-    cutTokens: 0,
-    cutTrained: 0,
-    dropped: { cut: 0, empty: 0, places: [] },
-    endless: 0,
-  };
+  const counted = noneContinued("text");
   let [records, tokens, truncated] = [0, 0, 0];
   return {
-    add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample): void {
+    add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample) {
       counted.kind = "messages" in record ? "messages" : "prompt" in record ? "completion" : "text";
       records++;
       lengths.push(ids.length);
@@ -53,11 +44,7 @@ export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">,
         counted.cutTokens += ids.length - maxLength;
         counted.cutTrained += all - kept;
       }
-      if (kept === 0) {
-        counted.dropped[all === 0 ? "empty" : "cut"]++;
-        if (counted.dropped.places.length < MAX_PLACES) counted.dropped.places.push(place);
-        return;
-      }
+      if (kept === 0) return drop(counted, all === 0 ? "empty" : "cut", place);
       counted.examples++;
       tokens += Math.min(ids.length, maxLength);
       counted.trained += kept;

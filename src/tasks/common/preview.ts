@@ -44,6 +44,21 @@ export interface ContinuedStats {
   equal?: number;
 }
 
+/** Dropped records that are named. */
+const MAX_PLACES = 20;
+
+/** Counts of nothing yet. */
+export const noneContinued = (kind: ContinuedStats["kind"]): ContinuedStats => {
+  const dropped = { cut: 0, empty: 0, places: [] };
+  return { kind, examples: 0, trained: 0, cutTokens: 0, cutTrained: 0, dropped, endless: 0 };
+};
+
+/** Counts a record that is left out. */
+export function drop({ dropped }: ContinuedStats, why: "cut" | "empty", place: string): void {
+  dropped[why]++;
+  if (dropped.places.length < MAX_PLACES) dropped.places.push(place);
+}
+
 /** How long the examples of a file are; 95 of 100 are no longer than `most`. */
 export interface Lengths {
   shortest: number;

@@ -4,9 +4,10 @@ import { type Example, IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
 import {
-  type ContinuedStats,
   type DatasetStats,
+  drop,
   lengthsOf,
+  noneContinued,
   type ShownExample,
   sharedWarning,
   textParts,
@@ -15,44 +16,25 @@ import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 import { answersOf } from "./data.ts";
 import type { Preference } from "./records.ts";
 
-/** Dropped records that are named. */
-const MAX_PLACES = 20;
-
 export async function preferencePreview({ base, ids }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
-  return {
-    stats: pairStats,
-    show: async (made) => show(made, tokenizer, ids),
-    warnings: pairWarnings,
-  };
+  return { stats: pairStats, show: async (made) => show(made, tokenizer, ids), warnings: pairWarnings };
 }
 
 const trainedIn = (example: Example): number => example.labels.reduce((sum, label) => sum + (label === IGNORE ? 0 : 1), 0);
 
 function pairStats(source: string) {
   const lengths: number[] = [];
-  const continued: ContinuedStats & { equal: number } = {
-    kind: "pair",
-    equal: 0,
-    examples: 0,
-    trained: 0,
-    cutTokens: 0,
-    cutTrained: 0,
-    dropped: { cut: 0, empty: 0, places: [] },
-    endless: 0,
-  };
+  const { kind, ...none } = noneContinued("pair");
+  const continued = { kind, equal: 0, ...none };
   let [records, tokens, truncated] = [0, 0, 0];
   return {
-    add({ record, place, whole, isCut = false }: MadeExample): void {
+    add({ record, place, whole, isCut = false }: MadeExample) {
       records++;
       const { chosen, rejected } = record as Preference;
       if (JSON.stringify(chosen) === JSON.stringify(rejected)) continued.equal++;
       if (isCut) truncated++;
-      if (whole.targets === 0) {
-        continued.dropped[isCut ? "cut" : "empty"]++;
-        if (continued.dropped.places.length < MAX_PLACES) continued.dropped.places.push(place);
-        return;
-      }
+      if (whole.targets === 0) return drop(continued, isCut ? "cut" : "empty", place);
       lengths.push(...answersOf(whole).map((text) => text.ids.length));
       continued.examples++;
       continued.trained += trainedIn(whole);
