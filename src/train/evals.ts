@@ -1,6 +1,6 @@
 // Evaluations during training: the mean loss, which was the best, and when no better one is to be waited for.
 import type { Batch } from "../data/types.ts";
-import type { Tensor } from "../tensor.ts";
+import type { Measure } from "../tasks/task.ts";
 import type { Objective } from "./types.ts";
 
 /** An evaluation after `step` steps: the mean loss over the targets, in nats a token. */
@@ -15,21 +15,15 @@ export interface EvalMeasures {
   [figure: string]: number;
 }
 
-/** What a task measures of an evaluation: `add` sees every batch that has targets. */
-export interface EvalMeasure {
-  add(ran: { batch: Batch; rows: readonly number[]; results: Record<string, Tensor> }): void | Promise<void>;
-  figures(): EvalMeasures | Promise<EvalMeasures>;
-}
-
 /** The mean loss alone. */
-export function lossMeasure(): EvalMeasure {
+export function lossMeasure(): Measure<EvalMeasures> {
   let [sum, targets] = [0, 0];
   return {
     add({ batch, results }) {
       sum += Number(results["loss"]!.data[0]);
       targets += batch.targets;
     },
-    figures: () => ({ loss: sum / targets }),
+    score: () => ({ loss: sum / targets }),
   };
 }
 
@@ -41,14 +35,14 @@ export async function evaluate(
   objective: Pick<Objective, "evaluate">,
   theta: Float32Array,
   batches: EvalBatches,
-  measure: EvalMeasure = lossMeasure(),
+  measure: Measure<EvalMeasures> = lossMeasure(),
 ): Promise<EvalMeasures> {
   let number = 0;
   for await (const batch of batches) {
     const rows = batches.rows?.[number++] ?? [];
     if (batch.targets > 0) await measure.add({ batch, rows, results: await objective.evaluate(batch, theta) });
   }
-  return measure.figures();
+  return measure.score();
 }
 
 /** The evaluation with the lowest loss, the first of equal ones; null if there was none. */

@@ -3,6 +3,7 @@ import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
+import type { Measure } from "../tasks/task.ts";
 import {
   loadCheckpoint,
   loadTheta,
@@ -14,7 +15,7 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import type { DataLoader } from "./data-loader.ts";
-import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasure, evaluate, hasStalled } from "./evals.ts";
+import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, evaluate, hasStalled } from "./evals.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
@@ -125,7 +126,7 @@ export interface TrainOptions {
     batches: EvalBatches;
     every: number;
     /** What is measured, anew each time; the mean loss if absent. */
-    measure?: () => EvalMeasure;
+    measure?: () => Measure<EvalMeasures>;
     early?: EarlyStop;
     /** What the model writes at each evaluation. */
     sample?: (theta: Float32Array) => Promise<Sample[]>;

@@ -137,11 +137,11 @@ test("epochs become steps, a part of one rounded up", async () => {
 
 /** What a language model logs: the loss, and a figure of its own. */
 function perplexity() {
-  const { add, figures } = lossMeasure();
+  const { add, score } = lossMeasure();
   return {
     add,
-    async figures() {
-      const { loss } = await figures();
+    async score() {
+      const { loss } = await score();
       return { loss, perplexity: Math.exp(loss) };
     },
   };

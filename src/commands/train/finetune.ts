@@ -212,13 +212,11 @@ function measureOf(task: Task, { examples }: Dataset, { labels }: ModelConfig, e
   const { figures } = task;
   if (!figures) return lossMeasure();
   const measure = task.measure({ examples, labels, engine });
-  return {
-    add: measure.add,
-    figures: async () => {
-      const score = await measure.score();
-      return { loss: score.loss, ...figures(score) };
-    },
+  const score = async () => {
+    const found = await measure.score();
+    return { loss: found.loss, ...figures(found) };
   };
+  return { add: measure.add, score };
 }
 
 /** Fails if the options are for another task than that of the run. */
