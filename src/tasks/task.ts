@@ -13,7 +13,7 @@ import type { ColumnNames } from "../data/records.ts";
 import type { Examples } from "../data/store.ts";
 import type { Batch, BatchSize, Example } from "../data/types.ts";
 import type { Graph } from "../graph/graph.ts";
-import type { AnyBase, TextBase } from "../models/base.ts";
+import type { TextBase } from "../models/base.ts";
 import type { HeadChoice, HeadName, ModelConfig } from "../models/heads/head.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { Engine } from "../runtime/open-graph.ts";
@@ -222,6 +222,3 @@ export interface Start {
 
 /** The values of a task's own options. */
 export type TaskOptions = Readonly<Record<string, unknown>>;
-
-/** A base with the head of a task. */
-export type TaskBase = AnyBase;
