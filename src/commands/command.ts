@@ -2,10 +2,14 @@
 import type { Files } from "../files.ts";
 import { type Given, type Options, pick, reworded } from "../options.ts";
 import type { Platform } from "../platform/platform.ts";
+import type { Classifier, Embedder, EmbedOptions, PredictorOptions } from "../predict/types.ts";
 import type { ReportOptions } from "../report/report.ts";
 import { runOptions } from "../train/options.ts";
 import type { DemoEvent } from "./demo/demo.ts";
 import type { Plan, PlanOptions } from "./plan/plan.ts";
+
+/** How a model is opened for predictions, its adapter by its folder. */
+type PredictionValues = Pick<PredictorOptions, "anyBase" | "task" | "threads"> & { adapter?: string };
 
 /** What a command runs in. */
 export interface Context {
@@ -13,6 +17,8 @@ export interface Context {
   /** What commands use of the public API on that platform. */
   api: {
     demo(options: { output: string }): AsyncIterable<DemoEvent>;
+    openClassifier(base: string, options: PredictionValues): Promise<Classifier>;
+    openEmbedder(base: string, options: PredictionValues & EmbedOptions): Promise<Embedder>;
     plan(model: string | Record<string, unknown>, options: PlanOptions): Promise<Plan>;
     reportRuns(options: ReportOptions): Promise<string>;
   };

@@ -51,13 +51,7 @@ export function turnSpans(
 }
 
 /** Where the turn that is message `index` begins in `text`: after what generation would be given. */
-export const turnStart = (
-  template: ChatTemplate,
-  messages: readonly ChatMessage[],
-  text: string,
-  options: RenderOptions,
-  index: number,
-): number => startOf(turnAt(template, messages, text, options, index));
+export const turnStart = (...turn: Parameters<typeof turnAt>): number => startOf(turnAt(...turn));
 
 const turnAt = (
   template: ChatTemplate,

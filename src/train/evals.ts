@@ -1,5 +1,6 @@
 // Evaluations during training: the mean loss, which was the best, and when no better one is to be waited for.
 import type { Batch } from "../data/types.ts";
+import { meanLoss } from "../tasks/common/measures.ts";
 import type { Measure } from "../tasks/task.ts";
 import type { Objective } from "./types.ts";
 
@@ -17,14 +18,8 @@ export interface EvalMeasures {
 
 /** The mean loss alone. */
 export function lossMeasure(): Measure<EvalMeasures> {
-  let [sum, targets] = [0, 0];
-  return {
-    add({ batch, results }) {
-      sum += Number(results["loss"]!.data[0]);
-      targets += batch.targets;
-    },
-    score: () => ({ loss: sum / targets }),
-  };
+  const { add, loss } = meanLoss();
+  return { add, score: () => ({ loss: loss() }) };
 }
 
 /** The batches of an evaluation, and the numbers of their rows where these are known. */

@@ -2,12 +2,11 @@
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { type Given, option } from "../../options.ts";
-import { openClassifier } from "../../predict/classifier.ts";
 import type { Classification, Classifier, ClassifyOptions, LabelledSpan, LabelScore } from "../../predict/types.ts";
 import { note, oneLine, print, printJson, table } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
-import { blocks, givenInputs, inputLines, inputOptions, opening } from "./inputs.ts";
+import { blocks, givenInputs, inputLines, inputOptions } from "./inputs.ts";
 
 /** Characters of an input that are shown beside its classes. */
 const SHOWN_CHARS = 60;
@@ -42,10 +41,10 @@ export const command = defineCommand({
     '--base my-classifier --text "The food was cold."',
     "--base openai/clip-vit-base-patch32 --labels cat,dog photo.jpg",
   ],
-  async run(values, { platform, json }) {
+  async run(values, { api, json }) {
     const { textPair, labels, template, top = SHOWN_CLASSES } = values;
     const options: ClassifyOptions = { top, labels, template };
-    const classifier = await openClassifier(...(await opening(values, platform)));
+    const classifier = await api.openClassifier(values.base, values);
     try {
       const inputs = inputsFor(classifier, values, textPair);
       const isOne = Array.isArray(inputs) && inputs.length === 1;

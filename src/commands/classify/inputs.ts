@@ -1,13 +1,8 @@
 // The texts and images of predictions: what flags and arguments name, or the lines of standard input; a block at a time.
 import { createInterface } from "node:readline";
 import { z } from "zod";
-import { readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
-import { openBase } from "../../models/base.ts";
 import { type Given, option } from "../../options.ts";
-import type { Platform } from "../../platform/platform.ts";
-import { taskOption } from "../../train/options.ts";
-import { anyBase, base, threads } from "../command.ts";
 
 /** Inputs that are read, predicted and printed at once; their results are in memory. */
 const BLOCK = 64;
@@ -27,19 +22,6 @@ export const givenInputs = ({ text = [], image = [], files = [] }: Given<typeof 
   texts: text,
   images: [...image, ...files],
 });
-
-/** What a model is opened for predictions with, beside an adapter. */
-export const openingOptions = { base, anyBase, task: taskOption, threads };
-
-/** The arguments of `openClassifier` and `openEmbedder`. */
-export async function opening(
-  { base: folder, adapter, ...options }: Given<typeof openingOptions> & { adapter?: string },
-  { files, timeLimit, openSession, decodeImage }: Platform,
-) {
-  const opened = await openBase(files, folder, timeLimit);
-  const attached = adapter === undefined ? null : await readAdapter(files, adapter);
-  return [opened, { ...options, adapter: attached, files, openSession, decodeImage }] as const;
-}
 
 /** The lines of standard input that are not empty. Fails where nobody pipes anything in. */
 export function inputLines(expected: string): AsyncIterable<string> {

@@ -55,40 +55,28 @@ export type DemoEvent = FinetuneEvent | AnswerEvent | DemoResult;
 /** Trains, answers every held-out record without and with the adapter, and tells what came out. */
 export async function* demo(options: DemoOptions, platform: Platform): AsyncGenerator<DemoEvent, void, void> {
   const { base, baseName, data, output, steps, limit } = options;
-  const result: DemoResult = {
-    type: "result",
-    trainable: 0,
-    parameters: 0,
-    modules: 0,
-    examples: 0,
-    steps: 0,
-    trainSeconds: 0,
-    answerSeconds: 0,
-    adapterBytes: 0,
-    heldOut: 0,
-    exactBefore: 0,
-    exactAfter: 0,
-  };
+  const trained = { trainable: 0, parameters: 0, modules: 0, examples: 0, steps: 0, trainSeconds: 0 };
+  const answered = { heldOut: 0, exactBefore: 0, exactAfter: 0 };
   const { epochs, ...training } = TRAINING;
   const length = steps === undefined ? { epochs } : { steps };
   const run = finetune({ ...training, ...length, base, baseName, data: `${data}/train.jsonl`, output }, platform);
   for await (const event of run) {
     if (event.type === "prepared") {
       const { trainable, parameters, modules, train } = event;
-      Object.assign(result, { trainable, parameters, modules, examples: train.count });
+      Object.assign(trained, { trainable, parameters, modules, examples: train.count });
     }
-    if (event.type === "done") Object.assign(result, { steps: event.step, trainSeconds: event.seconds });
+    if (event.type === "done") Object.assign(trained, { steps: event.step, trainSeconds: event.seconds });
     yield event;
   }
   const began = performance.now();
   const held = { base, adapter: output, data: `${data}/test.jsonl`, batchSize: ANSWERED_AT_ONCE, limit };
   for await (const event of answers(held, platform)) {
     if (event.type === "matches") {
-      Object.assign(result, { heldOut: event.count, exactBefore: event.base, exactAfter: event.adapter! });
+      Object.assign(answered, { heldOut: event.count, exactBefore: event.base, exactAfter: event.adapter! });
     }
     yield event;
   }
-  result.answerSeconds = (performance.now() - began) / 1000;
-  result.adapterBytes = await platform.files.size(`${output}/${ADAPTER_WEIGHTS_NAME}`);
-  yield result;
+  const answerSeconds = (performance.now() - began) / 1000;
+  const adapterBytes = await platform.files.size(`${output}/${ADAPTER_WEIGHTS_NAME}`);
+  yield { type: "result", ...trained, answerSeconds, adapterBytes, ...answered };
 }

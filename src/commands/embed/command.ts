@@ -6,11 +6,10 @@ import { bytesOf } from "../../formats/dtypes.ts";
 import { writeSafetensors } from "../../formats/safetensors.ts";
 import { poolings } from "../../models/heads/head.ts";
 import { option } from "../../options.ts";
-import { openEmbedder } from "../../predict/embedder.ts";
 import { print, printJson } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
-import { blocks, givenInputs, inputLines, inputOptions, opening } from "../classify/inputs.ts";
+import { blocks, givenInputs, inputLines, inputOptions } from "../classify/inputs.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 
 /** The tensor in the file. */
@@ -44,10 +43,10 @@ export const command = defineCommand({
     "--base sentence-transformers/all-MiniLM-L6-v2 --output vectors.safetensors < texts.txt",
     "--base openai/clip-vit-base-patch32 --output vectors.safetensors *.jpg",
   ],
-  async run(values, { platform, json }) {
+  async run(values, { platform, api, json }) {
     const { output } = values;
     if (output !== undefined) checkOutput(output);
-    const embedder = await openEmbedder(...(await opening(values, platform)));
+    const embedder = await api.openEmbedder(values.base, values);
     const kept: Float32Array[] = [];
     const put = (kind: "text" | "image", inputs: string[], vectors: Float32Array[]) => {
       if (output !== undefined) kept.push(...vectors);

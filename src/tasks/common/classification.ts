@@ -14,7 +14,7 @@ import {
   classificationMeasures,
   predictedClasses,
 } from "./classification-measures.ts";
-import { meanLoss, percent } from "./measures.ts";
+import { labelMeasure, percent } from "./measures.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */
 export interface ClassifierScore extends ClassificationMeasures {
@@ -27,18 +27,8 @@ export function classLoss(config: ModelConfig): Graph {
   return { outputs: { loss: crossEntropy(logits!, input("labels", "int32", ["batch"])), logits: logits! } };
 }
 
-export function classifierMeasure({ labels }: Measuring): Measure<ClassifierScore> {
-  const mean = meanLoss();
-  const [expected, predicted]: [number[], number[]] = [[], []];
-  return {
-    add(ran) {
-      mean.add(ran);
-      for (const label of ran.batch.feeds["labels"]!.data) expected.push(Number(label));
-      for (const label of predictedClasses(ran.results["logits"]!)) predicted.push(label);
-    },
-    score: () => ({ loss: mean.loss(), ...classificationMeasures(expected, predicted, labels) }),
-  };
-}
+export const classifierMeasure = ({ labels }: Measuring): Measure<ClassifierScore> =>
+  labelMeasure(predictedClasses, (expected, predicted) => classificationMeasures(expected, predicted, labels));
 
 /** Classes and confusions that are shown: the worst. */
 const WORST = 5;
