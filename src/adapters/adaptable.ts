@@ -17,8 +17,6 @@ import type { Adapter } from "./peft-files.ts";
 
 /** A layer that takes an adapter. */
 type Slot = ModuleShape & { path: string };
-/** An adapter's tensors as `update` reads them, by module path. */
-type Applied = ReadonlyMap<string, ModuleTensors>;
 
 /** Inputs of the same name differ by the place of their method among those of the graph. */
 const nameOf = (tensor: string, index: number, path: string) => `${tensor}${index === 0 ? "" : index}.${path}`;
@@ -64,8 +62,8 @@ export function slotFeeds(
 /** Elements of weights that are read for derived tensors at once, about: 256 MB. */
 const CHUNK_ELEMENTS = 2 ** 26;
 
-/** The tensors of `adapter` as `update` reads them beside the layers of `graph`: where some are derived, the engine computes them. */
-export async function appliedTensors(graph: Graph, adapter: Adapter, weights: WeightSource, engine: Engine): Promise<Applied> {
+/** By module path, the tensors of `adapter` that `update` reads beside the layers of `graph`: derived ones the engine computes. */
+export async function appliedTensors(graph: Graph, adapter: Adapter, weights: WeightSource, engine: Engine) {
   const method = methodOf(adapter.config);
   if (!method.derived) return adapter.tensors;
   const applied = new Map<string, ModuleTensors>();
@@ -187,7 +185,8 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     async useAdapter(adapter, beside = {}) {
       const before = attached;
       const next = { room: roomFor(adapter, opened ? before.room : null), adapter, beside };
-      if (opened && isSame(next.room, before.room)) {
+      const { methods, embeddings } = before.room;
+      if (opened && next.room.methods.length === methods.length && next.room.embeddings === embeddings) {
         await (await opened).bind(await feedsOf(next));
         attached = next;
         return;
@@ -214,5 +213,3 @@ function roomFor(adapter: Adapter | null, before: Room | null): Room {
     embeddings: embeddings || (before?.embeddings ?? false),
   };
 }
-
-const isSame = (a: Room, b: Room): boolean => a.methods.length === b.methods.length && a.embeddings === b.embeddings;

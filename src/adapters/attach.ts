@@ -109,6 +109,7 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
   );
   if (!adapter.modules.some(({ path }) => !own.has(path) && newer.has(path))) return adapter;
   const nameOf = (path: string) => newer.get(path) ?? path;
+  const weightOf = (name: string) => name.replace(/^(.*)(\.[^.]+)$/, (_, path: string, end: string) => nameOf(path) + end);
   const adapted = adapter.modules.map((module) => ({ ...module, path: nameOf(module.path) }));
   const paths = adapted.map(({ path }) => path);
   const { rank, alpha } = adapter.config;
@@ -127,15 +128,9 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
     },
     modules: adapted,
     tensors: new Map([...adapter.tensors].map(([path, factors]) => [nameOf(path), factors])),
-    ...(adapter.frozen && {
-      frozen: new Map([...adapter.frozen].map(([name, weight]) => [renamedWeight(name, nameOf), weight])),
-    }),
+    ...(adapter.frozen && { frozen: new Map([...adapter.frozen].map(([name, weight]) => [weightOf(name), weight])) }),
   };
 }
-
-/** The name of a weight whose module has another name. */
-const renamedWeight = (name: string, nameOf: (path: string) => string): string =>
-  name.replace(/^(.*)(\.[^.]+)$/, (_, path: string, end: string) => `${nameOf(path)}${end}`);
 
 /**
  * What merging `adapter` into a model with these modules adds to which stored weight. `weightName` gives the stored name of

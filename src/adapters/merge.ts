@@ -73,7 +73,7 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
   }
   const tensors = new Map([...checkpoint.tensors, ...newTensors(checkpoint, replaced)]);
   await refuseBaseFolder(files, checkpoint.folder, outFolder);
-  const total = bytesIn(tensors.values());
+  const total = [...tensors.values()].reduce((sum, { length }) => sum + length, 0);
   let done = 0;
 
   const source = (name: string): TensorSource => {
@@ -106,8 +106,6 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
     if (shards.length > 1) await files.write(`${folder}/${INDEX_NAME}`, encodeIndex(tensors, shards, total));
   });
 }
-
-const bytesIn = (tensors: Iterable<CheckpointTensor>): number => [...tensors].reduce((sum, { length }) => sum + length, 0);
 
 /** The targets by weight name, each checked against its weight. */
 function checkTargets(

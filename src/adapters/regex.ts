@@ -21,7 +21,6 @@ export const matchBudget = (): MatchBudget => ({ left: 20_000_000 });
 
 /** A compiled pattern. */
 export interface Pattern {
-  readonly source: string;
   /** Whether it has alternatives outside of any group. */
   readonly hasAlternatives: boolean;
   /** Python's `re.fullmatch(source, path)`. */
@@ -71,7 +70,6 @@ export function compilePattern(source: string, subject: string, budget: MatchBud
     return plainEnd.test(path);
   };
   return {
-    source,
     hasAlternatives: root.type === "choice",
     ends,
     matchesEnd,

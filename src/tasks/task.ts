@@ -104,6 +104,7 @@ export interface Previewing {
 }
 
 export interface PreviewedFiles {
+  /** In tokens; null where no text is read. */
   maxLength: number | null;
   trainOn: TrainOn;
   train: DatasetStats;

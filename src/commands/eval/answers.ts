@@ -33,25 +33,22 @@ export interface AnswerOptions extends ColumnNames {
   threads?: number;
 }
 
-export type AnswerEvent =
-  | {
-      type: "answer";
-      /** Where the record is in the file, as in "line 3". */
-      place: string;
-      prompt: string | readonly ChatMessage[] | ImagePrompt;
-      expected: string;
-      /** Greedy answers, ended a few tokens behind the length of the longest expected one. */
-      base: string;
-      adapter: string | null;
-    }
-  /** How many answers equal the expected ones but for white space around them. */
-  | { type: "matches"; count: number; base: number; adapter: number | null };
-
 interface Question {
+  /** Where the record is in the file, as in "line 3". */
   place: string;
   prompt: string | readonly ChatMessage[] | ImagePrompt;
   expected: string;
 }
+
+export type AnswerEvent =
+  | (Question & {
+      type: "answer";
+      /** Greedy answers, ended a few tokens behind the length of the longest expected one. */
+      base: string;
+      adapter: string | null;
+    })
+  /** How many answers equal the expected ones but for white space around them. */
+  | { type: "matches"; count: number; base: number; adapter: number | null };
 
 /**
  * Answers every record greedily, a batch after another, and counts at the end. Throws `data/no-answer` for a record that

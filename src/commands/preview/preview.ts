@@ -1,12 +1,12 @@
 // What a run would train on: examples, lengths, classes, what is lost, duplicates. No weight is read.
 import { type RecordKey, seenRecords } from "../../data/duplicates.ts";
-import type { TrainOn } from "../../data/examples.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadTextBase } from "../../models/base.ts";
 import type { Given } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
-import type { DatasetStats, ShownExample } from "../../tasks/common/preview.ts";
+import type { ShownExample } from "../../tasks/common/preview.ts";
 import { baseFor, checkColumns, chooseTask, type TaskName, taskOf } from "../../tasks/index.ts";
+import type { PreviewedFiles } from "../../tasks/task.ts";
 import { dataReader } from "../../train/datasets.ts";
 import type { readingOptions } from "../../train/options.ts";
 
@@ -27,13 +27,8 @@ export interface PreviewOptions extends Given<typeof readingOptions> {
   ids?: boolean;
 }
 
-export interface Preview {
+export interface Preview extends PreviewedFiles {
   task: TaskName;
-  /** In tokens; null where no text is read. */
-  maxLength: number | null;
-  trainOn: TrainOn;
-  train: DatasetStats;
-  evaluation: DatasetStats | null;
   duplicates: {
     /** Records that occur more than once in the same file. */
     train: number;
