@@ -33,7 +33,10 @@ export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">,
         counted.cutTokens += ids.length - maxLength;
         counted.cutTrained += all - kept;
       }
-      if (kept === 0) return drop(all === 0 ? "empty" : "cut", place);
+      if (kept === 0) {
+        drop(all === 0 ? "empty" : "cut", place);
+        return;
+      }
       counted.examples++;
       sums.tokens += Math.min(ids.length, maxLength);
       counted.trained += kept;

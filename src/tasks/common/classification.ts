@@ -6,10 +6,10 @@ import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
-import { grouped, oneLine } from "../../units.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
 import type { Classification, Measure, Measuring, ScoreTable, Task } from "../task.ts";
 import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "./classification-measures.ts";
-import { meanLoss, percent } from "./measures.ts";
+import { meanLoss } from "./measures.ts";
 import { recordPreview } from "./record-preview.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */

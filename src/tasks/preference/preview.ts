@@ -26,7 +26,10 @@ function pairStats(source: string) {
       const { chosen, rejected } = record as Preference;
       if (JSON.stringify(chosen) === JSON.stringify(rejected)) counted.equal!++;
       if (isCut) sums.truncated++;
-      if (whole.targets === 0) return drop(isCut ? "cut" : "empty", place);
+      if (whole.targets === 0) {
+        drop(isCut ? "cut" : "empty", place);
+        return;
+      }
       lengths.push(...answersOf(whole).map((text) => text.ids.length));
       counted.examples++;
       counted.trained += targetsOf(whole.labels);
