@@ -1,7 +1,7 @@
 // What a run came to, in words: the rows of a report's tables, each with one value a run.
 import type { AdapterDescription } from "../adapters/describe.ts";
 import { finetuneDefaults } from "../train/options.ts";
-import { figuresOf, type RunMetrics } from "../train/run-log.ts";
+import { figuresOf, MAX_FIGURES, type RunMetrics } from "../train/run-log.ts";
 import { bytes, duration, figureText, grouped } from "../units.ts";
 import { curve, smoothed } from "./series.ts";
 
@@ -46,9 +46,11 @@ const countOf = ({ metrics }: ReportedRun): number => total(metrics.steps.map(({
 const finalLoss = ({ metrics }: ReportedRun): number | undefined => smoothed(curve(metrics.steps, ({ loss }) => loss)).y.at(-1);
 
 /** The names of the figures that evaluations have beside the loss. */
-export const figureNames = (runs: readonly ReportedRun[]): string[] => [
-  ...new Set(runs.flatMap(({ metrics }) => metrics.evals.flatMap((row) => figuresOf(row).map(([name]) => name)))),
-];
+export const figureNames = (runs: readonly ReportedRun[]): string[] =>
+  [...new Set(runs.flatMap(({ metrics }) => metrics.evals.flatMap((row) => figuresOf(row).map(([name]) => name))))].slice(
+    0,
+    MAX_FIGURES,
+  );
 
 /** The evaluation with the lowest loss. */
 function bestEval({ metrics }: ReportedRun) {

@@ -106,7 +106,7 @@ export type MetricsRow = z.output<typeof anyRow>;
 export type RowOf<T extends MetricsRow["type"]> = Extract<MetricsRow, { type: T }>;
 
 /** Figures of an evaluation that are shown. */
-const MAX_FIGURES = 8;
+export const MAX_FIGURES = 8;
 
 /** The figures of the task in an evaluation, by name, beside its loss. */
 export const figuresOf = ({
