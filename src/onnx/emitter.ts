@@ -155,7 +155,7 @@ export class Emitter {
     return this.once(`weight ${name}`, () => {
       const stored = this.locate(name);
       if (stored.shape.length !== shape.length || stored.shape.some((dim, i) => dim !== shape[i])) {
-        throw new LowrankError("checkpoint/shape", "the stored tensor has another shape than config.json says", {
+        throw new LowrankError("checkpoint/shape", "the stored tensor's shape does not match config.json", {
           subject: name,
           expected: `[${shape.join(", ")}]`,
           got: `[${stored.shape.join(", ")}] in ${stored.location}`,
@@ -234,7 +234,7 @@ export class Emitter {
     return parts.reduce((a, b) => this.node("Add", [a, b]));
   }
 
-  /** alpha · op(a) · op(b) over the last two axes; `type` tells dtype and batch rank. */
+  /** alpha · op(a) · op(b) over the last two axes; `type` has dtype and batch rank. */
   matmul(
     type: Type,
     a: string,
@@ -285,7 +285,7 @@ function rawBytes(dtype: ElementType, values: readonly number[]): Uint8Array<Arr
 }
 
 function unsupported(name: string, dtype: string): never {
-  throw new LowrankError("checkpoint/dtype", "weights of this dtype cannot be computed with", {
+  throw new LowrankError("checkpoint/dtype", "weights of this dtype are not supported", {
     subject: name,
     expected: "float32, float16 or bfloat16",
     got: dtype,
