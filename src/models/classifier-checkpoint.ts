@@ -5,6 +5,7 @@ import { encodeJson, type Json, parseStrictJson, readText } from "../formats/jso
 import { nodesOf } from "../graph/graph.ts";
 import type { AnyBase } from "./base.ts";
 import { MAX_LABELS } from "./config/schema.ts";
+import { usualProblemType } from "./heads/index.ts";
 import { architectureOf, forwardGraph } from "./registry.ts";
 
 /** Values of a config.json: those of the largest head, twice, and some thousands more. */
@@ -41,7 +42,9 @@ export async function classifierCheckpoint(
   const json = parseStrictJson(await readText(files, path), source) as Map<string, Json>; // an object, as read before
   json.delete("num_labels");
   json.set("architectures", [architectureOf(config)!]);
-  if (config.problemType !== null) json.set("problem_type", config.problemType);
+  const { problemType, labels } = config;
+  const said = json.get("problem_type") ?? usualProblemType(labels);
+  if (problemType !== null && problemType !== said) json.set("problem_type", problemType);
   json.set("id2label", new Map(config.labels.map((label, i) => [String(i), label])));
   json.set("label2id", new Map(config.labels.map((label, i) => [label, i])));
   return { checkpoint: { ...checkpoint, tensors, aliases }, config: encodeJson(json) };

@@ -6,6 +6,7 @@ import type { Adapter } from "../adapters/peft-files.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
+import { usualProblemType } from "../models/heads/index.ts";
 import { type HeadChoice, headNames, type ModelConfig } from "../models/registry.ts";
 import type { Given } from "../options.ts";
 import { causalLm } from "./causal-lm/index.ts";
@@ -53,9 +54,7 @@ export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(n
 /** Their values where they are given. */
 export type OwnOptions = Given<typeof taskOptions>;
 
-/** Transformers' problem type of a classifier, with what it takes where config.json says nothing. */
-const problemTypeOf = ({ problemType, labels }: ModelConfig): string =>
-  problemType ?? (labels.length === 1 ? "regression" : "single_label_classification");
+const problemTypeOf = ({ problemType, labels }: ModelConfig): string => problemType ?? usualProblemType(labels);
 
 /** What a model is for: the first task with its head and problem type. */
 export function ownTask(config: ModelConfig): TaskName {

@@ -38,6 +38,7 @@ const tables: Record<string, Table> = {
     shared: ["common"],
     names: taskNames,
     also: {
+      "models/heads/index.ts": "regression is a problem_type of Transformers too",
       "models/heads/head.ts": "the head of a contrastive model has the same name",
     },
   },

@@ -7,11 +7,11 @@ import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
 import { allColumnOptions, type columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunChoices } from "../../train/run-file.ts";
-import { grouped } from "../../units.ts";
+import { grouped, percent } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
 import { type AnswerOptions, answers } from "./answers.ts";
 import { evaluate } from "./evaluate.ts";
-import { evaluationText, percent } from "./table.ts";
+import { evaluationText } from "./table.ts";
 
 export const command = defineCommand({
   summary:

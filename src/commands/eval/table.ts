@@ -1,13 +1,10 @@
 // The scores of an evaluation as tables, by what the task says of them.
 
 import { classificationScores } from "../../tasks/common/classification.ts";
-import { percent } from "../../tasks/common/measures.ts";
 import { taskOf } from "../../tasks/index.ts";
 import type { Score, ScoreTable } from "../../tasks/task.ts";
 import { oneLine, table } from "../../terminal/terminal.ts";
 import type { Evaluation } from "./evaluate.ts";
-
-export { percent };
 
 /** Of a template. */
 const TEMPLATE_CHARS = 40;

@@ -3,9 +3,8 @@ import { z } from "zod";
 import { option } from "../../options.ts";
 import { isLocked } from "../../platform/node/lock.ts";
 import { note, print, printJson, shown, table } from "../../terminal/terminal.ts";
-import { duration, grouped } from "../../units.ts";
+import { duration, grouped, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
-import { percent } from "../eval/table.ts";
 import { type Difference, differences, findRuns, type Run } from "./runs.ts";
 
 /** Longer values are cut in tables. */

@@ -35,6 +35,10 @@ const keysOfHead = z.object({
 /** What Transformers calls a class without a name. */
 export const unnamedLabel = (index: number): string => `LABEL_${index}`;
 
+/** Transformers' `problem_type` where config.json has none. */
+export const usualProblemType = (labels: readonly string[]): string =>
+  labels.length === 1 ? "regression" : "single_label_classification";
+
 /** The head that config.json describes: by the class that it names, or the usual one of a family with these. */
 export function headConfig(json: unknown, file: string, possible: Heads): HeadConfig {
   const { architectures, id2label, num_labels, problem_type: problemType } = readJson(keysOfHead, json, file);

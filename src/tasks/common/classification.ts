@@ -6,10 +6,11 @@ import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
-import { grouped, oneLine } from "../../units.ts";
-import type { Classification, Measure, Measuring, ScoreTable } from "../task.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
+import type { Classification, Measure, Measuring, ScoreTable, Task } from "../task.ts";
 import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "./classification-measures.ts";
-import { meanLoss, percent } from "./measures.ts";
+import { meanLoss } from "./measures.ts";
+import { recordPreview } from "./record-preview.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */
 export interface ClassifierScore extends ClassificationMeasures {
@@ -34,6 +35,18 @@ export function classifierMeasure({ labels }: Measuring): Measure<ClassifierScor
     score: () => ({ loss: mean.loss(), ...classificationMeasures(expected, predicted, labels) }),
   };
 }
+
+/** What the rows of tasks on a classifier's head over a text, or over two, share. */
+export const textClassifier = {
+  head: "sequence-classifier",
+  peft: { taskType: "SEQ_CLS" },
+  columns: ["textColumn", "textPairColumn", "labelColumn"],
+  takes: [],
+  unit: "examples",
+  evalBatchSize: 32,
+  check: needsPadding,
+  preview: recordPreview,
+} as const satisfies Partial<Task>;
 
 /** Classes and confusions that are shown: the worst. */
 const WORST = 5;

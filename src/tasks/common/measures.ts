@@ -12,6 +12,3 @@ export function meanLoss() {
     loss: () => sum / targets,
   };
 }
-
-/** 0.925 → "92.5 %". */
-export const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

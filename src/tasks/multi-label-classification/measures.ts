@@ -1,7 +1,7 @@
 // How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
-import { grouped, oneLine } from "../../units.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
 import type { ClassMeasures } from "../common/classification-measures.ts";
-import { meanLoss, percent } from "../common/measures.ts";
+import { meanLoss } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
 
 /** The mean logistic loss of the rows and classes in nats, and what was found. */

@@ -1,7 +1,8 @@
 // Preferences: of two answers to a prompt the chosen one is made more probable than the rejected one, against the model as it was (DPO).
 import { z } from "zod";
 import { option } from "../../options.ts";
-import { meanLoss, percent } from "../common/measures.ts";
+import { percent } from "../../units.ts";
+import { meanLoss } from "../common/measures.ts";
 import type { Measure, Score, Task } from "../task.ts";
 import { preferenceData, prepareReference } from "./data.ts";
 import { lossOptions, preferenceLoss } from "./loss.ts";

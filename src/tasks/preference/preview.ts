@@ -3,20 +3,10 @@ import type { MadeExample } from "../../data/examples.ts";
 import { type Example, IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
-import {
-  type ContinuedStats,
-  type DatasetStats,
-  lengthsOf,
-  type ShownExample,
-  sharedWarning,
-  textParts,
-} from "../common/preview.ts";
+import { continuedStats, type ShownExample, sharedWarning, targetsOf, textParts } from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 import { answersOf } from "./data.ts";
 import type { Preference } from "./records.ts";
-
-/** Dropped records that are named. */
-const MAX_PLACES = 20;
 
 export async function preferencePreview({ base, ids }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
@@ -27,48 +17,25 @@ export async function preferencePreview({ base, ids }: PreviewContext): Promise<
   };
 }
 
-const trainedIn = (example: Example): number => example.labels.reduce((sum, label) => sum + (label === IGNORE ? 0 : 1), 0);
-
 function pairStats(source: string) {
-  const lengths: number[] = [];
-  const continued: ContinuedStats & { equal: number } = {
-    kind: "pair",
-    equal: 0,
-    examples: 0,
-    trained: 0,
-    cutTokens: 0,
-    cutTrained: 0,
-    dropped: { cut: 0, empty: 0, places: [] },
-    endless: 0,
-  };
-  let [records, tokens, truncated] = [0, 0, 0];
+  const { counted, sums, lengths, drop, total } = continuedStats(source, "pair");
+  counted.equal = 0;
   return {
     add({ record, place, whole, isCut = false }: MadeExample): void {
-      records++;
+      sums.records++;
       const { chosen, rejected } = record as Preference;
-      if (JSON.stringify(chosen) === JSON.stringify(rejected)) continued.equal++;
-      if (isCut) truncated++;
+      if (JSON.stringify(chosen) === JSON.stringify(rejected)) counted.equal!++;
+      if (isCut) sums.truncated++;
       if (whole.targets === 0) {
-        continued.dropped[isCut ? "cut" : "empty"]++;
-        if (continued.dropped.places.length < MAX_PLACES) continued.dropped.places.push(place);
+        drop(isCut ? "cut" : "empty", place);
         return;
       }
       lengths.push(...answersOf(whole).map((text) => text.ids.length));
-      continued.examples++;
-      continued.trained += trainedIn(whole);
-      tokens += whole.ids.length;
+      counted.examples++;
+      counted.trained += targetsOf(whole.labels);
+      sums.tokens += whole.ids.length;
     },
-    total: (file: DatasetStats["file"]): DatasetStats => ({
-      source,
-      file,
-      records,
-      tokens,
-      truncated,
-      lengths: lengthsOf(lengths),
-      classes: null,
-      images: null,
-      continued,
-    }),
+    total,
   };
 }
 
@@ -85,7 +52,7 @@ function show({ place, whole, isCut = false }: MadeExample, tokenizer: Tokenizer
   return {
     place,
     tokens: whole.ids.length,
-    trained: trainedIn(whole),
+    trained: targetsOf(whole.labels),
     isCut,
     texts: tokenizer.limited(() => [
       { name: "prompt", parts: partsOf(answers[0], 0, border) },

@@ -1,7 +1,7 @@
 // How well words are classified: accuracy by word; by entity precision, recall and F1 as seqeval counts them, or by tag where tags name none.
-import { grouped, oneLine } from "../../units.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
 import { type ClassMeasures, classificationMeasures, predictedClasses } from "../common/classification-measures.ts";
-import { meanLoss, percent } from "../common/measures.ts";
+import { meanLoss } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
 import { entitiesOf, namesEntities } from "./entities.ts";
 
