@@ -149,7 +149,7 @@ export class OnnxEmitter implements Emitter {
     return this.once(`weight ${name}`, () => {
       const stored = this.locate(name);
       if (stored.shape.length !== shape.length || stored.shape.some((dim, i) => dim !== shape[i])) {
-        throw new LowrankError("checkpoint/shape", "the stored tensor has another shape than config.json says", {
+        throw new LowrankError("checkpoint/shape", "the stored tensor's shape does not match config.json", {
           subject: name,
           expected: `[${shape.join(", ")}]`,
           got: `[${stored.shape.join(", ")}] in ${stored.location}`,
@@ -275,7 +275,7 @@ function rawBytes(dtype: ElementType, values: readonly number[]): Uint8Array<Arr
 }
 
 function unsupported(name: string, dtype: string): never {
-  throw new LowrankError("checkpoint/dtype", "weights of this dtype cannot be computed with", {
+  throw new LowrankError("checkpoint/dtype", "weights of this dtype are not supported", {
     subject: name,
     expected: "float32, float16 or bfloat16",
     got: dtype,

@@ -151,7 +151,7 @@ const details: [string, FactOf][] = [
   ],
   ["norm of the update", ({ adapter }) => adapter?.normDelta.toPrecision(4)],
   ["checkpoints", ({ metrics }) => metrics.checkpoints.length.toString()],
-  ["lines of the log that say nothing", ({ metrics }) => metrics.skipped.toString().replace(/^0$/, "") || undefined],
+  ["unreadable log lines", ({ metrics }) => metrics.skipped.toString().replace(/^0$/, "") || undefined],
   ["log", ({ metrics }) => (metrics.cut ? "longer than is read; its end is missing here" : undefined)],
   ["version of lowrank", (run) => lastRun(run)?.lowrank ?? undefined],
 ];
@@ -168,7 +168,7 @@ function dataText(data: Examples | null | undefined): string | undefined {
     images === undefined ? [] : `${grouped(images)} images`,
     classes === undefined ? [] : `${grouped(classes)} classes`,
     longest ? `longest ${grouped(longest)}` : [],
-    truncated ? `${grouped(truncated)} cut to the maximum length` : [],
+    truncated ? `${grouped(truncated)} truncated to the maximum length` : [],
     dropped ? `${grouped(dropped)} without a target left out` : [],
   ]
     .flat()

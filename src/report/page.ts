@@ -95,7 +95,7 @@ function chartSection(charts: readonly Chart[]): string {
     ({ id, title, text }) =>
       `<figure><figcaption>${escapeHtml(title, MAX_NAME_CHARS)}<small>${escapeHtml(text)}</small></figcaption><div class="chart" id="chart-${id}"></div></figure>`,
   );
-  const note = `<noscript><p class="note">The curves are drawn by a script; what they show is told in words here, and in numbers at the end.</p></noscript>`;
+  const note = `<noscript><p class="note">The curves need JavaScript; here they are summarized in words, and the numbers are at the end.</p></noscript>`;
   return section("Curves", `${note}<div class="charts">${figures.join("\n")}</div>`);
 }
 

@@ -1,4 +1,4 @@
-// Time as a run tells it: how much has passed, by a clock that may be set back or stand still.
+// The time of a run: how much has passed, by a clock that may be set back or stand still.
 
 /** Gives the seconds since it was made. They never get fewer: a clock that jumps back goes on from where it was. */
 export function stopwatch(): () => number {

@@ -1,4 +1,4 @@
-// The learning rate of a run that is told none: LoRA takes larger steps than full fine-tuning, and small models larger ones still.
+// The default learning rate: LoRA takes larger steps than full fine-tuning, and small models larger ones still.
 import { optimizerDefaults } from "./trainer.ts";
 
 /** By the parameters of the base; what docs/choosing.md measures is in the middle of what works there. */

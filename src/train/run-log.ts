@@ -293,7 +293,7 @@ export async function* logEvents(log: RunLog, events: AsyncIterable<TrainEvent>)
     }
   } catch (error) {
     const { code, message } = error instanceof LowrankError ? error : { code: "internal", message: String(error) };
-    // On a full disk there is no room for this row either; what failed first is what is told.
+    // On a full disk there is no room for this row either; what failed first is reported.
     await log.add({ type: "error", code, message }).catch(() => {});
     await log.flush().catch(() => {});
     throw error;

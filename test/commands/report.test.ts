@@ -233,7 +233,7 @@ test("the smoothed curve has no pull of its first value and ends at the mean of 
   assert.ok(jump.y[499] === 0 && jump.y.at(-1)! > 0.999 && jump.y[510]! > 0.2 && jump.y[510]! < 0.8, "it follows");
 });
 
-test("runs are called by what tells them apart", () => {
+test("runs are named by what distinguishes them", () => {
   assert.deepEqual(shortNames(["out/a/", "./out/b"]), ["a", "b"]);
   assert.deepEqual(shortNames(["x/run", "y/run", "run"]), ["x/run", "y/run", "run"]);
   assert.deepEqual(shortNames(["run", "run"]), ["run (1)", "run (2)"]);

@@ -47,7 +47,7 @@ export interface Run {
 }
 
 export interface FindOptions {
-  /** Whether a process trains into a folder, where the host can tell. */
+  /** Whether a process trains into a folder, where the host reports it. */
   isLocked?: (folder: string) => Promise<boolean>;
 }
 

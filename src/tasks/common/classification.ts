@@ -79,9 +79,9 @@ function classDetails({ classes, confusions, count, correct }: ClassifierScore, 
   ]);
   const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
   return [
-    `${grouped(correct)} of ${grouped(count)} right${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,
+    `${grouped(correct)} of ${grouped(count)} correct${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,
     [["", "precision", "recall", "F1", "examples"], ...rows],
-    ...(wrong.length === 0 ? [] : ["taken for another most often:"]),
+    ...(wrong.length === 0 ? [] : ["most frequent confusions:"]),
     ...wrong.map(({ expected, predicted, count: times }) => {
       return `  ${label(classes[expected]!.label)} for ${label(classes[predicted]!.label)}: ${grouped(times)}`;
     }),
@@ -114,7 +114,7 @@ export function exclusiveScores(logits: Float32Array, labels: readonly string[])
 }
 
 export const notFinite = (logits: Float32Array): LowrankError =>
-  new LowrankError("predict/not-finite", "the model gives scores that are no numbers", {
+  new LowrankError("predict/not-finite", "the model outputs scores that are not finite", {
     expected: "finite numbers",
     got: [...logits.subarray(0, 8)].join(", "),
     next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",

@@ -83,7 +83,7 @@ export const multiLabelScores: ScoreTable<MultiLabelScore> = {
     ["loss", ({ loss }) => loss.toFixed(4)],
     ["micro F1", ({ microF1 }) => microF1.toFixed(4)],
     ["macro F1", ({ macroF1 }) => macroF1.toFixed(4)],
-    ["all right", ({ subsetAccuracy }) => percent(subsetAccuracy)],
+    ["exact match", ({ subsetAccuracy }) => percent(subsetAccuracy)],
   ],
   details({ base, adapter }) {
     const { classes } = (adapter ?? base)!;

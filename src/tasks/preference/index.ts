@@ -50,8 +50,8 @@ function measure(): Measure<PreferenceScore> {
 
 const options = {
   ...lossOptions,
-  chosenColumn: option(z.string().optional(), { value: "NAME", help: "preferences: that of chosen answers" }),
-  rejectedColumn: option(z.string().optional(), { value: "NAME", help: "preferences: that of rejected answers" }),
+  chosenColumn: option(z.string().optional(), { value: "NAME", help: "preferences: the column of chosen answers" }),
+  rejectedColumn: option(z.string().optional(), { value: "NAME", help: "preferences: the column of rejected answers" }),
 };
 
 export const preference: Task<PreferenceScore> & { options: typeof options } = {

@@ -39,7 +39,7 @@ function pairStats(source: string) {
   };
 }
 
-/** What the prompt, the chosen and the rejected answer decode to, cut to the maximum length. */
+/** What the prompt, the chosen and the rejected answer decode to, truncated to the maximum length. */
 function show({ place, whole, isCut = false }: MadeExample, tokenizer: Tokenizer, withIds: boolean): ShownExample {
   const answers = answersOf(whole);
   const first = answers.map(({ labels }) => labels.findIndex((label) => label !== IGNORE));

@@ -140,7 +140,7 @@ function classDetails({ classes, counted, count, correct }: TagScore, isAdapter:
   const means =
     counted === "entities" ? "precision, recall and F1 are of all entities" : "precision, recall and F1 are means over tags";
   return [
-    `${grouped(correct)} of ${grouped(count)} words right${isAdapter ? ", with the adapter" : ""}; ${means}:`,
+    `${grouped(correct)} of ${grouped(count)} words correct${isAdapter ? ", with the adapter" : ""}; ${means}:`,
     [["", "precision", "recall", "F1", counted === "entities" ? "entities" : "words"], ...rows],
   ];
 }
