@@ -1,4 +1,4 @@
-// npm run check:plan -- [--base FOLDER] [--only TEXT] [--json]: is the memory that `lowrank plan` tells the memory that training uses?
+// npm run check:plan -- [--base FOLDER] [--only TEXT] [--json]: does training use the memory that `lowrank plan` estimates?
 // Short real runs, each in a process of its own: the tiny Llama of the tests, a Llama of middle size with random weights, two models
 // of middle size that read images, classifiers of the size of BERT base and ViT base, and the model in FOLDER. Rows are full (texts
 // longer than the maximum), so that every batch is as large as planned.

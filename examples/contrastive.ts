@@ -59,14 +59,14 @@ async function train(options: Parameters<typeof finetune>[0]): Promise<void> {
 const base = `${folder}/base`;
 const images = testing.map(({ file }) => `${folder}/${file}`);
 
-/** How often a shape is told by its word in a caption: the mean of the captions of all colours and places counts. */
+/** How often a shape is classified by its word in a caption: the mean of the captions of all colours and places counts. */
 async function zeroShot(language: Language, adapter?: string): Promise<number> {
   const { shapes, colours, places, caption } = words[language];
   const template = colours.flatMap((colour) => places.map((place) => caption("{}", colour, place)));
   const classifier = await openClassifier(base, { adapter });
-  const told = await classifier.classify(images, { labels: shapes, template });
+  const result = await classifier.classify(images, { labels: shapes, template });
   await classifier.close();
-  return told.filter(({ scores }, i) => scores[0]!.label === shapes[testing[i]!.of[0]]).length / told.length;
+  return result.filter(({ scores }, i) => scores[0]!.label === shapes[testing[i]!.of[0]]).length / result.length;
 }
 
 console.log("Every weight, on English captions:");

@@ -105,6 +105,6 @@ const rows = [
   ["turned, base", before],
   ["turned, base + adapter", after],
 ] as const;
-console.log(`\ntest images told right, of ${10 * HELD}`);
+console.log(`\ntest images classified correctly, of ${10 * HELD}`);
 for (const [what, share] of rows) console.log(`${what.padEnd(24)} ${(100 * share).toFixed(1).padStart(5)}%`);
 if (!(after > before + 0.4)) throw new Error("the adapter did not learn the new domain");

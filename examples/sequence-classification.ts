@@ -1,4 +1,4 @@
-// A classifier of texts: a small BERT learns from nothing to tell how expensive a place is from what people wrote about it, then, by
+// A classifier of texts: a small BERT learns from nothing to classify how expensive a place is from what people wrote about it, then, by
 // LoRA, where it lies. The texts are those of models/demo (E2E; its README has source and licence).
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { evaluate, finetune, initModel } from "lowrank";

@@ -7,19 +7,19 @@ import { type DescribedOption, helpOf } from "../src/options.ts";
 
 const INTRODUCTION = `# The command line
 
-\`npx lowrank COMMAND [flags]\`. Every command takes \`--help\`, \`--json\` and \`--config FILE\`.
+\`npx lowrank COMMAND [flags]\`. Every command accepts \`--help\`, \`--json\` and \`--config FILE\`.
 
 - **Results** go to standard output, progress that rewrites itself and failures to standard error. With \`--json\` each event is
   one JSON object on a line of its own, and a failure is \`{"error": code, "message", "subject", "expected", "got", "next"}\`.
 - **Config files** are YAML or JSON: the names in the tables below with their values (\`learningRate: 1e-4\`), as \`lowrank init\`
   writes them ([config.md](config.md)). A flag on the command line wins over the file; a key that the command does not have is refused.
 - **Exit status**: 0 done; 2 wrong input, found before any work; 1 a failure at work; 129, 130 or 143 interrupted by SIGHUP, SIGINT or SIGTERM.
-- **Interrupting \`train\`**: the first Ctrl+C finishes the step, saves a checkpoint and tells how to go on; the second stops at
-  once. A run that was interrupted or killed goes on with \`lowrank train --resume --output FOLDER\`: its options are kept in
-  \`FOLDER/run.json\`, and it ends with the bits that the run would have had undisturbed.
+- **Interrupting \`train\`**: the first Ctrl+C finishes the step, saves a checkpoint and prints how to resume; the second stops at
+  once. A run that was interrupted or killed resumes with \`lowrank train --resume --output FOLDER\`: its options are stored in
+  \`FOLDER/run.json\`, and its result equals, bit for bit, that of an uninterrupted run.
 - **Models** (\`--base\`, \`--adapter\`) are a folder, the word \`embedded\`, or \`owner/name[@revision]\` on the hub
-  ([hub.md](hub.md)). With \`--offline\` nothing is asked of the hub.
-- **Data** are a file of records in any of the formats and spellings of [data.md](data.md).
+  ([hub.md](hub.md)). With \`--offline\` the hub is not contacted.
+- **Data** are a file of records in any of the formats of [data.md](data.md).
 
 This file is made by \`npm run docs:cli\`.
 `;

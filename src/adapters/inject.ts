@@ -13,7 +13,7 @@ import type { Layer, Method, ModuleTensors } from "./method.ts";
 type Update = (path: string, x: Value, y: Value) => Value | null;
 
 /**
- * Rewrites every named linear layer for which `update` has an answer. An output layer fused with the loss is taken apart
+ * Rewrites every named linear layer for which `update` has an answer. An output layer fused with the loss is split
  * first, since its fusion holds for frozen weights only.
  */
 function inject(
@@ -45,7 +45,7 @@ function inject(
   });
 }
 
-/** The graph with inputs in the place of some weights, by name. An output layer fused with the loss is taken apart if it is one of them. */
+/** The graph with inputs in the place of some weights, by name. An output layer fused with the loss is split if it is one of them. */
 export function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Graph {
   const replaced = rewrite(graph, (node) => {
     const own = node.op === "weight" ? inputs.get(String(node.attributes["name"])) : undefined;

@@ -211,7 +211,7 @@ export function pathMatcher(config: LoraConfig, budget: MatchBudget): PathMatche
   const layerOf = layerFinder(config.layersPattern, budget);
   const isTargeted = (path: string): boolean => {
     if (excluded(path).length > 0 || isInSaved(config, path) || targets(path).length === 0) return false;
-    // A whole path among the targets is taken whatever its layer, as in PEFT.
+    // A whole path among the targets matches whatever its layer, as in PEFT.
     return layers.length === 0 || exact.has(path) || layers.includes(layerOf(path) ?? Number.NaN);
   };
   return { targets, excluded, isTargeted, layerOf };

@@ -22,7 +22,7 @@ export function effectiveRank(values: readonly number[]): number {
   return Math.exp(-shares.reduce((total, share) => total + share * Math.log(share), 0));
 }
 
-/** Columns of L, each [size], with L·Lᵀ = `gram`; as many as its numerical rank. Rows are taken by the largest diagonal left. */
+/** Columns of L, each [size], with L·Lᵀ = `gram`; as many as its numerical rank. Rows are chosen by the largest diagonal left. */
 function cholesky(gram: Float64Array, size: number): Float64Array[] {
   const columns: Float64Array[] = [];
   const left = Float64Array.from({ length: size }, (_, i) => gram[i * size + i]!);

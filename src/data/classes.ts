@@ -89,7 +89,7 @@ const noClass = (name: string, count: number, subject: string): LowrankError =>
   });
 
 const oneClass = (names: readonly string[], subject: string): LowrankError =>
-  new LowrankError("data/label", "there are too few classes to tell apart", {
+  new LowrankError("data/label", "there are too few classes", {
     subject,
     expected: "at least two classes",
     got: names.join(", ") || "none",

@@ -58,7 +58,7 @@ const EMPTY_COMPLETION = 8;
 const CUT_IMAGE = 16;
 const nothing: Example = { ids: new Int32Array(), labels: new Int32Array() };
 
-/** Collects the examples of one source, cut to the maximum length. */
+/** Collects the examples of one source, truncated to the maximum length. */
 export interface Collector {
   add(made: MadeExample): Promise<void>;
   /** Records so far, dropped ones included. */

@@ -1,4 +1,4 @@
-// Records that are there twice: known by a hash of what is read of them, so that a file of any size needs 8 bytes a record.
+// Duplicate records: known by a hash of what is read of them, so that a file of any size needs 8 bytes a record.
 import type { DataRecord } from "./records.ts";
 
 /** A record by hashes of itself, and of what it asks: the prompt, or the messages before the last answer. A text asks nothing. */

@@ -113,7 +113,7 @@ async function* groups(records: AsyncIterable<NumberedRecord> | Iterable<Numbere
       [group, chars] = [[], 0];
     }
   } catch (error) {
-    // What is wrong with an earlier record is told first.
+    // The error of an earlier record comes first.
     yield group;
     throw error;
   }
@@ -174,7 +174,7 @@ function illustratedExample(
 }
 
 /**
- * Where the prompt's ids begin the ids of both texts together, those are taken; otherwise (a token would lie across the
+ * Where the prompt's ids begin the ids of both texts together, those are used; otherwise (a token would lie across the
  * border, which generation never sees) the completion is encoded alone.
  */
 function fromPrompt(record: PromptRecord, tokenizer: Tokenizer): { prompt: number; ids: number[] } {
@@ -222,7 +222,7 @@ function maskedText(template: ChatTemplate, messages: readonly ChatMessage[], tr
 }
 
 const slowTemplate = ({ file }: ChatTemplate, messages: number): LowrankError =>
-  new LowrankError("template/slow", "the chat template takes too long over a conversation", {
+  new LowrankError("template/slow", "the chat template takes too long on a conversation", {
     subject: file,
     expected: `at most ${MAX_TEXT_MS / 1000} s for finding the assistant's turns`,
     got: `more, over ${messages} messages`,

@@ -74,7 +74,7 @@ export function readFormats<R>(files: Files, given: string, sought: RecordFormat
         recognized = { path, format: format.name, spelling: spelling.name, used: keys.filter(has), ignored };
       }
       if (spelling !== first.spelling) {
-        throw new LowrankError("data/mixed", "the records are not all of one kind", {
+        throw new LowrankError("data/mixed", "the records are not all in one format", {
           subject,
           expected: `${describe(first.spelling.keys)}, as on ${first.place}`,
           got: describe(spelling.keys),

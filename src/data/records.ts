@@ -185,7 +185,7 @@ export function formatsFor({ promptColumn, completionColumn, textColumn }: Colum
 
 /**
  * The spelling that a record with these keys is written in: the one whose keys it has. Of two, the one that has all keys of
- * the other and more is meant; {text} beside another is taken for a copy of it; a null counts only if nothing else is there.
+ * the other and more is meant; {text} beside another is treated as a copy of it; a null counts only if nothing else is there.
  * @throws LowrankError `data/keys` that names the keys found and how to name columns.
  */
 export function formatOf<R>(
@@ -205,15 +205,15 @@ export function formatOf<R>(
   if (meant.length === 1) return meant[0]!;
   throw new LowrankError(
     "data/keys",
-    meant.length === 0 ? "the record's keys are not those of any kind" : "the record is of several kinds",
+    meant.length === 0 ? "the record's keys match no format" : "the record matches several formats",
     {
       subject,
       expected: `one of ${candidates.map((spelling) => describe(spelling.keys)).join(", ")}`,
       got: keys.length === 0 ? "no keys" : describe(keys.slice(0, 20)),
       next:
         meant.length > 1
-          ? `keep the keys of one kind, or say which columns are meant (${naming})`
-          : `rename the keys, or say which columns are meant (${naming}${suggestion(keys, sought)})`,
+          ? `keep the keys of one format, or name the columns (${naming})`
+          : `rename the keys, or name the columns (${naming}${suggestion(keys, sought)})`,
     },
   );
 }

@@ -168,7 +168,7 @@ async function readIndex(files: Files, path: string): Promise<Map<string, string
 }
 
 /**
- * The tensors of all shards. A tensor that the index does not list is taken too, as Transformers takes it; where two
+ * The tensors of all shards. A tensor that the index does not list is loaded too, as by Transformers; where two
  * shards hold the same name, the index decides.
  */
 async function openShards(files: Files, folder: string, shards: string[], weightMap: Map<string, string>) {

@@ -1,4 +1,4 @@
-// A short name for what something holds, to tell it from another: cyrb53 (github.com/bryc/code). Not for adversaries.
+// A short name for what something holds, to distinguish it from another: cyrb53 (github.com/bryc/code). Not for adversaries.
 
 /** A short name for the content of `chunks` (cyrb53, on their numbers): differs when they differ, short of bad luck. */
 export function fingerprint(chunks: Iterable<ArrayLike<number>>): string {

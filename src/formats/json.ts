@@ -26,7 +26,7 @@ const WORDS: [string, null | boolean][] = [
   ["false", false],
 ];
 
-/** Objects become Maps, so that no key is special; a key that comes twice in one object is refused. */
+/** Objects become Maps, so that no key is special; a key that occurs twice in one object is refused. */
 export function parseStrictJson(text: string, source: JsonSource): Json {
   let at = 0;
   let values = 0;
@@ -91,7 +91,7 @@ export function parseStrictJson(text: string, source: JsonSource): Json {
     if (skip("]")) return items;
     do items.push(value(depth));
     while (skip(","));
-    if (!skip("]")) fail(at < text.length ? "json-syntax" : "json-truncated", "an array goes on without , or ]");
+    if (!skip("]")) fail(at < text.length ? "json-syntax" : "json-truncated", "an array continues without , or ]");
     return items;
   }
 
@@ -102,11 +102,11 @@ export function parseStrictJson(text: string, source: JsonSource): Json {
       skipSpace();
       const start = at;
       const key = string();
-      if (members.has(key)) fail("duplicate-key", `the key ${quote(key)} comes twice in one object`, start);
+      if (members.has(key)) fail("duplicate-key", `the key ${quote(key)} occurs twice in one object`, start);
       if (!skip(":")) fail("json-syntax", "a : was expected");
       members.set(key, value(depth));
     } while (skip(","));
-    if (!skip("}")) fail(at < text.length ? "json-syntax" : "json-truncated", "an object goes on without , or }");
+    if (!skip("}")) fail(at < text.length ? "json-syntax" : "json-truncated", "an object continues without , or }");
     return members;
   }
 
@@ -153,7 +153,7 @@ export const quote = (name: string): string => JSON.stringify(name.length > 120 
 export async function readText(files: Files, path: string): Promise<string> {
   const size = await files.size(path);
   if (size > MAX_TEXT_BYTES) {
-    throw new LowrankError("text/too-large", "the file is too large to be what its name says", {
+    throw new LowrankError("text/too-large", "the file is too large for its kind", {
       subject: path,
       expected: `at most ${MAX_TEXT_BYTES} bytes`,
       got: `${size} bytes`,

@@ -39,7 +39,7 @@ interface Row {
 
 /**
  * Generates a continuation of each prompt in one batch, and yields every token and every row's end as it comes.
- * `imagesOf` gives the images of the batch, whose tokens are among the ids. A string is encoded with the tokenizer's special tokens; ids (of an applied chat template) are taken as they are.
+ * `imagesOf` gives the images of the batch, whose tokens are among the ids. A string is encoded with the tokenizer's special tokens; ids (of an applied chat template) are used as they are.
  * Default: greedy, 256 tokens, ended by the tokenizer's end tokens. The decoder's cache is released however it ends.
  * Fails with `generate/option` on an option out of range, `generate/prompt` on a prompt that is empty, longer than the
  * model's positions, or has ids outside its vocabulary, and with the signal's reason when it is aborted.

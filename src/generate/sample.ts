@@ -98,7 +98,7 @@ function largest(scores: Float32Array): { score: number; id: number } {
   let id = 0;
   for (let i = 0; i < scores.length; i++) {
     const score = scores[i]!;
-    // A NaN is taken, and kept since nothing compares greater: it is reported below.
+    // A NaN is chosen, and kept since nothing compares greater: it is reported below.
     if (score > scores[id]! || Number.isNaN(score)) id = i;
   }
   const score = scores[id]!;

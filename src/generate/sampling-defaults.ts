@@ -21,7 +21,7 @@ export async function readSamplingDefaults(files: Files, folder: string): Promis
   const number = (name: keyof typeof KEYS): number => {
     const value = config[KEYS[name]] ?? fallbacks[name];
     if (typeof value === "number") return value;
-    throw new LowrankError("generate/config", "the checkpoint asks for a sampling that is none", {
+    throw new LowrankError("generate/config", "the checkpoint's sampling settings are invalid", {
       subject: file,
       expected: `a number for ${KEYS[name]}`,
       got: JSON.stringify(value).slice(0, 80),

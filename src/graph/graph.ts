@@ -54,7 +54,7 @@ function inferTypes(op: OpName, inputs: readonly Type[], attributes: Attributes)
     throw new LowrankError("graph/type", `${error.message}`, {
       subject: `op ${op}`,
       got: inputs.map(({ dtype, shape }) => dtype + showShape(shape)).join(", "),
-      next: "This is a fault in a model file or in a graph pass, not in your data; please report it.",
+      next: "This is a bug in a model file or in a graph pass, not in your data; please report it.",
       exitCode: 1,
     });
   }

@@ -1,5 +1,5 @@
 // What a row of the operator table says about an op.
-import type { Emitter } from "../onnx/emitter.ts";
+import type { Emitter } from "./emitter.ts";
 import type { Attributes, Node, Type, Value } from "./graph.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: each rule narrows the attributes of its own op

@@ -22,7 +22,7 @@ const MAX_INDEX_BYTES = 64 * 1024 * 1024;
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Hugging Face's own folder: the token and, unless told otherwise, the cache are in it. */
+/** Hugging Face's own folder: the token and, by default, the cache are in it. */
 export function hubHome(environment: Environment): string {
   const { HF_HOME, XDG_CACHE_HOME } = environment;
   return HF_HOME

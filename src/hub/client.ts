@@ -26,7 +26,7 @@ export interface Hub {
   token: string | null;
   timeoutSeconds: number;
   signal?: AbortSignal;
-  /** Waits before a retry, and tells why. */
+  /** Waits before a retry, and reports why. */
   wait: (seconds: number, reason: string) => Promise<void>;
 }
 
@@ -223,7 +223,7 @@ async function refusal(hub: Hub, response: Response, wanted: Wanted): Promise<Lo
   if (status === 429) {
     const next =
       hub.token === null ? `Try again later, or ${token}: requests with a token have a higher limit.` : "Try again later.";
-    return new LowrankError("hub/rate-limited", "the hub takes no more requests for now", { subject, got, next, exitCode: 1 });
+    return new LowrankError("hub/rate-limited", "the hub accepts no more requests for now", { subject, got, next, exitCode: 1 });
   }
   if (status >= 500) {
     return new LowrankError("hub/server", "the hub fails to answer", {
@@ -234,7 +234,7 @@ async function refusal(hub: Hub, response: Response, wanted: Wanted): Promise<Lo
     });
   }
   if (code === "GatedRepo" || (status === 403 && code !== "RepoNotFound")) {
-    return new LowrankError("hub/gated", "the model is given out only to those who have accepted its licence", {
+    return new LowrankError("hub/gated", "the model's licence must be accepted first", {
       subject,
       got,
       next: `Accept it at ${page}, then ${token}.`,
@@ -279,7 +279,7 @@ async function messageOf(response: Response): Promise<string> {
 export const stopped = ({ id }: Wanted): LowrankError =>
   new LowrankError("hub/stopped", "the download was stopped", {
     subject: id,
-    next: "Run the same again: it goes on where it stopped.",
+    next: "Run it again: it resumes where it stopped.",
     exitCode: 1,
   });
 
@@ -296,7 +296,7 @@ export function unreachable(hub: Hub, url: string, { id }: Wanted, error: unknow
 }
 
 const badRedirect = ({ id }: Wanted, got: string): LowrankError =>
-  new LowrankError("hub/redirects", "the hub sends from address to address", {
+  new LowrankError("hub/redirects", "the hub redirects too often", {
     subject: id,
     got,
     next: "Try again later; check HF_ENDPOINT if it is set.",
@@ -304,7 +304,7 @@ const badRedirect = ({ id }: Wanted, got: string): LowrankError =>
   });
 
 export const malformed = ({ id }: Wanted, got: string, cause?: unknown): LowrankError =>
-  new LowrankError("hub/answer", "the hub's answer is not what its protocol says", {
+  new LowrankError("hub/answer", "the hub's response does not follow its protocol", {
     subject: id,
     got,
     next: "Check HF_ENDPOINT if it is set; else try again later.",

@@ -52,11 +52,11 @@ const notCached = ({ id, revision }: HubName, cache: string, found: Snapshot | n
 async function download(cache: string, name: HubName, options: HubOptions): Promise<string> {
   const { environment = process.env, onEvent = () => {}, signal } = options;
   const { wait = (seconds: number) => sleep(1000 * seconds, undefined, { signal }) } = options;
-  const told = (seconds: number, reason: string): Promise<void> => {
+  const announced = (seconds: number, reason: string): Promise<void> => {
     onEvent({ type: "waiting", seconds, reason });
     return wait(seconds, reason);
   };
-  const hub = connect(environment, { signal, wait: told });
+  const hub = connect(environment, { signal, wait: announced });
   const listing = await listModel(hub, name);
   checkWeights(listing, name);
   const { commit } = listing;
@@ -96,14 +96,14 @@ async function download(cache: string, name: HubName, options: HubOptions): Prom
 
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
-/** Tells how far a download is, some times a second; the speed is that of this download so far. */
+/** Reports the progress of a download, some times a second; the speed is that of this download so far. */
 function progress(bytes: number, there: number, onEvent: (event: HubEvent) => void): (file: string, done: number) => void {
   const began = performance.now();
-  let told = began;
+  let lastEvent = began;
   return (file, done) => {
     const now = performance.now();
-    if (done < bytes && now - told < PROGRESS_MS) return;
-    told = now;
+    if (done < bytes && now - lastEvent < PROGRESS_MS) return;
+    lastEvent = now;
     const rate = now - began > 1000 && done > there ? (1000 * (done - there)) / (now - began) : null;
     onEvent({
       type: "downloading",
@@ -119,7 +119,7 @@ function progress(bytes: number, there: number, onEvent: (event: HubEvent) => vo
 async function checkDisk(cache: string, { id }: HubName, needed: number): Promise<void> {
   const free = await freeDisk(cache);
   if (needed === 0 || needed + DISK_MARGIN_BYTES <= free) return;
-  throw new LowrankError("hub/disk", "the model is larger than what is free on the disk of the cache", {
+  throw new LowrankError("hub/disk", "the model does not fit on the cache's disk", {
     subject: id,
     expected: `${(needed / 1e9).toFixed(2)} GB in ${cache}`,
     got: `${(free / 1e9).toFixed(2)} GB free`,
@@ -158,5 +158,5 @@ const noShards = ({ id }: HubName): LowrankError =>
   new LowrankError("hub/index", "the index of shards cannot be read", {
     subject: `${id}/${INDEX_NAME}`,
     expected: 'an object with "weight_map": { tensor name: file name }',
-    next: "The model on the hub is damaged; tell its owner, or use another revision.",
+    next: "The model on the hub is damaged; report it to its owner, or use another revision.",
   });

@@ -64,7 +64,7 @@ function checkedEntry(entry: unknown, wanted: Wanted): HubFile | null {
       subject: wanted.id,
       expected: "paths inside the model's folder",
       got: JSON.stringify(path.slice(0, 200)),
-      next: "Do not use this model; nothing of it was downloaded. Tell its owner, or the hub.",
+      next: "Do not use this model; nothing was downloaded. Report it to its owner or the hub.",
     });
   }
   if (type !== "file") return null;
@@ -124,7 +124,7 @@ export function weightsOf({ files }: Listing, shards: readonly string[], { id }:
     throw new LowrankError("hub/missing-shard", `${INDEX_NAME} names a file that is not among the model's weights`, {
       subject: id,
       got: JSON.stringify(name.slice(0, 200)),
-      next: "The model on the hub is not whole; tell its owner, or use another revision.",
+      next: "The model on the hub is incomplete; report it to its owner, or use another revision.",
     });
   });
 }

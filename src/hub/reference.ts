@@ -23,7 +23,7 @@ export function hubName(reference: string): HubName | null {
 }
 
 /**
- * The folder that a reference stands for. An existing folder is taken as it is. Throws `reference/*` when the reference is
+ * The folder that a reference stands for. An existing folder is used as it is. Throws `reference/*` when the reference is
  * none of the three, `hub/*` when the hub does not give the model.
  */
 export async function resolveModel(reference: string, options: HubOptions = {}): Promise<ModelFolder> {
@@ -79,7 +79,7 @@ async function unknown(reference: string): Promise<LowrankError> {
   return new LowrankError("reference/unknown", "there is no such model", {
     subject: reference,
     expected: `a folder that exists, the word ${EMBEDDED}, or owner/name[@revision] of a model on the hub`,
-    got: "no folder with this path; not that word; not the form of a name on the hub",
+    got: "no such folder, and not a model's name",
     next: isWord
       ? `Check the path, or give ${EMBEDDED} for the model that comes with the package.`
       : `Folders most like it: ${folders.join(", ")}.`,

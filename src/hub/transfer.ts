@@ -54,10 +54,10 @@ export async function transfer(task: Transfer): Promise<void> {
     if (isRight) break;
     await rm(incomplete, { force: true });
     if (began > 0 && attempt === 0) continue;
-    throw new LowrankError("hub/hash", "the file that came is not the one the model lists", {
+    throw new LowrankError("hub/hash", "the downloaded file is not the one that the model lists", {
       subject: `${wanted.id}/${file.path}`,
       expected: `the hash ${file.blob}`,
-      next: "Run the same again; the file was removed. If it stays so, something between here and the hub changes files.",
+      next: "Run it again; the file was removed. If it persists, a proxy changes files on the way.",
       exitCode: 1,
     });
   }
@@ -169,10 +169,10 @@ async function writeBody(
 }
 
 const wrongSize = (path: string, size: number, got: string, { id }: Wanted): LowrankError =>
-  new LowrankError("hub/size", "the file that comes has another size than the model lists", {
+  new LowrankError("hub/size", "the server's file has another size than the model lists", {
     subject: `${id}/${path}`,
     expected: `${size} bytes`,
     got,
-    next: "Try again later; check HF_ENDPOINT if it is set. If it stays so, something between here and the hub changes files.",
+    next: "Try again later; check HF_ENDPOINT if it is set. If it persists, a proxy changes files on the way.",
     exitCode: 1,
   });

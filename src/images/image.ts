@@ -46,7 +46,7 @@ const magics: Magic[] = [
   ["JPEG", [0, "\xff\xd8\xff"]],
   ["WebP", [0, "RIFF"], [8, "WEBP"]],
 ];
-/** Formats that are told by name when they are refused. */
+/** Formats that are named when they are refused. */
 const refused: Magic[] = [
   ["GIF", [0, "GIF8"]],
   ["BMP", [0, "BM"]],

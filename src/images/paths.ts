@@ -11,7 +11,7 @@ const SHOWN_CHARS = 200;
 export function imagePath(reference: string, folder: string | null = null, subject?: string): string {
   if (reference.startsWith("file://")) return fileOf(reference, subject);
   if (/^(?:[a-z][a-z0-9+.-]+:\/\/|data:)/i.test(reference)) {
-    throw new LowrankError("image/address", "the image is named by an address, and nothing is downloaded", {
+    throw new LowrankError("image/address", "the image is a URL, and images are not downloaded", {
       subject,
       expected: "the path of a PNG, JPEG or WebP file",
       got: reference.slice(0, SHOWN_CHARS),
@@ -25,7 +25,7 @@ function fileOf(reference: string, subject?: string): string {
   try {
     return decodeURIComponent(new URL(reference).pathname);
   } catch (cause) {
-    throw new LowrankError("image/address", "the address of the image cannot be read", {
+    throw new LowrankError("image/address", "the image's URL cannot be parsed", {
       subject,
       expected: "a path, or file:// and a path in which % begins the code of a character",
       got: reference.slice(0, SHOWN_CHARS),

@@ -118,11 +118,11 @@ export async function readProcessorConfig(files: Files, folder: string): Promise
   const whole = `${folder}/processor_config.json`;
   const inner = (await files.exists(whole)) ? (await readJsonObject(files, whole)).image_processor : undefined;
   if (typeof inner === "object" && inner !== null) return processorConfig(inner as Record<string, unknown>, whole);
-  throw new LowrankError("image/no-processor", "the model does not say how its images are prepared", {
+  throw new LowrankError("image/no-processor", "the model has no image processor config", {
     subject: folder,
     expected: "preprocessor_config.json",
     got: "no such file",
-    next: "Take the file from where the model came from, or choose a model that has one: vision models do.",
+    next: "Download the file from the model's page, or choose a model that has one: vision models do.",
   });
 }
 
@@ -170,7 +170,7 @@ function processorType(json: Record<string, unknown>, file: string): ProcessorTy
     .replace(/(Fast|Pil)$/, "")
     .replace(/FeatureExtractor$/, "ImageProcessor");
   if (typeof named === "string" && Object.hasOwn(processors, type)) return type as ProcessorType;
-  throw new LowrankError("image/processor", "the model prepares its images in a way that is not supported", {
+  throw new LowrankError("image/processor", "the model's image processor is not supported", {
     subject: file,
     expected: `image_processor_type one of ${Object.keys(processors).join(", ")}`,
     got: named === undefined ? "no image_processor_type" : valueText(named),
@@ -194,7 +194,7 @@ function unsupported(file: string, key: string, value: unknown, expected: string
     subject: file,
     expected,
     got: valueText(value),
-    next: "Correct the file, or take it again from where the model came from.",
+    next: "Correct the file, or download it again.",
   });
 }
 

@@ -59,11 +59,11 @@ function checkShape({ pixelValues }: ProcessedImage, { size: read, isWhole }: Re
   const [tiles, ...size] = pixelValues.shape;
   const isSize = size.join() === read.join();
   if (isSize && !(isWhole && tiles !== 1)) return;
-  const told = ([channels, height, width]: readonly number[]) => `${channels} channels of ${height} × ${width} pixels`;
+  const shapeText = ([channels, height, width]: readonly number[]) => `${channels} channels of ${height} × ${width} pixels`;
   throw new LowrankError("image/model-size", "the prepared image has another size than the model reads", {
     subject,
-    expected: told(read),
-    got: isSize ? `${tiles} tiles` : told(size),
+    expected: shapeText(read),
+    got: isSize ? `${tiles} tiles` : shapeText(size),
     next: "Use the preprocessor_config.json that belongs to the checkpoint.",
   });
 }
@@ -80,7 +80,7 @@ function processImage(config: ProcessorConfig, image: RgbImage): ProcessedImage 
 
 function checkChannels({ convertRgb, type }: ProcessorConfig, { channels, name }: RgbImage): void {
   if (convertRgb || channels === 3) return;
-  throw new LowrankError("image/channels", `the ${type} of this model takes RGB images alone`, {
+  throw new LowrankError("image/channels", `the ${type} of this model accepts RGB images only`, {
     subject: name,
     expected: "3 channels",
     got: channels === 1 ? "1 channel: gray, or a palette" : `${channels} channels`,

@@ -13,7 +13,7 @@ export function weightFiles(checkpoint: Checkpoint): WeightSource {
     locate: (name) => {
       const tensor = entryOf(checkpoint, name);
       if (!tensor) {
-        throw new LowrankError("checkpoint/missing-tensor", "the checkpoint lacks a tensor that its config.json calls for", {
+        throw new LowrankError("checkpoint/missing-tensor", "the checkpoint lacks a tensor that config.json requires", {
           subject: name,
           expected: `a tensor of that name in ${checkpoint.folder}`,
           got: `${checkpoint.tensors.size} tensors, the nearest ${nearest(name, checkpoint.tensors.keys(), 2).join(", ")}`,

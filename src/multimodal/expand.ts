@@ -58,7 +58,7 @@ function writeImages(
 }
 
 const miscounted = (token: string, found: number, given: number): LowrankError =>
-  new LowrankError("data/image-count", "the text has another number of images than are given", {
+  new LowrankError("data/image-count", "the text's image tokens do not match the given images", {
     expected: `${token} once for each of ${given} ${given === 1 ? "image" : "images"}`,
     got: `${found}`,
     next: `Give as many images as the text has places for, in their order, and write none of the model's image tokens as text. A chat template has to write ${token} for each part of the type image.`,

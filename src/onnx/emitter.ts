@@ -2,6 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { LowrankError } from "../errors.ts";
 import { type Dim, polynomial, type Shape } from "../graph/dims.ts";
+import type { AttributeValue, Emitter } from "../graph/emitter.ts";
 import type { ElementType, Type, Value } from "../graph/graph.ts";
 import {
   type AttributeProto,
@@ -28,8 +29,6 @@ export interface StoredTensor {
 
 export type LocateWeight = (name: string) => StoredTensor;
 
-type AttributeValue = number | string | boolean | readonly number[];
-
 /** The element types that can be stored and computed with. */
 export const onnxType: Record<string, TensorProto_DataType | undefined> = {
   float32: TensorProto_DataType.FLOAT,
@@ -41,7 +40,7 @@ export const onnxType: Record<string, TensorProto_DataType | undefined> = {
   bool: TensorProto_DataType.BOOL,
 };
 
-export class Emitter {
+export class OnnxEmitter implements Emitter {
   private readonly emitted: NodeProto[] = [];
   private readonly renamed = new Map<string, string>();
   readonly initializers: TensorProto[] = [];
@@ -56,7 +55,6 @@ export class Emitter {
     private readonly used: ReadonlySet<Value>,
   ) {}
 
-  /** Whether anything reads the value; a rule may leave unread outputs out. */
   isUsed(value: Value): boolean {
     return this.used.has(value);
   }
@@ -65,7 +63,6 @@ export class Emitter {
     return onnxType[dtype]!;
   }
 
-  /** One ONNX node with one output. */
   node(
     opType: string,
     inputs: readonly string[],
@@ -105,7 +102,6 @@ export class Emitter {
     return this.emitted;
   }
 
-  /** `node` for bookkeeping on shapes and masks that many ops repeat: equal calls share one node. */
   shared(opType: string, inputs: readonly string[], attributes: Record<string, AttributeValue> = {}): string {
     return this.once(`${opType} ${inputs} ${JSON.stringify(attributes)}`, () => this.node(opType, inputs, attributes));
   }
@@ -129,7 +125,6 @@ export class Emitter {
     });
   }
 
-  /** One integer as int64 [1], the form ONNX takes bounds and axes in. */
   int64(value: number): string {
     return this.constant("int64", [1], [value]);
   }
@@ -150,12 +145,11 @@ export class Emitter {
     return name;
   }
 
-  /** A stored tensor, converted to the graph's dtype if it is kept in another; ONNX Runtime folds the conversion when it loads. */
   weight(name: string, { dtype, shape }: Type): string {
     return this.once(`weight ${name}`, () => {
       const stored = this.locate(name);
       if (stored.shape.length !== shape.length || stored.shape.some((dim, i) => dim !== shape[i])) {
-        throw new LowrankError("checkpoint/shape", "the stored tensor has another shape than config.json says", {
+        throw new LowrankError("checkpoint/shape", "the stored tensor's shape does not match config.json", {
           subject: name,
           expected: `[${shape.join(", ")}]`,
           got: `[${stored.shape.join(", ")}] in ${stored.location}`,
@@ -176,7 +170,6 @@ export class Emitter {
     });
   }
 
-  /** The run-time value of a dim, int64 [1]. */
   dim(dim: Dim): string {
     if (typeof dim === "number") return this.int64(dim);
     return this.once(`dim ${dim}`, () => {
@@ -197,7 +190,6 @@ export class Emitter {
     });
   }
 
-  /** A shape as int64 [rank]. */
   shape(shape: Shape): string {
     if (shape.every((dim) => typeof dim === "number")) return this.constant("int64", [shape.length], shape as number[]);
     return this.once(`shape ${shape.join(",")}`, () =>
@@ -208,7 +200,6 @@ export class Emitter {
     );
   }
 
-  /** Reshape to `shape`; a single symbolic dim is left to ONNX Runtime to find. */
   reshape(x: string, shape: Shape): string {
     const symbolic = shape.filter((dim) => typeof dim !== "number");
     const target =
@@ -234,7 +225,6 @@ export class Emitter {
     return parts.reduce((a, b) => this.node("Add", [a, b]));
   }
 
-  /** alpha · op(a) · op(b) over the last two axes; `type` tells dtype and batch rank. */
   matmul(
     type: Type,
     a: string,
@@ -285,7 +275,7 @@ function rawBytes(dtype: ElementType, values: readonly number[]): Uint8Array<Arr
 }
 
 function unsupported(name: string, dtype: string): never {
-  throw new LowrankError("checkpoint/dtype", "weights of this dtype cannot be computed with", {
+  throw new LowrankError("checkpoint/dtype", "weights of this dtype are not supported", {
     subject: name,
     expected: "float32, float16 or bfloat16",
     got: dtype,

@@ -2,7 +2,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { table } from "../graph/ops/table.ts";
-import { Emitter, type LocateWeight, onnxType } from "./emitter.ts";
+import { type LocateWeight, OnnxEmitter, onnxType } from "./emitter.ts";
 import { ModelProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
 
 const OPSET = 21n;
@@ -12,7 +12,7 @@ const IR_VERSION = 10n;
 export function lower(graph: Graph, locate: LocateWeight): Uint8Array {
   const nodes = nodesOf(graph);
   const used = new Set<Value>([...Object.values(graph.outputs), ...nodes.flatMap((node) => node.inputs)]);
-  const emit = new Emitter(locate, used);
+  const emit = new OnnxEmitter(locate, used);
   const names = new Map<Value, string>();
   // Inputs first, so that every dim symbol has a source before a shape asks for it.
   const order = [...nodes.filter((node) => node.op === "input"), ...nodes.filter((node) => node.op !== "input")];

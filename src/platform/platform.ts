@@ -29,7 +29,7 @@ export interface Platform {
   freeDisk?: (folder: string) => Promise<number>;
   /**
    * Locks `folder`, which exists, for one run, and returns what unlocks it; fails with `file/locked` if another run has it. The
-   * lock of a killed run is taken over.
+   * lock of a killed run is replaced.
    */
   lock?: (folder: string) => Promise<() => Promise<void>>;
   /** Where a job without a folder of its own keeps temporary files. */

@@ -73,7 +73,7 @@ function checkOwn(labels: readonly string[], given: ClassifyOptions): void {
 
 function checkTop(top: number | undefined): void {
   if (top === undefined || (Number.isSafeInteger(top) && top > 0)) return;
-  throw new LowrankError("predict/option", "top is no number of classes", {
+  throw new LowrankError("predict/option", "top is not a number of classes", {
     subject: "top",
     expected: "1 or more",
     got: String(top),

@@ -64,7 +64,7 @@ function batches(lengths: readonly number[], most: number): number[][] {
 
 function checkText(text: unknown, index: number): void {
   if (typeof text === "string" && text.trim() !== "") return;
-  throw new LowrankError("predict/empty-text", "there is nothing in the text to tell from", {
+  throw new LowrankError("predict/empty-text", "the text is empty", {
     subject: `text ${index + 1}`,
     expected: "a text that is not empty",
     got: typeof text === "string" ? JSON.stringify(text.slice(0, 20)) : typeof text,

@@ -111,7 +111,7 @@ function checkLabels(labels: readonly string[] | undefined): asserts labels is r
   };
   if (!labels || labels.length === 0) return refuse("the model compares images with texts, and there are no labels", "none");
   if (labels.length < 2 || labels.length > MAX_ZERO_SHOT_LABELS)
-    refuse("so many labels cannot be told apart", String(labels.length));
+    refuse("the number of labels is out of range", String(labels.length));
   const seen = new Set<string>();
   for (const [i, label] of labels.entries()) {
     if (typeof label !== "string" || label.trim() === "") refuse("a label is empty", `label ${i + 1} of ${labels.length}`);
@@ -122,7 +122,7 @@ function checkLabels(labels: readonly string[] | undefined): asserts labels is r
 
 function checkTemplates(templates: readonly string[], labels: number): void {
   const refuse = (got: string): never => {
-    throw new LowrankError("predict/template", "the template makes no text of a label", {
+    throw new LowrankError("predict/template", "the template has no place for the label", {
       subject: "template",
       expected: `1 to ${MAX_TEMPLATES} texts with ${PLACE} in them, as in "${DEFAULT_TEMPLATE}"; ${MAX_ZERO_SHOT_TEXTS} texts with all labels`,
       got,

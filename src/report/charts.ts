@@ -1,8 +1,8 @@
 // What is drawn: for each chart its curves, as the JSON that the page's script reads, and a line of text that says the same.
-import type { RunMetrics } from "../train/run-log.ts";
+import { figuresOf, type RunMetrics } from "../train/run-log.ts";
 import { bytes } from "../units.ts";
 import { visible } from "./escape.ts";
-import { countedIn, type ReportedRun, rateOf } from "./facts.ts";
+import { countedIn, figureNames, type ReportedRun, rateOf } from "./facts.ts";
 import { type Curve, curve, rounded, smoothed, smoothSteps, thinned } from "./series.ts";
 
 /** Longest label in a legend. */
@@ -72,10 +72,17 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
     ...curves(run, { of: (row) => row.loss, smooth: true }, "training"),
     { label: several ? `${name}: evaluation` : "evaluation", run, style: "dotted", ...curve(metrics.evals, (row) => row.loss) },
   ]);
-  const accuracy = runs.map(({ name, metrics }, run): ChartSeries => {
-    const evaluated = curve(metrics.evals, (row) => row.accuracy ?? null);
-    return { label: several ? name : "evaluation", run, style: "dotted", ...evaluated };
-  });
+  // A perplexity is a function of the loss.
+  const figures = figureNames(runs).filter((figure) => figure !== "perplexity");
+  const figureCharts = figures.map((figure, i) => ({
+    id: `figure-${i}`,
+    title: `${figure[0]!.toUpperCase()}${figure.slice(1)}`,
+    unit: "plain" as const,
+    series: runs.map(({ name, metrics }, run): ChartSeries => {
+      const evaluated = curve(metrics.evals, (row) => Object.fromEntries(figuresOf(row))[figure] ?? null);
+      return { label: several ? name : "evaluation", run, style: "dotted", ...evaluated };
+    }),
+  }));
   const others = perStep(runs).map(({ id, title, unit, ...how }) => ({
     id,
     title,
@@ -89,7 +96,7 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
       unit: "plain" as const,
       series: loss,
     },
-    { id: "accuracy", title: "Accuracy", unit: "plain" as const, series: accuracy },
+    ...figureCharts,
     ...others,
   ]
     .map((chart) => ({ ...chart, series: chart.series.filter(({ x }) => x.length > 0) }))

@@ -1,8 +1,8 @@
 // What a run came to, in words: the rows of a report's tables, each with one value a run.
 import type { AdapterDescription } from "../adapters/describe.ts";
 import { finetuneDefaults } from "../train/options.ts";
-import type { RunMetrics } from "../train/run-log.ts";
-import { bytes, duration, grouped } from "../units.ts";
+import { figuresOf, MAX_FIGURES, type RunMetrics } from "../train/run-log.ts";
+import { bytes, duration, figureText, grouped } from "../units.ts";
 import { curve, smoothed } from "./series.ts";
 
 /** A run as it is reported. */
@@ -45,6 +45,13 @@ const countOf = ({ metrics }: ReportedRun): number => total(metrics.steps.map(({
 /** Mean training loss of the last steps, as the smoothed curve ends; undefined before the first step. */
 const finalLoss = ({ metrics }: ReportedRun): number | undefined => smoothed(curve(metrics.steps, ({ loss }) => loss)).y.at(-1);
 
+/** The names of the figures that evaluations have beside the loss. */
+export const figureNames = (runs: readonly ReportedRun[]): string[] =>
+  [...new Set(runs.flatMap(({ metrics }) => metrics.evals.flatMap((row) => figuresOf(row).map(([name]) => name))))].slice(
+    0,
+    MAX_FIGURES,
+  );
+
 /** The evaluation with the lowest loss. */
 function bestEval({ metrics }: ReportedRun) {
   const [first, ...others] = metrics.evals;
@@ -53,8 +60,12 @@ function bestEval({ metrics }: ReportedRun) {
 
 const lossText = (value: number | undefined): string | undefined => value?.toFixed(4);
 
-const accuracyText = ({ accuracy }: RunMetrics["evals"][number]): string =>
-  accuracy === undefined ? "" : `, accuracy ${(100 * accuracy).toFixed(1)} %`;
+/** The loss of an evaluation, its step, and the task's figures. */
+const evalText = (row: RunMetrics["evals"][number]): string =>
+  [
+    `${lossText(row.loss)} at step ${grouped(row.step)}`,
+    ...figuresOf(row).map(([name, value]) => `${name} ${figureText(name, value)}`),
+  ].join(", ");
 
 /** A rate, to three figures where it is small. */
 export const rateText = (rate: number): string => (rate < 100 ? String(Number(rate.toPrecision(3))) : grouped(Math.round(rate)));
@@ -78,7 +89,7 @@ const headlines: [string, FactOf][] = [
     "best evaluation loss",
     (run) => {
       const best = bestEval(run);
-      return best && `${lossText(best.loss)} at step ${grouped(best.step)}${accuracyText(best)}`;
+      return best && evalText(best);
     },
   ],
   ["trained for", ({ metrics }) => duration(total(metrics.steps.map(({ seconds }) => seconds)))],
@@ -125,8 +136,7 @@ const details: [string, FactOf][] = [
     "last evaluation",
     ({ metrics }) => {
       const last = metrics.evals.at(-1);
-      const perplexity = last?.perplexity == null ? "" : `, perplexity ${last.perplexity.toPrecision(4)}`;
-      return last && `${lossText(last.loss)} at step ${grouped(last.step)}${perplexity}${accuracyText(last)}`;
+      return last && evalText(last);
     },
   ],
   ["tokens trained on", (run) => (countedIn(run) === "token" ? grouped(countOf(run)) : undefined)],
@@ -141,7 +151,7 @@ const details: [string, FactOf][] = [
   ],
   ["norm of the update", ({ adapter }) => adapter?.normDelta.toPrecision(4)],
   ["checkpoints", ({ metrics }) => metrics.checkpoints.length.toString()],
-  ["lines of the log that say nothing", ({ metrics }) => metrics.skipped.toString().replace(/^0$/, "") || undefined],
+  ["unreadable log lines", ({ metrics }) => metrics.skipped.toString().replace(/^0$/, "") || undefined],
   ["log", ({ metrics }) => (metrics.cut ? "longer than is read; its end is missing here" : undefined)],
   ["version of lowrank", (run) => lastRun(run)?.lowrank ?? undefined],
 ];
@@ -158,7 +168,7 @@ function dataText(data: Examples | null | undefined): string | undefined {
     images === undefined ? [] : `${grouped(images)} images`,
     classes === undefined ? [] : `${grouped(classes)} classes`,
     longest ? `longest ${grouped(longest)}` : [],
-    truncated ? `${grouped(truncated)} cut to the maximum length` : [],
+    truncated ? `${grouped(truncated)} truncated to the maximum length` : [],
     dropped ? `${grouped(dropped)} without a target left out` : [],
   ]
     .flat()

@@ -1,6 +1,6 @@
 // The report as one HTML page that needs no network: numbers and tables as they are, charts by uPlot, which is in the page.
 import type { ChartLibrary } from "../platform/platform.ts";
-import type { RunMetrics } from "../train/run-log.ts";
+import { figuresOf, type RunMetrics } from "../train/run-log.ts";
 import { bytes, grouped } from "../units.ts";
 import { type Chart, chartsOf, unitText } from "./charts.ts";
 import { escapeHtml, scriptJson } from "./escape.ts";
@@ -9,6 +9,7 @@ import {
   dataFacts,
   detailFacts,
   type Fact,
+  figureNames,
   headlineFacts,
   optionFacts,
   type ReportedRun,
@@ -92,9 +93,9 @@ function chartSection(charts: readonly Chart[]): string {
   if (charts.length === 0) return section("Curves", `<p class="note">No step is done yet.</p>`);
   const figures = charts.map(
     ({ id, title, text }) =>
-      `<figure><figcaption>${title}<small>${escapeHtml(text)}</small></figcaption><div class="chart" id="chart-${id}"></div></figure>`,
+      `<figure><figcaption>${escapeHtml(title, MAX_NAME_CHARS)}<small>${escapeHtml(text)}</small></figcaption><div class="chart" id="chart-${id}"></div></figure>`,
   );
-  const note = `<noscript><p class="note">The curves are drawn by a script; what they show is told in words here, and in numbers at the end.</p></noscript>`;
+  const note = `<noscript><p class="note">The curves need JavaScript; here they are summarized in words, and the numbers are at the end.</p></noscript>`;
   return section("Curves", `${note}<div class="charts">${figures.join("\n")}</div>`);
 }
 
@@ -143,9 +144,7 @@ function factTable(facts: readonly (Fact & { marked?: boolean })[], runs: readon
 function numbers(run: ReportedRun, several: boolean): string {
   const { name, metrics } = run;
   const of = several ? ` of ${escapeHtml(name, MAX_NAME_CHARS)}` : "";
-  const measured = (["perplexity", "accuracy"] as const).filter((measure) =>
-    metrics.evals.some((row) => row[measure] !== undefined),
-  );
+  const measured = figureNames([run]);
   const smooth = smoothed(curve(metrics.steps, ({ loss }) => loss)).y;
   const steps = spread(
     metrics.steps.map((row, at) => ({ ...row, smooth: smooth[at] })),
@@ -168,11 +167,11 @@ function numbers(run: ReportedRun, several: boolean): string {
     ),
     numberTable(
       `Evaluations${of}`,
-      ["step", "loss", ...measured],
+      ["step", "loss", ...measured.map((name) => escapeHtml(name, MAX_NAME_CHARS))],
       spread(metrics.evals, MAX_NUMBER_ROWS).map((row: RunMetrics["evals"][number]) => [
         grouped(row.step),
         row.loss.toFixed(4),
-        ...measured.map((measure) => row[measure]?.toPrecision(5) ?? "–"),
+        ...measured.map((name) => Object.fromEntries(figuresOf(row))[name]?.toPrecision(5) ?? "–"),
       ]),
       metrics.evals.length,
     ),

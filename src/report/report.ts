@@ -67,7 +67,7 @@ async function newestAdapter(files: Files, folder: string, { end, checkpoints }:
   return null;
 }
 
-/** The last part of each path, with as many before it as tell them apart. */
+/** The last part of each path, with as many before it as make them distinct. */
 export function shortNames(folders: readonly string[]): string[] {
   const parts = folders.map((folder) => folder.split("/").filter((part) => part !== "" && part !== "."));
   const longest = Math.max(1, ...parts.map(({ length }) => length));

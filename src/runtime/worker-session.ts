@@ -23,7 +23,7 @@ export interface SessionWorker {
   busy?(isBusy: boolean): void;
 }
 
-/** What a platform tells about its worker. */
+/** What a platform reports about its worker. */
 export interface WorkerEvents {
   reply(reply: Reply): void;
   /** The worker has failed, or is gone: what waits fails, and all that comes later. */

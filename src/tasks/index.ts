@@ -164,7 +164,7 @@ export function checkColumns(name: TaskName, columns: ColumnNames): void {
   const all = [...new Set(taskNames.flatMap((task) => taskOf(task).columns))];
   const foreign = all.find((column) => columns[column] !== undefined && !own.includes(column));
   if (foreign === undefined) return;
-  throw new LowrankError("data/columns", "the records that this base learns from have no such column", {
+  throw new LowrankError("data/columns", "records for this base have no such column", {
     subject: foreign,
     expected: `none but ${own.join(", ")}`,
     got: JSON.stringify(columns[foreign]),

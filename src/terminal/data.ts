@@ -26,12 +26,12 @@ export function readingLine({ path, bytes: read, size, records, seconds }: Readi
 export function dataLines(what: string, report: ExampleReport): string[] {
   const { count, tokens, targets, longest, classes, images } = report;
   const odd: [number, string][] = [
-    [report.truncated, "cut to the maximum length"],
-    [report.droppedCut - (report.droppedImages ?? 0), "left out: cut before any target"],
+    [report.truncated, "truncated to the maximum length"],
+    [report.droppedCut - (report.droppedImages ?? 0), "left out: truncated before any target"],
     [report.droppedImages ?? 0, "left out: their images do not fit into the maximum length"],
     [report.droppedEmpty, "left out: nothing in them to learn"],
     [report.emptyCompletions, "with an empty completion, of which only the end is learnt"],
-    [report.duplicates, "there more than once"],
+    [report.duplicates, "duplicates"],
     [report.alsoTrained ?? 0, "in the training data too, so the evaluation looks better than it is"],
   ];
   const trained = report.prompts === undefined ? "" : `, ${grouped(targets)} of them targets`;

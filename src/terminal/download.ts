@@ -11,7 +11,7 @@ const PLAIN_SECONDS = { text: 10, json: 1 };
 export async function resolveAndReport(reference: string, options: HubOptions, json: boolean): Promise<ModelFolder> {
   const report = json ? jsonReport() : textReport();
   const stop = () => {
-    note(`\nStopped. Run the same again: the download goes on where it was.`);
+    note(`\nStopped. Run the same again: the download resumes where it stopped.`);
     process.exit(130);
   };
   const onEvent = (event: HubEvent): void => {

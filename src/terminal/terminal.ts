@@ -43,7 +43,7 @@ export function printError(error: unknown, json: boolean): number {
   process.stderr.write(
     json
       ? `${JSON.stringify({ error: "internal", message: text })}\n`
-      : `${text}\nlowrank: this is a fault of lowrank itself. Please report it with the command, the lines above and the output of lowrank --version.\n`,
+      : `${text}\nlowrank: this is a bug in lowrank. Please report it with the command, the lines above and the output of lowrank --version.\n`,
   );
   return 1;
 }

@@ -41,7 +41,7 @@ export interface RenderOptions {
   /** Ends with the header of an assistant turn. Default false. */
   addGenerationPrompt?: boolean;
   tools?: readonly unknown[];
-  /** What `strftime_now` tells. Default: the present. */
+  /** What `strftime_now` returns. Default: the present. */
   now?: Date;
 }
 
@@ -90,7 +90,7 @@ function renderAsIs(
     environment.set("raise_exception", (message: unknown) => {
       throw new LowrankError("template/refused", `the chat template refuses the conversation: ${String(message)}`, {
         subject: template.file,
-        next: "change the conversation's roles or contents to what the template says",
+        next: "change the roles or contents to what the template accepts",
       });
     });
     for (const [name, token] of Object.entries(template.tokens)) environment.set(name, token);
@@ -178,7 +178,7 @@ function inFormOf(template: ChatTemplate, source: string, messages: readonly Cha
     );
     if (parts || !strings) return { ...message, content: bare };
     if (bare.every(({ type }) => type === "text")) return { ...message, content: textOf(bare) };
-    throw new LowrankError("template/parts", "the chat template takes texts alone, and the conversation has an image", {
+    throw new LowrankError("template/parts", "the chat template accepts only text, and the conversation has an image", {
       subject: template.file,
       expected: "a template that writes parts of the type image",
       next: "use a model whose chat template knows images, or give the images with a prompt instead of a conversation",
@@ -216,7 +216,7 @@ function compile(template: ChatTemplate, source: string): unknown {
       subject: template.file,
       expected: "a template within the Jinja that @huggingface/jinja implements",
       got: (cause as Error).message,
-      next: "take the template from the model's page again, or use another one",
+      next: "download the template from the model's page again, or use another one",
       cause,
     });
   }

@@ -338,7 +338,7 @@ const kindOf = (value: unknown): string =>
   value === undefined ? "nothing" : Array.isArray(value) ? "a list" : isObject(value) ? "an object" : JSON.stringify(value);
 
 const slow = (subject: string, json: Json): LowrankError =>
-  new LowrankError("tokenizer/slow", "the tokenizer takes too long over a text", {
+  new LowrankError("tokenizer/slow", "the tokenizer takes too long on a text", {
     subject,
     expected: `at most ${MAX_TEXT_MS / 1000} s for a text`,
     got: `more, with the expressions ${expressionsOf(json).slice(0, 3).join(" and ") || "of its kind"}`,
@@ -346,9 +346,9 @@ const slow = (subject: string, json: Json): LowrankError =>
   });
 
 const tooMuch = (subject: string, length: number): LowrankError =>
-  new LowrankError("tokenizer/limit", "the tokenizer would make too much of the text", {
+  new LowrankError("tokenizer/limit", "the tokenizer would expand the text too much", {
     subject,
-    expected: `at most ${MAX_INNER_CHARS} characters, when it has replaced what it replaces`,
+    expected: `at most ${MAX_INNER_CHARS} characters after its replacements`,
     got: `a text of ${length} characters, which can become longer than that`,
     next: "split the text into several records, or use the tokenizer of the model's own page",
   });

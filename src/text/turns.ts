@@ -219,7 +219,7 @@ function attempt(render: () => string): string | undefined {
   }
 }
 
-/** Where two renderings part, as an error tells it. */
+/** Where two renderings differ, for an error. */
 function differing(a: string, b: string, inA: string, inB: string): string {
   const at = common(a, b).length;
   const part = (text: string) => JSON.stringify(text.slice(Math.max(0, at - 20), at + 40));
@@ -227,7 +227,7 @@ function differing(a: string, b: string, inA: string, inB: string): string {
 }
 
 const unstable = ({ template, index }: Turn, expected: string, got: string): LowrankError =>
-  new LowrankError("template/unstable", `the assistant's part cannot be told from the rest at message ${index}`, {
+  new LowrankError("template/unstable", `the assistant's turn cannot be located at message ${index}`, {
     subject: template.file,
     expected,
     got,

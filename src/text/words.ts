@@ -8,7 +8,7 @@ export interface EncodedWords extends EncodedPair {
 }
 
 /**
- * The tokens of `words`, with special tokens around them, `maxTokens` at most. Words of tokenizers that tell " a" from "a" begin with
+ * The tokens of `words`, with special tokens around them, `maxTokens` at most. Words of tokenizers that distinguish " a" from "a" begin with
  * a space, the first too, as with Transformers' `add_prefix_space=True`. Throws what `encodePair` throws.
  */
 export function encodeWords(tokenizer: Tokenizer, words: readonly string[], maxTokens: number): EncodedWords {

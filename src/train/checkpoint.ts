@@ -105,7 +105,7 @@ export async function resumable(files: Files, out: string, resume: boolean): Pro
   if (found.length === 0) return null;
   const latest = resume ? await latestCheckpoint(files, out) : undefined;
   if (latest) return latest.folder;
-  throw new LowrankError("train/output", resume ? "no whole checkpoint to resume from" : "the folder holds another run", {
+  throw new LowrankError("train/output", resume ? "no complete checkpoint to resume from" : "the folder holds another run", {
     subject: out,
     expected: resume ? `a checkpoint folder with ${STATE_FILE} and every file it lists` : "a folder without checkpoints",
     got: found.map((step) => `checkpoint-${step}`).join(", "),
@@ -120,7 +120,7 @@ export async function resumable(files: Files, out: string, resume: boolean): Pro
 export async function loadCheckpoint(files: Files, folder: string, facts: RunIdentity, parameters: number): Promise<TrainState> {
   const saved = await readRecord(files, folder);
   if (!saved) {
-    throw new LowrankError("train/checkpoint", "not a whole checkpoint", {
+    throw new LowrankError("train/checkpoint", "not a complete checkpoint", {
       subject: folder,
       expected: `${STATE_FILE} and every file it lists, at its size`,
       next: "Resume from another checkpoint.",
@@ -132,7 +132,7 @@ export async function loadCheckpoint(files: Files, folder: string, facts: RunIde
       subject: folder,
       expected: `${name} = ${JSON.stringify(saved.facts[name])}`,
       got: `${name} = ${JSON.stringify(facts[name])}`,
-      next: "Resume with the options the run was started with, or train into another folder; an adapter can be gone on from there (--adapter, adapter).",
+      next: "Resume with the options the run was started with, or train into another folder; to continue its adapter, give --adapter (adapter).",
     });
   }
   const vector = (name: (typeof VECTORS)[number]) => readVector(files, folder, name, parameters);
@@ -144,10 +144,10 @@ export async function loadCheckpoint(files: Files, folder: string, facts: RunIde
 export async function loadTheta(files: Files, out: string, step: number, parameters: number): Promise<Float32Array> {
   const folder = folderOf(out, step);
   if (await readRecord(files, folder, step)) return readVector(files, folder, "theta", parameters);
-  throw new LowrankError("train/best", "the checkpoint of the best evaluation is not there, or not whole", {
+  throw new LowrankError("train/best", "the best evaluation's checkpoint is missing or incomplete", {
     subject: folder,
     expected: `${STATE_FILE} and every file it lists, at its size`,
-    next: "Resume the run with --no-load-best (loadBest: false): the result is then what the last step gave.",
+    next: "Resume the run with --no-load-best (loadBest: false): the result is then the last step's weights.",
     exitCode: 1,
   });
 }

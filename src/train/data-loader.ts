@@ -79,7 +79,7 @@ function checkExamples(examples: Examples): void {
   let empty = 0;
   while (empty < examples.length && examples.targetsOf(empty) > 0) empty++;
   if (examples.length > 0 && empty === examples.length) return;
-  throw new LowrankError("train/no-targets", "there is nothing to learn", {
+  throw new LowrankError("train/no-targets", "there are no targets", {
     subject: examples.length === 0 ? "examples" : `example ${empty} (from 0)`,
     expected: examples.length === 0 ? "at least one example" : "at least one target behind the first token",
     got: "none",

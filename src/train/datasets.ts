@@ -10,7 +10,7 @@ import type { ProcessedImage } from "../images/processor.ts";
 import { permutation, purpose } from "../random.ts";
 import type { BatchShape, TaskData } from "../tasks/task.ts";
 
-/** What is told while a long file is read and tokenized. */
+/** What is lastReport while a long file is read and tokenized. */
 export interface ReadingEvent {
   type: "reading";
   path: string;
@@ -79,12 +79,12 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
     stores.push(store);
     const collected = collector(store, { maxLength, source: path }, task.prompts?.());
     const began = performance.now();
-    let told = began;
+    let lastReport = began;
     for await (const made of examples) {
       await collected.add(made);
       const now = performance.now();
-      if (now - told < READING_SECONDS * 1000) continue;
-      told = now;
+      if (now - lastReport < READING_SECONDS * 1000) continue;
+      lastReport = now;
       yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: (now - began) / 1000 };
       // Lets what waits have its turn: a signal, for one.
       await new Promise((resolve) => setTimeout(resolve, 0));
@@ -208,6 +208,6 @@ const nothingLeft = (subject: string, count: number): LowrankError =>
   new LowrankError("train/option", "no record would be left to train on", {
     subject,
     expected: "at least one record for training",
-    got: count === 0 ? "no records" : `evalSplit takes all ${count} records`,
+    got: count === 0 ? "no records" : `evalSplit uses all ${count} records`,
     next: "Give more records, or a smaller evalSplit.",
   });

@@ -33,7 +33,7 @@ export async function readTheta(
     }
     const tensor = await readWeights(files, checkpoint, key);
     if (tensor.shape.join() !== shape.join()) {
-      throw new LowrankError("checkpoint/shape", "a weight has another shape than config.json calls for", {
+      throw new LowrankError("checkpoint/shape", "a weight's shape does not match config.json", {
         subject: `${checkpoint.folder}: ${key}`,
         expected: `[${shape.join(", ")}]`,
         got: `[${tensor.shape.join(", ")}]`,

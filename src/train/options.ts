@@ -61,7 +61,7 @@ const loraOptions = {
   init: option(z.union([z.boolean(), z.literal("gaussian")]).default(true), {
     value: "KIND",
     choices: ["true", "gaussian", "false"],
-    help: "first values. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
+    help: "initialization. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
   }),
   ...methodOptions,
 };
@@ -72,13 +72,13 @@ export const columnOptions = {
     value: "NAME",
     help: "the column or key of prompts, where docs/data.md does not list it",
   }),
-  completionColumn: option(z.string().optional(), { value: "NAME", help: "that of completions" }),
-  textColumn: option(z.string().optional(), { value: "NAME", help: "that of texts" }),
-  textPairColumn: option(z.string().optional(), { value: "NAME", help: "of a text classifier: that of second texts" }),
-  labelColumn: option(z.string().optional(), { value: "NAME", help: "of a classifier: that of classes" }),
+  completionColumn: option(z.string().optional(), { value: "NAME", help: "the column of completions" }),
+  textColumn: option(z.string().optional(), { value: "NAME", help: "the column of texts" }),
+  textPairColumn: option(z.string().optional(), { value: "NAME", help: "text classifiers: the column of second texts" }),
+  labelColumn: option(z.string().optional(), { value: "NAME", help: "classifiers: the column of classes" }),
   imageColumn: option(z.string().optional(), {
     value: "NAME",
-    help: "of a model that classifies images or compares them with texts: that of their paths",
+    help: "image models: the column of image paths",
   }),
   // Those of tasks, whose types `taskOptions` has.
   ...(Object.fromEntries(Object.entries(taskOptions).filter(([name]) => name.endsWith("Column"))) as Record<never, never>),
@@ -94,7 +94,7 @@ export const readingOptions = {
   maxLength: option(z.number().optional(), {
     value: "TOKENS",
     section: "run",
-    help: "longer examples are cut on the right (1024, or 2048 where the model reads images; its positions if fewer)",
+    help: "longer examples are truncated on the right (1024, or 2048 where the model reads images; its positions if fewer)",
   }),
   date: option(z.iso.date().optional(), { value: "YYYY-MM-DD", help: "the date that chat templates see (today)" }),
   ...taskOptions,
@@ -102,7 +102,7 @@ export const readingOptions = {
 
 /** What a base is trained, evaluated or used for. */
 export const taskOption = option(z.enum(taskNames).optional(), {
-  help: "what the base is used for (its config.json, or the adapter, says what it is for)",
+  help: "what to train the base for (read from its config.json or the adapter)",
 });
 
 /** Every option of a run, in the order of `lowrank train --help`. */
@@ -118,7 +118,7 @@ export const runOptions = {
     section: "what",
     help: "training records: .jsonl, .json, .csv, .tsv, .parquet, .txt or .md; of images also a folder (docs/data.md)",
   }),
-  output: option(path, { value: "FOLDER", section: "what", help: "gets checkpoints, and the adapter or model at the end" }),
+  output: option(path, { value: "FOLDER", section: "what", help: "folder for checkpoints and the final adapter or model" }),
   task: taskOption,
   method: option(z.enum(["lora", "full"]).default("lora"), {
     section: "what",
@@ -127,10 +127,10 @@ export const runOptions = {
   adapter: option(path.optional(), {
     value: "ADAPTER",
     model: true,
-    help: "go on training this adapter: a folder, or owner/name[@revision] on the hub",
+    help: "continue training this adapter: a folder, or owner/name[@revision] on the hub",
   }),
-  anyBase: option(z.boolean().default(false), { help: "take an adapter that was made for another base of the same shape" }),
-  baseName: option(z.string().optional(), { value: "NAME", help: "what adapter_config.json calls the base (--base as given)" }),
+  anyBase: option(z.boolean().default(false), { help: "accept an adapter made for another base of the same shape" }),
+  baseName: option(z.string().optional(), { value: "NAME", help: "the base's name in adapter_config.json (--base as given)" }),
   ...loraOptions,
   evalData: option(path.optional(), { value: "FILE", section: "what", excludes: "evalSplit", help: "records to evaluate on" }),
   evalSplit: option(z.number().gt(0).lt(1).optional(), {
@@ -140,15 +140,15 @@ export const runOptions = {
   }),
   evalEvery: option(count.optional(), { value: "STEPS", help: "steps between evaluations (an epoch's)" }),
   ...readingOptions,
-  packing: option(z.boolean().default(false), { help: "put several examples into one row, each seeing only itself" }),
+  packing: option(z.boolean().default(false), { help: "pack several examples into one row, each attending only to itself" }),
   epochs: option(z.number().gt(0).max(MAX_EPOCHS).optional(), { section: "run", help: "passes over the data (3)" }),
   steps: option(count.max(MAX_STEPS).optional(), {
     section: "run",
     excludes: "epochs",
     help: "optimizer steps, instead of epochs",
   }),
-  batchSize: option(count.default(4), { section: "run", help: "rows of a micro-batch" }),
-  gradientAccumulation: option(count.default(1), { section: "run", help: "micro-batches of a step" }),
+  batchSize: option(count.default(4), { section: "run", help: "rows per micro-batch" }),
+  gradientAccumulation: option(count.default(1), { section: "run", help: "micro-batches per optimizer step" }),
   learningRate: option(z.number().optional(), {
     value: "X",
     section: "run",
@@ -156,42 +156,42 @@ export const runOptions = {
   }),
   schedule: option(z.enum(["constant", "linear", "cosine"]).default(optimizerDefaults.schedule), {
     section: "run",
-    help: "how the learning rate falls",
+    help: "the learning rate's schedule",
   }),
   warmup: option(z.number().min(0).default(0), {
     section: "run",
-    help: "steps over which it rises, or below 1 a share of the run",
+    help: "warm-up steps, or below 1 a share of the run",
   }),
   weightDecay: option(z.number().default(optimizerDefaults.weightDecay), { value: "X", help: "AdamW's decoupled weight decay" }),
   maxGradNorm: option(z.number().default(optimizerDefaults.maxGradNorm!), {
     value: "X",
-    help: "gradients are scaled down to this norm; 0 leaves them",
+    help: "gradients are clipped to this norm; 0 disables clipping",
   }),
   loraPlusRatio: option(z.number().optional(), { value: "X", help: "LoRA+: how many times faster B learns than A" }),
-  seed: option(z.int().default(0), { help: "the same seed gives the same bits" }),
+  seed: option(z.int().default(0), { help: "random seed; the same seed gives the same result, bit for bit" }),
   samples: option(z.union([z.int().min(0).max(MAX_SAMPLES), path]).default(0), {
     value: "N|FILE",
     expected: "a number of records, or a file",
     help: "show what the adapter writes at every evaluation, for the first N evaluation records or those of FILE; opens the base twice",
   }),
-  patience: option(count.optional(), { help: "end after N evaluations without a better loss" }),
+  patience: option(count.optional(), { help: "stop after N evaluations without a better loss" }),
   minDelta: option(z.number().min(0).default(0), { value: "X", help: "a loss is better if it is lower by more than X" }),
   loadBest: option(z.boolean().default(false), {
-    help: "the result is what had the best evaluation, not what the last step gave",
+    help: "keep the weights of the best evaluation, not of the last step",
   }),
   checkpointEvery: option(count.optional(), {
     value: "STEPS",
     help: "steps between checkpoints (100 without --checkpoint-minutes)",
   }),
   checkpointMinutes: option(z.number().positive().optional(), { value: "MINUTES", help: "minutes between checkpoints" }),
-  keepCheckpoints: option(count.default(2), { help: "how many of the newest stay, beside the best evaluation's" }),
+  keepCheckpoints: option(count.default(2), { help: "how many of the newest are kept, besides the best evaluation's" }),
   force: option(z.boolean().default(false), {
     section: "none",
-    help: "train although memory or disk look too small, and into a folder that holds other files",
+    help: "train even if memory or disk look too small or the folder holds other files",
   }),
   resume: option(z.boolean().default(false), {
     section: "none",
-    help: "go on from the newest checkpoint of --output, with the options kept there",
+    help: "resume from the newest checkpoint of --output, with the options stored there",
   }),
   threads: option(count.optional(), { help: "threads of one matrix product (all cores)" }),
 };

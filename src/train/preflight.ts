@@ -45,12 +45,12 @@ export async function checkOutput(files: Files, options: RunOptions): Promise<vo
   await files.remove(probe);
 }
 
-/** What to tell of a folder whose run isn't to be resumed: whether it is the run that was asked for. Null if it doesn't say. */
+/** The error for a folder whose run isn't to be resumed: whether it is the run that was asked for. Null if it holds no options. */
 async function heldRun(files: Files, options: RunOptions): Promise<LowrankError | null> {
   const { output } = options;
   const differing = await differencesFromKept(files, options);
   if (differing === null) return null;
-  const resume = `go on with it: ${resumeCommand(output)}`;
+  const resume = `resume it: ${resumeCommand(output)}`;
   return new LowrankError(
     "train/output",
     differing.length === 0 ? "the folder holds this very run" : "the folder holds another run",
@@ -76,7 +76,7 @@ async function checkForeign(files: Files, output: string): Promise<void> {
     subject: output,
     expected: "a new or an empty folder",
     got: `${names.slice(0, 8).join(", ")}${names.length > 8 ? ", …" : ""}`,
-    next: "Choose another output folder, or write into this one all the same (--force, force): files of the same name are replaced.",
+    next: "Choose another output folder, or write into this one anyway (--force, force): files of the same name are replaced.",
   });
 }
 
@@ -110,7 +110,7 @@ export async function checkMachine(
         subject: "memory",
         expected: facts,
         got: there,
-        next: `${lighter(needs.memory)}, or try all the same (--force, force). lowrank plan tells what a change gives.`,
+        next: `${lighter(needs.memory)}, or try anyway (--force, force). lowrank plan estimates the effect of a change.`,
       });
     }
     if (isRefused || more > limits.available) warnings.push(`memory may not suffice: the run needs ${facts}; ${there}`);
@@ -123,7 +123,7 @@ export async function checkMachine(
         subject: output,
         expected: `${size(needs.disk)} for checkpoints and the result`,
         got: `${size(free)} free`,
-        next: "Choose an output folder on another disk, keep fewer checkpoints (--keep-checkpoints), or try all the same (--force).",
+        next: "Choose an output folder on another disk, keep fewer checkpoints (--keep-checkpoints), or try anyway (--force).",
       });
     }
     warnings.push(`disk may not suffice: the run writes ${size(needs.disk)}; ${size(free)} free`);

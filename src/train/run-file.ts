@@ -52,10 +52,10 @@ export async function differencesFromKept(files: Files, options: RunOptions): Pr
   if (!(await files.exists(`${options.output}/${RUN_NAME}`))) return null;
   const there = await readRun(files, { output: options.output });
   const here = await keptOf(files, options);
-  const told = (value: unknown) => (value === undefined ? "none" : JSON.stringify(value));
+  const shown = (value: unknown) => (value === undefined ? "none" : JSON.stringify(value));
   return [...new Set([...Object.keys(there), ...Object.keys(here)])]
     .filter((name) => !incidental.has(name) && JSON.stringify(there[name]) !== JSON.stringify(here[name]))
-    .map((name) => `${name} ${told(there[name])}, here ${told(here[name])}`);
+    .map((name) => `${name} ${shown(there[name])}, here ${shown(here[name])}`);
 }
 
 /** A word of a command line that a shell takes for one. */
@@ -111,7 +111,7 @@ async function readRun(files: Files, given: Record<string, unknown>): Promise<Re
   });
 }
 
-/** The folder of `file` with links resolved; the name as it is, since it tells the kind of file. */
+/** The folder of `file` with links resolved; the name as it is, since it has the kind of file. */
 async function absolute(files: Files, file: string): Promise<string> {
   const [, folder, name] = /^(.*?)([^/]+)\/*$/.exec(file) ?? ["", file, ""];
   const real = await files.realPath(folder || ".");

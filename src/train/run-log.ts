@@ -67,14 +67,8 @@ const rows = {
     seconds: z.number(),
     memoryBytes: measured,
   }),
-  eval: z.object({
-    type: z.literal("eval"),
-    time,
-    step,
-    loss: z.number(),
-    perplexity: measured.optional(),
-    accuracy: z.number().optional(),
-  }),
+  /** Beside the loss, the figures of the task. */
+  eval: z.looseObject({ type: z.literal("eval"), time, step, loss: z.number() }),
   samples: z.object({
     type: z.literal("samples"),
     time,
@@ -103,6 +97,21 @@ const anyRow = z.discriminatedUnion("type", [firstRow!, ...otherRows]);
 
 export type MetricsRow = z.output<typeof anyRow>;
 export type RowOf<T extends keyof Rows> = z.output<Rows[T]>;
+
+/** Figures of an evaluation that are shown. */
+export const MAX_FIGURES = 8;
+
+/** The figures of the task in an evaluation, by name, beside its loss. */
+export const figuresOf = ({
+  type: _type,
+  time: _time,
+  step: _step,
+  loss: _loss,
+  ...others
+}: Record<string, unknown>): [string, number][] =>
+  Object.entries(others)
+    .filter((entry): entry is [string, number] => typeof entry[1] === "number")
+    .slice(0, MAX_FIGURES);
 
 /** What a log says, each step once. */
 export interface RunMetrics {
@@ -271,7 +280,7 @@ export async function* logEvents(log: RunLog, events: AsyncIterable<TrainEvent>)
     }
   } catch (error) {
     const { code, message } = error instanceof LowrankError ? error : { code: "internal", message: String(error) };
-    // On a full disk there is no room for this row either; what failed first is what is told.
+    // On a full disk there is no room for this row either; what failed first is reported.
     await log.add({ type: "error", code, message }).catch(() => {});
     await log.flush().catch(() => {});
     throw error;

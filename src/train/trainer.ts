@@ -308,7 +308,7 @@ function nonFinite(what: string, value: number, step: number, learningRate: numb
   return new LowrankError("train/non-finite", `${what} is ${value} at step ${step}`, {
     expected: "finite numbers",
     got: `${value}, at learning rate ${learningRate}`,
-    next: `Train again with a lower learning rate, more warm-up or maxGradNorm.${saved ? ` The last whole checkpoint is ${saved}.` : ""}`,
+    next: `Train again with a lower learning rate, more warm-up or maxGradNorm.${saved ? ` The last complete checkpoint is ${saved}.` : ""}`,
     exitCode: 1,
   });
 }

@@ -13,7 +13,7 @@ import { sizeOf } from "../tensor.ts";
 
 /**
  * A loss graph that yields dloss/dθ beside its outputs: the gradient of each trained tensor under its key. It is zero for what the
- * loss does not read: the layers of a vision tower behind the features that are taken, and all of it where a run has no images.
+ * loss does not read: the layers of a vision tower behind the features that are used, and all of it where a run has no images.
  */
 function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
   const loss = mul(graph.outputs["loss"]!, input("lossScale", "float32", []));

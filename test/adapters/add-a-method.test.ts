@@ -21,7 +21,7 @@ const tableFile = "src/adapters/methods/index.ts";
 const caseFolder = "test/fixtures/cases/lora-b-bias";
 const lowrank = (...args: string[]) => node(["--import", "tsx", "src/cli/main.ts", ...args]);
 
-test("the page has the steps that are taken here", () => {
+test("the page has the steps that this test follows", () => {
   const steps = [...page.matchAll(/^\d\. \*\*(.+?)\*\*/gm)].map(([, step]) => step);
   assert.deepEqual(steps, ["Read", "The fields", "The tensors", "The update", "Merging", "The line", "The proof"]);
   const isUnbuilt = unbuiltMethods.some(({ peftName }) => peftName === "lora_bias");

@@ -153,7 +153,7 @@ test("an adapter trained on prompts and completions is asked as in its data, wha
       [...tellFormat(chat)].map((event) => (event as { text: string }).text).join(),
       /prompts and completions.*"Q: ".*"\\n"/,
     );
-    assert.deepEqual([...tellFormat(chat)], [], "told once");
+    assert.deepEqual([...tellFormat(chat)], [], "shown once");
     await line("why");
     assert.equal(chat.exchanges[0]!.prompt, "Q: why\n");
     const tokens = chat.tokenizer.encode("Q: why\n").length;
@@ -174,7 +174,7 @@ test("an adapter trained on prompts and completions is asked as in its data, wha
   });
 });
 
-test("without a chat template messages are continued as text, and that is told", async () => {
+test("without a chat template messages are continued as text, and a note is shown", async () => {
   const config = JSON.parse(readFileSync(`${base}/tokenizer_config.json`, "utf8"));
   const folder = variant("bare", { "tokenizer_config.json": { ...config, chat_template: undefined } });
   await chatting({ base: folder }, async (chat, line) => {
@@ -211,12 +211,12 @@ test("a conversation is saved as train takes it, and never over a file that was 
   });
 });
 
-test("at the limit of the positions the oldest exchanges go, which is told; a message that alone is too long fails", async () => {
+test("at the limit of the positions the oldest exchanges are dropped, with a note; a message that alone is too long fails", async () => {
   await chatting({ maxNewTokens: 60 }, async (chat, line) => {
     const long = "name[The Eagle], food[Italian], area[riverside], near[Burger King] ".repeat(6);
-    let told = "";
-    for (let i = 0; i < 5; i++) told += notes(await line(`${i} ${long}`));
-    assert.match(told, /no longer fits the model's 512 positions.*\/reset/);
+    let shown = "";
+    for (let i = 0; i < 5; i++) shown += notes(await line(`${i} ${long}`));
+    assert.match(shown, /no longer fits the model's 512 positions.*\/reset/);
     assert.equal(chat.exchanges.length, 5, "the history is whole");
     assert.ok(chat.firstSeen > 0 && chat.firstSeen < 5);
     assert.ok(chat.stats.contextTokens <= 512);
@@ -289,7 +289,7 @@ test("sampling is the checkpoint's unless it is given; options are checked befor
 const piped = (input: string, ...more: string[]) =>
   lowrank(["chat", "--base", base, "--threads", "1", "--max-new-tokens", "8", ...more], { input });
 
-test("from a pipe each line is a message, a backslash joins lines, and the status tells of failures", async () => {
+test("from a pipe each line is a message, a backslash joins lines, and the status reports failures", async () => {
   const folder = await adapter("piped", 1, { kind: "completion", before: "", after: "\n" });
   const { status, stdout, stderr } = await piped(
     "name[Cocum]\\\nfood[Thai]\n\n/compare\nname[Cocum]\n/quit\nnever\n",
@@ -343,7 +343,7 @@ test("two answers stand side by side where there is room, else one after another
   assert.ok(narrow.indexOf("one two\n") < narrow.indexOf("three four\nfive\n") && narrow.includes("one two\n"), narrow);
 });
 
-test("what is told is wrapped between words", () => {
+test("notes are wrapped between words", () => {
   const words = screenOf(40, [{ type: "note", text: `${"word ".repeat(30)}end` }]);
   const rows = words.split("\n").map((row) => shown(row).replace(/\u{FFFD}\[\d+m/gu, ""));
   assert.ok(rows.length >= 4 && rows.every((row) => row.length <= 40 && /^(word ?)*(end)?$/.test(row)), rows.join("|"));

@@ -13,7 +13,7 @@ import { imageFile, tinyTask } from "../helpers/tiny-tasks.ts";
 
 const [wide, tall] = [imageFile("wide.png"), imageFile("tall.png")];
 
-/** A model, with what the API tells of it. */
+/** A model, with what the API reports of it. */
 async function classifierOf(t: TestContext, name: "bert" | "vit" | "clip") {
   const made = await tinyTask(t, name);
   const classifier = await openClassifier(made.base, { adapter: made.adapter });
@@ -56,8 +56,8 @@ test("classify --json gives what the API gives, for pairs and for texts that are
     expected.map(({ cut }) => cut),
     [false, true],
   );
-  const told = await lowrank([...command, "--text", long]);
-  assert.match(told.stderr, /One text was longer than the model reads/);
+  const result = await lowrank([...command, "--text", long]);
+  assert.match(result.stderr, /One text was longer than the model reads/);
 });
 
 test("hundreds of files on the command line are classified in blocks, in their order", async (t) => {
@@ -136,7 +136,7 @@ test("what a command cannot do is refused with what can", async (t) => {
   const empty = await lowrank(["classify", "--base", bert], { input: "\n \n" });
   assert.deepEqual([empty.status, empty.stdout], [2, ""]);
   assert.match(empty.stderr, /standard input has no line/);
-  assert.match(await refusal(["classify", "--base", bert, "--text", " "]), /nothing in the text/);
+  assert.match(await refusal(["classify", "--base", bert, "--text", " "]), /the text is empty/);
   assert.match(
     await refusal(["classify", "--base", "embedded", "--text", "hi"]),
     /lowrank train --task sequence-classification[\s\S]*lowrank generate/,

@@ -101,7 +101,7 @@ describe("the five commands, one after another", slow, () => {
     assert.equal(cut.stdout.trimEnd(), whole.stdout.slice(0, whole.stdout.indexOf("food")).trimEnd());
   });
 
-  it("merge writes a checkpoint, inspect tells what is where", async () => {
+  it("merge writes a checkpoint, inspect shows what is where", async () => {
     const [adapter, merged] = [path.join(root, "adapter"), path.join(root, "merged")];
     const { status, stderr } = await lowrank(["merge", "--base", base, "--adapter", adapter, "--output", merged]);
     assert.equal(status, 0, stderr);
@@ -128,8 +128,8 @@ describe("events", () => {
     const { stdout, status } = await lowrank(training("events", ...short, "--json"));
     assert.equal(status, 0);
     const types = jsonLines(stdout).map((event) => event["type"]);
-    const told = types.filter((type) => type !== "reading"); // on a slow machine
-    assert.deepEqual(told, ["prepared", "start", "checkpoint", "step", "step", "checkpoint", "done"]);
+    const seen = types.filter((type) => type !== "reading"); // on a slow machine
+    assert.deepEqual(seen, ["prepared", "start", "checkpoint", "step", "step", "checkpoint", "done"]);
   });
 });
 
@@ -196,7 +196,7 @@ describe("wrong input", () => {
     ["a folder that holds nothing", ["inspect", root], /adapter_config\.json or config\.json/],
   ];
   for (const [what, args, text] of cases) {
-    it(`${what}: status 2, told on standard error`, async () => {
+    it(`${what}: status 2, reported on standard error`, async () => {
       const { status, stderr } = await printed(...args);
       assert.equal(status, 2, stderr);
       assert.match(stderr, text);

@@ -126,7 +126,7 @@ test("a contrastive model: the loss, which batches change, and recall over all, 
   }
 });
 
-test("a contrastive model on images with classes tells them by a text for each", async (t) => {
+test("a contrastive model classifies images by a text for each class", async (t) => {
   const folder = temporaryFolder(t);
   const base = await taskBase(folder, "clip");
   const options = { base, data: `${fixtures}/named.jsonl`, adapter: `${fixtures}/clip-adapter` };

@@ -186,10 +186,10 @@ describe("a run that is stopped and resumed", () => {
     await assert.rejects(again({ seed: 8 }), { code: "train/resume-mismatch" });
     await assert.rejects(again({ targetModules: ["q_proj"] }), { code: "train/resume-mismatch" });
     await assert.rejects(again({ data: evalData }), { code: "train/resume-mismatch" });
-    const told = async (change: object, ...texts: RegExp[]) =>
+    const isRefused = async (change: object, ...texts: RegExp[]) =>
       refused(events({ ...options, output, ...change }), "train/output", { text: texts });
-    await told({}, /this very run/, new RegExp(`lowrank train --resume --output ${output}`));
-    await told({ rank: 4, date: "2020-02-02" }, /found: +a run with other options: rank 8, here 4\n/, /--resume --output/);
+    await isRefused({}, /this very run/, new RegExp(`lowrank train --resume --output ${output}`));
+    await isRefused({ rank: 4, date: "2020-02-02" }, /found: +a run with other options: rank 8, here 4\n/, /--resume --output/);
     await assert.rejects(events({ output: path.join(root, "nothing"), resume: true }), { code: "train/no-run" });
   });
 });
@@ -197,7 +197,7 @@ describe("a run that is stopped and resumed", () => {
 describe("an output folder", () => {
   const options = { base, data, batchSize: 2, steps: 3, threads };
 
-  it("is taken by one run at a time, and given back at the end", async () => {
+  it("is locked by one run at a time, and released at the end", async () => {
     const output = path.join(root, "taken-by-one");
     for await (const event of finetune({ ...options, output })) {
       if (event.type === "step") await assert.rejects(events({ ...options, output }), { code: "file/locked" });

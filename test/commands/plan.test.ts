@@ -39,7 +39,7 @@ describe("lowrank plan CONFIG.json --rank R --target-modules T --json", () => {
   for (const [i, row] of rows.entries()) {
     const { name, config, r, target_modules: targets } = row;
     const isBuilt = modelTypes.includes(config.model_type);
-    it(`${isBuilt ? "tells PEFT's counts of" : "refuses"} ${name}, rank ${r}, ${targets ?? "default targets"}`, async () => {
+    it(`${isBuilt ? "has PEFT's counts of" : "refuses"} ${name}, rank ${r}, ${targets ?? "default targets"}`, async () => {
       const file = path.join(root, `${i}.json`);
       writeFileSync(file, JSON.stringify(config));
       const names = targets === null ? "default" : [targets].flat().join(",");
@@ -83,7 +83,7 @@ describe("a plan", () => {
     assert.equal(at?.total, plan.memory.total);
   });
 
-  it("tells the sizes that the run then tells and writes", async () => {
+  it("estimates the sizes that the run then reports and writes", async () => {
     const [data, output] = [path.join(root, "data.jsonl"), path.join(root, "output")];
     writeFileSync(data, `${JSON.stringify({ text: "name[The Eagle], food[Italian] ".repeat(40) })}\n`.repeat(4));
     const sizes = { batchSize: 2, maxLength: 96, keepCheckpoints: 1, steps: 2, rank: 4, dropout: 0.1 };
@@ -122,7 +122,7 @@ describe("a plan", () => {
     }
   });
 
-  it("tells how long a run takes", async () => {
+  it("estimates how long a run takes", async () => {
     const { time } = await planned(
       tiny,
       "--examples",

@@ -196,6 +196,24 @@ test("a long run gives a page of bounded size that keeps the extremes", async ()
   assert.ok(each.x[each.y.indexOf(99)] === 17_778 && each.x[each.y.indexOf(0.001)] === 43_457, "an extreme is lost");
 });
 
+test("the figures of a task have charts and columns, of any name, and not too many", async () => {
+  const own = metrics(3);
+  own.evals = [1, 2, 3].map((step) => ({ type: "eval", time, step, loss: 1, perplexity: 2.7, f1: step / 4, "<b>": 0 }));
+  const html = await page({ name: "run", metrics: own, adapter: null });
+  const titles = elements(html).flatMap(({ name, text }) => (name === "figcaption" ? text : []));
+  assert.ok(titles.includes("F1") && titles.includes("&lt;b&gt;") && !titles.includes("Perplexity"), titles.join());
+  const drawn = chartsIn(html) as { id: string; series: { y: number[] }[] }[];
+  assert.deepEqual(drawn.find(({ id }) => id === "figure-0")!.series[0]!.y, [0.25, 0.5, 0.75]);
+  assert.match(html, /<th scope="col">f1<\/th>/);
+  assert.match(html, /1\.0000 at step 3, perplexity 2\.70, f1 0\.7500/);
+  own.evals = Array.from({ length: 500 }, (_, step) => ({ type: "eval", time, step, loss: 1, [`figure ${step}`]: step }));
+  assert.equal(
+    chartsIn(await page({ name: "run", metrics: own, adapter: null })).filter(({ id }: { id: string }) => /^figure/.test(id))
+      .length,
+    8,
+  );
+});
+
 test("numbers that are none are left out, short curves are kept whole", () => {
   const rows = [1, 2, 3, 4].map((step) => ({ step, value: [1, null, Number.NaN, 5][step - 1]! }));
   assert.deepEqual(
@@ -215,7 +233,7 @@ test("the smoothed curve has no pull of its first value and ends at the mean of 
   assert.ok(jump.y[499] === 0 && jump.y.at(-1)! > 0.999 && jump.y[510]! > 0.2 && jump.y[510]! < 0.8, "it follows");
 });
 
-test("runs are called by what tells them apart", () => {
+test("runs are named by what distinguishes them", () => {
   assert.deepEqual(shortNames(["out/a/", "./out/b"]), ["a", "b"]);
   assert.deepEqual(shortNames(["x/run", "y/run", "run"]), ["x/run", "y/run", "run"]);
   assert.deepEqual(shortNames(["run", "run"]), ["run (1)", "run (2)"]);

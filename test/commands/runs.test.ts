@@ -94,7 +94,7 @@ test("runs are found below a folder, each once, and nothing else", async () => {
   await assert.rejects(find(`${root}/nowhere`), { code: "file/missing" });
 });
 
-test("a run is told by its log", async () => {
+test("a run is recognized by its log", async () => {
   const [run] = await find(finished);
   assert.deepEqual(
     { ...run, options: null },

@@ -25,7 +25,7 @@ describe("lowrank eval", () => {
     const text = await textOf(0, ...args, "--adapter", `${fixtures}/vit-adapter`);
     assert.match(
       text,
-      /\nbase +2\.2104 +8\.3 % +0\.0308\nwith the adapter +0\.6648 +75\.0 % +0\.6933\n9 of 12 right, with the adapter/,
+      /\nbase +2\.2104 +8\.3 % +0\.0308\nwith the adapter +0\.6648 +75\.0 % +0\.6933\n9 of 12 correct, with the adapter/,
     );
     assert.match(text, /\nLABEL_2 +0\.0000 +0\.0000 +0\.0000 +2\n/);
     assert.match(text, /\n {2}LABEL_2 for LABEL_3: 2\n/);
@@ -62,7 +62,7 @@ describe("lowrank eval", () => {
   });
 });
 
-it("lowrank inspect tells the classes of an adapter, and how much of it is the head", async (t) => {
+it("lowrank inspect shows the classes of an adapter, and how much of it is the head", async (t) => {
   const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const data = await jsonl(folder, "train.jsonl", twoClasses);
@@ -82,7 +82,7 @@ it("lowrank inspect tells the classes of an adapter, and how much of it is the h
   assert.doesNotMatch(bare, /LABEL_|\nclassifier +\d/);
 });
 
-it("keys of images are not taken for texts or classes in what is suggested", async (t) => {
+it("keys of images are not suggested as texts or classes", async (t) => {
   const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const pairs = await jsonl(folder, "pairs.jsonl", [{ image: "1.png", text: "a cat" }]);
@@ -111,7 +111,7 @@ it("a column that no record of the base's task has is refused, not left unread",
   assert.match(await textOf(0, "eval", ...zeroShot), /zero-shot/);
 });
 
-it("an adapter larger than its base is told in whole percent, and one class with what is missing", async (t) => {
+it("an adapter larger than its base is shown in whole percent, and a single class is refused", async (t) => {
   const folder = temporaryFolder(t);
   const [base, data] = [await taskBase(folder, "bert"), await jsonl(folder, "train.jsonl", twoClasses)];
   const args = ["train", "--base", base, "--output", `${folder}/out`, "--steps", "1", "--rank", "600"];
@@ -130,7 +130,7 @@ it("lowrank init says how a classifier is trained", async (t) => {
   );
 });
 
-it("an adapter of another architecture is told as such, not as one of the same shapes", async (t) => {
+it("an adapter of another architecture is reported as such, not as one of the same shapes", async (t) => {
   const folder = temporaryFolder(t);
   const [base, data] = [await taskBase(folder, "bert"), await jsonl(folder, "train.jsonl", twoClasses)];
   await textOf(0, "train", "--base", base, "--data", data, "--output", `${folder}/out`, "--steps", "1");

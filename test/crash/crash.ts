@@ -173,7 +173,7 @@ async function checkState(output: string, reached: number | null, kills: number)
   const names = readdirSync(output);
   const latest = await latestCheckpoint(nodeFiles, output);
   const there = names.filter((name) => name.startsWith("checkpoint-"));
-  assert.ok(latest !== undefined || there.length === 0, `no whole checkpoint among ${names.join(", ")}`);
+  assert.ok(latest !== undefined || there.length === 0, `no complete checkpoint among ${names.join(", ")}`);
   assert.ok((latest?.step ?? -1) >= (reached ?? -1), `step ${latest?.step} after ${reached}`);
   for (const name of there) {
     assert.equal((await readHeader(nodeFiles, `${output}/${name}/adapter_model.safetensors`)).tensors.size, 28, name);

@@ -60,7 +60,7 @@ async function checkWhole(folder: string): Promise<number> {
     assert.equal((await readHeader(nodeFiles, `${folder}/${name}/adapter_model.safetensors`)).tensors.size, 2);
   }
   const latest = await latestCheckpoint(nodeFiles, folder);
-  assert.ok(latest, "no whole checkpoint");
+  assert.ok(latest, "no complete checkpoint");
   return latest.step;
 }
 

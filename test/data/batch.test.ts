@@ -5,7 +5,7 @@ import { makeBatch, type PlanOptions, packRows, planBatches } from "../../src/da
 import { type Batch, type Example, IGNORE } from "../../src/data/types.ts";
 import { purpose, uniform } from "../../src/random.ts";
 
-/** An example of `length` tokens that are told apart by `tag`; targets from `first` on. */
+/** An example of `length` tokens that are distinguished by `tag`; targets from `first` on. */
 const example = (length: number, tag: number, first = 1): Example => {
   const ids = Int32Array.from({ length }, (_, i) => tag * 100 + i);
   return { ids, labels: ids.map((id, i) => (i >= first ? id : IGNORE)) };

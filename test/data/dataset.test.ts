@@ -62,7 +62,7 @@ test("the parts of a split add up to the whole file, and know what they share", 
   assert.ok(held.report.alsoTrained! > 0 && held.report.alsoTrained! <= 10);
 });
 
-test("a long file tells how far it is read, and nothing else changes", async (t) => {
+test("a long file reports progress, and nothing else changes", async (t) => {
   const rows = Array.from({ length: 9 }, (_, i) => ask(`${i}`, "b"));
   let now = 0;
   t.mock.method(performance, "now", () => (now += 700));

@@ -85,7 +85,7 @@ test("the folder at the top is the class, folders below count to it, and the ord
   assert.equal(recognizedText(recognized!), "a folder for each class");
 });
 
-test("what is no image is counted and told", async () => {
+test("files that are no images are counted and reported", async () => {
   const others = ["pets/.DS_Store", "pets/notes.txt", "pets/cat/.thumbs/1.png", "pets/cat/x.gif", "pets/__MACOSX/a.png"];
   const files = holding("pets/cat/1.png", "pets/dog/1.png", "pets/fox/none.txt", ...others);
   const { records, recognized } = await read(files, "pets", "image-classification");
@@ -239,7 +239,7 @@ test("a classifier trains on a folder as on a file of the same images; the run k
   assert.deepEqual([...losses(events), ...losses(more)], losses(same));
 });
 
-test("the first broken image in the data's order is told, with its record, what is wrong and what to do", async (t) => {
+test("the first broken image in the data's order is reported, with its record, what is wrong and what to do", async (t) => {
   const folder = temporaryFolder(t);
   const base = await taskBase(folder, "vit");
   const data = await byColour(folder, "data", [0, 1, 2]);
@@ -257,7 +257,7 @@ test("the first broken image in the data's order is told, with its record, what 
   const missing = await refusal(trained(await jsonl(folder, "list.jsonl", records)), "file/missing");
   assert.equal(missing.subject, `${folder}/list.jsonl, line 4 (${data}/green/3.png)`);
   assert.match(missing.next!, /leave the record out/);
-  // An earlier record's image is told before a later line that is no record.
+  // An earlier record's image is reported before a later line that is no record.
   const list = `${folder}/list.jsonl`;
   await writeFile(list, `${await readFile(list, "utf8")}not json\n`);
   await refusal(trained(list), "file/missing");
@@ -277,7 +277,7 @@ test("names with line breaks are names like others", async (t) => {
   );
 });
 
-test("images are decoded four at a time, given in order, and the first broken one of the order is told", async () => {
+test("images are decoded four at a time, given in order, and the first broken one of the order is reported", async () => {
   const names = Array.from({ length: 40 }, (_, i) => `p/${i % 2 ? "cat" : "dog"}/${10 + i}.png`);
   let [working, most] = [0, 0];
   /** What comes earlier takes longer, and two are broken. */

@@ -27,7 +27,7 @@ test("a model keeps its head for its own classes, and gets a new one for others"
   assert.equal(headOf(base), labelsOf(base).length);
 });
 
-test("whether a head is there is told by the weights, whatever class config.json names", async (t) => {
+test("whether there is a head is determined by the weights, whatever class config.json names", async (t) => {
   const folder = temporaryFolder(t);
   const { architectures: _, ...json } = JSON.parse(await readFile(`${bert}/base/config.json`, "utf8"));
   const open = async (config: object) => {

@@ -95,7 +95,7 @@ test("wrong keys name the line, the keys found and the kinds", async () => {
     2,
     /\{a, b\}\n {2}next: .*--prompt-column with --completion-column, or --text-column/,
   );
-  await rejects("d.jsonl", '{"prompt":"a","completion":"b","messages":[]}', "data/keys", 1, /several kinds/);
+  await rejects("d.jsonl", '{"prompt":"a","completion":"b","messages":[]}', "data/keys", 1, /several formats/);
   await rejects("d.jsonl", '{"text":"a"}', "data/keys", 1, /one of \{body\}/, { textColumn: "body" });
 });
 
@@ -117,7 +117,7 @@ test("values of a wrong type name the place", async () => {
   );
 });
 
-test("a name that says no known format is told by its content, or refused", async () => {
+test("a name without a known format is recognized by its content, or refused", async () => {
   await assert.rejects(readAll("d.xyz", "abc"), { code: "data/format", got: "d.xyz" });
   await assert.rejects(readAll("data", ""), { code: "data/format", got: "data" });
   assert.equal((await readAll("data", '\uFEFF {"text":"a"}\n')).length, 1);
@@ -173,7 +173,7 @@ test("TSV, and CSV with semicolons: the first line says what is between fields",
   assert.deepEqual(await readAll("d.csv", '"a;b","text"\n1,x\n'), [{ record: { text: "x" }, place: "line 2" }]);
 });
 
-test("the report says what a file was taken for", async () => {
+test("the report has the recognized format of a file", async () => {
   const file = readRecords(memoryFiles({ "f/d.csv": "id,instruction,output,note\n1,a,b,c\n" }), "f/d.csv");
   assert.equal(file.recognized(), null);
   for await (const _ of file);

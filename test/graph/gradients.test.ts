@@ -339,7 +339,7 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
   ],
   gemm: [
     ...products([], gemm, true),
-    // Beyond 64 columns the other order of the gradient's product is taken.
+    // Beyond 64 columns the other order of the gradient's product is used.
     one("wide a, transB", { a: floats([3, 65]), b: floats([2, 65]) }, (v) =>
       gemm(v["a"]!, v["b"]!, { transB: true, alpha: 0.5 }),
     ),

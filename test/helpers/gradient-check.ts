@@ -188,7 +188,7 @@ async function compareWithDifferences(
   return count;
 }
 
-/** (loss(x + eps) - loss(x - eps)) / 2 eps for one element of one input; the sum over the result is taken in float64. */
+/** (loss(x + eps) - loss(x - eps)) / 2 eps for one element of one input; the sum over the result is in float64. */
 async function difference(session: Session, feeds: Feeds, one: Built, name: string, at: number, eps: number): Promise<number> {
   const moved = async (by: number) => {
     const data = feeds[name]!.data.slice() as Float64Array;

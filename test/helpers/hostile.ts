@@ -18,10 +18,10 @@ import { collect } from "./assert.ts";
 
 export interface Case {
   name: string;
-  /** The code of the error that it ends with; "accepted" where the input is taken, or passed over in a way that `work` checks. */
+  /** The code of the error that it ends with; "accepted" where the input is accepted, or passed over in a way that `work` checks. */
   ends: string;
   /** What the error has to name besides. */
-  tells?: RegExp;
+  message?: RegExp;
   work(place: Place): Promise<unknown>;
 }
 

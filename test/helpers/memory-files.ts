@@ -1,4 +1,4 @@
-// Files in memory that record every read, so that a test can tell what was read of each.
+// Files in memory that record every read, so that a test can check what was read of each.
 import { LowrankError } from "../../src/errors.ts";
 import type { Files } from "../../src/files.ts";
 

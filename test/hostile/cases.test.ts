@@ -32,7 +32,7 @@ for (const [title, cases] of Object.entries(tables)) {
   });
 }
 
-async function check({ ends, tells, work }: Case): Promise<void> {
+async function check({ ends, message, work }: Case): Promise<void> {
   const place = makePlace();
   const began = process.cpuUsage();
   try {
@@ -48,9 +48,9 @@ async function check({ ends, tells, work }: Case): Promise<void> {
     assert.ok(error instanceof LowrankError, error === undefined ? "it was accepted" : String((error as Error).stack));
     const text = error.describe();
     assert.equal(error.code, ends, text);
-    assert.ok(error.subject || tells, `it does not say what it is about: ${text}`);
+    assert.ok(error.subject || message, `it does not say what it is about: ${text}`);
     assert.ok(error.next, `it does not say what to do next: ${text}`);
-    if (tells) assert.match(text, tells);
+    if (message) assert.match(text, message);
     assert.ok(text.length < 8000, `${text.length} characters`);
   } finally {
     place.leave();

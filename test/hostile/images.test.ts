@@ -58,7 +58,7 @@ function webpHeader(width: number, height: number): Uint8Array {
 }
 const black = new Uint8Array(30);
 
-const FILES: [title: string, code: string, tells: RegExp, bytes: () => Uint8Array][] = [
+const FILES: [title: string, code: string, message: RegExp, bytes: () => Uint8Array][] = [
   ["an empty file", "image/format", /an empty file/, () => new Uint8Array()],
   ["one byte", "image/format", /bytes ff/, () => Uint8Array.of(0xff)],
   ["text", "image/format", /bytes 68 65/, () => text("hello")],
@@ -104,10 +104,10 @@ const FILES: [title: string, code: string, tells: RegExp, bytes: () => Uint8Arra
 ];
 
 describe("image files", () => {
-  for (const [title, code, tells, bytes] of FILES) {
+  for (const [title, code, message, bytes] of FILES) {
     it(`${title}: ${code}`, { timeout: MAX_MS }, async () => {
       const before = process.memoryUsage.rss();
-      await refused(decodeImage(bytes(), "i.png"), code, { subject: "i.png", got: tells });
+      await refused(decodeImage(bytes(), "i.png"), code, { subject: "i.png", got: message });
       assert.ok(process.memoryUsage.rss() - before < 400e6, "memory of an image was asked for");
     });
   }
@@ -128,7 +128,7 @@ const processorOf = (config: unknown) =>
 const clip = { image_processor_type: "CLIPImageProcessor" };
 const idefics3 = { image_processor_type: "Idefics3ImageProcessor" };
 
-const CONFIGS: [title: string, code: string, tells: RegExp, config: unknown][] = [
+const CONFIGS: [title: string, code: string, message: RegExp, config: unknown][] = [
   ["no type", "image/processor", /no image_processor_type/, {}],
   ["an unknown type", "image/processor", /Sam2/, { image_processor_type: "Sam2ImageProcessor" }],
   ["a type of Object.prototype", "image/processor", /toString/, { image_processor_type: "toString" }],
@@ -149,9 +149,9 @@ const CONFIGS: [title: string, code: string, tells: RegExp, config: unknown][] =
 ];
 
 describe("processor configs", () => {
-  for (const [title, code, tells, config] of CONFIGS) {
+  for (const [title, code, message, config] of CONFIGS) {
     it(`${title}: ${code}`, async () => {
-      await refused(processorOf(config), code, { subject: "m/preprocessor_config.json", got: tells });
+      await refused(processorOf(config), code, { subject: "m/preprocessor_config.json", got: message });
     });
   }
 });

@@ -137,7 +137,7 @@ describe("parts that make text without end", () => {
 });
 
 describe("large vocabularies", () => {
-  it("100,000 merges and 5,000 added tokens are taken", async () => {
+  it("100,000 merges and 5,000 added tokens are accepted", async () => {
     const words = Array.from({ length: 100_000 }, (_, i) =>
       i.toString(26).replace(/[0-9]/g, (digit) => "qrstuvwxyz"[Number(digit)]!),
     );

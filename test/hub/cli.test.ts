@@ -41,7 +41,7 @@ it("a base by its name: trained on, named in the adapter, then used without the 
   assert.deepEqual([generated.status, generated.stderr], [0, ""]);
 });
 
-it("Ctrl+C ends a download; the same command goes on where it was", { skip: process.platform === "win32" }, async () => {
+it("Ctrl+C ends a download; the same command resumes where it stopped", { skip: process.platform === "win32" }, async () => {
   const weights = files["model.safetensors"]!;
   const hub = await start(({ url }, response, count) => {
     if (!url!.endsWith("/model.safetensors") || count > 1) return false;
@@ -61,7 +61,7 @@ it("Ctrl+C ends a download; the same command goes on where it was", { skip: proc
     }, 50);
   });
   assert.equal(stopped.status, 130, stopped.stderr);
-  assert.match(stopped.stderr, /goes on where it was/);
+  assert.match(stopped.stderr, /resumes where it stopped/);
   assert.equal(partial().length, 1);
   const again = await inCache(["download", "owner/tiny", "--json"], environment);
   assert.equal(again.status, 0, again.stderr);

@@ -10,7 +10,7 @@ import { blobOf, cut, type Fault, fakeHub, sendFile } from "./server.ts";
 import { commit, failure, hubs, id, inSnapshot, isWeights, leftovers, model, setting, small, weights } from "./setting.ts";
 
 describe("a model that is not in the cache", () => {
-  it("is downloaded in the layout that Python reads, and told of first", async () => {
+  it("is downloaded in the layout that Python reads, and announced first", async () => {
     const at = await setting();
     const { folder, name } = await resolveModel(id, at.options);
     assert.deepEqual([folder, name], [path.join(at.folder, "snapshots", commit), id]);
@@ -55,7 +55,7 @@ describe("a model that is not in the cache", () => {
     assert.deepEqual(at.hub.downloads().sort(), Object.keys(small).sort());
   });
 
-  it("may be in shards, of which those are taken that the index names", async () => {
+  it("may be in shards, of which those that the index names are downloaded", async () => {
     const [a, b] = [randomBytes(1000), randomBytes(1000)];
     const { "model.safetensors": _, ...side } = small;
     const index = Buffer.from(JSON.stringify({ weight_map: { x: "model-1.safetensors", y: "model-2.safetensors" } }));
@@ -145,7 +145,7 @@ describe("a model that is not in the cache", () => {
 });
 
 describe("a connection that is cut", () => {
-  it("goes on where it was", async () => {
+  it("resumes where it stopped", async () => {
     const fault: Fault = ({ url, headers }, response, count) =>
       isWeights(url) && count < 3 && cut(response, weights, headers.range, 100_000);
     const at = await setting([model()], fault);
@@ -231,7 +231,7 @@ describe("a file that is not what the listing says", () => {
     }
   });
 
-  it("is refused for its size when the server does not tell it", async () => {
+  it("is refused for its size when the server does not send it", async () => {
     const fault: Fault = ({ url }, response) => {
       if (!isWeights(url)) return false;
       response.writeHead(200).end(Buffer.concat([weights, weights]));

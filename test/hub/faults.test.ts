@@ -42,7 +42,7 @@ describe("a hub that refuses", () => {
       const error = await failure(at.options);
       assert.deepEqual([error.code, at.waits], [code, []]);
       assert.match(error.next!, next);
-      assert.ok(!error.describe().includes("hf_x"), "the token is told");
+      assert.ok(!error.describe().includes("hf_x"), "the token is shown");
     });
   }
 

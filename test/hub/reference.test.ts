@@ -72,7 +72,7 @@ describe("a reference", () => {
     assert.match(deep.next!, /fixtures/);
   });
 
-  it("to a file tells its folder", async () => {
+  it("to a file names its folder", async () => {
     const error = await notFound(`${fixture}/config.json`);
     assert.equal(error.code, "reference/file");
     assert.match(error.next!, /tiny-llama$/);

@@ -61,7 +61,7 @@ export function json(response: ServerResponse, value: unknown, headers: Record<s
 }
 
 export const refuse = (response: ServerResponse, status: number, code = "", headers: Record<string, string> = {}): true =>
-  json(response, { error: `told with ${status}` }, { ...(code ? { "x-error-code": code } : {}), ...headers }, status);
+  json(response, { error: `failed with ${status}` }, { ...(code ? { "x-error-code": code } : {}), ...headers }, status);
 
 function answer(models: Model[], { url = "", headers }: IncomingMessage, response: ServerResponse): unknown {
   const { pathname, searchParams } = new URL(url, "http://hub");

@@ -107,7 +107,7 @@ describe("decoding", () => {
     assert.equal(gray.channels, 1);
   });
 
-  it("the name of a file does not tell its format", async () => {
+  it("the name of a file does not determine its format", async () => {
     const image = await decodeImage(readFileSync(`${fixtures}/files/photo.webp`), "photo.jpg");
     assert.equal(image.width, 80);
   });

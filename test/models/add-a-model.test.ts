@@ -54,7 +54,7 @@ function changed(folder = ""): string[] {
   });
 }
 
-test("the page has the steps that are taken here", () => {
+test("the page has the steps that this test follows", () => {
   const steps = [...page.matchAll(/^\d\. \*\*(.+?)\*\*/gm)].map(([, step]) => step);
   assert.deepEqual(steps, ["Read", "The config", "The forward pass", "Older names", "The line", "The proof"]);
   assert.ok(!modelTypes.includes(NAME), "the family is built: take another one for this test");
@@ -65,8 +65,8 @@ test("until the family is there, lowrank plan says so, and names the file for th
   const { code, text } = await lowrank("plan", `${fixture}/case/base/config.json`);
   assert.equal(code, 2, text);
   assert.match(text, new RegExp(`the model type "${NAME}" is not supported`));
-  const told = /A new family is a file in (\S+) and a line in (\S+) \((\S+)\)/.exec(text.replace(/\s+/g, " "))!.slice(1);
-  assert.deepEqual(told, [path.dirname(familyFile) + "/", registryFile, "docs/add-a-model.md"]);
+  const found = /A new family is a file in (\S+) and a line in (\S+) \((\S+)\)/.exec(text.replace(/\s+/g, " "))!.slice(1);
+  assert.deepEqual(found, [path.dirname(familyFile) + "/", registryFile, "docs/add-a-model.md"]);
   assert.ok(page.includes(`one line in \`${registryFile}\``));
 });
 

@@ -1,4 +1,4 @@
-// Adapters and the bases they were made for: what tells two bases apart, and that every job refuses the wrong one.
+// Adapters and the bases they were made for: how two bases are distinguished, and that every job refuses the wrong one.
 // slow
 import assert from "node:assert/strict";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
@@ -104,7 +104,7 @@ describe("an adapter made for another base", async () => {
     });
   }
 
-  it("is taken where any base is allowed", async () => {
+  it("is accepted where any base is allowed", async () => {
     assert.equal((await inspectAdapter(adapter, { base: other, anyBase: true })).madeForBase, false);
     await mergeAdapter({ base: other, adapter, output, anyBase: true });
     assert.ok((await openCheckpoint(nodeFiles, output)).tensors.size > 0);

@@ -143,7 +143,7 @@ test("what is not built is refused by the key that asks for it", () => {
   assert.match(failure({ model_type: "clip", vision_config: { num_channels: 0 } }), /^model\/config .*num_channels/);
 });
 
-test("lowrank inspect tells what such a model is for, and its labels", async () => {
+test("lowrank inspect shows what such a model is for, and its labels", async () => {
   const found = await inspectBase(nodeFiles, `${cases}/bert-seqcls/base`);
   assert.equal(
     found.parameters,

@@ -378,7 +378,7 @@ test("configs of vision-language models: what is absent is Transformers' default
   assert.throws(() => decoderConfig(shuffle), /scale_factor contradicts/);
 });
 
-test("IDEFICS: an adapted output layer is taken out of the fused loss, and the added tokens stay behind its logits", async () => {
+test("IDEFICS: an adapted output layer is split from the fused loss, and the added tokens stay behind its logits", async () => {
   const given = await readCase("idefics");
   const lora = loraConfig({ rank: 2 });
   // Options allow no adapter on the output layer; full fine-tuning takes it out of the loss in the same way.

@@ -45,7 +45,7 @@ test("a folder is locked once, and free again behind it", async () => {
   await (await lockFolder(folder))();
 });
 
-test("a live process holds its lock; when it is killed, the lock is taken over at once", async () => {
+test("a live process holds its lock; when it is killed, the lock is replaced at once", async () => {
   const folder = fresh();
   const source = fileURLToPath(new URL("../../src/platform/node/lock.ts", import.meta.url));
   const code = `import(${JSON.stringify(source)}).then(async ({ lockFolder }) => { await lockFolder(${JSON.stringify(folder)}); console.log("locked"); setInterval(() => {}, 1000); });`;
@@ -70,7 +70,7 @@ test("a process number that was given to another process is not the holder", {
   await (await lockFolder(folder))();
 });
 
-test("where the start of a process can't be told, this process knows its own locks", async () => {
+test("where the start of a process is unknown, this process knows its own locks", async () => {
   const folder = fresh();
   writeFileSync(fileOf(folder), JSON.stringify({ ...(await holder()), started: null }));
   await (await lockFolder(folder))();
@@ -93,7 +93,7 @@ test("a lock of another machine is held while it is touched", async () => {
   await unlock();
 });
 
-test("a lock that was cut off while it was written is taken over", async () => {
+test("a lock that was cut off while it was written is replaced", async () => {
   for (const text of ["", "{", "null", '{"pid": -1}', "\u0000".repeat(100)]) {
     const folder = fresh();
     writeFileSync(fileOf(folder), text);

@@ -11,7 +11,7 @@ interface Locked {
 }
 
 /** On Linux onnxruntime-node's script downloads CUDA libraries; without its script the package is complete for the CPU. */
-test("no dependency's install script runs: the lock file tells npm 10 so, package.json npm 11 and later", () => {
+test("no dependency's install script runs: for npm 10 by the lock file, for npm 11 and later by package.json", () => {
   const packages: Record<string, Locked> = read("package-lock.json").packages;
   const marked = Object.entries(packages).flatMap(([name, { hasInstallScript }]) => (hasInstallScript ? [name] : []));
   assert.deepEqual(marked, [], `remove "hasInstallScript" of these from package-lock.json`);

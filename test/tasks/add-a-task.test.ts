@@ -83,7 +83,7 @@ function added(file: string): string[] {
   return more;
 }
 
-test("the page has the steps that are taken here", () => {
+test("the page has the steps that this test follows", () => {
   const steps = [...page.matchAll(/^\d\. \*\*(.+?)\*\*/gm)].map(([, step]) => step);
   const taken = [
     "Read",

@@ -59,7 +59,7 @@ test("images are shown with their size and what becomes of it; a split shows the
   assert.ok(split.warnings.includes(`the evaluation has classes without a training record: ${names}`), split.warnings.join("\n"));
 });
 
-test("one class that is nearly all, records there twice or with two classes, and evaluation on training records are told", async (t) => {
+test("a dominant class, duplicates, contradicting labels and evaluation on training records are reported", async (t) => {
   const folder = temporaryFolder(t);
   const base = await withoutWeights(folder, "bert");
   const cats = Array.from({ length: 24 }, (_, i) => ({ text: `the cat sat ${"on ".repeat(i % 20)}`, label: "cat" }));

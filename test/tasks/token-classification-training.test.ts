@@ -178,7 +178,7 @@ test("tags are names or numbers, in columns of any name; what does not fit is re
     ["word", { tokens: ["a", 3], tags: ["O", "O"] }, "data/value", /line 2[\s\S]*a list of words/],
     ["tag", { tokens: ["a"], tags: [null] }, "data/value", /line 2[\s\S]*tags/],
     ["keys", { tokens: ["a"], pos: ["O"] }, "data/keys", /tokens-column/],
-    ["both", { tokens: ["a"], tags: ["O"], ner_tags: ["O"] }, "data/keys", /several kinds/],
+    ["both", { tokens: ["a"], tags: ["O"], ner_tags: ["O"] }, "data/keys", /several formats/],
   ] as const) {
     const file = await jsonl(folder, `${name}.jsonl`, [{ tokens: ["a"], tags: ["O"] }, record]);
     await refused(preview({ base, data: file, task }), code, facts);

@@ -74,7 +74,7 @@ test("full fine-tuning on new classes writes a classifier of them", async (t) =>
   assert.ok(only(more, "step")[0]!.loss < losses[0]! / 2);
 });
 
-test("pairs of texts are told apart by what stands in which", async (t) => {
+test("the order of the texts of a pair matters", async (t) => {
   const folder = temporaryFolder(t);
   const base = await taskBase(folder, "bert");
   const words = ["cat", "dog", "bird", "film"];

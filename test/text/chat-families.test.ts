@@ -52,7 +52,7 @@ for (const family of families) {
   }
 
   for (const [conversation, message] of Object.entries(family.refused ?? {})) {
-    test(`${family.name}, ${conversation}: what the template refuses is told in its words`, () => {
+    test(`${family.name}, ${conversation}: what the template refuses is reported in its words`, () => {
       assert.throws(
         () => renderWithMask(template, conversations[conversation]!, { now }),
         (error: LowrankError) => {

@@ -105,7 +105,7 @@ test("a template that writes a thought only into the last answer: each answer as
   ]);
 });
 
-/** Templates whose turns cannot be told, and what the error says. */
+/** Templates whose turns cannot be located, and the error's text. */
 const untold: [name: string, source: string, got: RegExp][] = [
   [
     "another header for generation than for a turn",

@@ -68,7 +68,7 @@ test("epochs and seeds have orders of their own", async () => {
   assert.equal(new Set([await order(4, 0), await order(4, 1), await order(5, 0)]).size, 3);
 });
 
-test("facts tell other data, order and packing apart", async () => {
+test("facts differ for other data, order and packing", async () => {
   const facts = async (data: Example[], change: Partial<Options> = {}) => JSON.stringify((await loaderOf(data, change)).facts);
   const masked = { ids: examples[0]!.ids, labels: examples[0]!.labels.map((label, i) => (i === 1 ? -100 : label)) };
   const all = [
@@ -88,8 +88,8 @@ test("nothing to learn is refused by name", async () => {
   const isRefused = (data: Example[], text: RegExp, change: Partial<Options> = {}) =>
     refused(loaderOf(data, change), undefined, { text });
   const masked = { ids: Int32Array.of(1, 2), labels: Int32Array.of(1, -100) };
-  await isRefused([], /^examples: there is nothing to learn/);
-  await isRefused([examples[0]!, masked], /^example 1 \(from 0\): there is nothing to learn/);
+  await isRefused([], /^examples: there are no targets/);
+  await isRefused([examples[0]!, masked], /^example 1 \(from 0\): there are no targets/);
   await isRefused(examples, /^gradientAccumulation/, { gradientAccumulation: 0 });
   await isRefused(examples, /^batchSize/, { batchSize: 0.5 });
 });

@@ -95,7 +95,7 @@ describe("finetune refuses before a weight is read", () => {
       /between 0 and 1[\s\S]*2/,
     ],
     [
-      "a mask with nothing in it, telling how many rows have none",
+      "a mask with nothing in it, with the number of such rows",
       { data: file("masked.jsonl", '{"prompt":"a b c","completion":"d"}\n'.repeat(3)), maxLength: 2 },
       "data/no-targets",
       /3 records without a target/,
@@ -204,7 +204,7 @@ describe("memory and disk", () => {
     assert.deepEqual((await prepare({ output: folderWith() }, free(2 * disk))).warnings, []);
   });
 
-  it("are told by this machine", async () => {
+  it("are reported by this machine", async () => {
     const { available, total } = memoryLimits();
     assert.ok(available > 0 && available <= total && total > 0.1 * GB, `${available} ${total}`);
     assert.ok((await freeDisk(root)) > 0);

@@ -178,7 +178,7 @@ test("a resume is refused when no checkpoint is whole, and nothing is removed", 
   const folder = fresh();
   cpSync(path.join(whole, "checkpoint-3"), path.join(folder, "checkpoint-3"), { recursive: true });
   rmSync(path.join(folder, "checkpoint-3/optimizer.safetensors"));
-  await refused(run(options({ folder, resume: true })), "train/output", /no whole checkpoint/);
+  await refused(run(options({ folder, resume: true })), "train/output", /no complete checkpoint/);
   assert.deepEqual(readdirSync(folder), ["checkpoint-3"]);
 });
 
@@ -216,7 +216,7 @@ test("the state comes back to the bit, extreme numbers included", async () => {
     "train/checkpoint",
     /theta[\s\S]*float32 \[7\][\s\S]*float32 \[6\]/,
   );
-  await refused(loadCheckpoint(nodeFiles, folder, {}, 6), "train/checkpoint", /not a whole checkpoint/);
+  await refused(loadCheckpoint(nodeFiles, folder, {}, 6), "train/checkpoint", /not a complete checkpoint/);
 });
 
 test("a non-finite loss keeps every checkpoint and saves the state of before", async () => {

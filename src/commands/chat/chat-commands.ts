@@ -37,8 +37,8 @@ const commands: Record<string, Command> = {
   retry: { help: "answer the last message again", run: retry },
   reset: { help: "forget all exchanges; the system message stays", run: reset },
   system: { argument: "[TEXT]", help: "set the system message; alone: remove it", run: setSystem },
-  history: { help: "what was said", run: ({ exchanges, firstSeen }) => [{ type: "history", exchanges, firstSeen }] },
-  save: { argument: "FILE", help: "write the conversation as a .jsonl file that train takes", run: save },
+  history: { help: "show the conversation", run: ({ exchanges, firstSeen }) => [{ type: "history", exchanges, firstSeen }] },
+  save: { argument: "FILE", help: "write the conversation as a .jsonl file that train reads", run: save },
   stats: { help: "speed, and how much of the context is used", run: ({ stats }) => [{ type: "stats", ...stats }] },
   quit: { help: "leave (also Ctrl+D)", run: () => [{ type: "quit" }] },
 };
@@ -167,7 +167,7 @@ function* setSystem(chat: Chat, argument: string): Generator<ChatEvent> {
 async function* save(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
   lastOf(chat);
   if (!/\.jsonl$/i.test(file)) {
-    throw new LowrankError("chat/save", "the name of the file is not one that train takes", {
+    throw new LowrankError("chat/save", "train reads no file of this name", {
       subject: file === "" ? "/save" : file,
       expected: "a name that ends in .jsonl",
       next: `Write /save ${file === "" ? "conversation" : file}.jsonl`,
@@ -193,5 +193,5 @@ async function* save(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
 function lastOf({ exchanges }: Chat): Chat["exchanges"][number] {
   const last = exchanges.at(-1);
   if (last) return last;
-  throw new LowrankError("chat/empty", "nothing has been said yet", { next: "Write a message first." });
+  throw new LowrankError("chat/empty", "there are no messages yet", { next: "Write a message first." });
 }

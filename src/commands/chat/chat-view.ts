@@ -29,7 +29,7 @@ export function plainView(compare: () => boolean): ChatView {
   };
 }
 
-/** For people. `compare` tells whether the answers that begin now come in pairs, `label` whether one alone has its name above it. */
+/** For people. `compare`: whether the answers that begin now come in pairs; `label`: whether one alone has its name above it. */
 export function terminalView(screen: Screen, { compare, label }: { compare: () => boolean; label: () => boolean }): ChatView {
   const line = (text: string) => screen.write(`${text}\n`);
   /** The base's answer, kept until the adapter's stands beside it. */
@@ -86,7 +86,7 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
 
 function describe(event: Extract<ChatEvent, { type: "history" | "stats" }>): string {
   if (event.type === "history") {
-    if (event.exchanges.length === 0) return "Nothing has been said yet.";
+    if (event.exchanges.length === 0) return "There are no messages yet.";
     const turns = event.exchanges.map(({ user, images, answer }, i) => {
       const shownImages = images.map((image) => `[${image}] `).join("");
       const unseen = i === event.firstSeen - 1 ? "\n(up to here the model no longer sees it)" : "";

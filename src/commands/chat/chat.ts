@@ -67,7 +67,7 @@ export interface Chat {
   readonly prepared: Map<string, ProcessedImage>;
   pending: readonly string[];
   readonly generator: Generator;
-  /** By name: the last part of the folder, or the whole path where that name is taken. */
+  /** By name: the last part of the folder, or the whole path where that name is in use. */
   readonly adapters: Map<string, ChatAdapter>;
   active: string | null;
   /** The one that was attached last, for comparisons while none is. */
@@ -83,7 +83,7 @@ export interface Chat {
   readonly stop: readonly string[];
   stats: ChatStats;
   /** What was last said about how messages are sent. */
-  told: string;
+  noted: string;
   /** Files that this conversation was saved to. */
   readonly saved: Set<string>;
 }
@@ -137,7 +137,7 @@ export async function openChat(options: ChatOptions, platform: Platform): Promis
     ...opened,
     ...chosen,
     stats,
-    told: "",
+    noted: "",
     firstSeen: 0,
     exchanges: [],
     pending: [],
@@ -174,11 +174,11 @@ export function formatOf({ raw, adapters, active, baseFormat, tokenizer }: Chat)
   return tokenizer.template ? { kind: "messages" } : { kind: "text" };
 }
 
-/** How messages are sent, in words, when that is not by the chat template; told when it changes. */
+/** How messages are sent, in words, when that is not by the chat template; noted when it changes. */
 export function* tellFormat(chat: Chat): Iterable<ChatEvent> {
   const text = describeFormat(chat);
-  if (text !== "" && text !== chat.told) yield { type: "note", text };
-  chat.told = text;
+  if (text !== "" && text !== chat.noted) yield { type: "note", text };
+  chat.noted = text;
 }
 
 function describeFormat(chat: Chat): string {

@@ -27,10 +27,10 @@ export const command = defineCommand({
     raw: option(z.boolean().optional(), {
       help: "messages are continued as they are; --no-raw: always by the chat template (as the model was trained)",
     }),
-    maxNewTokens: option(z.number().default(CHAT_NEW_TOKENS), { help: "most tokens of an answer" }),
+    maxNewTokens: option(z.number().default(CHAT_NEW_TOKENS), { help: "maximum number of tokens of an answer" }),
     temperature: option(z.number().optional(), {
       value: "X",
-      help: "0 takes the likeliest token (as generation_config.json says)",
+      help: "0 picks the likeliest token (from generation_config.json)",
     }),
     topK: option(z.number().optional(), { help: "only the N likeliest tokens; 0 keeps all (likewise)" }),
     topP: option(z.number().optional(), { value: "P", help: "only the likeliest tokens that make up this mass (likewise)" }),

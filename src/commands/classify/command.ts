@@ -15,7 +15,7 @@ const SHOWN_CHARS = 60;
 const SHOWN_CLASSES = 5;
 
 export const command = defineCommand({
-  summary: "tell the class of texts or images, by a classifier or by labels of your own (CLIP)",
+  summary: "classify texts or images, with a classifier or with labels of your own (CLIP)",
   options: {
     files: inputOptions.files,
     base,
@@ -23,7 +23,7 @@ export const command = defineCommand({
     anyBase,
     task: taskOption,
     text: inputOptions.text,
-    textPair: option(z.string().optional(), { help: "the second text of each, for a model that judges pairs" }),
+    textPair: option(z.string().optional(), { help: "the second text of each, for a model that classifies pairs" }),
     image: inputOptions.image,
     labels: option(z.array(z.string()).optional(), {
       value: "A,B,…",
@@ -33,7 +33,7 @@ export const command = defineCommand({
     template: option(z.array(z.string()).optional(), {
       help: 'makes a text of a label, which stands where {} is ("a photo of a {}"); can be repeated: the mean counts',
     }),
-    top: option(z.number().default(SHOWN_CLASSES), { help: "the likeliest classes that are shown" }),
+    top: option(z.number().default(SHOWN_CLASSES), { help: "how many of the likeliest classes are shown" }),
     threads,
   },
   argument: "files",

@@ -20,7 +20,7 @@ const MAX_COLUMNS = 130;
 export const command = defineCommand({
   summary: "fine-tune the embedded model in a minute: free text to JSON, before and after",
   options: {
-    output: option(z.string().optional(), { value: "FOLDER", help: "gets the adapter (lowrank-demo, or a free name like it)" }),
+    output: option(z.string().optional(), { value: "FOLDER", help: "output folder (lowrank-demo, or a free name like it)" }),
   },
   examples: [""],
   async run({ output }, { platform, api, json }) {

@@ -52,7 +52,7 @@ export interface DemoResult {
 
 export type DemoEvent = FinetuneEvent | AnswerEvent | DemoResult;
 
-/** Trains, answers every held-out record without and with the adapter, and tells what came out. */
+/** Trains, answers every held-out record without and with the adapter, and reports the results. */
 export async function* demo(options: DemoOptions, platform: Platform): AsyncGenerator<DemoEvent, void, void> {
   const { base, baseName, data, output, steps, limit } = options;
   const trained = { trainable: 0, parameters: 0, modules: 0, examples: 0, steps: 0, trainSeconds: 0 };

@@ -6,7 +6,7 @@ import { print, printJson } from "../../terminal/terminal.ts";
 import { defineCommand } from "../command.ts";
 
 export const command = defineCommand({
-  summary: "get a model from the hub, or the newest commit of its branch",
+  summary: "download a model from the hub, or the newest commit of its branch",
   options: { name: option(z.string(), { help: "owner/name[@revision] of a model or an adapter on the hub" }) },
   argument: "name",
   examples: ["HuggingFaceTB/SmolLM2-135M-Instruct"],

@@ -26,7 +26,7 @@ export const command = defineCommand({
     text: inputOptions.text,
     image: inputOptions.image,
     pooling: option(z.enum(poolings).optional(), {
-      help: "sentence embeddings: how the states of tokens become a vector (what the adapter or the model says)",
+      help: "sentence embeddings: how token states are pooled into a vector (the adapter's or the model's way)",
     }),
     promptName: option(z.string().optional(), {
       value: "NAME",
@@ -76,7 +76,7 @@ export const command = defineCommand({
   },
 });
 
-/** A vector as JSON has it: nine digits tell every float32 from the next. */
+/** A vector as JSON has it: nine digits identify every float32. */
 const numbers = (vector: Float32Array): number[] => Array.from(vector, (value) => Number(value.toPrecision(9)));
 
 function checkOutput(output: string): void {

@@ -3,12 +3,11 @@ import { z } from "zod";
 import type { Files } from "../../files.ts";
 import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
-import { percent } from "../../tasks/common/measures.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
 import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunChoices } from "../../train/run-file.ts";
-import { grouped } from "../../units.ts";
+import { grouped, percent } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
 import { type AnswerOptions, answers } from "./answers.ts";
 import { evaluate } from "./evaluate.ts";
@@ -24,13 +23,13 @@ export const command = defineCommand({
     anyBase,
     task: taskOption,
     ...readingOptions,
-    generate: option(z.boolean().optional(), { help: "also answer every prompt greedily, and count the answers that are exact" }),
+    generate: option(z.boolean().optional(), { help: "also answer every prompt greedily, and count exact matches" }),
     template: option(z.array(z.string()).optional(), {
-      help: "of a model that compares images and texts, on images with classes: what makes a text of a class (a photo of a {}); can be repeated, the mean counts",
+      help: "zero-shot classification: template for a class's text (a photo of a {}); can be repeated, embeddings are averaged",
     }),
     limit: option(z.number().optional(), { help: "with --generate: only the first N records are answered" }),
     batchSize: option(z.number().optional(), {
-      help: "rows that are run at once (4; of other models than language models 32), among which a contrastive model finds its pairs",
+      help: "batch size (4; 32 for models other than language models); contrastive models match pairs within a batch",
     }),
     threads,
   },
@@ -38,7 +37,7 @@ export const command = defineCommand({
   async run({ generate = false, limit, ...given }, context) {
     const { platform, json } = context;
     const options = await asTrained(platform.files, given);
-    // Another model answers no prompts: that is told before anything is computed.
+    // Another model answers no prompts: that fails before anything is computed.
     if (generate) await loadBase(platform.files, options.base, platform.timeLimit);
     const evaluation = await evaluate(options, platform);
     const { data } = evaluation;
@@ -53,7 +52,7 @@ export const command = defineCommand({
   },
 });
 
-/** The options, with those of the run that trained the adapter where the command line has none; columns are taken all or none. */
+/** The options, with those of the run that trained the adapter where the command line has none; either all columns or none. */
 async function asTrained<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
   if (given.adapter === undefined) return given;
   const isGiven = (name: string) => given[name as keyof T] !== undefined;

@@ -82,7 +82,7 @@ export async function openScoring(
 }
 
 const noHead = (subject: string, head: string, adapter: Adapter | null): LowrankError =>
-  new LowrankError("evaluate/no-head", "neither the base nor the adapter has a head that tells classes", {
+  new LowrankError("evaluate/no-head", "neither the base nor the adapter has a classification head", {
     subject,
     expected: `weights of ${head} in the checkpoint, or an adapter that brings them`,
     got: adapter ? "an adapter without them" : "no adapter",

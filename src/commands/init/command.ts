@@ -32,14 +32,14 @@ export const command = defineCommand({
     data: option(z.string().optional(), { value: "FILE", help: "the training records" }),
     goal: option(z.enum(Object.keys(goals) as Goal[]).optional(), {
       value: "GOAL",
-      help: "what the model shall learn: sets rank, learning rate and epochs",
+      help: "what the model is to learn: sets rank, learning rate and epochs",
     }),
-    output: option(z.string().optional(), { value: "FOLDER", help: "gets the adapter (my-adapter)" }),
+    output: option(z.string().optional(), { value: "FOLDER", help: "output folder (my-adapter)" }),
     evalData: reworded(runOptions.evalData, { help: "records to evaluate on (a share of the data)" }),
     ...pick(runOptions, "promptColumn", "completionColumn", "textColumn"),
     file: option(z.string().default(FILE), { value: "FILE", help: "the config file to write" }),
     force: option(z.boolean().optional(), { help: "replace the file if it exists" }),
-    offline: option(z.boolean().optional(), { help: "ask the hub nothing" }),
+    offline: option(z.boolean().optional(), { help: "do not contact the hub" }),
   },
   examples: ["", "--base embedded --data train.jsonl --goal structured"],
   async run(values, { platform, json }) {
@@ -118,7 +118,7 @@ function introduction(file: string, { data, memory, seconds }: Suggestion, goal:
   return [
     `A training run, written by lowrank init. Start it with: npx lowrank train --config ${file}`,
     "Paths start at the folder in which the command is run. A flag on the command line wins over this file.",
-    "Options behind # have the value shown, or the default that their comment tells. More: docs/config.md",
+    "Options behind # have the value shown, or the default in their comment. More: docs/config.md",
     "",
     `Goal: ${goals[goal].what}.`,
     `Data: ${dataText(data)}.`,

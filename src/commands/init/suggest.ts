@@ -48,7 +48,7 @@ export interface SuggestOptions extends ColumnNames {
   evalData?: string;
 }
 
-/** What a look at a data file tells. Lengths are in tokens, of the records looked at. */
+/** What was found in a data file. Lengths are in tokens, of the records looked at. */
 export interface DataFacts {
   records: number;
   /** There are more than `records`. */
@@ -68,7 +68,7 @@ export interface Suggestion {
   data: DataFacts;
   parameters: number;
   trainableParameters: number;
-  /** Estimates: bytes at the peak, seconds at most; null where the machine tells nothing. */
+  /** Estimates: bytes at the peak, seconds at most; null where the machine reports nothing. */
   memory: number;
   seconds: number | null;
   warnings: string[];

@@ -10,7 +10,7 @@ import { anyBase, base, defineCommand } from "../command.ts";
 import { type AdapterInspection, type BaseInspection, inspect } from "./inspect.ts";
 
 export const command = defineCommand({
-  summary: "what an adapter or a base model is: parameters, modules, ranks, norms",
+  summary: "describe an adapter or a base model: parameters, modules, ranks, norms",
   options: {
     folder: option(z.string(), {
       model: true,

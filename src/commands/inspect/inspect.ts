@@ -48,7 +48,7 @@ export interface BaseInspection {
 export interface InspectAdapterOptions {
   /** Folder of a base checkpoint to check the adapter against. */
   base?: string;
-  /** Only tell whether it was made for that base, where another base of the same shape would be refused. */
+  /** Only check whether it was made for that base, where another base of the same shape would be refused. */
   anyBase?: boolean;
 }
 

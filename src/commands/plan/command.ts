@@ -12,7 +12,7 @@ import { type Plan, plannedOptions } from "./plan.ts";
 const STDIN = "standard input";
 
 export const command = defineCommand({
-  summary: "what training would take, from config.json alone: modules, parameters, sizes of files, memory, time",
+  summary: "estimate what training needs, from config.json alone: modules, parameters, file sizes, memory, time",
   options: {
     model: option(z.string(), {
       help: "a config.json, a checkpoint folder, embedded, a model in the hub's cache, or - for a config.json on standard input",

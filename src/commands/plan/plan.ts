@@ -39,7 +39,7 @@ export const plannedOptions = {
   ...methodOptions,
   ...taskOptions,
   ...pick(runOptions, "maxLength", "epochs", "batchSize", "gradientAccumulation", "keepCheckpoints", "threads"),
-  examples: option(z.number().optional(), { help: "number of training examples, to tell how long the run takes" }),
+  examples: option(z.number().optional(), { help: "number of training examples, to estimate the run's duration" }),
 };
 export type PlanOptions = Given<typeof plannedOptions>;
 
@@ -73,7 +73,7 @@ export interface Plan {
   memory: MemoryEstimate;
   /** The same at other sizes. */
   memoryAt: { batchSize: number; maxLength: number; total: number }[];
-  /** Memory of this machine that is free, and all of it; null where the host cannot tell. */
+  /** Memory of this machine that is free, and all of it; null where the host does not report it. */
   machine: { available: number; total: number } | null;
   warnings: string[];
   /** Estimates for rows of `maxLength` tokens on this machine, as busy as it is. `seconds` and `steps` need `examples`. */
@@ -87,7 +87,7 @@ export interface Plan {
   };
 }
 
-/** Sizes at which a plan tells the memory, beside those asked for. */
+/** Sizes for which a plan estimates the memory, beside those asked for. */
 const BATCH_SIZES = [1, 4, 16];
 const LENGTHS = [128, 512, 2048];
 

@@ -8,7 +8,7 @@ import { preview } from "./preview.ts";
 import { printPreview, trainedText } from "./print.ts";
 
 export const command = defineCommand({
-  summary: "what a run would train on: examples with the trained tokens marked, lengths, losses, duplicates",
+  summary: "show what a run would train on: examples with the trained tokens marked, lengths, losses, duplicates",
   options: {
     ...pick(runOptions, "base", "data", "task", "evalData", "evalSplit"),
     seed: reworded(runOptions.seed, { help: "the run's, which chooses the records of --eval-split" }),

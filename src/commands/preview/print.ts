@@ -99,7 +99,7 @@ function* lengthLines({ tokens, truncated, continued }: DatasetStats, lengths: L
 
 function leftOut({ dropped, examples }: ContinuedStats, records: number): string {
   const reasons = [
-    dropped.cut > 0 ? `${grouped(dropped.cut)} that are cut before anything trained` : "",
+    dropped.cut > 0 ? `${grouped(dropped.cut)} truncated before any target` : "",
     dropped.empty > 0 ? `${grouped(dropped.empty)} without anything to train` : "",
   ].filter(Boolean);
   const more = records - examples > dropped.places.length ? ", …" : "";

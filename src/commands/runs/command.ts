@@ -3,9 +3,8 @@
 import { z } from "zod";
 import { option } from "../../options.ts";
 import { isLocked } from "../../platform/node/lock.ts";
-import { percent } from "../../tasks/common/measures.ts";
 import { note, print, printJson, shown, table } from "../../terminal/terminal.ts";
-import { duration, grouped } from "../../units.ts";
+import { duration, grouped, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type Difference, differences, findRuns, type Run } from "./runs.ts";
 
@@ -13,7 +12,7 @@ import { type Difference, differences, findRuns, type Run } from "./runs.ts";
 const MAX_CELL_CHARS = 40;
 
 export const command = defineCommand({
-  summary: "the runs below some folders: what they train, how far they are, how they ended",
+  summary: "list runs: what they train, how far they are, how they ended",
   options: {
     folder: option(z.array(z.string()).optional(), {
       help: "folders of runs, or above them (the current folder); two or more runs are compared",
@@ -90,7 +89,7 @@ function methodOf({ options }: Run): string {
 
 const baseOf = ({ options: { base, baseName } }: Run): string => lastName(typeof baseName === "string" ? baseName : base);
 
-/** The last part of a path, which is what tells models and data files apart. */
+/** The last part of a path, which is what distinguishes models and data files. */
 const lastName = (path: unknown): string => (typeof path === "string" ? (path.match(/[^/\\]+(?=[/\\]*$)/)?.[0] ?? path) : "-");
 
 /** What a file holds, for a cell: one line, not too long, and without what would steer the terminal. */

@@ -3,7 +3,7 @@ import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { bestOf } from "../../train/evals.ts";
 import { RUN_NAME } from "../../train/run-file.ts";
-import { type RunMetrics, readMetrics } from "../../train/run-log.ts";
+import { figuresOf, type RunMetrics, readMetrics } from "../../train/run-log.ts";
 
 /** How deep runs are looked for below a folder that was given. */
 const MAX_DEPTH = 4;
@@ -46,7 +46,7 @@ export interface Run {
   trainable: number | null;
 }
 
-/** Whether a process trains into a folder, where the host can tell. */
+/** Whether a process trains into a folder, where the host reports it. */
 type IsLocked = (folder: string) => Promise<boolean>;
 
 /**
@@ -128,7 +128,7 @@ async function readRun(
     steps: metrics?.start?.steps ?? null,
     loss: steps.at(-1)?.loss ?? null,
     bestEval: best && { step: best.step, loss: best.loss },
-    accuracy: evaluated?.accuracy ?? null,
+    accuracy: new Map(evaluated && figuresOf(evaluated)).get("accuracy") ?? null,
     seconds,
     tokensPerSecond: seconds > 0 ? tokens / seconds : null,
     examplesPerSecond: seconds > 0 && examples > 0 ? examples / seconds : null,

@@ -1,10 +1,10 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
-import { percent } from "../../tasks/common/measures.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, onLostOutput, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { resumeCommand } from "../../train/run-file.ts";
-import { bytes, duration, grouped } from "../../units.ts";
+import { figuresOf } from "../../train/run-log.ts";
+import { bytes, duration, figureText, grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type FinetuneEvent, finetune } from "./finetune.ts";
 
@@ -109,7 +109,7 @@ function progress(): (event: FinetuneEvent) => void {
         passing(stepLine(event, steps), event.step === steps);
         break;
       case "eval":
-        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figuresOf(event)}`);
+        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figures(event)}`);
         break;
       case "samples":
         for (const sample of event.samples) line(sampleText(sample));
@@ -144,14 +144,10 @@ function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }
   return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
 }
 
-/** How figures are written that do not have four decimal places. */
-const figureTexts: Record<string, (value: number) => string> = { perplexity: (value) => value.toFixed(2), accuracy: percent };
-
-/** The figures of an evaluation, by their names. */
-function figuresOf({ type: _type, step: _step, loss: _loss, ...figures }: Extract<FinetuneEvent, { type: "eval" }>): string {
-  const texts = Object.entries(figures).filter((entry): entry is [string, number] => typeof entry[1] === "number");
-  return texts.map(([name, value]) => `, ${name} ${figureTexts[name]?.(value) ?? value.toFixed(4)}`).join("");
-}
+const figures = (event: Extract<FinetuneEvent, { type: "eval" }>): string =>
+  figuresOf(event)
+    .map(([name, value]) => `, ${name} ${figureText(name, value)}`)
+    .join("");
 
 const rateOf = (examples: number, seconds: number): string =>
   `${seconds > 0 ? Number((examples / seconds).toPrecision(3)) : 0} examples/s`;

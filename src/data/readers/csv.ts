@@ -24,7 +24,7 @@ async function* separated(source: Source, delimiters: readonly string[]): AsyncG
         columns = fields;
         const twice = columns.find((name, i) => columns!.indexOf(name) !== i);
         if (columns.length > MAX_CSV_COLUMNS || twice !== undefined) {
-          throw new LowrankError("data/csv", "the columns cannot be told apart", {
+          throw new LowrankError("data/csv", "there are too many columns or duplicate names", {
             subject: where,
             expected: `at most ${MAX_CSV_COLUMNS} columns, each with a name of its own`,
             got: twice === undefined ? `${columns.length} columns` : `${JSON.stringify(twice)} twice`,

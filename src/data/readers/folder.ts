@@ -53,7 +53,7 @@ export function notFromFolder(folder: string): LowrankError {
 /** Refuses a folder that has no records for its images; a record has these keys. */
 export function noMetadata(folder: string, keys: readonly string[]): LowrankError {
   const record = keys.map((key) => `"${key}": ${key === "file_name" ? '"1.png"' : "…"}`);
-  return new LowrankError("data/folder", "the folder does not say what belongs to each image", {
+  return new LowrankError("data/folder", "the folder has no records for its images", {
     subject: folder,
     expected: METADATA_NAME,
     got: "no such file in it",
@@ -151,7 +151,7 @@ const reachedTwice = (subject: string, before: string): LowrankError =>
   });
 
 const tooDeep = (subject: string): LowrankError =>
-  new LowrankError("data/folder", "folders lie too deep in each other", {
+  new LowrankError("data/folder", "folders are nested too deep", {
     subject,
     expected: `at most ${MAX_FOLDER_DEPTH} levels`,
     got: "more",

@@ -32,7 +32,7 @@ const SNIFF_BYTES = 4096;
 
 const startsWith = (head: Uint8Array, ...bytes: number[]) => bytes.every((byte, i) => head[i] === byte);
 
-/** What is no data file but may be taken for one: what it is, and what to do. */
+/** Files that may be mistaken for data files: what they are, and what to do. */
 const others: [is: (head: Uint8Array, text: string) => boolean, what: string, next: string][] = [
   [(head) => startsWith(head, 0x1f, 0x8b), "a gzip file", "unpack it, as in: gunzip FILE.gz"],
   [(head) => startsWith(head, 0x28, 0xb5, 0x2f, 0xfd), "a zstd file", "unpack it, as in: zstd -d FILE.zst"],
@@ -75,7 +75,7 @@ const openFile = async (files: Files, path: string): Promise<Opened> => ({
 
 /**
  * The format of a file. The ending says it, unless the content shows another: Parquet's magic bytes, or a first character
- * that no file of that ending begins with. A file without a known ending is told by its content.
+ * that no file of that ending begins with. A file without a known ending is recognized by its content.
  */
 async function formatOf(files: Files, path: string): Promise<Format> {
   const size = await files.size(path);
@@ -86,8 +86,8 @@ async function formatOf(files: Files, path: string): Promise<Format> {
   const ending = /\.(\w+)$/.exec(path)?.[1]?.toLowerCase() ?? "";
   const named = formats.find(({ endings }) => endings.includes(ending));
   if (what !== undefined) {
-    const expected = named ? `${named.name}, as the name says` : `${formats.map(({ name }) => name).join(", ")}`;
-    throw new LowrankError("data/format", "the file is not what is trained on", { subject: path, expected, got: what, next });
+    const expected = named ? `${named.name}, by its name` : `${formats.map(({ name }) => name).join(", ")}`;
+    throw new LowrankError("data/format", "the file is not training data", { subject: path, expected, got: what, next });
   }
   const sniffed = sniff(start, named);
   if (sniffed !== undefined) return sniffed;

@@ -132,7 +132,7 @@ interface Leaf {
   end: number;
   window: { at: number; bytes: Uint8Array };
   dictionary: ArrayLike<unknown> | undefined;
-  /** Decoded rows, and how many of them are taken. The last one may go on in the next page. */
+  /** Decoded rows, and how many of them are used. The last one may continue in the next page. */
   rows: unknown[];
   taken: number;
 }
@@ -197,7 +197,7 @@ async function nextPage(source: Source, leaf: Leaf): Promise<void> {
   const levels = v2 ? v2.repetition_levels_byte_length + v2.definition_levels_byte_length : 0;
   const isPacked = leaf.codec !== "UNCOMPRESSED" && v2?.is_compressed !== false;
   const page = isPacked ? await unpack(stored, levels, header.uncompressed_page_size, leaf.codec) : stored;
-  if (page.length !== header.uncompressed_page_size) throw new Broken("a page of another size than its header says");
+  if (page.length !== header.uncompressed_page_size) throw new Broken("a page of another size than its header states");
   const { element } = leaf.tree;
   const decoder = {
     pathInSchema: leaf.tree.path,
@@ -266,7 +266,7 @@ async function gunzip(packed: Uint8Array, size: number): Promise<Uint8Array> {
   let at = 0;
   const stream = new Blob([packed as Uint8Array<ArrayBuffer>]).stream().pipeThrough(new DecompressionStream("gzip"));
   for await (const part of stream as unknown as AsyncIterable<Uint8Array>) {
-    if (at + part.length > size) throw new Broken("a page that is longer than its header says");
+    if (at + part.length > size) throw new Broken("a page that is longer than its header states");
     page.set(part, at);
     at += part.length;
   }

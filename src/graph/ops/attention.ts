@@ -1,7 +1,8 @@
 // Scaled dot-product attention (Vaswani et al. 2017) and rotary positions (Su et al. 2021) as ops.
 // Query rows go in blocks: a causal block meets only the keys up to its end, and its scores stay in cache.
-import type { Emitter } from "../../onnx/emitter.ts";
+
 import { type Dim, divideDim, mulDims, type Shape, sameShape } from "../dims.ts";
+import type { Emitter } from "../emitter.ts";
 import { apply, apply1, expect, type Node, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { neg } from "./elementwise.ts";

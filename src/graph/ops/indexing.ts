@@ -19,7 +19,7 @@ export const scatterAddRows = (d: Value, indices: Value, rows: Dim): Value => ap
 
 /**
  * The `count` greatest elements of each row of x [n, width], zeros elsewhere, and where they are: bool [n, width]. Of equal
- * elements the first are taken.
+ * elements the first are kept.
  */
 export function keepTop(x: Value, count: number): { kept: Value; chosen: Value } {
   const [kept, chosen] = apply("keepTop", [x], { count });

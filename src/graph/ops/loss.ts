@@ -1,6 +1,7 @@
 // Cross-entropy, and its fusion with the output layer, which never holds [tokens, vocab] probabilities.
-import type { Emitter } from "../../onnx/emitter.ts";
+
 import { sameShape } from "../dims.ts";
+import type { Emitter } from "../emitter.ts";
 import { apply, apply1, expect, type Node, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { mul, tanh } from "./elementwise.ts";

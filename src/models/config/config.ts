@@ -49,7 +49,7 @@ export const commonKeys = (bosId: number | null, eosId: number | null, tied: boo
   quantization_config: z.unknown().optional(),
 });
 
-/** The part of a DecoderConfig that `commonKeys` tell. */
+/** The part of a DecoderConfig from `commonKeys`. */
 export function commonConfig(
   keys: z.output<z.ZodObject<ReturnType<typeof commonKeys>>>,
   vocabSize: number,
@@ -114,5 +114,5 @@ export const contradiction = (file: string, key: string, expected: string, got: 
     subject: file,
     expected,
     got: shown(got),
-    next: "Correct the config, or take it again from where the checkpoint came from.",
+    next: "Correct the config, or download it again.",
   });

@@ -43,6 +43,6 @@ export function readJson<Schema extends z.ZodType>(schema: Schema, value: unknow
     subject: file,
     expected: issue.message,
     got: shown(found),
-    next: "Correct the config, or take it again from where the checkpoint came from.",
+    next: "Correct the config, or download it again.",
   });
 }

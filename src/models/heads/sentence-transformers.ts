@@ -94,7 +94,7 @@ function promptsOf({ prompts, default_prompt_name: name }: z.output<typeof promp
     subject: file,
     expected: Object.keys(all).join(", ") || "null",
     got: shown(name),
-    next: "Correct the file, or take it again from where the checkpoint came from.",
+    next: "Correct the file, or download it again.",
   });
 }
 

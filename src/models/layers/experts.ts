@@ -71,5 +71,5 @@ export function stackedExpert(name: string): StoredIn | undefined {
   return stack && { ...stack, tensor: `${layer}.mlp.experts.${stack.tensor}`, index: Number(index) };
 }
 
-/** The symbol for how many tokens one expert gets; it tells the share that an even router would give it. */
+/** The symbol for how many tokens one expert gets; its size is the share from an even router. */
 const routedRows = (name: string, perToken: number, count: number): string => `routed:${name}@${perToken}/${count}`;

@@ -36,7 +36,7 @@ const edges = z
   .union([count(MAX_IMAGE_SIZE), z.tuple([count(MAX_IMAGE_SIZE), count(MAX_IMAGE_SIZE)])])
   .transform((size): [number, number] => (typeof size === "number" ? [size, size] : size));
 
-/** The keys of a config that tell how an image becomes tokens. */
+/** The keys of a config that determine how an image becomes tokens. */
 export const patchKeys = (image: number, patch: number) => ({
   image_size: edges.default([image, image]),
   patch_size: edges.default([patch, patch]),

@@ -73,7 +73,7 @@ async function readRange(file: string, offset: number, length: number): Promise<
       subject: file,
       expected: `at most ${size} bytes`,
       got: `${length} bytes from offset ${offset}`,
-      next: "The file is shorter than its header or index says; fetch it again.",
+      next: "The file is shorter than its header or index states; fetch it again.",
     });
   }
   if (length > bufferLimits.MAX_LENGTH) {

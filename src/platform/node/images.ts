@@ -63,7 +63,7 @@ export const decodeImage: DecodeImage = async (file, name) => {
     throw new LowrankError("image/damaged", "the image cannot be decoded", {
       subject: name,
       got: (cause as Error).message.replaceAll("\n", "; "),
-      next: "The file is damaged or cut short. Fetch it again, or leave it out of the data.",
+      next: "The file is damaged or truncated. Fetch it again, or leave it out of the data.",
       cause,
     });
   }

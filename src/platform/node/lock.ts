@@ -1,4 +1,4 @@
-// A lock on an output folder, so that one process trains into it. A lock whose process is gone is taken over: it is known by
+// A lock on an output folder, so that one process trains into it. A lock whose process has ended is replaced: it is known by
 // host, process number and when the process started, and where that can't be looked up, by whether its file is still touched.
 import { randomUUID } from "node:crypto";
 import { constants, readFileSync, readlinkSync } from "node:fs";
@@ -25,7 +25,7 @@ export interface Holder {
   pid: number;
   /** The machine, its boot and its numbering of processes: what makes `pid` mean the same process. */
   place: string;
-  /** When the process started, in a form that only compares; null where the system doesn't tell. */
+  /** When the process started, in a form that only compares; null where the system does not report it. */
   started: string | null;
   /** ISO 8601. */
   since: string;
@@ -120,7 +120,7 @@ async function holderOf(file: string, text: string, watchMs: number): Promise<Ho
 
 /**
  * Removes the abandoned lock that reads `text`, and no other: who removes one claims it first, so that a lock that was taken
- * over a moment ago is not taken for the one before it.
+ * over a moment ago is not mistaken for the one before it.
  */
 async function removeAbandoned(file: string, text: string): Promise<void> {
   const claim = `${file}.claim`;
@@ -193,7 +193,7 @@ async function create(file: string, text: string): Promise<boolean> {
   return true;
 }
 
-/** Whether somebody trains into `folder` now, as far as it can be told without waiting. */
+/** Whether somebody trains into `folder` now, as far as is known without waiting. */
 export async function isLocked(folder: string): Promise<boolean> {
   const found = await named(folder, () => look(`${folder}/${LOCK_NAME}`));
   const holder = found && parseHolder(found.text);

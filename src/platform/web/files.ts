@@ -110,7 +110,7 @@ const REASONS: Record<string, [message: string, next: string]> = {
   "file/not-folder": ["part of the path is not a folder", "Check the path."],
   "file/not-regular": ["is a folder, not a file", "Give the path of a file."],
   "file/not-empty": ["the folder is not empty", "Choose another folder, or empty this one."],
-  "file/past-end": ["a read past the end of the file", "The file is shorter than its header or index says; fetch it again."],
+  "file/past-end": ["a read past the end of the file", "The file is shorter than its header or index states; fetch it again."],
 };
 
 function fail(code: string, subject: string): LowrankError {

@@ -78,6 +78,6 @@ const damaged = (subject: string, cause: unknown): LowrankError =>
   new LowrankError("image/damaged", "the image cannot be decoded", {
     subject,
     got: String((cause as Error).message),
-    next: "The file is damaged or cut short. Fetch it again, or leave it out of the data.",
+    next: "The file is damaged or truncated. Fetch it again, or leave it out of the data.",
     cause,
   });

@@ -3,20 +3,11 @@ import type { MadeExample } from "../../data/examples.ts";
 import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
 import { IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
-import {
-  type DatasetStats,
-  drop,
-  lengthsOf,
-  noneContinued,
-  type ShownExample,
-  sharedWarning,
-  textParts,
-} from "../common/preview.ts";
+import { continuedStats, type ShownExample, sharedWarning, targetsOf, textParts } from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;
-
 export async function textPreview({ base, data, ids }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
   const { maxLength, imageSpans = () => [] } = data;
@@ -29,44 +20,33 @@ export async function textPreview({ base, data, ids }: PreviewContext): Promise<
 
 /** Counts that records are added to. */
 export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLength: number) {
-  const lengths: number[] = [];
-  const counted = noneContinued("text");
-  let [records, tokens, truncated] = [0, 0, 0];
+  const { counted, sums, lengths, drop, total } = continuedStats(source, "text");
   return {
-    add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample) {
+    add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample): void {
       counted.kind = "messages" in record ? "messages" : "prompt" in record ? "completion" : "text";
-      records++;
+      sums.records++;
       lengths.push(ids.length);
       const all = targetsOf(labels);
       const kept = imagesEnd > maxLength ? 0 : targetsOf(labels.subarray(0, maxLength));
       if (ids.length > maxLength) {
-        truncated++;
+        sums.truncated++;
         counted.cutTokens += ids.length - maxLength;
         counted.cutTrained += all - kept;
       }
-      if (kept === 0) return drop(counted, all === 0 ? "empty" : "cut", place);
+      if (kept === 0) {
+        drop(all === 0 ? "empty" : "cut", place);
+        return;
+      }
       counted.examples++;
-      tokens += Math.min(ids.length, maxLength);
+      sums.tokens += Math.min(ids.length, maxLength);
       counted.trained += kept;
       // A template may mark the white space after the end token too.
       const end = labels.filter((label) => label !== IGNORE).slice(-END_TOKENS);
       if (ids.length <= maxLength && !end.some((id) => eosIds.includes(id))) counted.endless++;
     },
-    total: (file: DatasetStats["file"]): DatasetStats => ({
-      source,
-      file,
-      records,
-      tokens,
-      truncated,
-      lengths: lengthsOf(lengths),
-      classes: null,
-      images: null,
-      continued: counted,
-    }),
+    total,
   };
 }
-
-const targetsOf = (labels: Int32Array): number => labels.reduce((n, label) => n + (label === IGNORE ? 0 : 1), 0);
 
 /** An example truncated to the maximum length, its text in pieces; together they are what the tokens decode to, and a note for each image's. */
 function show(
@@ -91,7 +71,7 @@ function show(
   return {
     place,
     tokens: ids.length,
-    trained: ids.reduce((n, _, i) => n + (isTrained(i) ? 1 : 0), 0),
+    trained: targetsOf(whole.labels.subarray(0, maxLength)),
     cut: whole.ids.length - ids.length,
     parts,
     ...(withIds && { ids: [...ids] }),

@@ -1,4 +1,4 @@
-// How well a classifier does: accuracy, F1 and what is taken for what, by scikit-learn's definitions (metrics/_classification.py).
+// How well a classifier does: accuracy, F1 and the confusion matrix, by scikit-learn's definitions (metrics/_classification.py).
 import type { Tensor } from "../../tensor.ts";
 
 /** How one class fares. A share of nothing is 0. */
@@ -31,7 +31,7 @@ export interface ClassificationMeasures {
   macroF1: number;
   /** Every class, in the order of `labels`. */
   classes: ClassMeasures[];
-  /** What was taken for what, the most frequent first; pairs of classes that never occurred are left out. */
+  /** Expected and predicted classes, the most frequent pair first; pairs of classes that never occurred are left out. */
   confusions: Confusion[];
 }
 

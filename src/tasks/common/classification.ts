@@ -6,15 +6,11 @@ import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
-import { grouped, oneLine } from "../../units.ts";
-import type { Classification, Measure, Measuring, ScoreTable } from "../task.ts";
-import {
-  type ClassificationMeasures,
-  type ClassMeasures,
-  classificationMeasures,
-  predictedClasses,
-} from "./classification-measures.ts";
-import { labelMeasure, percent } from "./measures.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
+import type { Classification, Measure, Measuring, ScoreTable, Task } from "../task.ts";
+import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "./classification-measures.ts";
+import { meanLoss } from "./measures.ts";
+import { recordPreview } from "./record-preview.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */
 export interface ClassifierScore extends ClassificationMeasures {
@@ -27,8 +23,30 @@ export function classLoss(config: ModelConfig): Graph {
   return { outputs: { loss: crossEntropy(logits!, input("labels", "int32", ["batch"])), logits: logits! } };
 }
 
-export const classifierMeasure = ({ labels }: Measuring): Measure<ClassifierScore> =>
-  labelMeasure(predictedClasses, (expected, predicted) => classificationMeasures(expected, predicted, labels));
+export function classifierMeasure({ labels }: Measuring): Measure<ClassifierScore> {
+  const mean = meanLoss();
+  const [expected, predicted]: [number[], number[]] = [[], []];
+  return {
+    add(ran) {
+      mean.add(ran);
+      for (const label of ran.batch.feeds["labels"]!.data) expected.push(Number(label));
+      for (const label of predictedClasses(ran.results["logits"]!)) predicted.push(label);
+    },
+    score: () => ({ loss: mean.loss(), ...classificationMeasures(expected, predicted, labels) }),
+  };
+}
+
+/** What the rows of tasks on a classifier's head over a text, or over two, share. */
+export const textClassifier = {
+  head: "sequence-classifier",
+  peft: { taskType: "SEQ_CLS" },
+  columns: ["textColumn", "textPairColumn", "labelColumn"],
+  takes: [],
+  unit: "examples",
+  evalBatchSize: 32,
+  check: needsPadding,
+  preview: recordPreview,
+} as const satisfies Partial<Task>;
 
 /** Classes and confusions that are shown: the worst. */
 const WORST = 5;
@@ -47,27 +65,23 @@ export const classificationScores: ScoreTable<ClassifierScore> = {
   ],
 };
 
-/** Rows of a table: the classes with the lowest F1 of those that occur, at most so many. */
-export function worstClasses(classes: readonly ClassMeasures[], most = WORST): string[][] {
-  const occurring = classes.filter(({ support }) => support > 0).sort((a, b) => a.f1 - b.f1);
-  return occurring
-    .slice(0, most)
-    .map(({ label, precision, recall, f1, support }) => [
-      oneLine(label, LABEL_CHARS),
-      ...[precision, recall, f1].map((share) => share.toFixed(4)),
-      grouped(support),
-    ]);
-}
-
 /** The classes with the lowest F1, and the most frequent confusions. */
 function classDetails({ classes, confusions, count, correct }: ClassifierScore, isAdapter: boolean): (string | string[][])[] {
   const label = (text: string) => oneLine(text, LABEL_CHARS);
-  const rows = worstClasses(classes);
+  const worst = classes
+    .filter(({ support }) => support > 0)
+    .sort((a, b) => a.f1 - b.f1)
+    .slice(0, WORST);
+  const rows = worst.map(({ label: name, precision, recall, f1, support }) => [
+    label(name),
+    ...[precision, recall, f1].map((share) => share.toFixed(4)),
+    grouped(support),
+  ]);
   const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
   return [
-    `${grouped(correct)} of ${grouped(count)} right${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,
+    `${grouped(correct)} of ${grouped(count)} correct${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,
     [["", "precision", "recall", "F1", "examples"], ...rows],
-    ...(wrong.length === 0 ? [] : ["taken for another most often:"]),
+    ...(wrong.length === 0 ? [] : ["most frequent confusions:"]),
     ...wrong.map(({ expected, predicted, count: times }) => {
       return `  ${label(classes[expected]!.label)} for ${label(classes[predicted]!.label)}: ${grouped(times)}`;
     }),
@@ -100,7 +114,7 @@ export function exclusiveScores(logits: Float32Array, labels: readonly string[])
 }
 
 export const notFinite = (logits: Float32Array): LowrankError =>
-  new LowrankError("predict/not-finite", "the model gives scores that are no numbers", {
+  new LowrankError("predict/not-finite", "the model outputs scores that are not finite", {
     expected: "finite numbers",
     got: [...logits.subarray(0, 8)].join(", "),
     next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",

@@ -1,5 +1,6 @@
 // What a preview of any task consists of: counts of each data file, and examples as they are trained on.
 import type { Recognized } from "../../data/readers.ts";
+import { IGNORE } from "../../data/types.ts";
 import { makeStreamDecoder, type Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
 import type { PreviewedFiles } from "../task.ts";
@@ -42,21 +43,6 @@ export interface ContinuedStats {
   endless: number;
   /** Of pairs: those whose answers are equal. */
   equal?: number;
-}
-
-/** Dropped records that are named. */
-const MAX_PLACES = 20;
-
-/** Counts of nothing yet. */
-export const noneContinued = (kind: ContinuedStats["kind"]): ContinuedStats => {
-  const dropped = { cut: 0, empty: 0, places: [] };
-  return { kind, examples: 0, trained: 0, cutTokens: 0, cutTrained: 0, dropped, endless: 0 };
-};
-
-/** Counts a record that is left out. */
-export function drop({ dropped }: ContinuedStats, why: "cut" | "empty", place: string): void {
-  dropped[why]++;
-  if (dropped.places.length < MAX_PLACES) dropped.places.push(place);
 }
 
 /** How long the examples of a file are; 95 of 100 are no longer than `most`. */
@@ -104,6 +90,39 @@ export interface TextPart {
   text: string;
   trained: boolean;
 }
+
+/** Dropped records that are named. */
+const MAX_PLACES = 20;
+
+/** Counts of a file whose texts are continued, which the reader of its examples adds to. */
+export function continuedStats(source: string, kind: ContinuedStats["kind"]) {
+  const dropped: ContinuedStats["dropped"] = { cut: 0, empty: 0, places: [] };
+  const counted: ContinuedStats = { kind, examples: 0, trained: 0, cutTokens: 0, cutTrained: 0, dropped, endless: 0 };
+  const sums = { records: 0, tokens: 0, truncated: 0 };
+  const lengths: number[] = [];
+  return {
+    counted,
+    sums,
+    lengths,
+    /** Counts a record that is left out. */
+    drop(why: "cut" | "empty", place: string): void {
+      dropped[why]++;
+      if (dropped.places.length < MAX_PLACES) dropped.places.push(place);
+    },
+    total: (file: DatasetStats["file"]): DatasetStats => ({
+      source,
+      file,
+      ...sums,
+      lengths: lengthsOf(lengths),
+      classes: null,
+      images: null,
+      continued: counted,
+    }),
+  };
+}
+
+/** How many tokens are targets. */
+export const targetsOf = (labels: Int32Array): number => labels.reduce((sum, label) => sum + (label === IGNORE ? 0 : 1), 0);
 
 /** The pieces of a text, to which tokens and other texts are added. */
 export function textParts(tokenizer: Tokenizer) {

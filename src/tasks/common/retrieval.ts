@@ -67,7 +67,7 @@ const isNearer = (scores: Float32Array, a: number, b: number): boolean =>
 export function checkFinite({ data, width }: Vectors, of: string): void {
   const at = data.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return;
-  throw new LowrankError("predict/not-finite", "the model gives vectors that are no numbers", {
+  throw new LowrankError("predict/not-finite", "the model outputs vectors that are not finite", {
     subject: `${of}, row ${Math.floor(at / width) + 1}`,
     expected: "finite numbers",
     got: String(data[at]),

@@ -47,7 +47,7 @@ export async function* withCheckedTemplate(
   }
 }
 
-/** The assistant's turn of a short conversation; nothing where the template wants another kind, which its records' rendering will tell. */
+/** The assistant's turn of a short conversation; nothing where the template wants another kind, which rendering its records reports. */
 function sampleTurn(template: ChatTemplate): string {
   const turns = ["user", "assistant"].map((role) => ({ role, content: "text" }));
   try {

@@ -5,7 +5,7 @@ import { mul, sub } from "../../graph/ops/elementwise.ts";
 import { input, scalar } from "../../graph/ops/leaves.ts";
 import { modelOutputs } from "../../models/registry.ts";
 import { float32 } from "../../tensor.ts";
-import { needsPadding, notFinite } from "../common/classification.ts";
+import { notFinite, textClassifier } from "../common/classification.ts";
 import { type LabelledText, labelledTexts } from "../common/labelled-texts.ts";
 import { softplus, sumOf } from "../common/losses.ts";
 import { encodeTexts, type RecordKind, recordData } from "../common/record-data.ts";
@@ -42,16 +42,10 @@ const records: RecordKind<LabelledText<string[]>> = {
 };
 
 export const multiLabelClassification: Task<MultiLabelScore> & { classes: true } = {
+  ...textClassifier,
   what: "multi-label classification",
-  head: "sequence-classifier",
   problemType: "multi_label_classification",
   classes: true,
-  peft: { taskType: "SEQ_CLS" },
-  columns: ["textColumn", "textPairColumn", "labelColumn"],
-  takes: [],
-  unit: "examples",
-  evalBatchSize: 32,
-  check: needsPadding,
   data: (base, options, host) => recordData(records, base, options, host),
   loss(config) {
     const { logits } = modelOutputs(config); // [batch, classes]

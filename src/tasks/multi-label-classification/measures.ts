@@ -1,7 +1,7 @@
 // How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
-import { worstClasses } from "../common/classification.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
 import type { ClassMeasures } from "../common/classification-measures.ts";
-import { labelMeasure, percent } from "../common/measures.ts";
+import { meanLoss } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
 
 /** The mean logistic loss of the rows and classes in nats, and what was found. */
@@ -61,22 +61,41 @@ export function multiLabelMeasures(
   };
 }
 
-export const multiLabelMeasure = ({ labels }: Measuring): Measure<MultiLabelScore> =>
-  labelMeasure(
-    ({ data }) => Array.from(data, Number).map((logit) => (logit > 0 ? 1 : 0)),
-    (expected, found) => multiLabelMeasures(expected, found, labels),
-  );
+export function multiLabelMeasure({ labels }: Measuring): Measure<MultiLabelScore> {
+  const mean = meanLoss();
+  const [expected, found]: [number[], number[]] = [[], []];
+  return {
+    add(ran) {
+      mean.add(ran);
+      for (const label of ran.batch.feeds["labels"]!.data) expected.push(Number(label));
+      for (const logit of ran.results["logits"]!.data) found.push(Number(logit) > 0 ? 1 : 0);
+    },
+    score: () => ({ loss: mean.loss(), ...multiLabelMeasures(expected, found, labels) }),
+  };
+}
+
+/** Classes that are shown: the worst. */
+const WORST = 5;
+const LABEL_CHARS = 40;
 
 export const multiLabelScores: ScoreTable<MultiLabelScore> = {
   columns: [
     ["loss", ({ loss }) => loss.toFixed(4)],
     ["micro F1", ({ microF1 }) => microF1.toFixed(4)],
     ["macro F1", ({ macroF1 }) => macroF1.toFixed(4)],
-    ["all right", ({ subsetAccuracy }) => percent(subsetAccuracy)],
+    ["exact match", ({ subsetAccuracy }) => percent(subsetAccuracy)],
   ],
   details({ base, adapter }) {
     const { classes } = (adapter ?? base)!;
-    const rows = worstClasses(classes);
+    const worst = classes
+      .filter(({ support }) => support > 0)
+      .sort((a, b) => a.f1 - b.f1)
+      .slice(0, WORST);
+    const rows = worst.map(({ label, precision, recall, f1, support }) => [
+      oneLine(label, LABEL_CHARS),
+      ...[precision, recall, f1].map((value) => value.toFixed(4)),
+      grouped(support),
+    ]);
     return [
       ...(base ? [] : ["The base has no head of its own for these classes."]),
       `${rows.length === classes.length ? "The classes" : "The worst classes"}${adapter ? ", with the adapter" : ""}:`,

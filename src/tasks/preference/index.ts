@@ -1,7 +1,8 @@
 // Preferences: of two answers to a prompt the chosen one is made more probable than the rejected one, against the model as it was (DPO).
 import { z } from "zod";
 import { option } from "../../options.ts";
-import { meanLoss, percent } from "../common/measures.ts";
+import { percent } from "../../units.ts";
+import { meanLoss } from "../common/measures.ts";
 import type { Measure, Score, Task } from "../task.ts";
 import { preferenceData, prepareReference } from "./data.ts";
 import { lossOptions, preferenceLoss } from "./loss.ts";
@@ -49,8 +50,8 @@ function measure(): Measure<PreferenceScore> {
 
 const options = {
   ...lossOptions,
-  chosenColumn: option(z.string().optional(), { value: "NAME", help: "preferences: that of chosen answers" }),
-  rejectedColumn: option(z.string().optional(), { value: "NAME", help: "preferences: that of rejected answers" }),
+  chosenColumn: option(z.string().optional(), { value: "NAME", help: "preferences: the column of chosen answers" }),
+  rejectedColumn: option(z.string().optional(), { value: "NAME", help: "preferences: the column of rejected answers" }),
 };
 
 export const preference: Task<PreferenceScore> & { options: typeof options } = {

@@ -23,7 +23,7 @@ export const lossOptions = {
   }),
   labelSmoothing: option(z.number().min(0).max(0.5).optional(), {
     value: "P",
-    help: "preferences: the probability that a pair is the wrong way round, for the sigmoid loss (0)",
+    help: "preferences: label smoothing, the probability that a pair is swapped; for the sigmoid loss (0)",
   }),
 };
 

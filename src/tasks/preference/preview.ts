@@ -3,58 +3,43 @@ import type { MadeExample } from "../../data/examples.ts";
 import { type Example, IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
-import {
-  type DatasetStats,
-  drop,
-  lengthsOf,
-  noneContinued,
-  type ShownExample,
-  sharedWarning,
-  textParts,
-} from "../common/preview.ts";
+import { continuedStats, type ShownExample, sharedWarning, targetsOf, textParts } from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 import { answersOf } from "./data.ts";
 import type { Preference } from "./records.ts";
 
 export async function preferencePreview({ base, ids }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
-  return { stats: pairStats, show: async (made) => show(made, tokenizer, ids), warnings: pairWarnings };
-}
-
-const trainedIn = (example: Example): number => example.labels.reduce((sum, label) => sum + (label === IGNORE ? 0 : 1), 0);
-
-function pairStats(source: string) {
-  const lengths: number[] = [];
-  const { kind, ...none } = noneContinued("pair");
-  const continued = { kind, equal: 0, ...none };
-  let [records, tokens, truncated] = [0, 0, 0];
   return {
-    add({ record, place, whole, isCut = false }: MadeExample) {
-      records++;
-      const { chosen, rejected } = record as Preference;
-      if (JSON.stringify(chosen) === JSON.stringify(rejected)) continued.equal++;
-      if (isCut) truncated++;
-      if (whole.targets === 0) return drop(continued, isCut ? "cut" : "empty", place);
-      lengths.push(...answersOf(whole).map((text) => text.ids.length));
-      continued.examples++;
-      continued.trained += trainedIn(whole);
-      tokens += whole.ids.length;
-    },
-    total: (file: DatasetStats["file"]): DatasetStats => ({
-      source,
-      file,
-      records,
-      tokens,
-      truncated,
-      lengths: lengthsOf(lengths),
-      classes: null,
-      images: null,
-      continued,
-    }),
+    stats: pairStats,
+    show: async (made) => show(made, tokenizer, ids),
+    warnings: pairWarnings,
   };
 }
 
-/** What the prompt, the chosen and the rejected answer decode to, cut to the maximum length. */
+function pairStats(source: string) {
+  const { counted, sums, lengths, drop, total } = continuedStats(source, "pair");
+  counted.equal = 0;
+  return {
+    add({ record, place, whole, isCut = false }: MadeExample): void {
+      sums.records++;
+      const { chosen, rejected } = record as Preference;
+      if (JSON.stringify(chosen) === JSON.stringify(rejected)) counted.equal!++;
+      if (isCut) sums.truncated++;
+      if (whole.targets === 0) {
+        drop(isCut ? "cut" : "empty", place);
+        return;
+      }
+      lengths.push(...answersOf(whole).map((text) => text.ids.length));
+      counted.examples++;
+      counted.trained += targetsOf(whole.labels);
+      sums.tokens += whole.ids.length;
+    },
+    total,
+  };
+}
+
+/** What the prompt, the chosen and the rejected answer decode to, truncated to the maximum length. */
 function show({ place, whole, isCut = false }: MadeExample, tokenizer: Tokenizer, withIds: boolean): ShownExample {
   const answers = answersOf(whole);
   const first = answers.map(({ labels }) => labels.findIndex((label) => label !== IGNORE));
@@ -67,7 +52,7 @@ function show({ place, whole, isCut = false }: MadeExample, tokenizer: Tokenizer
   return {
     place,
     tokens: whole.ids.length,
-    trained: trainedIn(whole),
+    trained: targetsOf(whole.labels),
     isCut,
     texts: tokenizer.limited(() => [
       { name: "prompt", parts: partsOf(answers[0], 0, border) },

@@ -1,9 +1,8 @@
 // Regression: a number for a text or a pair of texts, by squared error. Transformers' ForSequenceClassification with problem_type
 // "regression".
-import { needsPadding } from "../common/classification.ts";
+import { textClassifier } from "../common/classification.ts";
 import { type LabelledText, labelledTexts } from "../common/labelled-texts.ts";
 import { encodeTexts, type RecordKind, recordData } from "../common/record-data.ts";
-import { recordPreview } from "../common/record-preview.ts";
 import {
   numberFeeds,
   predictedNumber,
@@ -27,21 +26,14 @@ const records: RecordKind<LabelledText<number>> = {
 };
 
 export const regression: Task<RegressionScore> = {
+  ...textClassifier,
   what: "regression",
-  head: "sequence-classifier",
   problemType: "regression",
   labels: ["LABEL_0"],
-  peft: { taskType: "SEQ_CLS" },
-  columns: ["textColumn", "textPairColumn", "labelColumn"],
-  takes: [],
-  unit: "examples",
-  evalBatchSize: 32,
-  check: needsPadding,
   data: (base, options, host) => recordData(records, base, options, host),
   loss: squaredError,
   measure: regressionMeasure,
   figures: ({ mae, pearson }) => ({ mae, pearson }),
   scores: regressionScores,
-  preview: recordPreview,
   prediction: { classify: { reads: "text", read: predictedNumber } },
 };

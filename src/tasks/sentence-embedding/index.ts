@@ -13,11 +13,11 @@ const column = (help: string) => option(z.string().optional(), { value: "NAME", 
 
 const options = {
   pooling: option(z.enum(poolings).optional(), {
-    help: "sentence embeddings: how the states of tokens become a vector (that of modules.json; else mean, of decoders last)",
+    help: "sentence embeddings: how token states are pooled into a vector (as in modules.json; else mean, of decoders last)",
   }),
   scale: option(z.number().positive().optional(), {
     value: "X",
-    help: `sentence embeddings: what cosines are multiplied by in the loss (${SCALE})`,
+    help: `sentence embeddings: the factor of cosines in the loss (${SCALE})`,
   }),
   anchorColumn: column("the column or key of first texts, such as questions"),
   positiveColumn: column("that of texts which belong to them"),

@@ -1,9 +1,9 @@
 // How well embeddings find what belongs together (recall@k), and how their cosines go with given scores (Pearson, Spearman).
 import { textsIn } from "../../data/store.ts";
 import type { Tensor } from "../../tensor.ts";
-import { grouped } from "../../units.ts";
+import { grouped, percent } from "../../units.ts";
 import { pearson, spearman } from "../common/correlation.ts";
-import { meanLoss, percent } from "../common/measures.ts";
+import { meanLoss } from "../common/measures.ts";
 import { checkFinite, RECALL_AT, type Recall, recall } from "../common/retrieval.ts";
 import { openProducts, vectors } from "../common/similarity.ts";
 import type { Measure, Measuring, Score, ScoreTable } from "../task.ts";

@@ -5,11 +5,10 @@ import {
   classifierMeasure,
   classLoss,
   exclusiveScores,
-  needsPadding,
+  textClassifier,
 } from "../common/classification.ts";
 import { type LabelledText, labelledTexts } from "../common/labelled-texts.ts";
 import { classFeeds, encodeTexts, type RecordKind, recordData } from "../common/record-data.ts";
-import { recordPreview } from "../common/record-preview.ts";
 import type { Task } from "../task.ts";
 
 const records: RecordKind<LabelledText<string>> = {
@@ -24,21 +23,14 @@ const records: RecordKind<LabelledText<string>> = {
 };
 
 export const sequenceClassification: Task<ClassifierScore> & { classes: true } = {
+  ...textClassifier,
   what: "sequence classification",
-  head: "sequence-classifier",
   problemType: "single_label_classification",
   classes: true,
-  peft: { taskType: "SEQ_CLS" },
-  columns: ["textColumn", "textPairColumn", "labelColumn"],
-  takes: [],
-  unit: "examples",
-  evalBatchSize: 32,
-  check: needsPadding,
   data: (base, options, host) => recordData(records, base, options, host),
   loss: classLoss,
   measure: classifierMeasure,
   figures: ({ accuracy }) => ({ accuracy }),
   scores: classificationScores,
-  preview: recordPreview,
   prediction: { classify: { reads: "text", read: exclusiveScores } },
 };

@@ -89,8 +89,8 @@ function loss(config: ModelConfig): Graph {
 }
 
 const options = {
-  tokensColumn: option(z.string().optional(), { value: "NAME", help: "of a token classifier: that of lists of words" }),
-  tagsColumn: option(z.string().optional(), { value: "NAME", help: "of a token classifier: that of lists of their tags" }),
+  tokensColumn: option(z.string().optional(), { value: "NAME", help: "token classifiers: the column of word lists" }),
+  tagsColumn: option(z.string().optional(), { value: "NAME", help: "token classifiers: the column of tag lists" }),
 };
 
 export const tokenClassification: Task<TagScore> & { classes: true; options: typeof options } = {

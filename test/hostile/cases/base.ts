@@ -135,7 +135,7 @@ export const baseCases: Case[] = [
   {
     name: "a tensor of another shape than config.json says",
     ends: "checkpoint/shape",
-    tells: /model\.norm\.weight/,
+    message: /model\.norm\.weight/,
     work: changed(
       weights,
       headerWith((json) => {
@@ -146,7 +146,7 @@ export const baseCases: Case[] = [
   {
     name: "a tensor of another name",
     ends: "checkpoint/missing-tensor",
-    tells: /model\.norm\.weight/,
+    message: /model\.norm\.weight/,
     work: changed(
       weights,
       headerWith((json) => {
@@ -165,11 +165,11 @@ export const baseCases: Case[] = [
       }),
     ),
   },
-  { name: "NaN among the weights, met by the engine", ends: "train/non-finite", tells: /checkpoint-0/, work: brokenWeights },
+  { name: "NaN among the weights, met by the engine", ends: "train/non-finite", message: /checkpoint-0/, work: brokenWeights },
   {
     name: "an index that points outside of the folder",
     ends: "index/shard-outside",
-    tells: /\.\./,
+    message: /\.\./,
     work: index("../../secret.safetensors"),
   },
   { name: "an index that points to the root", ends: "index/shard-outside", work: index("/etc/model.safetensors") },
@@ -198,7 +198,7 @@ export const baseCases: Case[] = [
   {
     name: "pickled weights alone, which are never opened",
     ends: "checkpoint/pytorch-weights",
-    tells: /save_pretrained/,
+    message: /save_pretrained/,
     work: (place) => {
       const base = place.base();
       renameSync(`${base}/${weights}`, `${base}/pytorch_model.bin`);
@@ -208,7 +208,7 @@ export const baseCases: Case[] = [
   {
     name: "config.json that is no JSON",
     ends: "json/syntax",
-    tells: /config\.json/,
+    message: /config\.json/,
     work: changed("config.json", "{'model_type': 'llama'}"),
   },
   { name: "config.json of no bytes", ends: "json/syntax", work: changed("config.json", "") },
@@ -226,13 +226,13 @@ export const baseCases: Case[] = [
   {
     name: "config.json of a billion layers",
     ends: "model/config",
-    tells: /num_hidden_layers[\s\S]*1024/,
+    message: /num_hidden_layers[\s\S]*1024/,
     work: config({ num_hidden_layers: 1e9 }),
   },
   {
     name: "config.json with an integer beyond all bounds",
     ends: "model/config",
-    tells: /hidden_size/,
+    message: /hidden_size/,
     work: configText('"hidden_size":1e400'),
   },
   {
@@ -261,16 +261,16 @@ export const baseCases: Case[] = [
   {
     name: "config.json of more layers than there are weights",
     ends: "checkpoint/missing-tensor",
-    tells: /layers\.2/,
+    message: /layers\.2/,
     work: config({ num_hidden_layers: 3 }),
   },
   {
     name: "config.json with another vocabulary than the weights",
     ends: "checkpoint/shape",
-    tells: /embed_tokens/,
+    message: /embed_tokens/,
     work: config({ vocab_size: 1024 }),
   },
-  { name: "a model type that is not known", ends: "model/unsupported", tells: /llama/, work: config({ model_type: "lama" }) },
+  { name: "a model type that is not known", ends: "model/unsupported", message: /llama/, work: config({ model_type: "lama" }) },
   { name: "a model type of Object.prototype", ends: "model/unsupported", work: config({ model_type: "constructor" }) },
   {
     name: "no tokenizer.json",
@@ -285,7 +285,7 @@ export const baseCases: Case[] = [
   {
     name: "tokenizer.json of gigabytes, which is not read",
     ends: "text/too-large",
-    tells: new RegExp(String(MAX_TEXT_BYTES)),
+    message: new RegExp(String(MAX_TEXT_BYTES)),
     work: (place) =>
       place.train(
         {},
@@ -295,7 +295,7 @@ export const baseCases: Case[] = [
   {
     name: "a tokenizer with an expression that never ends",
     ends: "tokenizer/slow",
-    tells: /\(a\+\)\+\$/,
+    message: /\(a\+\)\+\$/,
     work: (place) =>
       place.train({
         base: place.base({
@@ -334,19 +334,19 @@ export const baseCases: Case[] = [
   {
     name: "a tokenizer larger than the embedding",
     ends: "train/vocabulary",
-    tells: /512/,
+    message: /512/,
     work: tokenizer({ added_tokens: [{ id: 512, content: "<|new|>", special: true }] }),
   },
   {
     name: "an end of text that is no token",
     ends: "tokenizer/malformed",
-    tells: /eos_token/,
+    message: /eos_token/,
     work: named({ eos_token: "</s>" }),
   },
   {
     name: "an end-of-text id behind the embedding",
     ends: "train/vocabulary",
-    tells: /eos_token_id/,
+    message: /eos_token_id/,
     work: changed("generation_config.json", () => ({ eos_token_id: 99_999 })),
   },
   {
@@ -366,13 +366,13 @@ export const baseCases: Case[] = [
   {
     name: "a template that refuses the conversation",
     ends: "template/refused",
-    tells: /no users here/,
+    message: /no users here/,
     work: template("{{ raise_exception('no users here') }}"),
   },
   {
     name: "a template with markers that the tokenizer does not have",
     ends: "train/template-tokens",
-    tells: /<\|turn\|>/,
+    message: /<\|turn\|>/,
     work: template("{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}\n{% endfor %}"),
   },
   {

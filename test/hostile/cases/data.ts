@@ -32,7 +32,7 @@ const chat = (messages: object[]) => `${JSON.stringify({ messages })}\n`;
 const megabytes = 50;
 
 export const dataCases: Case[] = [
-  { name: "an empty file", ends: "data/empty", tells: /data\.jsonl/, work: content("") },
+  { name: "an empty file", ends: "data/empty", message: /data\.jsonl/, work: content("") },
   { name: "an empty CSV file", ends: "data/empty", work: content("", "data.csv") },
   { name: "blank lines alone", ends: "data/empty", work: content("\n\r\n  \n") },
   { name: "a byte order mark alone", ends: "data/empty", work: content("\uFEFF") },
@@ -49,36 +49,41 @@ export const dataCases: Case[] = [
     ends: "accepted",
     work: gives(1, JSON.stringify({ text: "a\u2028b\u2029c\u0085d" })),
   },
-  { name: "NUL bytes", ends: "data/encoding", tells: /line 4/, work: content(`${rows}${"\0".repeat(4096)}`) },
+  { name: "NUL bytes", ends: "data/encoding", message: /line 4/, work: content(`${rows}${"\0".repeat(4096)}`) },
   { name: "NUL as an escape inside a text", ends: "accepted", work: gives(1, '{"text":"a\\u0000b"}') },
   { name: "a lone surrogate as an escape", ends: "accepted", work: gives(1, '{"text":"a\\ud800b"}') },
   {
     name: `a line of ${megabytes} MB`,
     ends: "data/too-long",
-    tells: new RegExp(`line 4[\\s\\S]*${MAX_RECORD_BYTES}`),
+    message: new RegExp(`line 4[\\s\\S]*${MAX_RECORD_BYTES}`),
     work: content(`${rows}{"text":"${"a".repeat(megabytes << 20)}"}\n`),
   },
   {
     name: `a quote in CSV that is open for ${megabytes} MB`,
     ends: "data/too-long",
-    tells: /line 2/,
+    message: /line 2/,
     work: content(`text\n"${"a\n".repeat(megabytes << 19)}`, "data.csv"),
   },
   {
     name: "broken UTF-8",
     ends: "data/encoding",
-    tells: /line 4[\s\S]*iconv/,
+    message: /line 4[\s\S]*iconv/,
     work: content(bytes(rows, '{"text":"caf', [0xe9], '"}')),
   },
   { name: "UTF-16", ends: "data/encoding", work: content(Uint8Array.from(Buffer.from(`\uFEFF${rows}`, "utf16le"))) },
-  { name: "a gzip file", ends: "data/format", tells: /gunzip/, work: content(Uint8Array.of(0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3)) },
-  { name: "wrong keys", ends: "data/keys", tells: /question, reply/, work: content('{"question":"a","reply":"b"}\n') },
+  {
+    name: "a gzip file",
+    ends: "data/format",
+    message: /gunzip/,
+    work: content(Uint8Array.of(0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3)),
+  },
+  { name: "wrong keys", ends: "data/keys", message: /question, reply/, work: content('{"question":"a","reply":"b"}\n') },
   {
     name: "keys of two kinds, of which the prompt counts",
     ends: "accepted",
     work: content('{"prompt":"a","completion":"b","text":"c"}\n'),
   },
-  { name: "mixed kinds", ends: "data/mixed", tells: /line 4/, work: content(`${rows}{"text":"a"}\n`) },
+  { name: "mixed kinds", ends: "data/mixed", message: /line 4/, work: content(`${rows}{"text":"a"}\n`) },
   { name: "a list of records on one line", ends: "accepted", work: gives(2, `[${row},${row}]`) },
   { name: "a list of records that is cut off", ends: "data/json", work: content(`[${row},${row}`) },
   { name: "a list in a list", ends: "data/json", work: content(`[[${row}]]`, "data.json") },
@@ -88,7 +93,7 @@ export const dataCases: Case[] = [
   { name: "Parquet whose footer lies about its length", ends: "data/parquet", work: content(longFooter(), "data.parquet") },
   { name: "a text in place of Parquet", ends: "data/parquet", work: content("hello", "data.parquet") },
   { name: "a record over several lines", ends: "data/json", work: content(JSON.stringify(JSON.parse(row), null, 2)) },
-  { name: "a number for a text", ends: "data/value", tells: /completion/, work: content('{"prompt":"a","completion":7}\n') },
+  { name: "a number for a text", ends: "data/value", message: /completion/, work: content('{"prompt":"a","completion":7}\n') },
   { name: "null for a text", ends: "data/value", work: content('{"text":null}\n') },
   { name: "__proto__ for the keys", ends: "data/keys", work: content('{"__proto__":{"text":"a","polluted":1}}\n') },
   { name: "a key twice, of which the last counts", ends: "accepted", work: gives(1, '{"text":"a","text":"b"}\n') },
@@ -102,7 +107,7 @@ export const dataCases: Case[] = [
   {
     name: "a CSV record with too many fields",
     ends: "data/csv",
-    tells: /line 3/,
+    message: /line 3/,
     work: content("prompt,completion\na,b\na,b,c\n", "data.csv"),
   },
   {
@@ -114,7 +119,7 @@ export const dataCases: Case[] = [
   {
     name: "prompts that leave no room for a completion",
     ends: "data/no-targets",
-    tells: /3 records/,
+    message: /3 records/,
     work: (place) => place.train({ data: place.file("data.jsonl", rows), maxLength: 2 }),
   },
   { name: "a single example", ends: "accepted", work: gives(1, row) },
@@ -138,19 +143,19 @@ export const dataCases: Case[] = [
   {
     name: "a kind of file that is not known",
     ends: "data/format",
-    tells: /data\.xlsx/,
+    message: /data\.xlsx/,
     work: content("PK\x03\x04", "data.xlsx"),
   },
   {
     name: "no such file",
     ends: "file/missing",
-    tells: /none\.jsonl/,
+    message: /none\.jsonl/,
     work: (place) => place.train({ data: place.at("none.jsonl") }),
   },
   {
     name: "a folder in place of a file",
     ends: "data/folder",
-    tells: /\.jsonl or \.csv/,
+    message: /\.jsonl or \.csv/,
     work: (place) => {
       mkdirSync(place.at("data.jsonl"));
       return place.train({ data: place.at("data.jsonl") });
@@ -207,7 +212,7 @@ export const dataCases: Case[] = [
   {
     name: "evaluation records without a target",
     ends: "data/no-targets",
-    tells: /eval\.jsonl/,
+    message: /eval\.jsonl/,
     work: (place) => place.train({ evalData: place.file("eval.jsonl", '{"text":""}\n') }),
   },
 ];

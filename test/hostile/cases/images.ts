@@ -31,25 +31,25 @@ const link = (to: string, name: string) => (place: Place) => symlinkSync(place.a
 const metadata = (...lines: object[]) => holds("metadata.jsonl", lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
 
 export const imageCases: Case[] = [
-  { name: "a link to the folder itself", ends: "data/folder", tells: /pets\/cat\/all/, work: folder(link("pets", "cat/all")) },
-  { name: "a class that is a link to another", ends: "data/folder", tells: /pets\/a too/, work: folder(link("pets/cat", "a")) },
+  { name: "a link to the folder itself", ends: "data/folder", message: /pets\/cat\/all/, work: folder(link("pets", "cat/all")) },
+  { name: "a class that is a link to another", ends: "data/folder", message: /pets\/a too/, work: folder(link("pets/cat", "a")) },
   { name: "a link that leads to itself", ends: "file/link-loop", work: folder(link("pets/cat/loop", "cat/loop")) },
-  { name: "a link to an image that is gone", ends: "file/missing", tells: /2\.png/, work: folder(link("none", "cat/2.png")) },
+  { name: "a link to an image that is gone", ends: "file/missing", message: /2\.png/, work: folder(link("none", "cat/2.png")) },
   { name: "a link to nothing", ends: "accepted", work: gives(2, link("none", "cat/readme")) },
   {
     name: "folders without end",
     ends: "data/folder",
-    tells: new RegExp(`${MAX_FOLDER_DEPTH}`),
+    message: new RegExp(`${MAX_FOLDER_DEPTH}`),
     work: folder(holds(`cat/${"a/".repeat(200)}1.png`, picture)),
   },
   { name: "a pipe with the name of an image", ends: "file/not-regular", work: folder((place) => place.pipe("pets/cat/2.png")) },
   { name: "a pipe with another name", ends: "accepted", work: gives(2, (place) => place.pipe("pets/cat/2")) },
   { name: "a folder with the name of an image", ends: "file/not-regular", work: folder(holds("cat/2.png/x", "")) },
   { name: "a class with the name of an image", ends: "accepted", work: gives(3, holds("owl.png/1.png", picture)) },
-  { name: "an empty image", ends: "image/format", tells: /cat\/2\.png.*\n.*\n.*empty/, work: folder(holds("cat/2.png", "")) },
-  { name: "a drawing that calls itself PNG", ends: "image/format", tells: /SVG/, work: folder(holds("cat/2.png", "<svg/>")) },
+  { name: "an empty image", ends: "image/format", message: /cat\/2\.png.*\n.*\n.*empty/, work: folder(holds("cat/2.png", "")) },
+  { name: "a drawing that calls itself PNG", ends: "image/format", message: /SVG/, work: folder(holds("cat/2.png", "<svg/>")) },
   { name: "an image cut short", ends: "image/damaged", work: folder(holds("cat/2.png", picture.subarray(0, 50))) },
-  { name: "an image of billions of pixels", ends: "image/pixels", tells: /60,000/, work: folder(holds("cat/2.png", bomb)) },
+  { name: "an image of billions of pixels", ends: "image/pixels", message: /60,000/, work: folder(holds("cat/2.png", bomb)) },
   {
     name: "two thousand other files",
     ends: "accepted",
@@ -66,26 +66,26 @@ export const imageCases: Case[] = [
   {
     name: "metadata that is a folder",
     ends: "file/not-regular",
-    tells: /metadata\.jsonl/,
+    message: /metadata\.jsonl/,
     work: folder((place) => mkdirSync(place.at("pets/metadata.jsonl"))),
   },
   { name: "metadata without a line", ends: "data/empty", work: folder(metadata()) },
   {
     name: "metadata that names a device",
     ends: "file/not-regular",
-    tells: /line 1.*\/dev\/zero/,
+    message: /line 1.*\/dev\/zero/,
     work: folder(metadata({ file_name: "/dev/zero", label: "a" })),
   },
   {
     name: "metadata that names itself",
     ends: "image/format",
-    tells: /metadata\.jsonl, line 1/,
+    message: /metadata\.jsonl, line 1/,
     work: folder(metadata({ file_name: "metadata.jsonl", label: "a" })),
   },
   {
     name: "metadata with a NUL in a path",
     ends: "file/name",
-    tells: /line 1/,
+    message: /line 1/,
     work: folder(metadata({ file_name: "a\0b.png", label: "a" })),
   },
 ];

@@ -53,14 +53,14 @@ const fullAt = (where: RegExp, least: number) => async (place: Place) => {
 
 const stepsOf = (events: readonly FinetuneEvent[]) => events.flatMap((event) => (event.type === "step" ? [event] : []));
 
-/** Six steps by a clock that tells `times` in turn, again and again, beside the real one's beginning. */
+/** Six steps by a clock that message `times` in turn, again and again, beside the real one's beginning. */
 const clock =
-  (tell: (call: number) => number, options: object = {}) =>
+  (read: (call: number) => number, options: object = {}) =>
   async (place: Place) => {
     let calls = 0;
-    const now = () => tell(calls++);
+    const now = () => read(calls++);
     const run = () => place.train({ ...steps, ...options });
-    const DateNow = () => 1.7e12 + tell(calls++);
+    const DateNow = () => 1.7e12 + read(calls++);
     const events = await withReplaced(performance, { now }, () => withReplaced(Date, { now: DateNow }, run));
     for (const { seconds, tokensPerSecond, etaSeconds } of stepsOf(events)) {
       for (const value of [seconds, tokensPerSecond, etaSeconds]) assert.ok(Number.isFinite(value) && value >= 0, `${value}`);
@@ -80,7 +80,7 @@ export const machineCases: Case[] = [
   {
     name: "a disk that is full while weights are saved",
     ends: "file/no-space",
-    tells: /checkpoint-4/,
+    message: /checkpoint-4/,
     work: fullAt(/checkpoint-4\.new\/adapter_model/, 2),
   },
   {
@@ -98,7 +98,7 @@ export const machineCases: Case[] = [
   {
     name: "a disk that is full for the log alone",
     ends: "file/no-space",
-    tells: /metrics\.jsonl/,
+    message: /metrics\.jsonl/,
     work: (place) => place.train({}, { files: fullDisk((file) => file.endsWith("metrics.jsonl")) }),
   },
   {
@@ -158,7 +158,7 @@ export const machineCases: Case[] = [
   {
     name: "an output folder with somebody's work",
     ends: "train/output",
-    tells: /thesis\.tex/,
+    message: /thesis\.tex/,
     work: async (place) => {
       const file = place.file("output/thesis.tex", "\\begin{document}");
       try {
@@ -220,7 +220,7 @@ export const machineCases: Case[] = [
   {
     name: "a loss that is no number in the third step",
     ends: "train/non-finite",
-    tells: /checkpoint-2/,
+    message: /checkpoint-2/,
     work: async (place) => {
       try {
         await place.train({ ...steps, checkpointEvery: 100 }, { openSession: engine((run) => (run === 3 ? Number.NaN : 1)) });
@@ -233,7 +233,7 @@ export const machineCases: Case[] = [
   {
     name: "an infinite loss in the first step",
     ends: "train/non-finite",
-    tells: /checkpoint-0/,
+    message: /checkpoint-0/,
     work: (place) => place.train({}, { openSession: engine(() => Number.POSITIVE_INFINITY) }),
   },
 ];

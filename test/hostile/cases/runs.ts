@@ -50,13 +50,13 @@ export const runCases: Case[] = [
   {
     name: "a run that is started again without being resumed",
     ends: "train/output",
-    tells: /another run/,
+    message: /another run/,
     work: keeps(damaged(() => {}, { resume: false, base: goodBase, data: goodData, steps: 6 })),
   },
   {
     name: "a run that is resumed with other data",
     ends: "train/resume-mismatch",
-    tells: /examples/,
+    message: /examples/,
     work: keeps((place) => damaged(() => {}, { data: place.file("d.jsonl", '{"text":"a"}\n') })(place)),
   },
   {
@@ -70,13 +70,13 @@ export const runCases: Case[] = [
   {
     name: "a run that is resumed with another seed",
     ends: "train/resume-mismatch",
-    tells: /seed/i,
+    message: /seed/i,
     work: keeps(damaged(() => {}, { seed: 9 })),
   },
   {
     name: "a run whose base was changed",
     ends: "train/resume-mismatch",
-    tells: /base/,
+    message: /base/,
     work: keeps((place) =>
       damaged(() => {}, { base: place.base({ "config.json": (json) => ({ ...json, rms_norm_eps: 1e-6 }) }) })(place),
     ),
@@ -120,7 +120,7 @@ export const runCases: Case[] = [
   {
     name: "checkpoints none of which is whole",
     ends: "train/output",
-    tells: /no whole checkpoint/,
+    message: /no complete checkpoint/,
     work: damaged((folder) => {
       for (const step of [2, 4]) rmSync(`${folder}/checkpoint-${step}/optimizer.safetensors`);
     }),
@@ -133,13 +133,13 @@ export const runCases: Case[] = [
   {
     name: "run.json cut off",
     ends: "json/syntax",
-    tells: /run\.json/,
+    message: /run\.json/,
     work: keeps(damaged((folder) => truncateSync(`${folder}/run.json`, 50))),
   },
   {
     name: "run.json of a later version",
     ends: "train/no-run",
-    tells: /version 2/,
+    message: /version 2/,
     work: keeps(damaged((folder) => writeFileSync(`${folder}/run.json`, '{"version":2,"options":{}}'))),
   },
   {
