@@ -9,7 +9,7 @@ import { type ModelConfig, modelInputs, modelOutputs } from "../../models/regist
 import { grouped, oneLine, percent } from "../../units.ts";
 import type { Classification, Measure, Measuring, ScoreTable, Task } from "../task.ts";
 import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "./classification-measures.ts";
-import { meanLoss } from "./measures.ts";
+import { labelMeasure } from "./measures.ts";
 import { recordPreview } from "./record-preview.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */
@@ -23,18 +23,8 @@ export function classLoss(config: ModelConfig): Graph {
   return { outputs: { loss: crossEntropy(logits!, input("labels", "int32", ["batch"])), logits: logits! } };
 }
 
-export function classifierMeasure({ labels }: Measuring): Measure<ClassifierScore> {
-  const mean = meanLoss();
-  const [expected, predicted]: [number[], number[]] = [[], []];
-  return {
-    add(ran) {
-      mean.add(ran);
-      for (const label of ran.batch.feeds["labels"]!.data) expected.push(Number(label));
-      for (const label of predictedClasses(ran.results["logits"]!)) predicted.push(label);
-    },
-    score: () => ({ loss: mean.loss(), ...classificationMeasures(expected, predicted, labels) }),
-  };
-}
+export const classifierMeasure = ({ labels }: Measuring): Measure<ClassifierScore> =>
+  labelMeasure(predictedClasses, (expected, predicted) => classificationMeasures(expected, predicted, labels));
 
 /** What the rows of tasks on a classifier's head over a text, or over two, share. */
 export const textClassifier = {

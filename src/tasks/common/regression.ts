@@ -12,7 +12,7 @@ import type { Classification, Measure, ScoreTable } from "../task.ts";
 import { notFinite } from "./classification.ts";
 import { pearson, spearman } from "./correlation.ts";
 import { sumOf } from "./losses.ts";
-import { meanLoss } from "./measures.ts";
+import { labelMeasure } from "./measures.ts";
 
 /** A number, or a text that is one. Throws `data/value`. */
 export function readNumber(row: Fields, key: string): number {
@@ -64,18 +64,8 @@ export function regressionMeasures(expected: readonly number[], predicted: reado
   };
 }
 
-export function regressionMeasure(): Measure<RegressionScore> {
-  const mean = meanLoss();
-  const [expected, predicted]: [number[], number[]] = [[], []];
-  return {
-    add(ran) {
-      mean.add(ran);
-      for (const value of ran.batch.feeds["labels"]!.data) expected.push(Number(value));
-      for (const value of ran.results["logits"]!.data) predicted.push(Number(value));
-    },
-    score: () => ({ loss: mean.loss(), ...regressionMeasures(expected, predicted) }),
-  };
-}
+export const regressionMeasure = (): Measure<RegressionScore> =>
+  labelMeasure(({ data }) => Array.from(data, Number), regressionMeasures);
 
 export const regressionScores: ScoreTable<RegressionScore> = {
   columns: [

@@ -1,7 +1,7 @@
 // How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
 import { grouped, oneLine, percent } from "../../units.ts";
 import type { ClassMeasures } from "../common/classification-measures.ts";
-import { meanLoss } from "../common/measures.ts";
+import { labelMeasure } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
 
 /** The mean logistic loss of the rows and classes in nats, and what was found. */
@@ -61,18 +61,11 @@ export function multiLabelMeasures(
   };
 }
 
-export function multiLabelMeasure({ labels }: Measuring): Measure<MultiLabelScore> {
-  const mean = meanLoss();
-  const [expected, found]: [number[], number[]] = [[], []];
-  return {
-    add(ran) {
-      mean.add(ran);
-      for (const label of ran.batch.feeds["labels"]!.data) expected.push(Number(label));
-      for (const logit of ran.results["logits"]!.data) found.push(Number(logit) > 0 ? 1 : 0);
-    },
-    score: () => ({ loss: mean.loss(), ...multiLabelMeasures(expected, found, labels) }),
-  };
-}
+export const multiLabelMeasure = ({ labels }: Measuring): Measure<MultiLabelScore> =>
+  labelMeasure(
+    ({ data }) => Array.from(data, Number).map((logit) => (logit > 0 ? 1 : 0)),
+    (expected, found) => multiLabelMeasures(expected, found, labels),
+  );
 
 /** Classes that are shown: the worst. */
 const WORST = 5;
