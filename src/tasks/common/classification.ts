@@ -8,7 +8,12 @@ import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
 import { grouped, oneLine, percent } from "../../units.ts";
 import type { Classification, Measure, Measuring, ScoreTable, Task } from "../task.ts";
-import { type ClassificationMeasures, classificationMeasures, predictedClasses } from "./classification-measures.ts";
+import {
+  type ClassificationMeasures,
+  type ClassMeasures,
+  classificationMeasures,
+  predictedClasses,
+} from "./classification-measures.ts";
 import { labelMeasure } from "./measures.ts";
 import { recordPreview } from "./record-preview.ts";
 
@@ -55,18 +60,22 @@ export const classificationScores: ScoreTable<ClassifierScore> = {
   ],
 };
 
+/** Rows of a table: the classes with the lowest F1 of those that occur, at most so many. */
+export function worstClasses(classes: readonly ClassMeasures[], most = WORST): string[][] {
+  const occurring = classes.filter(({ support }) => support > 0).sort((a, b) => a.f1 - b.f1);
+  return occurring
+    .slice(0, most)
+    .map(({ label, precision, recall, f1, support }) => [
+      oneLine(label, LABEL_CHARS),
+      ...[precision, recall, f1].map((share) => share.toFixed(4)),
+      grouped(support),
+    ]);
+}
+
 /** The classes with the lowest F1, and the most frequent confusions. */
 function classDetails({ classes, confusions, count, correct }: ClassifierScore, isAdapter: boolean): (string | string[][])[] {
   const label = (text: string) => oneLine(text, LABEL_CHARS);
-  const worst = classes
-    .filter(({ support }) => support > 0)
-    .sort((a, b) => a.f1 - b.f1)
-    .slice(0, WORST);
-  const rows = worst.map(({ label: name, precision, recall, f1, support }) => [
-    label(name),
-    ...[precision, recall, f1].map((share) => share.toFixed(4)),
-    grouped(support),
-  ]);
+  const rows = worstClasses(classes);
   const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
   return [
     `${grouped(correct)} of ${grouped(count)} correct${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,

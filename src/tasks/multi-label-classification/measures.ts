@@ -1,5 +1,6 @@
 // How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
-import { grouped, oneLine, percent } from "../../units.ts";
+import { percent } from "../../units.ts";
+import { worstClasses } from "../common/classification.ts";
 import type { ClassMeasures } from "../common/classification-measures.ts";
 import { labelMeasure } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
@@ -67,10 +68,6 @@ export const multiLabelMeasure = ({ labels }: Measuring): Measure<MultiLabelScor
     (expected, found) => multiLabelMeasures(expected, found, labels),
   );
 
-/** Classes that are shown: the worst. */
-const WORST = 5;
-const LABEL_CHARS = 40;
-
 export const multiLabelScores: ScoreTable<MultiLabelScore> = {
   columns: [
     ["loss", ({ loss }) => loss.toFixed(4)],
@@ -80,15 +77,7 @@ export const multiLabelScores: ScoreTable<MultiLabelScore> = {
   ],
   details({ base, adapter }) {
     const { classes } = (adapter ?? base)!;
-    const worst = classes
-      .filter(({ support }) => support > 0)
-      .sort((a, b) => a.f1 - b.f1)
-      .slice(0, WORST);
-    const rows = worst.map(({ label, precision, recall, f1, support }) => [
-      oneLine(label, LABEL_CHARS),
-      ...[precision, recall, f1].map((value) => value.toFixed(4)),
-      grouped(support),
-    ]);
+    const rows = worstClasses(classes);
     return [
       ...(base ? [] : ["The base has no head of its own for these classes."]),
       `${rows.length === classes.length ? "The classes" : "The worst classes"}${adapter ? ", with the adapter" : ""}:`,

@@ -1,5 +1,7 @@
 // How well words are classified: accuracy by word; by entity precision, recall and F1 as seqeval counts them, or by tag where tags name none.
-import { grouped, oneLine, percent } from "../../units.ts";
+
+import { grouped, percent } from "../../units.ts";
+import { worstClasses } from "../common/classification.ts";
 import { type ClassMeasures, classificationMeasures, predictedClasses } from "../common/classification-measures.ts";
 import { meanLoss } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
@@ -111,8 +113,6 @@ export function tagMeasure({ labels }: Measuring): Measure<TagScore> {
 
 /** Types or tags that are shown: those with the lowest F1. */
 const WORST = 20;
-/** Of a label. */
-const LABEL_CHARS = 40;
 
 export const tagScores: ScoreTable<TagScore> = {
   columns: [
@@ -129,18 +129,10 @@ export const tagScores: ScoreTable<TagScore> = {
 };
 
 function classDetails({ classes, counted, count, correct }: TagScore, isAdapter: boolean): (string | string[][])[] {
-  const occurring = classes.filter(({ support }) => support > 0).sort((a, b) => a.f1 - b.f1);
-  const rows = occurring
-    .slice(0, WORST)
-    .map(({ label, precision, recall, f1, support }) => [
-      oneLine(label, LABEL_CHARS),
-      ...[precision, recall, f1].map((share) => share.toFixed(4)),
-      grouped(support),
-    ]);
   const means =
     counted === "entities" ? "precision, recall and F1 are of all entities" : "precision, recall and F1 are means over tags";
   return [
     `${grouped(correct)} of ${grouped(count)} words correct${isAdapter ? ", with the adapter" : ""}; ${means}:`,
-    [["", "precision", "recall", "F1", counted === "entities" ? "entities" : "words"], ...rows],
+    [["", "precision", "recall", "F1", counted === "entities" ? "entities" : "words"], ...worstClasses(classes, WORST)],
   ];
 }
