@@ -29,7 +29,7 @@ export function dataLines(what: string, report: ExampleReport): string[] {
     [report.truncated, "truncated to the maximum length"],
     [report.droppedCut - (report.droppedImages ?? 0), "left out: truncated before any target"],
     [report.droppedImages ?? 0, "left out: their images do not fit into the maximum length"],
-    [report.droppedEmpty, "left out: nothing in them to learn"],
+    [report.droppedEmpty, "left out: no targets"],
     [report.emptyCompletions, "with an empty completion, of which only the end is learnt"],
     [report.duplicates, "duplicates"],
     [report.alsoTrained ?? 0, "in the training data too, so the evaluation looks better than it is"],

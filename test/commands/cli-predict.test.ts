@@ -142,7 +142,7 @@ test("what a command cannot do is refused with what can", async (t) => {
     /lowrank train --task sequence-classification[\s\S]*lowrank generate/,
   );
   assert.match(await refusal(["generate", "--base", bert, "--prompt", "hi"]), /lowrank classify/);
-  assert.match(await refusal(["embed", "--base", bert, "--text", "hi"]), /lowrank classify/);
+  assert.match(await refusal(["embed", "--base", bert, "--task", "sequence-classification", "--text", "hi"]), /lowrank classify/);
   const output = `${folder}/vectors.npy`;
   assert.match(await refusal(["embed", "--base", clip, "--text", "hi", "--output", output]), /safetensors/);
   const unwritten = `${folder}/vectors.safetensors`;

@@ -99,7 +99,7 @@ test("counts, cuts and drops are those that training reports", async () => {
     31,
   );
   assert.ok(found.histogram.length <= 10);
-  assert.match(warnings.join("\n"), /of 31 examples are cut at 40 tokens/);
+  assert.match(warnings.join("\n"), /of 31 examples are truncated at 40 tokens/);
 });
 
 test("the records kept for evaluation are those of training", async () => {

@@ -149,7 +149,7 @@ it("lowrank preview prints records as they are read, classes, lengths and warnin
   assert.match(text, /\n {2}label: {2}LABEL_2\n/);
   assert.match(text, /\n {2}LABEL_0 +4 +33\.3 %\n/);
   assert.match(text, /\nlengths: 4 to 24 tokens/);
-  assert.match(text, /\nwarning: .*2 of 12 texts are cut at 24 tokens/);
+  assert.match(text, /\nwarning: .*2 of 12 texts are truncated at 24 tokens/);
   const vit = await textOf(0, "preview", "--base", await taskBase(folder, "vit"), "--data", `${fixtures}/images.jsonl`);
   assert.match(vit, /\n {2}image: {2}test\/fixtures\/tasks\/images\/0\.png, 23 × 20 → 16 × 16\n {2}label: {2}LABEL_0\n/);
   assert.doesNotMatch(vit, /token/);

@@ -171,6 +171,6 @@ test("a preview marks the trained tokens of both answers, counts, and warns of p
   assert.deepEqual([records, truncated, continued!.examples, continued!.equal], [4, 1, 3, 1]);
   assert.deepEqual(continued!.dropped, { cut: 1, empty: 0, places: ["line 4"] });
   assert.match(found.warnings.join("\n"), /1 of 4 pairs have equal answers/);
-  assert.match(found.warnings.join("\n"), /1 of 4 pairs are cut at 60 tokens/);
+  assert.match(found.warnings.join("\n"), /1 of 4 pairs are truncated at 60 tokens/);
   assert.match(found.warnings.join("\n"), /1 pair is there the other way round/);
 });

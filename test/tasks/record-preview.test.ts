@@ -34,7 +34,7 @@ test("pairs of texts are shown with their special tokens and where they are cut"
     [4, 4, 4],
   );
   assert.deepEqual(found.warnings.length, 2);
-  assert.match(found.warnings[0]!, /2 of 12 texts are cut at 24 tokens/);
+  assert.match(found.warnings[0]!, /2 of 12 texts are truncated at 24 tokens/);
 });
 
 test("images are shown with their size and what becomes of it; a split shows the classes that training then lacks", async (t) => {

@@ -29,7 +29,7 @@ const commands: Record<string, Command> = {
   adapter: { argument: "[NAME|FOLDER|off]", help: "use another adapter, or none; alone: which there are", run: useAdapter },
   compare: {
     argument: "[NAME|FOLDER|off]",
-    help: "each answer by the base and by the adapter, or no longer so",
+    help: "compare each answer with the base's: on or off",
     run: toggleCompare,
   },
   image: { argument: "[FILE]", help: "show an image with the next message; alone: show none", run: showImage },
@@ -153,7 +153,7 @@ async function* retry(chat: Chat, _: string, signal?: AbortSignal): AsyncGenerat
 function* reset(chat: Chat): Generator<ChatEvent> {
   Object.assign(chat, { exchanges: [], firstSeen: 0, pending: [] });
   chat.prepared.clear();
-  yield note("The conversation starts anew.");
+  yield note("The conversation is cleared.");
 }
 
 function* setSystem(chat: Chat, argument: string): Generator<ChatEvent> {

@@ -307,7 +307,7 @@ function count(stats: ChatStats, tokens: number, seconds: number, promptTokens: 
 }
 
 const forgotten = (count: number, maxPositions: number): string =>
-  `The conversation no longer fits the model's ${maxPositions} positions: it does not see the first ${count === 1 ? "exchange" : `${count} exchanges`} any more. /reset starts anew.`;
+  `The conversation no longer fits the model's ${maxPositions} positions: it does not see the first ${count === 1 ? "exchange" : `${count} exchanges`} any more. /reset clears it.`;
 
 export const nothingToCompare = (): LowrankError =>
   new LowrankError("chat/compare", "there is no adapter to compare the base with", {

@@ -60,7 +60,8 @@ export const command = defineCommand({
           else print(isOne ? alone(one) : beside(block[i]!, one));
         }
       }
-      if (cut > 0 && !json) note(`${cut === 1 ? "One text was" : `${cut} texts were`} longer than the model reads, and cut.`);
+      if (cut > 0 && !json)
+        note(`${cut === 1 ? "One text was" : `${cut} texts were`} longer than the model reads, and truncated.`);
     } finally {
       await classifier.close();
     }

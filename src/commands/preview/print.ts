@@ -94,7 +94,7 @@ function* lengthLines({ tokens, truncated, continued }: DatasetStats, lengths: L
   const lost = continued
     ? `, ${grouped(continued.cutTokens)} tokens lost, ${grouped(continued.cutTrained)} of them would have been trained`
     : "";
-  yield `cut at ${grouped(maxLength)} tokens: ${truncated === 0 ? "none" : `${grouped(truncated)}${lost}`}`;
+  yield `truncated at ${grouped(maxLength)} tokens: ${truncated === 0 ? "none" : `${grouped(truncated)}${lost}`}`;
 }
 
 function leftOut({ dropped, examples }: ContinuedStats, records: number): string {

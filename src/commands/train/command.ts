@@ -40,7 +40,7 @@ export const command = defineCommand({
       if (interrupted) process.exit(signals[signal]);
       interrupted = signals[signal];
       stop.abort();
-      note(started ? "\nFinishing the step and saving. Once more stops at once." : "\nStopping. Once more stops at once.");
+      note(started ? "\nFinishing the step and saving. Ctrl+C again stops at once." : "\nStopping. Ctrl+C again stops at once.");
     };
     const names = Object.keys(signals) as (keyof typeof signals)[];
     for (const name of names) process.on(name, interrupt);
@@ -63,7 +63,7 @@ export const command = defineCommand({
     } catch (error) {
       printError(error, false);
     }
-    if (stopped) note(`Go on with: ${resumeCommand(options.output)}`);
+    if (stopped) note(`Resume with: ${resumeCommand(options.output)}`);
     return stopped ? interrupted : 0;
   },
 });

@@ -104,7 +104,7 @@ function textWarnings(found: PreviewedFiles): string[] {
     }
     if (truncated > records / 10) {
       warnings.push(
-        `${source}: ${truncated} of ${records} examples are cut at ${maxLength} tokens, and the end of their answers is lost`,
+        `${source}: ${truncated} of ${records} examples are truncated at ${maxLength} tokens, and the end of their answers is lost`,
       );
     }
   }

@@ -102,7 +102,7 @@ function fileWarnings({ source, records, truncated }: DatasetStats, maxLength: n
   if (records === 0) return [`${source}: there are no records, and a run would refuse the file`];
   if (truncated <= records / 10) return [];
   return [
-    `${source}: ${grouped(truncated)} of ${grouped(records)} texts are cut at ${maxLength} tokens, and their end is not read`,
+    `${source}: ${grouped(truncated)} of ${grouped(records)} texts are truncated at ${maxLength} tokens, and their end is not read`,
   ];
 }
 

@@ -76,7 +76,7 @@ function pairWarnings(found: PreviewedFiles): string[] {
       warnings.push(`${source}: ${grouped(equal)} of ${grouped(records)} pairs have equal answers, from which nothing is learnt`);
     if (truncated > records / 10)
       warnings.push(
-        `${source}: ${grouped(truncated)} of ${grouped(records)} pairs are cut at ${maxLength} tokens, and the end of an answer is lost`,
+        `${source}: ${grouped(truncated)} of ${grouped(records)} pairs are truncated at ${maxLength} tokens, and the end of an answer is lost`,
       );
   }
   const { contradicting } = duplicates;
