@@ -1,4 +1,5 @@
 // docs/add-a-method.md, taken at its word: its steps for a method that is not built, in a copy of the sources.
+// slow
 import assert from "node:assert/strict";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

@@ -1,4 +1,5 @@
 // DoRA on every family that has a golden: the graph with a random adapter computes what the merged checkpoint computes.
+// slow
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";

@@ -1,4 +1,5 @@
 // DoRA at work: decoded and swapped, trained and resumed, evaluated, merged, inspected. Its numbers are PEFT's by its goldens.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";

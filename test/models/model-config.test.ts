@@ -27,7 +27,10 @@ function failure(change: Record<string, unknown>): LowrankError {
 }
 
 /** What a language model has on its backbone where config.json says nothing of a head. */
-const lmHead = { head: "lm", labels: ["LABEL_0", "LABEL_1"], problemType: null, uninitializedHead: null, pooling: "mean" };
+const lmHead = {
+  ...{ head: "lm", labels: ["LABEL_0", "LABEL_1"], problemType: null, uninitializedHead: null },
+  ...{ pooling: "last", maxTokens: null, prompts: {}, promptName: null },
+};
 
 test("every fixture is read as Transformers reads it", () => {
   assert.deepEqual(new Set(rows.map((row) => row.expected.modelType)), new Set(["llama", "mistral", "qwen2", "qwen3"]));
