@@ -44,7 +44,12 @@ const FILES: [title: string, reason: string, message: RegExp, bytes: () => Uint8
   ["a header length with the top bit alone", "header-too-large", /too large/, () => file(`{${GOOD}}`, 8, 2n ** 63n)],
   ["a header length past the file's end", "header-past-end", /longer than the file/, () => file(`{${GOOD}}`, 0, 1000n)],
   ["a header that ends one byte past the file", "header-past-end", /longer than the file/, () => file("{}", 0, 3n)],
-  ["a header cut short by its length", "json-truncated", /continues without/, () => file(`{${GOOD}}`, 8, BigInt(GOOD.length + 1))],
+  [
+    "a header cut short by its length",
+    "json-truncated",
+    /continues without/,
+    () => file(`{${GOOD}}`, 8, BigInt(GOOD.length + 1)),
+  ],
   ["a header that starts with a space", "header-start", /start with \{/, () => file(` {${GOOD}}`)],
   ["a byte order mark", "header-start", /start with \{/, () => file(`\ufeff{${GOOD}}`)],
   ["an array", "header-start", /start with \{/, () => file("[]", 0)],
