@@ -12,7 +12,6 @@ import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
-import { sizeOf } from "../src/tensor.ts";
 import { lossGraph } from "../src/train/causal-lm.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { adamW, parameterRanges } from "../src/train/optimizer.ts";

@@ -50,8 +50,9 @@ for (const name of families) {
     const stored = (weight: string) => storedName(checkpoint, weight);
     const drawn = { config, modules: adapted, tensors: initAdapter(adapted, config, 5) };
     const tensors = await withInitial(nodeFiles, checkpoint, dora, drawn.tensors, weightTargets(drawn, modules, stored));
-    for (const { magnitude } of tensors.values())
-      magnitude!.forEach((value, i) => void (magnitude![i] = value * (1 + Math.sin(i) / 4)));
+    for (const { magnitude } of tensors.values()) {
+      for (const i of magnitude!.keys()) magnitude![i]! *= 1 + Math.sin(i) / 4;
+    }
     const adapter = { ...drawn, tensors };
 
     const forward = forwardGraph(model);
