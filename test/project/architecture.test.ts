@@ -28,7 +28,7 @@ const packages: Record<string, string[]> = {
   images: ["zod"],
   train: ["zod"],
   platform: ["node:", "onnxruntime-node", "sharp"],
-  hub: ["node:", "@huggingface/hub"],
+  hub: ["node:"],
 };
 
 /** The program around the library, for Node: it may import every package. */
