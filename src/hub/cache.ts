@@ -2,7 +2,6 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
-import { getRepoFolderName } from "@huggingface/hub";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 
 /** A model on the hub. */
@@ -39,8 +38,7 @@ export function cacheFolder(environment: Environment): string {
 const expanded = (folder: string): string => path.resolve(folder.replace(/^~(?=$|[/\\])/, homedir()));
 
 /** A model's folder in the cache: blobs/ has files by hash, snapshots/<commit>/ their names, refs/ the commits of branches. */
-export const modelFolder = (cache: string, id: string): string =>
-  path.join(cache, getRepoFolderName({ type: "model", name: id }));
+export const modelFolder = (cache: string, id: string): string => path.join(cache, `models--${id.replaceAll("/", "--")}`);
 
 /** Where empty files stand for what a commit does not have, as Python notes it. */
 export const absentFolder = (cache: string, id: string, commit: string): string =>

@@ -1,8 +1,9 @@
-// Requests to the hub: bounded in time, size, redirects and retries; every failure one error with a next step (huggingface_hub's codes).
+// Requests to the hub: bounded in time, size, redirects and retries (the addresses and headers that huggingface_hub uses).
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { LowrankError } from "../errors.ts";
-import { type Environment, hubHome } from "./cache.ts";
+import { type Environment, type HubName, hubHome } from "./cache.ts";
+import { badRedirect, malformed, refusal, stopped, unreachable } from "./failures.ts";
 
 /** Redirects of one request; a file's download has one or two. */
 const MAX_REDIRECTS = 5;
@@ -15,8 +16,6 @@ const DEFAULT_TIMEOUT_SECONDS = 30;
 /** Largest answer that is no file: a page of a listing has some hundred kilobytes. */
 const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
 const MAX_ERROR_BYTES = 64 * 1024;
-/** Answers to one question: pages of a listing, of a thousand entries each. */
-const MAX_ANSWERS = 200;
 const MAX_TOKEN_BYTES = 4096;
 
 /** The hub as this process may use it. */
@@ -30,17 +29,10 @@ export interface Hub {
   wait: (seconds: number, reason: string) => Promise<void>;
 }
 
-/** What a request is for, in errors. */
-export interface Wanted {
-  /** `owner/name`. */
-  id: string;
-  revision: string;
-}
-
 /** The hub by the environment variables that Python honours. Throws `hub/endpoint` or `hub/token` where they can't be used. */
 export function connect(environment: Environment, { signal, wait }: Pick<Hub, "signal" | "wait">): Hub {
   const endpoint = (environment["HF_ENDPOINT"] || "https://huggingface.co").replace(/\/+$/, "");
-  if (!/^https?:$/.test(parsed(endpoint)?.protocol ?? "")) {
+  if (addressFrom(endpoint) === null) {
     throw new LowrankError("hub/endpoint", "is not an address", {
       subject: "HF_ENDPOINT",
       expected: "an address as in https://huggingface.co",
@@ -53,7 +45,11 @@ export function connect(environment: Environment, { signal, wait }: Pick<Hub, "s
   return { endpoint, token: tokenOf(environment), timeoutSeconds, signal, wait };
 }
 
-const parsed = (text: string, from?: string): URL | null => (URL.canParse(text, from) ? new URL(text, from) : null);
+/** The address that a text names, seen from another one; null if it is none, or leads from https to http. */
+function addressFrom(text: string, from?: URL): URL | null {
+  const url = URL.canParse(text, from?.href) ? new URL(text, from) : null;
+  return url?.protocol === "https:" || (url?.protocol === "http:" && from?.protocol !== "https:") ? url : null;
+}
 
 function tokenOf(environment: Environment): string | null {
   const given = environment["HF_TOKEN"] ?? environment["HUGGING_FACE_HUB_TOKEN"];
@@ -83,45 +79,46 @@ export interface Answer {
   alive: (ended?: boolean) => void;
 }
 
-/**
- * One request, tried again where the failure may pass. Resolves to an answer with a status of success, or one of `statuses`.
- * The token goes to the hub's own address only.
- */
+/** One request, tried again where the failure may pass. Resolves to an answer with a status of success, or one of `statuses`. */
 export async function request(
   hub: Hub,
   url: string,
-  { headers = {}, statuses = [], wanted }: { headers?: Record<string, string>; statuses?: number[]; wanted: Wanted },
+  name: HubName,
+  { headers = {}, statuses = [] }: { headers?: Record<string, string>; statuses?: number[] } = {},
 ): Promise<Answer> {
   for (let retry = 0; ; retry++) {
     let failure: LowrankError;
-    let seconds = Math.min(MAX_WAIT_SECONDS, 2 ** retry / 2);
+    let seconds = 2 ** retry / 2;
     try {
-      const answer = await follow(hub, url, headers, wanted);
+      const answer = await follow(hub, url, headers, name);
       const { response } = answer;
-      if (response.ok || statuses.includes(response.status)) return answer;
-      failure = await refusal(hub, response, wanted).finally(() => answer.alive(true));
-      if (response.status !== 429 && response.status < 500) throw failure;
-      if (response.status === 429) seconds = Math.min(MAX_WAIT_SECONDS, retryAfter(response) ?? 4 * seconds);
+      const { status } = response;
+      if (response.ok || statuses.includes(status)) return answer;
+      const code = response.headers.get("x-error-code") ?? "";
+      const said = await messageOf(response).finally(() => answer.alive(true));
+      failure = refusal(hub, name, { status, code, said });
+      if (status !== 429 && status < 500) throw failure;
+      if (status === 429) seconds = retryAfter(response) ?? 4 * seconds;
     } catch (error) {
-      if (hub.signal?.aborted) throw stopped(wanted);
-      if (error instanceof LowrankError && error.code !== "hub/unreachable") throw error;
-      failure = error instanceof LowrankError ? error : unreachable(hub, url, wanted, error);
+      if (hub.signal?.aborted) throw stopped(name);
+      if (error instanceof LowrankError) throw error;
+      failure = unreachable(hub.endpoint, url, name, error);
     }
     if (retry === MAX_RETRIES) throw failure;
-    await pause(hub, seconds, failure.message, wanted);
+    await pause(hub, Math.min(MAX_WAIT_SECONDS, seconds), failure.message, name);
   }
 }
 
-export async function pause(hub: Hub, seconds: number, reason: string, wanted: Wanted): Promise<void> {
+export async function pause(hub: Hub, seconds: number, reason: string, name: HubName): Promise<void> {
   try {
     await hub.wait(seconds, reason);
   } catch {
-    throw stopped(wanted);
+    throw stopped(name);
   }
 }
 
 /** Follows redirects by hand: they are counted, never lead from https to http, and lose the token at another address. */
-async function follow(hub: Hub, start: string, headers: Record<string, string>, wanted: Wanted): Promise<Answer> {
+async function follow(hub: Hub, start: string, headers: Record<string, string>, name: HubName): Promise<Answer> {
   const own = new URL(hub.endpoint).origin;
   let url = new URL(start);
   for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
@@ -136,38 +133,31 @@ async function follow(hub: Hub, start: string, headers: Record<string, string>, 
     const location = response.headers.get("location");
     if (response.status < 300 || response.status > 399 || location === null) return { response, alive };
     alive(true);
-    const next = parsed(location, url.href);
-    if (next === null || !/^https?:$/.test(next.protocol) || (url.protocol === "https:" && next.protocol !== "https:")) {
-      throw badRedirect(wanted, `from ${url.origin} to ${location.slice(0, 200)}`);
-    }
+    const next = addressFrom(location, url);
+    if (next === null) throw badRedirect(name, `from ${url.origin} to ${location.slice(0, 200)}`);
     url = next;
   }
-  throw badRedirect(wanted, `more than ${MAX_REDIRECTS} redirects, the last to ${url.origin}${url.pathname.slice(0, 100)}`);
+  throw badRedirect(name, `more than ${MAX_REDIRECTS} redirects, the last to ${url.origin}${url.pathname.slice(0, 100)}`);
 }
 
 /** A signal that fires when the user stops, or when nothing came for too long. */
-function watched(hub: Hub): { signal: AbortSignal; alive: (ended?: boolean) => void } {
-  const controller = new AbortController();
-  const stop = () => controller.abort(hub.signal?.reason);
-  const late = () => controller.abort(new Error(`nothing came for ${hub.timeoutSeconds} seconds`));
-  let timer = setTimeout(late, 1000 * hub.timeoutSeconds);
-  if (hub.signal?.aborted) stop();
-  hub.signal?.addEventListener("abort", stop);
+function watched({ signal, timeoutSeconds }: Hub): { signal: AbortSignal; alive: (ended?: boolean) => void } {
+  const own = new AbortController();
+  const timer = setTimeout(() => own.abort(new Error(`nothing came for ${timeoutSeconds} seconds`)), 1000 * timeoutSeconds);
   return {
-    signal: controller.signal,
+    signal: AbortSignal.any(signal ? [own.signal, signal] : [own.signal]),
     alive: (ended = false) => {
-      clearTimeout(timer);
-      if (!ended) timer = setTimeout(late, 1000 * hub.timeoutSeconds);
+      if (!ended) timer.refresh();
       else {
-        hub.signal?.removeEventListener("abort", stop);
-        controller.abort();
+        clearTimeout(timer);
+        own.abort();
       }
     },
   };
 }
 
-/** The whole body, at most `limit` bytes of it; null if there is more. All of it must come in the time of one silence. */
-async function bodyOf(response: Response, limit: number): Promise<Uint8Array | null> {
+/** The whole body as text; null if it has more than `limit` bytes. All of it must come in the time of one silence. */
+async function textOf(response: Response, limit: number): Promise<string | null> {
   const parts: Uint8Array[] = [];
   let length = 0;
   for await (const part of response.body ?? []) {
@@ -175,33 +165,26 @@ async function bodyOf(response: Response, limit: number): Promise<Uint8Array | n
     if (length > limit) return null;
     parts.push(part);
   }
-  return Buffer.concat(parts);
+  return new TextDecoder().decode(Buffer.concat(parts));
 }
 
-/** `fetch` for @huggingface/hub: an answer that is no file, read whole, as JSON. Refusals are thrown, not returned. */
-export function answers(hub: Hub, wanted: Wanted): typeof fetch {
-  let count = 0;
-  return async (input, init) => {
-    if (++count > MAX_ANSWERS) throw malformed(wanted, `a listing of more than ${MAX_ANSWERS} pages`);
-    const url = input instanceof Request ? input.url : String(input);
-    const answer = await request(hub, url, { headers: Object.fromEntries(new Headers(init?.headers)), wanted });
-    try {
-      const body = await bodyOf(answer.response, MAX_ANSWER_BYTES).catch((error) => {
-        throw hub.signal?.aborted ? stopped(wanted) : unreachable(hub, url, wanted, error);
-      });
-      if (body === null) throw malformed(wanted, `more than ${MAX_ANSWER_BYTES} bytes`);
-      const text = new TextDecoder().decode(body);
-      try {
-        JSON.parse(text);
-      } catch (cause) {
-        throw malformed(wanted, `text that is no JSON: ${text.slice(0, 80)}`, cause);
-      }
-      const { headers } = answer.response;
-      return new Response(text, { headers: { "content-type": "application/json", link: headers.get("link") ?? "" } });
-    } finally {
-      answer.alive(true);
-    }
-  };
+/** An answer that is no file: what its JSON holds, and the address of the page after it. */
+export async function getJson(hub: Hub, url: string, name: HubName): Promise<{ value: unknown; next: string | null }> {
+  const { response, alive } = await request(hub, url, name);
+  const text = await textOf(response, MAX_ANSWER_BYTES)
+    .catch((error) => {
+      throw hub.signal?.aborted ? stopped(name) : unreachable(hub.endpoint, url, name, error);
+    })
+    .finally(() => alive(true));
+  if (text === null) throw malformed(name, `more than ${MAX_ANSWER_BYTES} bytes`);
+  const [, link] = /<([^>]*)>\s*;\s*rel="next"/.exec(response.headers.get("link") ?? "") ?? [];
+  const next = link === undefined ? null : addressFrom(link, new URL(url));
+  if (link !== undefined && next === null) throw malformed(name, `a next page at ${link.slice(0, 200)}`);
+  try {
+    return { value: JSON.parse(text), next: next?.href ?? null };
+  } catch (cause) {
+    throw malformed(name, `text that is no JSON: ${text.slice(0, 80)}`, cause);
+  }
 }
 
 /** Seconds of a Retry-After header: a number, or a date. */
@@ -211,103 +194,14 @@ function retryAfter(response: Response): number | null {
   return Number.isNaN(seconds) ? null : Math.max(0, seconds);
 }
 
-/** The error of an answer that is no success. */
-async function refusal(hub: Hub, response: Response, wanted: Wanted): Promise<LowrankError> {
-  const { status, headers } = response;
-  const code = headers.get("x-error-code") ?? "";
-  const said = headers.get("x-error-message") ?? (await messageOf(response));
-  const got = `status ${status}${said ? `: ${said}` : ""}`;
-  const subject = wanted.id;
-  const page = `${hub.endpoint}/${wanted.id}`;
-  const token = `set HF_TOKEN to a token of ${hub.endpoint}/settings/tokens`;
-  if (status === 429) {
-    const next =
-      hub.token === null ? `Try again later, or ${token}: requests with a token have a higher limit.` : "Try again later.";
-    return new LowrankError("hub/rate-limited", "the hub accepts no more requests for now", { subject, got, next, exitCode: 1 });
-  }
-  if (status >= 500) {
-    return new LowrankError("hub/server", "the hub fails to answer", {
-      subject,
-      got,
-      next: "Try again later; what has been downloaded stays.",
-      exitCode: 1,
-    });
-  }
-  if (code === "GatedRepo" || (status === 403 && code !== "RepoNotFound")) {
-    return new LowrankError("hub/gated", "the model's licence must be accepted first", {
-      subject,
-      got,
-      next: `Accept it at ${page}, then ${token}.`,
-    });
-  }
-  if (code === "RevisionNotFound") {
-    return new LowrankError("hub/no-revision", "the model has no such revision", {
-      subject: `${wanted.id}@${wanted.revision}`,
-      expected: "a branch, a tag or a commit",
-      next: `See the branches at ${page}/tree/main.`,
-    });
-  }
-  if (status === 401 && hub.token !== null && code !== "RepoNotFound") {
-    return new LowrankError("hub/token", "the hub does not accept the access token", {
-      subject,
-      got,
-      next: `Then ${token}, or remove it.`,
-    });
-  }
-  if (status === 404 || status === 401) {
-    const next = `Check the spelling at ${page}. If the model is private, ${token}${hub.token === null ? "" : " that may read it"}.`;
-    return new LowrankError("hub/missing", "the hub has no such model", {
-      subject,
-      expected: "owner/name of a model",
-      got,
-      next,
-    });
-  }
-  return new LowrankError("hub/refused", "the hub refuses the request", { subject, got, next: `See ${page}.`, exitCode: 1 });
-}
-
+/** What a refusal says of itself. */
 async function messageOf(response: Response): Promise<string> {
+  const header = response.headers.get("x-error-message");
+  if (header) return header;
   try {
-    const body = await bodyOf(response, MAX_ERROR_BYTES);
-    const { error } = JSON.parse(new TextDecoder().decode(body ?? new Uint8Array()));
+    const { error } = JSON.parse((await textOf(response, MAX_ERROR_BYTES)) ?? "{}");
     return typeof error === "string" ? error : "";
   } catch {
     return "";
   }
 }
-
-export const stopped = ({ id }: Wanted): LowrankError =>
-  new LowrankError("hub/stopped", "the download was stopped", {
-    subject: id,
-    next: "Run it again: it resumes where it stopped.",
-    exitCode: 1,
-  });
-
-export function unreachable(hub: Hub, url: string, { id }: Wanted, error: unknown): LowrankError {
-  const { message, cause } = error as Error & { cause?: NodeJS.ErrnoException };
-  const host = new URL(url).host;
-  return new LowrankError("hub/unreachable", `no answer from ${host}`, {
-    subject: id,
-    got: cause?.message || cause?.code || message,
-    next: `Check the network${host === new URL(hub.endpoint).host ? " and HF_ENDPOINT" : ""}; what has been downloaded stays. With --offline only folders and the cache are used.`,
-    exitCode: 1,
-    cause: error,
-  });
-}
-
-const badRedirect = ({ id }: Wanted, got: string): LowrankError =>
-  new LowrankError("hub/redirects", "the hub redirects too often", {
-    subject: id,
-    got,
-    next: "Try again later; check HF_ENDPOINT if it is set.",
-    exitCode: 1,
-  });
-
-export const malformed = ({ id }: Wanted, got: string, cause?: unknown): LowrankError =>
-  new LowrankError("hub/answer", "the hub's response does not follow its protocol", {
-    subject: id,
-    got,
-    next: "Check HF_ENDPOINT if it is set; else try again later.",
-    exitCode: 1,
-    cause,
-  });

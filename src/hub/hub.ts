@@ -68,7 +68,7 @@ async function download(cache: string, name: HubName, options: HubOptions): Prom
   const get = async (file: HubFile, onProgress: (done: number) => void = () => {}): Promise<void> => {
     const target = path.join(blobs, file.blob);
     await named(target, async () => {
-      if ((await sizeOf(target)) !== file.size) await transfer({ hub, wanted: name, commit, file, target, onProgress });
+      if ((await sizeOf(target)) !== file.size) await transfer({ hub, name, commit, file, target, onProgress });
       await link(target, path.join(folder, file.path));
     });
   };

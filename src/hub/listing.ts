@@ -1,13 +1,14 @@
 // Which files of a model are downloaded: its listing on the hub, checked entry by entry, and of it what is used here.
-import { listFiles, modelInfo } from "@huggingface/hub";
-import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, refuseWithoutWeights, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { isHeadFile, isSideFile } from "../formats/side-files.ts";
-import { COMMIT } from "./cache.ts";
-import { answers, type Hub, malformed, type Wanted } from "./client.ts";
+import { COMMIT, type HubName } from "./cache.ts";
+import { getJson, type Hub } from "./client.ts";
+import { hubError, malformed } from "./failures.ts";
 
 /** Files of one model. The hub advises at most 100,000. */
 const MAX_ENTRIES = 100_000;
+/** Pages of a listing, of a thousand entries each. */
+const MAX_PAGES = 200;
 const MAX_PATH_CHARS = 1024;
 const MAX_PATH_DEPTH = 32;
 /** Largest file beside the weights. */
@@ -29,42 +30,39 @@ export interface Listing {
 }
 
 /** What the hub has of a model now. An entry whose path leads out of the folder is refused, and the model with it. */
-export async function listModel(hub: Hub, wanted: Wanted): Promise<Listing> {
-  try {
-    return await askFor(hub, wanted);
-  } catch (error) {
-    // The client takes answers to be of the protocol's form.
-    if (error instanceof TypeError) throw malformed(wanted, `something else (${error.message})`, error);
-    throw error;
-  }
-}
-
-async function askFor(hub: Hub, wanted: Wanted): Promise<Listing> {
-  const { id, revision } = wanted;
-  const connection = { hubUrl: hub.endpoint, fetch: answers(hub, wanted) };
-  const info = await modelInfo({ ...connection, name: id, revision, additionalFields: ["sha"] });
-  const commit: unknown = info.sha;
-  if (typeof commit !== "string" || !COMMIT.test(commit)) throw malformed(wanted, `the commit ${JSON.stringify(commit)}`);
+export async function listModel(hub: Hub, name: HubName): Promise<Listing> {
+  const model = `${hub.endpoint}/api/models/${name.id}`;
+  const info = await getJson(hub, `${model}/revision/${encodeURIComponent(name.revision)}?expand=sha`, name);
+  const commit = (info.value as { sha?: unknown } | null)?.sha;
+  if (typeof commit !== "string" || !COMMIT.test(commit)) throw malformed(name, `the commit ${JSON.stringify(commit)}`);
   const files = new Map<string, HubFile>();
   let count = 0;
-  for await (const entry of listFiles({ ...connection, repo: id, revision: commit, recursive: true })) {
-    if (++count > MAX_ENTRIES) throw malformed(wanted, `a listing of more than ${MAX_ENTRIES} entries`);
-    const file = checkedEntry(entry, wanted);
-    if (file) files.set(file.path, file);
+  let url: string | null = `${model}/tree/${commit}?recursive=true`;
+  for (let page = 0; url !== null; page++) {
+    if (page === MAX_PAGES) throw malformed(name, `a listing of more than ${MAX_PAGES} pages`);
+    const { value, next } = await getJson(hub, url, name);
+    if (!Array.isArray(value)) throw malformed(name, "a listing that is no list");
+    count += value.length;
+    if (count > MAX_ENTRIES) throw malformed(name, `a listing of more than ${MAX_ENTRIES} entries`);
+    for (const entry of value) {
+      const file = checkedEntry(entry, name);
+      if (file) files.set(file.path, file);
+    }
+    url = next;
   }
   return { commit, files };
 }
 
-function checkedEntry(entry: unknown, wanted: Wanted): HubFile | null {
+function checkedEntry(entry: unknown, name: HubName): HubFile | null {
   const { type, path, size, oid, lfs } = (entry ?? {}) as Record<string, unknown>;
-  if (typeof path !== "string") throw malformed(wanted, `an entry without a path: ${JSON.stringify(entry)?.slice(0, 200)}`);
+  if (typeof path !== "string") throw malformed(name, `an entry without a path: ${JSON.stringify(entry)?.slice(0, 200)}`);
   const reason = unsafe(path);
   if (reason !== null) {
-    throw new LowrankError("hub/path", `the model has a file whose path ${reason}`, {
-      subject: wanted.id,
+    throw hubError("path", `the model has a file whose path ${reason}`, name, {
       expected: "paths inside the model's folder",
       got: JSON.stringify(path.slice(0, 200)),
       next: "Do not use this model; nothing was downloaded. Report it to its owner or the hub.",
+      exitCode: 2,
     });
   }
   if (type !== "file") return null;
@@ -73,7 +71,7 @@ function checkedEntry(entry: unknown, wanted: Wanted): HubFile | null {
   const length = large ? large.size : size;
   const isHash = typeof blob === "string" && (large ? /^[0-9a-f]{64}$/ : /^[0-9a-f]{40}$/).test(blob);
   if (!isHash || !Number.isSafeInteger(length) || (length as number) < 0) {
-    throw malformed(wanted, `no hash or size for ${JSON.stringify(path)}`);
+    throw malformed(name, `no hash or size for ${JSON.stringify(path)}`);
   }
   return { path, size: length as number, blob: blob as string };
 }
@@ -91,17 +89,18 @@ function unsafe(path: string): string | null {
 }
 
 /** Files that are downloaded: beside the weights at once; which weights they are says `weightsOf`. */
-export function sideFilesOf({ files }: Listing, { id }: Wanted): HubFile[] {
+export function sideFilesOf({ files }: Listing, name: HubName): HubFile[] {
   const isWanted = (path: string) =>
     (isSideFile(path) && !path.endsWith(".py")) || isHeadFile(path) || /^(adapter_config|run)\.json$/.test(path);
   const wanted = [...files.values()].filter(({ path }) => isWanted(path) || path === INDEX_NAME);
   for (const { path, size } of wanted) {
     if (size <= MAX_SIDE_BYTES) continue;
-    throw new LowrankError("hub/too-large", "a file beside the weights is too large", {
-      subject: `${id}/${path}`,
+    throw hubError("too-large", "a file beside the weights is too large", name, {
+      subject: `${name.id}/${path}`,
       expected: `at most ${MAX_SIDE_BYTES} bytes`,
       got: `${size} bytes`,
       next: "Use another model.",
+      exitCode: 2,
     });
   }
   return wanted;
@@ -110,21 +109,21 @@ export function sideFilesOf({ files }: Listing, { id }: Wanted): HubFile[] {
 const ADAPTER_WEIGHTS = "adapter_model.safetensors";
 
 /** Fails if a model has no weights that can be read, before anything of it is downloaded. */
-export function checkWeights({ files }: Listing, { id }: Wanted): void {
+export function checkWeights({ files }: Listing, { id }: HubName): void {
   if ([WEIGHTS_NAME, INDEX_NAME, ADAPTER_WEIGHTS].some((name) => files.has(name))) return;
   refuseWithoutWeights(id, new Set(files.keys()));
 }
 
 /** The files with the weights; `shards` are what the index names, where the model has one and no single file. */
-export function weightsOf({ files }: Listing, shards: readonly string[], { id }: Wanted): HubFile[] {
+export function weightsOf({ files }: Listing, shards: readonly string[], model: HubName): HubFile[] {
   const names = files.has(WEIGHTS_NAME) ? [WEIGHTS_NAME] : shards;
   return [...names, ...(files.has(ADAPTER_WEIGHTS) ? [ADAPTER_WEIGHTS] : [])].map((name) => {
     const file = files.get(name);
     if (file && name.endsWith(".safetensors") && !name.includes("/")) return file;
-    throw new LowrankError("hub/missing-shard", `${INDEX_NAME} names a file that is not among the model's weights`, {
-      subject: id,
+    throw hubError("missing-shard", `${INDEX_NAME} names a file that is not among the model's weights`, model, {
       got: JSON.stringify(name.slice(0, 200)),
       next: "The model on the hub is incomplete; report it to its owner, or use another revision.",
+      exitCode: 2,
     });
   });
 }

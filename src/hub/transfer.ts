@@ -3,7 +3,9 @@ import { createHash, type Hash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
 import { LowrankError } from "../errors.ts";
-import { type Answer, type Hub, MAX_RETRIES, pause, request, stopped, unreachable, type Wanted } from "./client.ts";
+import type { HubName } from "./cache.ts";
+import { type Answer, type Hub, MAX_RETRIES, pause, request } from "./client.ts";
+import { hubError, stopped, unreachable } from "./failures.ts";
 import type { HubFile } from "./listing.ts";
 
 /** Bytes after which a connection that was cut counts as one that works. */
@@ -12,7 +14,7 @@ const BLOCK_BYTES = 4 * 1024 * 1024;
 
 export interface Transfer {
   hub: Hub;
-  wanted: Wanted;
+  name: HubName;
   commit: string;
   file: HubFile;
   /** Where the file goes; `.incomplete` at its end until it is whole, as Python has it. */
@@ -46,7 +48,7 @@ export const sizeOf = (file: string): Promise<number | null> =>
  * the cache cannot be written.
  */
 export async function transfer(task: Transfer): Promise<void> {
-  const { target, file, wanted } = task;
+  const { target, file, name } = task;
   const incomplete = `${target}.incomplete`;
   for (let attempt = 0; ; attempt++) {
     const began = (await sizeOf(incomplete)) ?? 0;
@@ -54,11 +56,10 @@ export async function transfer(task: Transfer): Promise<void> {
     if (isRight) break;
     await rm(incomplete, { force: true });
     if (began > 0 && attempt === 0) continue;
-    throw new LowrankError("hub/hash", "the downloaded file is not the one that the model lists", {
-      subject: `${wanted.id}/${file.path}`,
+    throw hubError("hash", "the file that came is not the one the model lists", name, {
+      subject: `${name.id}/${file.path}`,
       expected: `the hash ${file.blob}`,
-      next: "Run it again; the file was removed. If it persists, a proxy changes files on the way.",
-      exitCode: 1,
+      next: "Run the same again; the file was removed. If it stays so, something between here and the hub changes files.",
     });
   }
   await rename(incomplete, target).catch(async (error) => {
@@ -81,7 +82,7 @@ async function fill(task: Transfer, incomplete: string): Promise<boolean> {
       if (failure === null) continue;
       failures = partial.done - before >= PROGRESS_BYTES ? 1 : failures + 1;
       if (failures > MAX_RETRIES) throw failure;
-      await pause(task.hub, Math.min(8, 2 ** failures / 4), failure.message, task.wanted);
+      await pause(task.hub, Math.min(8, 2 ** failures / 4), failure.message, task.name);
     }
     await partial.handle.sync();
     return partial.hash.digest("hex") === file.blob;
@@ -107,25 +108,25 @@ async function hashExisting(partial: Partial, { size }: HubFile): Promise<void> 
 }
 
 /** Asks for the bytes from `done` on and writes what comes; the failure if that ended too early, null if it did not. */
-async function fetchRest({ hub, wanted, commit, file, onProgress }: Transfer, partial: Partial): Promise<LowrankError | null> {
-  const url = `${hub.endpoint}/${wanted.id}/resolve/${commit}/${file.path.split("/").map(encodeURIComponent).join("/")}`;
+async function fetchRest({ hub, name, commit, file, onProgress }: Transfer, partial: Partial): Promise<LowrankError | null> {
+  const url = `${hub.endpoint}/${name.id}/resolve/${commit}/${file.path.split("/").map(encodeURIComponent).join("/")}`;
   const from = partial.done;
   const headers: Record<string, string> = from > 0 ? { range: `bytes=${from}-` } : {};
-  const answer = await request(hub, url, { headers, statuses: [416], wanted });
+  const answer = await request(hub, url, name, { headers, statuses: [416] });
   try {
-    checkLength(answer.response, file, from, wanted);
+    checkLength(answer.response, file, from, name);
     if (from > 0 && answer.response.status !== 206) await startOver(partial, file);
-    await writeBody(answer, file, partial, onProgress, wanted);
+    await writeBody(answer, file, partial, onProgress, name);
   } catch (error) {
-    if (hub.signal?.aborted) throw stopped(wanted);
+    if (hub.signal?.aborted) throw stopped(name);
     if (error instanceof LowrankError) throw error;
     if ((error as NodeJS.ErrnoException).syscall === "write") throw error;
-    return unreachable(hub, url, wanted, error);
+    return unreachable(hub.endpoint, url, name, error);
   } finally {
     answer.alive(true);
   }
   if (partial.done === file.size) return null;
-  return unreachable(hub, url, wanted, new Error(`the connection ended ${file.size - partial.done} bytes too early`));
+  return unreachable(hub.endpoint, url, name, new Error(`the connection ended ${file.size - partial.done} bytes too early`));
 }
 
 /** A server that does not give parts of files sends the whole: what is there is written again. */
@@ -136,16 +137,16 @@ async function startOver(partial: Partial, file: HubFile): Promise<void> {
 }
 
 /** Refuses an answer whose length is not the one the listing has, before anything of it is written. */
-function checkLength({ status, headers }: Response, { path, size }: HubFile, from: number, wanted: Wanted): void {
+function checkLength({ status, headers }: Response, { path, size }: HubFile, from: number, name: HubName): void {
   const [, start, , whole] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
   const [, there] = /^bytes \*\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
   const isEncoded = ![null, "identity"].includes(headers.get("content-encoding"));
   const length = isEncoded ? null : headers.get("content-length");
   const sent = status === 206 ? whole : status === 416 ? there : length;
   if (status === 206 && Number(start) !== from)
-    throw wrongSize(path, size, `a part from byte ${start ?? "?"}, asked for from ${from}`, wanted);
+    throw wrongSize(path, size, `a part from byte ${start ?? "?"}, asked for from ${from}`, name);
   if (status === 416 || (sent !== null && sent !== undefined && Number(sent) !== size)) {
-    throw wrongSize(path, size, `${sent ?? "?"} bytes`, wanted);
+    throw wrongSize(path, size, `${sent ?? "?"} bytes`, name);
   }
 }
 
@@ -154,11 +155,11 @@ async function writeBody(
   file: HubFile,
   partial: Partial,
   onProgress: (done: number) => void,
-  wanted: Wanted,
+  name: HubName,
 ): Promise<void> {
   for await (const part of (response.body ?? []) as AsyncIterable<Uint8Array>) {
     alive();
-    if (partial.done + part.length > file.size) throw wrongSize(file.path, file.size, "more bytes than that", wanted);
+    if (partial.done + part.length > file.size) throw wrongSize(file.path, file.size, "more bytes than that", name);
     for (let written = 0; written < part.length; ) {
       written += (await partial.handle.write(part, written, part.length - written, partial.done + written)).bytesWritten;
     }
@@ -168,11 +169,10 @@ async function writeBody(
   }
 }
 
-const wrongSize = (path: string, size: number, got: string, { id }: Wanted): LowrankError =>
-  new LowrankError("hub/size", "the server's file has another size than the model lists", {
-    subject: `${id}/${path}`,
+const wrongSize = (path: string, size: number, got: string, name: HubName): LowrankError =>
+  hubError("size", "the file that comes has another size than the model lists", name, {
+    subject: `${name.id}/${path}`,
     expected: `${size} bytes`,
     got,
-    next: "Try again later; check HF_ENDPOINT if it is set. If it persists, a proxy changes files on the way.",
-    exitCode: 1,
+    next: "Try again later; check HF_ENDPOINT if it is set. If it stays so, something between here and the hub changes files.",
   });

@@ -27,10 +27,10 @@ const packages: Record<string, string[]> = {
   models: ["zod"],
   images: ["zod"],
   train: ["zod"],
-  platform: ["node:", "onnxruntime-node", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
-  hub: ["node:", "@huggingface/hub"],
-  "options.ts": ["zod"],
   tasks: ["zod"],
+  platform: ["node:", "onnxruntime-node", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
+  hub: ["node:"],
+  "options.ts": ["zod"],
 };
 
 /** The program around the library, for Node: it may import every package. */

@@ -1,0 +1,68 @@
+// What can go wrong with the hub: each failure one error with a next step (huggingface_hub's error codes).
+import { type Failure, LowrankError } from "../errors.ts";
+import type { HubName } from "./cache.ts";
+import type { Hub } from "./client.ts";
+
+/** An error about a model on the hub. Exit code 1, since most are no fault of what was typed. */
+export const hubError = (code: string, message: string, { id }: HubName, failure: Failure): LowrankError =>
+  new LowrankError(`hub/${code}`, message, { subject: id, exitCode: 1, ...failure });
+
+export const stopped = (name: HubName): LowrankError =>
+  hubError("stopped", "the download was stopped", name, { next: "Run it again: it resumes where it stopped." });
+
+export const malformed = (name: HubName, got: string, cause?: unknown): LowrankError =>
+  hubError("answer", "the hub's response does not follow its protocol", name, {
+    got,
+    next: "Check HF_ENDPOINT if it is set; else try again later.",
+    cause,
+  });
+
+export const badRedirect = (name: HubName, got: string): LowrankError =>
+  hubError("redirects", "the hub redirects too often", name, {
+    got,
+    next: "Try again later; check HF_ENDPOINT if it is set.",
+  });
+
+export function unreachable(endpoint: string, url: string, name: HubName, error: unknown): LowrankError {
+  const { message, cause } = error as Error & { cause?: NodeJS.ErrnoException };
+  const host = new URL(url).host;
+  return hubError("unreachable", `no answer from ${host}`, name, {
+    got: cause?.message || cause?.code || message,
+    next: `Check the network${host === new URL(endpoint).host ? " and HF_ENDPOINT" : ""}; what has been downloaded stays. With --offline only folders and the cache are used.`,
+    cause: error,
+  });
+}
+
+/** The error of an answer that is no success. `code` is its header x-error-code, `said` what the hub says about it. */
+export function refusal(
+  { endpoint, token }: Pick<Hub, "endpoint" | "token">,
+  name: HubName,
+  { status, code, said }: { status: number; code: string; said: string },
+): LowrankError {
+  const page = `${endpoint}/${name.id}`;
+  const setToken = `set HF_TOKEN to a token of ${endpoint}/settings/tokens`;
+  const hasToken = token !== null;
+  const error = (kind: string, message: string, next: string, more: Failure = {}) =>
+    hubError(kind, message, name, { got: `status ${status}${said ? `: ${said}` : ""}`, next, ...more });
+  if (status === 429) {
+    const higher = hasToken ? "" : `, or ${setToken}: requests with a token have a higher limit`;
+    return error("rate-limited", "the hub accepts no more requests for now", `Try again later${higher}.`);
+  }
+  if (status >= 500) return error("server", "the hub fails to answer", "Try again later; what has been downloaded stays.");
+  if (code === "GatedRepo" || (status === 403 && code !== "RepoNotFound")) {
+    const message = "the model's licence must be accepted first";
+    return error("gated", message, `Accept it at ${page}, then ${setToken}.`, { exitCode: 2 });
+  }
+  if (code === "RevisionNotFound") {
+    const more: Failure = { subject: `${name.id}@${name.revision}`, expected: "a branch, a tag or a commit", exitCode: 2 };
+    return error("no-revision", "the model has no such revision", `See the branches at ${page}/tree/main.`, more);
+  }
+  if (status === 401 && hasToken && code !== "RepoNotFound") {
+    return error("token", "the hub does not accept the access token", `Then ${setToken}, or remove it.`, { exitCode: 2 });
+  }
+  if (status === 404 || status === 401) {
+    const next = `Check the spelling at ${page}. If the model is private, ${setToken}${hasToken ? " that may read it" : ""}.`;
+    return error("missing", "the hub has no such model", next, { expected: "owner/name of a model", exitCode: 2 });
+  }
+  return error("refused", "the hub refuses the request", `See ${page}.`);
+}
