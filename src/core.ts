@@ -34,7 +34,7 @@ export { generateText } from "./generate/generator.ts";
 export type { Platform } from "./platform/platform.ts";
 
 /** How a model is opened for generation or prediction. */
-export interface AttachOptions {
+export interface OpenOptions {
   /** An adapter, its folder, or its name on the hub; none if absent. */
   adapter?: string | Adapter | null;
   /** Accept an adapter that was made for another base of the same shape. */
@@ -44,7 +44,7 @@ export interface AttachOptions {
 }
 
 /** How a model is opened for prediction. */
-export interface PredictOptions extends AttachOptions {
+export interface PredictOptions extends OpenOptions {
   /** What the base is used for; the adapter, or its config.json, says so if absent. */
   task?: TaskName;
 }
@@ -87,7 +87,7 @@ export interface Lowrank {
   saveAdapter(folder: string, adapter: Adapter): Promise<void>;
 
   /** Opens a base (its name, or what `loadBase` returned) for generation. */
-  openGenerator(base: string | Base, options?: AttachOptions): Promise<Generator>;
+  openGenerator(base: string | Base, options?: OpenOptions): Promise<Generator>;
 
   /**
    * Opens a classifier: of texts (BERT), of images (ViT), or of images by labels that each call brings (CLIP). Fails with
@@ -151,7 +151,7 @@ export function createLowrank(platform: Platform): Lowrank {
   }
 
   const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(files, await folderOf(adapter));
-  const attached = async (adapter: AttachOptions["adapter"] = null) =>
+  const attached = async (adapter: OpenOptions["adapter"] = null) =>
     typeof adapter === "string" ? loadAdapter(adapter) : adapter;
 
   /** The arguments of what opens a predictor. */
