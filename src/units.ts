@@ -15,8 +15,11 @@ export function bytes(value: number): string {
 export const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
 /** A figure of an evaluation: four decimal places, but for those that are written otherwise. */
-export const figureText = (name: string, value: number): string => figureTexts[name]?.(value) ?? value.toFixed(4);
-const figureTexts: Record<string, (value: number) => string> = { perplexity: (value) => value.toFixed(2), accuracy: percent };
+export const figureText = (name: string, value: number): string => figureTexts.get(name)?.(value) ?? value.toFixed(4);
+const figureTexts = new Map([
+  ["perplexity", (value: number) => value.toFixed(2)],
+  ["accuracy", percent],
+]);
 
 /** Seconds as "45s", "3m 05s", "2h 07m". */
 export function duration(seconds: number): string {

@@ -76,10 +76,10 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
   const figures = figureNames(runs).filter((figure) => figure !== "perplexity");
   const figureCharts = figures.map((figure, i) => ({
     id: `figure-${i}`,
-    title: `${figure[0]!.toUpperCase()}${figure.slice(1)}`,
+    title: `${figure.charAt(0).toUpperCase()}${figure.slice(1)}`,
     unit: "plain" as const,
     series: runs.map(({ name, metrics }, run): ChartSeries => {
-      const evaluated = curve(metrics.evals, (row) => Object.fromEntries(figuresOf(row))[figure] ?? null);
+      const evaluated = curve(metrics.evals, (row) => figuresOf(row).get(figure) ?? null);
       return { label: several ? name : "evaluation", run, style: "dotted", ...evaluated };
     }),
   }));

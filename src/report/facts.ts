@@ -47,10 +47,7 @@ const finalLoss = ({ metrics }: ReportedRun): number | undefined => smoothed(cur
 
 /** The names of the figures that evaluations have beside the loss. */
 export const figureNames = (runs: readonly ReportedRun[]): string[] =>
-  [...new Set(runs.flatMap(({ metrics }) => metrics.evals.flatMap((row) => figuresOf(row).map(([name]) => name))))].slice(
-    0,
-    MAX_FIGURES,
-  );
+  [...new Set(runs.flatMap(({ metrics }) => metrics.evals.flatMap((row) => [...figuresOf(row).keys()])))].slice(0, MAX_FIGURES);
 
 /** The evaluation with the lowest loss. */
 function bestEval({ metrics }: ReportedRun) {
@@ -64,7 +61,7 @@ const lossText = (value: number | undefined): string | undefined => value?.toFix
 const evalText = (row: RunMetrics["evals"][number]): string =>
   [
     `${lossText(row.loss)} at step ${grouped(row.step)}`,
-    ...figuresOf(row).map(([name, value]) => `${name} ${figureText(name, value)}`),
+    ...[...figuresOf(row)].map(([name, value]) => `${name} ${figureText(name, value)}`),
   ].join(", ");
 
 /** A rate, to three figures where it is small. */

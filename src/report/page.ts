@@ -171,7 +171,7 @@ function numbers(run: ReportedRun, several: boolean): string {
       spread(metrics.evals, MAX_NUMBER_ROWS).map((row: RunMetrics["evals"][number]) => [
         grouped(row.step),
         row.loss.toFixed(4),
-        ...measured.map((name) => Object.fromEntries(figuresOf(row))[name]?.toPrecision(5) ?? "–"),
+        ...measured.map((name) => figuresOf(row).get(name)?.toPrecision(5) ?? "–"),
       ]),
       metrics.evals.length,
     ),

@@ -108,10 +108,12 @@ export const figuresOf = ({
   step: _step,
   loss: _loss,
   ...others
-}: Record<string, unknown>): [string, number][] =>
-  Object.entries(others)
-    .filter((entry): entry is [string, number] => typeof entry[1] === "number")
-    .slice(0, MAX_FIGURES);
+}: Record<string, unknown>): Map<string, number> =>
+  new Map(
+    Object.entries(others)
+      .filter((entry): entry is [string, number] => typeof entry[1] === "number")
+      .slice(0, MAX_FIGURES),
+  );
 
 /** What a log says, each step once. */
 export interface RunMetrics {

@@ -206,6 +206,13 @@ test("the figures of a task have charts and columns, of any name, and not too ma
   assert.deepEqual(drawn.find(({ id }) => id === "figure-0")!.series[0]!.y, [0.25, 0.5, 0.75]);
   assert.match(html, /<th scope="col">f1<\/th>/);
   assert.match(html, /1\.0000 at step 3, perplexity 2\.70, f1 0\.7500/);
+  const inherited = ["constructor", "toString", "__defineGetter__", "__proto__", ""];
+  own.evals = inherited.map((name, i) => JSON.parse(`{"type":"eval","time":"${time}","step":${i + 1},"loss":1,"${name}":1}`));
+  assert.equal(
+    (chartsIn(await page({ name: "run", metrics: own, adapter: null })) as typeof drawn).filter(({ id }) => /^figure/.test(id))
+      .length,
+    5,
+  );
   own.evals = Array.from({ length: 500 }, (_, step) => ({ type: "eval", time, step, loss: 1, [`figure ${step}`]: step }));
   assert.equal(
     chartsIn(await page({ name: "run", metrics: own, adapter: null })).filter(({ id }: { id: string }) => /^figure/.test(id))

@@ -128,7 +128,7 @@ async function readRun(
     steps: metrics?.start?.steps ?? null,
     loss: steps.at(-1)?.loss ?? null,
     bestEval: best && { step: best.step, loss: best.loss },
-    accuracy: new Map(evaluated && figuresOf(evaluated)).get("accuracy") ?? null,
+    accuracy: (evaluated && figuresOf(evaluated).get("accuracy")) ?? null,
     seconds,
     tokensPerSecond: seconds > 0 ? tokens / seconds : null,
     examplesPerSecond: seconds > 0 && examples > 0 ? examples / seconds : null,

@@ -145,9 +145,7 @@ function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }
 }
 
 const figures = (event: Extract<FinetuneEvent, { type: "eval" }>): string =>
-  figuresOf(event)
-    .map(([name, value]) => `, ${name} ${figureText(name, value)}`)
-    .join("");
+  [...figuresOf(event)].map(([name, value]) => `, ${name} ${figureText(name, value)}`).join("");
 
 const rateOf = (examples: number, seconds: number): string =>
   `${seconds > 0 ? Number((examples / seconds).toPrecision(3)) : 0} examples/s`;
