@@ -1,7 +1,7 @@
 // What an adapter is: counts, ranks, how large its update is and in how many directions it goes, without forming it.
 
 import type { AdapterModule } from "./match.ts";
-import { transpose } from "./merge.ts";
+import { transposed } from "./merge.ts";
 import type { Adapter } from "./peft-files.ts";
 import { effectiveRank, singularValues } from "./spectrum.ts";
 
@@ -40,7 +40,7 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
     const { path, rank, scale, outFeatures } = module;
     const tensors = adapter.tensors.get(path)!;
     const { loraA, loraB } = tensors;
-    const columnsOfB = transpose(loraB, outFeatures, rank);
+    const columnsOfB = transposed(loraB, outFeatures, rank);
     const others = Object.entries(tensors).filter(([name]) => name !== "loraA" && name !== "loraB");
     const facts = {
       ...module,

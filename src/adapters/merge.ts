@@ -198,8 +198,8 @@ async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTa
   const [rows, columns = 1] = entry.shape as [number, number?];
   const { loraA, loraB, rank, fanInFanOut } = target;
   // Stored [out, in]: left = B [out, r], right = A [r, in]. Stored [in, out]: left = Aᵀ [in, r], right = Bᵀ [r, out].
-  const left = fanInFanOut ? transpose(loraA, rank, rows) : loraB;
-  const right = fanInFanOut ? transpose(loraB, columns, rank) : loraA;
+  const left = fanInFanOut ? transposed(loraA, rank, rows) : loraB;
+  const right = fanInFanOut ? transposed(loraB, columns, rank) : loraA;
   const rowBytes = columns * bytesPerElement[dtype];
   const step = Math.max(1, Math.floor(BLOCK_BYTES / Math.max(1, rowBytes)));
   const update = new Float64Array(columns);
@@ -223,7 +223,7 @@ async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTa
 }
 
 /** [rows, columns] → [columns, rows]. */
-export function transpose(data: Float32Array, rows: number, columns: number): Float32Array {
+export function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
   const out = new Float32Array(data.length);
   for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = data[i * columns + j]!;
   return out;

@@ -66,3 +66,27 @@ export const sizeOfRows = (lengths: Int32Array, rows: readonly number[]): BatchS
   width: rows.reduce((most, row) => Math.max(most, lengths[row]!), 0),
   targets: rows.length,
 });
+
+/** The batches of an evaluation, made anew each time they are gone through. */
+export interface EvaluationBatches<B extends Batch> extends AsyncIterable<B> {
+  /** The numbers of each batch's rows, and its size. */
+  rows: readonly (readonly number[])[];
+  sizes: readonly BatchSize[];
+}
+
+/** Every row once, rows of like length together; packed ones, which are all long, in their order. */
+export function evaluationBatches<B extends Batch>(rows: Collator<B>, batchSize: number): EvaluationBatches<B> {
+  const order = Int32Array.from(rows.lengths, (_, i) => i);
+  const isPacked = (rows.identity["packLength"] ?? null) !== null;
+  if (!isPacked) order.sort((a, b) => rows.lengths[b]! - rows.lengths[a]! || a - b);
+  const batches = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, i) => [
+    ...order.subarray(i * batchSize, (i + 1) * batchSize),
+  ]);
+  return {
+    rows: batches,
+    sizes: batches.map(rows.size),
+    async *[Symbol.asyncIterator]() {
+      for (const batch of batches) yield await rows.batch(batch);
+    },
+  };
+}

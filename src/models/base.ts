@@ -41,7 +41,7 @@ export interface AnyBase extends TextBase {
   checkpoint: Checkpoint;
   /** The embedding and the linear layers, in the order of the forward pass. */
   modules: ModuleInfo[];
-  /** Tells this base from others (fingerprint.ts), read at the first call. */
+  /** Identifies this base (fingerprint.ts), read at the first call. */
   fingerprint(): Promise<string>;
 }
 

@@ -23,9 +23,10 @@ const serves = (use: Use, { classify, embed, zeroShot }: Prediction): boolean =>
 export function baseForUse(base: AnyBase, use: Use, { task, adapter }: PredictorOptions): { name: TaskName; base: AnyBase } {
   const chosen = chooseTask("predict/task", base.config, task, adapter);
   const candidates = [chosen, ...(task ? [] : possibleTasks(base.config))].filter((name) => serves(use, taskOf(name).prediction));
-  const hasHead = (one: TaskName) => baseFor(base, one).config.uninitializedHead === null;
-  const name = candidates.find((one) => one === chosen || hasHead(one));
-  if (name !== undefined) return { name, base: baseFor(base, name) };
+  for (const name of candidates) {
+    const own = baseFor(base, name);
+    if (name === chosen || own.config.uninitializedHead === null) return { name, base: own };
+  }
   const others = taskNames.filter((one) => serves(use, taskOf(one).prediction));
   const { config } = base;
   const own = `As it is, it is for ${useOf(config)}.`;

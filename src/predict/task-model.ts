@@ -33,8 +33,8 @@ export interface TaskModel {
   /** Its configuration, with the classes of the adapter that is attached. */
   config(): ModelConfig;
   /**
-   * The numbers of one output for a batch, by its name in the model's outputs (heads/). Of `feeds` (the model's inputs) those that the output depends on are used. What an
-   * output needs is opened when it is first asked for, and nothing else.
+   * The numbers of one output for a batch, by its name in the model's outputs (heads/). Of `feeds` (the model's inputs) those that the
+   * output depends on are used. What an output needs is opened when it is first asked for, and nothing else.
    */
   run(output: string, feeds: Record<string, Tensor>): Promise<Float32Array>;
   /**

@@ -145,7 +145,8 @@ function decodedPlaces(tokenizer: Tokenizer, text: string, ids: Int32Array): Spa
   return places;
 }
 
-function commonPrefix(a: Int32Array, b: Int32Array): number {
+/** How many elements two lists begin with in common. */
+export function commonPrefix(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let n = 0;
   while (n < a.length && n < b.length && a[n] === b[n]) n++;
   return n;

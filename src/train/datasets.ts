@@ -1,16 +1,15 @@
-// Data files to training and evaluation examples, and the batches an evaluation runs.
-import type { Collator } from "../data/collate.ts";
+// Data files to training and evaluation examples.
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
 import type { Recognized } from "../data/readers.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
-import type { Batch, BatchSize } from "../data/types.ts";
+import type { BatchSize } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { ProcessedImage } from "../images/processor.ts";
 import { permutation, purpose } from "../random.ts";
 import type { BatchShape, TaskData } from "../tasks/task.ts";
 
-/** What is lastReport while a long file is read and tokenized. */
+/** Progress while a long file is read and tokenized. */
 export interface ReadingEvent {
   type: "reading";
   path: string;
@@ -24,7 +23,7 @@ export interface ReadingEvent {
 /** Seconds between two events. */
 const READING_SECONDS = 2;
 
-/** Tells of its progress, and returns what was read. */
+/** Yields its progress, and returns what was read. */
 type Reading<T> = AsyncGenerator<ReadingEvent, T, void>;
 
 /** What was read, its progress left alone. */
@@ -160,30 +159,6 @@ function heldOut(path: string, records: number, share: number, seed: number): Se
   const count = Math.ceil(share * records);
   if (count === records) throw nothingLeft(path, count);
   return new Set(permutation(seed, [purpose.shuffle, 0, 2], records).subarray(0, count));
-}
-
-/** The batches of an evaluation, made anew each time they are gone through. */
-export interface EvaluationBatches<B extends Batch> extends AsyncIterable<B> {
-  /** The numbers of each batch's rows, and its size. */
-  rows: readonly (readonly number[])[];
-  sizes: readonly BatchSize[];
-}
-
-/** Every row once, rows of like length together; packed ones, which are all long, in their order. */
-export function evaluationBatches<B extends Batch>(rows: Collator<B>, batchSize: number): EvaluationBatches<B> {
-  const order = Int32Array.from(rows.lengths, (_, i) => i);
-  const isPacked = (rows.identity["packLength"] ?? null) !== null;
-  if (!isPacked) order.sort((a, b) => rows.lengths[b]! - rows.lengths[a]! || a - b);
-  const batches = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, i) => [
-    ...order.subarray(i * batchSize, (i + 1) * batchSize),
-  ]);
-  return {
-    rows: batches,
-    sizes: batches.map(rows.size),
-    async *[Symbol.asyncIterator]() {
-      for (const batch of batches) yield await rows.batch(batch);
-    },
-  };
 }
 
 /** The most targets and the longest row of batches of these sizes. */

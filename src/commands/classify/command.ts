@@ -5,6 +5,7 @@ import { type Given, option } from "../../options.ts";
 import type { Classification, Classifier, ClassifyOptions, LabelledSpan, LabelScore } from "../../predict/types.ts";
 import { note, oneLine, print, printJson, table } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
+import { percent } from "../../units.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 import { blocks, givenInputs, inputLines, inputOptions } from "./inputs.ts";
 
@@ -90,8 +91,6 @@ function inputsFor(
   const own = readsTexts ? texts : images;
   return own.length > 0 ? own : inputLines(readsTexts ? "--text TEXT" : "image files");
 }
-
-const percent = (probability: number): string => `${(100 * probability).toFixed(1)} %`;
 
 const labelText = ({ label }: LabelScore): string => oneLine(label, SHOWN_CHARS);
 const spanText = ({ text }: LabelledSpan): string => oneLine(text, SHOWN_CHARS);

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { option } from "../../options.ts";
 import { cells, wrap } from "../../terminal/columns.ts";
 import { faint, print, printJson, shown, status, table } from "../../terminal/terminal.ts";
-import { bytes, duration, grouped } from "../../units.ts";
+import { bytes, duration, grouped, percent } from "../../units.ts";
 import { defineCommand, freeName } from "../command.ts";
 import { askedText } from "../eval/answers.ts";
 import type { DemoEvent, DemoResult } from "./demo.ts";
@@ -41,7 +41,7 @@ export const command = defineCommand({
   },
 });
 
-/** Tells people what happens as it happens. */
+/** Prints what happens as it happens. */
 function story(): (event: DemoEvent) => void {
   const terminal = process.stderr.isTTY === true;
   const losses: [step: number, loss: number][] = [];
@@ -125,4 +125,3 @@ What next
 const dim = (text: string): string => (process.stdout.isTTY === true ? faint(text) : text);
 
 /** 0.925 → "92.5 %". */
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

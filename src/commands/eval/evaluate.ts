@@ -1,6 +1,7 @@
 // How well a base, alone and with an adapter, does on a data file: the forward pass of training, and what its task measures.
 
 import { readAdapter } from "../../adapters/peft-files.ts";
+import { evaluationBatches } from "../../data/collate.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { Batch } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
@@ -19,7 +20,7 @@ import {
   type TaskName,
   taskOf,
 } from "../../tasks/index.ts";
-import { dataReader, evaluationBatches, finished, shapeOf } from "../../train/datasets.ts";
+import { dataReader, finished, shapeOf } from "../../train/datasets.ts";
 import type { readingOptions } from "../../train/options.ts";
 import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";

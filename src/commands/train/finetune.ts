@@ -1,6 +1,7 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
 import { readAdapter } from "../../adapters/peft-files.ts";
+import { evaluationBatches } from "../../data/collate.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
@@ -10,15 +11,7 @@ import type { Platform } from "../../platform/platform.ts";
 import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { BatchShape, Task } from "../../tasks/task.ts";
 import { dataLoader } from "../../train/data-loader.ts";
-import {
-  type DataReader,
-  type Datasets,
-  dataReader,
-  evaluationBatches,
-  type ReadingEvent,
-  shapeOf,
-  withShared,
-} from "../../train/datasets.ts";
+import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, withGenerator, withImagesKept } from "../../train/memory.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";

@@ -63,7 +63,7 @@ async function takeWeights(graph: GraphProto, source: WeightSource, files: Files
 
 /** The normalisations' further outputs, which WebGPU leaves unwritten: the mean and 1/√(variance + ε) of each row. */
 function computeStatistics(graph: GraphProto): void {
-  const constants = new Map<string, string>();
+  const constants = new Set<string>();
   const constant = (
     name: string,
     dataType: TensorProto_DataType,
@@ -73,7 +73,7 @@ function computeStatistics(graph: GraphProto): void {
     if (!constants.has(name)) {
       const rawData = new Uint8Array(values.buffer as ArrayBuffer);
       graph.initializer.push(create(TensorProtoSchema, { name, dims, dataType, rawData }));
-      constants.set(name, name);
+      constants.add(name);
     }
     return name;
   };

@@ -35,7 +35,8 @@ export interface ClassificationMeasures {
   confusions: Confusion[];
 }
 
-const share = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
+/** A share of nothing is 0. */
+export const share = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
 
 /**
  * Measures of a classifier. `expected` and `predicted` hold the class of each row as an index into `labels`; both have the

@@ -12,7 +12,7 @@ import { type Example, IGNORE } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadImageProcessor } from "../../images/processor.ts";
 import type { TextBase } from "../../models/base.ts";
-import { type ModelConfig, modelInputs, pixelShape } from "../../models/registry.ts";
+import { headModule, type ModelConfig, modelInputs, pixelShape } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { float32, int32, type Tensor } from "../../tensor.ts";
 import { encodePair } from "../../text/pairs.ts";
@@ -69,7 +69,7 @@ export async function recordData<R extends object>(
   const processor = shape && (await loadImageProcessor(files, base.checkpoint.folder, shape));
   const images = processor && imageStore(files, decodeImage, async () => processor);
   const fixed = options.fixedClasses ?? false;
-  const own = (config.uninitializedHead === null || fixed) && config.head !== "contrastive" ? config.labels : [];
+  const own = (config.uninitializedHead === null || fixed) && headModule(config) !== null ? config.labels : [];
   const classes = kind.hasClasses ? classesOf(own, fixed) : undefined;
   // Of a model that reads images only, the length is that of an image.
   const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;

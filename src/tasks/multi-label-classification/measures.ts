@@ -1,7 +1,7 @@
 // How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
 import { percent } from "../../units.ts";
 import { worstClasses } from "../common/classification.ts";
-import type { ClassMeasures } from "../common/classification-measures.ts";
+import { type ClassMeasures, share } from "../common/classification-measures.ts";
 import { labelMeasure } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
 
@@ -18,8 +18,6 @@ export interface MultiLabelScore {
   /** Every class, in the order of the logits. */
   classes: ClassMeasures[];
 }
-
-const share = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
 
 /** Of `expected` and `found`, 0 or 1 for each row and class, [rows, labels]. */
 export function multiLabelMeasures(

@@ -1,6 +1,6 @@
 // Pairs of answers to examples and batches: both answers behind the prompt, tokenized as by TRL's DPOTrainer 1.16.
 import { makeBatch } from "../../data/batch.ts";
-import { type Collator, examplesName } from "../../data/collate.ts";
+import { type Collator, evaluationBatches, examplesName } from "../../data/collate.ts";
 import { fieldsKey } from "../../data/duplicates.ts";
 import { encode, type MadeExample, noTemplate, withEos, withPlace } from "../../data/examples.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
@@ -12,6 +12,7 @@ import { LowrankError } from "../../errors.ts";
 import type { TextBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { float32, int32, type Tensor } from "../../tensor.ts";
+import { commonPrefix } from "../../text/mask.ts";
 import { imagePartsOf } from "../../text/parts.ts";
 import { renderChat } from "../../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../../text/tokenizer.ts";
@@ -131,12 +132,6 @@ const noImages = (): LowrankError =>
     next: "Remove the record.",
   });
 
-function commonPrefix(a: Ids, b: Ids): number {
-  let length = 0;
-  while (length < a.length && length < b.length && a[length] === b[length]) length++;
-  return length;
-}
-
 const isCut = ({ chosen, rejected }: EncodedPreference, maxLength: number): boolean =>
   Math.max(chosen.length, rejected.length) > maxLength;
 
@@ -209,9 +204,7 @@ export const withReference = ({ feeds, ...batch }: Batch, logps: Float32Array): 
 export async function prepareReference(pairs: Collator, { run, batchSize }: Start): Promise<Collator> {
   const count = pairs.lengths.length;
   const reference = new Float32Array(2 * count); // of the chosen answers, then of the rejected ones
-  const order = Int32Array.from(pairs.lengths, (_, i) => i).sort((a, b) => pairs.lengths[b]! - pairs.lengths[a]! || a - b);
-  for (let start = 0; start < count; start += batchSize) {
-    const rows = [...order.subarray(start, start + batchSize)];
+  for (const rows of evaluationBatches(pairs, batchSize).rows) {
     const { logps } = await run(await pairs.batch(rows));
     for (const [i, row] of rows.entries()) {
       reference[row] = Number(logps!.data[i]);
