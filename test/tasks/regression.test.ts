@@ -77,6 +77,10 @@ test("what is no number is refused with its line, and classes of text as well", 
     "data/value",
   );
   assert.match(error.subject!, /bad\.jsonl, line 2/);
+  for (const label of [true, [5], null, " ", 1e300]) {
+    const one = await jsonl(folder, "one.jsonl", [records[0]!, { text: "a cat", label }]);
+    await refused(preview({ base, data: one, task: "regression" }), "data/value", { expected: /a number/ });
+  }
 });
 
 test("correlations are SciPy's, ties included", () => {

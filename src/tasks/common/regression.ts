@@ -14,12 +14,12 @@ import { pearson, spearman } from "./correlation.ts";
 import { sumOf } from "./losses.ts";
 import { labelMeasure } from "./measures.ts";
 
-/** A number, or a text that is one. Throws `data/value`. */
+/** A number, or a text that is one, as in CSV files. Throws `data/value`. */
 export function readNumber(row: Fields, key: string): number {
   const given = row.value(key);
-  const value = typeof given === "string" && given.trim() === "" ? Number.NaN : Number(given ?? Number.NaN);
-  if (!Number.isFinite(Math.fround(value))) throw row.wrong(key, "a number");
-  return value;
+  const value = typeof given === "string" && given.trim() !== "" ? Number(given) : given;
+  if (typeof value === "number" && Number.isFinite(Math.fround(value))) return value;
+  throw row.wrong(key, "a number");
 }
 
 /** The number of each row, float32 [rows], as `labels`. */

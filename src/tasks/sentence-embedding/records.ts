@@ -3,6 +3,7 @@ import type { ColumnNames, Fields, RecordFormat, RecordFormats } from "../../dat
 import type { Example } from "../../data/types.ts";
 import { float32, int32 } from "../../tensor.ts";
 import { encodeTexts, type RecordKind, textsInTurn } from "../common/record-data.ts";
+import { readNumber } from "../common/regression.ts";
 
 export interface TextPair {
   anchor: string;
@@ -38,14 +39,6 @@ function negativesOf(row: Fields, key: string): string[] {
   throw row.wrong(key, "a text, or a list of texts");
 }
 
-/** A number; in CSV files it is a text. */
-function scoreOf(row: Fields, key: string): number {
-  const given = row.value(key);
-  const number = typeof given === "string" && given.trim() !== "" ? Number(given) : given;
-  if (typeof number === "number" && Number.isFinite(number)) return number;
-  throw row.wrong(key, "a number");
-}
-
 const pair = (anchor: string, positive: string): RecordFormat<TextPair> => ({
   name: "pairs of texts",
   keys: [anchor, positive],
@@ -64,7 +57,7 @@ const scored = (anchor: string, positive: string, score: string): RecordFormat<T
   name: "pairs of texts with scores",
   keys: [anchor, positive, score],
   optional: [],
-  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), score: scoreOf(row, score) }),
+  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), score: readNumber(row, score) }),
 });
 
 function formats({ anchorColumn, positiveColumn, negativeColumn, scoreColumn }: ColumnNames): RecordFormats<TextPair> {
