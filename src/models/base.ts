@@ -62,7 +62,21 @@ export async function openBase(files: Files, folder: string, timeLimit?: TimeLim
     naming ??= baseFingerprint(files, opened, config);
     return naming;
   };
-  return onBase({ checkpoint: opened, config, modules: [], tokenizer, fingerprint }, {});
+  return { config, tokenizer, fingerprint, ...ofGraph(config, opened) };
+}
+
+/** What a base has of its graph: its modules, and where their weights are stored. */
+function ofGraph(config: ModelConfig, checkpoint: Checkpoint): Pick<AnyBase, "checkpoint" | "modules"> {
+  const { tensors } = checkpoint;
+  const graph = forwardGraph(config);
+  return {
+    checkpoint: {
+      ...checkpoint,
+      aliases: storedNamesOf(config, graph, tensors),
+      parts: storedParts(graph, tensors, (name) => storedIn(config, name)),
+    },
+    modules: modulesOf(graph, (name) => olderNames(config, name)),
+  };
 }
 
 /** `config` with what files in the folder of a base say of its head, beside config.json. */
@@ -74,19 +88,12 @@ export async function withHeadBeside(files: Files, folder: string, config: Model
 /** The same base, opened or its texts alone, under another head or with other labels. Fails as `withHead` does. */
 export function onBase<B extends AnyBase | TextBase>(base: B, choice: HeadChoice): B {
   if (!("modules" in base)) return { ...base, config: withHead(base.config, choice, new Map()) };
-  const { tensors } = base.checkpoint;
-  const config = withHead(base.config, choice, tensors);
-  const graph = forwardGraph(config);
-  return {
-    ...base,
-    config,
-    checkpoint: {
-      ...base.checkpoint,
-      aliases: storedNamesOf(config, graph, tensors),
-      parts: storedParts(graph, tensors, (name) => storedIn(config, name)),
-    },
-    modules: modulesOf(graph, (name) => olderNames(config, name)),
-  };
+  const isSame = ([key, value]: [string, unknown]) =>
+    JSON.stringify(value) === JSON.stringify(base.config[key as keyof HeadChoice]);
+  // A graph of many layers takes its time, and commands choose a head several times.
+  if (Object.entries(choice).every(isSame)) return base;
+  const config = withHead(base.config, choice, base.checkpoint.tensors);
+  return { ...base, config, ...ofGraph(config, base.checkpoint) };
 }
 
 /** A classifier with these classes: its own head if they are its own, a new one if not. Other models stay as they are. */
