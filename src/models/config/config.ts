@@ -3,7 +3,7 @@ import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import type { ActivationName } from "../layers/activations.ts";
 import { activationNames } from "../layers/activations.ts";
-import { MAX_END_IDS, readJson, shown, tokenId } from "./schema.ts";
+import { epsilon, MAX_END_IDS, readJson, shown, sizes, tokenId } from "./schema.ts";
 
 /** What the rest of the library reads of any backbone's hyperparameters; each family adds its own. */
 export interface BackboneConfig {
@@ -34,6 +34,40 @@ export interface DecoderConfig extends BackboneConfig {
 }
 
 const dtypeKey = z.enum(["float32", "float16", "bfloat16"]).nullish();
+
+/** Layers of one size: what a transformer with an MLP and LayerNorms has. */
+export interface LayerConfig {
+  hiddenSize: number;
+  layers: number;
+  heads: number;
+  intermediateSize: number;
+  activation: ActivationName;
+  layerNormEps: number;
+}
+
+/** Keys of such layers, with the family's own values where they are absent. */
+export const layerKeys = (d: Omit<LayerConfig, "activation"> & { activation: string }) => ({
+  hidden_size: sizes.hidden.default(d.hiddenSize),
+  num_hidden_layers: sizes.layers.default(d.layers),
+  num_attention_heads: sizes.heads.default(d.heads),
+  intermediate_size: sizes.intermediate.default(d.intermediateSize),
+  hidden_act: z.string().default(d.activation),
+  layer_norm_eps: epsilon.default(d.layerNormEps),
+});
+
+/** The layers that `layerKeys` describe; `at` is the path of these keys inside the file. */
+export function layerConfig(keys: z.output<z.ZodObject<ReturnType<typeof layerKeys>>>, file: string, at = ""): LayerConfig {
+  const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
+  headDimOf(hiddenSize, heads, file, { hidden: `${at}hidden_size`, heads: "num_attention_heads" });
+  return {
+    hiddenSize,
+    layers: keys.num_hidden_layers,
+    heads,
+    intermediateSize: keys.intermediate_size,
+    activation: activationOf(keys.hidden_act, `${at}hidden_act`, file),
+    layerNormEps: keys.layer_norm_eps,
+  };
+}
 
 /** Keys that every family has, with the family's own ids where they are absent. */
 export const commonKeys = (bosId: number | null, eosId: number | null, tied: boolean, padId: number | null = null) => ({
@@ -75,7 +109,7 @@ export function commonConfig(
   };
 }
 
-/** hidden / heads, which has to be whole; with `even` too, since rotary embedding turns pairs. */
+/** hidden / heads, which has to be whole. */
 export function headDimOf(hiddenSize: number, heads: number, file: string, keys: { hidden: string; heads: string }): number {
   if (hiddenSize % heads === 0) return hiddenSize / heads;
   throw contradiction(file, keys.hidden, `a multiple of ${keys.heads} ${heads}`, hiddenSize);

@@ -3,18 +3,7 @@ import { z } from "zod";
 import type { ActivationName } from "../layers/activations.ts";
 import { activationOf, commonConfig, commonKeys, contradiction, type DecoderConfig, unsupported } from "./config.ts";
 import { type RopeConfig, ropeConfig, ropeKeys } from "./rope-config.ts";
-import {
-  count,
-  MAX_HEAD_DIM,
-  MAX_HEADS,
-  MAX_HIDDEN,
-  MAX_INTERMEDIATE,
-  MAX_LAYERS,
-  MAX_POSITIONS,
-  MAX_VOCAB,
-  readJson,
-  shown,
-} from "./schema.ts";
+import { epsilon, MAX_LAYERS, MAX_POSITIONS, readJson, shown, sizes } from "./schema.ts";
 
 export type LayerType = "full_attention" | "sliding_attention";
 
@@ -78,21 +67,17 @@ const layerTypeNames: Record<string, LayerType> = {
 /** The keys that these families share; `defaults` fill in what is absent. */
 const llamaKeys = (d: LlamaDefaults) =>
   z.object({
-    vocab_size: count(MAX_VOCAB).default(d.vocabSize),
-    hidden_size: count(MAX_HIDDEN).default(d.hiddenSize ?? 4096),
-    intermediate_size: count(MAX_INTERMEDIATE).default(d.intermediateSize),
-    num_hidden_layers: count(MAX_LAYERS).default(d.layers ?? 32),
-    num_attention_heads: count(MAX_HEADS).default(d.heads ?? 32),
-    num_key_value_heads: count(MAX_HEADS).nullable().default(d.kvHeads),
-    head_dim: count(MAX_HEAD_DIM).nullish(),
+    vocab_size: sizes.vocab.default(d.vocabSize),
+    hidden_size: sizes.hidden.default(d.hiddenSize ?? 4096),
+    intermediate_size: sizes.intermediate.default(d.intermediateSize),
+    num_hidden_layers: sizes.layers.default(d.layers ?? 32),
+    num_attention_heads: sizes.heads.default(d.heads ?? 32),
+    num_key_value_heads: sizes.heads.nullable().default(d.kvHeads),
+    head_dim: sizes.headDim.nullish(),
     hidden_act: z.string().default(d.hiddenAct ?? "silu"),
     hidden_activation: z.string().nullish(),
-    rms_norm_eps: z
-      .number()
-      .positive()
-      .max(1)
-      .default(d.rmsNormEps ?? 1e-6),
-    max_position_embeddings: count(MAX_POSITIONS).default(d.maxPositions),
+    rms_norm_eps: epsilon.default(d.rmsNormEps ?? 1e-6),
+    max_position_embeddings: sizes.positions.default(d.maxPositions),
     attention_bias: z.boolean().default(false),
     mlp_bias: z.boolean().default(false),
     sliding_window: z

@@ -1,7 +1,7 @@
 // Rotary position embedding: its config in v4 and v5 keys, and its inverse frequencies, after transformers/modeling_rope_utils.py.
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
-import { count, MAX_HEAD_DIM, MAX_POSITIONS, readJson, shown } from "./schema.ts";
+import { MAX_HEAD_DIM, readJson, shown, sizes } from "./schema.ts";
 
 export type RopeConfig = {
   theta: number;
@@ -24,13 +24,13 @@ const llama3Keys = z.object({
   factor: positive,
   low_freq_factor: positive,
   high_freq_factor: positive,
-  original_max_position_embeddings: count(MAX_POSITIONS).optional(),
+  original_max_position_embeddings: sizes.positions.optional(),
 });
 const longropeKeys = z.object({
   factor: positive.nullish(),
   attention_factor: positive.nullish(),
   short_factor: z.array(positive).max(MAX_HEAD_DIM / 2),
-  original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
+  original_max_position_embeddings: sizes.positions.nullish(),
 });
 const yarnKeys = z.object({
   factor: positive,
@@ -40,7 +40,7 @@ const yarnKeys = z.object({
   mscale: z.number().nullish(),
   mscale_all_dim: z.number().nullish(),
   truncate: z.boolean().default(true),
-  original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
+  original_max_position_embeddings: sizes.positions.nullish(),
 });
 const ropeTypes = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
 
@@ -50,7 +50,7 @@ export const ropeKeys = {
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
   rope_parameters: z.record(z.string(), z.unknown()).nullish(),
   partial_rotary_factor: z.number().gt(0).max(1).nullish(),
-  original_max_position_embeddings: count(MAX_POSITIONS).nullish(),
+  original_max_position_embeddings: sizes.positions.nullish(),
 };
 
 /**

@@ -4,10 +4,7 @@ import { LowrankError, valueText } from "../../errors.ts";
 
 /** Upper limits of what a config may ask for: each is several times the largest published model, none is near overflow. */
 export const MAX_VOCAB = 2 ** 24;
-export const MAX_HIDDEN = 2 ** 17;
-export const MAX_INTERMEDIATE = 2 ** 20;
 export const MAX_LAYERS = 1024;
-export const MAX_HEADS = 4096;
 export const MAX_HEAD_DIM = 4096;
 export const MAX_POSITIONS = 2 ** 26;
 export const MAX_END_IDS = 256;
@@ -15,6 +12,20 @@ export const MAX_LABELS = 2 ** 17;
 
 /** An integer in 1..max. */
 export const count = (max: number) => z.number().int().min(1).max(max);
+
+/** What the sizes of a model can be. */
+export const sizes = {
+  vocab: count(MAX_VOCAB),
+  hidden: count(2 ** 17),
+  intermediate: count(2 ** 20),
+  layers: count(MAX_LAYERS),
+  heads: count(4096),
+  headDim: count(MAX_HEAD_DIM),
+  positions: count(MAX_POSITIONS),
+};
+
+/** What is added to a variance before its root is taken. */
+export const epsilon = z.number().positive().max(1);
 
 /** A token id; `pad_token_id: -1` and the like in old configs stand for "none". */
 export const tokenId = z

@@ -4,52 +4,33 @@ import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add, less, tanh } from "../../graph/ops/elementwise.ts";
 import { embedding } from "../../graph/ops/indexing.ts";
-import { constant, input, iota, weight } from "../../graph/ops/leaves.ts";
+import { iota, scalar, weight } from "../../graph/ops/leaves.ts";
 import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
 import {
-  activationOf,
   type BackboneConfig,
   commonConfig,
   commonKeys,
-  headDimOf,
+  type LayerConfig,
+  layerConfig,
+  layerKeys,
   onlyValue,
   unsupported,
 } from "../config/config.ts";
-import {
-  count,
-  MAX_HEADS,
-  MAX_HIDDEN,
-  MAX_INTERMEDIATE,
-  MAX_LAYERS,
-  MAX_POSITIONS,
-  MAX_VOCAB,
-  readJson,
-  shown,
-} from "../config/schema.ts";
+import { readJson, shown, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { type ActivationName, activations } from "../layers/activations.ts";
-import { layerNormed, type ModelInputs, projection } from "../layers/blocks.ts";
+import { activations } from "../layers/activations.ts";
+import { layerNormed, type ModelInputs, projection, tokenInputs } from "../layers/blocks.ts";
 import { mixHeads, paddingMask, tokensWhere } from "../layers/encoder.ts";
 
-interface BertConfig extends BackboneConfig {
-  layers: number;
-  heads: number;
-  intermediateSize: number;
-  activation: ActivationName;
+interface BertConfig extends BackboneConfig, LayerConfig {
   tokenTypes: number;
-  layerNormEps: number;
 }
 
 const keysOfConfig = z.object({
-  vocab_size: count(MAX_VOCAB).default(30522),
-  hidden_size: count(MAX_HIDDEN).default(768),
-  num_hidden_layers: count(MAX_LAYERS).default(12),
-  num_attention_heads: count(MAX_HEADS).default(12),
-  intermediate_size: count(MAX_INTERMEDIATE).default(3072),
-  hidden_act: z.string().default("gelu"),
-  max_position_embeddings: count(MAX_POSITIONS).default(512),
-  type_vocab_size: count(MAX_VOCAB).default(2),
-  layer_norm_eps: z.number().positive().max(1).default(1e-12),
+  vocab_size: sizes.vocab.default(30522),
+  ...layerKeys({ hiddenSize: 768, layers: 12, heads: 12, intermediateSize: 3072, activation: "gelu", layerNormEps: 1e-12 }),
+  max_position_embeddings: sizes.positions.default(512),
+  type_vocab_size: sizes.vocab.default(2),
   position_embedding_type: z.string().default("absolute"),
   ...commonKeys(null, null, true, 0),
 });
@@ -69,28 +50,12 @@ export const bert: Family<BertConfig, ModelInputs> = {
       const got = shown(keys.position_embedding_type);
       throw unsupported(file, "position_embedding_type", "relative positions are not supported", { expected: "absolute", got });
     }
-    const { vocab_size: vocabSize, hidden_size: hiddenSize, num_attention_heads: heads } = keys;
-    headDimOf(hiddenSize, heads, file, { hidden: "hidden_size", heads: "num_attention_heads" });
+    const { vocab_size: vocabSize, type_vocab_size: tokenTypes, max_position_embeddings: maxPositions } = keys;
     const { dtype, padId } = commonConfig(keys, vocabSize, file);
-    return {
-      modelType: "bert",
-      dtype,
-      vocabSize,
-      hiddenSize,
-      layers: keys.num_hidden_layers,
-      heads,
-      intermediateSize: keys.intermediate_size,
-      activation: activationOf(keys.hidden_act, "hidden_act", file),
-      maxPositions: keys.max_position_embeddings,
-      tokenTypes: keys.type_vocab_size,
-      layerNormEps: keys.layer_norm_eps,
-      padId,
-    };
+    const { layerNormEps, ...layers } = layerConfig(keys, file);
+    return { modelType: "bert", dtype, vocabSize, ...layers, maxPositions, tokenTypes, layerNormEps, padId };
   },
-  inputs() {
-    const tokens = (name: string) => input(name, "int32", ["batch", "seq"]);
-    return { inputIds: tokens("inputIds"), attentionMask: tokens("attentionMask"), tokenTypeIds: tokens("tokenTypeIds") };
-  },
+  inputs: () => tokenInputs("inputIds", "attentionMask", "tokenTypeIds"),
   forward(c, { inputIds, attentionMask, tokenTypeIds }) {
     const [batch, seq] = inputIds!.shape as [Dim, Dim];
     const context = { batch, seq, heads: c.heads, mask: paddingMask(attentionMask!) };
@@ -103,7 +68,7 @@ export const bert: Family<BertConfig, ModelInputs> = {
       const wide = activations[c.activation](projection(h, `${at}.intermediate.dense`, c.intermediateSize, true));
       x = afterSum(c, projection(wide, `${at}.output.dense`, c.hiddenSize, true), h, `${at}.output`);
     }
-    const isFirst = broadcastTo(less(iota(seq), constant("int32", [], [1])), [batch, seq]);
+    const isFirst = broadcastTo(less(iota(seq), scalar(1, iota(seq))), [batch, seq]);
     const pooled = tanh(projection(tokensWhere(x, isFirst), "bert.pooler.dense", c.hiddenSize, true)); // [batch, hidden]
     return { hidden: x, pooled };
   },

@@ -3,7 +3,7 @@ import { z } from "zod";
 import type { Value } from "../../graph/graph.ts";
 import { add } from "../../graph/ops/elementwise.ts";
 import { commonConfig, commonKeys, type DecoderConfig, headDimOf } from "../config/config.ts";
-import { count, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, readJson } from "../config/schema.ts";
+import { epsilon, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { decoderHeads } from "../heads/index.ts";
 import { activations } from "../layers/activations.ts";
@@ -17,15 +17,15 @@ interface BloomConfig extends DecoderConfig {
 }
 
 const keysOfConfig = z.object({
-  vocab_size: count(MAX_VOCAB).default(250880),
-  hidden_size: count(MAX_HIDDEN).default(64),
-  n_embed: count(MAX_HIDDEN).nullish(),
-  n_layer: count(MAX_LAYERS).default(2),
-  num_hidden_layers: count(MAX_LAYERS).nullish(),
-  n_head: count(MAX_HEADS).default(8),
-  num_attention_heads: count(MAX_HEADS).nullish(),
-  seq_length: count(MAX_POSITIONS).default(2048),
-  layer_norm_epsilon: z.number().positive().max(1).default(1e-5),
+  vocab_size: sizes.vocab.default(250880),
+  hidden_size: sizes.hidden.default(64),
+  n_embed: sizes.hidden.nullish(),
+  n_layer: sizes.layers.default(2),
+  num_hidden_layers: sizes.layers.nullish(),
+  n_head: sizes.heads.default(8),
+  num_attention_heads: sizes.heads.nullish(),
+  seq_length: sizes.positions.default(2048),
+  layer_norm_epsilon: epsilon.default(1e-5),
   apply_residual_connection_post_layernorm: z.boolean().default(false),
   ...commonKeys(1, 2, true),
 });

@@ -1,7 +1,7 @@
 // Gemma 3's text model (Gemma team 2025): Gemma 2 with norms on query and key heads, and rotary positions by layer type.
 import { z } from "zod";
 import { type RopeConfig, ropeConfig } from "../config/rope-config.ts";
-import { count, MAX_LAYERS, readJson } from "../config/schema.ts";
+import { readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { eachHead } from "../layers/blocks.ts";
 import { gemmaNorm } from "./gemma.ts";
@@ -14,7 +14,7 @@ interface Gemma3Config extends Gemma2Config {
 
 const ropeKeys = z.record(z.string(), z.unknown());
 const gemma3Keys = z.object({
-  sliding_window_pattern: count(MAX_LAYERS).default(6),
+  sliding_window_pattern: sizes.layers.default(6),
   rope_local_base_freq: z.number().positive().default(10_000),
   rope_scaling: ropeKeys.nullish(),
   rope_parameters: z.object({ full_attention: ropeKeys.nullish(), sliding_attention: ropeKeys.nullish() }).nullish(),

@@ -1,27 +1,15 @@
 // GPT-NeoX and Pythia (Black et al. 2022; Biderman et al. 2023): attention and MLP read the same input, part of each head rotates.
 import { z } from "zod";
 import { add } from "../../graph/ops/elementwise.ts";
-import { activationOf, commonConfig, commonKeys, type DecoderConfig, headDimOf } from "../config/config.ts";
+import { commonConfig, commonKeys, type DecoderConfig, type LayerConfig, layerConfig, layerKeys } from "../config/config.ts";
 import { type RopeConfig, ropeConfig, ropeKeys } from "../config/rope-config.ts";
-import {
-  count,
-  MAX_HEADS,
-  MAX_HIDDEN,
-  MAX_INTERMEDIATE,
-  MAX_LAYERS,
-  MAX_POSITIONS,
-  MAX_VOCAB,
-  readJson,
-} from "../config/schema.ts";
+import { readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { decoderHeads } from "../heads/index.ts";
-import { type ActivationName, activations } from "../layers/activations.ts";
+import { activations } from "../layers/activations.ts";
 import { attend, decoder, layerNormed, projection, splitByHead } from "../layers/blocks.ts";
 
-interface GptNeoxConfig extends DecoderConfig {
-  intermediateSize: number;
-  activation: ActivationName;
-  layerNormEps: number;
+interface GptNeoxConfig extends DecoderConfig, LayerConfig {
   /** A bias on query_key_value and dense. */
   attentionBias: boolean;
   /** Whether the MLP reads the layer's input, not the attention's output. */
@@ -30,14 +18,9 @@ interface GptNeoxConfig extends DecoderConfig {
 }
 
 const keysOfConfig = z.object({
-  vocab_size: count(MAX_VOCAB).default(50432),
-  hidden_size: count(MAX_HIDDEN).default(6144),
-  num_hidden_layers: count(MAX_LAYERS).default(44),
-  num_attention_heads: count(MAX_HEADS).default(64),
-  intermediate_size: count(MAX_INTERMEDIATE).default(24576),
-  hidden_act: z.string().default("gelu"),
-  layer_norm_eps: z.number().positive().max(1).default(1e-5),
-  max_position_embeddings: count(MAX_POSITIONS).default(2048),
+  vocab_size: sizes.vocab.default(50432),
+  ...layerKeys({ hiddenSize: 6144, layers: 44, heads: 64, intermediateSize: 24576, activation: "gelu", layerNormEps: 1e-5 }),
+  max_position_embeddings: sizes.positions.default(2048),
   attention_bias: z.boolean().default(true),
   use_parallel_residual: z.boolean().default(true),
   rotary_pct: z.number().gt(0).max(1).default(0.25),
@@ -51,26 +34,24 @@ export const gptNeox: Family<GptNeoxConfig> = {
   heads: { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } },
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
-    const { vocab_size: vocabSize, hidden_size: hiddenSize, num_attention_heads: heads } = keys;
-    const headDim = headDimOf(hiddenSize, heads, file, { hidden: "hidden_size", heads: "num_attention_heads" });
+    const { hiddenSize, layers, heads, ...mlp } = layerConfig(keys, file);
+    const headDim = hiddenSize / heads;
     const { rotary_pct: partial_rotary_factor, rotary_emb_base: theta } = keys;
     const rope = ropeConfig({ partial_rotary_factor, ...keys }, headDim, file, theta);
     return {
       modelType: "gpt_neox",
-      vocabSize,
+      vocabSize: keys.vocab_size,
       hiddenSize,
-      layers: keys.num_hidden_layers,
+      layers,
       heads,
       kvHeads: heads,
       headDim,
       maxPositions: keys.max_position_embeddings,
-      intermediateSize: keys.intermediate_size,
-      activation: activationOf(keys.hidden_act, "hidden_act", file),
-      layerNormEps: keys.layer_norm_eps,
+      ...mlp,
       attentionBias: keys.attention_bias,
       parallelResidual: keys.use_parallel_residual,
       rope,
-      ...commonConfig(keys, vocabSize, file),
+      ...commonConfig(keys, keys.vocab_size, file),
     };
   },
   forward(c, inputs) {

@@ -8,16 +8,7 @@ import { weight } from "../../graph/ops/leaves.ts";
 import { linear } from "../../graph/ops/linear.ts";
 import { reshape, transpose } from "../../graph/ops/shape.ts";
 import { activationOf, commonConfig, commonKeys, type DecoderConfig, headDimOf, onlyValue } from "../config/config.ts";
-import {
-  count,
-  MAX_HEADS,
-  MAX_HIDDEN,
-  MAX_INTERMEDIATE,
-  MAX_LAYERS,
-  MAX_POSITIONS,
-  MAX_VOCAB,
-  readJson,
-} from "../config/schema.ts";
+import { epsilon, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { decoderHeads } from "../heads/index.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
@@ -33,14 +24,14 @@ interface Gpt2Config extends DecoderConfig {
 }
 
 const keysOfConfig = z.object({
-  vocab_size: count(MAX_VOCAB).default(50257),
-  n_positions: count(MAX_POSITIONS).default(1024),
-  n_embd: count(MAX_HIDDEN).default(768),
-  n_layer: count(MAX_LAYERS).default(12),
-  n_head: count(MAX_HEADS).default(12),
-  n_inner: count(MAX_INTERMEDIATE).nullish(),
+  vocab_size: sizes.vocab.default(50257),
+  n_positions: sizes.positions.default(1024),
+  n_embd: sizes.hidden.default(768),
+  n_layer: sizes.layers.default(12),
+  n_head: sizes.heads.default(12),
+  n_inner: sizes.intermediate.nullish(),
   activation_function: z.string().default("gelu_new"),
-  layer_norm_epsilon: z.number().positive().max(1).default(1e-5),
+  layer_norm_epsilon: epsilon.default(1e-5),
   scale_attn_weights: z.boolean().default(true),
   scale_attn_by_inverse_layer_idx: z.boolean().default(false),
   ...commonKeys(50256, 50256, true),

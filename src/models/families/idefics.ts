@@ -10,7 +10,7 @@ import { reduceMax } from "../../graph/ops/reduction.ts";
 import { broadcastTo, concat, reshape, transpose } from "../../graph/ops/shape.ts";
 import { contradiction } from "../config/config.ts";
 import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
-import { count, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, readJson } from "../config/schema.ts";
+import { MAX_VOCAB, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { lastImages, noImageToken, seenFeeds } from "../image-feeds.ts";
 import type { ImageInputs } from "../images.ts";
@@ -43,7 +43,7 @@ interface IdeficsConfig extends LlamaConfig {
 
 const keysOfConfig = z.object({
   additional_vocab_size: z.int().min(0).max(MAX_VOCAB).default(0),
-  cross_layer_interval: count(MAX_LAYERS).default(1),
+  cross_layer_interval: sizes.layers.default(1),
   qk_layer_norms: z.boolean().default(false),
   alpha_type: z.enum(["float", "vector"]).default("float"),
   use_resampler: z.boolean().default(false),
@@ -51,10 +51,10 @@ const keysOfConfig = z.object({
   perceiver_config: z.preprocess(
     (given) => given ?? {},
     z.object({
-      resampler_n_latents: count(MAX_VOCAB).default(64),
-      resampler_depth: count(MAX_LAYERS).default(6),
-      resampler_n_heads: count(MAX_HEADS).default(16),
-      resampler_head_dim: count(MAX_HEAD_DIM).default(96),
+      resampler_n_latents: sizes.vocab.default(64),
+      resampler_depth: sizes.layers.default(6),
+      resampler_n_heads: sizes.heads.default(16),
+      resampler_head_dim: sizes.headDim.default(96),
       qk_layer_norms_perceiver: z.boolean().default(false),
     }),
   ),
@@ -138,11 +138,11 @@ export const idefics: Family<IdeficsConfig> = {
       const [batch, perRow, ...image] = pixelValues!.shape as [Dim, Dim, ...number[]];
       const images = mulDims(batch, perRow);
       const pixels = reshape(pixelValues!, [images, ...image]);
-      const { states, tokens, pooled } = clipVision(c.vision, pixels, "model.vision_model");
+      const { states, tokens, normed } = clipVision(c.vision, pixels, "model.vision_model");
       const last = states.at(-1)!;
       const features = c.resampler ? resampled(c.resampler, last, images, tokens) : last;
       const shape = [batch, mulDims(perRow, featuresOf(c)), c.vision.hiddenSize];
-      return { features: reshape(features, shape), unread: [pooled] };
+      return { features: reshape(features, shape), unread: [normed] };
     },
     feeds: (c, tokens, images) => seenFeeds(tokens, images, c.vision),
     text(_, tokenizer) {

@@ -5,7 +5,7 @@ import type { Value } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { reshape, transpose } from "../../graph/ops/shape.ts";
 import { contradiction } from "../config/config.ts";
-import { count, MAX_HIDDEN, MAX_VOCAB, readJson } from "../config/schema.ts";
+import { MAX_VOCAB, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { gridFeeds, imageTokenOf } from "../image-feeds.ts";
 import type { ImageGrid } from "../images.ts";
@@ -24,7 +24,7 @@ const keysOfConfig = z.object({
   model_type: z.string(),
   vision_config: z.record(z.string(), z.unknown()).nullish(),
   image_token_id: z.int().min(0).max(MAX_VOCAB).default(128257),
-  scale_factor: count(MAX_HIDDEN).default(2),
+  scale_factor: sizes.hidden.default(2),
 });
 
 const visionDefaults = { hidden_size: 1152, num_attention_heads: 16, patch_size: 32 };

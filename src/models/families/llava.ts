@@ -1,7 +1,6 @@
 // LLaVA (Liu et al. 2023): features of patches from CLIP or SigLIP, through a projector of two layers, in the place of image tokens.
 import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
-import type { Value } from "../../graph/graph.ts";
 import { concat, reshape, slice } from "../../graph/ops/shape.ts";
 import { activationOf, contradiction, onlyValue, unsupported } from "../config/config.ts";
 import { MAX_LAYERS, MAX_VOCAB, readJson, shown } from "../config/schema.ts";
@@ -56,21 +55,18 @@ const absentVision = {
 const tower = "model.vision_tower";
 const projector = "model.multi_modal_projector";
 
-/** A vision tower: its config, its tokens, and their states; `last` is what the features do not need. */
+/** A vision tower: its config, its tokens, and its forward pass. */
 interface Tower {
   config(json: object, file: string): VisionConfig;
   tokens(c: VisionConfig): number;
-  states(c: VisionConfig, pixels: Value): { states: Value[]; last: Value };
+  forward: typeof clipVision;
 }
 
 const towers = {
   clip_vision_model: {
-    config: (json, file) => clipVisionConfig(json, file),
+    config: clipVisionConfig,
     tokens: (c) => patchCount(c) + 1,
-    states(c, pixels) {
-      const { states, pooled } = clipVision(c, pixels, tower);
-      return { states, last: pooled };
-    },
+    forward: clipVision,
   },
   siglip_vision_model: {
     config(json, file) {
@@ -78,10 +74,7 @@ const towers = {
       return siglipVisionConfig(json, file);
     },
     tokens: patchCount,
-    states(c, pixels) {
-      const { states, normed } = siglipVision(c, pixels, tower);
-      return { states, last: normed };
-    },
+    forward: siglipVision,
   },
 } satisfies Record<string, Tower>;
 type VisionType = keyof typeof towers;
@@ -128,16 +121,15 @@ export const llava: Family<LlavaConfig> = {
     pixels: (c) => ({ pixelValues: pixelInput(c.vision, "images") }),
     encode(c, { pixelValues }) {
       const [images] = pixelValues!.shape as [Dim];
-      const { tokens, states: statesOf } = towers[c.visionType];
-      const { states, last } = statesOf(c.vision, pixelValues!);
+      const { states, tokens, normed } = towers[c.visionType].forward(c.vision, pixelValues!, tower);
       const read = c.featureLayers.map((at) => {
-        const all = reshape(states[at]!, [images, tokens(c.vision), c.vision.hiddenSize]);
-        const kept = c.keepsFirst ? all : slice(all, 1, 1, tokens(c.vision));
+        const all = reshape(states[at]!, [images, tokens, c.vision.hiddenSize]);
+        const kept = c.keepsFirst ? all : slice(all, 1, 1, tokens);
         return reshape(kept, [mulDims(images, featuresOf(c)), c.vision.hiddenSize]);
       });
       const wide = projection(concat(read, 1), `${projector}.linear_1`, c.hiddenSize, c.projectorBias);
       const features = projection(activations[c.projectorAct](wide), `${projector}.linear_2`, c.hiddenSize, c.projectorBias);
-      return { features, unread: [last] };
+      return { features, unread: [normed] };
     },
     feeds: (c, tokens, images) => placedFeeds(tokens, images, c.vision, { imageToken: c.imageToken, perImage: featuresOf(c) }),
     text(c, tokenizer) {

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { add, mul, sigmoid } from "../../graph/ops/elementwise.ts";
 import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
-import { count, MAX_INTERMEDIATE, MAX_LAYERS, readJson } from "../config/schema.ts";
+import { count, MAX_LAYERS, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { decoder, gatedMlp, llamaLayout, projection, rms, selfAttention } from "../layers/blocks.ts";
 import { expertCounts, MAX_EXPERTS, mixtureOfExperts, stackedExpert } from "../layers/experts.ts";
@@ -22,9 +22,9 @@ const moeKeys = z.object({
   num_experts: count(MAX_EXPERTS).default(60),
   num_experts_per_tok: count(MAX_EXPERTS).default(4),
   norm_topk_prob: z.boolean().default(false),
-  moe_intermediate_size: count(MAX_INTERMEDIATE).default(1408),
-  shared_expert_intermediate_size: count(MAX_INTERMEDIATE).default(5632),
-  decoder_sparse_step: count(MAX_LAYERS).default(1),
+  moe_intermediate_size: sizes.intermediate.default(1408),
+  shared_expert_intermediate_size: sizes.intermediate.default(5632),
+  decoder_sparse_step: sizes.layers.default(1),
   mlp_only_layers: z.array(z.int().min(0).max(MAX_LAYERS)).max(MAX_LAYERS).nullish(),
   qkv_bias: z.boolean().default(true),
 });

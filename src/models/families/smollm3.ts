@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { contradiction } from "../config/config.ts";
 import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
-import { count, MAX_LAYERS, readJson } from "../config/schema.ts";
+import { MAX_LAYERS, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { llamaForward } from "./llama.ts";
 
@@ -17,7 +17,7 @@ const ropeKeys = z.object({
     .array(z.union([z.literal(0), z.literal(1), z.boolean()]))
     .max(MAX_LAYERS)
     .nullish(),
-  no_rope_layer_interval: count(MAX_LAYERS).default(4),
+  no_rope_layer_interval: sizes.layers.default(4),
 });
 
 export const smollm3: Family<Smollm3Config> = {

@@ -4,10 +4,10 @@ import type { Value } from "../../graph/graph.ts";
 import { add } from "../../graph/ops/elementwise.ts";
 import { weight } from "../../graph/ops/leaves.ts";
 import { reshape } from "../../graph/ops/shape.ts";
-import { activationOf, type BackboneConfig, commonConfig, commonKeys, headDimOf } from "../config/config.ts";
-import { count, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_VOCAB, readJson } from "../config/schema.ts";
+import { type BackboneConfig, commonConfig, commonKeys, type LayerConfig, layerConfig, layerKeys } from "../config/config.ts";
+import { MAX_VOCAB, readJson } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { type ActivationName, activations } from "../layers/activations.ts";
+import { activations } from "../layers/activations.ts";
 import { layerNormed, type ModelInputs, projection } from "../layers/blocks.ts";
 import { firstTokens, mixHeads, noMask } from "../layers/encoder.ts";
 import {
@@ -20,23 +20,13 @@ import {
   withClassToken,
 } from "../layers/vision.ts";
 
-interface VitConfig extends BackboneConfig, PatchConfig {
-  layers: number;
-  heads: number;
-  intermediateSize: number;
-  activation: ActivationName;
-  layerNormEps: number;
+interface VitConfig extends BackboneConfig, PatchConfig, LayerConfig {
   /** Whether queries, keys and values have a bias. */
   qkvBias: boolean;
 }
 
 const keysOfConfig = z.object({
-  hidden_size: count(MAX_HIDDEN).default(768),
-  num_hidden_layers: count(MAX_LAYERS).default(12),
-  num_attention_heads: count(MAX_HEADS).default(12),
-  intermediate_size: count(MAX_INTERMEDIATE).default(3072),
-  hidden_act: z.string().default("gelu"),
-  layer_norm_eps: z.number().positive().max(1).default(1e-12),
+  ...layerKeys({ hiddenSize: 768, layers: 12, heads: 12, intermediateSize: 3072, activation: "gelu", layerNormEps: 1e-12 }),
   qkv_bias: z.boolean().default(true),
   ...patchKeys(224, 16),
   ...commonKeys(null, null, true),
@@ -47,8 +37,6 @@ export const vit: Family<VitConfig, ModelInputs> = {
   heads: { "image-classifier": { path: "classifier", bias: true } },
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
-    const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
-    headDimOf(hiddenSize, heads, file, { hidden: "hidden_size", heads: "num_attention_heads" });
     const patches = patchConfig(keys, file);
     return {
       modelType: "vit",
@@ -57,12 +45,7 @@ export const vit: Family<VitConfig, ModelInputs> = {
       ...patches,
       maxPositions: patchCount(patches) + 1,
       vocabSize: 0,
-      hiddenSize,
-      layers: keys.num_hidden_layers,
-      heads,
-      intermediateSize: keys.intermediate_size,
-      activation: activationOf(keys.hidden_act, "hidden_act", file),
-      layerNormEps: keys.layer_norm_eps,
+      ...layerConfig(keys, file),
       qkvBias: keys.qkv_bias,
     };
   },

@@ -1,11 +1,11 @@
 // A sentence's unit vector, as sentence-transformers makes it: pooled hidden states of the bare backbone, divided by their length.
 import type { Dim } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
-import { cast, div, equal, less, mul, sqrt, sub, where } from "../../graph/ops/elementwise.ts";
-import { constant, iota } from "../../graph/ops/leaves.ts";
+import { cast, div, equal, less, mul, sqrt, where } from "../../graph/ops/elementwise.ts";
+import { iota, scalar } from "../../graph/ops/leaves.ts";
 import { reduceMax, reduceSum } from "../../graph/ops/reduction.ts";
 import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
-import { tokensWhere } from "../layers/encoder.ts";
+import { firstWhere, tokensWhere } from "../layers/encoder.ts";
 import type { Head, ModelConfig, Pooling } from "./head.ts";
 import { embeddingFiles, readEmbedding } from "./sentence-transformers.ts";
 
@@ -35,15 +35,9 @@ const pools: Record<Pooling, (c: ModelConfig, hidden: Value, mask: Value) => Val
     const sum = reduceSum(mul(reshape(hidden, [batch, seq, width]), reshape(seen, [batch, seq, 1])), [1]); // [batch, 1, width]
     return div(reshape(sum, [batch, width]), reduceSum(seen, [1]));
   },
-  cls: (c, hidden, mask) => {
-    const isToken = less(int(0), mask);
-    return tokenOf(hidden, sub(where(isToken, int(c.maxPositions), int(0)), places(mask)));
+  cls: (c, hidden, mask) => tokensWhere(hidden, firstWhere(less(scalar(0, mask), mask), c.maxPositions)),
+  last(_, hidden, mask) {
+    const places = where(less(scalar(0, mask), mask), broadcastTo(iota(mask.shape[1]!), mask.shape), scalar(0, mask));
+    return tokensWhere(hidden, equal(places, reduceMax(places, [1])));
   },
-  last: (_, hidden, mask) => tokenOf(hidden, where(less(int(0), mask), places(mask), int(0))),
 };
-
-const int = (n: number): Value => constant("int32", [], [n]);
-const places = (mask: Value): Value => broadcastTo(iota(mask.shape[1]!), mask.shape);
-
-/** The state of the token of each row with the greatest rank, int32 [batch, seq]. */
-const tokenOf = (hidden: Value, ranks: Value): Value => tokensWhere(hidden, equal(ranks, reduceMax(ranks, [1])));

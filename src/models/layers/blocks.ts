@@ -82,23 +82,18 @@ export interface DecoderOutputs extends Backbone {
   present: KeyValue[];
 }
 
+/** Inputs of these names, int32 [batch, seq] each. */
+export const tokenInputs = <Name extends string>(...names: Name[]) =>
+  Object.fromEntries(names.map((name) => [name, input(name, "int32", ["batch", "seq"])])) as Record<Name, Value>;
+
 /** The inputs of a decoder without a cache, as training and scoring feed them. */
-export function decoderInputs(): Required<Pick<DecoderInputs, "inputIds" | "positionIds" | "attentionMask" | "segmentIds">> {
-  const rectangle = (name: string) => input(name, "int32", ["batch", "seq"]);
-  return {
-    inputIds: rectangle("inputIds"),
-    positionIds: rectangle("positionIds"),
-    attentionMask: rectangle("attentionMask"),
-    segmentIds: rectangle("segmentIds"),
-  };
-}
+export const decoderInputs = () => tokenInputs("inputIds", "positionIds", "attentionMask", "segmentIds");
 
 /** The inputs of a decoder with a cache of `past` keys a layer. */
 export function cachedInputs(c: DecoderConfig): DecoderInputs & { past: KeyValue[] } {
   const cache = (name: string) => input(name, "float32", ["batch", c.kvHeads, "past", c.headDim]);
   return {
-    inputIds: input("inputIds", "int32", ["batch", "seq"]),
-    positionIds: input("positionIds", "int32", ["batch", "seq"]),
+    ...tokenInputs("inputIds", "positionIds"),
     cachePositions: input("cachePositions", "int32", ["seq"]),
     attentionMask: input("attentionMask", "int32", ["batch", "past+seq"]),
     past: Array.from({ length: c.layers }, (_, i) => ({ key: cache(`pastKey.${i}`), value: cache(`pastValue.${i}`) })),

@@ -2,11 +2,13 @@
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { attention } from "../../graph/ops/attention.ts";
-import { add, less, where } from "../../graph/ops/elementwise.ts";
+import { add, equal, less, sub, where } from "../../graph/ops/elementwise.ts";
 import { gatherRows, rowsWhere } from "../../graph/ops/indexing.ts";
-import { constant } from "../../graph/ops/leaves.ts";
+import { constant, iota, scalar } from "../../graph/ops/leaves.ts";
+import { reduceMax } from "../../graph/ops/reduction.ts";
 import { broadcastTo, reshape, slice, transpose } from "../../graph/ops/shape.ts";
-import { type ActivationName, activations } from "./activations.ts";
+import type { LayerConfig } from "../config/config.ts";
+import { activations } from "./activations.ts";
 import { layerNormed, projection } from "./blocks.ts";
 import { HIDDEN } from "./positions.ts";
 
@@ -56,15 +58,23 @@ export function tokensWhere(x: Value, flags: Value): Value {
   return gatherRows(x, rowsWhere(reshape(flags, [mulDims(batch, seq), 1]), String(batch)));
 }
 
-export interface TowerLayer {
-  activation: ActivationName;
-  intermediateSize: number;
-  layerNormEps: number;
+/** The first place of each row at which `flags`, bool [batch, seq] of at most `most` places, is true; its first if none is: the same shape. */
+export function firstWhere(flags: Value, most: number): Value {
+  const places = iota(flags.shape[1]!);
+  const earliness = sub(where(flags, scalar(most, places), scalar(0, places)), places); // different at each place of a row
+  return equal(earliness, reduceMax(earliness, [1]));
+}
+
+/** What the layers of one of CLIP's towers read, [batch*seq, hidden], and the states after each, of the same shape. */
+export function towerStates(c: LayerConfig, first: Value, at: string, context: EncoderContext): Value[] {
+  const states = [first];
+  for (let i = 0; i < c.layers; i++) states.push(towerLayer(c, states[i]!, `${at}.encoder.layers.${i}`, context));
+  return states;
 }
 
 /** A layer of CLIP's towers, norms first (Radford et al. 2021): x [batch*seq, hidden] → the same shape. */
-export function towerLayer(c: TowerLayer, x: Value, at: string, context: EncoderContext): Value {
-  const hidden = Number(x.shape[1]);
+function towerLayer(c: LayerConfig, x: Value, at: string, context: EncoderContext): Value {
+  const hidden = c.hiddenSize;
   const before = layerNormed(x, `${at}.layer_norm1`, c.layerNormEps);
   const part = (name: string) => projection(before, `${at}.self_attn.${name}`, hidden, true);
   const mixed = mixHeads(part("q_proj"), part("k_proj"), part("v_proj"), context);

@@ -7,11 +7,10 @@ import { embedding } from "../../graph/ops/indexing.ts";
 import { input, iota, weight } from "../../graph/ops/leaves.ts";
 import { gemm } from "../../graph/ops/linear.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../graph/ops/shape.ts";
-import { activationOf, contradiction, headDimOf } from "../config/config.ts";
-import { count, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, readJson } from "../config/schema.ts";
-import type { ActivationName } from "./activations.ts";
+import { contradiction, type LayerConfig, layerConfig, layerKeys } from "../config/config.ts";
+import { count, readJson } from "../config/schema.ts";
 import { layerNormed } from "./blocks.ts";
-import { type EncoderContext, firstTokens, noMask, paddingMask, type TowerLayer, towerLayer } from "./encoder.ts";
+import { firstTokens, noMask, paddingMask, towerStates } from "./encoder.ts";
 
 /** Upper limits of what a config may ask for: an edge of an image in pixels, and its colours. */
 export const MAX_IMAGE_SIZE = 2 ** 14;
@@ -24,12 +23,7 @@ export interface PatchConfig {
   channels: number;
 }
 
-export interface VisionConfig extends PatchConfig, TowerLayer {
-  hiddenSize: number;
-  layers: number;
-  heads: number;
-  activation: ActivationName;
-}
+export interface VisionConfig extends PatchConfig, LayerConfig {}
 
 /** A length of both edges, or [height, width]. */
 const edges = z
@@ -51,29 +45,14 @@ export function patchConfig(keys: z.output<z.ZodObject<ReturnType<typeof patchKe
 }
 
 const keysOfVision = z.object({
-  hidden_size: count(MAX_HIDDEN).default(768),
-  intermediate_size: count(MAX_INTERMEDIATE).default(3072),
-  num_hidden_layers: count(MAX_LAYERS).default(12),
-  num_attention_heads: count(MAX_HEADS).default(12),
-  hidden_act: z.string().default("quick_gelu"),
-  layer_norm_eps: z.number().positive().max(1).default(1e-5),
+  ...layerKeys({ hiddenSize: 768, layers: 12, heads: 12, intermediateSize: 3072, activation: "quick_gelu", layerNormEps: 1e-5 }),
   ...patchKeys(224, 32),
 });
 
 /** A `vision_config` of CLIP's kind, with Transformers' defaults. */
 export function clipVisionConfig(json: unknown, file: string, at = "vision_config"): VisionConfig {
   const keys = readJson(keysOfVision, json, file, at);
-  const { hidden_size: hiddenSize, num_attention_heads: heads } = keys;
-  headDimOf(hiddenSize, heads, file, { hidden: `${at}.hidden_size`, heads: "num_attention_heads" });
-  return {
-    ...patchConfig(keys, file, `${at}.`),
-    hiddenSize,
-    layers: keys.num_hidden_layers,
-    heads,
-    intermediateSize: keys.intermediate_size,
-    activation: activationOf(keys.hidden_act, `${at}.hidden_act`, file),
-    layerNormEps: keys.layer_norm_eps,
-  };
+  return { ...patchConfig(keys, file, `${at}.`), ...layerConfig(keys, file, `${at}.`) };
 }
 
 /** The images of a batch as a model reads them: float32 [batch, channels, height, width], normalised by its processor. */
@@ -113,11 +92,11 @@ export function withClassToken(patches: Value, classToken: Value, positions: Val
 }
 
 export interface VisionOutputs {
-  /** The class token, then the patches, after each layer: [batch*tokens, hidden]. The first entry is what the first layer reads. */
+  /** CLIP's class token, then the patches, before the first layer and after each: [batch*tokens, hidden]. */
   states: Value[];
   tokens: number;
-  /** The class token after the last norm: [batch, hidden]. */
-  pooled: Value;
+  /** After the last norm: CLIP's class token [batch, hidden], SigLIP's patches [batch*tokens, hidden]. */
+  normed: Value;
 }
 
 /** CLIP's vision tower over pixels [batch, channels, height, width]; `at` is its module path. */
@@ -129,11 +108,9 @@ export function clipVision(c: VisionConfig, pixels: Value, at: string): VisionOu
   const positions = weight(`${at}.embeddings.position_embedding.weight`, [tokens, c.hiddenSize]);
   const embedded = withClassToken(embedPatches(pixels, kernel, c), classToken, positions, batch);
   const norm = (x: Value, name: string) => layerNormed(x, `${at}.${name}`, c.layerNormEps);
-  const context: EncoderContext = { batch, seq: tokens, heads: c.heads, mask: noMask(batch, tokens) };
-  const states = [norm(embedded, "pre_layrnorm")]; // spelled so in every checkpoint
-  for (let i = 0; i < c.layers; i++) states.push(towerLayer(c, states[i]!, `${at}.encoder.layers.${i}`, context));
-  const pooled = norm(firstTokens(states.at(-1)!, batch, tokens), "post_layernorm");
-  return { states, tokens, pooled };
+  const context = { batch, seq: tokens, heads: c.heads, mask: noMask(batch, tokens) };
+  const states = towerStates(c, norm(embedded, "pre_layrnorm"), at, context); // spelled so in every checkpoint
+  return { states, tokens, normed: norm(firstTokens(states.at(-1)!, batch, tokens), "post_layernorm") };
 }
 
 /** A vision_config of SigLIP's kind (Zhai et al. 2023). */
@@ -146,16 +123,8 @@ export interface PatchPlaces {
   seen: Value;
 }
 
-export interface SiglipOutputs {
-  /** As those of VisionOutputs, without a class token. */
-  states: Value[];
-  tokens: number;
-  /** The last states after the last norm. */
-  normed: Value;
-}
-
 /** SigLIP's tower: CLIP's without a class token and the first norm. */
-export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?: PatchPlaces): SiglipOutputs {
+export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?: PatchPlaces): VisionOutputs {
   const batch = pixels.shape[0]!;
   const tokens = patchCount(c);
   const part = (name: string, shape: number[]) => weight(`${at}.embeddings.${name}`, shape);
@@ -165,9 +134,6 @@ export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?
   const positions = embedding(places?.positions ?? iota(tokens), table, `${at}.embeddings.position_embedding`);
   const placed = add(reshape(embedded, [batch, tokens, c.hiddenSize]), positions);
   const mask = places ? paddingMask(places.seen) : noMask(batch, tokens);
-  const states = [reshape(placed, embedded.shape)];
-  for (let i = 0; i < c.layers; i++) {
-    states.push(towerLayer(c, states[i]!, `${at}.encoder.layers.${i}`, { batch, seq: tokens, heads: c.heads, mask }));
-  }
+  const states = towerStates(c, reshape(placed, embedded.shape), at, { batch, seq: tokens, heads: c.heads, mask });
   return { states, tokens, normed: layerNormed(states.at(-1)!, `${at}.post_layernorm`, c.layerNormEps) };
 }
