@@ -18,14 +18,17 @@ import { near } from "../helpers/assert.ts";
 const HIDDEN = 5;
 const WIDTH = 3;
 const COUNT = 4;
-const expert = (i: number) => ({ gate: `gate.${i}`, up: `up.${i}`, down: `down.${i}` });
+const ROUTER = "moe.gate.weight";
+const expert = (i: number) => {
+  const name = (part: string) => `moe.experts.${i}.${part}.weight`;
+  return { gate: name("w1"), up: name("w3"), down: name("w2") };
+};
 
 /** The mixture with its weights as inputs, and the gradient of Σ y·d. */
 function graphOf(normalise: boolean) {
   const x = input("x", "float32", ["n", HIDDEN]);
-  const y = mixtureOfExperts(x, {
-    router: "router",
-    expert,
+  const y = mixtureOfExperts(x, "moe", {
+    parts: { gate: "w1", up: "w3", down: "w2" },
     count: COUNT,
     perToken: 2,
     normalise,
@@ -45,7 +48,7 @@ const times = (rows: number[][], v: number[]) => rows.map((row) => row.reduce((s
 
 /** The definition, one token at a time, in double. */
 function defined(x: number[], weights: Record<string, number[][]>, normalise: boolean): number[] {
-  const logits = times(weights["router"]!, x);
+  const logits = times(weights[ROUTER]!, x);
   const exponentials = logits.map((l) => Math.exp(l - Math.max(...logits)));
   const total = exponentials.reduce((a, b) => a + b);
   const shares = exponentials
@@ -55,9 +58,9 @@ function defined(x: number[], weights: Record<string, number[][]>, normalise: bo
   const scale = normalise ? shares[0]!.share + shares[1]!.share : 1;
   const out = Array<number>(HIDDEN).fill(0);
   for (const { i, share } of shares) {
-    const up = times(weights[`up.${i}`]!, x);
-    const inner = times(weights[`gate.${i}`]!, x).map((g, k) => silu(g) * up[k]!);
-    times(weights[`down.${i}`]!, inner).forEach((value, k) => {
+    const up = times(weights[expert(i).up]!, x);
+    const inner = times(weights[expert(i).gate]!, x).map((g, k) => silu(g) * up[k]!);
+    times(weights[expert(i).down]!, inner).forEach((value, k) => {
       out[k]! += (share / scale) * value;
     });
   }
@@ -67,7 +70,7 @@ function defined(x: number[], weights: Record<string, number[][]>, normalise: bo
 for (const normalise of [true, false]) {
   for (const tokens of [1, 2, 9]) {
     test(`${tokens} tokens, weights ${normalise ? "of sum 1" : "as they are"}: values and gradient`, async () => {
-      const shapes: Record<string, number[]> = { router: [COUNT, HIDDEN] };
+      const shapes: Record<string, number[]> = { [ROUTER]: [COUNT, HIDDEN] };
       for (let i = 0; i < COUNT; i++) {
         const { gate, up, down } = expert(i);
         Object.assign(shapes, { [gate]: [WIDTH, HIDDEN], [up]: [WIDTH, HIDDEN], [down]: [HIDDEN, WIDTH] });

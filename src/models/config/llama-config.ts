@@ -34,26 +34,26 @@ export interface LlamaDefaults {
   intermediateSize: number;
   layers?: number;
   heads?: number;
-  /** null: as many as heads. */
-  kvHeads: number | null;
-  /** null: hidden size / heads. */
-  headDim: number | null;
+  /** As many as heads if absent. */
+  kvHeads?: number;
+  /** Hidden size / heads if absent. */
+  headDim?: number;
   hiddenAct?: string;
   rmsNormEps?: number;
   maxPositions: number;
   theta?: number;
-  bosId: number | null;
-  eosId: number | null;
-  padId?: number | null;
+  bosId?: number;
+  eosId?: number;
+  padId?: number;
   tied?: boolean;
-  /** Which projections have a bias; "key": all of q, k, v, o when `attention_bias` says so. */
-  attentionBias: "key" | "qkv" | "none";
-  mlpBias: "key" | "none";
+  /** Which projections have a bias, none if absent; "key": all of q, k, v, o when `attention_bias` says so. */
+  attentionBias?: "key" | "qkv";
+  mlpBias?: "key";
   /**
-   * "every": all layers slide when `sliding_window` is set; "layers": `layer_types`, or the layers from `max_window_layers`
+   * Which layers have a sliding window, none if absent. "every": all layers slide when `sliding_window` is set; "layers": `layer_types`, or the layers from `max_window_layers`
    * on, when `use_sliding_window` says so; "below": every other layer below `max_window_layers` instead. A number: `layer_types`, or all layers but each that many-th slide.
    */
-  window: "none" | "every" | "layers" | "below" | number;
+  window?: "every" | "layers" | "below" | number;
   slidingWindow?: number | null;
 }
 
@@ -72,7 +72,7 @@ const llamaKeys = (d: LlamaDefaults) =>
     intermediate_size: sizes.intermediate.default(d.intermediateSize),
     num_hidden_layers: sizes.layers.default(d.layers ?? 32),
     num_attention_heads: sizes.heads.default(d.heads ?? 32),
-    num_key_value_heads: sizes.heads.nullable().default(d.kvHeads),
+    num_key_value_heads: sizes.heads.nullable().default(d.kvHeads ?? null),
     head_dim: sizes.headDim.nullish(),
     hidden_act: z.string().default(d.hiddenAct ?? "silu"),
     hidden_activation: z.string().nullish(),
@@ -89,7 +89,7 @@ const llamaKeys = (d: LlamaDefaults) =>
     use_sliding_window: z.boolean().default(false),
     max_window_layers: z.number().int().min(0).max(MAX_POSITIONS).default(28),
     layer_types: z.array(z.string()).max(MAX_LAYERS).nullish(),
-    ...commonKeys(d.bosId, d.eosId, d.tied ?? false, d.padId ?? null),
+    ...commonKeys(d.bosId ?? null, d.eosId ?? null, d.tied ?? false, d.padId ?? null),
     ...ropeKeys,
   });
 
@@ -108,7 +108,7 @@ export function llamaConfig(json: unknown, file: string, modelType: string, defa
     throw contradiction(file, "num_key_value_heads", `a divisor of num_attention_heads ${heads}`, kvHeads);
   }
   const givenHeadDim = keys.head_dim ?? defaults.headDim;
-  if (givenHeadDim === null && hiddenSize % heads !== 0) {
+  if (givenHeadDim === undefined && hiddenSize % heads !== 0) {
     throw contradiction(file, "hidden_size", `a multiple of num_attention_heads ${heads}, or head_dim beside it`, hiddenSize);
   }
   const headDim = givenHeadDim ?? hiddenSize / heads;
@@ -152,7 +152,7 @@ function windows(
   const layers = keys.num_hidden_layers;
   const each = (slides: (i: number) => boolean): LayerType[] =>
     Array.from({ length: layers }, (_, i) => (slides(i) ? "sliding_attention" : "full_attention"));
-  if (rule === "none") return { slidingWindow: null, layerTypes: each(() => false) };
+  if (rule === undefined) return { slidingWindow: null, layerTypes: each(() => false) };
 
   const asked = rule === "layers" || rule === "below" ? keys.use_sliding_window : true;
   const slidingWindow = asked ? keys.sliding_window : null;

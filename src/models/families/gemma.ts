@@ -26,8 +26,6 @@ export const gemma: Family<LlamaConfig> = {
       padId: 0,
       tied: true,
       attentionBias: "key",
-      mlpBias: "none",
-      window: "none",
     });
   },
   forward: (c, inputs) =>

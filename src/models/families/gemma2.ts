@@ -44,7 +44,6 @@ export function gemma2Config(
     padId: 0,
     tied: true,
     attentionBias: "key",
-    mlpBias: "none",
     window: 2,
     ...defaults,
   });

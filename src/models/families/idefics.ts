@@ -80,15 +80,10 @@ export const idefics: Family<IdeficsConfig> = {
     const text = llamaConfig(json, file, "idefics", {
       vocabSize: 32000,
       intermediateSize: 11008,
-      kvHeads: null,
-      headDim: null,
       maxPositions: 2048,
       bosId: 1,
       eosId: 2,
       padId: 0,
-      attentionBias: "none",
-      mlpBias: "none",
-      window: "none",
     });
     if (text.layers % keys.cross_layer_interval !== 0) {
       const divisor = `a divisor of num_hidden_layers ${text.layers}`;

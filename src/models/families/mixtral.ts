@@ -1,11 +1,10 @@
 // Mixtral (Jiang et al. 2024): Mistral's layer with a mixture of experts in place of the MLP.
 import { z } from "zod";
-import { add } from "../../graph/ops/elementwise.ts";
 import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
 import { count, readJson } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { decoder, llamaLayout, rms, selfAttention } from "../layers/blocks.ts";
 import { expertCounts, MAX_EXPERTS, mixtureOfExperts, stackedExpert } from "../layers/experts.ts";
+import { llamaForward } from "./llama.ts";
 
 interface MixtralConfig extends LlamaConfig {
   experts: number;
@@ -24,37 +23,27 @@ export const mixtral: Family<MixtralConfig> = {
       vocabSize: 32000,
       intermediateSize: 14336,
       kvHeads: 8,
-      headDim: null,
       rmsNormEps: 1e-5,
       maxPositions: 131072,
       theta: 1_000_000,
       bosId: 1,
       eosId: 2,
-      attentionBias: "none",
-      mlpBias: "none",
       window: "every",
       slidingWindow: null,
     });
     return { ...config, ...expertCounts(keys.num_local_experts, keys.num_experts_per_tok, file) };
   },
   forward: (c, inputs) =>
-    decoder(c, inputs, llamaLayout(c), (x, at, index, context) => {
-      const before = rms(x, `${at}.input_layernorm`, c.rmsNormEps);
-      const h = add(x, selfAttention(c, before, `${at}.self_attn`, index, context));
-      const moe = `${at}.block_sparse_moe`;
-      const mixed = mixtureOfExperts(rms(h, `${at}.post_attention_layernorm`, c.rmsNormEps), {
-        router: `${moe}.gate.weight`,
-        expert: (i) => {
-          const part = (name: string) => `${moe}.experts.${i}.${name}.weight`;
-          return { gate: part("w1"), up: part("w3"), down: part("w2") };
-        },
-        count: c.experts,
-        perToken: c.expertsPerToken,
-        normalise: true,
-        width: c.intermediateSize,
-        activation: c.hiddenAct,
-      });
-      return add(h, mixed);
+    llamaForward(c, inputs, {
+      mlp: (x, at) =>
+        mixtureOfExperts(x, `${at}.block_sparse_moe`, {
+          parts: { gate: "w1", up: "w3", down: "w2" },
+          count: c.experts,
+          perToken: c.expertsPerToken,
+          normalise: true,
+          width: c.intermediateSize,
+          activation: c.hiddenAct,
+        }),
     }),
   // The hub has the first release's names. What Transformers 5 holds in memory, and can write, has others.
   olderNames: [(name) => name.replace(".block_sparse_moe.", ".mlp.")],

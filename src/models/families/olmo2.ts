@@ -10,16 +10,11 @@ export const olmo2: Family<LlamaConfig> = {
     llamaConfig(json, file, "olmo2", {
       vocabSize: 50304,
       intermediateSize: 11008,
-      kvHeads: null,
-      headDim: null,
       rmsNormEps: 1e-5,
       maxPositions: 2048,
-      bosId: null,
       eosId: 50279,
       padId: 1,
       attentionBias: "key",
-      mlpBias: "none",
-      window: "none",
     }),
   forward: (c, inputs) =>
     decoder(c, inputs, llamaLayout(c), (x, at, index, context) => {

@@ -4,8 +4,9 @@ import { add, mul, sigmoid } from "../../graph/ops/elementwise.ts";
 import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
 import { count, MAX_LAYERS, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { decoder, gatedMlp, llamaLayout, projection, rms, selfAttention } from "../layers/blocks.ts";
+import { gatedMlp, projection } from "../layers/blocks.ts";
 import { expertCounts, MAX_EXPERTS, mixtureOfExperts, stackedExpert } from "../layers/experts.ts";
+import { llamaForward } from "./llama.ts";
 
 interface Qwen2MoeConfig extends LlamaConfig {
   experts: number;
@@ -39,12 +40,8 @@ export const qwen2Moe: Family<Qwen2MoeConfig> = {
       layers: 24,
       heads: 16,
       kvHeads: 16,
-      headDim: null,
       maxPositions: 32768,
-      bosId: null,
-      eosId: null,
-      attentionBias: keys.qkv_bias ? "qkv" : "none",
-      mlpBias: "none",
+      attentionBias: keys.qkv_bias ? "qkv" : undefined,
       window: "below",
     });
     const withoutExperts = new Set(keys.mlp_only_layers ?? []);
@@ -62,25 +59,21 @@ export const qwen2Moe: Family<Qwen2MoeConfig> = {
     };
   },
   forward: (c, inputs) =>
-    decoder(c, inputs, llamaLayout(c), (x, at, index, context) => {
-      const before = rms(x, `${at}.input_layernorm`, c.rmsNormEps);
-      const h = add(x, selfAttention(c, before, `${at}.self_attn`, index, context));
-      const read = rms(h, `${at}.post_attention_layernorm`, c.rmsNormEps);
-      if (!c.sparse[index]) return add(h, gatedMlp(c, read, `${at}.mlp`));
-      const routed = mixtureOfExperts(read, {
-        router: `${at}.mlp.gate.weight`,
-        expert: (i) => {
-          const part = (name: string) => `${at}.mlp.experts.${i}.${name}.weight`;
-          return { gate: part("gate_proj"), up: part("up_proj"), down: part("down_proj") };
-        },
-        count: c.experts,
-        perToken: c.expertsPerToken,
-        normalise: c.normalise,
-        width: c.expertWidth,
-        activation: c.hiddenAct,
-      });
-      const gate = sigmoid(projection(read, `${at}.mlp.shared_expert_gate`, 1)); // [tokens, 1]
-      return add(h, add(routed, mul(gate, gatedMlp(c, read, `${at}.mlp.shared_expert`, c.sharedWidth))));
+    llamaForward(c, inputs, {
+      mlp(x, layer, index) {
+        const at = `${layer}.mlp`;
+        if (!c.sparse[index]) return gatedMlp(c, x, at);
+        const routed = mixtureOfExperts(x, at, {
+          parts: { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+          count: c.experts,
+          perToken: c.expertsPerToken,
+          normalise: c.normalise,
+          width: c.expertWidth,
+          activation: c.hiddenAct,
+        });
+        const gate = sigmoid(projection(x, `${at}.shared_expert_gate`, 1)); // [tokens, 1]
+        return add(routed, mul(gate, gatedMlp(c, x, `${at}.shared_expert`, c.sharedWidth)));
+      },
     }),
   storedIn: stackedExpert,
 };

@@ -30,7 +30,6 @@ export const smollm3: Family<Smollm3Config> = {
       layers: 36,
       heads: 16,
       kvHeads: 4,
-      headDim: null,
       maxPositions: 32768,
       theta: 2_000_000,
       bosId: 128000,
@@ -49,5 +48,5 @@ export const smollm3: Family<Smollm3Config> = {
     const rotates = Array.from({ length: config.layers }, (_, i) => (given ? Boolean(given[i]) : (i + 1) % interval !== 0));
     return { ...config, rotates };
   },
-  forward: (c, inputs) => llamaForward(c, inputs, (index) => (c.rotates[index] ? {} : { rope: null })),
+  forward: (c, inputs) => llamaForward(c, inputs, { attention: (index) => (c.rotates[index] ? {} : { rope: null }) }),
 };

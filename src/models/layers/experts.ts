@@ -21,9 +21,8 @@ export function expertCounts(experts: number, expertsPerToken: number, file: str
 }
 
 interface Experts {
-  /** Names of the router's weight [experts, hidden], and of an expert's three: gate and up [width, hidden], down [hidden, width]. */
-  router: string;
-  expert: (index: number) => { gate: string; up: string; down: string };
+  /** What an expert calls its weights: gate and up [width, hidden], down [hidden, width]. */
+  parts: { gate: string; up: string; down: string };
   count: number;
   /** Experts of a token. */
   perToken: number;
@@ -33,19 +32,20 @@ interface Experts {
   activation: ActivationName;
 }
 
-/** x [tokens, hidden] → the weighted sum of the chosen experts of each, [tokens, hidden]. */
-export function mixtureOfExperts(x: Value, e: Experts): Value {
+/** x [tokens, hidden] → the weighted sum of the chosen experts of each, [tokens, hidden]; `at` is the module of the router and the experts. */
+export function mixtureOfExperts(x: Value, at: string, e: Experts): Value {
   const [tokens, hidden] = [x.shape[0]!, Number(x.shape[1])];
-  const frozen = (y: Value, name: string, out: number) => gemm(y, weight(name, [out, Number(y.shape[1])]), { transB: true });
-  const { kept, chosen } = keepTop(softmax(frozen(x, e.router, e.count)), e.perToken); // [tokens, experts]
+  const frozen = (y: Value, path: string, out: number) =>
+    gemm(y, weight(`${path}.weight`, [out, Number(y.shape[1])]), { transB: true });
+  const { kept, chosen } = keepTop(softmax(frozen(x, `${at}.gate`, e.count)), e.perToken); // [tokens, experts]
   const shares = e.normalise ? div(kept, reduceSum(kept, [1])) : kept;
   const outputs = Array.from({ length: e.count }, (_, i) => {
-    const names = e.expert(i);
+    const [gatePath, upPath, downPath] = [e.parts.gate, e.parts.up, e.parts.down].map((part) => `${at}.experts.${i}.${part}`);
     const column = (all: Value) => slice(all, 1, i, i + 1); // [tokens, 1]
-    const rows = rowsWhere(column(chosen), routedRows(names.gate, e.perToken, e.count));
+    const rows = rowsWhere(column(chosen), routedRows(`${gatePath}.weight`, e.perToken, e.count));
     const own = gatherRows(x, rows); // [routed, hidden]
-    const gate = activations[e.activation](frozen(own, names.gate, e.width));
-    const y = frozen(mul(gate, frozen(own, names.up, e.width)), names.down, hidden);
+    const gate = activations[e.activation](frozen(own, gatePath!, e.width));
+    const y = frozen(mul(gate, frozen(own, upPath!, e.width)), downPath!, hidden);
     return scatterAddRows(mul(y, gatherRows(column(shares), rows)), rows, tokens); // [tokens, hidden]
   });
   return outputs.reduce(add);
