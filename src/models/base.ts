@@ -57,11 +57,7 @@ export async function openBase(files: Files, folder: string, timeLimit?: TimeLim
   const described = modelConfig(opened.config, `${folder}/config.json`);
   const config = withStoredHead(await withHeadBeside(files, folder, described), opened.tensors);
   const tokenizer = tokenizerOf(files, folder, config, timeLimit);
-  let naming: Promise<string> | undefined;
-  const fingerprint = () => {
-    naming ??= baseFingerprint(files, opened, config);
-    return naming;
-  };
+  const fingerprint = once(() => baseFingerprint(files, opened, config));
   return { config, tokenizer, fingerprint, ...ofGraph(config, opened) };
 }
 
@@ -139,14 +135,18 @@ export async function loadTextBase(files: Files, folder: string, timeLimit?: Tim
 }
 
 function tokenizerOf(files: Files, folder: string, config: ModelConfig, timeLimit?: TimeLimit): () => Promise<Tokenizer> {
-  let loading: Promise<Tokenizer> | undefined;
-  const load = async (): Promise<Tokenizer> => {
+  return once(async () => {
     const tokenizer = await loadTokenizer(files, folder, timeLimit);
     const { eosIds: own = [] } = config as Partial<DecoderModel>;
     return { ...tokenizer, eosIds: [...new Set([...tokenizer.eosIds, ...own])] };
-  };
+  });
+}
+
+/** `make`, called at the first call alone. */
+export function once<Result extends object>(make: () => Result): () => Result {
+  let made: Result | undefined;
   return () => {
-    loading ??= load();
-    return loading;
+    made ??= make();
+    return made;
   };
 }

@@ -2,10 +2,10 @@
 import type { Files } from "../files.ts";
 import { type Checkpoint, storedName } from "../formats/checkpoint.ts";
 import { encodeJson, type Json, parseStrictJson, readText } from "../formats/json.ts";
-import { nodesOf } from "../graph/graph.ts";
 import type { AnyBase } from "./base.ts";
 import { MAX_LABELS } from "./config/schema.ts";
 import { usualProblemType } from "./heads/index.ts";
+import { weightsOf } from "./module.ts";
 import { architectureOf, forwardGraph } from "./registry.ts";
 
 /** Values of a config.json: those of the largest head, twice, and some thousands more. */
@@ -23,9 +23,8 @@ export async function classifierCheckpoint(
 ): Promise<{ checkpoint: Checkpoint; config: string } | null> {
   if (config.uninitializedHead === null) return null;
   const named = new Map<string, string>(); // stored name → the model's
-  for (const { op, attributes } of nodesOf(forwardGraph(config))) {
-    const name = String(attributes["name"]);
-    if (op === "weight" && !name.startsWith(`${config.uninitializedHead}.`)) named.set(storedName(checkpoint, name), name);
+  for (const { name } of weightsOf(forwardGraph(config))) {
+    if (!name.startsWith(`${config.uninitializedHead}.`)) named.set(storedName(checkpoint, name), name);
   }
   const tensors: Checkpoint["tensors"] = new Map();
   const aliases = new Map<string, string>();

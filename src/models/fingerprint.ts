@@ -14,27 +14,19 @@ const MAX_SAMPLES = 1024;
 /** Of the way that names are made: those of another version say nothing. */
 const VERSION = 3;
 
+/** Keys of a config that a name does not depend on: those of heads, of tokens, and what is only a limit. */
+const noDimension = new Set<string>([
+  ...(["dtype", "bosId", "eosIds", "padId", "maxPositions"] satisfies (keyof DecoderConfig)[]),
+  ...(["head", "labels", "problemType", "uninitializedHead"] satisfies (keyof HeadConfig)[]),
+  ...(["pooling", "maxTokens", "prompts", "promptName"] satisfies (keyof HeadConfig)[]),
+]);
+
 /**
  * A short name for a base: its dimensions, the names, dtypes and shapes of its tensors, and a sample of their bytes (at
  * most 256 KiB are read). Two fine-tunes of one architecture differ; where the files lie and how they are cut does not matter.
  */
 export async function baseFingerprint(files: Files, { tensors }: Checkpoint, config: ModelConfig): Promise<string> {
-  const {
-    dtype: _,
-    bosId: _bos,
-    eosIds: _eos,
-    padId: _pad,
-    maxPositions: _positions,
-    head: _head,
-    labels: _labels,
-    problemType: _problem,
-    uninitializedHead: _uninitialized,
-    pooling: _pooling,
-    maxTokens: _tokens,
-    prompts: _prompts,
-    promptName: _prompt,
-    ...dimensions
-  } = config as Partial<DecoderConfig & HeadConfig>;
+  const dimensions = Object.fromEntries(Object.entries(config).filter(([key]) => !noDimension.has(key)));
   const entries = [...tensors].sort(([a], [b]) => (a < b ? -1 : 1));
   const stride = Math.ceil(entries.length / MAX_SAMPLES);
   const samples: Uint8Array[] = [];

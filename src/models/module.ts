@@ -1,4 +1,5 @@
-// A module of a base model as adapters see it: its path, its kind, its sizes. Paths follow Transformers' classes.
+// A module of a base model as adapters see it: its path, its kind, its sizes; and a graph's weights. Names follow Transformers' classes.
+import { type Graph, nodesOf } from "../graph/graph.ts";
 
 /** A module of the base model that carries a weight, as the model's forward pass names it. */
 export interface ModuleInfo {
@@ -17,3 +18,9 @@ export interface ModuleInfo {
   /** What older releases of Transformers call the module, where they call it otherwise; the newest first. */
   olderPaths?: string[];
 }
+
+/** The weights of a graph, in the order it reads them. */
+export const weightsOf = (graph: Graph): { name: string; shape: readonly number[] }[] =>
+  nodesOf(graph).flatMap(({ op, attributes }) =>
+    op === "weight" ? [{ name: String(attributes["name"]), shape: attributes["shape"] as readonly number[] }] : [],
+  );

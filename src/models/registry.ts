@@ -3,6 +3,7 @@ import { z } from "zod";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Graph, Value } from "../graph/graph.ts";
 import { apply, nodesOf, rewrite } from "../graph/graph.ts";
+import { sizeOf } from "../tensor.ts";
 import { type BackboneConfig, type DecoderConfig, unsupported } from "./config/config.ts";
 import { readJson, shown } from "./config/schema.ts";
 import * as table from "./families/index.ts";
@@ -11,7 +12,7 @@ import type { Classifier, HeadChoice, HeadConfig, HeadName, Heads, ModelConfig }
 import { decoderHeads, headConfig, heads } from "./heads/index.ts";
 import { placed, type Vision } from "./images.ts";
 import { type Backbone, type DecoderInputs, type DecoderOutputs, decoderInputs, type ModelInputs } from "./layers/blocks.ts";
-import type { ModuleInfo } from "./module.ts";
+import { type ModuleInfo, weightsOf } from "./module.ts";
 
 export type { HeadChoice, ModelConfig } from "./heads/head.ts";
 export { logitsOf } from "./heads/lm.ts";
@@ -233,13 +234,14 @@ export function storedNames(
   older: (name: string) => string[] = () => [],
   prefix = "",
 ): Map<string, string> {
-  const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "weight" ? [String(attributes["name"])] : []));
-  const found = names.map((name): [string, string | undefined] => {
+  const found = new Map<string, string>();
+  for (const { name } of weightsOf(graph)) {
     const spellings = [name, ...older(name)];
     const others = spellings.map((spelling) => (prefix ? prefix + spelling : spelling.replace(/^[^.]+\./, "")));
-    return [name, [...spellings, ...others].find((spelling) => stored.has(spelling))];
-  });
-  return new Map(found.filter((pair): pair is [string, string] => pair[1] !== undefined && pair[1] !== pair[0]));
+    const own = [...spellings, ...others].find((spelling) => stored.has(spelling)) ?? name;
+    if (own !== name) found.set(name, own);
+  }
+  return found;
 }
 
 /** `storedNames` for a model. */
@@ -249,10 +251,6 @@ export const storedNamesOf = (config: ModelConfig, graph: Graph, stored: Readonl
 /** Number of parameters of the base model, from its config alone: without the head that a task adds. */
 export function countParameters(config: ModelConfig): number {
   const added = config.uninitializedHead === null ? null : `${config.uninitializedHead}.`;
-  let total = 0;
-  for (const { op, attributes } of nodesOf(forwardGraph(config))) {
-    const isBase = op === "weight" && !(added && String(attributes["name"]).startsWith(added));
-    if (isBase) total += (attributes["shape"] as number[]).reduce((a, b) => a * b, 1);
-  }
-  return total;
+  const own = weightsOf(forwardGraph(config)).filter(({ name }) => added === null || !name.startsWith(added));
+  return own.reduce((total, { shape }) => total + sizeOf(shape), 0);
 }

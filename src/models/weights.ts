@@ -1,9 +1,10 @@
 // From a checkpoint's tensors to the external-data entries of a model: locations relative to one folder, links resolved.
 import { LowrankError, nearest } from "../errors.ts";
 import { type Checkpoint, type CheckpointTensor, entryOf } from "../formats/checkpoint.ts";
-import { type Graph, nodesOf } from "../graph/graph.ts";
+import type { Graph } from "../graph/graph.ts";
 import type { WeightSource } from "../runtime/session.ts";
 import type { StoredIn } from "./family.ts";
+import { weightsOf } from "./module.ts";
 
 /** Where the weights of `checkpoint` lie. Nothing is read or copied. */
 export function weightFiles(checkpoint: Checkpoint): WeightSource {
@@ -35,9 +36,8 @@ export function storedParts(
   place: (name: string) => StoredIn | undefined,
 ): Map<string, CheckpointTensor> {
   const parts = new Map<string, CheckpointTensor>();
-  for (const { op, attributes } of nodesOf(graph)) {
-    const name = String(attributes["name"]);
-    const at = op === "weight" ? place(name) : undefined;
+  for (const { name } of weightsOf(graph)) {
+    const at = place(name);
     const whole = at && tensors.get(at.tensor);
     if (!at || whole?.shape.length !== 3) continue;
     const { index, half } = at;

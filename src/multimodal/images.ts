@@ -4,7 +4,7 @@ import type { Files } from "../files.ts";
 import { type DecodeImage, type RgbImage, readImage } from "../images/image.ts";
 import { imagePath } from "../images/paths.ts";
 import { type ImageProcessor, loadImageProcessor, type ProcessedImage } from "../images/processor.ts";
-import type { TextBase } from "../models/base.ts";
+import { once, type TextBase } from "../models/base.ts";
 import type { ImageTensors, ImageText } from "../models/images.ts";
 import { type DecoderModel, imageTypes, pixelShape, visionOf } from "../models/registry.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
@@ -39,13 +39,10 @@ export interface ImageSide {
 export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer, reading?: ImageReading): ImageSide | null {
   const vision = visionOf(config);
   if (!vision) return null;
-  let loading: Promise<ImageProcessor> | undefined;
-  const processor = (): Promise<ImageProcessor> => {
-    loading ??= reading
-      ? loadImageProcessor(reading.files, checkpoint.folder, pixelShape(config)!)
-      : Promise.reject(cannotRead(checkpoint.folder));
-    return loading;
-  };
+  const processor = once(async () => {
+    if (!reading) throw cannotRead(checkpoint.folder);
+    return loadImageProcessor(reading.files, checkpoint.folder, pixelShape(config)!);
+  });
   return {
     text: vision.text(config as DecoderModel, tokenizer),
     processor,

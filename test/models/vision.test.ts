@@ -77,7 +77,7 @@ test("padding changes nothing of what the other tokens see", async () => {
   const [width, heads] = [6, 2];
   const states = (name: string) => input(name, "float32", ["batch*seq", width]);
   const attended = (mask: Value) => {
-    const mixed = mixHeads(states("q"), states("k"), states("v"), { batch: "batch", seq: "seq", heads, mask });
+    const mixed = mixHeads(states("q"), states("k"), states("v"), { heads, mask });
     return reshape(mixed, ["batch", "seq", width]);
   };
   const attentionMask = input("attentionMask", "int32", ["batch", "seq"]);

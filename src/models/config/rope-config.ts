@@ -1,6 +1,6 @@
 // Rotary position embedding: its config in v4 and v5 keys, and its inverse frequencies, after transformers/modeling_rope_utils.py.
 import { z } from "zod";
-import { LowrankError } from "../../errors.ts";
+import { unsupported } from "./config.ts";
 import { MAX_HEAD_DIM, readJson, shown, sizes } from "./schema.ts";
 
 export type RopeConfig = {
@@ -67,12 +67,8 @@ export function ropeConfig(
   const at = v4 ? "rope_scaling" : "rope_parameters";
   const inner = (v4 ? keys.rope_scaling : keys.rope_parameters) ?? {};
   const refuse = (key: string, message: string, expected: string, got: unknown): never => {
-    throw new LowrankError("model/unsupported", message, {
-      subject: `${file}: ${key}`,
-      expected,
-      got: shown(got),
-      next: "Choose another checkpoint; for this one the rotary positions would be wrong.",
-    });
+    const next = "Choose another checkpoint; for this one the rotary positions would be wrong.";
+    throw unsupported(file, key, message, { expected, got: shown(got), next });
   };
 
   const nested = Object.keys(inner).find((key) => key.endsWith("_attention"));
@@ -81,14 +77,12 @@ export function ropeConfig(
   const partial = readJson(ropeKeys.partial_rotary_factor, givenPartial, file, "partial_rotary_factor")!;
   const dim = Math.trunc(headDim * partial);
   if (dim < 2 || dim % 2 !== 0) {
-    refuse(
-      "partial_rotary_factor",
-      "the rotated part of a head is no number of pairs",
-      `a share of ${headDim} that is even`,
-      partial,
-    );
+    const expected = `a share of ${headDim} that is even`;
+    refuse("partial_rotary_factor", "the rotated part of a head is no number of pairs", expected, partial);
   }
 
+  const originalOf = (own: { original_max_position_embeddings?: number | null }): number =>
+    keys.original_max_position_embeddings ?? own.original_max_position_embeddings ?? keys.max_position_embeddings;
   const type = inner["rope_type"] ?? inner["type"] ?? "default";
   const outer = keys.rope_theta ?? defaultTheta;
   const theta = inner["rope_theta"] == null ? outer : readJson(positive, inner["rope_theta"], file, `${at}.rope_theta`);
@@ -103,21 +97,15 @@ export function ropeConfig(
       const { factor, ...rest } = readJson(llama3Keys, inner, file, at);
       const { low_freq_factor: lowFreqFactor, high_freq_factor: highFreqFactor } = rest;
       if (highFreqFactor <= lowFreqFactor) {
-        refuse(
-          `${at}.high_freq_factor`,
-          "the frequency band is empty",
-          `more than low_freq_factor ${lowFreqFactor}`,
-          highFreqFactor,
-        );
+        const expected = `more than low_freq_factor ${lowFreqFactor}`;
+        refuse(`${at}.high_freq_factor`, "the frequency band is empty", expected, highFreqFactor);
       }
-      const originalMaxPositions =
-        keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
+      const originalMaxPositions = originalOf(rest);
       return { type: "llama3", ...shared, factor, lowFreqFactor, highFreqFactor, originalMaxPositions };
     }
     case "yarn": {
       const { factor, ...rest } = readJson(yarnKeys, inner, file, at);
-      const originalMaxPositions =
-        keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
+      const originalMaxPositions = originalOf(rest);
       /** The pair that turns so often over the original length. */
       const pairOf = (turns: number) => (dim * Math.log(originalMaxPositions / (turns * 2 * Math.PI))) / (2 * Math.log(theta));
       const [first, last] = [pairOf(rest.beta_fast || 32), pairOf(rest.beta_slow || 1)];
@@ -134,8 +122,7 @@ export function ropeConfig(
       if (shortFactors.length !== dim / 2) {
         refuse(`${at}.short_factor`, "there is not one factor a pair", `${dim / 2} numbers`, shortFactors.length);
       }
-      const originalMaxPositions =
-        keys.original_max_position_embeddings ?? rest.original_max_position_embeddings ?? keys.max_position_embeddings;
+      const originalMaxPositions = originalOf(rest);
       const factor = rest.factor ?? keys.max_position_embeddings / originalMaxPositions;
       const attentionFactor =
         rest.attention_factor ?? (factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(originalMaxPositions)));

@@ -58,7 +58,7 @@ export const bert: Family<BertConfig, ModelInputs> = {
   inputs: () => tokenInputs("inputIds", "attentionMask", "tokenTypeIds"),
   forward(c, { inputIds, attentionMask, tokenTypeIds }) {
     const [batch, seq] = inputIds!.shape as [Dim, Dim];
-    const context = { batch, seq, heads: c.heads, mask: paddingMask(attentionMask!) };
+    const context = { heads: c.heads, mask: paddingMask(attentionMask!) };
     let x = embeddings(c, inputIds!, tokenTypeIds!); // [batch*seq, hidden]
     for (let i = 0; i < c.layers; i++) {
       const at = `bert.encoder.layer.${i}`;

@@ -105,8 +105,7 @@ function textTower(c: TextConfig, inputIds: Value, attentionMask: Value): Value 
   const tokens = rows(inputIds, "token_embedding", c.vocabSize); // [batch, seq, hidden]
   const places = rows(iota(seq), "position_embedding", c.maxPositions); // [seq, hidden]
   const first = reshape(add(tokens, places), [mulDims(batch, seq), c.hiddenSize]);
-  const mask = additiveMask({ inputIds, attentionMask }, null);
-  const context = { batch, seq, heads: c.heads, mask, causal: true };
+  const context = { heads: c.heads, mask: additiveMask({ inputIds, attentionMask }, null), causal: true };
   const last = towerStates(c, first, at, context).at(-1)!;
   return layerNormed(tokensWhere(last, firstEnd(c, inputIds)), `${at}.final_layer_norm`, c.layerNormEps);
 }

@@ -4,30 +4,35 @@ import { add, mul } from "../../graph/ops/elementwise.ts";
 import { scalar, weight } from "../../graph/ops/leaves.ts";
 import { rmsNorm } from "../../graph/ops/normalization.ts";
 import { onlyValue } from "../config/config.ts";
-import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
+import { type LlamaConfig, type LlamaDefaults, llamaConfig } from "../config/llama-config.ts";
 import type { Family } from "../family.ts";
 import { decoder, gatedMlp, type Layout, llamaLayout, selfAttention } from "../layers/blocks.ts";
 
+const defaults: LlamaDefaults = {
+  vocabSize: 256000,
+  hiddenSize: 3072,
+  intermediateSize: 24576,
+  layers: 28,
+  heads: 16,
+  kvHeads: 16,
+  headDim: 256,
+  hiddenAct: "gelu_pytorch_tanh",
+  maxPositions: 8192,
+  bosId: 2,
+  eosId: 1,
+  padId: 0,
+  tied: true,
+  attentionBias: "key",
+};
+
+/** Reads the keys that all Gemmas have; `own` are the defaults that differ from Gemma's. */
+export function gemmaConfig(json: unknown, file: string, modelType: string, own: Partial<LlamaDefaults>): LlamaConfig {
+  onlyValue(json, file, "use_bidirectional_attention", false);
+  return llamaConfig(json, file, modelType, { ...defaults, ...own });
+}
+
 export const gemma: Family<LlamaConfig> = {
-  config(json, file) {
-    onlyValue(json, file, "use_bidirectional_attention", false);
-    return llamaConfig(json, file, "gemma", {
-      vocabSize: 256000,
-      hiddenSize: 3072,
-      intermediateSize: 24576,
-      layers: 28,
-      heads: 16,
-      kvHeads: 16,
-      headDim: 256,
-      hiddenAct: "gelu_pytorch_tanh",
-      maxPositions: 8192,
-      bosId: 2,
-      eosId: 1,
-      padId: 0,
-      tied: true,
-      attentionBias: "key",
-    });
-  },
+  config: (json, file) => gemmaConfig(json, file, "gemma", {}),
   forward: (c, inputs) =>
     decoder(c, inputs, gemmaLayout(c), (x, at, index, context) => {
       const before = gemmaNorm(x, `${at}.input_layernorm`, c.rmsNormEps);

@@ -1,13 +1,12 @@
 // Gemma 2 (Gemma team 2024): Gemma with norms around each block, capped scores and logits, and a window in every other layer.
 import { z } from "zod";
 import { add } from "../../graph/ops/elementwise.ts";
-import { onlyValue } from "../config/config.ts";
-import { type LlamaConfig, type LlamaDefaults, llamaConfig } from "../config/llama-config.ts";
+import type { LlamaConfig, LlamaDefaults } from "../config/llama-config.ts";
 import { readJson } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import type { DecoderInputs, DecoderOutputs, SelfAttentionOptions } from "../layers/blocks.ts";
 import { decoder, gatedMlp, selfAttention } from "../layers/blocks.ts";
-import { gemmaLayout, gemmaNorm } from "./gemma.ts";
+import { gemmaConfig, gemmaLayout, gemmaNorm } from "./gemma.ts";
 
 /** What Gemma 2 and 3 have beyond Gemma. */
 export interface Gemma2Config extends LlamaConfig {
@@ -28,25 +27,8 @@ export function gemma2Config(
   caps: [number | null, number | null],
   defaults: Partial<LlamaDefaults>,
 ): Gemma2Config {
-  onlyValue(json, file, "use_bidirectional_attention", false);
-  const config = llamaConfig(json, file, modelType, {
-    vocabSize: 256000,
-    hiddenSize: 2304,
-    intermediateSize: 9216,
-    layers: 26,
-    heads: 8,
-    kvHeads: 4,
-    headDim: 256,
-    hiddenAct: "gelu_pytorch_tanh",
-    maxPositions: 8192,
-    bosId: 2,
-    eosId: 1,
-    padId: 0,
-    tied: true,
-    attentionBias: "key",
-    window: 2,
-    ...defaults,
-  });
+  const sizes = { hiddenSize: 2304, intermediateSize: 9216, layers: 26, heads: 8, kvHeads: 4, window: 2 };
+  const config = gemmaConfig(json, file, modelType, { ...sizes, ...defaults });
   const keys = readJson(
     z.object({
       query_pre_attn_scalar: positive.default(256),

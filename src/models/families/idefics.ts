@@ -3,11 +3,10 @@
 import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
-import { attention } from "../../graph/ops/attention.ts";
 import { add, cast, less, mul, tanh, where } from "../../graph/ops/elementwise.ts";
 import { constant, input, scalar, weight } from "../../graph/ops/leaves.ts";
 import { reduceMax } from "../../graph/ops/reduction.ts";
-import { broadcastTo, concat, reshape, transpose } from "../../graph/ops/shape.ts";
+import { broadcastTo, concat, reshape } from "../../graph/ops/shape.ts";
 import { contradiction } from "../config/config.ts";
 import { type LlamaConfig, llamaConfig } from "../config/llama-config.ts";
 import { MAX_VOCAB, readJson, sizes } from "../config/schema.ts";
@@ -16,6 +15,7 @@ import { lastImages, noImageToken, seenFeeds } from "../image-feeds.ts";
 import type { ImageInputs } from "../images.ts";
 import { activations } from "../layers/activations.ts";
 import { decoder, eachHead, gatedMlp, layerNormed, llamaLayout, projection, rms, selfAttention } from "../layers/blocks.ts";
+import { mixHeads, noMask } from "../layers/encoder.ts";
 import { HIDDEN } from "../layers/positions.ts";
 import { clipVision, clipVisionConfig, patchCount, pixelInput, type VisionConfig } from "../layers/vision.ts";
 
@@ -161,7 +161,6 @@ export const idefics: Family<IdeficsConfig> = {
 interface View {
   /** [batch*images*features, width] */
   features: Value;
-  batch: Dim;
   /** Additive, [batch, 1, seq, images*features]. */
   mask: Value;
   /** Whether a token sees an image at all: bool [batch*seq, 1]. */
@@ -175,7 +174,6 @@ function viewOf(c: IdeficsConfig, { features, seen }: ImageInputs): View {
   const most = reduceMax(cast(seen!, "float32"), [2]);
   return {
     features: reshape(features, [mulDims(batch, images, featuresOf(c)), c.vision.hiddenSize]),
-    batch,
     mask: where(visible, constant("float32", [], [0]), constant("float32", [], [HIDDEN])),
     seesAny: less(constant("float32", [], [0]), reshape(most, [mulDims(batch, seq), 1])),
   };
@@ -196,27 +194,14 @@ function crossLayer(c: IdeficsConfig, x: Value, at: string, view: View | undefin
   return add(h, gated(wide, "alpha_dense"));
 }
 
-function crossAttention(c: IdeficsConfig, x: Value, at: string, { features, batch, mask }: View): Value {
+function crossAttention(c: IdeficsConfig, x: Value, at: string, { features, mask }: View): Value {
   const { heads, headDim } = c;
   const normed = (y: Value, name: string) =>
     c.crossNorms ? eachHead((head) => rms(head, `${at}.${name}`, c.rmsNormEps), y, headDim) : y;
   const q = normed(projection(x, `${at}.q_proj`, heads * headDim), "q_layer_norm");
   const k = normed(projection(features, `${at}.k_proj`, heads * headDim), "k_layer_norm");
   const v = projection(features, `${at}.v_proj`, heads * headDim);
-  return projection(mixAcross(q, k, v, batch, heads, mask), `${at}.o_proj`, c.hiddenSize);
-}
-
-/**
- * Heads' attention over other rows than the queries': q [batch*rows, heads·dim], k and v [batch*keys, heads·dim], an additive
- * mask [batch, 1, rows, keys] → the shape of q.
- */
-function mixAcross(q: Value, k: Value, v: Value, batch: Dim, heads: number, mask: Value): Value {
-  const [, , rows, keys] = mask.shape as [Dim, Dim, Dim, Dim];
-  const headDim = Number(q.shape[1]) / heads;
-  const byHead = (x: Value, length: Dim) => transpose(reshape(x, [batch, length, heads, headDim]), [0, 2, 1, 3]);
-  const options = { scale: headDim ** -0.5, group: 1, causal: false, blocks: 1 };
-  const mixed = attention(byHead(q, rows), byHead(k, keys), byHead(v, keys), mask, options);
-  return reshape(transpose(mixed, [0, 2, 1, 3]), q.shape);
+  return projection(mixHeads(q, k, v, { heads, mask }), `${at}.o_proj`, c.hiddenSize);
 }
 
 /** The perceiver resampler: latents attend to an image and to themselves. states [images*tokens, width] → [images*latents, width]. */
@@ -226,7 +211,7 @@ function resampled(r: Resampler, states: Value, images: Dim, tokens: number): Va
   const norm = (x: Value, path: string) => layerNormed(x, path, EPSILON);
   const first = broadcastTo(weight(`${root}.latents`, [r.latents, width]), [images, r.latents, width]);
   let latents = reshape(first, [mulDims(images, r.latents), width]);
-  const mask = broadcastTo(constant("float32", [], [0]), [images, 1, r.latents, tokens + r.latents]);
+  const mask = noMask(images, r.latents, tokens + r.latents);
   for (let i = 0; i < r.depth; i++) {
     const at = `${root}.blocks.${i}.0`;
     const own = norm(latents, `${at}.latents_layer_norm`);
@@ -237,7 +222,7 @@ function resampled(r: Resampler, states: Value, images: Dim, tokens: number): Va
     const q = normed(projection(own, `${at}.q_proj`, r.heads * r.headDim), "q_layer_norm");
     const k = normed(projection(all, `${at}.k_proj`, r.heads * r.headDim), "k_layer_norm");
     const v = projection(all, `${at}.v_proj`, r.heads * r.headDim);
-    latents = add(projection(mixAcross(q, k, v, images, r.heads, mask), `${at}.output_proj`, width), latents);
+    latents = add(projection(mixHeads(q, k, v, { heads: r.heads, mask }), `${at}.output_proj`, width), latents);
     const mlp = `${root}.blocks.${i}.1`;
     const wide = activations.relu(projection(norm(latents, `${mlp}.ln`), `${mlp}.fc`, 4 * width));
     latents = add(projection(wide, `${mlp}.c_proj`, width), latents);

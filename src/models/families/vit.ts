@@ -54,7 +54,7 @@ export const vit: Family<VitConfig, ModelInputs> = {
     const batch = pixelValues!.shape[0]!;
     const tokens = patchCount(c) + 1;
     const norm = (x: Value, path: string) => layerNormed(x, path, c.layerNormEps);
-    const context = { batch, seq: tokens, heads: c.heads, mask: noMask(batch, tokens) };
+    const context = { heads: c.heads, mask: noMask(batch, tokens) };
     let x = embeddings(c, pixelValues!); // [batch*tokens, hidden]
     for (let i = 0; i < c.layers; i++) {
       const at = `vit.layers.${i}`;

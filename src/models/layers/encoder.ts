@@ -14,26 +14,29 @@ import { HIDDEN } from "./positions.ts";
 
 /** What the attention of every layer of an encoder shares. */
 export interface EncoderContext {
-  batch: Dim;
-  seq: Dim;
   heads: number;
-  /** Added to the scores: [batch, 1, seq, seq]. */
+  /** Added to the scores: [batch, 1, rows, keys]. */
   mask: Value;
   /** Whether the mask hides what comes after a token. */
   causal?: boolean;
 }
 
-/** Multi-head attention (Vaswani et al. 2017) over projected q, k and v [batch*seq, hidden] → the same shape. */
-export function mixHeads(q: Value, k: Value, v: Value, { batch, seq, heads, mask, causal = false }: EncoderContext): Value {
+/**
+ * Multi-head attention (Vaswani et al. 2017) over projected q [batch*rows, heads·headDim], k and v [batch*keys, heads·headDim] → the
+ * shape of q.
+ */
+export function mixHeads(q: Value, k: Value, v: Value, { heads, mask, causal = false }: EncoderContext): Value {
+  const [batch, , rows, keys] = mask.shape as [Dim, Dim, Dim, Dim];
   const headDim = Number(q.shape[1]) / heads;
-  const byHead = (x: Value) => transpose(reshape(x, [batch, seq, heads, headDim]), [0, 2, 1, 3]);
+  const byHead = (x: Value, length: Dim) => transpose(reshape(x, [batch, length, heads, headDim]), [0, 2, 1, 3]);
   const options = { scale: headDim ** -0.5, group: 1, causal, blocks: 1 };
-  const mixed = attention(byHead(q), byHead(k), byHead(v), mask, options); // [batch, heads, seq, headDim]
+  const mixed = attention(byHead(q, rows), byHead(k, keys), byHead(v, keys), mask, options); // [batch, heads, rows, headDim]
   return reshape(transpose(mixed, [0, 2, 1, 3]), q.shape);
 }
 
-/** The mask under which each token sees every other: [batch, 1, seq, seq]. */
-export const noMask = (batch: Dim, seq: Dim): Value => broadcastTo(constant("float32", [], [0]), [batch, 1, seq, seq]);
+/** The mask under which each token sees every other, or every one of `keys`: [batch, 1, seq, keys]. */
+export const noMask = (batch: Dim, seq: Dim, keys = seq): Value =>
+  broadcastTo(constant("float32", [], [0]), [batch, 1, seq, keys]);
 
 /** The mask that hides padding: attentionMask int32 [batch, seq], 1 where a token is → [batch, 1, seq, seq]. */
 export function paddingMask(attentionMask: Value): Value {

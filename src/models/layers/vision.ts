@@ -108,7 +108,7 @@ export function clipVision(c: VisionConfig, pixels: Value, at: string): VisionOu
   const positions = weight(`${at}.embeddings.position_embedding.weight`, [tokens, c.hiddenSize]);
   const embedded = withClassToken(embedPatches(pixels, kernel, c), classToken, positions, batch);
   const norm = (x: Value, name: string) => layerNormed(x, `${at}.${name}`, c.layerNormEps);
-  const context = { batch, seq: tokens, heads: c.heads, mask: noMask(batch, tokens) };
+  const context = { heads: c.heads, mask: noMask(batch, tokens) };
   const states = towerStates(c, norm(embedded, "pre_layrnorm"), at, context); // spelled so in every checkpoint
   return { states, tokens, normed: norm(firstTokens(states.at(-1)!, batch, tokens), "post_layernorm") };
 }
@@ -134,6 +134,6 @@ export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?
   const positions = embedding(places?.positions ?? iota(tokens), table, `${at}.embeddings.position_embedding`);
   const placed = add(reshape(embedded, [batch, tokens, c.hiddenSize]), positions);
   const mask = places ? paddingMask(places.seen) : noMask(batch, tokens);
-  const states = towerStates(c, reshape(placed, embedded.shape), at, { batch, seq: tokens, heads: c.heads, mask });
+  const states = towerStates(c, reshape(placed, embedded.shape), at, { heads: c.heads, mask });
   return { states, tokens, normed: layerNormed(states.at(-1)!, `${at}.post_layernorm`, c.layerNormEps) };
 }
