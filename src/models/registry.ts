@@ -123,8 +123,6 @@ const CLASS_NAMES: Record<string, string> = {
   gpt_neox: "GPTNeoX",
   vit: "ViT",
   clip: "CLIP",
-  gemma3_text: "Gemma3Text",
-  qwen2_moe: "Qwen2Moe",
   smollm3: "SmolLM3",
 };
 const transformersName = (type: string): string =>

@@ -3,8 +3,7 @@ import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add, less, tanh } from "../../graph/ops/elementwise.ts";
-import { embedding } from "../../graph/ops/indexing.ts";
-import { iota, scalar, weight } from "../../graph/ops/leaves.ts";
+import { iota, scalar } from "../../graph/ops/leaves.ts";
 import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
 import {
   type BackboneConfig,
@@ -18,8 +17,7 @@ import {
 } from "../config/config.ts";
 import { readJson, shown, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { activations } from "../layers/activations.ts";
-import { layerNormed, type ModelInputs, projection, tokenInputs } from "../layers/blocks.ts";
+import { layerNormed, lookup, type ModelInputs, mlp, projection, tokenInputs } from "../layers/blocks.ts";
 import { mixHeads, paddingMask, tokensWhere } from "../layers/encoder.ts";
 
 interface BertConfig extends BackboneConfig, LayerConfig {
@@ -65,8 +63,7 @@ export const bert: Family<BertConfig, ModelInputs> = {
       const part = (name: string) => projection(x, `${at}.attention.self.${name}`, c.hiddenSize, true);
       const mixed = mixHeads(part("query"), part("key"), part("value"), context);
       const h = afterSum(c, projection(mixed, `${at}.attention.output.dense`, c.hiddenSize, true), x, `${at}.attention.output`);
-      const wide = activations[c.activation](projection(h, `${at}.intermediate.dense`, c.intermediateSize, true));
-      x = afterSum(c, projection(wide, `${at}.output.dense`, c.hiddenSize, true), h, `${at}.output`);
+      x = afterSum(c, mlp(c, h, `${at}.intermediate.dense`, `${at}.output.dense`), h, `${at}.output`);
     }
     const isFirst = broadcastTo(less(iota(seq), scalar(1, iota(seq))), [batch, seq]);
     const pooled = tanh(projection(tokensWhere(x, isFirst), "bert.pooler.dense", c.hiddenSize, true)); // [batch, hidden]
@@ -80,11 +77,9 @@ export const bert: Family<BertConfig, ModelInputs> = {
 function embeddings(c: BertConfig, inputIds: Value, tokenTypeIds: Value): Value {
   const [batch, seq] = inputIds.shape as [Dim, Dim];
   const at = "bert.embeddings";
-  const rows = (ids: Value, name: string, length: number, padding: number | null = null) =>
-    embedding(ids, weight(`${at}.${name}.weight`, [length, c.hiddenSize]), `${at}.${name}`, padding);
-  const tokens = rows(inputIds, "word_embeddings", c.vocabSize, c.padId); // [batch, seq, hidden]
-  const places = rows(iota(seq), "position_embeddings", c.maxPositions); // [seq, hidden]
-  const sum = add(add(tokens, rows(tokenTypeIds, "token_type_embeddings", c.tokenTypes)), places);
+  const tokens = lookup(inputIds, `${at}.word_embeddings`, c.vocabSize, c.hiddenSize, c.padId); // [batch, seq, hidden]
+  const places = lookup(iota(seq), `${at}.position_embeddings`, c.maxPositions, c.hiddenSize); // [seq, hidden]
+  const sum = add(add(tokens, lookup(tokenTypeIds, `${at}.token_type_embeddings`, c.tokenTypes, c.hiddenSize)), places);
   return layerNormed(reshape(sum, [mulDims(batch, seq), c.hiddenSize]), `${at}.LayerNorm`, c.layerNormEps);
 }
 

@@ -5,9 +5,8 @@ import { add } from "../../graph/ops/elementwise.ts";
 import { commonConfig, commonKeys, type DecoderConfig, headDimOf } from "../config/config.ts";
 import { epsilon, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { decoderHeads } from "../heads/index.ts";
-import { activations } from "../layers/activations.ts";
-import { attend, decoder, layerNormed, projection, splitByHead } from "../layers/blocks.ts";
+import { gptHeads } from "../heads/index.ts";
+import { attend, decoder, layerNormed, mlp, projection, splitByHead } from "../layers/blocks.ts";
 import { alibi } from "../layers/positions.ts";
 
 interface BloomConfig extends DecoderConfig {
@@ -32,7 +31,7 @@ const keysOfConfig = z.object({
 
 export const bloom: Family<BloomConfig> = {
   prefix: "transformer",
-  heads: { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } },
+  heads: gptHeads,
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
     const hiddenSize = keys.n_embed ?? keys.hidden_size;
@@ -52,7 +51,8 @@ export const bloom: Family<BloomConfig> = {
     };
   },
   forward(c, inputs) {
-    const { heads, kvHeads, headDim, hiddenSize } = c;
+    const { heads, hiddenSize } = c;
+    const mlpConfig = { hiddenSize, intermediateSize: 4 * hiddenSize, activation: "geluTanh" } as const;
     const norm = (x: Value, path: string) => layerNormed(x, path, c.layerNormEps);
     const layout = {
       embedding: "transformer.word_embeddings",
@@ -65,12 +65,11 @@ export const bloom: Family<BloomConfig> = {
       const attention = `${at}.self_attention`;
       const read = norm(x, `${at}.input_layernorm`);
       const qkv = projection(read, `${attention}.query_key_value`, 3 * hiddenSize, true);
-      const bias = (keys: Value["shape"][number]) => alibi(heads, keys);
-      const mixed = attend(...splitByHead(qkv, heads, headDim), index, context, { heads, kvHeads, headDim, rope: null, bias });
+      const mixed = attend(c, splitByHead(qkv, heads, c.headDim), index, context, { bias: (keys) => alibi(heads, keys) });
       const h = add(c.residualAfterNorm ? read : x, projection(mixed, `${attention}.dense`, hiddenSize, true));
       const readAgain = norm(h, `${at}.post_attention_layernorm`);
-      const wide = activations.geluTanh(projection(readAgain, `${at}.mlp.dense_h_to_4h`, 4 * hiddenSize, true));
-      return add(c.residualAfterNorm ? readAgain : h, projection(wide, `${at}.mlp.dense_4h_to_h`, hiddenSize, true));
+      const changed = mlp(mlpConfig, readAgain, `${at}.mlp.dense_h_to_4h`, `${at}.mlp.dense_4h_to_h`);
+      return add(c.residualAfterNorm ? readAgain : h, changed);
     });
   },
 };

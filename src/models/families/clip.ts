@@ -3,7 +3,6 @@ import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add, equal } from "../../graph/ops/elementwise.ts";
-import { embedding } from "../../graph/ops/indexing.ts";
 import { iota, scalar, weight } from "../../graph/ops/leaves.ts";
 import { reduceMax } from "../../graph/ops/reduction.ts";
 import { reshape } from "../../graph/ops/shape.ts";
@@ -18,7 +17,7 @@ import {
 } from "../config/config.ts";
 import { MAX_VOCAB, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { layerNormed, type ModelInputs, projection, tokenInputs } from "../layers/blocks.ts";
+import { layerNormed, lookup, type ModelInputs, projection, tokenInputs } from "../layers/blocks.ts";
 import { firstWhere, tokensWhere, towerStates } from "../layers/encoder.ts";
 import { additiveMask } from "../layers/positions.ts";
 import { clipVision, clipVisionConfig, pixelInput, type VisionConfig } from "../layers/vision.ts";
@@ -98,12 +97,8 @@ function textConfig(json: unknown, file: string): TextConfig {
 function textTower(c: TextConfig, inputIds: Value, attentionMask: Value): Value {
   const [batch, seq] = inputIds.shape as [Dim, Dim];
   const at = "text_model";
-  const rows = (ids: Value, name: string, length: number) => {
-    const path = `${at}.embeddings.${name}`;
-    return embedding(ids, weight(`${path}.weight`, [length, c.hiddenSize]), path);
-  };
-  const tokens = rows(inputIds, "token_embedding", c.vocabSize); // [batch, seq, hidden]
-  const places = rows(iota(seq), "position_embedding", c.maxPositions); // [seq, hidden]
+  const tokens = lookup(inputIds, `${at}.embeddings.token_embedding`, c.vocabSize, c.hiddenSize); // [batch, seq, hidden]
+  const places = lookup(iota(seq), `${at}.embeddings.position_embedding`, c.maxPositions, c.hiddenSize); // [seq, hidden]
   const first = reshape(add(tokens, places), [mulDims(batch, seq), c.hiddenSize]);
   const context = { heads: c.heads, mask: additiveMask({ inputIds, attentionMask }, null), causal: true };
   const last = towerStates(c, first, at, context).at(-1)!;

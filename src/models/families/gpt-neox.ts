@@ -5,9 +5,8 @@ import { commonConfig, commonKeys, type DecoderConfig, type LayerConfig, layerCo
 import { type RopeConfig, ropeConfig, ropeKeys } from "../config/rope-config.ts";
 import { readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { decoderHeads } from "../heads/index.ts";
-import { activations } from "../layers/activations.ts";
-import { attend, decoder, layerNormed, projection, splitByHead } from "../layers/blocks.ts";
+import { gptHeads } from "../heads/index.ts";
+import { attend, decoder, layerNormed, mlp, projection, splitByHead } from "../layers/blocks.ts";
 
 interface GptNeoxConfig extends DecoderConfig, LayerConfig {
   /** A bias on query_key_value and dense. */
@@ -31,7 +30,7 @@ const keysOfConfig = z.object({
 
 export const gptNeox: Family<GptNeoxConfig> = {
   prefix: "gpt_neox",
-  heads: { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } },
+  heads: gptHeads,
   config(json, file) {
     const keys = readJson(keysOfConfig, json, file);
     const { hiddenSize, layers, heads, ...mlp } = layerConfig(keys, file);
@@ -55,7 +54,7 @@ export const gptNeox: Family<GptNeoxConfig> = {
     };
   },
   forward(c, inputs) {
-    const { heads, kvHeads, headDim, rope, hiddenSize } = c;
+    const { rope, hiddenSize } = c;
     const norm = (x: typeof inputs.inputIds, path: string) => layerNormed(x, path, c.layerNormEps);
     const layout = {
       embedding: "gpt_neox.embed_in",
@@ -67,15 +66,10 @@ export const gptNeox: Family<GptNeoxConfig> = {
       const attention = `${at}.attention`;
       const read = norm(x, `${at}.input_layernorm`);
       const qkv = projection(read, `${attention}.query_key_value`, 3 * hiddenSize, c.attentionBias);
-      const mixed = attend(...splitByHead(qkv, heads, headDim), index, context, { heads, kvHeads, headDim, rope });
+      const mixed = attend(c, splitByHead(qkv, c.heads, c.headDim), index, context, { rope });
       const h = add(x, projection(mixed, `${attention}.dense`, hiddenSize, c.attentionBias));
-      const wide = projection(
-        norm(c.parallelResidual ? x : h, `${at}.post_attention_layernorm`),
-        `${at}.mlp.dense_h_to_4h`,
-        c.intermediateSize,
-        true,
-      );
-      return add(h, projection(activations[c.activation](wide), `${at}.mlp.dense_4h_to_h`, hiddenSize, true));
+      const readAgain = norm(c.parallelResidual ? x : h, `${at}.post_attention_layernorm`);
+      return add(h, mlp(c, readAgain, `${at}.mlp.dense_h_to_4h`, `${at}.mlp.dense_4h_to_h`));
     });
   },
 };

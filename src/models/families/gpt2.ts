@@ -3,16 +3,15 @@ import { z } from "zod";
 import { mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add } from "../../graph/ops/elementwise.ts";
-import { embedding } from "../../graph/ops/indexing.ts";
 import { weight } from "../../graph/ops/leaves.ts";
 import { linear } from "../../graph/ops/linear.ts";
 import { reshape, transpose } from "../../graph/ops/shape.ts";
 import { activationOf, commonConfig, commonKeys, type DecoderConfig, headDimOf, onlyValue } from "../config/config.ts";
 import { epsilon, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { decoderHeads } from "../heads/index.ts";
+import { gptHeads } from "../heads/index.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
-import { attend, decoder, layerNormed, split } from "../layers/blocks.ts";
+import { attend, decoder, layerNormed, lookup, split } from "../layers/blocks.ts";
 
 interface Gpt2Config extends DecoderConfig {
   intermediateSize: number;
@@ -39,7 +38,7 @@ const keysOfConfig = z.object({
 
 export const gpt2: Family<Gpt2Config> = {
   prefix: "transformer",
-  heads: { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } },
+  heads: gptHeads,
   config(json, file) {
     onlyValue(json, file, "add_cross_attention", false);
     const keys = readJson(keysOfConfig, json, file);
@@ -62,22 +61,20 @@ export const gpt2: Family<Gpt2Config> = {
     };
   },
   forward(c, inputs) {
-    const { heads, kvHeads, headDim, hiddenSize } = c;
+    const { hiddenSize } = c;
     const norm = (x: Value, path: string) => layerNormed(x, path, c.layerNormEps);
-    const positions = weight("transformer.wpe.weight", [c.maxPositions, hiddenSize]);
     const places = reshape(inputs.positionIds, [mulDims(...inputs.positionIds.shape)]);
     const layout = {
       embedding: "transformer.wte",
       layers: "transformer.h",
       head: "lm_head",
-      enter: (x: Value) => add(x, embedding(places, positions, "transformer.wpe")),
+      enter: (x: Value) => add(x, lookup(places, "transformer.wpe", c.maxPositions, hiddenSize)),
       finalNorm: (x: Value) => norm(x, "transformer.ln_f"),
     };
     return decoder(c, inputs, layout, (x, at, index, context) => {
       const qkv = conv1d(norm(x, `${at}.ln_1`), `${at}.attn.c_attn`, 3 * hiddenSize);
-      const [q, k, v] = split(qkv, hiddenSize, hiddenSize, hiddenSize) as [Value, Value, Value];
-      const scale = (c.scaleByHead ? headDim ** -0.5 : 1) / (c.scaleByLayer ? index + 1 : 1);
-      const mixed = attend(q, k, v, index, context, { heads, kvHeads, headDim, rope: null, scale });
+      const scale = (c.scaleByHead ? c.headDim ** -0.5 : 1) / (c.scaleByLayer ? index + 1 : 1);
+      const mixed = attend(c, split(qkv, hiddenSize, hiddenSize, hiddenSize), index, context, { scale });
       const h = add(x, conv1d(mixed, `${at}.attn.c_proj`, hiddenSize));
       const wide = activations[c.activation](conv1d(norm(h, `${at}.ln_2`), `${at}.mlp.c_fc`, c.intermediateSize));
       return add(h, conv1d(wide, `${at}.mlp.c_proj`, hiddenSize));

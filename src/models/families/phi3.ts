@@ -21,20 +21,14 @@ export const phi3: Family<LlamaConfig> = {
       slidingWindow: null,
     }),
   forward(c, inputs) {
-    const { heads, kvHeads, headDim, rope, hiddenSize, intermediateSize, rmsNormEps } = c;
-    const [q, kv] = [heads * headDim, kvHeads * headDim];
+    const { rope, hiddenSize, intermediateSize: wide, rmsNormEps } = c;
+    const [q, kv] = [c.heads * c.headDim, c.kvHeads * c.headDim];
     return decoder(c, inputs, llamaLayout(c), (x, at, index, context) => {
       const fused = projection(rms(x, `${at}.input_layernorm`, rmsNormEps), `${at}.self_attn.qkv_proj`, q + 2 * kv);
-      const [queries, keys, values] = split(fused, q, kv, kv) as [typeof x, typeof x, typeof x];
-      const window = windowOf(c, index);
-      const mixed = attend(queries, keys, values, index, context, { heads, kvHeads, headDim, rope, window });
+      const mixed = attend(c, split(fused, q, kv, kv), index, context, { rope, window: windowOf(c, index) });
       const h = add(x, projection(mixed, `${at}.self_attn.o_proj`, hiddenSize));
-      const both = projection(
-        rms(h, `${at}.post_attention_layernorm`, rmsNormEps),
-        `${at}.mlp.gate_up_proj`,
-        2 * intermediateSize,
-      );
-      const [gate, up] = split(both, intermediateSize, intermediateSize) as [typeof x, typeof x];
+      const read = rms(h, `${at}.post_attention_layernorm`, rmsNormEps);
+      const [gate, up] = split(projection(read, `${at}.mlp.gate_up_proj`, 2 * wide), wide, wide);
       return add(h, projection(mul(activations[c.hiddenAct](gate), up), `${at}.mlp.down_proj`, hiddenSize));
     });
   },

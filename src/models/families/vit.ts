@@ -7,8 +7,7 @@ import { reshape } from "../../graph/ops/shape.ts";
 import { type BackboneConfig, commonConfig, commonKeys, type LayerConfig, layerConfig, layerKeys } from "../config/config.ts";
 import { MAX_VOCAB, readJson } from "../config/schema.ts";
 import type { Family } from "../family.ts";
-import { activations } from "../layers/activations.ts";
-import { layerNormed, type ModelInputs, projection } from "../layers/blocks.ts";
+import { layerNormed, type ModelInputs, mlp, projection } from "../layers/blocks.ts";
 import { firstTokens, mixHeads, noMask } from "../layers/encoder.ts";
 import {
   embedPatches,
@@ -62,8 +61,7 @@ export const vit: Family<VitConfig, ModelInputs> = {
       const part = (name: string) => projection(before, `${at}.attention.${name}`, c.hiddenSize, c.qkvBias);
       const mixed = mixHeads(part("q_proj"), part("k_proj"), part("v_proj"), context);
       const h = add(x, projection(mixed, `${at}.attention.o_proj`, c.hiddenSize, true));
-      const wide = projection(norm(h, `${at}.layernorm_after`), `${at}.mlp.fc1`, c.intermediateSize, true);
-      x = add(h, projection(activations[c.activation](wide), `${at}.mlp.fc2`, c.hiddenSize, true));
+      x = add(h, mlp(c, norm(h, `${at}.layernorm_after`), `${at}.mlp.fc1`, `${at}.mlp.fc2`));
     }
     const pooled = norm(firstTokens(x, batch, tokens), "vit.layernorm"); // a row's norm is its own: the others are not needed
     return { pooled };

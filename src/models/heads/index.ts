@@ -25,6 +25,9 @@ export const decoderHeads: Heads = {
   embedding: null,
 };
 
+/** Those of GPT's kin, whose layer for tokens has a name of its own. */
+export const gptHeads: Heads = { ...decoderHeads, "token-classifier": { path: "classifier", bias: true } };
+
 const keysOfHead = z.object({
   architectures: z.array(z.string()).nullish(),
   id2label: z.record(z.string(), z.string()).nullish(),

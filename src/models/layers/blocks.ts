@@ -8,7 +8,7 @@ import { input, weight } from "../../graph/ops/leaves.ts";
 import { linear } from "../../graph/ops/linear.ts";
 import { layerNorm, rmsNorm } from "../../graph/ops/normalization.ts";
 import { concat, reshape, slice, transpose } from "../../graph/ops/shape.ts";
-import type { DecoderConfig } from "../config/config.ts";
+import type { DecoderConfig, LayerConfig } from "../config/config.ts";
 import type { LlamaConfig } from "../config/llama-config.ts";
 import type { RopeConfig } from "../config/rope-config.ts";
 import { embeddingOfTwo, type ImageInputs, placeRows } from "../images.ts";
@@ -214,13 +214,23 @@ export function projection(x: Value, path: string, out: number, bias = false): V
   return linear(x, w, path, bias ? weight(`${path}.bias`, [out]) : undefined);
 }
 
+/** A frozen table of the checkpoint, [rows, width]: int32 ids of any shape → [..., width]. `padding` is the row that stays untrained. */
+export const lookup = (ids: Value, path: string, rows: number, width: number, padding: number | null = null): Value =>
+  embedding(ids, weight(`${path}.weight`, [rows, width]), path, padding);
+
+/** The MLP of layers without a gate, over its paths up and down: x [n, hidden] → the same shape. */
+export function mlp(c: Omit<LayerConfig, "layers" | "heads" | "layerNormEps">, x: Value, up: string, down: string): Value {
+  const wide = activations[c.activation](projection(x, up, c.intermediateSize, true)); // [n, intermediate]
+  return projection(wide, down, c.hiddenSize, true);
+}
+
 /** Columns of x [n, width] in parts of these widths. */
-export function split(x: Value, ...widths: number[]): Value[] {
+export function split<Widths extends number[]>(x: Value, ...widths: Widths): { [Part in keyof Widths]: Value } {
   let start = 0;
   return widths.map((width) => {
     start += width;
     return slice(x, 1, start - width, start);
-  });
+  }) as never;
 }
 
 /** Queries, keys and values that lie beside each other head by head, x [n, heads·3·headDim] → three of [n, heads·headDim]. */
@@ -230,15 +240,9 @@ export function splitByHead(x: Value, heads: number, headDim: number): [Value, V
   return [part(0), part(1), part(2)];
 }
 
-export interface Heads {
-  heads: number;
-  kvHeads: number;
-  headDim: number;
-}
-
-interface AttentionOptions extends Heads {
-  /** null: no rotary positions. */
-  rope: RopeConfig | null;
+interface AttentionOptions {
+  /** null, or absent: no rotary positions. */
+  rope?: RopeConfig | null;
   window?: number | null;
   /** Factor of the scores (1 / √headDim). */
   scale?: number;
@@ -252,9 +256,14 @@ interface AttentionOptions extends Heads {
  * Grouped-query attention (Ainslie et al. 2023) over this call's keys and the cached ones: q [batch*seq, heads·headDim],
  * k and v [batch*seq, kvHeads·headDim] → the shape of q. Query head h reads key head h / group.
  */
-export function attend(q: Value, k: Value, v: Value, index: number, context: LayerContext, options: AttentionOptions): Value {
+export function attend(
+  { heads, kvHeads, headDim }: Pick<DecoderConfig, "heads" | "kvHeads" | "headDim">,
+  [q, k, v]: [Value, Value, Value],
+  index: number,
+  context: LayerContext,
+  { rope, window = null, scale = headDim ** -0.5, softcap, bias }: AttentionOptions = {},
+): Value {
   const { batch, seq } = context;
-  const { heads, kvHeads, headDim, rope, window = null, scale = headDim ** -0.5, softcap, bias } = options;
   const group = heads / kvHeads;
   const rotated = (x: Value, count: number) => {
     if (!rope) return x;
@@ -281,7 +290,7 @@ export function attend(q: Value, k: Value, v: Value, index: number, context: Lay
   return reshape(byToken, [mulDims(batch, seq), heads * headDim]);
 }
 
-export interface SelfAttentionOptions extends Partial<Omit<AttentionOptions, keyof Heads>> {
+export interface SelfAttentionOptions extends AttentionOptions {
   /** What becomes of the projected queries and keys before they are rotated; `path` is that of a norm beside q_proj. */
   normQuery?: (q: Value, path: string) => Value;
 }
@@ -298,8 +307,7 @@ export function selfAttention(
   const q = normQuery(projection(x, `${at}.q_proj`, c.heads * c.headDim, c.attentionBias), `${at}.q_norm`);
   const k = normQuery(projection(x, `${at}.k_proj`, c.kvHeads * c.headDim, c.attentionBias), `${at}.k_norm`);
   const v = projection(x, `${at}.v_proj`, c.kvHeads * c.headDim, c.attentionBias);
-  const { heads, kvHeads, headDim, rope } = c;
-  const mixed = attend(q, k, v, index, context, { heads, kvHeads, headDim, rope, window: windowOf(c, index), ...options });
+  const mixed = attend(c, [q, k, v], index, context, { rope: c.rope, window: windowOf(c, index), ...options });
   return projection(mixed, `${at}.o_proj`, c.hiddenSize, c.attentionOutputBias);
 }
 

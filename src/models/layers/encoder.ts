@@ -8,8 +8,7 @@ import { constant, iota, scalar } from "../../graph/ops/leaves.ts";
 import { reduceMax } from "../../graph/ops/reduction.ts";
 import { broadcastTo, reshape, slice, transpose } from "../../graph/ops/shape.ts";
 import type { LayerConfig } from "../config/config.ts";
-import { activations } from "./activations.ts";
-import { layerNormed, projection } from "./blocks.ts";
+import { layerNormed, mlp, projection } from "./blocks.ts";
 import { HIDDEN } from "./positions.ts";
 
 /** What the attention of every layer of an encoder shares. */
@@ -82,6 +81,5 @@ function towerLayer(c: LayerConfig, x: Value, at: string, context: EncoderContex
   const part = (name: string) => projection(before, `${at}.self_attn.${name}`, hidden, true);
   const mixed = mixHeads(part("q_proj"), part("k_proj"), part("v_proj"), context);
   const h = add(x, projection(mixed, `${at}.self_attn.out_proj`, hidden, true));
-  const wide = projection(layerNormed(h, `${at}.layer_norm2`, c.layerNormEps), `${at}.mlp.fc1`, c.intermediateSize, true);
-  return add(h, projection(activations[c.activation](wide), `${at}.mlp.fc2`, hidden, true));
+  return add(h, mlp(c, layerNormed(h, `${at}.layer_norm2`, c.layerNormEps), `${at}.mlp.fc1`, `${at}.mlp.fc2`));
 }

@@ -3,13 +3,12 @@ import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add } from "../../graph/ops/elementwise.ts";
-import { embedding } from "../../graph/ops/indexing.ts";
 import { input, iota, weight } from "../../graph/ops/leaves.ts";
 import { gemm } from "../../graph/ops/linear.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../graph/ops/shape.ts";
 import { contradiction, type LayerConfig, layerConfig, layerKeys } from "../config/config.ts";
 import { count, readJson } from "../config/schema.ts";
-import { layerNormed } from "./blocks.ts";
+import { layerNormed, lookup } from "./blocks.ts";
 import { firstTokens, noMask, paddingMask, towerStates } from "./encoder.ts";
 
 /** Upper limits of what a config may ask for: an edge of an image in pixels, and its colours. */
@@ -130,8 +129,7 @@ export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?
   const part = (name: string, shape: number[]) => weight(`${at}.embeddings.${name}`, shape);
   const kernel = part("patch_embedding.weight", [c.hiddenSize, c.channels, ...c.patchSize]);
   const embedded = add(embedPatches(pixels, kernel, c), part("patch_embedding.bias", [c.hiddenSize]));
-  const table = part("position_embedding.weight", [tokens, c.hiddenSize]);
-  const positions = embedding(places?.positions ?? iota(tokens), table, `${at}.embeddings.position_embedding`);
+  const positions = lookup(places?.positions ?? iota(tokens), `${at}.embeddings.position_embedding`, tokens, c.hiddenSize);
   const placed = add(reshape(embedded, [batch, tokens, c.hiddenSize]), positions);
   const mask = places ? paddingMask(places.seen) : noMask(batch, tokens);
   const states = towerStates(c, reshape(placed, embedded.shape), at, { heads: c.heads, mask });
