@@ -131,22 +131,15 @@ export function processorConfig(json: Record<string, unknown>, file: string): Pr
   const type = processorType(json, file);
   const defaults: Defaults = processors[type];
   const given = read(json, file);
-  const { resample, image_mean: mean, image_std: std } = { ...defaults, ...defined(given) };
+  const { resample = defaults.resample, image_mean: mean = defaults.image_mean, image_std: std = defaults.image_std } = given;
   const tileSide = given.max_image_size?.longest_edge ?? defaults.tileSide;
-  if (given.do_pad && !defaults.squares && tileSide === undefined)
+  if (given.do_pad && !defaults.squares && tileSide === undefined) {
     throw unsupported(file, "do_pad", true, "false: nothing is padded");
-  const size = sizeOf(
-    given.image_size !== undefined && type === "IdeficsImageProcessor" ? given.image_size : given.size,
-    defaults,
-  );
+  }
+  const size = sizeOf((type === "IdeficsImageProcessor" ? given.image_size : undefined) ?? given.size, defaults);
   const isTiled = defaults.tileSide !== undefined;
   if (isTiled ? "shortestEdge" in size : "longestEdge" in size) {
-    throw unsupported(
-      file,
-      "size",
-      json.size,
-      isTiled ? "longest_edge, or height and width" : "shortest_edge, or height and width",
-    );
+    throw unsupported(file, "size", json.size, `${isTiled ? "longest_edge" : "shortest_edge"}, or height and width`);
   }
   const crop = sizeOf(given.crop_size ?? defaults.crop ?? square, {});
   if (!("height" in crop)) throw unsupported(file, "crop_size", json.crop_size, "height and width");
@@ -183,10 +176,8 @@ function read(json: Record<string, unknown>, file: string): Given {
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;
   const key = String(issue.path[0]);
-  const expected = key.endsWith("size")
-    ? `1 to ${MAX_CONFIG_SIDE} pixels: height and width, shortest_edge or longest_edge`
-    : issue.message;
-  throw unsupported(file, key, json[key], expected);
+  const sizeText = `1 to ${MAX_CONFIG_SIDE} pixels: height and width, shortest_edge or longest_edge`;
+  throw unsupported(file, key, json[key], key.endsWith("size") ? sizeText : issue.message);
 }
 
 function unsupported(file: string, key: string, value: unknown, expected: string): LowrankError {
@@ -205,7 +196,3 @@ function sizeOf(given: Given["size"], { size, byShortestEdge }: Partial<Defaults
   if ("shortest_edge" in given) return { shortestEdge: given.shortest_edge };
   return "longest_edge" in given ? { longestEdge: given.longest_edge } : given;
 }
-
-/** The entries that have a value. */
-const defined = (given: Given): Partial<Given> =>
-  Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Partial<Given>;

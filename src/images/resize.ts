@@ -122,24 +122,20 @@ export function resize(image: RgbImage, width: number, height: number, resample:
   }
   const [narrower, lower] = [image.width - width, image.height - height];
   const columnsFirst = lower > 0 && lower > 2 * narrower;
-  const steps = columnsFirst ? [resizeColumns, resizeRows] : [resizeRows, resizeColumns];
-  return steps.reduce((from, step) => step(from, step === resizeRows ? width : height, filter), image);
+  const axes = columnsFirst ? (["height", "width"] as const) : (["width", "height"] as const);
+  return axes.reduce((from, axis) => resizeAxis(from, axis, { width, height }[axis], filter), image);
 }
 
-/** Resamples every row to `width` pixels. */
-function resizeRows(image: RgbImage, width: number, filter: Filter): RgbImage {
-  if (width === image.width) return image;
-  const out = new Uint8ClampedArray(3 * width * image.height);
-  const layout = { lines: image.height, lineStep: 3 * image.width, outLineStep: 3 * width, step: 3 };
-  resampleAxis(image.data, out, coefficients(image.width, width, filter), layout);
-  return { ...image, width, data: new Uint8Array(out.buffer) };
-}
-
-/** Resamples every column to `height` pixels. */
-function resizeColumns(image: RgbImage, height: number, filter: Filter): RgbImage {
-  if (height === image.height) return image;
-  const out = new Uint8ClampedArray(3 * image.width * height);
-  const layout = { lines: image.width, lineStep: 3, outLineStep: 3, step: 3 * image.width };
-  resampleAxis(image.data, out, coefficients(image.height, height, filter), layout);
-  return { ...image, height, data: new Uint8Array(out.buffer) };
+/** Resamples every row to a width of `size` pixels, or every column to a height. */
+function resizeAxis(image: RgbImage, axis: "width" | "height", size: number, filter: Filter): RgbImage {
+  if (size === image[axis]) return image;
+  const resized = { ...image, [axis]: size };
+  const { width, height } = resized;
+  const out = new Uint8ClampedArray(3 * width * height);
+  const layout =
+    axis === "width"
+      ? { lines: height, lineStep: 3 * image.width, outLineStep: 3 * width, step: 3 }
+      : { lines: width, lineStep: 3, outLineStep: 3, step: 3 * width };
+  resampleAxis(image.data, out, coefficients(image[axis], size, filter), layout);
+  return { ...resized, data: new Uint8Array(out.buffer) };
 }

@@ -5,33 +5,25 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ImageTensors, ImageTokens } from "./images.ts";
 import { type PatchConfig, patchCount } from "./layers/vision.ts";
 
-/** Images one after another, and how many values one has. Fails if they are not of the model's size. */
-interface FlatImages {
-  values: Float32Array;
-  size: number;
-  count: number;
-}
-
-function flatImages(pixels: Tensor | undefined, c: PatchConfig): FlatImages {
+/**
+ * The images of a tensor [images, …] or [rows, images, …], one after another: how many there are, how many values each has, and which
+ * are real; those that are zero in every pixel fill up rows with fewer. Fails if they are not of the model's size.
+ */
+function imagesIn(pixels: Tensor | undefined, c: PatchConfig) {
   const [height, width] = c.imageSize;
   const size = c.channels * height * width;
-  if (!pixels) return { values: new Float32Array(), size, count: 0 };
-  if (pixels.shape.slice(-3).join() !== [c.channels, height, width].join()) {
+  if (pixels && pixels.shape.slice(-3).join() !== [c.channels, height, width].join()) {
     throw problem("the images have another size than the model reads", {
       expected: `${c.channels} channels of ${height} × ${width} pixels`,
       got: `[${pixels.shape.join(", ")}]`,
       next: "Prepare them by the model's own preprocessor_config.json.",
     });
   }
-  const values = pixels.data as Float32Array;
-  return { values, size, count: values.length / size };
-}
-
-/** Which images of a batch [rows, images, …] are some: those that are zero in every pixel fill up rows with fewer. */
-function realImages(pixels: Tensor | undefined, { values, size, count }: FlatImages): number[] {
-  const all = counting(count);
-  if (pixels?.shape.length !== 5) return all;
-  return all.filter((i) => values.subarray(i * size, (i + 1) * size).some((value) => value !== 0));
+  const values = (pixels?.data ?? new Float32Array()) as Float32Array<ArrayBuffer>;
+  const image = (i: number) => values.subarray(i * size, (i + 1) * size);
+  const all = counting(values.length / size);
+  const real = pixels?.shape.length === 5 ? all.filter((i) => image(i).some((value) => value !== 0)) : all;
+  return { values, size, count: all.length, image, real };
 }
 
 const counting = (length: number): number[] => Array.from({ length }, (_, i) => i);
@@ -49,12 +41,10 @@ function imageRows({ inputIds }: ImageTokens, imageToken: number, perImage: numb
   return int32([rows.length], rows);
 }
 
-/** The values of some of the images; not copied where these are all. */
-function keptOf({ values, size, count }: FlatImages, some: readonly number[]): Float32Array<ArrayBuffer> {
-  if (some.length === count) return values as Float32Array<ArrayBuffer>;
-  const kept = new Float32Array(some.length * size);
-  for (const [to, i] of some.entries()) kept.set(values.subarray(i * size, (i + 1) * size), to * size);
-  return kept;
+/** The token whose places features take, and how many of them an image has. */
+interface Place {
+  imageToken: number;
+  perImage: number;
 }
 
 /**
@@ -65,12 +55,13 @@ export function placedFeeds(
   tokens: ImageTokens,
   images: ImageTensors | null,
   c: PatchConfig,
-  { imageToken, perImage }: { imageToken: number; perImage: number },
+  { imageToken, perImage }: Place,
 ): Record<string, Tensor> {
-  const flat = flatImages(images?.pixelValues, c);
-  const real = realImages(images?.pixelValues, flat);
+  const { values, size, count, image, real } = imagesIn(images?.pixelValues, c);
+  const kept = real.length === count ? values : new Float32Array(real.length * size);
+  if (kept !== values) for (const [to, i] of real.entries()) kept.set(image(i), to * size);
   return {
-    pixelValues: float32([real.length, c.channels, ...c.imageSize], keptOf(flat, real)),
+    pixelValues: float32([real.length, c.channels, ...c.imageSize], kept),
     imageRows: images ? imageRows(tokens, imageToken, perImage, real.length) : int32([0], []),
   };
 }
@@ -83,9 +74,9 @@ export function gridFeeds(
   tokens: ImageTokens,
   images: ImageTensors | null,
   c: PatchConfig,
-  place: { imageToken: number; perImage: number },
+  place: Place,
 ): Record<string, Tensor> {
-  const real = realImages(images?.pixelValues, flatImages(images?.pixelValues, c));
+  const { real } = imagesIn(images?.pixelValues, c);
   const mask = images?.pixelAttentionMask;
   // Without a mask all images have the grid of a whole one.
   const whole = mask || real.length === 0 ? undefined : patchGridOf(undefined, 0, c);
@@ -133,7 +124,7 @@ function buckets(used: number, all: number): number[] {
  */
 export function seenFeeds({ rows, width }: ImageTokens, images: ImageTensors | null, c: PatchConfig): Record<string, Tensor> {
   const seen = images?.imageAttentionMask;
-  const { count, values, size } = flatImages(images?.pixelValues, c);
+  const { count, values, size } = imagesIn(images?.pixelValues, c);
   if (!images) {
     return {
       pixelValues: float32([rows, 1, c.channels, ...c.imageSize], new Float32Array(rows * size)),

@@ -19,15 +19,6 @@ import { mixHeads, noMask } from "../layers/encoder.ts";
 import { HIDDEN } from "../layers/positions.ts";
 import { clipVision, clipVisionConfig, patchCount, pixelInput, type VisionConfig } from "../layers/vision.ts";
 
-interface Resampler {
-  depth: number;
-  heads: number;
-  headDim: number;
-  latents: number;
-  /** Whether queries and keys are normed, head by head. */
-  norms: boolean;
-}
-
 interface IdeficsConfig extends LlamaConfig {
   vision: VisionConfig;
   /** null: text attends to all patches. */
@@ -50,13 +41,22 @@ const keysOfConfig = z.object({
   vision_config: z.object({ embed_dim: z.unknown().optional() }).loose().nullish(),
   perceiver_config: z.preprocess(
     (given) => given ?? {},
-    z.object({
-      resampler_n_latents: sizes.vocab.default(64),
-      resampler_depth: sizes.layers.default(6),
-      resampler_n_heads: sizes.heads.default(16),
-      resampler_head_dim: sizes.headDim.default(96),
-      qk_layer_norms_perceiver: z.boolean().default(false),
-    }),
+    z
+      .object({
+        resampler_n_latents: sizes.vocab.default(64),
+        resampler_depth: sizes.layers.default(6),
+        resampler_n_heads: sizes.heads.default(16),
+        resampler_head_dim: sizes.headDim.default(96),
+        qk_layer_norms_perceiver: z.boolean().default(false),
+      })
+      .transform((keys) => ({
+        depth: keys.resampler_depth,
+        heads: keys.resampler_n_heads,
+        headDim: keys.resampler_head_dim,
+        latents: keys.resampler_n_latents,
+        /** Whether queries and keys are normed, head by head. */
+        norms: keys.qk_layer_norms_perceiver,
+      })),
   ),
 });
 
@@ -67,6 +67,8 @@ const visionDefaults = {
   num_attention_heads: 16,
   hidden_act: "gelu",
 };
+
+type Resampler = z.output<typeof keysOfConfig>["perceiver_config"];
 
 /** LayerNorm's epsilon in PyTorch, which the resampler keeps. */
 const EPSILON = 1e-5;
@@ -85,28 +87,19 @@ export const idefics: Family<IdeficsConfig> = {
       eosId: 2,
       padId: 0,
     });
-    if (text.layers % keys.cross_layer_interval !== 0) {
-      const divisor = `a divisor of num_hidden_layers ${text.layers}`;
-      throw contradiction(file, "cross_layer_interval", divisor, keys.cross_layer_interval);
+    const interval = keys.cross_layer_interval;
+    if (text.layers % interval !== 0) {
+      throw contradiction(file, "cross_layer_interval", `a divisor of num_hidden_layers ${text.layers}`, interval);
     }
     const { embed_dim: width, ...visionKeys } = keys.vision_config ?? {};
     const hidden = width ?? visionKeys["hidden_size"] ?? 768; // the model's own name for it comes first
-    const perceiver = keys.perceiver_config;
     return {
       ...text,
       vocabSize: text.vocabSize + keys.additional_vocab_size,
       vision: clipVisionConfig({ ...visionDefaults, ...visionKeys, hidden_size: hidden }, file),
-      resampler: keys.use_resampler
-        ? {
-            depth: perceiver.resampler_depth,
-            heads: perceiver.resampler_n_heads,
-            headDim: perceiver.resampler_head_dim,
-            latents: perceiver.resampler_n_latents,
-            norms: perceiver.qk_layer_norms_perceiver,
-          }
-        : null,
+      resampler: keys.use_resampler ? keys.perceiver_config : null,
       addedTokens: keys.additional_vocab_size,
-      interval: keys.cross_layer_interval,
+      interval,
       crossNorms: keys.qk_layer_norms,
       vectorGates: keys.alpha_type === "vector",
     };

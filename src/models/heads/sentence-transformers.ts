@@ -57,15 +57,16 @@ export async function readEmbedding(files: Files, folder: string): Promise<HeadC
   const isKnown = kinds[0] === "Transformer" && kinds[1] === "Pooling" && kinds.slice(2).every((kind) => kind === "Normalize");
   if (!isKnown) throw unsupported(file, "Transformer, Pooling and, if any, Normalize", kinds.join(", "));
   if (modules[0]!.path !== "") throw unsupported(file, "a Transformer in the folder itself", `one in ${modules[0]!.path}`);
-  const optional = async (name: string): Promise<Record<string, unknown>> =>
-    (await files.exists(`${folder}/${name}`)) ? readJsonObject(files, `${folder}/${name}`) : {};
-  const prompting = readJson(promptsSchema, await optional(PROMPTS), `${folder}/${PROMPTS}`);
-  const { prompts, promptName } = promptsOf(prompting, `${folder}/${PROMPTS}`);
+  const optional = async <Schema extends z.ZodType>(name: string, schema: Schema) => {
+    const path = `${folder}/${name}`;
+    return readJson(schema, (await files.exists(path)) ? await readJsonObject(files, path) : {}, path);
+  };
+  const { prompts, promptName } = promptsOf(await optional(PROMPTS, promptsSchema), `${folder}/${PROMPTS}`);
   const path = `${folder}/${modules[1]!.path}/config.json`;
   const pooling = poolingOf(await readJsonObject(files, path), path, Object.values(prompts).some(Boolean));
-  const length = readJson(lengthSchema, await optional(LENGTH), `${folder}/${LENGTH}`);
+  const length = await optional(LENGTH, lengthSchema);
   if (length.do_lower_case) throw unsupported(`${folder}/${LENGTH}: do_lower_case`, "false", "true");
-  const tokenizer = readJson(tokenizerSchema, await optional("tokenizer_config.json"), `${folder}/tokenizer_config.json`);
+  const tokenizer = await optional("tokenizer_config.json", tokenizerSchema);
   const most = length.max_seq_length ?? tokenizer.model_max_length ?? null;
   return {
     pooling,
@@ -107,20 +108,11 @@ const unsupported = (subject: string, expected: string, got: string): LowrankErr
   });
 
 /** Those files, as versions 2 to 6 read them. */
-export function embeddingFiles({
-  hiddenSize,
-  pooling,
-  maxTokens,
-  prompts,
-  promptName,
-}: HeadConfig & { hiddenSize: number }): Record<string, string> {
+export function embeddingFiles(config: HeadConfig & { hiddenSize: number }): Record<string, string> {
+  const { hiddenSize, pooling, maxTokens, prompts, promptName } = config;
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
-  const module = (idx: number, path: string, kind: string) => ({
-    idx,
-    name: String(idx),
-    path,
-    type: `sentence_transformers.models.${kind}`,
-  });
+  const type = "sentence_transformers.models";
+  const module = (idx: number, path: string, kind: string) => ({ idx, name: String(idx), path, type: `${type}.${kind}` });
   const flags = FLAGS.map((flag) => [flag, flag === poolingNames[pooling].flag]);
   return {
     [MODULES]: json([module(0, "", "Transformer"), module(1, POOLING_FOLDER, "Pooling"), module(2, "2_Normalize", "Normalize")]),
