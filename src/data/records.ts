@@ -1,6 +1,6 @@
 // The kinds of records that are trained on, and the spellings that data sets write them in: one table.
 import { LowrankError, nearest } from "../errors.ts";
-import { imagePath } from "../images/paths.ts";
+import { imagePath } from "../images/image.ts";
 import { locatedIn } from "../multimodal/conversation.ts";
 import { contentIn } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";

@@ -1,4 +1,4 @@
-// Images as the rest of the library sees them: rows of RGB bytes. What a host decodes, and what is refused before it does.
+// Images as the rest of the library sees them: rows of RGB bytes. What names them, what a host decodes, and what is refused before it does.
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { grouped, bytes as sizeText } from "../units.ts";
@@ -145,4 +145,66 @@ export function upright({ orientation, ...image }: StoredImage): RgbImage {
     }
   }
   return { ...image, width, height, data: turned };
+}
+
+/** Characters of an address that errors show. */
+const SHOWN_CHARS = 200;
+
+/**
+ * The path that `reference` names: relative ones are relative to `folder`, if it is given. An address on the network is refused
+ * with `image/address`, since nothing is downloaded; `subject` is where it stands.
+ */
+export function imagePath(reference: string, folder: string | null = null, subject?: string): string {
+  if (reference.startsWith("file://")) return fileOf(reference, subject);
+  if (/^(?:[a-z][a-z0-9+.-]+:\/\/|data:)/i.test(reference)) {
+    throw new LowrankError("image/address", "the image is a URL, and images are not downloaded", {
+      subject,
+      expected: "the path of a PNG, JPEG or WebP file",
+      got: reference.slice(0, SHOWN_CHARS),
+      next: "Download the image, and give its path; in a data file, relative to the file.",
+    });
+  }
+  return folder === null || /^([\\/]|[a-z]:[\\/])/i.test(reference) ? reference : `${folder.replace(/[\\/]$/, "")}/${reference}`;
+}
+
+function fileOf(reference: string, subject?: string): string {
+  try {
+    return decodeURIComponent(new URL(reference).pathname);
+  } catch (cause) {
+    throw new LowrankError("image/address", "the image's URL cannot be parsed", {
+      subject,
+      expected: "a path, or file:// and a path in which % begins the code of a character",
+      got: reference.slice(0, SHOWN_CHARS),
+      next: "Write the path without file://.",
+      cause,
+    });
+  }
+}
+
+// Pixels of four channels as RGB, by Pillow's integer arithmetic, so that they are equal to its to the bit.
+
+/** (a · b + more) / 255, rounded. */
+function share(a: number, b: number, more = 0): number {
+  const product = a * b + more + 128;
+  return ((product >> 8) + product) >> 8;
+}
+
+/** CMYK, 255 being all of an ink: Pillow's `convert("RGB")`. */
+export function fromCmyk(cmyk: Uint8Array): Uint8Array {
+  const rgb = new Uint8Array((cmyk.length / 4) * 3);
+  for (let from = 0, to = 0; from < cmyk.length; from += 4) {
+    const light = 255 - cmyk[from + 3]!;
+    for (let i = 0; i < 3; i++) rgb[to++] = Math.max(0, light - share(cmyk[from + i]!, light));
+  }
+  return rgb;
+}
+
+/** RGBA on a white background, as Transformers' `convert_to_rgb` does it with Pillow's `alpha_composite`. */
+export function overWhite(rgba: Uint8Array): Uint8Array {
+  const rgb = new Uint8Array((rgba.length / 4) * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    const alpha = rgba[from + 3]!;
+    for (let i = 0; i < 3; i++) rgb[to++] = share(rgba[from + i]!, alpha, 255 * (255 - alpha));
+  }
+  return rgb;
 }

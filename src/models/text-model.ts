@@ -15,9 +15,8 @@ export interface WithText extends DecoderConfig {
   text: LlamaConfig;
 }
 
-const partKeys = z.object({ model_type: z.string().nullish() });
 const wholeKeys = z.object({
-  text_config: z.record(z.string(), z.unknown()).nullish(),
+  text_config: z.looseObject({ model_type: z.string().nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
   dtype: z.unknown().optional(),
   torch_dtype: z.unknown().optional(),
@@ -39,8 +38,7 @@ interface TextPart {
 /** The language model of a config.json, from its `text_config`, with the dtype and the tying of embeddings of the whole. */
 export function textModel(json: unknown, file: string, { modelType, root, usual, absent = {} }: TextPart): WithText {
   const { text_config: given, tie_word_embeddings: tied, ...whole } = readJson(wholeKeys, json, file);
-  const { model_type } = readJson(partKeys, given ?? {}, file, "text_config");
-  const [textType, families] = [model_type ?? usual, parts()];
+  const [textType, families] = [given?.model_type ?? usual, parts()];
   if (!Object.hasOwn(families, textType)) {
     throw unsupported(file, "text_config.model_type", `a ${modelType} around this language model is not supported`, {
       expected: Object.keys(families).join(", "),

@@ -1,7 +1,7 @@
 // Which images a conversation has, and where: parts that name a file, parts without that take listed ones, or a list alone, as in
 // Transformers' processors and TRL's data sets with images.
 import { LowrankError } from "../errors.ts";
-import { imagePath } from "../images/paths.ts";
+import { imagePath } from "../images/image.ts";
 import type { ContentPart, ImagePart } from "../text/parts.ts";
 import { imagePartsOf, textOf } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";

@@ -1,13 +1,12 @@
 // The images of a model that reads them, from files to tensors: what its folder says of preparing them, and where they stand in text.
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { type DecodeImage, type RgbImage, readImage } from "../images/image.ts";
-import { imagePath } from "../images/paths.ts";
+import { type DecodeImage, imagePath, type RgbImage, readImage } from "../images/image.ts";
 import { type ImageProcessor, loadImageProcessor, type ProcessedImage } from "../images/processor.ts";
 import { once, type TextBase } from "../models/base.ts";
 import type { ImageTensors, ImageText } from "../models/images.ts";
 import { type DecoderModel, imageTypes, pixelShape, visionOf } from "../models/registry.ts";
-import { float32, int32, type Tensor } from "../tensor.ts";
+import { float32, int32 } from "../tensor.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** An image: its file's path, or itself. */
@@ -83,24 +82,14 @@ export function imageTensors(
   if (images.every((row) => row.length === 0)) return null;
   if (text.attended) {
     const stacked = processor.stack(images);
-    return { ...stacked, imageAttentionMask: attention(text.attended, rows, width, stacked.pixelValues.shape[1]!, given) };
+    const most = stacked.pixelValues.shape[1]!;
+    const seen = new Int32Array(rows * width * most);
+    for (const [row, { ids, start }] of given.entries()) {
+      for (const [i, image] of text.attended(ids).entries()) if (image >= 0) seen[(row * width + start + i) * most + image] = 1;
+    }
+    return { ...stacked, imageAttentionMask: int32([rows, width, most], seen) };
   }
   // One after another: without padding between rows every pixel is one of an image, and no mask says so.
   const { pixelValues } = processor.stack([images.flat()]);
   return { pixelValues: float32(pixelValues.shape.slice(1), pixelValues.data as Float32Array<ArrayBuffer>) };
-}
-
-/** int32 [rows, width, images]: 1 where a token attends to an image of its row. */
-function attention(
-  attended: (ids: Int32Array) => Int32Array,
-  rows: number,
-  width: number,
-  most: number,
-  given: readonly ImageRow[],
-): Tensor {
-  const seen = new Int32Array(rows * width * most);
-  for (const [row, { ids, start }] of given.entries()) {
-    for (const [i, image] of attended(ids).entries()) if (image >= 0) seen[(row * width + start + i) * most + image] = 1;
-  }
-  return int32([rows, width, most], seen);
 }

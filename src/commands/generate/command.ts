@@ -9,7 +9,7 @@ import { readText } from "../../formats/json.ts";
 import { readOptions } from "../../generate/generate.ts";
 import { openGenerator } from "../../generate/generator.ts";
 import type { Prompt } from "../../generate/prompts.ts";
-import { imagePath } from "../../images/paths.ts";
+import { imagePath } from "../../images/image.ts";
 import { loadBase } from "../../models/base.ts";
 import { locatedIn } from "../../multimodal/conversation.ts";
 import type { ImageReference } from "../../multimodal/images.ts";

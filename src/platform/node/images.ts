@@ -6,10 +6,11 @@ import {
   checkImageSize,
   checkScans,
   type DecodeImage,
+  fromCmyk,
   imageFormat,
   MAX_IMAGE_PIXELS,
+  overWhite,
 } from "../../images/image.ts";
-import { fromCmyk, overWhite } from "../../images/rgb.ts";
 
 /** The longest that one image may take to decode. */
 const MAX_DECODE_SECONDS = 20;

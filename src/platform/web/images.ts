@@ -7,8 +7,8 @@ import {
   type DecodeImage,
   type ImageFormat,
   imageFormat,
+  overWhite,
 } from "../../images/image.ts";
-import { overWhite } from "../../images/rgb.ts";
 
 const types: Record<ImageFormat, string> = { PNG: "image/png", JPEG: "image/jpeg", WebP: "image/webp" };
 
