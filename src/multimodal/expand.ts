@@ -34,7 +34,13 @@ function writeImages(
   grids: readonly ImageGrid[],
 ): { text: string; spans: Span[] } {
   const pieces = text.split(token);
-  if (pieces.length - 1 !== grids.length) throw miscounted(token, pieces.length - 1, grids.length);
+  if (pieces.length - 1 !== grids.length) {
+    throw new LowrankError("data/image-count", "the text's image tokens do not match the given images", {
+      expected: `${token} once for each of ${grids.length} ${grids.length === 1 ? "image" : "images"}`,
+      got: `${pieces.length - 1}`,
+      next: `Give as many images as the text has places for, in their order, and write none of the model's image tokens as text. A chat template has to write ${token} for each part of the type image.`,
+    });
+  }
   let out = pieces[0]!;
   /** Where the text between images lies, before and after. */
   const places = [{ from: 0, to: 0, length: out.length }];
@@ -56,10 +62,3 @@ function writeImages(
   );
   return { text: out, spans: moved };
 }
-
-const miscounted = (token: string, found: number, given: number): LowrankError =>
-  new LowrankError("data/image-count", "the text's image tokens do not match the given images", {
-    expected: `${token} once for each of ${given} ${given === 1 ? "image" : "images"}`,
-    got: `${found}`,
-    next: `Give as many images as the text has places for, in their order, and write none of the model's image tokens as text. A chat template has to write ${token} for each part of the type image.`,
-  });

@@ -51,24 +51,19 @@ export function mixtureOfExperts(x: Value, at: string, e: Experts): Value {
   return outputs.reduce(add);
 }
 
-/** Expert's weights as they are called in Mixtral and its successors, and which half of which stack holds them. */
-const stacks: Record<string, Omit<StoredIn, "index">> = {
-  w1: { tensor: "gate_up_proj", half: 0 },
-  w3: { tensor: "gate_up_proj", half: 1 },
-  w2: { tensor: "down_proj" },
-  gate_proj: { tensor: "gate_up_proj", half: 0 },
-  up_proj: { tensor: "gate_up_proj", half: 1 },
-  down_proj: { tensor: "down_proj" },
-};
+/** The halves of `gate_up_proj`, by what Mixtral and its successors call an expert's weights; the third is `down_proj`. */
+const halves: Record<string, 0 | 1> = { w1: 0, gate_proj: 0, w3: 1, up_proj: 1 };
 
 /**
  * Where an expert's weight lies if a layer's experts are stored as Transformers 5 holds them in memory, which it writes with
  * `save_original_format=False`: `<layer>.mlp.experts.gate_up_proj` [experts, 2·width, hidden] and `down_proj` [experts, hidden, width].
  */
 export function stackedExpert(name: string): StoredIn | undefined {
-  const [, layer, index, weightName] = /^(.+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight$/.exec(name) ?? [];
-  const stack = stacks[weightName ?? ""];
-  return stack && { ...stack, tensor: `${layer}.mlp.experts.${stack.tensor}`, index: Number(index) };
+  const pattern = /^(.+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(w[123]|(?:gate|up|down)_proj)\.weight$/;
+  const [, layer, index, part] = pattern.exec(name) ?? [];
+  if (part === undefined) return undefined;
+  const half = halves[part];
+  return { tensor: `${layer}.mlp.experts.${half === undefined ? "down" : "gate_up"}_proj`, half, index: Number(index) };
 }
 
 /** The symbol for how many tokens one expert gets; its size is the share from an even router. */
