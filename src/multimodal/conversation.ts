@@ -7,18 +7,16 @@ import { imagePartsOf, textOf } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";
 import type { ImageReference } from "./images.ts";
 
-/** Messages whose every image has its place, and the images in order. */
-export interface Illustrated {
-  messages: readonly ChatMessage[];
-  images: ImageReference[];
-}
-
 /**
- * The images of a conversation in order. A part that names none takes the next of `listed`. Where no message has a part or
+ * Messages whose every image has its place, and the images in order. A part that names none takes the next of `listed`. Where no message has a part or
  * an image `token`, the listed ones come before the text of the first turn of the user, as in TRL.
  * Fails with `data/image-count` if parts and listed images are not as many.
  */
-export function illustrated(messages: readonly ChatMessage[], listed: readonly ImageReference[], token: string): Illustrated {
+export function illustrated(
+  messages: readonly ChatMessage[],
+  listed: readonly ImageReference[],
+  token: string,
+): { messages: readonly ChatMessage[]; images: ImageReference[] } {
   const parts = imagePartsOf(messages);
   if (parts.length === 0) {
     const placed = listed.length === 0 || messages.some(({ content }) => textOf(content).includes(token));
@@ -40,16 +38,13 @@ export function illustrated(messages: readonly ChatMessage[], listed: readonly I
 /** Messages whose images are named relative to `folder`, with paths as `imagePath` gives them; `subject` is where they stand. */
 export const locatedIn = (folder: string | null, messages: readonly ChatMessage[], subject?: string): ChatMessage[] =>
   messages.map((message) => {
-    const { content } = message;
-    if (!Array.isArray(content)) return message;
-    const parts = content as readonly ContentPart[];
-    return { ...message, content: parts.map((part) => (part.type === "image" ? located(part, folder, subject) : part)) };
+    if (!Array.isArray(message.content)) return message;
+    const content = (message.content as readonly ContentPart[]).map((part): ContentPart => {
+      const given = part.type === "image" ? referenceOf(part) : undefined;
+      return typeof given === "string" ? { type: "image", image: imagePath(given, folder, subject) } : part;
+    });
+    return { ...message, content };
   });
-
-function located(part: ImagePart, folder: string | null, subject?: string): ImagePart {
-  const given = referenceOf(part);
-  return typeof given === "string" ? { type: "image", image: imagePath(given, folder, subject) } : part;
-}
 
 /** What an image part names, if it names something. Fails with `data/value` if that is neither a path nor an image. */
 function referenceOf({ image, path, url }: ImagePart): ImageReference | undefined {

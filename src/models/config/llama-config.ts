@@ -65,7 +65,7 @@ const layerTypeNames: Record<string, LayerType> = {
 };
 
 /** The keys that these families share; `defaults` fill in what is absent. */
-const llamaKeys = (d: LlamaDefaults) =>
+const llamaKeys = ({ slidingWindow = 4096, ...d }: LlamaDefaults) =>
   z.object({
     vocab_size: sizes.vocab.default(d.vocabSize),
     hidden_size: sizes.hidden.default(d.hiddenSize ?? 4096),
@@ -80,12 +80,7 @@ const llamaKeys = (d: LlamaDefaults) =>
     max_position_embeddings: sizes.positions.default(d.maxPositions),
     attention_bias: z.boolean().default(false),
     mlp_bias: z.boolean().default(false),
-    sliding_window: z
-      .int()
-      .min(0)
-      .max(MAX_POSITIONS)
-      .nullable()
-      .default(d.slidingWindow === undefined ? 4096 : d.slidingWindow),
+    sliding_window: z.int().min(0).max(MAX_POSITIONS).nullable().default(slidingWindow),
     use_sliding_window: z.boolean().default(false),
     max_window_layers: z.number().int().min(0).max(MAX_POSITIONS).default(28),
     layer_types: z.array(z.string()).max(MAX_LAYERS).nullish(),

@@ -6,17 +6,22 @@ import { add } from "../../graph/ops/elementwise.ts";
 import { weight } from "../../graph/ops/leaves.ts";
 import { linear } from "../../graph/ops/linear.ts";
 import { reshape, transpose } from "../../graph/ops/shape.ts";
-import { activationOf, commonConfig, commonKeys, type DecoderConfig, headDimOf, onlyValue } from "../config/config.ts";
+import {
+  activationOf,
+  commonConfig,
+  commonKeys,
+  type DecoderConfig,
+  headDimOf,
+  type LayerConfig,
+  onlyValue,
+} from "../config/config.ts";
 import { epsilon, readJson, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { gptHeads } from "../heads/index.ts";
-import { type ActivationName, activations } from "../layers/activations.ts";
+import { activations } from "../layers/activations.ts";
 import { attend, decoder, layerNormed, lookup, split } from "../layers/blocks.ts";
 
-interface Gpt2Config extends DecoderConfig {
-  intermediateSize: number;
-  activation: ActivationName;
-  layerNormEps: number;
+interface Gpt2Config extends DecoderConfig, LayerConfig {
   /** Whether scores are divided by √headDim, and by the layer's number. */
   scaleByHead: boolean;
   scaleByLayer: boolean;

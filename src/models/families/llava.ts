@@ -99,12 +99,9 @@ export const llava: Family<LlavaConfig> = {
       throw contradiction(file, "vision_feature_layer", `a state of ${vision.layers} layers`, at);
     });
     const tied = (json as { text_config?: { tie_word_embeddings?: unknown } }).text_config?.tie_word_embeddings === true;
+    const whole = tied ? { ...(json as object), tie_word_embeddings: true } : json;
     return {
-      ...textModel(tied ? { ...(json as object), tie_word_embeddings: true } : json, file, {
-        modelType: "llava",
-        root: "model.language_model",
-        usual: "llama",
-      }),
+      ...textModel(whole, file, { modelType: "llava", root: "model.language_model" }),
       vision,
       visionType,
       imageToken: keys.image_token_index ?? keys.image_token_id ?? 32000,

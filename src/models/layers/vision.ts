@@ -116,14 +116,16 @@ export function clipVision(c: VisionConfig, pixels: Value, at: string): VisionOu
 export const siglipVisionConfig = (json: object, file: string, at?: string): VisionConfig =>
   clipVisionConfig({ patch_size: 16, hidden_act: "gelu_pytorch_tanh", layer_norm_eps: 1e-6, ...json }, file, at);
 
-/** Which place a patch takes, and which are seen, where images are not whole: int32 [batch, patches] each. */
-export interface PatchPlaces {
-  positions: Value;
-  seen: Value;
-}
-
-/** SigLIP's tower: CLIP's without a class token and the first norm. */
-export function siglipVision(c: VisionConfig, pixels: Value, at: string, places?: PatchPlaces): VisionOutputs {
+/**
+ * SigLIP's tower: CLIP's without a class token and the first norm. Where images are not whole, `places` has the position of each patch
+ * and whether it is seen, int32 [batch, patches] each.
+ */
+export function siglipVision(
+  c: VisionConfig,
+  pixels: Value,
+  at: string,
+  places?: { positions: Value; seen: Value },
+): VisionOutputs {
   const batch = pixels.shape[0]!;
   const tokens = patchCount(c);
   const part = (name: string, shape: number[]) => weight(`${at}.embeddings.${name}`, shape);
