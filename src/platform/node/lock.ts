@@ -2,10 +2,10 @@
 // host, process number and when the process started, and where that can't be looked up, by whether its file is still touched.
 import { randomUUID } from "node:crypto";
 import { constants, readFileSync, readlinkSync } from "node:fs";
-import { open, rm, utimes } from "node:fs/promises";
+import { rm, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { LowrankError } from "../../errors.ts";
-import { named } from "./files.ts";
+import { named, withFile } from "./files.ts";
 
 /** In the folder that is locked. */
 export const LOCK_NAME = ".lowrank.lock";
@@ -73,14 +73,11 @@ function isAlive({ pid, started, token }: Holder): boolean {
 async function look(file: string): Promise<{ text: string; touched: number } | undefined> {
   try {
     // A pipe of that name must not be waited for.
-    const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-    try {
+    return await withFile(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0), async (handle) => {
       const found = await handle.stat();
       const isLock = found.isFile() && found.size <= MAX_LOCK_BYTES;
       return { text: isLock ? await handle.readFile("utf8") : "", touched: found.mtimeMs };
-    } finally {
-      await handle.close();
-    }
+    });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
@@ -175,20 +172,16 @@ export async function lockFolder(folder: string, watchMs = WATCH_MS): Promise<()
 
 /** Creates the file with `text`; false if it is there. */
 async function create(file: string, text: string): Promise<boolean> {
-  let handle: Awaited<ReturnType<typeof open>>;
+  let isMade = false;
   try {
-    handle = await open(file, "wx");
+    await withFile(file, "wx", (handle) => {
+      isMade = true;
+      return handle.writeFile(text);
+    });
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    if (!isMade && (error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    if (isMade) await rm(file, { force: true });
     throw error;
-  }
-  try {
-    await handle.writeFile(text);
-  } catch (error) {
-    await rm(file, { force: true });
-    throw error;
-  } finally {
-    await handle.close();
   }
   return true;
 }
