@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { named, nodeFiles } from "../platform/node/files.ts";
-import { freeDisk } from "../platform/node/limits.ts";
+import { freeDisk } from "../platform/node/host.ts";
 import type { HubEvent, HubOptions } from "../platform/platform.ts";
 import {
   ASKED_FOR,

@@ -2,7 +2,19 @@
 import { constants as bufferLimits } from "node:buffer";
 import { randomUUID } from "node:crypto";
 import type { Stats } from "node:fs";
-import { appendFile, type FileHandle, mkdir, open, readdir, realpath, rename, rm, rmdir, stat, writeFile } from "node:fs/promises";
+import {
+  appendFile,
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  realpath,
+  rename,
+  rm,
+  rmdir,
+  stat,
+  writeFile,
+} from "node:fs/promises";
 import path from "node:path";
 import { type Failure, LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
