@@ -1,4 +1,5 @@
 // The cache of models from the hub that Python's huggingface_hub and this project share: its place, layout and what is whole in it.
+import type { Stats } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
@@ -107,8 +108,7 @@ export async function shardsOf(index: string): Promise<string[] | null> {
   }
 }
 
-const isFile = (file: string): Promise<boolean> =>
-  stat(file).then(
-    (found) => found.isFile(),
-    () => false,
-  );
+/** What the system says of a path; null if it says nothing. */
+export const statOf = (place: string): Promise<Stats | null> => stat(place).catch(() => null);
+
+const isFile = async (file: string): Promise<boolean> => (await statOf(file))?.isFile() ?? false;

@@ -1,10 +1,10 @@
 // What names a model everywhere: a folder, `embedded`, or owner/name[@revision] on the hub (huggingface_hub's rules for names).
-import { readdir, stat } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LowrankError, nearest } from "../errors.ts";
 import { EMBEDDED, type HubOptions, type ModelFolder } from "../platform/platform.ts";
-import { DEFAULT_REVISION, type HubName } from "./cache.ts";
+import { DEFAULT_REVISION, type HubName, statOf } from "./cache.ts";
 
 const embeddedFolder = fileURLToPath(new URL("../../models/embedded", import.meta.url));
 
@@ -51,11 +51,10 @@ async function withFoldersNear(error: unknown, reference: string): Promise<unkno
   return new LowrankError(error.code, error.message, { subject, expected, got, next: both, exitCode, cause });
 }
 
-const kindOf = (place: string): Promise<"folder" | "file" | null> =>
-  stat(place).then(
-    (found) => (found.isDirectory() ? "folder" : "file"),
-    () => null,
-  );
+async function kindOf(place: string): Promise<"folder" | "file" | null> {
+  const found = await statOf(place);
+  return found && (found.isDirectory() ? "folder" : "file");
+}
 
 async function embedded(): Promise<string> {
   if ((await kindOf(embeddedFolder)) === "folder") return embeddedFolder;
@@ -96,8 +95,6 @@ async function foldersNear(reference: string): Promise<string[]> {
   }
   const entries = await readdir(parent, { withFileTypes: true }).catch(() => []);
   const folders = entries.filter((entry) => !entry.isFile() && !entry.name.startsWith(".")).slice(0, MAX_COMPARED);
-  return nearest(
-    wanted.slice(0, 256),
-    folders.map((entry) => entry.name),
-  ).map((name) => path.join(parent, name));
+  const names = folders.map(({ name }) => name);
+  return nearest(wanted.slice(0, 256), names).map((name) => path.join(parent, name));
 }
