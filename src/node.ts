@@ -1,7 +1,7 @@
 // The public API on Node: its file system, ONNX Runtime for Node, the Hugging Face hub.
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
-import { createLowrank } from "./core.ts";
+import { createLowrank, type Lowrank } from "./core.ts";
 import { resolveModel } from "./hub/reference.ts";
 import { nodeFiles } from "./platform/node/files.ts";
 import { chartLibrary, collect, environment, freeDisk, memoryLimits, version } from "./platform/node/host.ts";
@@ -30,4 +30,4 @@ export const nodePlatform: Platform = {
 };
 
 /** The API on Node. */
-export const lowrank = createLowrank(nodePlatform);
+export const lowrank: Lowrank = createLowrank(nodePlatform);
