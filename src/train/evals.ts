@@ -2,6 +2,7 @@
 import type { Batch } from "../data/types.ts";
 import { meanLoss } from "../tasks/common/measures.ts";
 import type { Measure } from "../tasks/task.ts";
+import type { Tensor } from "../tensor.ts";
 import type { Objective } from "./types.ts";
 
 /** An evaluation after `step` steps: the mean loss over the targets, in nats a token. */
@@ -25,6 +26,19 @@ export function lossMeasure(): Measure<EvalMeasures> {
 /** The batches of an evaluation, and the numbers of their rows where these are known. */
 export type EvalBatches = (Iterable<Batch> | AsyncIterable<Batch>) & { rows?: readonly (readonly number[])[] };
 
+/** Gives each measure every batch that has targets, with what `run` makes of it. */
+export async function measureBatches(
+  batches: EvalBatches,
+  sides: readonly { run(batch: Batch): Promise<Record<string, Tensor>>; measure: Pick<Measure<unknown>, "add"> }[],
+): Promise<void> {
+  let number = 0;
+  for await (const batch of batches) {
+    const rows = batches.rows?.[number++] ?? [];
+    if (batch.targets === 0) continue;
+    for (const { run, measure } of sides) await measure.add({ batch, rows, results: await run(batch) });
+  }
+}
+
 /** Evaluates θ on `batches`, without dropout. */
 export async function evaluate(
   objective: Pick<Objective, "evaluate">,
@@ -32,11 +46,7 @@ export async function evaluate(
   batches: EvalBatches,
   measure: Measure<EvalMeasures> = lossMeasure(),
 ): Promise<EvalMeasures> {
-  let number = 0;
-  for await (const batch of batches) {
-    const rows = batches.rows?.[number++] ?? [];
-    if (batch.targets > 0) await measure.add({ batch, rows, results: await objective.evaluate(batch, theta) });
-  }
+  await measureBatches(batches, [{ run: (batch) => objective.evaluate(batch, theta), measure }]);
   return measure.score();
 }
 
