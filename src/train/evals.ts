@@ -3,7 +3,7 @@ import type { Batch } from "../data/types.ts";
 import { meanLoss } from "../tasks/common/measures.ts";
 import type { Measure } from "../tasks/task.ts";
 import type { Tensor } from "../tensor.ts";
-import type { Objective } from "./types.ts";
+import type { Objective } from "./objective.ts";
 
 /** An evaluation after `step` steps: the mean loss over the targets, in nats a token. */
 export interface Eval {

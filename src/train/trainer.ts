@@ -16,11 +16,11 @@ import {
 } from "./checkpoint.ts";
 import type { DataLoader } from "./data-loader.ts";
 import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, evaluate, hasStalled } from "./evals.ts";
+import type { Objective } from "./objective.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
 import { checkOptions } from "./trainer-checks.ts";
-import type { Objective } from "./types.ts";
 
 /** What `train` reports. `loss` is in nats a target token, `step` counts finished steps, times are in seconds. */
 export type TrainEvent =
