@@ -40,7 +40,7 @@ export async function measureBatches(
 }
 
 /** Evaluates θ on `batches`, without dropout. */
-export async function evaluate(
+export async function evaluateTheta(
   objective: Pick<Objective, "evaluate">,
   theta: Float32Array,
   batches: EvalBatches,

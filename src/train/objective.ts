@@ -8,7 +8,7 @@ import { weightFiles } from "../models/weights.ts";
 import { purpose, uniform } from "../random.ts";
 import { type Engine, openGraph } from "../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
-import { type Lengths, lengthOf } from "./memory.ts";
+import { lengthOf, type SymbolLengths } from "./memory.ts";
 import { fullEntries, fullGraph, gradientName, inputsOf, loraGraph } from "./training-graph.ts";
 
 export interface ObjectiveOptions extends Engine {
@@ -102,7 +102,7 @@ async function openObjective(
 }
 
 /** The lengths behind the symbols of a graph's inputs, from the tensors they are fed. */
-function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): Lengths {
+function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): SymbolLengths {
   const known = inputs.flatMap(({ attributes, outputs }) => {
     const { shape = [] } = feeds[String(attributes["name"])] ?? {};
     return shape.map((length, axis) => [outputs[0]!.shape[axis]!, length] as const);
