@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { LowrankError } from "../errors.ts";
+import { orEmpty } from "../platform/node/files.ts";
 import { type Environment, type HubName, hubHome } from "./cache.ts";
 import { badRedirect, malformed, refusal, stopped, unreachable } from "./failures.ts";
 
@@ -55,7 +56,7 @@ function addressFrom(text: string, from?: URL): URL | null {
 function tokenOf(environment: Environment): string | null {
   const given = environment["HF_TOKEN"] ?? environment["HUGGING_FACE_HUB_TOKEN"];
   const file = environment["HF_TOKEN_PATH"] || path.join(hubHome(environment), "token");
-  const token = (given ?? fileText(file)).trim();
+  const token = (given ?? orEmpty(() => readFileSync(file, "utf8"))).trim();
   if (token === "") return null;
   if (/^[\x21-\x7e]+$/.test(token) && token.length <= MAX_TOKEN_BYTES) return token;
   throw new LowrankError("hub/token", "the access token has characters that no token has", {
@@ -63,14 +64,6 @@ function tokenOf(environment: Environment): string | null {
     expected: "one word, as in hf_…",
     next: "Copy the token again, or remove it.",
   });
-}
-
-function fileText(file: string): string {
-  try {
-    return readFileSync(file, "utf8");
-  } catch {
-    return "";
-  }
 }
 
 /** One answer of the hub, and how to stop reading it. */

@@ -45,10 +45,9 @@ export async function resolveModel(reference: string, options: HubOptions = {}):
 async function withFoldersNear(error: unknown, reference: string): Promise<unknown> {
   if (!(error instanceof LowrankError) || !/^hub\/(missing|offline|unreachable)$/.test(error.code)) return error;
   const near = (await kindOf(path.dirname(reference))) === "folder" ? await foldersNear(reference) : [];
-  const { subject, expected, got, next, exitCode, cause } = error;
   const folders = near.length > 0 ? `those most like it are ${near.join(", ")}` : "no folder has this path";
-  const both = `${next} If a folder was meant: ${folders}.`;
-  return new LowrankError(error.code, error.message, { subject, expected, got, next: both, exitCode, cause });
+  const next = `${error.next} If a folder was meant: ${folders}.`;
+  return new LowrankError(error.code, error.message, { ...error, cause: error.cause, next });
 }
 
 async function kindOf(place: string): Promise<"folder" | "file" | null> {

@@ -1,13 +1,12 @@
 // Peak memory of training, from the graph: a walk over its nodes in order of execution that counts what is alive at each.
 import type { BatchSize } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
-import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+import { type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+import { bytesPerElement } from "../tensor.ts";
 import { inputsOf } from "./training-graph.ts";
 
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
 export type SymbolLengths = Readonly<Record<string, number>>;
-
-const bytesOfType: Record<ElementType, number> = { float32: 4, float64: 8, int32: 4, int64: 8, bool: 1 };
 
 /** The number a dim stands for. A symbol of an attention block is its share of the rows, or of the keys up to its end. */
 export function lengthOf(dim: Dim, lengths: SymbolLengths): number {
@@ -34,7 +33,7 @@ function symbolLength(symbol: string, lengths: SymbolLengths): number {
 const elementsOf = ({ shape }: Type, lengths: SymbolLengths): number =>
   shape.reduce<number>((product, dim) => product * lengthOf(dim, lengths), 1);
 
-const bytesOf = (type: Type, lengths: SymbolLengths): number => elementsOf(type, lengths) * bytesOfType[type.dtype];
+const bytesOf = (type: Type, lengths: SymbolLengths): number => elementsOf(type, lengths) * bytesPerElement[type.dtype];
 
 /** Ops whose output lies in their input's memory. */
 const aliases = new Set(["reshape"]);

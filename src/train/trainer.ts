@@ -154,7 +154,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const ranges = parameterRanges(objective.entries, optimizer);
   const elapsed = stopwatch();
 
-  const state: TrainState = { theta, m: zeros(theta), v: zeros(theta), step: 0, log: [], evals: [] };
+  const zeros = () => new Float32Array(theta.length);
+  const state: TrainState = { theta, m: zeros(), v: zeros(), step: 0, log: [], evals: [] };
   let resumedFrom: string | null = null;
   if (output) {
     await output.files.makeFolder(output.folder);
@@ -285,8 +286,6 @@ async function lossAndGradient(
   }
   return { loss, gradient: gradient! };
 }
-
-const zeros = (like: Float32Array): Float32Array => new Float32Array(like.length);
 
 /** The options that determine the bits. The number of steps is one of them unless the schedule does not look at it. */
 function factsOf({ objective, loader, seed, optimizer, facts }: TrainOptions, steps: number): RunIdentity {

@@ -61,6 +61,15 @@ export async function named<T>(subject: string, work: () => Promise<T>): Promise
   }
 }
 
+/** A text that is read if it can be, as of a file that not every system has. */
+export function orEmpty(read: () => string): string {
+  try {
+    return read();
+  } catch {
+    return "";
+  }
+}
+
 /** Runs `work` on an open file, which is closed however that ends. */
 export async function withFile<T>(file: string, flags: string | number, work: (handle: FileHandle) => Promise<T>): Promise<T> {
   const handle = await open(file, flags);

@@ -7,6 +7,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { bytes } from "../../units.ts";
 import type { ChartLibrary } from "../platform.ts";
+import { orEmpty } from "./files.ts";
 
 const require = createRequire(import.meta.url);
 
@@ -35,15 +36,8 @@ export function memoryLimits(): { available: number; total: number } {
   const limit = process.constrainedMemory() ?? 0;
   if (!(limit > 0 && limit < machine)) return { available: freemem(), total: machine };
   // Pages of files count as used there, but give way.
-  return { available: Math.min(freemem(), process.availableMemory() + cachedFiles()), total: limit };
-}
-
-function cachedFiles(): number {
-  try {
-    return Number(/^inactive_file (\d+)$/m.exec(readFileSync(CGROUP_STAT, "utf8"))?.[1] ?? 0);
-  } catch {
-    return 0;
-  }
+  const cached = /^inactive_file (\d+)$/m.exec(orEmpty(() => readFileSync(CGROUP_STAT, "utf8")))?.[1] ?? 0;
+  return { available: Math.min(freemem(), process.availableMemory() + Number(cached)), total: limit };
 }
 
 /** Bytes that may still be written to the disk that `folder` is on. */

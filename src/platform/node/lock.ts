@@ -4,8 +4,9 @@ import { randomUUID } from "node:crypto";
 import { constants, readFileSync, readlinkSync } from "node:fs";
 import { rm, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../../errors.ts";
-import { named, withFile } from "./files.ts";
+import { named, orEmpty, withFile } from "./files.ts";
 
 /** In the folder that is locked. */
 export const LOCK_NAME = ".lowrank.lock";
@@ -33,27 +34,18 @@ export interface Holder {
 }
 
 const tokens = new Set<string>();
-const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-function procText(read: () => string): string {
-  try {
-    return read();
-  } catch {
-    return "";
-  }
-}
 
 const place = [
   hostname(),
-  procText(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()),
-  procText(() => readlinkSync("/proc/self/ns/pid")),
+  orEmpty(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()),
+  orEmpty(() => readlinkSync("/proc/self/ns/pid")),
 ]
   .filter(Boolean)
   .join(" ");
 
 /** Linux: clock ticks from the boot to the start of a process, field 22 of proc_pid_stat(5). */
 function startOf(pid: number): string | null {
-  const stat = procText(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
+  const stat = orEmpty(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
   return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
 }
 
