@@ -87,7 +87,12 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
       yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: (now - began) / 1000 };
       // Lets what waits have its turn: a signal, for one.
       await new Promise((resolve) => setTimeout(resolve, 0));
-      if (signal?.aborted) throw stopped(path);
+      if (!signal?.aborted) continue;
+      throw new LowrankError("train/stopped", "stopped while the data were read, before anything was trained", {
+        subject: path,
+        next: "Run it again from the start; nothing is lost.",
+        exitCode: 1,
+      });
     }
     return { ...collected, dataset: (numbers) => withFile(collected.dataset(numbers), file.recognized()) };
   }
@@ -157,7 +162,14 @@ export function withShared<T extends Datasets>(datasets: T): T {
 /** The indices of the records that are kept for evaluation. */
 function heldOut(path: string, records: number, share: number, seed: number): Set<number> {
   const count = Math.ceil(share * records);
-  if (count === records) throw nothingLeft(path, count);
+  if (count === records) {
+    throw new LowrankError("train/option", "no record would be left to train on", {
+      subject: path,
+      expected: "at least one record for training",
+      got: count === 0 ? "no records" : `evalSplit uses all ${count} records`,
+      next: "Give more records, or a smaller evalSplit.",
+    });
+  }
   return new Set(permutation(seed, [purpose.shuffle, 0, 2], records).subarray(0, count));
 }
 
@@ -171,18 +183,3 @@ export function shapeOf(sizes: Iterable<BatchSize>): BatchShape {
   }
   return shape;
 }
-
-const stopped = (subject: string): LowrankError =>
-  new LowrankError("train/stopped", "stopped while the data were read, before anything was trained", {
-    subject,
-    next: "Run it again from the start; nothing is lost.",
-    exitCode: 1,
-  });
-
-const nothingLeft = (subject: string, count: number): LowrankError =>
-  new LowrankError("train/option", "no record would be left to train on", {
-    subject,
-    expected: "at least one record for training",
-    got: count === 0 ? "no records" : `evalSplit uses all ${count} records`,
-    next: "Give more records, or a smaller evalSplit.",
-  });

@@ -60,10 +60,7 @@ export interface TrainableParts {
 
 type MakeTrainable = (files: Files, base: AnyBase, options: RunOptions, parts: TrainableParts) => Promise<TrainableModel>;
 
-export const trainableModels: Record<RunOptions["method"], MakeTrainable> = {
-  lora: adapterModel,
-  full: fullModel,
-};
+export const trainableModels: Record<RunOptions["method"], MakeTrainable> = { lora: adapterModel, full: fullModel };
 
 /** An adapter: a new one, or the one to go on with. */
 async function adapterModel(

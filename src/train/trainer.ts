@@ -162,31 +162,29 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     resumedFrom = await resumable(output.files, output.folder, output.resume ?? false);
     await removeLeftovers(output.files, output.folder);
     if (resumedFrom) {
-      const { theta: saved, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
-      theta.set(saved);
+      const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
+      theta.set(values);
       Object.assign(state, rest);
     }
   }
-  let savedStep = resumedFrom ? state.step : -1;
-  let savedFolder = resumedFrom;
-  let savedTime = elapsed();
+  let saved = { step: resumedFrom ? state.step : -1, folder: resumedFrom, time: elapsed() };
   let learningRate = 0;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
   async function* save(keep = output?.keepCheckpoints ?? 2): AsyncGenerator<TrainEvent, void, void> {
-    if (!output || savedStep === state.step) return;
+    const { step } = state;
+    if (!output || saved.step === step) return;
     const broken = theta.find((value) => !Number.isFinite(value));
-    if (broken !== undefined) throw nonFinite("a parameter", broken, state.step, learningRate, savedFolder);
-    savedFolder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
-    savedStep = state.step;
-    savedTime = elapsed();
-    await pruneCheckpoints(output.files, output.folder, savedStep, keep, bestOf(state.evals)?.step);
-    yield { type: "checkpoint", step: savedStep, folder: savedFolder };
+    if (broken !== undefined) throw nonFinite("a parameter", broken, step, learningRate, saved.folder);
+    const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
+    saved = { step, folder, time: elapsed() };
+    await pruneCheckpoints(output.files, output.folder, step, keep, bestOf(state.evals)?.step);
+    yield { type: "checkpoint", step, folder };
   }
 
   async function* fail(what: string, value: number, step: number): AsyncGenerator<TrainEvent, never, void> {
     yield* save(Number.POSITIVE_INFINITY);
-    throw nonFinite(what, value, step, learningRate, savedFolder);
+    throw nonFinite(what, value, step, learningRate, saved.folder);
   }
 
   const startStep = state.step;
@@ -223,7 +221,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (bestOf(state.evals)?.step === step) yield* save();
       if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
     }
-    if (isDue(step, output, elapsed() - savedTime)) yield* save();
+    if (isDue(step, output, elapsed() - saved.time)) yield* save();
   }
   yield* save();
   const { step } = state;

@@ -25,28 +25,23 @@ const temporaryBeside = (file: string) => path.join(path.dirname(file), `.lowran
 /** Largest single read(2); Linux transfers at most 2 GiB a call. */
 const MAX_READ_CALL = 1 << 30;
 
-const REASONS: Record<string, { code: string; message: string; next?: string; exitCode?: 1 | 2 }> = {
-  ENOENT: { code: "file/missing", message: "no such file or folder", next: "Check the path." },
-  ENOTDIR: { code: "file/not-folder", message: "part of the path is not a folder", next: "Check the path." },
-  EISDIR: { code: "file/not-regular", message: "is a folder, not a file", next: "Give the path of a file." },
-  EACCES: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
-  EPERM: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
-  EROFS: { code: "file/read-only", message: "the file system is read-only", next: "Choose another folder." },
-  ELOOP: { code: "file/link-loop", message: "too many symbolic links", next: "Repair the links." },
-  ENAMETOOLONG: {
-    code: "file/name-too-long",
-    message: "the name is too long for the file system",
-    next: "Choose a shorter name.",
-  },
-  ERR_INVALID_ARG_VALUE: {
-    code: "file/name",
-    message: "no file can have this name: it has a NUL in it",
-    next: "Correct the path.",
-  },
-  ENOTEMPTY: { code: "file/not-empty", message: "the folder is not empty", next: "Choose another folder, or empty this one." },
-  EEXIST: { code: "file/exists", message: "exists already", next: "Choose another name, or remove it." },
-  ENOSPC: { code: "file/no-space", message: "no space left on the disk", next: "Free some space, then run again.", exitCode: 1 },
-  EDQUOT: { code: "file/no-space", message: "the disk quota is used up", next: "Free some space, then run again.", exitCode: 1 },
+type Reason = [code: string, message: string, next?: string, exitCode?: 1 | 2];
+const DENIED: Reason = ["file/denied", "permission denied", "Check the owner and mode of the file and its folder."];
+const FREE_SPACE = "Free some space, then run again.";
+const REASONS: Record<string, Reason> = {
+  ENOENT: ["file/missing", "no such file or folder", "Check the path."],
+  ENOTDIR: ["file/not-folder", "part of the path is not a folder", "Check the path."],
+  EISDIR: ["file/not-regular", "is a folder, not a file", "Give the path of a file."],
+  EACCES: DENIED,
+  EPERM: DENIED,
+  EROFS: ["file/read-only", "the file system is read-only", "Choose another folder."],
+  ELOOP: ["file/link-loop", "too many symbolic links", "Repair the links."],
+  ENAMETOOLONG: ["file/name-too-long", "the name is too long for the file system", "Choose a shorter name."],
+  ERR_INVALID_ARG_VALUE: ["file/name", "no file can have this name: it has a NUL in it", "Correct the path."],
+  ENOTEMPTY: ["file/not-empty", "the folder is not empty", "Choose another folder, or empty this one."],
+  EEXIST: ["file/exists", "exists already", "Choose another name, or remove it."],
+  ENOSPC: ["file/no-space", "no space left on the disk", FREE_SPACE, 1],
+  EDQUOT: ["file/no-space", "the disk quota is used up", FREE_SPACE, 1],
 };
 
 /** Runs `work`; a system error becomes a LowrankError that names `subject`. */
@@ -56,8 +51,8 @@ export async function named<T>(subject: string, work: () => Promise<T>): Promise
   } catch (error) {
     const system = (error as NodeJS.ErrnoException)?.code;
     if (error instanceof LowrankError || typeof system !== "string") throw error;
-    const reason = REASONS[system] ?? { code: "file/io", message: (error as Error).message, exitCode: 1 };
-    throw new LowrankError(reason.code, reason.message, { subject, next: reason.next, exitCode: reason.exitCode, cause: error });
+    const [code, message, next, exitCode] = REASONS[system] ?? ["file/io", (error as Error).message, undefined, 1];
+    throw new LowrankError(code, message, { subject, next, exitCode, cause: error });
   }
 }
 

@@ -78,13 +78,10 @@ async function look(file: string): Promise<{ text: string; touched: number } | u
 
 function parseHolder(text: string): Holder | undefined {
   try {
-    const { pid, place, started, since, token } = JSON.parse(text) as Record<string, unknown>;
-    const isHolder =
-      Number.isSafeInteger(pid) &&
-      (pid as number) > 0 &&
-      [place, since, token].every((value) => typeof value === "string") &&
-      (started === null || typeof started === "string");
-    return isHolder ? ({ pid, place, started, since, token } as Holder) : undefined;
+    const found: Holder = JSON.parse(text);
+    const { pid, place, started, since, token } = found;
+    const texts = started === null ? [place, since, token] : [place, since, token, started];
+    return Number.isSafeInteger(pid) && pid > 0 && texts.every((value) => typeof value === "string") ? found : undefined;
   } catch {
     return undefined;
   }

@@ -26,11 +26,7 @@ interface Header {
   size?: [width: number, height: number];
 }
 
-const headerOf: Record<ImageFormat, (view: DataView) => Header> = {
-  PNG: pngHeader,
-  JPEG: jpegHeader,
-  WebP: webpHeader,
-};
+const headerOf: Record<ImageFormat, (view: DataView) => Header> = { PNG: pngHeader, JPEG: jpegHeader, WebP: webpHeader };
 
 /** IHDR: the size, and the colour type (gray 0, RGB 2, palette 3, gray with alpha 4, RGB with alpha 6). */
 function pngHeader(view: DataView): Header {
