@@ -74,7 +74,6 @@ export function createLowrank(platform: Platform) {
 
   const load = async (base: string): Promise<Base> => loadBase(files, await folderOf(base), timeLimit);
 
-  /** The arguments of what opens a predictor. */
   const predicting = async (base: string, { adapter, ...options }: PredictOptions & EmbedOptions) =>
     [
       await openBase(files, await folderOf(base), timeLimit),
@@ -193,7 +192,6 @@ export function createLowrank(platform: Platform) {
   };
 }
 
-/** What `createLowrank` makes: the functions of the public API. */
 export type Lowrank = ReturnType<typeof createLowrank>;
 
 /** A part of the platform that not every host has. */

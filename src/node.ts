@@ -29,5 +29,4 @@ export const nodePlatform: Platform = {
   environment,
 };
 
-/** The API on Node. */
 export const lowrank: Lowrank = createLowrank(nodePlatform);

@@ -48,7 +48,6 @@ export function option<T extends z.ZodType>(type: T, info: OptionInfo): T {
 export const reworded = <T extends z.ZodType>(type: T, changes: Partial<OptionInfo>): T =>
   option(type, { ...infoOf(type), ...changes });
 
-/** Some of the options. */
 export const pick = <O extends Options, K extends keyof O & string>(options: O, ...names: K[]): Pick<O, K> =>
   Object.fromEntries(names.map((name) => [name, options[name]])) as Pick<O, K>;
 

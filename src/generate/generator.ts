@@ -37,7 +37,6 @@ export interface Generator {
   close(): Promise<void>;
 }
 
-/** Opens the base for generation. */
 export async function openGenerator(
   base: Base,
   { adapter = null, anyBase, openSession, threads, reading }: GeneratorOptions,

@@ -5,7 +5,6 @@ import { homedir } from "node:os";
 import path from "node:path";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 
-/** A model on the hub. */
 export interface HubName {
   /** `owner/name`. */
   id: string;
@@ -14,7 +13,6 @@ export interface HubName {
 }
 
 export const DEFAULT_REVISION = "main";
-/** A commit. */
 export const COMMIT = /^[0-9a-f]{40}$/;
 
 /** Largest index of shards that is read. */

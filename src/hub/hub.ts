@@ -7,17 +7,7 @@ import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { named, nodeFiles } from "../platform/node/files.ts";
 import { freeDisk } from "../platform/node/host.ts";
 import type { HubEvent, HubOptions } from "../platform/platform.ts";
-import {
-  ASKED_FOR,
-  absentFolder,
-  cachedSnapshot,
-  cacheFolder,
-  type HubName,
-  modelFolder,
-  refFile,
-  type Snapshot,
-  shardsOf,
-} from "./cache.ts";
+import { ASKED_FOR, absentFolder, cachedSnapshot, cacheFolder, type HubName, modelFolder, refFile, shardsOf } from "./cache.ts";
 import { connect, type Hub } from "./client.ts";
 import { hubError } from "./failures.ts";
 import { checkWeights, type HubFile, type Listing, listModel, sideFilesOf, weightsOf } from "./listing.ts";
@@ -37,18 +27,15 @@ export async function hubFolder(name: HubName, options: HubOptions = {}): Promis
   const cache = cacheFolder(environment);
   const found = await cachedSnapshot(cache, name);
   if (found && found.state !== "partial" && (offline || (found.state === "whole" && !refresh))) return found.folder;
-  if (offline) throw notCached(name, cache, found);
-  return download(cache, name, options);
-}
-
-const isOn = (value: string | undefined): boolean => /^(1|on|yes|true)$/i.test(value ?? "");
-
-const notCached = ({ id, revision }: HubName, cache: string, found: Snapshot | null): LowrankError =>
-  new LowrankError("hub/offline", found ? "the cache holds only a part of the model" : "the model is not in the cache", {
-    subject: `${id}@${revision}`,
+  if (!offline) return download(cache, name, options);
+  throw new LowrankError("hub/offline", found ? "the cache holds only a part of the model" : "the model is not in the cache", {
+    subject: `${name.id}@${name.revision}`,
     expected: `a snapshot in ${cache}`,
     next: "Run it once without --offline and HF_HUB_OFFLINE, or give a folder.",
   });
+}
+
+const isOn = (value: string | undefined): boolean => /^(1|on|yes|true)$/i.test(value ?? "");
 
 async function download(cache: string, name: HubName, options: HubOptions): Promise<string> {
   const { environment = process.env, onEvent = () => {}, signal } = options;

@@ -14,7 +14,6 @@ const MAX_PATH_DEPTH = 32;
 /** Largest file beside the weights. */
 const MAX_SIDE_BYTES = 128 * 1024 * 1024;
 
-/** A file of a model. */
 export interface HubFile {
   path: string;
   /** In bytes. */

@@ -30,7 +30,13 @@ export async function resolveModel(reference: string, options: HubOptions = {}):
   if (reference === EMBEDDED) return { folder: await embedded(), name: EMBEDDED };
   const kind = await kindOf(reference);
   if (kind === "folder") return { folder: reference, name: reference };
-  if (kind === "file") throw isFile(reference);
+  if (kind === "file") {
+    throw new LowrankError("reference/file", "is a file, and a model is a folder", {
+      subject: reference,
+      expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors",
+      next: `Give the folder: ${path.dirname(reference)}`,
+    });
+  }
   const name = hubName(reference);
   if (name === null) throw await unknown(reference);
   const { hubFolder } = await import("./hub.ts");
@@ -63,13 +69,6 @@ async function embedded(): Promise<string> {
     next: "Install lowrank again, or give a checkpoint folder or owner/name of a model on the hub.",
   });
 }
-
-const isFile = (reference: string): LowrankError =>
-  new LowrankError("reference/file", "is a file, and a model is a folder", {
-    subject: reference,
-    expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors",
-    next: `Give the folder: ${path.dirname(reference)}`,
-  });
 
 async function unknown(reference: string): Promise<LowrankError> {
   const folders = await foldersNear(reference);

@@ -20,7 +20,6 @@ export interface ReadingEvent {
   seconds: number;
 }
 
-/** Seconds between two events. */
 const READING_SECONDS = 2;
 
 /** Yields its progress, and returns what was read. */
@@ -34,7 +33,6 @@ export async function finished<T>(reading: Reading<T>): Promise<T> {
   }
 }
 
-/** What there is to train on, and to evaluate on. */
 export interface Datasets {
   train: Dataset;
   held?: Dataset;
@@ -64,7 +62,6 @@ export interface ReadingOptions {
   signal?: AbortSignal;
 }
 
-/** A reader of the files of a task's data. */
 export function dataReader(files: Files, task: TaskData, { spill, signal }: ReadingOptions = {}): DataReader {
   const { maxLength, limit, classes, images } = task;
   const stores: ExampleStore[] = [];
@@ -159,7 +156,6 @@ export function withShared<T extends Datasets>(datasets: T): T {
   return held ? { ...datasets, held: { ...held, report: { ...held.report, alsoTrained: alsoIn(train, held) } } } : datasets;
 }
 
-/** The indices of the records that are kept for evaluation. */
 function heldOut(path: string, records: number, share: number, seed: number): Set<number> {
   const count = Math.ceil(share * records);
   if (count === records) {

@@ -17,7 +17,6 @@ export interface EvalMeasures {
   [figure: string]: number;
 }
 
-/** The mean loss alone. */
 export function lossMeasure(): Measure<EvalMeasures> {
   const { add, loss } = meanLoss();
   return { add, score: () => ({ loss: loss() }) };

@@ -8,7 +8,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../../errors.ts";
 import { named, orEmpty, withFile } from "./files.ts";
 
-/** In the folder that is locked. */
 export const LOCK_NAME = ".lowrank.lock";
 /** A larger file is no lock. */
 const MAX_LOCK_BYTES = 4096;
@@ -21,7 +20,6 @@ const WRITE_MS = 1000;
 /** For lists of runs, which wait for nothing: a lock of another machine counts if it was touched so lately. */
 const FRESH_MS = 60_000;
 
-/** Who holds a lock. */
 export interface Holder {
   pid: number;
   /** The machine, its boot and its numbering of processes: what makes `pid` mean the same process. */
