@@ -4,7 +4,7 @@ import { type LoraConfig, loraConfig } from "../adapters/config.ts";
 import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
-import { describeOptions, option } from "../options.ts";
+import { describeOptions, option, pick } from "../options.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
@@ -246,14 +246,8 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
 /** The configuration of a new adapter. */
 export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, { peft }: Pick<Task, "peft">): LoraConfig =>
   loraConfig({
-    rank: options.rank,
-    alpha: options.alpha,
-    dropout: options.dropout,
-    targetModules: options.targetModules,
-    excludeModules: options.excludeModules,
-    layersToTransform: options.layersToTransform,
-    rankPattern: options.rankPattern,
-    alphaPattern: options.alphaPattern,
+    ...pick(options, "rank", "alpha", "dropout", "rankPattern", "alphaPattern"),
+    ...pick(options, "targetModules", "excludeModules", "layersToTransform"),
     useRslora: rslora,
     initLoraWeights: init,
     ...methodFieldsOf(options),
