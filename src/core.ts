@@ -60,12 +60,25 @@ export function createLowrank(platform: Platform) {
     platform.resolveModel?.(reference, options) ?? { folder: reference, name: reference };
   const folderOf = async (reference: string): Promise<string> => (await resolve(reference)).folder;
 
+  /** The folder of a model that is on this machine. */
+  async function localFolder(model: string): Promise<string> {
+    try {
+      return (await resolve(model, { offline: true })).folder;
+    } catch (error) {
+      if (!(error instanceof LowrankError && error.code.startsWith("hub/"))) throw error;
+      throw new LowrankError("plan/not-here", "the model is not on this machine, and a plan downloads nothing", {
+        subject: model,
+        expected: "a config.json, a checkpoint folder, embedded, or a model in the hub's cache",
+        next: `Give its config.json, or paste it: lowrank plan - (it is at https://huggingface.co/${model.replace(/@.*/, "")}/blob/main/config.json).`,
+      });
+    }
+  }
+
   /** `options` with folders in place of the names of models. */
   async function withFolders<T extends { base?: string; adapter?: string }>(options: T): Promise<T> {
-    const folders: { base?: string; adapter?: string } = {};
-    if (options.base !== undefined) folders.base = await folderOf(options.base);
-    if (options.adapter !== undefined) folders.adapter = await folderOf(options.adapter);
-    return { ...options, ...folders };
+    const { base, adapter } = options;
+    const own = base !== undefined && { base: await folderOf(base) };
+    return { ...options, ...own, ...(adapter !== undefined && { adapter: await folderOf(adapter) }) };
   }
 
   const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(files, await folderOf(adapter));
@@ -186,7 +199,7 @@ export function createLowrank(platform: Platform) {
     async plan(model: string | Record<string, unknown>, options: PlanOptions = {}): Promise<Plan> {
       if (typeof model !== "string") return planTraining(model, options, platform);
       const isFile = model.endsWith(".json") || ((await files.exists(model)) && !(await files.isFolder(model)));
-      const file = isFile ? model : `${await localFolder(model, resolve)}/config.json`;
+      const file = isFile ? model : `${await localFolder(model)}/config.json`;
       return planTraining(await readJsonObject(files, file), options, platform, file);
     },
   };
@@ -201,21 +214,4 @@ function provided<T>(part: T | undefined, name: keyof Platform): T {
     subject: name,
     next: "Give it to createLowrank with the rest of the platform.",
   });
-}
-
-/** The folder of a model that is on this machine. */
-async function localFolder(
-  model: string,
-  resolve: (model: string, options: HubOptions) => Promise<ModelFolder>,
-): Promise<string> {
-  try {
-    return (await resolve(model, { offline: true })).folder;
-  } catch (error) {
-    if (!(error instanceof LowrankError && error.code.startsWith("hub/"))) throw error;
-    throw new LowrankError("plan/not-here", "the model is not on this machine, and a plan downloads nothing", {
-      subject: model,
-      expected: "a config.json, a checkpoint folder, embedded, or a model in the hub's cache",
-      next: `Give its config.json, or paste it: lowrank plan - (it is at https://huggingface.co/${model.replace(/@.*/, "")}/blob/main/config.json).`,
-    });
-  }
 }
