@@ -49,112 +49,44 @@ export interface PredictOptions extends OpenOptions {
   task?: TaskName;
 }
 
-/** Wherever a function takes the name of a model, that is its folder, `embedded`, or `owner/name[@revision]` on the hub. */
-export interface Lowrank {
-  /**
-   * Downloads a model or an adapter, `owner/name[@revision]`, from the hub, or updates it to what its revision is now; files that
-   * the cache has are not downloaded again. Resolves to its folder.
-   */
-  downloadModel(name: string, options?: HubOptions): Promise<string>;
-
-  /**
-   * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
-   * engine loads the base. The output folder gets run.json, metrics.jsonl, checkpoint-<step>/ folders, and at the end the adapter
-   * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
-   */
-  finetune(options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void>;
-
-  /** Opens a base model: a checkpoint folder in Hugging Face's layout, or a name. No weight is read. */
-  loadBase(base: string): Promise<Base>;
-
-  /**
-   * Writes a model with random weights, to train from nothing (`method: "full"`): `config`, the content of a config.json of any
-   * supported model type, and model.safetensors. The values depend on `seed` alone. The tokenizer's files are yours to add. Throws
-   * `model/exists` if the folder has weights.
-   */
-  initModel(config: Readonly<Record<string, unknown>>, folder: string, options?: { seed?: number }): Promise<void>;
-
-  /** Reads a PNG, JPEG or WebP file as RGB, turned upright by its EXIF data. */
-  readImage(path: string): Promise<RgbImage>;
-
-  /** How a model prepares its images, by its preprocessor_config.json: from `readImage` to the model's input. */
-  imageProcessor(base: string): Promise<ImageProcessor>;
-
-  /** Reads an adapter, as PEFT or this project writes it: its folder, or its name on the hub. */
-  loadAdapter(adapter: string): Promise<Adapter>;
-
-  /** Writes an adapter folder that PEFT loads unchanged. */
-  saveAdapter(folder: string, adapter: Adapter): Promise<void>;
-
-  /** Opens a base (its name, or what `loadBase` returned) for generation. */
-  openGenerator(base: string | Base, options?: OpenOptions): Promise<Generator>;
-
-  /**
-   * Opens a classifier: of texts (BERT), of images (ViT), or of images by labels that each call brings (CLIP). Fails with
-   * `predict/task` for a language model, and with `predict/no-head` where neither the model nor the adapter has a classifier.
-   */
-  openClassifier(base: string, options?: PredictOptions): Promise<Classifier>;
-
-  /**
-   * Opens a model for unit vectors: of texts (BERT, language models), or of texts and images (CLIP). Others fail with `predict/task`.
-   */
-  openEmbedder(base: string, options?: PredictOptions & EmbedOptions): Promise<Embedder>;
-
-  /**
-   * Evaluates a base on a data file, alone and with an adapter, by the measures of its task. The result's type is that of `task`;
-   * without it, that of a language model.
-   */
-  evaluate<T extends EvaluatedTask = UsualTask>(options: EvaluateOptions<T>): Promise<EvaluationOf<T>>;
-
-  /** What a run would train on: tokenized examples, lengths, classes, what is lost, duplicates. No weight is read. */
-  preview(options: PreviewOptions): Promise<Preview>;
-
-  /** Continues the prompts of a data file with a base, alone and with an adapter, and counts the answers equal to the file's own. */
-  answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void>;
-
-  /** Trains an adapter for the embedded model on the task that comes with it; held-out answers before and after. */
-  demo(options: Omit<DemoOptions, "base" | "baseName" | "data">): AsyncGenerator<DemoEvent, void, void>;
-
-  /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
-  mergeAdapter(options: MergeAdapterOptions): Promise<void>;
-
-  /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */
-  inspectAdapter(adapter: string, options?: InspectAdapterOptions): Promise<AdapterInspection>;
-
-  /** A base model's configuration, parameters and modules. Needs its config.json only. */
-  inspectBase(base: string): Promise<BaseInspection>;
-
-  /** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
-  reportRuns(options: ReportOptions): Promise<string>;
-
-  /**
-   * Estimates what training a model takes: modules, parameters, sizes of files, memory, time. `model` is a config.json (its path,
-   * or its content), or the name of a model on this machine. No weight is read, and nothing is downloaded.
-   */
-  plan(model: string | Record<string, unknown>, options?: PlanOptions): Promise<Plan>;
-}
-
-/** The public API with `platform` behind it. */
-export function createLowrank(platform: Platform): Lowrank {
+/**
+ * The public API with `platform` behind it. Wherever a function takes the name of a model, that is its folder, `embedded`, or
+ * `owner/name[@revision]` on the hub.
+ */
+export function createLowrank(platform: Platform) {
   const { files, openSession, timeLimit, decodeImage } = platform;
 
   const resolve = async (reference: string, options?: HubOptions): Promise<ModelFolder> =>
     platform.resolveModel?.(reference, options) ?? { folder: reference, name: reference };
   const folderOf = async (reference: string): Promise<string> => (await resolve(reference)).folder;
 
+  /** The folder of a model that is on this machine. */
+  async function localFolder(model: string): Promise<string> {
+    try {
+      return (await resolve(model, { offline: true })).folder;
+    } catch (error) {
+      if (!(error instanceof LowrankError && error.code.startsWith("hub/"))) throw error;
+      throw new LowrankError("plan/not-here", "the model is not on this machine, and a plan downloads nothing", {
+        subject: model,
+        expected: "a config.json, a checkpoint folder, embedded, or a model in the hub's cache",
+        next: `Give its config.json, or paste it: lowrank plan - (it is at https://huggingface.co/${model.replace(/@.*/, "")}/blob/main/config.json).`,
+      });
+    }
+  }
+
   /** `options` with folders in place of the names of models. */
   async function withFolders<T extends { base?: string; adapter?: string }>(options: T): Promise<T> {
-    const folders: { base?: string; adapter?: string } = {};
-    if (options.base !== undefined) folders.base = await folderOf(options.base);
-    if (options.adapter !== undefined) folders.adapter = await folderOf(options.adapter);
-    return { ...options, ...folders };
+    const { base, adapter } = options;
+    const own = base !== undefined && { base: await folderOf(base) };
+    return { ...options, ...own, ...(adapter !== undefined && { adapter: await folderOf(adapter) }) };
   }
 
   const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(files, await folderOf(adapter));
   const attached = async (adapter: OpenOptions["adapter"] = null) =>
     typeof adapter === "string" ? loadAdapter(adapter) : adapter;
 
-  /** The arguments of what opens a predictor. */
+  const load = async (base: string): Promise<Base> => loadBase(files, await folderOf(base), timeLimit);
+
   const predicting = async (base: string, { adapter, ...options }: PredictOptions & EmbedOptions) =>
     [
       await openBase(files, await folderOf(base), timeLimit),
@@ -162,56 +94,118 @@ export function createLowrank(platform: Platform): Lowrank {
     ] as const;
 
   return {
-    downloadModel: async (name, options) => (await resolve(name, { refresh: true, ...options })).folder,
+    /**
+     * Downloads a model or an adapter, `owner/name[@revision]`, from the hub, or updates it to what its revision is now; files that
+     * the cache has are not downloaded again. Resolves to its folder.
+     */
+    downloadModel: async (name: string, options?: HubOptions): Promise<string> =>
+      (await resolve(name, { refresh: true, ...options })).folder,
 
-    async *finetune(options) {
+    /**
+     * Trains as `options` say and reports as it goes. Options, base, adapter, output folder and data are checked before the
+     * engine loads the base. The output folder gets run.json, metrics.jsonl, checkpoint-<step>/ folders, and at the end the adapter
+     * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
+     */
+    async *finetune(options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void> {
       const named = options.base === undefined || options.baseName !== undefined ? null : await resolve(options.base);
       const baseName = named && named.name !== named.folder ? named.name : options.baseName;
       yield* finetune({ ...(await withFolders(options)), baseName }, platform);
     },
 
-    loadBase: async (base) => loadBase(files, await folderOf(base), timeLimit),
-    initModel: (config, folder, options) => initModel(files, config, folder, options),
-    readImage: async (path) => readImage(files, provided(decodeImage, "decodeImage"), path),
-    imageProcessor: async (base) => loadImageProcessor(files, await folderOf(base)),
-    loadAdapter,
-    saveAdapter: (folder, adapter) => writeAdapter(files, folder, adapter),
+    /** Opens a base model: a checkpoint folder in Hugging Face's layout, or a name. No weight is read. */
+    loadBase: load,
 
-    async openGenerator(base, { adapter, ...options } = {}) {
-      const opened = typeof base === "string" ? await loadBase(files, await folderOf(base), timeLimit) : base;
+    /**
+     * Writes a model with random weights, to train from nothing (`method: "full"`): `config`, the content of a config.json of any
+     * supported model type, and model.safetensors. The values depend on `seed` alone. The tokenizer's files are yours to add. Throws
+     * `model/exists` if the folder has weights.
+     */
+    initModel: (config: Readonly<Record<string, unknown>>, folder: string, options?: { seed?: number }): Promise<void> =>
+      initModel(files, config, folder, options),
+
+    /** Reads a PNG, JPEG or WebP file as RGB, turned upright by its EXIF data. */
+    readImage: async (path: string): Promise<RgbImage> => readImage(files, provided(decodeImage, "decodeImage"), path),
+
+    /** How a model prepares its images, by its preprocessor_config.json: from `readImage` to the model's input. */
+    imageProcessor: async (base: string): Promise<ImageProcessor> => loadImageProcessor(files, await folderOf(base)),
+
+    /** Reads an adapter, as PEFT or this project writes it: its folder, or its name on the hub. */
+    loadAdapter,
+
+    /** Writes an adapter folder that PEFT loads unchanged. */
+    saveAdapter: (folder: string, adapter: Adapter): Promise<void> => writeAdapter(files, folder, adapter),
+
+    /** Opens a base (its name, or what `loadBase` returned) for generation. */
+    async openGenerator(base: string | Base, { adapter, ...options }: OpenOptions = {}): Promise<Generator> {
+      const opened = typeof base === "string" ? await load(base) : base;
       return openGenerator(opened, { ...options, adapter: await attached(adapter), openSession, reading: platform });
     },
-    openClassifier: async (base, options = {}) => openClassifier(...(await predicting(base, options))),
-    openEmbedder: async (base, options = {}) => openEmbedder(...(await predicting(base, options))),
 
-    evaluate: async <T extends EvaluatedTask>(options: EvaluateOptions<T>) =>
+    /**
+     * Opens a classifier: of texts (BERT), of images (ViT), or of images by labels that each call brings (CLIP). Fails with
+     * `predict/task` for a language model, and with `predict/no-head` where neither the model nor the adapter has a classifier.
+     */
+    openClassifier: async (base: string, options: PredictOptions = {}): Promise<Classifier> =>
+      openClassifier(...(await predicting(base, options))),
+
+    /**
+     * Opens a model for unit vectors: of texts (BERT, language models), or of texts and images (CLIP). Others fail with `predict/task`.
+     */
+    openEmbedder: async (base: string, options: PredictOptions & EmbedOptions = {}): Promise<Embedder> =>
+      openEmbedder(...(await predicting(base, options))),
+
+    /**
+     * Evaluates a base on a data file, alone and with an adapter, by the measures of its task. The result's type is that of `task`;
+     * without it, that of a language model.
+     */
+    evaluate: async <T extends EvaluatedTask = UsualTask>(options: EvaluateOptions<T>) =>
       (await evaluate(await withFolders(options), platform)) as EvaluationOf<T>,
-    preview: async (options) => preview({ ...options, base: await folderOf(options.base) }, platform),
-    async *answers(options) {
+
+    /** What a run would train on: tokenized examples, lengths, classes, what is lost, duplicates. No weight is read. */
+    preview: async (options: PreviewOptions): Promise<Preview> =>
+      preview({ ...options, base: await folderOf(options.base) }, platform),
+
+    /** Continues the prompts of a data file with a base, alone and with an adapter, and counts the answers equal to the file's own. */
+    async *answers(options: AnswerOptions): AsyncGenerator<AnswerEvent, void, void> {
       yield* answers(await withFolders(options), platform);
     },
-    async *demo(options) {
+
+    /** Trains an adapter for the embedded model on the task that comes with it; held-out answers before and after. */
+    async *demo(options: Omit<DemoOptions, "base" | "baseName" | "data">): AsyncGenerator<DemoEvent, void, void> {
       const data = provided(platform.demoData, "demoData");
       yield* demo({ ...options, base: await folderOf(EMBEDDED), baseName: EMBEDDED, data }, platform);
     },
 
-    mergeAdapter: async (options) => mergeAdapter(files, await withFolders(options)),
-    inspectAdapter: async (adapter, options = {}) => inspectAdapter(files, await folderOf(adapter), await withFolders(options)),
-    inspectBase: async (base) => inspectBase(files, await folderOf(base)),
+    /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
+    mergeAdapter: async (options: MergeAdapterOptions): Promise<void> => mergeAdapter(files, await withFolders(options)),
 
-    async reportRuns(options) {
+    /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */
+    inspectAdapter: async (adapter: string, options: InspectAdapterOptions = {}): Promise<AdapterInspection> =>
+      inspectAdapter(files, await folderOf(adapter), await withFolders(options)),
+
+    /** A base model's configuration, parameters and modules. Needs its config.json only. */
+    inspectBase: async (base: string): Promise<BaseInspection> => inspectBase(files, await folderOf(base)),
+
+    /** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
+    async reportRuns(options: ReportOptions): Promise<string> {
       const library = await provided(platform.chartLibrary, "chartLibrary")();
       return writeReport(files, options, library, `Made by lowrank ${platform.version} at ${new Date().toISOString()}.`);
     },
 
-    async plan(model, options = {}) {
+    /**
+     * Estimates what training a model takes: modules, parameters, sizes of files, memory, time. `model` is a config.json (its path,
+     * or its content), or the name of a model on this machine. No weight is read, and nothing is downloaded.
+     */
+    async plan(model: string | Record<string, unknown>, options: PlanOptions = {}): Promise<Plan> {
       if (typeof model !== "string") return planTraining(model, options, platform);
       const isFile = model.endsWith(".json") || ((await files.exists(model)) && !(await files.isFolder(model)));
-      const file = isFile ? model : `${await localFolder(model, resolve)}/config.json`;
+      const file = isFile ? model : `${await localFolder(model)}/config.json`;
       return planTraining(await readJsonObject(files, file), options, platform, file);
     },
   };
 }
+
+export type Lowrank = ReturnType<typeof createLowrank>;
 
 /** A part of the platform that not every host has. */
 function provided<T>(part: T | undefined, name: keyof Platform): T {
@@ -220,21 +214,4 @@ function provided<T>(part: T | undefined, name: keyof Platform): T {
     subject: name,
     next: "Give it to createLowrank with the rest of the platform.",
   });
-}
-
-/** The folder of a model that is on this machine. */
-async function localFolder(
-  model: string,
-  resolve: (model: string, options: HubOptions) => Promise<ModelFolder>,
-): Promise<string> {
-  try {
-    return (await resolve(model, { offline: true })).folder;
-  } catch (error) {
-    if (!(error instanceof LowrankError && error.code.startsWith("hub/"))) throw error;
-    throw new LowrankError("plan/not-here", "the model is not on this machine, and a plan downloads nothing", {
-      subject: model,
-      expected: "a config.json, a checkpoint folder, embedded, or a model in the hub's cache",
-      next: `Give its config.json, or paste it: lowrank plan - (it is at https://huggingface.co/${model.replace(/@.*/, "")}/blob/main/config.json).`,
-    });
-  }
 }

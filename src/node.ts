@@ -1,17 +1,14 @@
 // The public API on Node: its file system, ONNX Runtime for Node, the Hugging Face hub.
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
-import { createLowrank } from "./core.ts";
+import { createLowrank, type Lowrank } from "./core.ts";
 import { resolveModel } from "./hub/reference.ts";
-import { chartLibrary } from "./platform/node/chart-library.ts";
-import { collect } from "./platform/node/collect.ts";
 import { nodeFiles } from "./platform/node/files.ts";
+import { chartLibrary, collect, environment, freeDisk, memoryLimits, version } from "./platform/node/host.ts";
 import { decodeImage } from "./platform/node/images.ts";
-import { freeDisk, memoryLimits } from "./platform/node/limits.ts";
 import { lockFolder } from "./platform/node/lock.ts";
 import { openNodeSession } from "./platform/node/session.ts";
 import { timeLimit } from "./platform/node/time-limit.ts";
-import { environment, version } from "./platform/node/version.ts";
 import type { Platform } from "./platform/platform.ts";
 
 export const nodePlatform: Platform = {
@@ -32,5 +29,4 @@ export const nodePlatform: Platform = {
   environment,
 };
 
-/** The API on Node. */
-export const lowrank = createLowrank(nodePlatform);
+export const lowrank: Lowrank = createLowrank(nodePlatform);

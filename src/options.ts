@@ -48,8 +48,7 @@ export function option<T extends z.ZodType>(type: T, info: OptionInfo): T {
 export const reworded = <T extends z.ZodType>(type: T, changes: Partial<OptionInfo>): T =>
   option(type, { ...infoOf(type), ...changes });
 
-/** Some of the options. */
-export const pick = <O extends Options, K extends keyof O & string>(options: O, ...names: K[]): Pick<O, K> =>
+export const pick = <O extends object, K extends keyof O & string>(options: O, ...names: K[]): Pick<O, K> =>
   Object.fromEntries(names.map((name) => [name, options[name]])) as Pick<O, K>;
 
 /** An option as flags, config files, help and docs/cli.md show it. */

@@ -22,11 +22,11 @@ import { openGraph } from "../../src/runtime/open-graph.ts";
 import { baseFor, taskOf } from "../../src/tasks/index.ts";
 import type { BatchShape } from "../../src/tasks/task.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import { evaluate } from "../../src/train/evals.ts";
+import { evaluateTheta } from "../../src/train/evals.ts";
+import type { Objective } from "../../src/train/objective.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { train } from "../../src/train/trainer.ts";
 import { adaptedGraph } from "../../src/train/training-graph.ts";
-import type { Objective } from "../../src/train/types.ts";
 import { type CaseTask, caseTask, forwardFeeds, labelledPrefixes, outputName } from "./case-task.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
 import { batchPrefixes, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
@@ -301,7 +301,7 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
     rates.push(event.learningRate);
     norms.push(event.gradNorm);
   }
-  const { loss: after } = await evaluate(objective, theta, batches);
+  const { loss: after } = await evaluateTheta(objective, theta, batches);
   const stored = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
   const trained = new Map([...stored].filter(([key]) => !key.includes(".base_layer.")));
   return [

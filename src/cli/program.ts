@@ -5,7 +5,7 @@ import { parseValue, readConfigFile, type Values } from "../commands/config-file
 import { LowrankError } from "../errors.ts";
 import { lowrank as api, nodePlatform as platform } from "../node.ts";
 import { type DescribedOption, describeOptions, helpOf } from "../options.ts";
-import { version } from "../platform/node/version.ts";
+import { version } from "../platform/node/host.ts";
 import { resolveAndReport } from "../terminal/download.ts";
 import { printError } from "../terminal/terminal.ts";
 import { loadCommands } from "./commands.ts";

@@ -37,7 +37,6 @@ export interface ModelDecoder extends Decoder {
   close(): Promise<void>;
 }
 
-/** The decoding graph. */
 function decodeGraph(config: DecoderModel): Graph {
   const vision = visionOf(config);
   const inputs = { ...cachedInputs(config), ...(vision && { images: placedApart(vision, config) }) };
@@ -48,7 +47,6 @@ function decodeGraph(config: DecoderModel): Graph {
   return { outputs };
 }
 
-/** Opens the model for decoding. */
 export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder> {
   const { checkpoint, config, openSession, threads } = options;
   const vision = visionOf(config);

@@ -51,7 +51,7 @@ export async function* generate(
   options: GenerateOptions = {},
   imagesOf: (batch: PromptBatch) => ImageTensors | null = () => null,
 ): AsyncGenerator<GenerateEvent, void, undefined> {
-  const { sampling, maxNewTokens, stop } = readOptions(options);
+  const { sampling, maxNewTokens, stop } = readGenerateOptions(options);
   const { signal, eosIds = tokenizer.eosIds } = options;
   const encoded = prompts.map((prompt) => (typeof prompt === "string" ? tokenizer.encode(prompt) : prompt));
   for (const [row, ids] of encoded.entries()) checkPrompt(ids, row, decoder);
@@ -182,25 +182,20 @@ const numbers: Record<keyof Sampling | "maxNewTokens", Check> = {
 };
 
 /** The options complete and checked: fails with `generate/option` that names the one that cannot be used. */
-export function readOptions(options: GenerateOptions): { sampling: Sampling; maxNewTokens: number; stop: readonly string[] } {
+export function readGenerateOptions(options: GenerateOptions) {
   const fail = (subject: string, expected: string, got: string): never => {
     const next = `Change ${subject} or leave it out.`;
     throw new LowrankError("generate/option", "the option has a value that cannot be used", { subject, expected, got, next });
   };
-  const number = (name: keyof typeof numbers): number => {
-    const { valid, expected, default: fallback } = numbers[name];
-    const value = options[name] ?? fallback;
-    return typeof value === "number" && valid(value) ? value : fail(name, expected, String(value));
-  };
-  const stop = options.stop ?? [];
-  if (stop.length > MAX_STOPS) fail("stop", `at most ${MAX_STOPS} texts`, `${stop.length}`);
-  for (const text of stop) {
-    if (text.length < 1 || text.length > MAX_STOP_LENGTH) {
-      fail("stop", `texts of 1 to ${MAX_STOP_LENGTH} characters`, `${text.length} characters`);
-    }
+  const values = {} as Record<keyof typeof numbers, number>;
+  for (const [name, { valid, expected, default: fallback }] of Object.entries(numbers) as [keyof typeof numbers, Check][]) {
+    values[name] = options[name] ?? fallback;
+    if (typeof values[name] !== "number" || !valid(values[name])) fail(name, expected, String(values[name]));
   }
-  const names = Object.keys(numbers) as (keyof typeof numbers)[];
-  const values = Object.fromEntries(names.map((name) => [name, number(name)])) as Record<keyof typeof numbers, number>;
+  const { stop = [] } = options;
+  if (stop.length > MAX_STOPS) fail("stop", `at most ${MAX_STOPS} texts`, `${stop.length}`);
+  const wrong = stop.find(({ length }) => length < 1 || length > MAX_STOP_LENGTH);
+  if (wrong !== undefined) fail("stop", `texts of 1 to ${MAX_STOP_LENGTH} characters`, `${wrong.length} characters`);
   const { maxNewTokens, ...sampling } = values;
-  return { sampling, maxNewTokens, stop };
+  return { sampling: sampling satisfies Sampling, maxNewTokens, stop };
 }

@@ -3,10 +3,9 @@
 import { attach } from "../adapters/attach.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
-import type { ImageProcessor } from "../images/processor.ts";
 import type { Base } from "../models/base.ts";
 import type { ImageTensors } from "../models/images.ts";
-import { type ImageReading, type ImageSide, imageSide, imageTensors } from "../multimodal/images.ts";
+import { type ImageReading, imageSide, imageTensors } from "../multimodal/images.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import { openDecoder } from "./decoder.ts";
 import { generate } from "./generate.ts";
@@ -38,7 +37,6 @@ export interface Generator {
   close(): Promise<void>;
 }
 
-/** Opens the base for generation. */
 export async function openGenerator(
   base: Base,
   { adapter = null, anyBase, openSession, threads, reading }: GeneratorOptions,
@@ -62,10 +60,11 @@ export async function openGenerator(
         const encoded: EncodedPrompt[] = [];
         for (const prompt of prompts) encoded.push(await encodePrompt(base, tokenizer, side, prompt));
         const ids = encoded.map((prompt) => prompt.ids);
-        const images =
-          side && encoded.some((prompt) => prompt.images.length > 0)
-            ? tensorsOf(encoded, side, await side.processor())
-            : undefined;
+        const processor = side && encoded.some((prompt) => prompt.images.length > 0) ? await side.processor() : null;
+        const images = (batch: PromptBatch): ImageTensors | null => {
+          const rows = encoded.map((prompt) => ({ ...prompt, start: batch.width - prompt.ids.length })); // padded on the left
+          return processor && imageTensors(side!.text, processor, batch, rows);
+        };
         yield* generate(decoder, tokenizer, ids, options, images);
       } finally {
         running = false;
@@ -85,14 +84,3 @@ export async function generateText(generator: Generator, prompt: Prompt, options
   for await (const event of generator.generate([prompt], options)) if (event.type === "done") text = event.text;
   return text;
 }
-
-/** The images of prompts that are padded on the left. */
-const tensorsOf =
-  (encoded: readonly EncodedPrompt[], { text }: ImageSide, processor: ImageProcessor) =>
-  (batch: PromptBatch): ImageTensors | null =>
-    imageTensors(
-      text,
-      processor,
-      batch,
-      encoded.map(({ ids, images }) => ({ ids, images, start: batch.width - ids.length })),
-    );

@@ -1,7 +1,6 @@
 // The images of prompts in generation: they are encoded once, in a session of its own that opens when the first image comes.
 
 import { adaptableSession } from "../adapters/adaptable.ts";
-import type { Adapter } from "../adapters/peft-files.ts";
 import type { DecoderConfig } from "../models/config/config.ts";
 import type { Vision } from "../models/images.ts";
 import { weightFiles } from "../models/weights.ts";
@@ -18,23 +17,14 @@ export interface PromptImages {
   step(): Record<string, Tensor>;
 }
 
-export interface ImageEncoder {
-  encode(prompts: PromptBatch): Promise<PromptImages>;
-  useAdapter(adapter: Adapter | null): Promise<void>;
-  close(): Promise<void>;
-}
-
 /** The vision side of a model with images; nothing is opened yet. */
-export function imageEncoder(
-  vision: Vision<DecoderConfig>,
-  { checkpoint, config, openSession, threads }: DecoderOptions,
-): ImageEncoder {
+export function imageEncoder(vision: Vision<DecoderConfig>, { checkpoint, config, openSession, threads }: DecoderOptions) {
   const pixels = vision.pixels(config);
   const graph = { outputs: { features: vision.encode(config, pixels).features } };
   const { session, useAdapter, close } = adaptableSession(graph, weightFiles(checkpoint), { openSession, threads });
   return {
-    async encode({ rows, width, ids, images = null }) {
-      const feeds = vision.feeds(config, { rows, width, inputIds: ids }, images);
+    async encode({ rows, width, ids, images }: PromptBatch): Promise<PromptImages> {
+      const feeds = vision.feeds(config, { rows, width, inputIds: ids }, images ?? null);
       const read = Object.fromEntries(Object.keys(pixels).map((name) => [name, feeds[name]!]));
       const features = images ? (await (await session()).run(read))["features"]! : noFeatures(vision, config, rows);
       return vision.attends ? attended(features, feeds["imageAttention"]!) : inPlace(features, feeds["imageRows"]!, width);

@@ -4,10 +4,13 @@ import type { Files } from "../files.ts";
 import { readJsonObject } from "../formats/json.ts";
 import type { Sampling } from "./types.ts";
 
-/** What Transformers takes where `do_sample` is true and the file does not say. */
-const SAMPLED = { temperature: 1, topK: 50, topP: 1 };
-
-const KEYS = { temperature: "temperature", topK: "top_k", topP: "top_p", repetitionPenalty: "repetition_penalty" } as const;
+/** Transformers' keys, and what it takes where `do_sample` is true and the file does not say. */
+const KEYS = {
+  temperature: ["temperature", 1],
+  topK: ["top_k", 50],
+  topP: ["top_p", 1],
+  repetitionPenalty: ["repetition_penalty", 1],
+} as const;
 
 /**
  * The sampling of the checkpoint in `folder`: greedy unless `do_sample` is true; the repetition penalty holds either way.
@@ -16,19 +19,18 @@ const KEYS = { temperature: "temperature", topK: "top_k", topP: "top_p", repetit
 export async function readSamplingDefaults(files: Files, folder: string): Promise<Omit<Sampling, "seed">> {
   const file = `${folder}/generation_config.json`;
   const config = (await files.exists(file)) ? await readJsonObject(files, file) : {};
-  const sampled = config["do_sample"] === true;
-  const fallbacks = { ...SAMPLED, repetitionPenalty: 1 };
   const number = (name: keyof typeof KEYS): number => {
-    const value = config[KEYS[name]] ?? fallbacks[name];
+    const [key, usual] = KEYS[name];
+    const value = config[key] ?? usual;
     if (typeof value === "number") return value;
     throw new LowrankError("generate/config", "the checkpoint's sampling settings are invalid", {
       subject: file,
-      expected: `a number for ${KEYS[name]}`,
+      expected: `a number for ${key}`,
       got: JSON.stringify(value).slice(0, 80),
       next: "Correct the file, or fetch it again.",
     });
   };
   const repetitionPenalty = number("repetitionPenalty");
-  if (!sampled) return { temperature: 0, topK: 0, topP: 1, repetitionPenalty };
+  if (config["do_sample"] !== true) return { temperature: 0, topK: 0, topP: 1, repetitionPenalty };
   return { temperature: number("temperature"), topK: number("topK"), topP: number("topP"), repetitionPenalty };
 }

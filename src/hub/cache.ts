@@ -1,10 +1,10 @@
 // The cache of models from the hub that Python's huggingface_hub and this project share: its place, layout and what is whole in it.
+import type { Stats } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 
-/** A model on the hub. */
 export interface HubName {
   /** `owner/name`. */
   id: string;
@@ -13,7 +13,6 @@ export interface HubName {
 }
 
 export const DEFAULT_REVISION = "main";
-/** A commit. */
 export const COMMIT = /^[0-9a-f]{40}$/;
 
 /** Largest index of shards that is read. */
@@ -107,8 +106,7 @@ export async function shardsOf(index: string): Promise<string[] | null> {
   }
 }
 
-const isFile = (file: string): Promise<boolean> =>
-  stat(file).then(
-    (found) => found.isFile(),
-    () => false,
-  );
+/** What the system says of a path; null if it says nothing. */
+export const statOf = (place: string): Promise<Stats | null> => stat(place).catch(() => null);
+
+const isFile = async (file: string): Promise<boolean> => (await statOf(file))?.isFile() ?? false;

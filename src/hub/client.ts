@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { LowrankError } from "../errors.ts";
+import { orEmpty } from "../platform/node/files.ts";
 import { type Environment, type HubName, hubHome } from "./cache.ts";
 import { badRedirect, malformed, refusal, stopped, unreachable } from "./failures.ts";
 
@@ -18,8 +19,9 @@ const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
 const MAX_ERROR_BYTES = 64 * 1024;
 const MAX_TOKEN_BYTES = 4096;
 
-/** The hub as this process may use it. */
+/** The hub as this process may use it for one model. */
 export interface Hub {
+  name: HubName;
   /** Without a slash at its end. */
   endpoint: string;
   token: string | null;
@@ -30,7 +32,7 @@ export interface Hub {
 }
 
 /** The hub by the environment variables that Python honours. Throws `hub/endpoint` or `hub/token` where they can't be used. */
-export function connect(environment: Environment, { signal, wait }: Pick<Hub, "signal" | "wait">): Hub {
+export function connect(environment: Environment, asked: Pick<Hub, "name" | "signal" | "wait">): Hub {
   const endpoint = (environment["HF_ENDPOINT"] || "https://huggingface.co").replace(/\/+$/, "");
   if (addressFrom(endpoint) === null) {
     throw new LowrankError("hub/endpoint", "is not an address", {
@@ -42,7 +44,7 @@ export function connect(environment: Environment, { signal, wait }: Pick<Hub, "s
   }
   const seconds = Number(environment["HF_HUB_DOWNLOAD_TIMEOUT"]);
   const timeoutSeconds = seconds > 0 && seconds <= 3600 ? seconds : DEFAULT_TIMEOUT_SECONDS;
-  return { endpoint, token: tokenOf(environment), timeoutSeconds, signal, wait };
+  return { ...asked, endpoint, token: tokenOf(environment), timeoutSeconds };
 }
 
 /** The address that a text names, seen from another one; null if it is none, or leads from https to http. */
@@ -54,7 +56,7 @@ function addressFrom(text: string, from?: URL): URL | null {
 function tokenOf(environment: Environment): string | null {
   const given = environment["HF_TOKEN"] ?? environment["HUGGING_FACE_HUB_TOKEN"];
   const file = environment["HF_TOKEN_PATH"] || path.join(hubHome(environment), "token");
-  const token = (given ?? fileText(file)).trim();
+  const token = (given ?? orEmpty(() => readFileSync(file, "utf8"))).trim();
   if (token === "") return null;
   if (/^[\x21-\x7e]+$/.test(token) && token.length <= MAX_TOKEN_BYTES) return token;
   throw new LowrankError("hub/token", "the access token has characters that no token has", {
@@ -62,14 +64,6 @@ function tokenOf(environment: Environment): string | null {
     expected: "one word, as in hf_…",
     next: "Copy the token again, or remove it.",
   });
-}
-
-function fileText(file: string): string {
-  try {
-    return readFileSync(file, "utf8");
-  } catch {
-    return "";
-  }
 }
 
 /** One answer of the hub, and how to stop reading it. */
@@ -83,42 +77,36 @@ export interface Answer {
 export async function request(
   hub: Hub,
   url: string,
-  name: HubName,
   { headers = {}, statuses = [] }: { headers?: Record<string, string>; statuses?: number[] } = {},
 ): Promise<Answer> {
   for (let retry = 0; ; retry++) {
     let failure: LowrankError;
     let seconds = 2 ** retry / 2;
     try {
-      const answer = await follow(hub, url, headers, name);
+      const answer = await follow(hub, url, headers);
       const { response } = answer;
       const { status } = response;
       if (response.ok || statuses.includes(status)) return answer;
       const code = response.headers.get("x-error-code") ?? "";
       const said = await messageOf(response).finally(() => answer.alive(true));
-      failure = refusal(hub, name, { status, code, said });
+      failure = refusal(hub, { status, code, said });
       if (status !== 429 && status < 500) throw failure;
       if (status === 429) seconds = retryAfter(response) ?? 4 * seconds;
     } catch (error) {
-      if (hub.signal?.aborted) throw stopped(name);
+      if (hub.signal?.aborted) throw stopped(hub);
       if (error instanceof LowrankError) throw error;
-      failure = unreachable(hub.endpoint, url, name, error);
+      failure = unreachable(hub, url, error);
     }
     if (retry === MAX_RETRIES) throw failure;
-    await pause(hub, Math.min(MAX_WAIT_SECONDS, seconds), failure.message, name);
+    await pause(hub, Math.min(MAX_WAIT_SECONDS, seconds), failure.message);
   }
 }
 
-export async function pause(hub: Hub, seconds: number, reason: string, name: HubName): Promise<void> {
-  try {
-    await hub.wait(seconds, reason);
-  } catch {
-    throw stopped(name);
-  }
-}
+export const pause = (hub: Hub, seconds: number, reason: string): Promise<void> =>
+  hub.wait(seconds, reason).catch(() => Promise.reject(stopped(hub)));
 
 /** Follows redirects by hand: they are counted, never lead from https to http, and lose the token at another address. */
-async function follow(hub: Hub, start: string, headers: Record<string, string>, name: HubName): Promise<Answer> {
+async function follow(hub: Hub, start: string, headers: Record<string, string>): Promise<Answer> {
   const own = new URL(hub.endpoint).origin;
   let url = new URL(start);
   for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
@@ -134,10 +122,10 @@ async function follow(hub: Hub, start: string, headers: Record<string, string>, 
     if (response.status < 300 || response.status > 399 || location === null) return { response, alive };
     alive(true);
     const next = addressFrom(location, url);
-    if (next === null) throw badRedirect(name, `from ${url.origin} to ${location.slice(0, 200)}`);
+    if (next === null) throw badRedirect(hub, `from ${url.origin} to ${location.slice(0, 200)}`);
     url = next;
   }
-  throw badRedirect(name, `more than ${MAX_REDIRECTS} redirects, the last to ${url.origin}${url.pathname.slice(0, 100)}`);
+  throw badRedirect(hub, `more than ${MAX_REDIRECTS} redirects, the last to ${url.origin}${url.pathname.slice(0, 100)}`);
 }
 
 /** A signal that fires when the user stops, or when nothing came for too long. */
@@ -169,21 +157,19 @@ async function textOf(response: Response, limit: number): Promise<string | null>
 }
 
 /** An answer that is no file: what its JSON holds, and the address of the page after it. */
-export async function getJson(hub: Hub, url: string, name: HubName): Promise<{ value: unknown; next: string | null }> {
-  const { response, alive } = await request(hub, url, name);
+export async function getJson(hub: Hub, url: string): Promise<{ value: unknown; next: string | null }> {
+  const { response, alive } = await request(hub, url);
   const text = await textOf(response, MAX_ANSWER_BYTES)
-    .catch((error) => {
-      throw hub.signal?.aborted ? stopped(name) : unreachable(hub.endpoint, url, name, error);
-    })
+    .catch((error) => Promise.reject(hub.signal?.aborted ? stopped(hub) : unreachable(hub, url, error)))
     .finally(() => alive(true));
-  if (text === null) throw malformed(name, `more than ${MAX_ANSWER_BYTES} bytes`);
+  if (text === null) throw malformed(hub, `more than ${MAX_ANSWER_BYTES} bytes`);
   const [, link] = /<([^>]*)>\s*;\s*rel="next"/.exec(response.headers.get("link") ?? "") ?? [];
   const next = link === undefined ? null : addressFrom(link, new URL(url));
-  if (link !== undefined && next === null) throw malformed(name, `a next page at ${link.slice(0, 200)}`);
+  if (link !== undefined && next === null) throw malformed(hub, `a next page at ${link.slice(0, 200)}`);
   try {
     return { value: JSON.parse(text), next: next?.href ?? null };
   } catch (cause) {
-    throw malformed(name, `text that is no JSON: ${text.slice(0, 80)}`, cause);
+    throw malformed(hub, `text that is no JSON: ${text.slice(0, 80)}`, cause);
   }
 }
 

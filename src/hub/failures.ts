@@ -1,49 +1,44 @@
 // What can go wrong with the hub: each failure one error with a next step (huggingface_hub's error codes).
 import { type Failure, LowrankError } from "../errors.ts";
-import type { HubName } from "./cache.ts";
 import type { Hub } from "./client.ts";
 
+type Asked = Pick<Hub, "name">;
+
 /** An error about a model on the hub. Exit code 1, since most are no fault of what was typed. */
-export const hubError = (code: string, message: string, { id }: HubName, failure: Failure): LowrankError =>
-  new LowrankError(`hub/${code}`, message, { subject: id, exitCode: 1, ...failure });
+export const hubError = (code: string, message: string, { name }: Asked, failure: Failure): LowrankError =>
+  new LowrankError(`hub/${code}`, message, { subject: name.id, exitCode: 1, ...failure });
 
-export const stopped = (name: HubName): LowrankError =>
-  hubError("stopped", "the download was stopped", name, { next: "Run it again: it resumes where it stopped." });
+export const stopped = (hub: Asked): LowrankError =>
+  hubError("stopped", "the download was stopped", hub, { next: "Run it again: it resumes where it stopped." });
 
-export const malformed = (name: HubName, got: string, cause?: unknown): LowrankError =>
-  hubError("answer", "the hub's response does not follow its protocol", name, {
-    got,
-    next: "Check HF_ENDPOINT if it is set; else try again later.",
-    cause,
-  });
+export function malformed(hub: Asked, got: string, cause?: unknown): LowrankError {
+  const next = "Check HF_ENDPOINT if it is set; else try again later.";
+  return hubError("answer", "the hub's response does not follow its protocol", hub, { got, next, cause });
+}
 
-export const badRedirect = (name: HubName, got: string): LowrankError =>
-  hubError("redirects", "the hub redirects too often", name, {
-    got,
-    next: "Try again later; check HF_ENDPOINT if it is set.",
-  });
+export function badRedirect(hub: Asked, got: string): LowrankError {
+  const next = "Try again later; check HF_ENDPOINT if it is set.";
+  return hubError("redirects", "the hub redirects too often", hub, { got, next });
+}
 
-export function unreachable(endpoint: string, url: string, name: HubName, error: unknown): LowrankError {
+export function unreachable(hub: Hub, url: string, error: unknown): LowrankError {
   const { message, cause } = error as Error & { cause?: NodeJS.ErrnoException };
   const host = new URL(url).host;
-  return hubError("unreachable", `no answer from ${host}`, name, {
+  return hubError("unreachable", `no answer from ${host}`, hub, {
     got: cause?.message || cause?.code || message,
-    next: `Check the network${host === new URL(endpoint).host ? " and HF_ENDPOINT" : ""}; what has been downloaded stays. With --offline only folders and the cache are used.`,
+    next: `Check the network${host === new URL(hub.endpoint).host ? " and HF_ENDPOINT" : ""}; what has been downloaded stays. With --offline only folders and the cache are used.`,
     cause: error,
   });
 }
 
 /** The error of an answer that is no success. `code` is its header x-error-code, `said` what the hub says about it. */
-export function refusal(
-  { endpoint, token }: Pick<Hub, "endpoint" | "token">,
-  name: HubName,
-  { status, code, said }: { status: number; code: string; said: string },
-): LowrankError {
+export function refusal(hub: Hub, { status, code, said }: { status: number; code: string; said: string }): LowrankError {
+  const { endpoint, token, name } = hub;
   const page = `${endpoint}/${name.id}`;
   const setToken = `set HF_TOKEN to a token of ${endpoint}/settings/tokens`;
   const hasToken = token !== null;
   const error = (kind: string, message: string, next: string, more: Failure = {}) =>
-    hubError(kind, message, name, { got: `status ${status}${said ? `: ${said}` : ""}`, next, ...more });
+    hubError(kind, message, hub, { got: `status ${status}${said ? `: ${said}` : ""}`, next, ...more });
   if (status === 429) {
     const higher = hasToken ? "" : `, or ${setToken}: requests with a token have a higher limit`;
     return error("rate-limited", "the hub accepts no more requests for now", `Try again later${higher}.`);

@@ -5,22 +5,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { named, nodeFiles } from "../platform/node/files.ts";
-import { freeDisk } from "../platform/node/limits.ts";
+import { freeDisk } from "../platform/node/host.ts";
 import type { HubEvent, HubOptions } from "../platform/platform.ts";
-import {
-  ASKED_FOR,
-  absentFolder,
-  cachedSnapshot,
-  cacheFolder,
-  type HubName,
-  modelFolder,
-  refFile,
-  type Snapshot,
-  shardsOf,
-} from "./cache.ts";
-import { connect } from "./client.ts";
+import { ASKED_FOR, absentFolder, cachedSnapshot, cacheFolder, type HubName, modelFolder, refFile, shardsOf } from "./cache.ts";
+import { connect, type Hub } from "./client.ts";
+import { hubError } from "./failures.ts";
 import { checkWeights, type HubFile, type Listing, listModel, sideFilesOf, weightsOf } from "./listing.ts";
-import { bytesThere, sizeOf, transfer } from "./transfer.ts";
+import { bytesThere, fileSize, transfer } from "./transfer.ts";
 
 /** Of the disk, left free by a download. */
 const DISK_MARGIN_BYTES = 100e6;
@@ -36,29 +27,25 @@ export async function hubFolder(name: HubName, options: HubOptions = {}): Promis
   const cache = cacheFolder(environment);
   const found = await cachedSnapshot(cache, name);
   if (found && found.state !== "partial" && (offline || (found.state === "whole" && !refresh))) return found.folder;
-  if (offline) throw notCached(name, cache, found);
-  return download(cache, name, options);
+  if (!offline) return download(cache, name, options);
+  throw new LowrankError("hub/offline", found ? "the cache holds only a part of the model" : "the model is not in the cache", {
+    subject: `${name.id}@${name.revision}`,
+    expected: `a snapshot in ${cache}`,
+    next: "Run it once without --offline and HF_HUB_OFFLINE, or give a folder.",
+  });
 }
 
 const isOn = (value: string | undefined): boolean => /^(1|on|yes|true)$/i.test(value ?? "");
 
-const notCached = ({ id, revision }: HubName, cache: string, found: Snapshot | null): LowrankError =>
-  new LowrankError("hub/offline", found ? "the cache holds only a part of the model" : "the model is not in the cache", {
-    subject: `${id}@${revision}`,
-    expected: `a snapshot in ${cache}`,
-    next: "Run it once without --offline and HF_HUB_OFFLINE, or give a folder.",
-  });
-
 async function download(cache: string, name: HubName, options: HubOptions): Promise<string> {
   const { environment = process.env, onEvent = () => {}, signal } = options;
-  const { wait = (seconds: number) => sleep(1000 * seconds, undefined, { signal }) } = options;
-  const announced = (seconds: number, reason: string): Promise<void> => {
+  const wait = async (seconds: number, reason: string): Promise<void> => {
     onEvent({ type: "waiting", seconds, reason });
-    return wait(seconds, reason);
+    await (options.wait?.(seconds, reason) ?? sleep(1000 * seconds, undefined, { signal }));
   };
-  const hub = connect(environment, { signal, wait: announced });
-  const listing = await listModel(hub, name);
-  checkWeights(listing, name);
+  const hub = connect(environment, { name, signal, wait });
+  const listing = await listModel(hub);
+  checkWeights(listing, hub);
   const { commit } = listing;
   const home = modelFolder(cache, name.id);
   const blobs = path.join(home, "blobs");
@@ -68,7 +55,7 @@ async function download(cache: string, name: HubName, options: HubOptions): Prom
   const get = async (file: HubFile, onProgress: (done: number) => void = () => {}): Promise<void> => {
     const target = path.join(blobs, file.blob);
     await named(target, async () => {
-      if ((await sizeOf(target)) !== file.size) await transfer({ hub, name, commit, file, target, onProgress });
+      if ((await fileSize(target)) !== file.size) await transfer({ hub, commit, file, target, onProgress });
       await link(target, path.join(folder, file.path));
     });
   };
@@ -76,11 +63,18 @@ async function download(cache: string, name: HubName, options: HubOptions): Prom
   const index = listing.files.has(WEIGHTS_NAME) ? undefined : listing.files.get(INDEX_NAME);
   if (index) await get(index);
   const shards = index ? await shardsOf(path.join(folder, INDEX_NAME)) : [];
-  if (shards === null) throw noShards(name);
-  const files = [...sideFilesOf(listing, name), ...weightsOf(listing, shards, name)];
+  if (shards === null) {
+    throw hubError("index", "the index of shards cannot be read", hub, {
+      subject: `${name.id}/${INDEX_NAME}`,
+      expected: 'an object with "weight_map": { tensor name: file name }',
+      next: "The model on the hub is damaged; report it to its owner, or use another revision.",
+      exitCode: 2,
+    });
+  }
+  const files = [...sideFilesOf(listing, hub), ...weightsOf(listing, shards, hub)];
   const done = await Promise.all(files.map((file) => bytesThere(path.join(blobs, file.blob), file)));
   const [bytes, there] = [sum(files.map(({ size }) => size)), sum(done)];
-  await checkDisk(cache, name, bytes - there);
+  await checkDisk(cache, hub, bytes - there);
   onEvent({ type: "download", model: name.id, commit, folder, files: files.length, bytes, there });
   const report = progress(bytes, there, onEvent);
   for (const [i, file] of files.entries()) {
@@ -104,27 +98,19 @@ function progress(bytes: number, there: number, onEvent: (event: HubEvent) => vo
     const now = performance.now();
     if (done < bytes && now - lastEvent < PROGRESS_MS) return;
     lastEvent = now;
-    const rate = now - began > 1000 && done > there ? (1000 * (done - there)) / (now - began) : null;
-    onEvent({
-      type: "downloading",
-      file,
-      done,
-      bytes,
-      bytesPerSecond: rate,
-      secondsLeft: rate === null ? null : (bytes - done) / rate,
-    });
+    const bytesPerSecond = now - began > 1000 && done > there ? (1000 * (done - there)) / (now - began) : null;
+    const secondsLeft = bytesPerSecond && (bytes - done) / bytesPerSecond;
+    onEvent({ type: "downloading", file, done, bytes, bytesPerSecond, secondsLeft });
   };
 }
 
-async function checkDisk(cache: string, { id }: HubName, needed: number): Promise<void> {
+async function checkDisk(cache: string, hub: Hub, needed: number): Promise<void> {
   const free = await freeDisk(cache);
   if (needed === 0 || needed + DISK_MARGIN_BYTES <= free) return;
-  throw new LowrankError("hub/disk", "the model does not fit on the cache's disk", {
-    subject: id,
+  throw hubError("disk", "the model does not fit on the cache's disk", hub, {
     expected: `${(needed / 1e9).toFixed(2)} GB in ${cache}`,
     got: `${(free / 1e9).toFixed(2)} GB free`,
     next: "Free some space, or set HF_HOME to a folder on another disk.",
-    exitCode: 1,
   });
 }
 
@@ -153,10 +139,3 @@ async function finish(cache: string, name: HubName, { commit, files }: Listing):
   await nodeFiles.makeFolder(path.dirname(ref));
   await nodeFiles.write(ref, new TextEncoder().encode(commit));
 }
-
-const noShards = ({ id }: HubName): LowrankError =>
-  new LowrankError("hub/index", "the index of shards cannot be read", {
-    subject: `${id}/${INDEX_NAME}`,
-    expected: 'an object with "weight_map": { tensor name: file name }',
-    next: "The model on the hub is damaged; report it to its owner, or use another revision.",
-  });

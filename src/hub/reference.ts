@@ -1,10 +1,10 @@
 // What names a model everywhere: a folder, `embedded`, or owner/name[@revision] on the hub (huggingface_hub's rules for names).
-import { readdir, stat } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LowrankError, nearest } from "../errors.ts";
 import { EMBEDDED, type HubOptions, type ModelFolder } from "../platform/platform.ts";
-import { DEFAULT_REVISION, type HubName } from "./cache.ts";
+import { DEFAULT_REVISION, type HubName, statOf } from "./cache.ts";
 
 const embeddedFolder = fileURLToPath(new URL("../../models/embedded", import.meta.url));
 
@@ -30,7 +30,13 @@ export async function resolveModel(reference: string, options: HubOptions = {}):
   if (reference === EMBEDDED) return { folder: await embedded(), name: EMBEDDED };
   const kind = await kindOf(reference);
   if (kind === "folder") return { folder: reference, name: reference };
-  if (kind === "file") throw isFile(reference);
+  if (kind === "file") {
+    throw new LowrankError("reference/file", "is a file, and a model is a folder", {
+      subject: reference,
+      expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors",
+      next: `Give the folder: ${path.dirname(reference)}`,
+    });
+  }
   const name = hubName(reference);
   if (name === null) throw await unknown(reference);
   const { hubFolder } = await import("./hub.ts");
@@ -45,17 +51,15 @@ export async function resolveModel(reference: string, options: HubOptions = {}):
 async function withFoldersNear(error: unknown, reference: string): Promise<unknown> {
   if (!(error instanceof LowrankError) || !/^hub\/(missing|offline|unreachable)$/.test(error.code)) return error;
   const near = (await kindOf(path.dirname(reference))) === "folder" ? await foldersNear(reference) : [];
-  const { subject, expected, got, next, exitCode, cause } = error;
   const folders = near.length > 0 ? `those most like it are ${near.join(", ")}` : "no folder has this path";
-  const both = `${next} If a folder was meant: ${folders}.`;
-  return new LowrankError(error.code, error.message, { subject, expected, got, next: both, exitCode, cause });
+  const next = `${error.next} If a folder was meant: ${folders}.`;
+  return new LowrankError(error.code, error.message, { ...error, cause: error.cause, next });
 }
 
-const kindOf = (place: string): Promise<"folder" | "file" | null> =>
-  stat(place).then(
-    (found) => (found.isDirectory() ? "folder" : "file"),
-    () => null,
-  );
+async function kindOf(place: string): Promise<"folder" | "file" | null> {
+  const found = await statOf(place);
+  return found && (found.isDirectory() ? "folder" : "file");
+}
 
 async function embedded(): Promise<string> {
   if ((await kindOf(embeddedFolder)) === "folder") return embeddedFolder;
@@ -65,13 +69,6 @@ async function embedded(): Promise<string> {
     next: "Install lowrank again, or give a checkpoint folder or owner/name of a model on the hub.",
   });
 }
-
-const isFile = (reference: string): LowrankError =>
-  new LowrankError("reference/file", "is a file, and a model is a folder", {
-    subject: reference,
-    expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors",
-    next: `Give the folder: ${path.dirname(reference)}`,
-  });
 
 async function unknown(reference: string): Promise<LowrankError> {
   const folders = await foldersNear(reference);
@@ -96,8 +93,6 @@ async function foldersNear(reference: string): Promise<string[]> {
   }
   const entries = await readdir(parent, { withFileTypes: true }).catch(() => []);
   const folders = entries.filter((entry) => !entry.isFile() && !entry.name.startsWith(".")).slice(0, MAX_COMPARED);
-  return nearest(
-    wanted.slice(0, 256),
-    folders.map((entry) => entry.name),
-  ).map((name) => path.join(parent, name));
+  const names = folders.map(({ name }) => name);
+  return nearest(wanted.slice(0, 256), names).map((name) => path.join(parent, name));
 }

@@ -61,9 +61,14 @@ const refused: Magic[] = [
 const begins = (file: Uint8Array, [, ...parts]: Magic): boolean =>
   parts.every(([at, text]) => [...text].every((character, i) => file[at + i] === character.charCodeAt(0)));
 
-/** The format of a file, by its first bytes; the name of the file does not count. Others are refused. */
+/**
+ * The format of a file, by its first bytes; the name of the file does not count. Others are refused, and what is too large, or a
+ * JPEG of too many scans.
+ */
 export function imageFormat(file: Uint8Array, subject: string): ImageFormat {
+  checkImageBytes(file.length, subject);
   const known = magics.find((magic) => begins(file, magic));
+  if (known?.[0] === "JPEG") checkScans(file, subject);
   if (known) return known[0] as ImageFormat;
   const first = [...file.subarray(0, 8)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   throw new LowrankError("image/format", "not an image that can be decoded", {
@@ -87,7 +92,7 @@ export function checkImageSize(width: number, height: number, subject: string): 
 }
 
 /** Refuses a file by its size in bytes. */
-export function checkImageBytes(bytes: number, subject: string): void {
+function checkImageBytes(bytes: number, subject: string): void {
   if (bytes <= MAX_IMAGE_BYTES) return;
   throw new LowrankError("image/too-large", "the file is too large for an image", {
     subject,
@@ -98,7 +103,7 @@ export function checkImageBytes(bytes: number, subject: string): void {
 }
 
 /** Refuses a JPEG of so many scans that it takes minutes to decode. In what they code no marker occurs. */
-export function checkScans(file: Uint8Array, subject: string): void {
+function checkScans(file: Uint8Array, subject: string): void {
   let scans = 0;
   for (let at = file.indexOf(0xff); at >= 0; at = file.indexOf(0xff, at + 1)) if (file[at + 1] === 0xda) scans++;
   if (scans <= MAX_JPEG_SCANS) return;
@@ -109,6 +114,15 @@ export function checkScans(file: Uint8Array, subject: string): void {
     next: "Save the image again, as a JPEG that is not progressive.",
   });
 }
+
+/** The error for a file that no decoder can read. */
+export const damagedImage = (subject: string, cause: unknown): LowrankError =>
+  new LowrankError("image/damaged", "the image cannot be decoded", {
+    subject,
+    got: String((cause as Error).message).replaceAll("\n", "; "),
+    next: "The file is damaged or truncated. Fetch it again, or leave it out of the data.",
+    cause,
+  });
 
 /** Reads an image file and turns it upright as its EXIF data say. */
 export async function readImage(files: Files, decode: DecodeImage, path: string): Promise<RgbImage> {

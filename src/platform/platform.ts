@@ -40,7 +40,6 @@ export interface Platform {
   environment?: () => Record<string, string>;
 }
 
-/** uPlot's files, as text. */
 export interface ChartLibrary {
   script: string;
   style: string;

@@ -22,7 +22,7 @@ export interface SessionOptions {
   profile?: string;
 }
 
-export interface RunOptions {
+export interface SessionRun {
   /** Outputs to return; all that are not carried if absent. */
   fetches?: readonly string[];
   /** Output → input: the output stays beside the engine, bound to that input, and is not returned unless fetched. */
@@ -34,7 +34,7 @@ export interface Session {
    * Runs the model on `feeds` and the bound inputs; where both have a name, `feeds` counts. Rejects with a LowrankError
    * that carries the engine's message, and binds nothing then.
    */
-  run(feeds: Record<string, Tensor>, options?: RunOptions): Promise<Record<string, Tensor>>;
+  run(feeds: Record<string, Tensor>, options?: SessionRun): Promise<Record<string, Tensor>>;
   /** Copies inputs beside the engine once. Each serves every run until it is bound again, by `bind` or by `carry`. */
   bind(feeds: Record<string, Tensor>): Promise<void>;
   /**

@@ -1,12 +1,12 @@
 // A session whose engine lives in a worker: run() blocks its thread. The requests, and the side that sends them.
 import { LowrankError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
-import type { RunOptions, Session } from "./session.ts";
+import type { Session, SessionRun } from "./session.ts";
 
 export type Request =
   /** `open` is between a platform and its worker. */
   | { kind: "open"; id: number; open: unknown }
-  | { kind: "run"; id: number; feeds: Record<string, Tensor>; options: RunOptions }
+  | { kind: "run"; id: number; feeds: Record<string, Tensor>; options: SessionRun }
   | { kind: "bind"; id: number; feeds: Record<string, Tensor> }
   | { kind: "share"; id: number; inputs: Record<string, Tensor>; outputs: Record<string, Tensor> }
   | { kind: "close"; id: number };

@@ -36,6 +36,8 @@ const record = z.object({
   /** Size in bytes of every other file of the folder. */
   files: z.record(z.string(), z.int().nonnegative()),
 });
+/** What a whole checkpoint has, for errors. */
+const COMPLETE = `${STATE_FILE} and every file it lists, at its size`;
 type StateRecord = z.infer<typeof record>;
 
 const folderOf = (out: string, step: number): string => `${out}/checkpoint-${step}`;
@@ -64,12 +66,8 @@ export async function saveCheckpoint(
   const sizes: Record<string, number> = {};
   for (const name of await filesBelow(files, making)) sizes[name] = await files.size(`${making}/${name}`);
   const { step, log, evals } = state;
-  const text = JSON.stringify(
-    { version: 1, step, facts, bestEval: bestOf(evals), evals, log, files: sizes } satisfies StateRecord,
-    null,
-    2,
-  );
-  await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(text + "\n"));
+  const saved: StateRecord = { version: 1, step, facts, bestEval: bestOf(evals), evals, log, files: sizes };
+  await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
   await discard(files, out, state.step);
   await files.rename(making, folder);
   return folder;
@@ -120,11 +118,8 @@ export async function resumable(files: Files, out: string, resume: boolean): Pro
 export async function loadCheckpoint(files: Files, folder: string, facts: RunIdentity, parameters: number): Promise<TrainState> {
   const saved = await readRecord(files, folder);
   if (!saved) {
-    throw new LowrankError("train/checkpoint", "not a complete checkpoint", {
-      subject: folder,
-      expected: `${STATE_FILE} and every file it lists, at its size`,
-      next: "Resume from another checkpoint.",
-    });
+    const next = "Resume from another checkpoint.";
+    throw new LowrankError("train/checkpoint", "not a complete checkpoint", { subject: folder, expected: COMPLETE, next });
   }
   for (const name of [...new Set([...Object.keys(saved.facts), ...Object.keys(facts)])].sort()) {
     if (saved.facts[name] === facts[name]) continue;
@@ -135,9 +130,9 @@ export async function loadCheckpoint(files: Files, folder: string, facts: RunIde
       next: "Resume with the options the run was started with, or train into another folder; to continue its adapter, give --adapter (adapter).",
     });
   }
+  const { step, log, evals } = saved;
   const vector = (name: (typeof VECTORS)[number]) => readVector(files, folder, name, parameters);
-  const [theta, m, v] = [await vector("theta"), await vector("m"), await vector("v")];
-  return { theta, m, v, step: saved.step, log: saved.log, evals: saved.evals };
+  return { theta: await vector("theta"), m: await vector("m"), v: await vector("v"), step, log, evals };
 }
 
 /** θ of `out`/checkpoint-<step>, a checkpoint of the run at work. */
@@ -146,7 +141,7 @@ export async function loadTheta(files: Files, out: string, step: number, paramet
   if (await readRecord(files, folder, step)) return readVector(files, folder, "theta", parameters);
   throw new LowrankError("train/best", "the best evaluation's checkpoint is missing or incomplete", {
     subject: folder,
-    expected: `${STATE_FILE} and every file it lists, at its size`,
+    expected: COMPLETE,
     next: "Resume the run with --no-load-best (loadBest: false): the result is then the last step's weights.",
     exitCode: 1,
   });
@@ -191,19 +186,15 @@ async function discard(files: Files, out: string, step: number): Promise<void> {
 /** The steps of which `out` has a checkpoint folder, newest first. */
 async function checkpointSteps(files: Files, out: string): Promise<number[]> {
   if (!(await files.exists(out))) return [];
-  const steps = (await files.list(out)).flatMap((name) => {
-    const digits = /^checkpoint-(0|[1-9]\d{0,14})$/.exec(name)?.[1];
-    return digits === undefined ? [] : [Number(digits)];
-  });
-  return steps.sort((a, b) => b - a);
+  const digits = (await files.list(out)).flatMap((name) => /^checkpoint-(0|[1-9]\d{0,14})$/.exec(name)?.[1] ?? []);
+  return digits.map(Number).sort((a, b) => b - a);
 }
 
 /** The record of a whole checkpoint; undefined if it can't be read or a file it lists is missing or has another size. */
 async function readRecord(files: Files, folder: string, step?: number): Promise<StateRecord | undefined> {
   try {
     const saved = record.parse(await readJsonObject(files, `${folder}/${STATE_FILE}`));
-    if (step !== undefined && saved.step !== step) return undefined;
-    if (!(OPTIMIZER_FILE in saved.files)) return undefined;
+    if ((step !== undefined && saved.step !== step) || !(OPTIMIZER_FILE in saved.files)) return undefined;
     for (const [name, bytes] of Object.entries(saved.files)) {
       if (!PATH_BELOW.test(name) || (await files.size(`${folder}/${name}`)) !== bytes) return undefined;
     }

@@ -53,7 +53,6 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
   };
   planFor(0);
   const stepsPerEpoch = Math.ceil(plan!.count / gradientAccumulation);
-  /** The rows of each micro-batch of a step. */
   const batchesOf = (step: number): number[][] => {
     planFor(Math.floor(step / stepsPerEpoch));
     const first = (step % stepsPerEpoch) * gradientAccumulation;

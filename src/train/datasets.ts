@@ -20,7 +20,6 @@ export interface ReadingEvent {
   seconds: number;
 }
 
-/** Seconds between two events. */
 const READING_SECONDS = 2;
 
 /** Yields its progress, and returns what was read. */
@@ -34,7 +33,6 @@ export async function finished<T>(reading: Reading<T>): Promise<T> {
   }
 }
 
-/** What there is to train on, and to evaluate on. */
 export interface Datasets {
   train: Dataset;
   held?: Dataset;
@@ -64,7 +62,6 @@ export interface ReadingOptions {
   signal?: AbortSignal;
 }
 
-/** A reader of the files of a task's data. */
 export function dataReader(files: Files, task: TaskData, { spill, signal }: ReadingOptions = {}): DataReader {
   const { maxLength, limit, classes, images } = task;
   const stores: ExampleStore[] = [];
@@ -87,7 +84,12 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
       yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: (now - began) / 1000 };
       // Lets what waits have its turn: a signal, for one.
       await new Promise((resolve) => setTimeout(resolve, 0));
-      if (signal?.aborted) throw stopped(path);
+      if (!signal?.aborted) continue;
+      throw new LowrankError("train/stopped", "stopped while the data were read, before anything was trained", {
+        subject: path,
+        next: "Run it again from the start; nothing is lost.",
+        exitCode: 1,
+      });
     }
     return { ...collected, dataset: (numbers) => withFile(collected.dataset(numbers), file.recognized()) };
   }
@@ -154,10 +156,16 @@ export function withShared<T extends Datasets>(datasets: T): T {
   return held ? { ...datasets, held: { ...held, report: { ...held.report, alsoTrained: alsoIn(train, held) } } } : datasets;
 }
 
-/** The indices of the records that are kept for evaluation. */
 function heldOut(path: string, records: number, share: number, seed: number): Set<number> {
   const count = Math.ceil(share * records);
-  if (count === records) throw nothingLeft(path, count);
+  if (count === records) {
+    throw new LowrankError("train/option", "no record would be left to train on", {
+      subject: path,
+      expected: "at least one record for training",
+      got: count === 0 ? "no records" : `evalSplit uses all ${count} records`,
+      next: "Give more records, or a smaller evalSplit.",
+    });
+  }
   return new Set(permutation(seed, [purpose.shuffle, 0, 2], records).subarray(0, count));
 }
 
@@ -171,18 +179,3 @@ export function shapeOf(sizes: Iterable<BatchSize>): BatchShape {
   }
   return shape;
 }
-
-const stopped = (subject: string): LowrankError =>
-  new LowrankError("train/stopped", "stopped while the data were read, before anything was trained", {
-    subject,
-    next: "Run it again from the start; nothing is lost.",
-    exitCode: 1,
-  });
-
-const nothingLeft = (subject: string, count: number): LowrankError =>
-  new LowrankError("train/option", "no record would be left to train on", {
-    subject,
-    expected: "at least one record for training",
-    got: count === 0 ? "no records" : `evalSplit uses all ${count} records`,
-    next: "Give more records, or a smaller evalSplit.",
-  });

@@ -2,7 +2,8 @@
 import type { Batch } from "../data/types.ts";
 import { meanLoss } from "../tasks/common/measures.ts";
 import type { Measure } from "../tasks/task.ts";
-import type { Objective } from "./types.ts";
+import type { Tensor } from "../tensor.ts";
+import type { Objective } from "./objective.ts";
 
 /** An evaluation after `step` steps: the mean loss over the targets, in nats a token. */
 export interface Eval {
@@ -16,7 +17,6 @@ export interface EvalMeasures {
   [figure: string]: number;
 }
 
-/** The mean loss alone. */
 export function lossMeasure(): Measure<EvalMeasures> {
   const { add, loss } = meanLoss();
   return { add, score: () => ({ loss: loss() }) };
@@ -25,18 +25,27 @@ export function lossMeasure(): Measure<EvalMeasures> {
 /** The batches of an evaluation, and the numbers of their rows where these are known. */
 export type EvalBatches = (Iterable<Batch> | AsyncIterable<Batch>) & { rows?: readonly (readonly number[])[] };
 
+/** Gives each measure every batch that has targets, with what `run` makes of it. */
+export async function measureBatches(
+  batches: EvalBatches,
+  sides: readonly { run(batch: Batch): Promise<Record<string, Tensor>>; measure: Pick<Measure<unknown>, "add"> }[],
+): Promise<void> {
+  let number = 0;
+  for await (const batch of batches) {
+    const rows = batches.rows?.[number++] ?? [];
+    if (batch.targets === 0) continue;
+    for (const { run, measure } of sides) await measure.add({ batch, rows, results: await run(batch) });
+  }
+}
+
 /** Evaluates θ on `batches`, without dropout. */
-export async function evaluate(
+export async function evaluateTheta(
   objective: Pick<Objective, "evaluate">,
   theta: Float32Array,
   batches: EvalBatches,
   measure: Measure<EvalMeasures> = lossMeasure(),
 ): Promise<EvalMeasures> {
-  let number = 0;
-  for await (const batch of batches) {
-    const rows = batches.rows?.[number++] ?? [];
-    if (batch.targets > 0) await measure.add({ batch, rows, results: await objective.evaluate(batch, theta) });
-  }
+  await measureBatches(batches, [{ run: (batch) => objective.evaluate(batch, theta), measure }]);
   return measure.score();
 }
 

@@ -1,16 +1,15 @@
 // Peak memory of training, from the graph: a walk over its nodes in order of execution that counts what is alive at each.
 import type { BatchSize } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
-import { type ElementType, type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+import { type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+import { bytesPerElement } from "../tensor.ts";
 import { inputsOf } from "./training-graph.ts";
 
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
-export type Lengths = Readonly<Record<string, number>>;
-
-const bytesOfType: Record<ElementType, number> = { float32: 4, float64: 8, int32: 4, int64: 8, bool: 1 };
+export type SymbolLengths = Readonly<Record<string, number>>;
 
 /** The number a dim stands for. A symbol of an attention block is its share of the rows, or of the keys up to its end. */
-export function lengthOf(dim: Dim, lengths: Lengths): number {
+export function lengthOf(dim: Dim, lengths: SymbolLengths): number {
   let sum = 0;
   for (const [monomial, coefficient] of polynomial(dim)) {
     sum += monomial
@@ -20,7 +19,7 @@ export function lengthOf(dim: Dim, lengths: Lengths): number {
   return sum;
 }
 
-function symbolLength(symbol: string, lengths: Lengths): number {
+function symbolLength(symbol: string, lengths: SymbolLengths): number {
   // Tokens that one expert of a mixture gets, if the router is even (models/experts.ts).
   const [routed, perToken, experts] = /^routed:.*@(\d+)\/(\d+)$/.exec(symbol) ?? [];
   if (routed !== undefined) return (lengthOf("batch*seq", lengths) * Number(perToken)) / Number(experts);
@@ -31,10 +30,10 @@ function symbolLength(symbol: string, lengths: Lengths): number {
   return length;
 }
 
-const elementsOf = ({ shape }: Type, lengths: Lengths): number =>
+const elementsOf = ({ shape }: Type, lengths: SymbolLengths): number =>
   shape.reduce<number>((product, dim) => product * lengthOf(dim, lengths), 1);
 
-const bytesOf = (type: Type, lengths: Lengths): number => elementsOf(type, lengths) * bytesOfType[type.dtype];
+const bytesOf = (type: Type, lengths: SymbolLengths): number => elementsOf(type, lengths) * bytesPerElement[type.dtype];
 
 /** Ops whose output lies in their input's memory. */
 const aliases = new Set(["reshape"]);
@@ -44,7 +43,7 @@ const inPlace = new Set(["add", "sub", "mul", "div", "neg", "exp", "log", "sqrt"
 const leaves = new Set(["input", "weight", "constant"]);
 
 /** Bytes that an op allocates beside its outputs while it runs (what its row in the table lowers to). */
-function workspace(node: Node, lengths: Lengths): number {
+function workspace(node: Node, lengths: SymbolLengths): number {
   const bytes = (value: Value) => bytesOf(value, lengths);
   const { inputs, outputs } = node;
   switch (node.op) {
@@ -70,7 +69,7 @@ function workspace(node: Node, lengths: Lengths): number {
 const isFolded = ({ op, inputs }: Node): boolean => op === "transpose" && inputs[0]!.node.op === "weight";
 
 /** Most bytes of intermediate values that are alive at once when the nodes run in the order of `nodesOf`. */
-export function peakActivations(graph: Graph, lengths: Lengths): number {
+function peakActivations(graph: Graph, lengths: SymbolLengths): number {
   const nodes = nodesOf(graph);
   const roots = new Map<Value, Value>(); // a value → the one whose memory it lies in
   const rootOf = (value: Value) => roots.get(value) ?? value;
@@ -99,7 +98,7 @@ export function peakActivations(graph: Graph, lengths: Lengths): number {
  * Bytes of frozen weights that ONNX Runtime keeps, in float32: a packed copy for each direction in which a matrix is
  * multiplied (forward and, above the lowest adapter, backward), and the tensor itself where something else reads it.
  */
-export function weightBytes(graph: Graph): number {
+function weightBytes(graph: Graph): number {
   const kept = new Map<string, number>();
   const keep = (value: Value, how: string) => {
     const { op, inputs, attributes } = value.node;
@@ -121,7 +120,7 @@ export function weightBytes(graph: Graph): number {
 }
 
 /** Floating-point operations of the products of a run: two for each multiplication of a matrix product. */
-export function flopsOf(graph: Graph, lengths: Lengths): number {
+export function flopsOf(graph: Graph, lengths: SymbolLengths): number {
   const size = (value: Value) => elementsOf(value, lengths);
   let sum = 0;
   for (const { op, inputs, outputs, attributes } of nodesOf(graph)) {
@@ -169,7 +168,7 @@ const POOL_COPIES = 3;
 const PIXEL_COPIES = 4;
 
 /** Peak memory of training `graph` (as `loraGraph` and `fullGraph` make it) with `trainable` parameters, at these lengths. */
-export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths): MemoryEstimate {
+export function trainingMemory(graph: Graph, trainable: number, lengths: SymbolLengths): MemoryEstimate {
   const nodes = nodesOf(graph);
   const weights = weightBytes(graph);
   const trained = 4 * THETA_VECTORS * trainable;
@@ -185,26 +184,18 @@ export function trainingMemory(graph: Graph, trainable: number, lengths: Lengths
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
 
-/** The estimate with a second session beside it that runs `graph` forward, for samples: it keeps weights of its own. */
-export function withGenerator(memory: MemoryEstimate, graph: Graph): MemoryEstimate {
-  const process = ENGINE_BYTES + NODE_BYTES * nodesOf(graph).length;
-  const weights = weightBytes(graph);
-  return {
-    ...memory,
-    process: memory.process + process,
-    weights: memory.weights + weights,
-    total: memory.total + process + weights,
-  };
+/**
+ * The estimate with what a run has beside its batches: prepared images that are kept, in bytes, and, for samples, a second session
+ * that runs `generator` forward with weights of its own.
+ */
+export function withBeside(memory: MemoryEstimate, imageBytes: number, generator: Graph | null): MemoryEstimate {
+  const session = generator ? ENGINE_BYTES + NODE_BYTES * nodesOf(generator).length : 0;
+  const process = memory.process + imageBytes + session;
+  const weights = memory.weights + (generator ? weightBytes(generator) : 0);
+  return { ...memory, process, weights, total: process + weights + memory.trained + memory.activations };
 }
 
-/** The estimate with prepared images of so many bytes that stay in memory beside the batches. */
-export const withImagesKept = (memory: MemoryEstimate, bytes: number): MemoryEstimate => ({
-  ...memory,
-  process: memory.process + bytes,
-  total: memory.total + bytes,
-});
-
-export const lengthsOf = ({ rows, width, targets, images = 0, lengths }: BatchSize): Lengths => ({
+export const lengthsOfBatch = ({ rows, width, targets, images = 0, lengths }: BatchSize): SymbolLengths => ({
   batch: rows,
   seq: width,
   targets,
@@ -226,7 +217,7 @@ export function peakMemory(graph: Graph, trainable: number, sizes: Iterable<Batc
   for (const size of sizes)
     for (const [i, measure] of measures.entries()) if (measure(size) > measure(largest[i]!)) largest[i] = size;
   return [...new Set(largest)]
-    .map((size) => trainingMemory(graph, trainable, lengthsOf(size)))
+    .map((size) => trainingMemory(graph, trainable, lengthsOfBatch(size)))
     .reduce((a, b) => (b.total > a.total ? b : a));
 }
 

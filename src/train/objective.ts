@@ -1,4 +1,4 @@
-// A loss graph and what of it is trained, as a function of θ over one ONNX session.
+// The border between the training loop and the network: a loss graph as a function of θ, over one ONNX session.
 
 import { layoutOf, lengthOfTheta, partOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
 import type { Batch } from "../data/types.ts";
@@ -7,11 +7,9 @@ import type { Graph, Node } from "../graph/graph.ts";
 import { weightFiles } from "../models/weights.ts";
 import { purpose, uniform } from "../random.ts";
 import { type Engine, openGraph } from "../runtime/open-graph.ts";
-import type { Session } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
-import { type Lengths, lengthOf } from "./memory.ts";
+import { lengthOf, type SymbolLengths } from "./memory.ts";
 import { fullEntries, fullGraph, gradientName, inputsOf, loraGraph } from "./training-graph.ts";
-import type { DropoutKey, Objective } from "./types.ts";
 
 export interface ObjectiveOptions extends Engine {
   checkpoint: Checkpoint;
@@ -24,75 +22,74 @@ export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {
   dropout: number;
 }
 
+/** Identifies the random numbers of one forward pass, so that dropout resumes to the same bits. */
+export interface DropoutKey {
+  seed: number;
+  step: number;
+  micro: number;
+}
+
+/** A network seen from the training loop: a function of a flat parameter vector θ. */
+export interface Objective {
+  readonly entries: readonly ThetaEntry[];
+  /**
+   * The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to θ (same length as θ). The
+   * gradient's memory belongs to the caller until the next call, which may write there.
+   */
+  lossAndGradient(
+    batch: Batch,
+    theta: Float32Array,
+    divisor: number,
+    key: DropoutKey,
+  ): Promise<{ loss: number; gradient: Float32Array }>;
+  /** All outputs of the loss graph for `batch`, without dropout: `loss`, the sum over its targets, and what is measured beside it. */
+  evaluate(batch: Batch, theta: Float32Array): Promise<Record<string, Tensor>>;
+}
+
 /** An objective holds a session; close it to free the weights. */
 export type OpenObjective = Objective & { close(): Promise<void> };
 
 /** Opens the training session of a LoRA adapter; θ holds its factors. */
-export async function loraObjective(options: LoraObjectiveOptions): Promise<OpenObjective> {
-  const { dropout } = options;
-  const graph = loraGraph(options.loss, options, dropout > 0);
-  const session = await openTraining(graph, options);
-  const { pools, others } = inputsOf(graph);
-  const draw: Draw = (feeds, key) => {
-    if (dropout === 0) return {};
-    const lengths = lengthsIn(others, feeds);
-    const numbers = pools.map(({ attributes, outputs }, i): [string, Tensor] => {
-      const shape = outputs[0]!.shape.map((dim) => lengthOf(dim, lengths));
-      const drawn = key
-        ? uniform(key.seed, [purpose.dropout, key.step, key.micro, i], sizeOf(shape))
-        : new Float32Array(sizeOf(shape));
-      return [String(attributes["name"]), float32(shape, drawn)];
-    });
-    return { ...Object.fromEntries(numbers), dropoutRate: float32([], Float32Array.of(key ? dropout : 0)) };
-  };
-  return sessionObjective(session, layoutOf(options), draw, graph);
-}
-
-/** What beside a batch's feeds a run is fed: random numbers, none at all (null) in evaluation. */
-type Draw = (feeds: Record<string, Tensor>, key: DropoutKey | null) => Record<string, Tensor>;
-
-/** The lengths behind the symbols of a graph's inputs, from the tensors they are fed. */
-function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): Lengths {
-  const known = inputs.flatMap(({ attributes, outputs }) => {
-    const { shape = [] } = feeds[String(attributes["name"])] ?? {};
-    return shape.map((length, axis) => [outputs[0]!.shape[axis]!, length] as const);
-  });
-  return Object.fromEntries(known);
-}
+export const loraObjective = (options: LoraObjectiveOptions): Promise<OpenObjective> =>
+  openObjective(loraGraph(options.loss, options, options.dropout > 0), layoutOf(options), options);
 
 /** Opens the training session of all weights; θ holds them, so the checkpoint's files are read only for its first value. */
-export async function fullObjective(options: ObjectiveOptions): Promise<OpenObjective> {
-  const graph = fullGraph(options.loss);
-  const session = await openTraining(graph, options);
-  return sessionObjective(session, fullEntries(options.loss), () => ({}), graph);
-}
+export const fullObjective = (options: ObjectiveOptions): Promise<OpenObjective> =>
+  openObjective(fullGraph(options.loss), fullEntries(options.loss), options);
 
-const openTraining = (graph: Graph, { checkpoint, openSession, threads, profile }: ObjectiveOptions): Promise<Session> =>
-  openGraph(graph, weightFiles(checkpoint), { openSession, threads, profile });
-
-/** An Objective over an open session with the inputs and outputs of `withGradient`. θ and its gradient are shared memory. */
-async function sessionObjective(
-  session: Session,
+/** An Objective over a graph with the inputs and outputs of `withGradient`. θ and its gradient are shared memory. */
+async function openObjective(
+  graph: Graph,
   entries: readonly ThetaEntry[],
-  draw: Draw,
-  { outputs }: Graph,
+  { checkpoint, openSession, threads, profile, dropout = 0 }: ObjectiveOptions & { dropout?: number },
 ): Promise<OpenObjective> {
-  const length = lengthOfTheta(entries);
-  const [values, gradients] = [0, 1].map(() => new Float32Array(new SharedArrayBuffer(4 * length))) as [
-    Float32Array,
-    Float32Array,
-  ];
+  const session = await openGraph(graph, weightFiles(checkpoint), { openSession, threads, profile });
+  const shared = () => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(entries)));
+  const [values, gradients] = [shared(), shared()];
   await session.share(
     Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, partOf(values, entry))])),
     Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, partOf(gradients, entry))])),
   );
+  const { pools, others } = inputsOf(graph);
+  /** What dropout is fed beside a batch: its random numbers, none at all in evaluation (null). */
+  const drawn = (feeds: Record<string, Tensor>, key: DropoutKey | null): Record<string, Tensor> => {
+    if (dropout === 0) return {};
+    const lengths = lengthsIn(others, feeds);
+    const numbers = pools.map(({ attributes, outputs }, i): [string, Tensor] => {
+      const shape = outputs[0]!.shape.map((dim) => lengthOf(dim, lengths));
+      const pool = new Float32Array(sizeOf(shape));
+      if (key) uniform(key.seed, [purpose.dropout, key.step, key.micro, i], pool);
+      return [String(attributes["name"]), float32(shape, pool)];
+    });
+    return { ...Object.fromEntries(numbers), dropoutRate: float32([], Float32Array.of(key ? dropout : 0)) };
+  };
   const run = async ({ feeds }: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
     values.set(theta);
-    const given = { ...feeds, lossScale: float32([], Float32Array.of(scale)), ...draw(feeds, key) };
+    const given = { ...feeds, lossScale: float32([], Float32Array.of(scale)), ...drawn(feeds, key) };
     return session.run(given, { fetches });
   };
   const gradientNames = entries.map(gradientName);
-  const measured = Object.keys(outputs).filter((name) => !gradientNames.includes(name));
+  const measured = Object.keys(graph.outputs).filter((name) => !gradientNames.includes(name));
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {
@@ -102,4 +99,13 @@ async function sessionObjective(
     evaluate: (batch, theta) => run(batch, theta, 1, null, measured),
     close: () => session.close(),
   };
+}
+
+/** The lengths behind the symbols of a graph's inputs, from the tensors they are fed. */
+function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): SymbolLengths {
+  const known = inputs.flatMap(({ attributes, outputs }) => {
+    const { shape = [] } = feeds[String(attributes["name"])] ?? {};
+    return shape.map((length, axis) => [outputs[0]!.shape[axis]!, length] as const);
+  });
+  return Object.fromEntries(known);
 }

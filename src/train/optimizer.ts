@@ -2,13 +2,16 @@
 import type { ThetaEntry } from "../adapters/layout.ts";
 import { sizeOf } from "../tensor.ts";
 
-/** A run of neighbouring parameters θ[start, end) that learn alike. */
-export interface ParameterRange {
-  start: number;
-  end: number;
+export interface Rates {
   /** Before the schedule's factor. */
   learningRate: number;
   weightDecay: number;
+}
+
+/** A run of neighbouring parameters θ[start, end) that learn alike. */
+export interface ParameterRange extends Rates {
+  start: number;
+  end: number;
 }
 
 export interface AdamW {
@@ -32,10 +35,7 @@ const LORA_PLUS_EMBEDDING_LEARNING_RATE = 1e-6;
  * With it as PEFT's create_loraplus_optimizer: B factors and vectors learn `loraPlusRatio` times faster, biases among
  * them do not decay, embeddings learn at 1e-6. Entries must lie in θ one after another.
  */
-export function parameterRanges(
-  entries: readonly ThetaEntry[],
-  options: { learningRate: number; weightDecay: number; loraPlusRatio?: number },
-): ParameterRange[] {
+export function parameterRanges(entries: readonly ThetaEntry[], options: Rates & { loraPlusRatio?: number }): ParameterRange[] {
   const ranges: ParameterRange[] = [];
   for (const entry of entries) {
     const end = entry.offset + sizeOf(entry.shape);
@@ -47,10 +47,8 @@ export function parameterRanges(
   return ranges;
 }
 
-function ratesOf(
-  { key, group, shape }: ThetaEntry,
-  { learningRate, weightDecay, loraPlusRatio }: { learningRate: number; weightDecay: number; loraPlusRatio?: number },
-): { learningRate: number; weightDecay: number } {
+function ratesOf({ key, group, shape }: ThetaEntry, options: Rates & { loraPlusRatio?: number }): Rates {
+  const { learningRate, weightDecay, loraPlusRatio } = options;
   if (loraPlusRatio === undefined) return { learningRate, weightDecay };
   if (/\.lora_embedding_[AB]$/.test(key)) return { learningRate: LORA_PLUS_EMBEDDING_LEARNING_RATE, weightDecay };
   if (group !== "B" && shape.length !== 1) return { learningRate, weightDecay };

@@ -4,7 +4,7 @@ import { type LoraConfig, loraConfig } from "../adapters/config.ts";
 import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
-import { describeOptions, option } from "../options.ts";
+import { describeOptions, option, pick } from "../options.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
@@ -76,10 +76,7 @@ export const columnOptions = {
   textColumn: option(z.string().optional(), { value: "NAME", help: "the column of texts" }),
   textPairColumn: option(z.string().optional(), { value: "NAME", help: "text classifiers: the column of second texts" }),
   labelColumn: option(z.string().optional(), { value: "NAME", help: "classifiers: the column of classes" }),
-  imageColumn: option(z.string().optional(), {
-    value: "NAME",
-    help: "image models: the column of image paths",
-  }),
+  imageColumn: option(z.string().optional(), { value: "NAME", help: "image models: the column of image paths" }),
   // Those of tasks, whose types `taskOptions` has.
   ...(Object.fromEntries(Object.entries(taskOptions).filter(([name]) => name.endsWith("Column"))) as Record<never, never>),
 };
@@ -158,10 +155,7 @@ export const runOptions = {
     section: "run",
     help: "the learning rate's schedule",
   }),
-  warmup: option(z.number().min(0).default(0), {
-    section: "run",
-    help: "warm-up steps, or below 1 a share of the run",
-  }),
+  warmup: option(z.number().min(0).default(0), { section: "run", help: "warm-up steps, or below 1 a share of the run" }),
   weightDecay: option(z.number().default(optimizerDefaults.weightDecay), { value: "X", help: "AdamW's decoupled weight decay" }),
   maxGradNorm: option(z.number().default(optimizerDefaults.maxGradNorm!), {
     value: "X",
@@ -176,9 +170,7 @@ export const runOptions = {
   }),
   patience: option(count.optional(), { help: "stop after N evaluations without a better loss" }),
   minDelta: option(z.number().min(0).default(0), { value: "X", help: "a loss is better if it is lower by more than X" }),
-  loadBest: option(z.boolean().default(false), {
-    help: "keep the weights of the best evaluation, not of the last step",
-  }),
+  loadBest: option(z.boolean().default(false), { help: "keep the weights of the best evaluation, not of the last step" }),
   checkpointEvery: option(count.optional(), {
     value: "STEPS",
     help: "steps between checkpoints (100 without --checkpoint-minutes)",
@@ -254,14 +246,8 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
 /** The configuration of a new adapter. */
 export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, { peft }: Pick<Task, "peft">): LoraConfig =>
   loraConfig({
-    rank: options.rank,
-    alpha: options.alpha,
-    dropout: options.dropout,
-    targetModules: options.targetModules,
-    excludeModules: options.excludeModules,
-    layersToTransform: options.layersToTransform,
-    rankPattern: options.rankPattern,
-    alphaPattern: options.alphaPattern,
+    ...pick(options, "rank", "alpha", "dropout", "rankPattern", "alphaPattern"),
+    ...pick(options, "targetModules", "excludeModules", "layersToTransform"),
     useRslora: rslora,
     initLoraWeights: init,
     ...methodFieldsOf(options),

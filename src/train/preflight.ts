@@ -50,21 +50,16 @@ async function heldRun(files: Files, options: RunOptions): Promise<LowrankError 
   const { output } = options;
   const differing = await differencesFromKept(files, options);
   if (differing === null) return null;
-  const resume = `resume it: ${resumeCommand(output)}`;
-  return new LowrankError(
-    "train/output",
-    differing.length === 0 ? "the folder holds this very run" : "the folder holds another run",
-    {
-      subject: output,
-      expected: "a folder without checkpoints",
-      got:
-        differing.length === 0 ? "a run with the same options" : `a run with other options: ${differing.slice(0, 8).join("; ")}`,
-      next:
-        differing.length === 0
-          ? `To ${resume}.`
-          : `Train into another folder, or remove this one. Or leave the run's options as they are and ${resume}.`,
-    },
-  );
+  const [message, got, next] =
+    differing.length === 0
+      ? ["the folder holds this very run", "a run with the same options", "To resume it: "]
+      : [
+          "the folder holds another run",
+          `a run with other options: ${differing.slice(0, 8).join("; ")}`,
+          "Train into another folder, or remove this one. Or leave the run's options as they are and resume it: ",
+        ];
+  const expected = "a folder without checkpoints";
+  return new LowrankError("train/output", message!, { subject: output, expected, got, next: `${next}${resumeCommand(output)}.` });
 }
 
 /** Refuses a folder with a result, or with files but no run.json: what a run that never began left may be there. */

@@ -7,7 +7,6 @@ import { readJsonObject } from "../formats/json.ts";
 import { taskOptions } from "../tasks/index.ts";
 import { columnOptions, completeOptions, isAdapterOption, type RunOptions } from "./options.ts";
 
-/** The options of a run, kept in its output folder. */
 export const RUN_NAME = "run.json";
 
 /**

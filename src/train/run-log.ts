@@ -11,7 +11,7 @@ export const METRICS_NAME = "metrics.jsonl";
 const FLUSH_SECONDS = 2;
 const FLUSH_CHARS = 1 << 16;
 /** Longer lines are skipped by the reader. */
-const MAX_LINE_BYTES = 1 << 20;
+const MAX_LINE_CHARS = 1 << 20;
 /** Of a longer file only this much is read, from its beginning. */
 const MAX_METRICS_BYTES = MAX_TEXT_BYTES;
 const READ_BLOCK_BYTES = 1 << 20;
@@ -97,6 +97,8 @@ const anyRow = z.discriminatedUnion("type", [firstRow!, ...otherRows]);
 
 export type MetricsRow = z.output<typeof anyRow>;
 export type RowOf<T extends keyof Rows> = z.output<Rows[T]>;
+/** What is logged of a step; of a step that was trained again the last row counts. */
+type StepKind = "step" | "eval" | "samples" | "checkpoint";
 
 /** Figures of an evaluation that are shown. */
 export const MAX_FIGURES = 8;
@@ -144,32 +146,17 @@ export async function readMetrics(files: Files, folder: string): Promise<RunMetr
   let runs: RowOf<"run">[] = [];
   let start: RowOf<"start"> | null = null;
   let end: RunMetrics["end"] = null;
-  const byStep = {
-    step: new Map<number, RowOf<"step">>(),
-    eval: new Map<number, RowOf<"eval">>(),
-    samples: new Map<number, RowOf<"samples">>(),
-    checkpoint: new Map<number, RowOf<"checkpoint">>(),
-  };
   let skipped = 0;
+  /** By kind and step. */
+  const found = new Map<string, RowOf<StepKind>>();
   const take = (row: MetricsRow): void => {
-    switch (row.type) {
-      case "run":
-        runs.push(row);
-        break;
-      case "start":
-        start = row;
-        end = null;
-        if (row.step === 0) runs = runs.slice(-1);
-        for (const known of Object.values(byStep)) {
-          for (const later of [...known.keys()].filter((other) => other > row.step)) known.delete(later);
-        }
-        break;
-      case "done":
-      case "error":
-        end = row;
-        break;
-      default:
-        (byStep[row.type] as Map<number, MetricsRow>).set(row.step, row);
+    if (row.type === "run") runs.push(row);
+    else if (row.type === "done" || row.type === "error") end = row;
+    else if (row.type !== "start") found.set(`${row.type} ${row.step}`, row);
+    else {
+      [start, end] = [row, null];
+      if (row.step === 0) runs = runs.slice(-1);
+      for (const [key, { step }] of found) if (step > row.step) found.delete(key);
     }
   };
   for await (const line of lines(files, file)) {
@@ -177,14 +164,15 @@ export async function readMetrics(files: Files, folder: string): Promise<RunMetr
     if (row) take(row);
     else if (line !== "") skipped++;
   }
-  const inOrder = <T extends { step: number }>(of: Map<number, T>): T[] => [...of.values()].sort((a, b) => a.step - b.step);
+  const inOrder = <T extends StepKind>(type: T): RowOf<T>[] =>
+    [...found.values()].filter((row): row is RowOf<T> => row.type === type).sort((a, b) => a.step - b.step);
   return {
     runs,
     start,
-    steps: inOrder(byStep.step),
-    evals: inOrder(byStep.eval),
-    samples: inOrder(byStep.samples),
-    checkpoints: inOrder(byStep.checkpoint),
+    steps: inOrder("step"),
+    evals: inOrder("eval"),
+    samples: inOrder("samples"),
+    checkpoints: inOrder("checkpoint"),
     end,
     skipped,
     cut: (await files.size(file)) > MAX_METRICS_BYTES,
@@ -203,42 +191,22 @@ function parseRow(line: string): MetricsRow | undefined {
 async function* lines(files: Files, file: string): AsyncGenerator<string | null, void, void> {
   const decoder = new TextDecoder();
   const size = Math.min(await files.size(file), MAX_METRICS_BYTES);
-  let rest: Uint8Array[] = [];
-  let held = 0;
-  let tooLong = false;
-  const taken = (tail: Uint8Array): string | null => {
-    const line = tooLong || held + tail.length > MAX_LINE_BYTES ? null : decoder.decode(joined([...rest, tail]));
-    rest = [];
-    held = 0;
-    tooLong = false;
-    return line;
-  };
-  for (let offset = 0; offset < size; ) {
+  let rest = "";
+  let isTooLong = false;
+  for (let offset = 0; offset < size; offset += READ_BLOCK_BYTES) {
     const block = await files.read(file, offset, Math.min(READ_BLOCK_BYTES, size - offset));
-    offset += block.length;
-    let from = 0;
-    for (let end = block.indexOf(0x0a); end >= 0; end = block.indexOf(0x0a, from)) {
-      yield taken(block.subarray(from, end));
-      from = end + 1;
+    const [first, ...others] = decoder.decode(block, { stream: true }).split("\n");
+    rest += first;
+    for (const next of others) {
+      yield isTooLong || rest.length > MAX_LINE_CHARS ? null : rest;
+      rest = next;
+      isTooLong = false;
     }
-    held += block.length - from;
-    if (held > MAX_LINE_BYTES) {
-      tooLong = true;
-      rest = [];
-    } else rest.push(block.subarray(from));
+    isTooLong ||= rest.length > MAX_LINE_CHARS;
+    if (isTooLong) rest = "";
   }
-  if (held > 0) yield taken(new Uint8Array());
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0]!;
-  const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
+  rest += decoder.decode();
+  if (isTooLong || rest !== "") yield isTooLong ? null : rest;
 }
 
 /** What is logged, without the time. */
@@ -290,16 +258,8 @@ export async function* logEvents(log: RunLog, events: AsyncIterable<TrainEvent>)
   await log.flush();
 }
 
+/** The event without what only its receiver needs: folders of this machine, and what follows from other rows. */
 function loggedOf(event: TrainEvent): LoggedRow {
-  if (event.type === "step") {
-    const { etaSeconds: _, ...row } = event;
-    return row;
-  }
-  if (event.type === "start") return { type: "start", step: event.step, steps: event.steps };
-  if (event.type === "checkpoint") return { type: "checkpoint", step: event.step };
-  if (event.type === "done") {
-    const { folder: _, best: __, ...row } = event;
-    return row;
-  }
-  return event;
+  const { etaSeconds, folder, best, parameters, resumedFrom, ...row } = event as TrainEvent & Record<string, unknown>;
+  return row as LoggedRow;
 }

@@ -66,19 +66,18 @@ export function makeSampler(
         if (event.type === "done") texts[event.row] = event.text;
       }
       const tokenizer = await base.tokenizer();
-      return split.map((example, i) => ({ ...textsOf(example, tokenizer), text: texts[i]!.slice(0, MAX_TEXT_CHARS) }));
+      return split.map(({ prompt, expected, images: own }, i) => ({
+        prompt: promptText(tokenizer, prompt, own).slice(-MAX_TEXT_CHARS),
+        expected: tokenizer.decode(expected, { skipSpecialTokens: true }).slice(0, MAX_TEXT_CHARS),
+        text: texts[i]!.slice(0, MAX_TEXT_CHARS),
+      }));
     },
     close: async () => generator?.close(),
   };
 }
 
-interface SplitExample {
-  prompt: Int32Array;
-  expected: Int32Array;
-}
-
 /** An example where its last answer begins; where every token is a target (a text), in its middle. */
-export function splitExample({ ids, labels }: Example): SplitExample {
+export function splitExample({ ids, labels }: Example): { prompt: Int32Array; expected: Int32Array } {
   let end = labels.length;
   while (end > 0 && labels[end - 1] === IGNORE) end--;
   let start = end;
@@ -87,19 +86,13 @@ export function splitExample({ ids, labels }: Example): SplitExample {
   return { prompt: ids.slice(0, border), expected: ids.slice(border, end) };
 }
 
-function textsOf(
-  { prompt, expected, images }: SplitExample & { images: readonly ImageSpan[] },
-  tokenizer: Tokenizer,
-): Omit<Sample, "text"> {
+/** The text of a prompt, with a note in the place of each image. */
+function promptText(tokenizer: Tokenizer, prompt: Int32Array, images: readonly ImageSpan[]): string {
   let text = "";
   let from = 0;
   for (const span of images) {
     text += tokenizer.decode(prompt.subarray(from, span.from)) + imageNote(span);
     from = span.to;
   }
-  text += tokenizer.decode(prompt.subarray(from));
-  return {
-    prompt: text.slice(-MAX_TEXT_CHARS),
-    expected: tokenizer.decode(expected, { skipSpecialTokens: true }).slice(0, MAX_TEXT_CHARS),
-  };
+  return text + tokenizer.decode(prompt.subarray(from));
 }

@@ -48,7 +48,6 @@ export interface TrainableModel {
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
-/** What it is made of beside the options. */
 export interface TrainableParts {
   /** The adapter to go on with. */
   given: Adapter | null;
@@ -60,12 +59,8 @@ export interface TrainableParts {
 
 type MakeTrainable = (files: Files, base: AnyBase, options: RunOptions, parts: TrainableParts) => Promise<TrainableModel>;
 
-export const trainableModels: Record<RunOptions["method"], MakeTrainable> = {
-  lora: adapterModel,
-  full: fullModel,
-};
+export const trainableModels: Record<RunOptions["method"], MakeTrainable> = { lora: adapterModel, full: fullModel };
 
-/** An adapter: a new one, or the one to go on with. */
 async function adapterModel(
   files: Files,
   base: AnyBase,

@@ -15,12 +15,12 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import type { DataLoader } from "./data-loader.ts";
-import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, evaluate, hasStalled } from "./evals.ts";
+import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, evaluateTheta, hasStalled } from "./evals.ts";
+import type { Objective } from "./objective.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
 import { checkOptions } from "./trainer-checks.ts";
-import type { Objective } from "./types.ts";
 
 /** What `train` reports. `loss` is in nats a target token, `step` counts finished steps, times are in seconds. */
 export type TrainEvent =
@@ -154,38 +154,37 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const ranges = parameterRanges(objective.entries, optimizer);
   const elapsed = stopwatch();
 
-  const state: TrainState = { theta, m: zeros(theta), v: zeros(theta), step: 0, log: [], evals: [] };
+  const zeros = () => new Float32Array(theta.length);
+  const state: TrainState = { theta, m: zeros(), v: zeros(), step: 0, log: [], evals: [] };
   let resumedFrom: string | null = null;
   if (output) {
     await output.files.makeFolder(output.folder);
     resumedFrom = await resumable(output.files, output.folder, output.resume ?? false);
     await removeLeftovers(output.files, output.folder);
     if (resumedFrom) {
-      const { theta: saved, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
-      theta.set(saved);
+      const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
+      theta.set(values);
       Object.assign(state, rest);
     }
   }
-  let savedStep = resumedFrom ? state.step : -1;
-  let savedFolder = resumedFrom;
-  let savedTime = elapsed();
+  let saved = { step: resumedFrom ? state.step : -1, folder: resumedFrom, time: elapsed() };
   let learningRate = 0;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
   async function* save(keep = output?.keepCheckpoints ?? 2): AsyncGenerator<TrainEvent, void, void> {
-    if (!output || savedStep === state.step) return;
+    const { step } = state;
+    if (!output || saved.step === step) return;
     const broken = theta.find((value) => !Number.isFinite(value));
-    if (broken !== undefined) throw nonFinite("a parameter", broken, state.step, learningRate, savedFolder);
-    savedFolder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
-    savedStep = state.step;
-    savedTime = elapsed();
-    await pruneCheckpoints(output.files, output.folder, savedStep, keep, bestOf(state.evals)?.step);
-    yield { type: "checkpoint", step: savedStep, folder: savedFolder };
+    if (broken !== undefined) throw nonFinite("a parameter", broken, step, learningRate, saved.folder);
+    const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
+    saved = { step, folder, time: elapsed() };
+    await pruneCheckpoints(output.files, output.folder, step, keep, bestOf(state.evals)?.step);
+    yield { type: "checkpoint", step, folder };
   }
 
   async function* fail(what: string, value: number, step: number): AsyncGenerator<TrainEvent, never, void> {
     yield* save(Number.POSITIVE_INFINITY);
-    throw nonFinite(what, value, step, learningRate, savedFolder);
+    throw nonFinite(what, value, step, learningRate, saved.folder);
   }
 
   const startStep = state.step;
@@ -215,14 +214,14 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     yield { type: "step", step, loss, learningRate, gradNorm, ...speed, memoryBytes: memoryBytes?.() ?? null };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
-      const result = await evaluate(objective, theta, evaluation.batches, evaluation.measure?.());
+      const result = await evaluateTheta(objective, theta, evaluation.batches, evaluation.measure?.());
       if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
       state.evals.push({ step, loss: result.loss });
       yield { type: "eval", step, ...result };
       if (bestOf(state.evals)?.step === step) yield* save();
       if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
     }
-    if (isDue(step, output, elapsed() - savedTime)) yield* save();
+    if (isDue(step, output, elapsed() - saved.time)) yield* save();
   }
   yield* save();
   const { step } = state;
@@ -285,8 +284,6 @@ async function lossAndGradient(
   }
   return { loss, gradient: gradient! };
 }
-
-const zeros = (like: Float32Array): Float32Array => new Float32Array(like.length);
 
 /** The options that determine the bits. The number of steps is one of them unless the schedule does not look at it. */
 function factsOf({ objective, loader, seed, optimizer, facts }: TrainOptions, steps: number): RunIdentity {

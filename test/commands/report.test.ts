@@ -8,7 +8,7 @@ import { test } from "node:test";
 import type { AdapterDescription } from "../../src/adapters/describe.ts";
 import type { LowrankError } from "../../src/errors.ts";
 import { finetune, reportRuns } from "../../src/index.ts";
-import { chartLibrary } from "../../src/platform/node/chart-library.ts";
+import { chartLibrary } from "../../src/platform/node/host.ts";
 import type { ReportedRun } from "../../src/report/facts.ts";
 import { heatMaps } from "../../src/report/heat-map.ts";
 import { reportPage } from "../../src/report/page.ts";

@@ -3,7 +3,7 @@ import type { Batch } from "../../src/data/types.ts";
 import type { Graph } from "../../src/graph/graph.ts";
 import type { ModelConfig } from "../../src/models/registry.ts";
 import { ownTask, taskOf } from "../../src/tasks/index.ts";
-import type { Objective } from "../../src/train/types.ts";
+import type { Objective } from "../../src/train/objective.ts";
 
 export const ownLoss = (config: ModelConfig): Graph => taskOf(ownTask(config)).loss(config, { maxTargets: 1, maxLength: 1 }, {});
 

@@ -9,8 +9,8 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { purpose, uniform } from "../../src/random.ts";
 import type { SaveWeights } from "../../src/train/checkpoint.ts";
 import type { DataLoader } from "../../src/train/data-loader.ts";
+import type { DropoutKey, Objective } from "../../src/train/objective.ts";
 import { type OptimizerOptions, optimizerDefaults, type TrainOptions, type TrainOutput } from "../../src/train/trainer.ts";
-import type { DropoutKey, Objective } from "../../src/train/types.ts";
 
 export const VOCAB = 11;
 const RANK = 3;

@@ -9,7 +9,7 @@ import type { LowrankError } from "../../src/errors.ts";
 import type { Files } from "../../src/files.ts";
 import type { FinetuneEvent, FinetuneOptions } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { freeDisk, memoryLimits } from "../../src/platform/node/limits.ts";
+import { freeDisk, memoryLimits } from "../../src/platform/node/host.ts";
 import type { Platform } from "../../src/platform/platform.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";

@@ -5,7 +5,7 @@ import { type Adapter, readAdapter } from "../../adapters/peft-files.ts";
 import { asPrompt, type PromptFormat } from "../../data/prompts.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
-import { readOptions } from "../../generate/generate.ts";
+import { readGenerateOptions } from "../../generate/generate.ts";
 import { type Generator, openGenerator } from "../../generate/generator.ts";
 import { encodeChat } from "../../generate/prompts.ts";
 import { readSamplingDefaults } from "../../generate/sampling-defaults.ts";
@@ -119,7 +119,7 @@ export async function openChat(options: ChatOptions, platform: Platform): Promis
   const defaults = await readSamplingDefaults(files, options.base);
   const { temperature = defaults.temperature, repetitionPenalty = defaults.repetitionPenalty } = options;
   const { topK = defaults.topK, topP = defaults.topP } = options;
-  const { sampling } = readOptions({ temperature, topK, topP, repetitionPenalty, seed, maxNewTokens, stop });
+  const { sampling } = readGenerateOptions({ temperature, topK, topP, repetitionPenalty, seed, maxNewTokens, stop });
   if (raw === false && !tokenizer.template) encodeChat(tokenizer, []);
   const adapters = new Map<string, ChatAdapter>();
   for (const folder of options.adapter ?? []) await addAdapter({ files, base, adapters }, folder);

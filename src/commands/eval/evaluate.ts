@@ -21,6 +21,7 @@ import {
   taskOf,
 } from "../../tasks/index.ts";
 import { dataReader, finished, shapeOf } from "../../train/datasets.ts";
+import { measureBatches } from "../../train/evals.ts";
 import type { readingOptions } from "../../train/options.ts";
 import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, zeroShot } from "./zero-shot.ts";
@@ -99,13 +100,10 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
       const off = sides[0] ?? { adapter: null, saved: sides[1]!.saved };
       const start = { batchSize, run: (batch: Batch) => scoring.run(batch, off) };
       const batches = evaluationBatches(task.prepare ? await task.prepare(plain, start) : plain, batchSize);
-      let number = 0;
-      for await (const batch of batches) {
-        const rows = batches.rows[number++]!;
-        for (const [i, side] of sides.entries()) {
-          if (side && batch.targets > 0) await measures[i]!.add({ batch, rows, results: await scoring.run(batch, side) });
-        }
-      }
+      const measured = sides.flatMap((side, i) =>
+        side ? [{ run: (batch: Batch) => scoring.run(batch, side), measure: measures[i]! }] : [],
+      );
+      await measureBatches(batches, measured);
     } finally {
       await scoring.close();
     }

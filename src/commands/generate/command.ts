@@ -6,7 +6,7 @@ import { readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { readText } from "../../formats/json.ts";
-import { readOptions } from "../../generate/generate.ts";
+import { readGenerateOptions } from "../../generate/generate.ts";
 import { openGenerator } from "../../generate/generator.ts";
 import type { Prompt } from "../../generate/prompts.ts";
 import { imagePath } from "../../images/image.ts";
@@ -19,7 +19,7 @@ import { contentIn } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 
-const { sampling, maxNewTokens } = readOptions({});
+const { sampling, maxNewTokens } = readGenerateOptions({});
 
 export const command = defineCommand({
   summary: "continue a prompt, or answer a conversation",

@@ -26,7 +26,7 @@ import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/token-losses
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
-import { diskBytes, flopsOf, lengthsOf, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
+import { diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
 import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
 import { checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
@@ -128,7 +128,7 @@ export async function planTraining(
   };
   const memoryOf = (rows: number, width: number) => {
     const size = fullBatch(config, task, rows, width);
-    return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
+    return trainingMemory(graphAt(width), trainable, { ...lengthsOfBatch(size), chunks: lossChunksOf(size.targets) });
   };
   const memory = memoryOf(batchSize, maxLength);
   const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
@@ -145,7 +145,7 @@ export async function planTraining(
 
   const stepGraph = graphAt(maxLength);
   const full = fullBatch(config, task, batchSize, maxLength);
-  const flops = flopsOf(stepGraph, lengthsOf(full));
+  const flops = flopsOf(stepGraph, lengthsOfBatch(full));
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
   const steps = examples === undefined ? null : stepsOf(examples, options);

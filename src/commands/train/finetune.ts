@@ -13,7 +13,7 @@ import type { BatchShape, Task } from "../../tasks/task.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
-import { diskBytes, type MemoryEstimate, peakMemory, withGenerator, withImagesKept } from "../../train/memory.ts";
+import { diskBytes, type MemoryEstimate, peakMemory, withBeside } from "../../train/memory.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { readOptions, writeRun } from "../../train/run-file.ts";
@@ -104,8 +104,7 @@ export async function* finetune(
     }
     const loss = task.loss(own.config, shapeOf(sizes()), options);
     const batches = peakMemory(model.graph(loss), model.trainable, sizes());
-    const training = withImagesKept(batches, reader.images?.bytes ?? 0);
-    const memory = sampled.length > 0 ? withGenerator(training, forwardGraph(own.config)) : training;
+    const memory = withBeside(batches, reader.images?.bytes ?? 0, sampled.length > 0 ? forwardGraph(own.config) : null);
     const disk = diskBytes(model.trainable, model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
     const prepared: Prepared = {
       modules: model.modules,

@@ -1,7 +1,20 @@
 // The Files interface on Node's file system: positioned reads, whole-or-absent writes. Follows rename(2) and fsync(2).
 import { constants as bufferLimits } from "node:buffer";
 import { randomUUID } from "node:crypto";
-import { type FileHandle, mkdir, open, readdir, realpath, rename, rm, rmdir, stat } from "node:fs/promises";
+import type { Stats } from "node:fs";
+import {
+  appendFile,
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  realpath,
+  rename,
+  rm,
+  rmdir,
+  stat,
+  writeFile,
+} from "node:fs/promises";
 import path from "node:path";
 import { type Failure, LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
@@ -12,28 +25,23 @@ const temporaryBeside = (file: string) => path.join(path.dirname(file), `.lowran
 /** Largest single read(2); Linux transfers at most 2 GiB a call. */
 const MAX_READ_CALL = 1 << 30;
 
-const REASONS: Record<string, { code: string; message: string; next?: string; exitCode?: 1 | 2 }> = {
-  ENOENT: { code: "file/missing", message: "no such file or folder", next: "Check the path." },
-  ENOTDIR: { code: "file/not-folder", message: "part of the path is not a folder", next: "Check the path." },
-  EISDIR: { code: "file/not-regular", message: "is a folder, not a file", next: "Give the path of a file." },
-  EACCES: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
-  EPERM: { code: "file/denied", message: "permission denied", next: "Check the owner and mode of the file and its folder." },
-  EROFS: { code: "file/read-only", message: "the file system is read-only", next: "Choose another folder." },
-  ELOOP: { code: "file/link-loop", message: "too many symbolic links", next: "Repair the links." },
-  ENAMETOOLONG: {
-    code: "file/name-too-long",
-    message: "the name is too long for the file system",
-    next: "Choose a shorter name.",
-  },
-  ERR_INVALID_ARG_VALUE: {
-    code: "file/name",
-    message: "no file can have this name: it has a NUL in it",
-    next: "Correct the path.",
-  },
-  ENOTEMPTY: { code: "file/not-empty", message: "the folder is not empty", next: "Choose another folder, or empty this one." },
-  EEXIST: { code: "file/exists", message: "exists already", next: "Choose another name, or remove it." },
-  ENOSPC: { code: "file/no-space", message: "no space left on the disk", next: "Free some space, then run again.", exitCode: 1 },
-  EDQUOT: { code: "file/no-space", message: "the disk quota is used up", next: "Free some space, then run again.", exitCode: 1 },
+type Reason = [code: string, message: string, next?: string, exitCode?: 1 | 2];
+const DENIED: Reason = ["file/denied", "permission denied", "Check the owner and mode of the file and its folder."];
+const FREE_SPACE = "Free some space, then run again.";
+const REASONS: Record<string, Reason> = {
+  ENOENT: ["file/missing", "no such file or folder", "Check the path."],
+  ENOTDIR: ["file/not-folder", "part of the path is not a folder", "Check the path."],
+  EISDIR: ["file/not-regular", "is a folder, not a file", "Give the path of a file."],
+  EACCES: DENIED,
+  EPERM: DENIED,
+  EROFS: ["file/read-only", "the file system is read-only", "Choose another folder."],
+  ELOOP: ["file/link-loop", "too many symbolic links", "Repair the links."],
+  ENAMETOOLONG: ["file/name-too-long", "the name is too long for the file system", "Choose a shorter name."],
+  ERR_INVALID_ARG_VALUE: ["file/name", "no file can have this name: it has a NUL in it", "Correct the path."],
+  ENOTEMPTY: ["file/not-empty", "the folder is not empty", "Choose another folder, or empty this one."],
+  EEXIST: ["file/exists", "exists already", "Choose another name, or remove it."],
+  ENOSPC: ["file/no-space", "no space left on the disk", FREE_SPACE, 1],
+  EDQUOT: ["file/no-space", "the disk quota is used up", FREE_SPACE, 1],
 };
 
 /** Runs `work`; a system error becomes a LowrankError that names `subject`. */
@@ -43,8 +51,27 @@ export async function named<T>(subject: string, work: () => Promise<T>): Promise
   } catch (error) {
     const system = (error as NodeJS.ErrnoException)?.code;
     if (error instanceof LowrankError || typeof system !== "string") throw error;
-    const reason = REASONS[system] ?? { code: "file/io", message: (error as Error).message, exitCode: 1 };
-    throw new LowrankError(reason.code, reason.message, { subject, next: reason.next, exitCode: reason.exitCode, cause: error });
+    const [code, message, next, exitCode] = REASONS[system] ?? ["file/io", (error as Error).message, undefined, 1];
+    throw new LowrankError(code, message, { subject, next, exitCode, cause: error });
+  }
+}
+
+/** A text that is read if it can be, as of a file that not every system has. */
+export function orEmpty(read: () => string): string {
+  try {
+    return read();
+  } catch {
+    return "";
+  }
+}
+
+/** Runs `work` on an open file, which is closed however that ends. */
+export async function withFile<T>(file: string, flags: string | number, work: (handle: FileHandle) => Promise<T>): Promise<T> {
+  const handle = await open(file, flags);
+  try {
+    return await work(handle);
+  } finally {
+    await handle.close();
   }
 }
 
@@ -54,16 +81,20 @@ const fail = (code: string, message: string, failure: Failure): never => {
 
 /** Size of a regular file. Asked before `open`, which would wait for ever on a named pipe. */
 async function regularSize(file: string): Promise<number> {
-  const found = await stat(file);
-  if (found.isFile()) return found.size;
-  const got = found.isDirectory() ? "a folder" : "a pipe, socket or device";
+  const there = await stat(file);
+  if (there.isFile()) return there.size;
+  const isFolder = there.isDirectory();
   return fail("file/not-regular", "not a regular file", {
     subject: file,
     expected: "a regular file",
-    got,
-    next: found.isDirectory() ? "Give a file in it." : "Give the path of a file.",
+    got: isFolder ? "a folder" : "a pipe, socket or device",
+    next: isFolder ? "Give a file in it." : "Give the path of a file.",
   });
 }
+
+/** What the system says of a path; null if nothing is there. */
+const found = (file: string): Promise<Stats | null> =>
+  stat(file).catch((error) => (/^(ENOENT|ENOTDIR)$/.test(error.code) ? null : Promise.reject(error)));
 
 async function readRange(file: string, offset: number, length: number): Promise<Uint8Array> {
   const size = await regularSize(file);
@@ -85,10 +116,8 @@ async function readRange(file: string, offset: number, length: number): Promise<
     });
   }
   const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
-  const handle = await open(file, "r");
-  try {
-    let done = 0;
-    while (done < length) {
+  await withFile(file, "r", async (handle) => {
+    for (let done = 0; done < length; ) {
       const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, MAX_READ_CALL), offset + done);
       if (bytesRead === 0) {
         fail("file/past-end", "the file became shorter while it was read", {
@@ -100,40 +129,19 @@ async function readRange(file: string, offset: number, length: number): Promise<
       }
       done += bytesRead;
     }
-  } finally {
-    await handle.close();
-  }
+  });
   return bytes;
 }
 
 /** Makes the names inside `folder` durable. Windows has no such call and needs none. */
 async function syncFolder(folder: string): Promise<void> {
-  if (process.platform === "win32") return;
-  const handle = await open(folder, "r");
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
+  if (process.platform !== "win32") await withFile(folder, "r", (handle) => handle.sync());
 }
 
-type Chunks = Parameters<Files["write"]>[1];
-
-async function writeChunks(handle: FileHandle, chunks: Chunks): Promise<void> {
-  if (chunks instanceof Uint8Array) return handle.writeFile(chunks);
-  for await (const chunk of chunks) await handle.writeFile(chunk);
-}
-
-async function writeWhole(file: string, chunks: Chunks): Promise<void> {
+async function writeWhole(file: string, chunks: Parameters<Files["write"]>[1]): Promise<void> {
   const temporary = temporaryBeside(file);
-  const handle = await open(temporary, "wx");
   try {
-    try {
-      await writeChunks(handle, chunks);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
+    await writeFile(temporary, chunks, { flag: "wx", flush: true });
     await rename(temporary, file);
   } catch (error) {
     await rm(temporary, { force: true });
@@ -143,16 +151,10 @@ async function writeWhole(file: string, chunks: Chunks): Promise<void> {
 }
 
 async function appendDurably(file: string, bytes: Uint8Array): Promise<void> {
-  const found = await stat(file).catch((error) => (error.code === "ENOENT" ? null : Promise.reject(error)));
-  if (found) await regularSize(file);
-  const handle = await open(file, "a");
-  try {
-    await handle.writeFile(bytes);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  if (!found) await syncFolder(path.dirname(file));
+  const isNew = (await found(file)) === null;
+  if (!isNew) await regularSize(file);
+  await appendFile(file, bytes, { flush: true });
+  if (isNew) await syncFolder(path.dirname(file));
 }
 
 /**
@@ -167,13 +169,7 @@ async function makeFolders(folder: string): Promise<void> {
     if (code === "ENOENT" && path.dirname(folder) !== folder) {
       await makeFolders(path.dirname(folder));
       await mkdir(folder).catch((again) => again.code === "EEXIST" || Promise.reject(again));
-    } else if (
-      !(await stat(folder).then(
-        (found) => found.isDirectory(),
-        () => false,
-      ))
-    )
-      throw error;
+    } else if (!(await stat(folder).catch(() => null))?.isDirectory()) throw error;
   }
 }
 
@@ -190,28 +186,14 @@ async function renameDurably(from: string, to: string): Promise<void> {
   if (source !== target) await syncFolder(source);
 }
 
-const isAbsent = ({ code }: NodeJS.ErrnoException): boolean => code === "ENOENT" || code === "ENOTDIR";
-
 /** Node's files. `list` is sorted. */
 export const nodeFiles: Files = {
   size: (file) => named(file, () => regularSize(file)),
-  exists: (file) =>
-    named(file, () =>
-      stat(file).then(
-        () => true,
-        (error) => (isAbsent(error) ? false : Promise.reject(error)),
-      ),
-    ),
+  exists: (file) => named(file, async () => (await found(file)) !== null),
   read: (file, offset, length) => named(file, () => readRange(file, offset, length)),
   realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
   list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
-  isFolder: (file) =>
-    named(file, () =>
-      stat(file).then(
-        (found) => found.isDirectory(),
-        (error) => (isAbsent(error) ? false : Promise.reject(error)),
-      ),
-    ),
+  isFolder: (file) => named(file, async () => (await found(file))?.isDirectory() ?? false),
   write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
   append: (file, bytes) => named(file, () => appendDurably(file, bytes)),
   makeFolder: (folder) => named(folder, () => makeFolders(path.resolve(folder))),

@@ -2,10 +2,9 @@
 import type { Metadata, Sharp, SharpOptions } from "sharp";
 import { LowrankError } from "../../errors.ts";
 import {
-  checkImageBytes,
   checkImageSize,
-  checkScans,
   type DecodeImage,
+  damagedImage,
   fromCmyk,
   imageFormat,
   MAX_IMAGE_PIXELS,
@@ -43,29 +42,16 @@ async function library() {
 }
 
 export const decodeImage: DecodeImage = async (file, name) => {
-  checkImageBytes(file.length, name);
-  if (imageFormat(file, name) === "JPEG") checkScans(file, name);
+  imageFormat(file, name); // refuses what is none
   const sharp = await library();
   try {
     const metadata = await sharp(file, { ...options, limitInputPixels: false }).metadata();
     checkImageSize(metadata.width, metadata.height, name);
     const image = sharp(file, options).timeout({ seconds: MAX_DECODE_SECONDS });
     const { width, height, data } = await pixels(image, metadata);
-    return {
-      name,
-      width,
-      height,
-      data,
-      channels: metadata.isPalette ? 1 : metadata.channels,
-      orientation: metadata.orientation ?? 1,
-    };
+    const channels = metadata.isPalette ? 1 : metadata.channels;
+    return { name, width, height, data, channels, orientation: metadata.orientation ?? 1 };
   } catch (cause) {
-    if (cause instanceof LowrankError) throw cause;
-    throw new LowrankError("image/damaged", "the image cannot be decoded", {
-      subject: name,
-      got: (cause as Error).message.replaceAll("\n", "; "),
-      next: "The file is damaged or truncated. Fetch it again, or leave it out of the data.",
-      cause,
-    });
+    throw cause instanceof LowrankError ? cause : damagedImage(name, cause);
   }
 };

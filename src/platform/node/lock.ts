@@ -2,12 +2,12 @@
 // host, process number and when the process started, and where that can't be looked up, by whether its file is still touched.
 import { randomUUID } from "node:crypto";
 import { constants, readFileSync, readlinkSync } from "node:fs";
-import { open, rm, utimes } from "node:fs/promises";
+import { rm, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../../errors.ts";
-import { named } from "./files.ts";
+import { named, orEmpty, withFile } from "./files.ts";
 
-/** In the folder that is locked. */
 export const LOCK_NAME = ".lowrank.lock";
 /** A larger file is no lock. */
 const MAX_LOCK_BYTES = 4096;
@@ -20,7 +20,6 @@ const WRITE_MS = 1000;
 /** For lists of runs, which wait for nothing: a lock of another machine counts if it was touched so lately. */
 const FRESH_MS = 60_000;
 
-/** Who holds a lock. */
 export interface Holder {
   pid: number;
   /** The machine, its boot and its numbering of processes: what makes `pid` mean the same process. */
@@ -33,27 +32,18 @@ export interface Holder {
 }
 
 const tokens = new Set<string>();
-const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-function procText(read: () => string): string {
-  try {
-    return read();
-  } catch {
-    return "";
-  }
-}
 
 const place = [
   hostname(),
-  procText(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()),
-  procText(() => readlinkSync("/proc/self/ns/pid")),
+  orEmpty(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()),
+  orEmpty(() => readlinkSync("/proc/self/ns/pid")),
 ]
   .filter(Boolean)
   .join(" ");
 
 /** Linux: clock ticks from the boot to the start of a process, field 22 of proc_pid_stat(5). */
 function startOf(pid: number): string | null {
-  const stat = procText(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
+  const stat = orEmpty(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
   return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
 }
 
@@ -73,14 +63,11 @@ function isAlive({ pid, started, token }: Holder): boolean {
 async function look(file: string): Promise<{ text: string; touched: number } | undefined> {
   try {
     // A pipe of that name must not be waited for.
-    const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-    try {
+    return await withFile(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0), async (handle) => {
       const found = await handle.stat();
       const isLock = found.isFile() && found.size <= MAX_LOCK_BYTES;
       return { text: isLock ? await handle.readFile("utf8") : "", touched: found.mtimeMs };
-    } finally {
-      await handle.close();
-    }
+    });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
@@ -89,13 +76,10 @@ async function look(file: string): Promise<{ text: string; touched: number } | u
 
 function parseHolder(text: string): Holder | undefined {
   try {
-    const { pid, place, started, since, token } = JSON.parse(text) as Record<string, unknown>;
-    const isHolder =
-      Number.isSafeInteger(pid) &&
-      (pid as number) > 0 &&
-      [place, since, token].every((value) => typeof value === "string") &&
-      (started === null || typeof started === "string");
-    return isHolder ? ({ pid, place, started, since, token } as Holder) : undefined;
+    const found: Holder = JSON.parse(text);
+    const { pid, place, started, since, token } = found;
+    const texts = started === null ? [place, since, token] : [place, since, token, started];
+    return Number.isSafeInteger(pid) && pid > 0 && texts.every((value) => typeof value === "string") ? found : undefined;
   } catch {
     return undefined;
   }
@@ -175,20 +159,16 @@ export async function lockFolder(folder: string, watchMs = WATCH_MS): Promise<()
 
 /** Creates the file with `text`; false if it is there. */
 async function create(file: string, text: string): Promise<boolean> {
-  let handle: Awaited<ReturnType<typeof open>>;
+  let isMade = false;
   try {
-    handle = await open(file, "wx");
+    await withFile(file, "wx", (handle) => {
+      isMade = true;
+      return handle.writeFile(text);
+    });
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    if (!isMade && (error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    if (isMade) await rm(file, { force: true });
     throw error;
-  }
-  try {
-    await handle.writeFile(text);
-  } catch (error) {
-    await rm(file, { force: true });
-    throw error;
-  } finally {
-    await handle.close();
   }
   return true;
 }

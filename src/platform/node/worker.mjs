@@ -9,7 +9,7 @@ import { engineWorker } from "../../runtime/worker-engine.mjs";
 
 setFlagsFromString("--expose-gc");
 /**
- * Garbage collection on request (as in collect.ts, which a worker that runs from source cannot import).
+ * Garbage collection on request (as in host.ts, which a worker that runs from source cannot import).
  * @type {() => void}
  */
 const collect = runInNewContext("gc");

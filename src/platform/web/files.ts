@@ -77,19 +77,14 @@ export function webFiles(mounted: Readonly<Record<string, Mounted>> = {}): Files
     makeFolder: async (folder) => addFolder(normal(folder)),
     async rename(from, to) {
       const [source, target] = [normal(from), normal(to)];
-      if (held.has(source)) {
-        held.set(target, held.get(source)!);
-        held.delete(source);
-        return;
-      }
-      if (!folders.has(source)) throw fail("file/missing", from);
-      if (held.has(target) || inside(target).length > 0) throw fail("file/not-empty", to);
+      const isFolder = folders.has(source);
+      if (!isFolder && !held.has(source)) throw fail("file/missing", from);
+      if (isFolder && (held.has(target) || inside(target).length > 0)) throw fail("file/not-empty", to);
       for (const path of [source, ...inside(source)]) {
         const moved = target + path.slice(source.length);
         if (folders.delete(path)) addFolder(moved);
         const content = held.get(path);
-        if (content === undefined || !held.delete(path)) continue;
-        add(moved, content);
+        if (content !== undefined && held.delete(path)) add(moved, content);
       }
     },
     async remove(path) {

@@ -1,27 +1,16 @@
 // Image files to pixels by the browser's decoders (createImageBitmap), which turn an image upright by themselves.
-import { LowrankError } from "../../errors.ts";
-import {
-  checkImageBytes,
-  checkImageSize,
-  checkScans,
-  type DecodeImage,
-  type ImageFormat,
-  imageFormat,
-  overWhite,
-} from "../../images/image.ts";
+import { checkImageSize, type DecodeImage, damagedImage, type ImageFormat, imageFormat, overWhite } from "../../images/image.ts";
 
 const types: Record<ImageFormat, string> = { PNG: "image/png", JPEG: "image/jpeg", WebP: "image/webp" };
 
 export const decodeImage: DecodeImage = async (file, name) => {
-  checkImageBytes(file.length, name);
   const format = imageFormat(file, name);
-  if (format === "JPEG") checkScans(file, name);
   const { channels, size } = headerOf[format](new DataView(file.buffer, file.byteOffset, file.byteLength));
   if (size) checkImageSize(size[0], size[1], name);
   const bitmap = await createImageBitmap(new Blob([file as Uint8Array<ArrayBuffer>], { type: types[format] }), {
     colorSpaceConversion: "none",
     premultiplyAlpha: "none",
-  }).catch((cause) => Promise.reject(damaged(name, cause)));
+  }).catch((cause) => Promise.reject(damagedImage(name, cause)));
   const { width, height } = bitmap;
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true })!;
   context.drawImage(bitmap, 0, 0);
@@ -36,11 +25,7 @@ interface Header {
   size?: [width: number, height: number];
 }
 
-const headerOf: Record<ImageFormat, (view: DataView) => Header> = {
-  PNG: pngHeader,
-  JPEG: jpegHeader,
-  WebP: webpHeader,
-};
+const headerOf: Record<ImageFormat, (view: DataView) => Header> = { PNG: pngHeader, JPEG: jpegHeader, WebP: webpHeader };
 
 /** IHDR: the size, and the colour type (gray 0, RGB 2, palette 3, gray with alpha 4, RGB with alpha 6). */
 function pngHeader(view: DataView): Header {
@@ -73,11 +58,3 @@ function webpHeader(view: DataView): Header {
   }
   return { channels: 3, size: [view.getUint16(26, true) & 0x3fff, view.getUint16(28, true) & 0x3fff] };
 }
-
-const damaged = (subject: string, cause: unknown): LowrankError =>
-  new LowrankError("image/damaged", "the image cannot be decoded", {
-    subject,
-    got: String((cause as Error).message),
-    next: "The file is damaged or truncated. Fetch it again, or leave it out of the data.",
-    cause,
-  });
