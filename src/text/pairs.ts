@@ -1,4 +1,4 @@
-// One text, or two, as encoders read them: special tokens around them, cut as Transformers cuts ("longest_first").
+// One text, two, or the words of one, as encoders read them: special tokens around them, cut as Transformers cuts ("longest_first").
 import { LowrankError } from "../errors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -26,7 +26,7 @@ export function encodePair(tokenizer: Tokenizer, text: string, second: string | 
 }
 
 /** The tokens of one text or of two with special tokens around them, cut as `encodePair` says. */
-export function framed(tokenizer: Tokenizer, whole: readonly Int32Array[], maxTokens: number): EncodedPair {
+function framed(tokenizer: Tokenizer, whole: readonly Int32Array[], maxTokens: number): EncodedPair {
   const frame = tokenizer.frame(whole.length > 1);
   const added = frame.length - whole.length;
   if (!(maxTokens > added)) {
@@ -72,3 +72,37 @@ const otherTypes = (types: number[]): LowrankError =>
     got: types.filter((type, i) => type !== types[i - 1]).join(", "),
     next: "Use the tokenizer of the model's own page.",
   });
+
+export interface EncodedWords extends EncodedPair {
+  /** Where the first token of each word is among `ids`; -1 of a word that has none, or that was cut off. */
+  firsts: number[];
+}
+
+/**
+ * The tokens of `words`, each encoded by itself as Transformers' fast tokenizers do with is_split_into_words, with special tokens around them, `maxTokens` at most. Words of tokenizers that distinguish " a" from "a" begin with
+ * a space, the first too, as with Transformers' `add_prefix_space=True`. Throws what `encodePair` throws.
+ */
+export function encodeWords(tokenizer: Tokenizer, words: readonly string[], maxTokens: number): EncodedWords {
+  const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
+  const parts = tokenizer.limited(() => {
+    const prefix = wordPrefix(tokenizer, encode);
+    return words.map((word) => (word === "" ? new Int32Array() : encode(word.startsWith(prefix) ? word : prefix + word)));
+  });
+  const wordOf = parts.flatMap(({ length }, word) => Array<number>(length).fill(word));
+  const whole = Int32Array.from(parts.flatMap((ids) => [...ids]));
+  const encoded = framed(tokenizer, [whole], maxTokens);
+  const frame = tokenizer.frame(false);
+  const start = frame.findIndex((part) => "text" in part);
+  const kept = encoded.ids.length - (frame.length - 1);
+  const from = tokenizer.cutsLeft ? whole.length - kept : 0;
+  const firsts = words.map(() => -1);
+  // A word that lost its beginning has its label on the first token that is left.
+  for (let i = kept - 1; i >= 0; i--) firsts[wordOf[from + i]!] = start + i;
+  return { ...encoded, firsts };
+}
+
+/** What a word has in front: a space, if the tokenizer marks the beginnings of words only where one stands there. */
+function wordPrefix({ idToToken }: Tokenizer, encode: (text: string) => Int32Array): string {
+  const isMarked = (text: string) => /^[Ġ▁]/.test(idToToken(encode(text)[0] ?? -1) ?? "");
+  return !isMarked("a") && isMarked(" a") ? " " : "";
+}
