@@ -69,8 +69,8 @@ export function startOf(turn: Turn): number {
   if (asked !== undefined && text.startsWith(asked)) return asked.length;
   // The beginning changes with what follows (a system message that moves to the last question): what comes after the message
   // before the turn decides.
-  const prompt = after(attempt(() => render(marked(before, index - 1), true)));
-  const rest = after(attempt(() => render(marked(messages, index - 1))));
+  const prompt = behind(turn, before, index - 1, true);
+  const rest = behind(turn, messages, index - 1);
   if (prompt === undefined || rest === undefined || !text.endsWith(rest)) {
     throw unstable(
       turn,
@@ -115,9 +115,9 @@ function endOf(turn: Turn, start: number): number {
     );
   }
   const { end, rest } = content;
-  const own = last ? rest : after(attempt(() => render(marked(upTo, index))));
-  const next = last ? after(attempt(() => render([...marked(upTo, index), QUESTION]))) : rest;
-  const afterQuestion = () => after(attempt(() => render(marked(messages.slice(0, index), index - 1), true)));
+  const own = last ? rest : behind(turn, upTo, index);
+  const next = last ? behind(turn, [...upTo, QUESTION], index) : rest;
+  const afterQuestion = () => behind(turn, messages.slice(0, index), index - 1, true);
   return end + endOfTurn(own ?? rest, next ?? rest, last, afterQuestion);
 }
 
@@ -125,10 +125,11 @@ function endOf(turn: Turn, start: number): number {
 const QUESTION: ChatMessage = { role: "user", content: "text" };
 
 /** Whether the message after the turn (a tool's result) is written before the turn's end. */
-function holdsNext({ messages, text, index, render }: Turn, end: number): boolean {
+function holdsNext(turn: Turn, end: number): boolean {
+  const { messages, text, index } = turn;
   const next = messages[index + 1];
   if (next === undefined || next.role === "user") return false;
-  const rest = after(attempt(() => render(marked(messages, index + 1))));
+  const rest = behind(turn, messages, index + 1);
   return rest !== undefined && text.endsWith(rest) && text.length - rest.length <= end;
 }
 
@@ -180,10 +181,10 @@ const marked = (messages: readonly ChatMessage[], index: number): ChatMessage[] 
     return { ...message, content: isList ? [{ type: "text", text: SENTINEL }] : SENTINEL };
   });
 
-/** What comes after the last sentinel. */
-function after(text: string | undefined): string | undefined {
-  const at = text?.lastIndexOf(SENTINEL) ?? -1;
-  return at < 0 ? undefined : text!.slice(at + SENTINEL.length);
+/** What the template writes behind the content of message `at` of `list`, if it writes that content. */
+function behind({ render }: Turn, list: readonly ChatMessage[], at: number, addGenerationPrompt = false): string | undefined {
+  const [, ...rest] = attempt(() => render(marked(list, at), addGenerationPrompt))?.split(SENTINEL) ?? [];
+  return rest.at(-1);
 }
 
 /** A rendering that the template may refuse, since nobody wrote these messages. */
@@ -191,8 +192,7 @@ function attempt(render: () => string): string | undefined {
   try {
     return render();
   } catch (error) {
-    if (error instanceof LowrankError && (error.code === "template/refused" || error.code === "template/failed"))
-      return undefined;
+    if (error instanceof LowrankError && ["template/refused", "template/failed"].includes(error.code)) return undefined;
     throw error;
   }
 }
