@@ -322,30 +322,26 @@ function boundedRange(first: unknown, last?: unknown, by?: unknown): number[] {
   return Array.from({ length }, (_, i) => (start as number) + i * (step as number));
 }
 
-const DAYS = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-const MONTHS = "January February March April May June July August September October November December".split(" ");
-const two = (n: number): string => String(n).padStart(2, "0");
-
 /** Python's strftime in the C locale, for local time. */
-const DATE_FIELDS: Record<string, (date: Date) => string> = {
-  Y: (date) => String(date.getFullYear()),
-  y: (date) => two(date.getFullYear() % 100),
-  m: (date) => two(date.getMonth() + 1),
-  d: (date) => two(date.getDate()),
-  B: (date) => MONTHS[date.getMonth()]!,
-  b: (date) => MONTHS[date.getMonth()]!.slice(0, 3),
-  A: (date) => DAYS[date.getDay()]!,
-  a: (date) => DAYS[date.getDay()]!.slice(0, 3),
-  H: (date) => two(date.getHours()),
-  M: (date) => two(date.getMinutes()),
-  S: (date) => two(date.getSeconds()),
-  "%": () => "%",
+const DATE_FIELDS: Record<string, Intl.DateTimeFormatOptions> = {
+  Y: { year: "numeric" },
+  y: { year: "2-digit" },
+  m: { month: "2-digit" },
+  d: { day: "2-digit" },
+  B: { month: "long" },
+  b: { month: "short" },
+  A: { weekday: "long" },
+  a: { weekday: "short" },
+  H: { hour: "2-digit", hourCycle: "h23" },
+  M: { minute: "2-digit" },
+  S: { second: "2-digit" },
 };
 
 function strftime(format: string, date: Date): string {
   return format.replace(/%(.)/g, (directive, letter: string) => {
+    if (letter === "%") return letter;
     const field = Object.hasOwn(DATE_FIELDS, letter) ? DATE_FIELDS[letter] : undefined;
     if (field === undefined) throw new TypeError(`strftime_now: the directive ${directive} is not implemented`);
-    return field(date);
+    return date.toLocaleString("en-US", field).padStart(2, "0");
   });
 }
