@@ -104,12 +104,11 @@ function decodedPlaces(tokenizer: Tokenizer, text: string, ids: Int32Array): Spa
   const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
   const deltas = Array.from(ids, (id) => decoder.push(id));
   if (deltas.join("") + decoder.flush() !== text) return undefined;
-  const places: Span[] = [];
-  let start = 0;
-  for (const delta of deltas) {
-    places.push([start, start + delta.length]);
-    start += delta.length;
-  }
+  let at = 0;
+  const places = deltas.map(({ length }): Span => {
+    at += length;
+    return [at - length, at];
+  });
   for (let i = places.length - 1, end = text.length; i >= 0; i--) {
     if (deltas[i] === "") places[i]![1] = end;
     else end = places[i]![1];

@@ -17,12 +17,9 @@ export interface EncodedPair {
  * longer one is cut first. Throws `text/no-room` where the special tokens alone are as many, and `tokenizer/*`.
  */
 export function encodePair(tokenizer: Tokenizer, text: string, second: string | null, maxTokens: number): EncodedPair {
-  const given = [text, ...(second === null ? [] : [second])];
-  return framed(
-    tokenizer,
-    tokenizer.limited(() => given.map((one) => tokenizer.encode(one, { addSpecialTokens: false }))),
-    maxTokens,
-  );
+  const given = second === null ? [text] : [text, second];
+  const whole = tokenizer.limited(() => given.map((one) => tokenizer.encode(one, { addSpecialTokens: false })));
+  return framed(tokenizer, whole, maxTokens);
 }
 
 /** The tokens of one text or of two with special tokens around them, cut as `encodePair` says. */
@@ -37,20 +34,17 @@ function framed(tokenizer: Tokenizer, whole: readonly Int32Array[], maxTokens: n
       next: "Allow longer texts.",
     });
   }
-  const kept = keptLengths(
-    whole.map(({ length }) => length),
-    maxTokens - added,
-  );
+  const lengths = whole.map(({ length }) => length);
+  const kept = keptLengths(lengths, maxTokens - added);
   const cutAt = (ids: Int32Array, length: number) =>
     tokenizer.cutsLeft ? ids.subarray(ids.length - length) : ids.subarray(0, length);
   const texts = whole.map((ids, i) => cutAt(ids, kept[i]!));
   const parts = frame.map((part) => ("id" in part ? [part.id] : texts[part.text]!));
   const types = frame.flatMap(({ type }, i) => Array<number>(parts[i]!.length).fill(type));
-  const first = types.indexOf(1);
-  const from = first < 0 ? types.length : first;
+  const from = types.includes(1) ? types.indexOf(1) : types.length;
   if (types.some((type, i) => type !== (i < from ? 0 : 1))) throw otherTypes(types);
   const ids = Int32Array.from(parts.flatMap((part) => [...part]));
-  return { ids, second: from, cut: kept.some((length, i) => length < whole[i]!.length) };
+  return { ids, second: from, cut: kept.some((length, i) => length < lengths[i]!) };
 }
 
 /** How many tokens stay of one text or of two where `most` may: the longer one is cut to the shorter, then both alike. */
@@ -58,11 +52,9 @@ function keptLengths(lengths: number[], most: number): number[] {
   if (lengths.length === 1) return [Math.min(lengths[0]!, most)];
   const [a, b] = lengths as [number, number];
   if (a + b <= most) return [a, b];
-  const short = Math.min(a, b);
   // Of an odd number the longer text has one more; of two of the same length the second.
-  const [least, rest] =
-    short + Math.max(short, most - short) > most ? [Math.floor(most / 2), Math.ceil(most / 2)] : [short, most - short];
-  return a > b ? [rest, least] : [least, rest];
+  const least = Math.min(a, b, Math.floor(most / 2));
+  return a > b ? [most - least, least] : [least, most - least];
 }
 
 const otherTypes = (types: number[]): LowrankError =>
