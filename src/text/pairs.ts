@@ -71,8 +71,9 @@ export interface EncodedWords extends EncodedPair {
 }
 
 /**
- * The tokens of `words`, each encoded by itself as Transformers' fast tokenizers do with is_split_into_words, with special tokens around them, `maxTokens` at most. Words of tokenizers that distinguish " a" from "a" begin with
- * a space, the first too, as with Transformers' `add_prefix_space=True`. Throws what `encodePair` throws.
+ * The tokens of `words`, each encoded by itself as Transformers' fast tokenizers do with is_split_into_words, with special
+ * tokens around them, `maxTokens` at most. Words of tokenizers that distinguish " a" from "a" begin with a space, the first
+ * too, as with Transformers' `add_prefix_space=True`. Throws what `encodePair` throws.
  */
 export function encodeWords(tokenizer: Tokenizer, words: readonly string[], maxTokens: number): EncodedWords {
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
