@@ -32,7 +32,9 @@ export interface PaddedRows {
  */
 export function padRows(packed: readonly (readonly { ids: Int32Array }[])[], { padId, padTo }: BatchOptions): PaddedRows {
   const lengths = packed.map((row) => row.reduce((n, { ids }) => n + ids.length, 0));
-  const width = widthOf(lengths, padTo);
+  const longest = Math.max(0, ...lengths);
+  if (padTo !== undefined && longest > padTo) throw tooLong(longest, padTo, "padTo");
+  const width = padTo ?? longest;
   const size = packed.length * width;
   const inputIds = new Int32Array(size).fill(padId);
   const [positionIds, attentionMask, segmentIds] = [new Int32Array(size), new Int32Array(size), new Int32Array(size)];
@@ -91,13 +93,17 @@ export function makeBatch(rows: readonly (Example | readonly Example[])[], optio
   return { rows: padded, feeds, targets: count, tokens: padded.attentionMask.reduce((sum, attended) => sum + attended, 0) };
 }
 
+/** The indices of rows of these lengths, the longest first; equal ones keep their order. */
+export const longestFirst = (lengths: ArrayLike<number>): Int32Array =>
+  Int32Array.from(lengths, (_, i) => i).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+
 /**
  * Packs examples of these lengths into rows of at most `maxLength` tokens by first-fit decreasing (at most 11/9 of the fewest
  * rows + 1). Gives the indices in each row. Deterministic: equal lengths keep their order.
  */
 export function packRows(lengths: ArrayLike<number>, maxLength: number): number[][] {
-  const order = Int32Array.from({ length: lengths.length }, (_, i) => i).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
-  const longest = order.length > 0 ? lengths[order[0]!]! : 0;
+  const order = longestFirst(lengths);
+  const longest = lengths[order[0] ?? 0] ?? 0;
   if (longest > maxLength) throw tooLong(longest, maxLength, "maxLength");
   // A binary tree over the rows: each node holds the most room below it, so that the first row that fits is found in log n.
   const leaves = 2 ** Math.ceil(Math.log2(Math.max(1, lengths.length)));
@@ -159,12 +165,6 @@ export function planBatches(lengths: ArrayLike<number>, options: PlanOptions): B
   }
   const batches = permutation(seed, [purpose.shuffle, epoch, 1], count);
   return { count, batch: (index) => inOrder(batches[index]!) };
-}
-
-function widthOf(lengths: readonly number[], padTo: number | undefined): number {
-  const longest = lengths.reduce((a, b) => Math.max(a, b), 0);
-  if (padTo !== undefined && longest > padTo) throw tooLong(longest, padTo, "padTo");
-  return padTo ?? longest;
 }
 
 const tooLong = (length: number, limit: number, subject: string): LowrankError =>

@@ -30,46 +30,48 @@ const byName = (a: string, b: string): number => (a < b ? -1 : 1);
  * Others have classes of their own, sorted by name, or by number where all are numbers; with `fixed` they are refused.
  */
 export function classesOf(own: readonly string[], fixed: boolean): Classes {
-  const names = new Map<string, number>();
+  const names: string[] = [];
+  const numbers = new Map<string, number>();
   const ownPlaces = new Map(own.map((label, i) => [label, i]));
-  let settled: { labels: readonly string[]; places: number[] } | undefined;
-
   const indices = own.some((label) => isIndex(label, Number.POSITIVE_INFINITY)) ? 0 : own.length;
+  const asOwn: Order = {
+    labels: own,
+    placeOf: (name) => ownPlaces.get(name) ?? (isIndex(name, indices) ? Number(name) : undefined),
+  };
+  let settled: Order | undefined = fixed ? asOwn : undefined;
 
-  /** The place among `own` of a class, by name or by number. */
-  const ownPlace = (name: string): number | undefined =>
-    ownPlaces.get(name) ?? (isIndex(name, indices) ? Number(name) : undefined);
-
-  const settle = (): typeof settled & object => {
-    const all = [...names.keys()];
-    if (all.every((name) => ownPlaces.has(name)) || all.every((name) => isIndex(name, indices)) || fixed) {
-      return { labels: own, places: all.map((name) => ownPlace(name)!) };
-    }
-    const isNumbered = all.every((name) => /^-?\d{1,15}(\.\d{1,15})?$/.test(name));
-    const labels = [...all].sort(isNumbered ? byNumber : byName);
+  const order = (): Order => {
+    if (settled) return settled;
+    if (names.every((name) => ownPlaces.has(name)) || names.every((name) => isIndex(name, indices))) return asOwn;
+    const isNumbered = names.every((name) => /^-?\d{1,15}(\.\d{1,15})?$/.test(name));
+    const labels = [...names].sort(isNumbered ? byNumber : byName);
     const places = new Map(labels.map((label, i) => [label, i]));
-    return { labels, places: all.map((name) => places.get(name)!) };
+    return { labels, placeOf: (name) => places.get(name) };
   };
 
   return {
     numberOf(name, subject) {
-      const known = names.get(name);
+      const known = numbers.get(name);
       if (known !== undefined) return known;
-      const isKnown = settled ? settled.labels.includes(name) || (settled.labels === own && ownPlace(name) !== undefined) : true;
-      if (!isKnown || (fixed && ownPlace(name) === undefined)) throw unknownClass(name, settled?.labels ?? own, subject);
-      if (names.size === MAX_CLASSES || name.length > MAX_CLASS_CHARS) throw noClass(name, names.size, subject);
-      names.set(name, names.size);
-      settled?.places.push(settled.labels === own ? ownPlace(name)! : settled.labels.indexOf(name));
-      return names.size - 1;
+      if (settled && settled.placeOf(name) === undefined) throw unknownClass(name, settled.labels, subject);
+      if (names.length === MAX_CLASSES || name.length > MAX_CLASS_CHARS) throw noClass(name, names.length, subject);
+      numbers.set(name, names.length);
+      return names.push(name) - 1;
     },
     settle(subject) {
-      if (settled) return;
-      if (names.size < 2 && !fixed) throw oneClass([...names.keys()], subject);
-      settled = settle();
+      if (!settled && names.length < 2) throw oneClass(names, subject);
+      settled = order();
     },
-    labels: () => (settled ?? settle()).labels,
-    placeOf: (number) => (settled ?? settle()).places[number]!,
+    labels: () => order().labels,
+    placeOf: (number) => order().placeOf(names[number]!)!,
   };
+}
+
+/** Classes in the order of the logits. */
+interface Order {
+  labels: readonly string[];
+  /** The place of a class among them; undefined if it is none of them. */
+  placeOf(name: string): number | undefined;
 }
 
 const unknownClass = (name: string, labels: readonly string[], subject: string): LowrankError =>

@@ -1,6 +1,6 @@
 // Examples to batches: rows of one example each, or several packed. Sizes are known without reading a token.
 import { fingerprinter } from "../formats/fingerprint.ts";
-import { makeBatch, packRows } from "./batch.ts";
+import { longestFirst, makeBatch, packRows } from "./batch.ts";
 import { type Examples, inOrder } from "./store.ts";
 import type { Batch, BatchSize, RunIdentity } from "./types.ts";
 
@@ -76,9 +76,8 @@ export interface EvaluationBatches<B extends Batch> extends AsyncIterable<B> {
 
 /** Every row once, rows of like length together; packed ones, which are all long, in their order. */
 export function evaluationBatches<B extends Batch>(rows: Collator<B>, batchSize: number): EvaluationBatches<B> {
-  const order = Int32Array.from(rows.lengths, (_, i) => i);
   const isPacked = (rows.identity["packLength"] ?? null) !== null;
-  if (!isPacked) order.sort((a, b) => rows.lengths[b]! - rows.lengths[a]! || a - b);
+  const order = isPacked ? rows.lengths.map((_, i) => i) : longestFirst(rows.lengths);
   const batches = Array.from({ length: Math.ceil(order.length / batchSize) }, (_, i) => [
     ...order.subarray(i * batchSize, (i + 1) * batchSize),
   ]);

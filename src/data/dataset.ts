@@ -102,35 +102,35 @@ export function collector(
 
   function dataset(numbers?: ArrayLike<number>): Dataset {
     const wanted = numbers ?? Int32Array.from({ length: fates.length }, (_, i) => i);
-    const of = (bit: number, isKept?: boolean): number => {
-      let count = 0;
-      for (let i = 0; i < wanted.length; i++) {
-        const fate = fates.at(wanted[i]!);
-        if ((fate & bit) !== 0 && !(isKept && isDropped(fate))) count++;
-      }
-      return count;
-    };
-    const [droppedEmpty, droppedCut, droppedImages] = [of(NO_TARGET), of(NO_TARGET_LEFT), of(CUT_IMAGE)];
-    const kept = new Int32Array(wanted.length - droppedEmpty - droppedCut);
-    let [count, tokens, targets, longest] = [0, 0, 0, 0];
+    const kept = new Int32Array(wanted.length);
+    let [count, truncated, droppedEmpty, droppedCut, droppedImages, emptyCompletions] = [0, 0, 0, 0, 0, 0];
+    let [tokens, targets, longest] = [0, 0, 0];
     for (let i = 0; i < wanted.length; i++) {
       const number = wanted[i]!;
-      if (isDropped(fates.at(number))) continue;
-      kept[count++] = number;
-      tokens += store.tokensOf(number);
-      targets += store.targetsOf(number);
-      longest = Math.max(longest, store.tokensOf(number));
+      const fate = fates.at(number);
+      if (fate & CUT) truncated++;
+      if (fate & CUT_IMAGE) droppedImages++;
+      if (fate & NO_TARGET) droppedEmpty++;
+      else if (fate & NO_TARGET_LEFT) droppedCut++;
+      else {
+        kept[count++] = number;
+        if (fate & EMPTY_COMPLETION) emptyCompletions++;
+        tokens += store.tokensOf(number);
+        targets += store.targetsOf(number);
+        longest = Math.max(longest, store.tokensOf(number));
+      }
     }
-    const sorted = Float64Array.from(kept, hashes.at).sort();
+    const indices = kept.slice(0, count);
+    const sorted = Float64Array.from(indices, hashes.at).sort();
     const asked = prompts?.format();
     const report: ExampleReport = {
       count,
-      truncated: of(CUT),
+      truncated,
       dropped: droppedEmpty + droppedCut,
       droppedEmpty,
       droppedCut,
       ...(droppedImages > 0 && { droppedImages }),
-      emptyCompletions: of(EMPTY_COMPLETION, true),
+      emptyCompletions,
       duplicates: repeated(sorted),
       tokens,
       targets,
@@ -138,7 +138,7 @@ export function collector(
       ...(asked && { prompts: asked }),
     };
     checkReport(report, source, maxLength);
-    return { examples: subset(store, kept), report, hashes: sorted };
+    return { examples: subset(store, indices), report, hashes: sorted };
   }
 
   return {
@@ -149,8 +149,6 @@ export function collector(
     dataset,
   };
 }
-
-const isDropped = (fate: number): boolean => (fate & (NO_TARGET | NO_TARGET_LEFT)) !== 0;
 
 function repeated(sorted: Float64Array): number {
   let count = 0;

@@ -9,7 +9,7 @@ import { specialPrefix, type Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
 import { type RecordKey, recordKey } from "./duplicates.ts";
 import type { RecordImages } from "./record-images.ts";
-import type { DataRecord, MessagesRecord, NumberedRecord, PromptRecord, TextRecord } from "./records.ts";
+import type { DataRecord, NumberedRecord } from "./records.ts";
 import { type Example, IGNORE } from "./types.ts";
 
 /**
@@ -80,11 +80,13 @@ export async function* eachExample(
       if (error.code.endsWith("/slow") && own > MOST_OF_THE_TIME * all) tooSlow = error;
     }
     for (const [i, one] of group.entries()) {
-      const alone = () => {
+      let whole = made[i];
+      try {
         if (tooSlow && i === made.length) throw tooSlow;
-        return tokenizer.limited(() => makeExample(one, tokenizer, options));
-      };
-      const whole = made[i] ?? atPlace(source, one.place, alone);
+        whole ??= tokenizer.limited(() => makeExample(one, tokenizer, options));
+      } catch (error) {
+        throw withPlace(error, `${source}, ${one.place}`);
+      }
       const imagesEnd = whole.images && whole.ids.lastIndexOf(options.images!.text.id) + 1;
       const { record, place } = one;
       const isEmpty = "completion" in record && record.completion.trim() === "";
@@ -132,73 +134,63 @@ function makeExample(
   { trainOn = "completion", template = tokenizer.template, now, images }: Omit<ExampleOptions, "maxLength">,
 ): Example {
   if ("messages" in record) {
-    const { text, spans } = rendered(record, tokenizer, template, now, trainOn);
-    return images ? illustratedExample(tokenizer, images, text, spans, numbers) : encodedExample(tokenizer, text, spans);
+    if (template === undefined) throw noTemplate("{messages}", "{prompt, completion}");
+    const { messages } = record;
+    const masked = tokenizer.limited(
+      () => rendered(template, messages, trainOn, now),
+      () => slowTemplate(template, messages.length),
+    );
+    return maskedExample(tokenizer, masked, images, numbers);
   }
-  if (numbers.length > 0 || (images?.text.token && textsOf(record).includes(images.text.token))) {
-    const { text, spans } = spansOf(record, trainOn);
-    return illustratedExample(tokenizer, images!, text, spans, numbers, true);
+  const [prompt, completion] = "text" in record ? ["", record.text] : [record.prompt, record.completion];
+  const isAll = "text" in record || trainOn === "all";
+  const text = prompt + completion;
+  if (numbers.length > 0 || (images?.text.token && text.includes(images.text.token))) {
+    return maskedExample(tokenizer, { text, spans: [[isAll ? 0 : prompt.length, text.length]] }, images, numbers, true);
   }
-  if ("text" in record)
-    return withLabels(withEos([...specialPrefix(tokenizer), ...encode(tokenizer, record.text)], tokenizer), 0);
-  const { prompt, ids } = fromPrompt(record, tokenizer);
-  return withLabels(ids, trainOn === "all" ? 0 : prompt);
+  const prefix = specialPrefix(tokenizer);
+  const asked = "text" in record ? [] : encode(tokenizer, prompt);
+  const both = encode(tokenizer, text);
+  // Where the prompt's ids begin those of both texts together, these are used; otherwise (a token would lie across the
+  // border, which generation never sees) the completion is encoded alone.
+  const joined = asked.every((id, i) => id === both[i]) ? both : [...asked, ...encode(tokenizer, completion)];
+  const first = isAll ? 0 : prefix.length + asked.length;
+  return labelled(withEos([...prefix, ...joined], tokenizer), (i) => i >= first);
 }
 
-const textsOf = (record: PromptRecord | TextRecord): string =>
-  "text" in record ? record.text : record.prompt + record.completion;
-
-/** A record's text, and what of it is learnt. */
-function spansOf(record: PromptRecord | TextRecord, trainOn: TrainOn): { text: string; spans: Span[] } {
-  const text = textsOf(record);
-  return { text, spans: [["text" in record || trainOn === "all" ? 0 : record.prompt.length, text.length]] };
+interface MaskedText {
+  text: string;
+  /** Where its targets are. */
+  spans: Span[];
 }
 
-/** A text with images; what ends a text is learnt behind it with `ends`. */
-function illustratedExample(
+function rendered(template: ChatTemplate, messages: readonly ChatMessage[], trainOn: TrainOn, now: Date | undefined): MaskedText {
+  if (trainOn !== "all") return renderWithMask(template, messages, { now, turns: trainOn === "last" ? "last" : "every" });
+  const text = renderChat(template, messages, { now });
+  return { text, spans: [[0, text.length]] };
+}
+
+/** A text that has its special tokens in it, and images, if any; what ends a text is learnt behind it with `ends`. */
+function maskedExample(
   tokenizer: Tokenizer,
-  { text: images, store }: RecordImages,
-  text: string,
-  spans: readonly Span[],
+  { text, spans }: MaskedText,
+  images: RecordImages | undefined,
   numbers: readonly number[],
   ends = false,
 ): Example {
-  const { ids, inside } = encodeWithImages(tokenizer, images, text, spans, numbers.map(store.gridOf));
+  const { ids, inside } = images
+    ? encodeWithImages(tokenizer, images.text, text, spans, numbers.map(images.store.gridOf))
+    : encodeSpans(tokenizer, text, spans);
   const whole = ends ? withEos([...ids], tokenizer) : ids;
-  const isTarget = (i: number) => i > 0 && (inside[i] === 1 || i >= ids.length);
-  return {
-    ids: Int32Array.from(whole),
-    labels: Int32Array.from(whole, (id, i) => (isTarget(i) ? id : IGNORE)),
-    ...(numbers.length > 0 && { images: numbers }),
-  };
+  const example = labelled(whole, (i) => inside[i] === 1 || i >= ids.length);
+  return numbers.length > 0 ? { ...example, images: numbers } : example;
 }
 
-/**
- * Where the prompt's ids begin the ids of both texts together, those are used; otherwise (a token would lie across the
- * border, which generation never sees) the completion is encoded alone.
- */
-function fromPrompt(record: PromptRecord, tokenizer: Tokenizer): { prompt: number; ids: number[] } {
-  const prompt = encode(tokenizer, record.prompt);
-  const both = encode(tokenizer, record.prompt + record.completion);
-  const joined = prompt.every((id, i) => id === both[i]) ? both : [...prompt, ...encode(tokenizer, record.completion)];
-  const prefix = specialPrefix(tokenizer);
-  return { prompt: prefix.length + prompt.length, ids: withEos([...prefix, ...joined], tokenizer) };
-}
-
-/** The text of a conversation, and where its targets are. */
-function rendered(
-  { messages }: MessagesRecord,
-  tokenizer: Tokenizer,
-  template: ChatTemplate | undefined,
-  now: Date | undefined,
-  trainOn: TrainOn,
-): { text: string; spans: Span[] } {
-  if (template === undefined) throw noTemplate("{messages}", "{prompt, completion}");
-  return tokenizer.limited(
-    () => maskedText(template, messages, trainOn, now),
-    () => slowTemplate(template, messages.length),
-  );
-}
+/** Ids with those of them as labels that are targets; the first never is one. */
+const labelled = (ids: ArrayLike<number>, isTarget: (i: number) => boolean): Example => ({
+  ids: Int32Array.from(ids),
+  labels: Int32Array.from(ids, (id, i) => (i > 0 && isTarget(i) ? id : IGNORE)),
+});
 
 /** The refusal of conversations where the base has no chat template; `others` are the records that need none. */
 export const noTemplate = (messages: string, others: string): LowrankError =>
@@ -207,19 +199,6 @@ export const noTemplate = (messages: string, others: string): LowrankError =>
     got: "neither",
     next: `take the instruction-tuned model's template, or write the records as ${others}`,
   });
-
-/** A text whose template wrote its special tokens itself. */
-function encodedExample(tokenizer: Tokenizer, text: string, spans: readonly Span[]): Example {
-  const { ids, inside } = encodeSpans(tokenizer, text, spans);
-  return { ids, labels: ids.map((id, i) => (i > 0 && inside[i] ? id : IGNORE)) };
-}
-
-/** The rendering, and where its targets are. */
-function maskedText(template: ChatTemplate, messages: readonly ChatMessage[], trainOn: TrainOn, now: Date | undefined) {
-  if (trainOn !== "all") return renderWithMask(template, messages, { now, turns: trainOn === "last" ? "last" : "every" });
-  const text = renderChat(template, messages, { now });
-  return { text, spans: [[0, text.length]] as Span[] };
-}
 
 const slowTemplate = ({ file }: ChatTemplate, messages: number): LowrankError =>
   new LowrankError("template/slow", "the chat template takes too long on a conversation", {
@@ -236,20 +215,6 @@ export const encode = (tokenizer: Tokenizer, text: string): number[] => [...toke
 export function withEos(ids: number[], { eosId, eosIds }: Tokenizer): number[] {
   if (eosId !== undefined && !eosIds.includes(ids.at(-1)!)) ids.push(eosId);
   return ids;
-}
-
-/** Labels that are targets from position `first` on. */
-function withLabels(ids: readonly number[], first: number): Example {
-  return { ids: Int32Array.from(ids), labels: Int32Array.from(ids, (id, i) => (i >= Math.max(first, 1) ? id : IGNORE)) };
-}
-
-/** Runs `work` on a record; what it throws then names the record's place. */
-function atPlace<T>(source: string, place: string, work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    throw withPlace(error, `${source}, ${place}`);
-  }
 }
 
 /** An error that names a record's place, and what it named itself. */

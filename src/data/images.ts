@@ -40,43 +40,38 @@ export function imageStore(
   cacheBytes = CACHE_BYTES,
 ): ImageStore {
   let processor: ImageProcessor | undefined;
-  const prepared = async (path: string): Promise<ProcessedImage> => {
-    if (!decode) {
-      throw new LowrankError("image/decoder", "images cannot be decoded here", {
-        subject: path,
-        expected: "a host that decodes images",
-        next: "Run it in Node.",
-      });
-    }
-    processor ??= await load();
-    return processor.process(await readImage(files, decode, path));
-  };
-  const numbers = new Map<string, number | Promise<number>>();
-  const paths: string[] = [];
-  const fingerprints: string[] = [];
-  const grids: (ImageGrid & { tiles: number })[] = [];
-  const cache = new Map<number, ProcessedImage>();
-  let cached = 0;
   const inTurn = atOnce(IMAGES_AT_ONCE);
-  const prepare = (path: string) => inTurn(() => prepared(path));
+  const prepare = (path: string): Promise<ProcessedImage> =>
+    inTurn(async () => {
+      if (!decode) {
+        throw new LowrankError("image/decoder", "images cannot be decoded here", {
+          subject: path,
+          expected: "a host that decodes images",
+          next: "Run it in Node.",
+        });
+      }
+      processor ??= await load();
+      return processor.process(await readImage(files, decode, path));
+    });
+  const numbers = new Map<string, Promise<number>>();
+  const paths: string[] = [];
+  /** What is known of the images that were read, and those that stay in memory. */
+  const known: { grid: ImageGrid & { tiles: number }; fingerprint: string; cached?: ProcessedImage }[] = [];
+  let bytes = 0;
 
   async function addNew(path: string, number: number): Promise<number> {
     const image = await prepare(path);
     const { rows, columns, pixelValues } = image;
-    grids[number] = { rows, columns, tiles: pixelValues.shape[0]! };
-    fingerprints[number] = nameOf(image);
-    const size = pixelValues.data.byteLength;
-    if (cached + size <= cacheBytes) {
-      cache.set(number, image);
-      cached += size;
-    }
-    numbers.set(path, number);
+    const isCached = bytes + pixelValues.data.byteLength <= cacheBytes;
+    if (isCached) bytes += pixelValues.data.byteLength;
+    const grid = { rows, columns, tiles: pixelValues.shape[0]! };
+    known[number] = { grid, fingerprint: nameOf(image), ...(isCached && { cached: image }) };
     return number;
   }
 
   async function readAgain(number: number): Promise<ProcessedImage> {
     const image = await prepare(paths[number]!);
-    if (nameOf(image) !== fingerprints[number]) throw changed(paths[number]!);
+    if (nameOf(image) !== known[number]!.fingerprint) throw changed(paths[number]!);
     return image;
   }
 
@@ -85,19 +80,17 @@ export function imageStore(
       return paths.length;
     },
     get bytes() {
-      return cached;
+      return bytes;
     },
-    async add(path) {
-      const known = numbers.get(path);
-      if (known !== undefined) return known;
-      const adding = addNew(path, paths.push(path) - 1);
+    add(path) {
+      const adding = numbers.get(path) ?? addNew(path, paths.push(path) - 1);
       numbers.set(path, adding);
       return adding;
     },
     pathOf: (number) => paths[number]!,
-    gridOf: (number) => grids[number]!,
-    fingerprintOf: (number) => fingerprints[number]!,
-    read: async (number) => cache.get(number) ?? readAgain(number),
+    gridOf: (number) => known[number]!.grid,
+    fingerprintOf: (number) => known[number]!.fingerprint,
+    read: async (number) => known[number]!.cached ?? readAgain(number),
     stack: (examples) => processor!.stack(examples),
   };
 }

@@ -1,4 +1,5 @@
 // How a model is asked what it was trained to answer: the kind of the records, and the text around every prompt.
+import { commonPrefix } from "../text/turns.ts";
 import type { DataRecord } from "./records.ts";
 
 /**
@@ -27,8 +28,8 @@ export function promptFormatOf(): PromptFormatFinder {
       const { prompt } = record;
       shortest = Math.min(shortest, prompt.length);
       longest = Math.max(longest, prompt.length);
-      start = first ? prompt : commonStart(start, prompt);
-      end = first ? prompt : commonEnd(end, prompt);
+      start = first ? prompt : start.slice(0, commonPrefix(start, prompt));
+      end = first ? prompt : prompt.slice(prompt.length - commonEnd(end, prompt));
     },
     format() {
       if (kind !== "completion") return kind && { kind };
@@ -51,14 +52,9 @@ export function asPrompt(text: string, { before, after }: { before: string; afte
   return started + after.slice(there);
 }
 
-function commonStart(a: string, b: string): string {
-  let n = 0;
-  while (n < a.length && n < b.length && a[n] === b[n]) n++;
-  return a.slice(0, n);
-}
-
-function commonEnd(a: string, b: string): string {
-  let n = 0;
-  while (n < a.length && n < b.length && a[a.length - 1 - n] === b[b.length - 1 - n]) n++;
-  return a.slice(a.length - n);
+/** How many UTF-16 units two texts end with in common. */
+function commonEnd(a: string, b: string): number {
+  let length = 0;
+  while (length < a.length && length < b.length && a.at(-1 - length) === b.at(-1 - length)) length++;
+  return length;
 }

@@ -1,4 +1,4 @@
-// The images of a language model's records: read into a store, in the order of their places in the text.
+// The images of a language model's records: read into a store, in the order of their places in the text, and where their tokens are.
 import type { LowrankError } from "../errors.ts";
 import type { ImageText } from "../models/images.ts";
 import { illustrated } from "../multimodal/conversation.ts";
@@ -6,6 +6,7 @@ import { imagePartsOf } from "../text/parts.ts";
 import { withPlace } from "./examples.ts";
 import { addImage, type ImageStore } from "./images.ts";
 import type { DataRecord, NumberedRecord } from "./records.ts";
+import type { Example } from "./types.ts";
 
 /** How the images of records stand in their texts, and where they are. */
 export interface RecordImages {
@@ -56,3 +57,28 @@ export async function* withoutImages(
     yield one;
   }
 }
+
+/** From the first token of an image to behind its last one; those of its tiles' markers between them count. */
+export interface ImageSpan {
+  from: number;
+  to: number;
+  /** The number of the image in the store, and its file. */
+  image: number;
+  path: string;
+}
+
+/** The spans of an example's images, in order. Every tile has as many tokens. */
+export function imageSpansOf({ ids, images = [] }: Pick<Example, "ids" | "images">, { text, store }: RecordImages): ImageSpan[] {
+  const places = [...ids.keys()].filter((at) => ids[at] === text.id);
+  const tiles = images.map((image) => store.gridOf(image).tiles);
+  const perTile = places.length / tiles.reduce((sum, count) => sum + count, 0);
+  let done = 0;
+  return images.map((image, i) => {
+    const [first, last] = [done * perTile, (done + tiles[i]!) * perTile - 1];
+    done += tiles[i]!;
+    return { from: places[first]!, to: places[last]! + 1, image, path: store.pathOf(image) };
+  });
+}
+
+/** What a person is shown in the place of an image's tokens. */
+export const imageNote = ({ from, to, path }: ImageSpan): string => `[image ${path.split(/[\\/]/).at(-1)}, ${to - from} tokens]`;

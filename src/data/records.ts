@@ -1,8 +1,9 @@
 // The kinds of records that are trained on, and the spellings that data sets write them in: one table.
 import { LowrankError, nearest } from "../errors.ts";
+import { isObject } from "../formats/json.ts";
 import { imagePath } from "../images/image.ts";
 import { locatedIn } from "../multimodal/conversation.ts";
-import { contentIn } from "../text/parts.ts";
+import { contentIn, wrongValue } from "../text/parts.ts";
 import type { ChatMessage } from "../text/template.ts";
 import { type Row, typeName } from "./readers/blocks.ts";
 
@@ -79,75 +80,75 @@ const section = (heading: string, text: string): string => (text === "" ? "" : `
 /** What a system column says, before a prompt. */
 const preamble = (system: string): string => (system === "" ? "" : `${system}\n\n`);
 
-/** Alpaca's prompt without the sentence in front, which says whether there is an input: what all prompts share is the heading. */
-const instruction = (input: string, output: string): RecordFormat["make"] => {
-  return ({ text, optional }) => ({
-    prompt: `${preamble(optional("system"))}${section("Instruction", text("instruction"))}${section("Input", optional(input))}### Response:\n`,
-    completion: text(output),
-  });
-};
-
-const question = (answer: string): RecordFormat["make"] => {
-  return ({ text, optional }) => ({
-    prompt: `${preamble(optional("system") || optional("system_prompt"))}Question: ${text("question")}\nAnswer:`,
-    completion: ` ${text(answer)}`,
-  });
-};
-
-/** A prompt that the completion follows at once. */
-const prompt = (key: string, completion: string): RecordFormat["make"] => {
-  return ({ text, optional, images }) => ({
-    prompt: preamble(optional("system")) + text(key),
-    completion: text(completion),
-    ...images(),
-  });
-};
-
-const turns = (key: string): RecordFormat["make"] => {
-  return ({ turns, optional, images }) => {
-    const messages = turns(key);
-    const system = optional("system");
-    return {
-      messages: system === "" || messages[0]!.role === "system" ? messages : [{ role: "system", content: system }, ...messages],
-      ...images(),
-    };
-  };
-};
-
 /** The keys of images, where a row has any. */
 const imageKeys = ["images", "image"];
 
+/** How a record is read from keys that a few data sets call otherwise. */
+type Pattern = Omit<RecordFormat, "name">;
+
+/** Alpaca's prompt without the sentence in front, which says whether there is an input: what all prompts share is the heading. */
+const instruction = (input: string, output: string): Pattern => ({
+  keys: ["instruction", output],
+  optional: [input, "system"],
+  make: ({ text, optional }) => ({
+    prompt: `${preamble(optional("system"))}${section("Instruction", text("instruction"))}${section("Input", optional(input))}### Response:\n`,
+    completion: text(output),
+  }),
+});
+
+const question = (answer: string): Pattern => ({
+  keys: ["question", answer],
+  optional: ["system", "system_prompt"],
+  make: ({ text, optional }) => ({
+    prompt: `${preamble(optional("system") || optional("system_prompt"))}Question: ${text("question")}\nAnswer:`,
+    completion: ` ${text(answer)}`,
+  }),
+});
+
+/** A prompt that the completion follows at once. */
+const prompt = (key: string, completion: string): Pattern => ({
+  keys: [key, completion],
+  optional: ["system", ...imageKeys],
+  make: ({ text, optional, images }) => ({
+    prompt: preamble(optional("system")) + text(key),
+    completion: text(completion),
+    ...images(),
+  }),
+});
+
+const turns = (key: string): Pattern => ({
+  keys: [key],
+  optional: ["system", ...imageKeys],
+  make: ({ turns, optional, images }) => {
+    const messages = turns(key);
+    const content = optional("system");
+    const isFirst = content !== "" && messages[0]!.role !== "system";
+    return { messages: isFirst ? [{ role: "system", content }, ...messages] : messages, ...images() };
+  },
+});
+
+const whole = (key: string): Pattern => ({
+  keys: [key],
+  optional: imageKeys,
+  make: ({ text, images }) => ({ text: text(key), ...images() }),
+});
+
 export const recordFormats: readonly RecordFormat[] = [
-  { name: "OpenAI messages", keys: ["messages"], optional: ["system", ...imageKeys], make: turns("messages") },
-  { name: "ShareGPT", keys: ["conversations"], optional: ["system", ...imageKeys], make: turns("conversations") },
-  { name: "Alpaca", keys: ["instruction", "output"], optional: ["input", "system"], make: instruction("input", "output") },
-  { name: "Dolly", keys: ["instruction", "response"], optional: ["context", "system"], make: instruction("context", "response") },
-  {
-    name: "prompt and completion",
-    keys: ["prompt", "completion"],
-    optional: ["system", ...imageKeys],
-    make: prompt("prompt", "completion"),
-  },
-  {
-    name: "prompt and response",
-    keys: ["prompt", "response"],
-    optional: ["system", ...imageKeys],
-    make: prompt("prompt", "response"),
-  },
-  { name: "question and answer", keys: ["question", "answer"], optional: ["system", "system_prompt"], make: question("answer") },
-  {
-    name: "question and response",
-    keys: ["question", "response"],
-    optional: ["system", "system_prompt"],
-    make: question("response"),
-  },
+  { name: "OpenAI messages", ...turns("messages") },
+  { name: "ShareGPT", ...turns("conversations") },
+  { name: "Alpaca", ...instruction("input", "output") },
+  { name: "Dolly", ...instruction("context", "response") },
+  { name: "prompt and completion", ...prompt("prompt", "completion") },
+  { name: "prompt and response", ...prompt("prompt", "response") },
+  { name: "question and answer", ...question("answer") },
+  { name: "question and response", ...question("response") },
   {
     name: "input and output",
     keys: ["input", "output"],
     optional: ["system"],
     make: ({ text, optional }) => ({ prompt: `${preamble(optional("system"))}${text("input")}\n`, completion: text("output") }),
   },
-  { name: "text", keys: ["text"], optional: imageKeys, make: ({ text, images }) => ({ text: text("text"), ...images() }) },
+  { name: "text", ...whole("text") },
 ];
 
 /** The spellings to look for in a file. */
@@ -165,17 +166,10 @@ export interface RecordFormats<R = DataRecord> {
 export function formatsFor({ promptColumn, completionColumn, textColumn }: ColumnNames): RecordFormats {
   const named: RecordFormat[] = [];
   if (promptColumn !== undefined || completionColumn !== undefined) {
-    const keys = [promptColumn ?? "prompt", completionColumn ?? "completion"] as const;
-    named.push({ name: "named columns", keys, optional: imageKeys, make: prompt(...keys) });
+    const columns = prompt(promptColumn ?? "prompt", completionColumn ?? "completion");
+    named.push({ name: "named columns", ...columns, optional: imageKeys });
   }
-  if (textColumn !== undefined) {
-    named.push({
-      name: "named column",
-      keys: [textColumn],
-      optional: imageKeys,
-      make: ({ text, images }) => ({ text: text(textColumn), ...images() }),
-    });
-  }
+  if (textColumn !== undefined) named.push({ name: "named column", ...whole(textColumn) });
   return {
     candidates: named.length > 0 ? named : recordFormats,
     naming: "--prompt-column with --completion-column, or --text-column",
@@ -203,19 +197,15 @@ export function formatOf<R>(
     (b.keys.length <= a.keys.length && b.keys.every((key) => a.keys.includes(key) || a.optional.includes(key)));
   const meant = found.filter((one) => !found.some((other) => other !== one && covers(other, one)));
   if (meant.length === 1) return meant[0]!;
-  throw new LowrankError(
-    "data/keys",
-    meant.length === 0 ? "the record's keys match no format" : "the record matches several formats",
-    {
-      subject,
-      expected: `one of ${candidates.map((spelling) => describe(spelling.keys)).join(", ")}`,
-      got: keys.length === 0 ? "no keys" : describe(keys.slice(0, 20)),
-      next:
-        meant.length > 1
-          ? `keep the keys of one format, or name the columns (${naming})`
-          : `rename the keys, or name the columns (${naming}${suggestion(keys, sought)})`,
-    },
-  );
+  const isSeveral = meant.length > 1;
+  throw new LowrankError("data/keys", isSeveral ? "the record matches several formats" : "the record's keys match no format", {
+    subject,
+    expected: `one of ${candidates.map((spelling) => describe(spelling.keys)).join(", ")}`,
+    got: keys.length === 0 ? "no keys" : describe(keys.slice(0, 20)),
+    next: isSeveral
+      ? `keep the keys of one format, or name the columns (${naming})`
+      : `rename the keys, or name the columns (${naming}${suggestion(keys, sought)})`,
+  });
 }
 
 /** Whether data sets call an image so; no text or class is meant by it, and the other way round. */
@@ -248,20 +238,19 @@ export function makeRecord<R>({ fields }: Row, spelling: RecordFormat<R>, subjec
     path: (key) => imagePath(text(key), folder, subject),
     images: () => {
       const key = imageKeys.find((name) => (fields.get(name) ?? null) !== null);
-      const paths =
-        key === undefined ? [] : pathsIn(fields.get(key), key, subject).map((path) => imagePath(path, folder, subject));
-      return paths.length === 0 ? {} : { images: paths };
+      const paths = key === undefined ? [] : pathsIn(fields.get(key), key, subject);
+      return paths.length === 0 ? {} : { images: paths.map((path) => imagePath(path, folder, subject)) };
     },
     label: (key) => labelIn(fields.get(key), key, subject),
     value: (key) => fields.get(key),
-    wrong: (key, expected) => wrongValue(key, expected, fields.get(key), subject),
+    wrong: (key, expected) => wrongValue(key, expected, typeName(fields.get(key)), subject),
   });
 }
 
 /** The path of an image, or a list of them; as data sets on the hub write it, {path}. */
 function pathsIn(value: unknown, key: string, subject: string): string[] {
   return [value].flat().map((one: unknown) => {
-    const { path, bytes } = (typeof one === "object" ? (one ?? {}) : { path: one }) as { path?: unknown; bytes?: unknown };
+    const { path, bytes } = isObject(one) ? one : { path: one, bytes: null };
     if ((bytes ?? null) !== null) {
       throw new LowrankError("data/value", "the images are inside the data file", {
         subject,
@@ -274,71 +263,47 @@ function pathsIn(value: unknown, key: string, subject: string): string[] {
   });
 }
 
-/** Who speaks, in the words of ShareGPT's data sets, to the roles that chat templates know. */
-const ROLES: Record<string, string> = {
-  human: "user",
-  user: "user",
-  gpt: "assistant",
-  chatgpt: "assistant",
-  bot: "assistant",
-  model: "assistant",
-  assistant: "assistant",
-  system: "system",
-  tool: "tool",
-  function: "tool",
-  observation: "tool",
+/** Who speaks, in the words of ShareGPT's data sets, by the roles that chat templates know. */
+const SPEAKERS = {
+  user: ["human", "user"],
+  assistant: ["gpt", "chatgpt", "bot", "model", "assistant"],
+  system: ["system"],
+  tool: ["tool", "function", "observation"],
 };
+const roles = new Map(Object.entries(SPEAKERS).flatMap(([role, names]) => names.map((name) => [name, role])));
 
 /** A list of {role, content} or of {from, value}. */
 function messagesIn(list: unknown, key: string, subject: string): ChatMessage[] {
   if (!Array.isArray(list) || list.length === 0) {
-    throw wrongValue(key, "a list of at least one {role, content} or {from, value}", list, subject);
+    throw wrongValue(key, "a list of at least one {role, content} or {from, value}", typeName(list), subject);
   }
   return list.map((message: unknown, i) => {
-    if (typeof message !== "object" || message === null || Array.isArray(message)) {
-      throw wrongValue(`${key}[${i}]`, "an object {role, content} or {from, value}", message, subject);
-    }
+    const at = `${key}[${i}]`;
+    if (!isObject(message)) throw wrongValue(at, "an object {role, content} or {from, value}", typeName(message), subject);
     if (!("from" in message) || "role" in message) {
-      const { role, content } = message as { role?: unknown; content?: unknown };
-      requireText(role, `${key}[${i}].role`, subject);
-      if (!Array.isArray(content)) {
-        requireText(content, `${key}[${i}].content`, subject);
-        return message as ChatMessage;
-      }
-      return { ...(message as ChatMessage), content: contentIn(content, `${key}[${i}].content`, subject) };
+      const role = requireText(message["role"], `${at}.role`, subject);
+      const given = message["content"];
+      const content = (Array.isArray(given) ? contentIn : requireText)(given, `${at}.content`, subject);
+      return { ...message, role, content };
     }
-    const { from, value } = message as { from: unknown; value?: unknown };
-    const speaker = requireText(from, `${key}[${i}].from`, subject);
-    const role = Object.hasOwn(ROLES, speaker) ? ROLES[speaker]! : undefined;
+    const speaker = requireText(message["from"], `${at}.from`, subject);
+    const role = roles.get(speaker);
     if (role === undefined) {
-      throw new LowrankError("data/value", `${key}[${i}].from cannot be used`, {
-        subject,
-        expected: `one of ${Object.keys(ROLES).join(", ")}`,
-        got: JSON.stringify(speaker),
-        next: "correct the record, or remove it",
-      });
+      throw wrongValue(`${at}.from`, `one of ${[...roles.keys()].join(", ")}`, JSON.stringify(speaker), subject);
     }
-    return { role, content: requireText(value, `${key}[${i}].value`, subject) };
+    return { role, content: requireText(message["value"], `${at}.value`, subject) };
   });
 }
 
 function labelIn(value: unknown, key: string, subject: string): string {
   const isName = typeof value === "string" && value.trim() !== "";
   if (isName || Number.isSafeInteger(value) || typeof value === "boolean") return String(value).trim();
-  throw wrongValue(key, "the name or the number of a class", value, subject);
+  throw wrongValue(key, "the name or the number of a class", typeName(value), subject);
 }
 
 function requireText(value: unknown, key: string, subject: string): string {
-  if (typeof value !== "string") throw wrongValue(key, "a string", value, subject);
+  if (typeof value !== "string") throw wrongValue(key, "a string", typeName(value), subject);
   return value;
 }
-
-const wrongValue = (key: string, expected: string, value: unknown, subject: string): LowrankError =>
-  new LowrankError("data/value", `${key} cannot be used`, {
-    subject,
-    expected,
-    got: typeName(value),
-    next: "correct the record, or remove it",
-  });
 
 export const describe = (keys: readonly string[]): string => `{${keys.join(", ")}}`;

@@ -87,10 +87,7 @@ export interface ExampleStore extends Examples {
 
 type Words = Uint16Array | Int32Array;
 
-/**
- * An entry is: how many words stand beside the text, and these (`besideText`); the number of runs of targets, where each begins
- * and ends; the ids.
- */
+/** An entry is: the number of its lists (`listsOf`); these, each behind its length; the ids. */
 export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions): ExampleStore {
   const makeWords = (size: number): Words => (limit <= 1 << 16 ? new Uint16Array(size) : new Int32Array(size));
   const wordBytes = makeWords(0).BYTES_PER_ELEMENT;
@@ -159,9 +156,8 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
     longestOf: longest.at,
     imagesOf: images.at,
     async add(example) {
-      const beside = besideText(example);
-      const runs = runsOf(example);
-      const head = [beside.length, ...beside, runs.length / 2, ...runs];
+      const lists = listsOf(example);
+      const head = [lists.length, ...lists.flatMap((list) => [list.length, ...list])];
       const words = makeWords(head.length + example.ids.length);
       words.set(head);
       words.set(example.ids, head.length);
@@ -195,40 +191,30 @@ export function exampleStore({ limit, spill, tilesOf = () => 1 }: StoreOptions):
   };
 }
 
-/** Where the runs of targets begin and end, one after the other. */
-function runsOf({ labels }: Example): number[] {
-  const runs: number[] = [];
-  for (let i = 0, inside = false; i <= labels.length; i++) {
-    const isTarget = i < labels.length && labels[i] !== IGNORE;
-    if (isTarget !== inside) runs.push(i);
+/** The numbers beside the ids: where runs of targets begin, and end; starts; classes (plus one); images; the bits of the value. */
+function listsOf({ labels, starts = [], classes = [], value, images = [] }: Example): (readonly number[])[] {
+  const runs: [number[], number[]] = [[], []];
+  for (let i = 0, inside = 0; i <= labels.length; i++) {
+    const isTarget = i < labels.length && labels[i] !== IGNORE ? 1 : 0;
+    if (isTarget !== inside) runs[inside]!.push(i);
     inside = isTarget;
   }
-  return runs;
-}
-
-/** The lists beside the text, each with its length in front: starts, classes (plus one), images, the bits of the value. */
-function besideText({ starts = [], classes = [], value, images = [] }: Example): number[] {
   const bits = value === undefined ? [] : [...new Int32Array(Float32Array.of(value).buffer)];
-  const lists = [starts, classes.map((number) => number + 1), images, bits];
-  return lists.every(({ length }) => length === 0) ? [] : lists.flatMap((list) => [list.length, ...list]);
+  const lists = [...runs, starts, classes.map((number) => number + 1), images, bits];
+  return lists.slice(0, 1 + lists.findLastIndex(({ length }) => length > 0));
 }
 
 function exampleIn(words: Words, at: number, length: number, targets: number): Example {
-  const beside = words[at]!;
   let next = at + 1;
-  const [starts = [], classes = [], images = [], bits = []] = Array.from({ length: beside > 0 ? 4 : 0 }, () => {
+  const lists = Array.from({ length: words[at]! }, () => {
     const count = words[next]!;
     next += count + 1;
     return [...words.subarray(next - count, next)];
   });
-  const runs = words[at + 1 + beside]!;
-  const start = at + 2 + beside;
-  const ids = Int32Array.from(words.subarray(start + 2 * runs, start + 2 * runs + length));
+  const [begins = [], ends = [], starts = [], classes = [], images = [], bits = []] = lists;
+  const ids = Int32Array.from(words.subarray(next, next + length));
   const labels = new Int32Array(length).fill(IGNORE);
-  for (let run = 0; run < runs; run++) {
-    const [from, to] = [words[start + 2 * run]!, words[start + 2 * run + 1]!];
-    labels.set(ids.subarray(from, to), from);
-  }
+  for (const [run, from] of begins.entries()) labels.set(ids.subarray(from, ends[run]), from);
   const example = { ids, labels };
   return {
     ...example,

@@ -11,6 +11,12 @@ export interface NumberLiteral {
 }
 export type Json = null | boolean | string | number | NumberLiteral | Json[] | Map<string, Json>;
 
+/** An object as JSON.parse gives it. */
+export type JsonObject = Record<string, unknown>;
+
+export const isObject = (value: unknown): value is JsonObject =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
 /** Whose text it is: errors get `code/reason` and name `subject`. `maxValues` bounds the memory that a text can ask for. */
 export interface JsonSource {
   code: string;
@@ -169,7 +175,7 @@ export async function readText(files: Files, path: string): Promise<string> {
 }
 
 /** A side file that holds one JSON object (config.json and the like). */
-export const readJsonObject = async (files: Files, path: string): Promise<Record<string, unknown>> =>
+export const readJsonObject = async (files: Files, path: string): Promise<JsonObject> =>
   parseJsonObject(await readText(files, path), path);
 
 /** The JSON value that `text` is; `subject` is what errors call the text. */
@@ -183,9 +189,9 @@ export function parseJson(text: string, subject: string): unknown {
 }
 
 /** The one JSON object that `text` is. */
-export function parseJsonObject(text: string, subject: string): Record<string, unknown> {
+export function parseJsonObject(text: string, subject: string): JsonObject {
   const value = parseJson(text, subject);
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  if (isObject(value)) return value;
   throw new LowrankError("json/not-object", "not a JSON object", {
     subject,
     expected: "an object",

@@ -1,14 +1,12 @@
 // How special tokens stand around one text or two: tokenizer.json's post_processor, as Hugging Face's tokenizers reads it.
 import { LowrankError, valueText } from "../errors.ts";
+import { isObject, type JsonObject } from "../formats/json.ts";
 
 /** Special tokens that a frame may add. Real ones add four at most. */
 export const MAX_FRAME_TOKENS = 64;
 
 /** A part of what a model reads: a special token, or the tokens of the first or the second text (0, 1), and its token type. */
 export type FramePart = { id: number; type: number } | { text: 0 | 1; type: number };
-
-type Json = Record<string, unknown>;
-const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
  * The parts around one text, or around `pair`. `idOf` finds the id of a token by its text, ids end before `vocabSize`.
@@ -44,13 +42,21 @@ export function frameOf(
 }
 
 /** The processors of sequences, one after another. They are few and flat: tokenizer-bounds.ts has refused others. */
-const flat = (processor: unknown): Json[] =>
+const flat = (processor: unknown): JsonObject[] =>
   !isObject(processor) ? [] : processor["type"] === "Sequence" ? [processor["processors"]].flat().flatMap(flat) : [processor];
 
 type Special = (token: unknown, type: number) => FramePart;
-type Adder = (part: Json, pair: boolean, special: Special, refuse: (expected: string, got: unknown) => never) => FramePart[];
+type Adder = (
+  part: JsonObject,
+  pair: boolean,
+  special: Special,
+  refuse: (expected: string, got: unknown) => never,
+) => FramePart[];
 
-const plain = (_: Json, pair: boolean): FramePart[] => [{ text: 0, type: 0 }, ...(pair ? [{ text: 1, type: 1 } as const] : [])];
+const plain = (_: JsonObject, pair: boolean): FramePart[] => [
+  { text: 0, type: 0 },
+  ...(pair ? [{ text: 1, type: 1 } as const] : []),
+];
 
 /** What each kind of processor puts around texts. */
 const adders: Record<string, Adder> = {

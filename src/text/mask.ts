@@ -2,7 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import { type ChatMessage, type ChatTemplate, type RenderOptions, renderChat, renderSource, sourceFor } from "./template.ts";
 import { makeStreamDecoder, type Tokenizer } from "./tokenizer.ts";
-import { type Span, type Turns, turnSpans, turnStart } from "./turns.ts";
+import { commonPrefix, type Rendering, type Span, startOf, type Turns, turnSpans, turnsOf } from "./turns.ts";
 
 // Unicode non-characters, which no text for interchange holds.
 const OPEN = "\uFDD0";
@@ -29,18 +29,18 @@ export function renderWithMask(
     MARK,
     (_, left: string, end: string | undefined, right: string) => `{{${left}'${end ? CLOSE : OPEN}'${right}}}`,
   );
-  if (marked === source) return { text, spans: turnSpans(template, messages, text, options, turns) };
-  const spans = markedSpans(template, marked, messages, text, options);
-  return { text, spans: turns === "last" ? lastMarked(template, messages, text, spans, options) : spans };
+  const rendering = { template, messages, text, options };
+  if (marked === source) return { text, spans: turnSpans(rendering, turns) };
+  const spans = markedSpans(rendering, marked);
+  if (turns === "every") return { text, spans };
+  // The last turn may have several: those behind the messages before it.
+  const [last] = turnsOf(rendering, "last");
+  const start = last ? startOf(last) : text.length;
+  return { text, spans: spans.filter(([from]) => from >= start) };
 }
 
-function markedSpans(
-  template: ChatTemplate,
-  marked: string,
-  messages: readonly ChatMessage[],
-  text: string,
-  options: RenderOptions,
-): Span[] {
+/** What is between marks where the template is rendered from its `marked` source. */
+function markedSpans({ template, messages, text, options }: Rendering, marked: string): Span[] {
   const rendered = renderSource(template, marked, messages, options);
   const spans: Span[] = [];
   let plain = "";
@@ -52,28 +52,9 @@ function markedSpans(
       start = -1;
     } else plain += part;
   }
-  if (plain !== text || start >= 0) {
-    throw badMarks(
-      template,
-      "marks in pairs, around text that is output as it is",
-      plain !== text ? "another text with the marks than without" : "a mark that is not closed",
-    );
-  }
-  return spans;
-}
-
-/** The marked spans that lie behind the messages before the last turn: a turn may have several. */
-function lastMarked(
-  template: ChatTemplate,
-  messages: readonly ChatMessage[],
-  text: string,
-  spans: Span[],
-  options: RenderOptions,
-): Span[] {
-  const index = messages.findLastIndex(({ role }) => role === "assistant");
-  if (index < 0) return [];
-  const start = turnStart(template, messages, text, options, index);
-  return spans.filter(([from]) => from >= start);
+  if (plain === text && start < 0) return spans;
+  const got = plain !== text ? "another text with the marks than without" : "a mark that is not closed";
+  throw badMarks(template, "marks in pairs, around text that is output as it is", got);
 }
 
 const badMarks = (template: ChatTemplate, expected: string, got: string): LowrankError =>
@@ -100,12 +81,9 @@ export function encodeSpans(tokenizer: Tokenizer, text: string, spans: readonly 
   const inside = new Uint8Array(ids.length);
   const cuts = spans.flat();
   const pieces = [...cuts, text.length].map((cut, i) => encode(text.slice(cuts[i - 1] ?? 0, cut)));
-  if (sameIds(pieces, ids)) {
-    let at = 0;
-    for (const [i, piece] of pieces.entries()) {
-      inside.fill(i % 2, at, at + piece.length);
-      at += piece.length;
-    }
+  const joined = pieces.flatMap((piece) => [...piece]);
+  if (joined.length === ids.length && commonPrefix(joined, ids) === ids.length) {
+    inside.set(pieces.flatMap((piece, i) => Array<number>(piece.length).fill(i % 2)));
     return { ids, inside };
   }
   const places = decodedPlaces(tokenizer, text, ids);
@@ -121,33 +99,19 @@ export function encodeSpans(tokenizer: Tokenizer, text: string, spans: readonly 
   return { ids, inside };
 }
 
-function sameIds(pieces: readonly Int32Array[], ids: Int32Array): boolean {
-  let at = 0;
-  for (const piece of pieces) for (const id of piece) if (id !== ids[at++]) return false;
-  return at === ids.length;
-}
-
 /** The part of `text` that each token decodes to, if together they decode to it; a token inside a character has all of it. */
 function decodedPlaces(tokenizer: Tokenizer, text: string, ids: Int32Array): Span[] | undefined {
   const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
   const deltas = Array.from(ids, (id) => decoder.push(id));
   if (deltas.join("") + decoder.flush() !== text) return undefined;
-  const places: Span[] = [];
-  let start = 0;
-  for (const delta of deltas) {
-    places.push([start, start + delta.length]);
-    start += delta.length;
-  }
+  let at = 0;
+  const places = deltas.map(({ length }): Span => {
+    at += length;
+    return [at - length, at];
+  });
   for (let i = places.length - 1, end = text.length; i >= 0; i--) {
     if (deltas[i] === "") places[i]![1] = end;
     else end = places[i]![1];
   }
   return places;
-}
-
-/** How many elements two lists begin with in common. */
-export function commonPrefix(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  let n = 0;
-  while (n < a.length && n < b.length && a[n] === b[n]) n++;
-  return n;
 }

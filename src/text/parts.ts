@@ -1,5 +1,5 @@
 // The content of a chat message: a text, or texts and images one after another, as Transformers' processors take them.
-import { LowrankError } from "../errors.ts";
+import { LowrankError, valueText } from "../errors.ts";
 
 /** An image in a message. Where it is, one of these says; none of them where the images are listed beside the messages. */
 export interface ImagePart {
@@ -54,9 +54,8 @@ function imagePart(given: Record<string, unknown>): ImagePart {
 }
 
 const wrongPart = (key: string, expected: string, value: unknown, subject: string): LowrankError =>
-  new LowrankError("data/value", `${key} cannot be used`, {
-    subject,
-    expected,
-    got: value === undefined ? "nothing" : (JSON.stringify(value)?.slice(0, 80) ?? typeof value),
-    next: "correct the record, or remove it",
-  });
+  wrongValue(key, expected, valueText(value).slice(0, 80), subject);
+
+/** The error for a value of a record, under `key`, that is not what is expected. */
+export const wrongValue = (key: string, expected: string, got: string, subject: string): LowrankError =>
+  new LowrankError("data/value", `${key} cannot be used`, { subject, expected, got, next: "correct the record, or remove it" });

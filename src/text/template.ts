@@ -1,6 +1,6 @@
 // Chat templates over @huggingface/jinja, with Transformers' context (utils/chat_template_utils.py) and bounds on what a template can cost.
 import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
-import { LowrankError } from "../errors.ts";
+import { type Failure, LowrankError } from "../errors.ts";
 import { type Content, textOf } from "./parts.ts";
 
 /** Longest template source. The longest in use (tool calling) are near 20 k characters. */
@@ -74,30 +74,25 @@ function renderAsIs(
   { addGenerationPrompt = false, tools, now = new Date() }: RenderOptions,
 ): string {
   if (messages.length > MAX_MESSAGES) {
-    throw new LowrankError("template/limit", "the conversation is too long", {
-      subject: template.file,
+    throw failure(template, "limit", "the conversation is too long", {
       expected: `at most ${MAX_MESSAGES} messages`,
       got: `${messages.length}`,
       next: "split it into several records",
     });
   }
-  const program = compile(template, source);
+  const { program } = compile(template, source);
   try {
     const environment = new Environment();
     for (const [name, value] of Object.entries(CONSTANTS)) environment.set(name, value);
     environment.set("range", boundedRange);
     environment.set("strftime_now", (format: unknown) => strftime(String(format), now));
     environment.set("raise_exception", (message: unknown) => {
-      throw new LowrankError("template/refused", `the chat template refuses the conversation: ${String(message)}`, {
-        subject: template.file,
+      throw failure(template, "refused", `the chat template refuses the conversation: ${String(message)}`, {
         next: "change the roles or contents to what the template accepts",
       });
     });
-    for (const [name, token] of Object.entries(template.tokens)) environment.set(name, token);
-    environment.set("messages", messages);
-    environment.set("tools", tools ?? null);
-    environment.set("documents", null);
-    environment.set("add_generation_prompt", addGenerationPrompt);
+    const given = { messages, tools: tools ?? null, documents: null, add_generation_prompt: addGenerationPrompt };
+    for (const [name, value] of Object.entries({ ...template.tokens, ...given })) environment.set(name, value);
     const rendered: unknown = new BoundedInterpreter(environment).run(program).value;
     if (typeof rendered !== "string") throw new TypeError("the template renders to no text");
     // The package joins a mapping to a text by JavaScript's rule, where Python refuses it.
@@ -106,25 +101,25 @@ function renderAsIs(
     }
     return rendered;
   } catch (error) {
-    if (error instanceof TooMuch) {
-      throw new LowrankError("template/limit", "the chat template was stopped", {
-        subject: template.file,
-        expected: error.message,
-        got: error.got,
-        next: "use a chat template that only formats messages",
-        cause: error,
-      });
-    }
     if (error instanceof LowrankError) throw error;
-    throw new LowrankError("template/failed", "the chat template cannot be rendered", {
-      subject: template.file,
-      expected: "a template within the Jinja that @huggingface/jinja implements",
+    if (error instanceof TooMuch) {
+      const { message: expected, got } = error;
+      throw failure(template, "limit", "the chat template was stopped", { expected, got, next: FORMAT_ONLY, cause: error });
+    }
+    throw failure(template, "failed", "the chat template cannot be rendered", {
+      expected: JINJA,
       got: (error as Error).message,
       next: "check the messages' keys against the template, or use another template",
       cause: error,
     });
   }
 }
+
+const JINJA = "a template within the Jinja that @huggingface/jinja implements";
+const FORMAT_ONLY = "use a chat template that only formats messages";
+
+const failure = ({ file }: ChatTemplate, code: string, message: string, facts: Omit<Failure, "subject">): LowrankError =>
+  new LowrankError(`template/${code}`, message, { subject: file, ...facts });
 
 /** Which contents a template writes the text of. */
 interface Forms {
@@ -133,14 +128,9 @@ interface Forms {
 }
 
 const PROBE = "probe of the content";
-const formsOfSources = new WeakMap<ChatTemplate, Map<string, Forms>>();
 
 /** Found by rendering one message of the user in either form. A list that is written as it is in Jinja is not taken. */
 function formsOf(template: ChatTemplate, source: string): Forms {
-  const known = formsOfSources.get(template) ?? new Map<string, Forms>();
-  formsOfSources.set(template, known);
-  const found = known.get(source);
-  if (found) return found;
   const writes = (content: Content): boolean => {
     try {
       const text = renderAsIs(template, source, [{ role: "user", content }], {});
@@ -150,9 +140,9 @@ function formsOf(template: ChatTemplate, source: string): Forms {
       throw error;
     }
   };
-  const forms = { strings: writes(PROBE), parts: writes([{ type: "text", text: PROBE }]) };
-  known.set(source, forms);
-  return forms;
+  const compiled = compile(template, source);
+  compiled.forms ??= { strings: writes(PROBE), parts: writes([{ type: "text", text: PROBE }]) };
+  return compiled.forms;
 }
 
 /** Only a template that looks at the types of parts takes parts. */
@@ -178,8 +168,7 @@ function inFormOf(template: ChatTemplate, source: string, messages: readonly Cha
     );
     if (parts || !strings) return { ...message, content: bare };
     if (bare.every(({ type }) => type === "text")) return { ...message, content: textOf(bare) };
-    throw new LowrankError("template/parts", "the chat template accepts only text, and the conversation has an image", {
-      subject: template.file,
+    throw failure(template, "parts", "the chat template accepts only text, and the conversation has an image", {
       expected: "a template that writes parts of the type image",
       next: "use a model whose chat template knows images, or give the images with a prompt instead of a conversation",
     });
@@ -189,32 +178,36 @@ function inFormOf(template: ChatTemplate, source: string, messages: readonly Cha
 // Title-case spellings are Jinja's own aliases.
 const CONSTANTS = { true: true, false: false, none: null, True: true, False: false, None: null };
 
-const programs = new WeakMap<ChatTemplate, Map<string, unknown>>();
+/** A parsed source, and the forms of content it takes once somebody has asked. */
+interface Compiled {
+  program: unknown;
+  forms?: Forms;
+}
+const sources = new WeakMap<ChatTemplate, Map<string, Compiled>>();
 
-function compile(template: ChatTemplate, source: string): unknown {
-  const cache = programs.get(template) ?? new Map<string, unknown>();
-  programs.set(template, cache);
-  const known = cache.get(source);
-  if (known !== undefined) return known;
-  const blanks = (source.length <= MAX_TEMPLATE_CHARS ? (source.match(/\s+/g) ?? []) : []).find(
-    (run) => run.length > MAX_TEMPLATE_BLANKS,
-  );
-  if (source.length > MAX_TEMPLATE_CHARS || blanks !== undefined) {
-    throw new LowrankError("template/limit", "the chat template is too long", {
-      subject: template.file,
+function compile(template: ChatTemplate, source: string): Compiled {
+  const known = sources.get(template) ?? new Map<string, Compiled>();
+  sources.set(template, known);
+  const compiled = known.get(source) ?? { program: parsed(template, source) };
+  known.set(source, compiled);
+  return compiled;
+}
+
+function parsed(template: ChatTemplate, source: string): unknown {
+  const isLong = source.length > MAX_TEMPLATE_CHARS;
+  const blanks = isLong ? undefined : source.match(/\s+/g)?.find(({ length }) => length > MAX_TEMPLATE_BLANKS);
+  if (isLong || blanks !== undefined) {
+    throw failure(template, "limit", "the chat template is too long", {
       expected: `at most ${MAX_TEMPLATE_CHARS} characters, and ${MAX_TEMPLATE_BLANKS} of white space together`,
       got: blanks === undefined ? `${source.length} characters` : `${blanks.length} characters of white space together`,
-      next: "use a chat template that only formats messages",
+      next: FORMAT_ONLY,
     });
   }
   try {
-    const program: unknown = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
-    cache.set(source, program);
-    return program;
+    return parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
   } catch (cause) {
-    throw new LowrankError("template/syntax", "the chat template cannot be parsed", {
-      subject: template.file,
-      expected: "a template within the Jinja that @huggingface/jinja implements",
+    throw failure(template, "syntax", "the chat template cannot be parsed", {
+      expected: JINJA,
       got: (cause as Error).message,
       next: "download the template from the model's page again, or use another one",
       cause,
@@ -329,30 +322,26 @@ function boundedRange(first: unknown, last?: unknown, by?: unknown): number[] {
   return Array.from({ length }, (_, i) => (start as number) + i * (step as number));
 }
 
-const DAYS = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-const MONTHS = "January February March April May June July August September October November December".split(" ");
-const two = (n: number): string => String(n).padStart(2, "0");
-
 /** Python's strftime in the C locale, for local time. */
-const DATE_FIELDS: Record<string, (date: Date) => string> = {
-  Y: (date) => String(date.getFullYear()),
-  y: (date) => two(date.getFullYear() % 100),
-  m: (date) => two(date.getMonth() + 1),
-  d: (date) => two(date.getDate()),
-  B: (date) => MONTHS[date.getMonth()]!,
-  b: (date) => MONTHS[date.getMonth()]!.slice(0, 3),
-  A: (date) => DAYS[date.getDay()]!,
-  a: (date) => DAYS[date.getDay()]!.slice(0, 3),
-  H: (date) => two(date.getHours()),
-  M: (date) => two(date.getMinutes()),
-  S: (date) => two(date.getSeconds()),
-  "%": () => "%",
+const DATE_FIELDS: Record<string, Intl.DateTimeFormatOptions> = {
+  Y: { year: "numeric" },
+  y: { year: "2-digit" },
+  m: { month: "2-digit" },
+  d: { day: "2-digit" },
+  B: { month: "long" },
+  b: { month: "short" },
+  A: { weekday: "long" },
+  a: { weekday: "short" },
+  H: { hour: "2-digit", hourCycle: "h23" },
+  M: { minute: "2-digit" },
+  S: { second: "2-digit" },
 };
 
 function strftime(format: string, date: Date): string {
   return format.replace(/%(.)/g, (directive, letter: string) => {
+    if (letter === "%") return letter;
     const field = Object.hasOwn(DATE_FIELDS, letter) ? DATE_FIELDS[letter] : undefined;
     if (field === undefined) throw new TypeError(`strftime_now: the directive ${directive} is not implemented`);
-    return field(date);
+    return date.toLocaleString("en-US", field).padStart(2, "0");
   });
 }

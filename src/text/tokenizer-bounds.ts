@@ -1,5 +1,6 @@
 // How much longer than its input what a tokenizer.json makes of it can be. Parts are those of @huggingface/tokenizers 0.2.
-import { LowrankError } from "../errors.ts";
+import { LowrankError, valueText } from "../errors.ts";
+import { isObject, type JsonObject } from "../formats/json.ts";
 
 /** Longest text inside a tokenizer, in characters: four times the longest record. */
 export const MAX_INNER_CHARS = 32 << 20;
@@ -8,16 +9,15 @@ export const MAX_PARTS = 1000;
 /** Sequences within sequences. */
 const MAX_DEPTH = 8;
 
-type Json = Record<string, unknown>;
 /** The longest output for an input of `n` characters (or tokens). */
 type Bound = (n: number) => number;
 
 const lengthOf = (value: unknown): number => (value === undefined || value === null ? 0 : String(value).length);
 
 /** A pattern matches each `String` once; a regular expression can match nothing, everywhere. `$` stands for text around it. */
-function replacement({ pattern, content }: Json): Bound {
+function replacement({ pattern, content }: JsonObject): Bound {
   const inserted = lengthOf(content);
-  const wanted = lengthOf((pattern as Json | undefined)?.["String"]);
+  const wanted = lengthOf((pattern as JsonObject | undefined)?.["String"]);
   const references = inserted > 0 ? String(content).split("$").length - 1 : 0;
   return (n) => {
     const each = inserted + references * n;
@@ -26,7 +26,7 @@ function replacement({ pattern, content }: Json): Bound {
 }
 
 /** Parts that can lengthen what they are given. All others at most put spaces into it, or write out composed characters. */
-const BOUNDS: Record<string, (part: Json) => Bound> = {
+const BOUNDS: Record<string, (part: JsonObject) => Bound> = {
   Replace: replacement,
   Prepend:
     ({ prepend }) =>
@@ -41,7 +41,7 @@ const BOUNDS: Record<string, (part: Json) => Bound> = {
   },
   TemplateProcessing: ({ single }) => {
     const items = Array.isArray(single) ? single : [];
-    const copies = items.filter((item) => typeof item === "object" && item !== null && "Sequence" in item).length;
+    const copies = items.filter((item) => isObject(item) && "Sequence" in item).length;
     return (n) => Math.max(1, copies) * n + items.length;
   },
 };
@@ -54,7 +54,7 @@ const PARTS = { normalizer: "normalizers", pre_tokenizer: "pretokenizers", post_
  * @throws LowrankError `tokenizer/limit` for parts without end, `tokenizer/malformed` for a pattern that is none, which the
  * package would pass over.
  */
-export function encodingBound(json: Json, path: string): Bound {
+export function encodingBound(json: JsonObject, path: string): Bound {
   const refuse = (expected: string, got: string, code = "limit", message = "the tokenizer has parts that never end"): never => {
     throw new LowrankError(`tokenizer/${code}`, message, {
       subject: path,
@@ -66,16 +66,16 @@ export function encodingBound(json: Json, path: string): Bound {
   const steps: Bound[] = [];
   let parts = 0;
   const checkPattern = (pattern: unknown): void => {
-    const { Regex: regex, String: text } = (pattern ?? {}) as Json;
+    const { Regex: regex, String: text } = (pattern ?? {}) as JsonObject;
     if (typeof (regex ?? text) === "string") return;
-    const got = (JSON.stringify(pattern) ?? "nothing").slice(0, 80);
+    const got = valueText(pattern).slice(0, 80);
     refuse('a pattern {"Regex": …} or {"String": …}', got, "malformed", "the tokenizer has a pattern that is none");
   };
   const walk = (part: unknown, list: string, depth: number): void => {
     if (typeof part !== "object" || part === null) return;
     if (depth > MAX_DEPTH) refuse(`sequences at most ${MAX_DEPTH} deep`, "more");
     if (++parts > MAX_PARTS) refuse(`at most ${MAX_PARTS} parts`, "more");
-    const { type, length, ...rest } = part as Json;
+    const { type, length, ...rest } = part as JsonObject;
     if (type === "FixedLength" && !(Number.isSafeInteger(length) && (length as number) > 0)) {
       refuse("FixedLength with a length of at least 1", JSON.stringify(length) ?? "no length");
     }
@@ -90,7 +90,7 @@ export function encodingBound(json: Json, path: string): Bound {
 }
 
 /** The regular expressions of a tokenizer.json, for messages. */
-export function expressionsOf(json: Json): string[] {
+export function expressionsOf(json: JsonObject): string[] {
   const found: string[] = [];
   const parts = JSON.stringify(["normalizer", "pre_tokenizer", "decoder"].map((key) => json[key] ?? null));
   JSON.parse(parts, (key, value) => {

@@ -2,15 +2,16 @@
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { readJsonObject, readText } from "../formats/json.ts";
+import { isObject, type JsonObject, readJsonObject, readText } from "../formats/json.ts";
 import { type FramePart, frameOf } from "./frames.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "./limit.ts";
-import { lowercases, withSmallSigma } from "./lowercase.ts";
 import type { ChatTemplate } from "./template.ts";
 import { encodingBound, expressionsOf, MAX_INNER_CHARS } from "./tokenizer-bounds.ts";
 
 /** Largest token id accepted: an order of magnitude above the largest vocabularies (256 k), small enough to index by. */
 export const MAX_TOKEN_ID = (1 << 22) - 1;
+
+const isTokenId = (id: unknown): id is number => Number.isInteger(id) && Number(id) >= 0 && Number(id) <= MAX_TOKEN_ID;
 
 /** Tokens held back by a StreamDecoder while the text ends inside a character (UTF-8 needs 4 bytes, so 4 byte tokens). */
 const MAX_HELD_TOKENS = 16;
@@ -19,8 +20,6 @@ const SPECIAL_NAMES = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_
 
 /** Kinds of vocabulary; files of before 2020 name none. */
 const MODEL_TYPES: unknown[] = ["BPE", "WordPiece", "Unigram", "WordLevel", undefined];
-
-type Json = Record<string, unknown>;
 
 /** What is used of @huggingface/tokenizers (its type declarations do not resolve under NodeNext). */
 interface Engine {
@@ -74,7 +73,8 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
   const path = `${folder}/tokenizer.json`;
   if (!(await files.exists(path))) throw await missing(files, folder);
   const json = await readJsonObject(files, path);
-  const config = await readOptionalJson(files, `${folder}/tokenizer_config.json`);
+  const configPath = `${folder}/tokenizer_config.json`;
+  const config = await readOptionalJson(files, configPath);
   const map = await readOptionalJson(files, `${folder}/special_tokens_map.json`);
   const generation = await readOptionalJson(files, `${folder}/generation_config.json`);
   const { vocabSize, added } = checkVocabulary(json, path);
@@ -85,27 +85,27 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
     if (content !== undefined) names[name] = content;
   }
   const limited = <T>(work: () => T, tooSlow = () => slow(path, json)): T => timeLimit(work, tooSlow);
-  const engine = limited(() => makeEngine(json, { ...config, ...names }, path));
+  const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
+  const engine = limited(() =>
+    guarded(path, "the tokenizer cannot be built", "a fast tokenizer of a kind that @huggingface/tokenizers knows", () => {
+      return new HubTokenizer({ ...absent, ...json }, { ...config, ...names }) as Engine;
+    }),
+  );
+  const running = <T>(work: () => T): T =>
+    limited(() => guarded(path, "the tokenizer fails on a text", "parts that fit each other", work));
   const idOf = (name: string): number | undefined => {
     const token = names[name];
     if (token === undefined) return undefined;
     const id = engine.token_to_id(token);
-    if (id === undefined) {
-      throw malformed(
-        `${folder}/tokenizer_config.json`,
-        `${name} is not in the vocabulary`,
-        `a token of ${path}`,
-        JSON.stringify(token),
-      );
-    }
-    return id;
+    if (id !== undefined) return id;
+    throw malformed(configPath, `${name} is not in the vocabulary`, `a token of ${path}`, JSON.stringify(token));
   };
   const generationIds = (key: string) => idList(generation[key], key, `${folder}/generation_config.json`);
   const eosIds = [...new Set([idOf("eos_token") ?? [], generationIds("eos_token_id")].flat())];
   const eosId = eosIds[0];
   const specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
-  for (const name of Object.keys(names)) {
-    const id = engine.token_to_id(names[name]!);
+  for (const token of Object.values(names)) {
+    const id = engine.token_to_id(token);
     if (id !== undefined) specialIds.add(id);
   }
   const isLowercased = lowercases(json["normalizer"]);
@@ -114,16 +114,13 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
   return {
     encode(text, { addSpecialTokens = true } = {}) {
       if (longest(text.length) > MAX_INNER_CHARS) throw tooMuch(path, text.length);
-      const given = isLowercased ? withSmallSigma(text) : text;
-      const { ids, tokens } = limited(() => running(path, () => engine.encode(given, { add_special_tokens: addSpecialTokens })));
+      // Hugging Face's tokenizers lower a character at a time; JavaScript makes a capital sigma at the end of a word ς.
+      const given = isLowercased ? text.replaceAll("Σ", "σ") : text;
+      const { ids, tokens } = running(() => engine.encode(given, { add_special_tokens: addSpecialTokens }));
       const unknown = ids.indexOf(undefined);
       if (unknown >= 0) {
-        throw malformed(
-          path,
-          "a piece of the text is not in the vocabulary",
-          "a vocabulary with an unknown token",
-          JSON.stringify(tokens[unknown]),
-        );
+        const expected = "a vocabulary with an unknown token";
+        throw malformed(path, "a piece of the text is not in the vocabulary", expected, JSON.stringify(tokens[unknown]));
       }
       return Int32Array.from(ids as number[]);
     },
@@ -133,7 +130,7 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
       );
       if (kept.length === 0) return "";
       const options = { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: cleanUp };
-      return limited(() => running(path, () => engine.decode(kept, options)));
+      return running(() => engine.decode(kept, options));
     },
     tokenToId: (token) => engine.token_to_id(token),
     frame: (pair) => frameOf(json["post_processor"], pair, { idOf: (token) => engine.token_to_id(token), vocabSize, path }),
@@ -203,32 +200,25 @@ export function makeStreamDecoder(tokenizer: Tokenizer, { skipSpecialTokens = tr
   };
 }
 
-function makeEngine(json: Json, config: Json, path: string): Engine {
-  const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
-  try {
-    return new HubTokenizer({ ...parts, ...json }, config) as Engine;
-  } catch (cause) {
-    throw malformed(
-      path,
-      "the tokenizer cannot be built",
-      "a fast tokenizer of a kind that @huggingface/tokenizers knows",
-      String(cause),
-      cause,
-    );
-  }
-}
-
-/** What the engine throws at work comes from a file whose parts do not fit each other. */
-function running<T>(path: string, work: () => T): T {
+/** What the engine throws is due to a file whose parts it does not know, or that do not fit each other. */
+function guarded<T>(path: string, message: string, expected: string, work: () => T): T {
   try {
     return work();
   } catch (cause) {
-    throw malformed(path, "the tokenizer fails on a text", "parts that fit each other", String(cause).slice(0, 200), cause);
+    throw malformed(path, message, expected, String(cause).slice(0, 200), cause);
   }
 }
 
+/** Whether a tokenizer.json's normalizer makes text lower case. */
+function lowercases(normalizer: unknown): boolean {
+  if (!isObject(normalizer)) return false;
+  const { type, lowercase, normalizers } = normalizer;
+  if (type === "Sequence") return [normalizers].flat().some(lowercases);
+  return type === "Lowercase" || (type === "BertNormalizer" && lowercase === true);
+}
+
 /** Checks that every id can be indexed by, before anything is sized by one. */
-function checkVocabulary(json: Json, path: string): { vocabSize: number; added: { id: number; special: boolean }[] } {
+function checkVocabulary(json: JsonObject, path: string): { vocabSize: number; added: { id: number; special: boolean }[] } {
   const model = json["model"];
   if (!isObject(model)) throw malformed(path, "there is no model", "an object under the key model", kindOf(model));
   if (!MODEL_TYPES.includes(model["type"])) {
@@ -240,13 +230,9 @@ function checkVocabulary(json: Json, path: string): { vocabSize: number; added: 
   }
   let largest = -1;
   const check = (id: unknown, token: string): number => {
-    if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id > MAX_TOKEN_ID) {
-      throw malformed(
-        path,
-        `token ${JSON.stringify(token)} has no usable id`,
-        `an integer from 0 to ${MAX_TOKEN_ID}`,
-        kindOf(id),
-      );
+    if (!isTokenId(id)) {
+      const expected = `an integer from 0 to ${MAX_TOKEN_ID}`;
+      throw malformed(path, `token ${JSON.stringify(token)} has no usable id`, expected, kindOf(id));
     }
     largest = Math.max(largest, id);
     return id;
@@ -271,7 +257,7 @@ function checkVocabulary(json: Json, path: string): { vocabSize: number; added: 
 async function readTemplate(
   files: Files,
   folder: string,
-  config: Json,
+  config: JsonObject,
   tokens: Record<string, string>,
 ): Promise<ChatTemplate | undefined> {
   const jinja = `${folder}/chat_template.jinja`;
@@ -280,22 +266,19 @@ async function readTemplate(
   const { chat_template: whole } = await readOptionalJson(files, legacy);
   if (typeof whole === "string") return { source: whole, file: legacy, tokens };
   const file = `${folder}/tokenizer_config.json`;
-  const value = config["chat_template"];
-  if (value === undefined || value === null) return undefined;
+  const value = config["chat_template"] ?? undefined;
+  if (value === undefined) return undefined;
   if (typeof value === "string") return { source: value, file, tokens };
-  const named = new Map<string, string>();
-  for (const entry of Array.isArray(value) ? value : []) {
-    if (isObject(entry) && typeof entry["name"] === "string" && typeof entry["template"] === "string") {
-      named.set(entry["name"], entry["template"]);
-    }
-  }
+  const entries: unknown[] = Array.isArray(value) ? value : [];
+  const named = new Map(entries.flatMap((entry) => (isNamedTemplate(entry) ? [[entry.name, entry.template]] : [])));
   const source = named.get("default");
-  if (source === undefined) {
-    const got = named.size > 0 ? `templates named ${[...named.keys()].join(", ")}` : kindOf(value);
-    throw malformed(file, "chat_template cannot be used", "a string, or a list of {name, template} with one named default", got);
-  }
-  return { source, toolUse: named.get("tool_use"), file, tokens };
+  if (source !== undefined) return { source, toolUse: named.get("tool_use"), file, tokens };
+  const got = named.size > 0 ? `templates named ${[...named.keys()].join(", ")}` : kindOf(value);
+  throw malformed(file, "chat_template cannot be used", "a string, or a list of {name, template} with one named default", got);
 }
+
+const isNamedTemplate = (entry: unknown): entry is { name: string; template: string } =>
+  isObject(entry) && typeof entry["name"] === "string" && typeof entry["template"] === "string";
 
 async function missing(files: Files, folder: string): Promise<LowrankError> {
   const others: string[] = [];
@@ -313,15 +296,13 @@ async function missing(files: Files, folder: string): Promise<LowrankError> {
   });
 }
 
-const readOptionalJson = async (files: Files, path: string): Promise<Json> =>
+const readOptionalJson = async (files: Files, path: string): Promise<JsonObject> =>
   (await files.exists(path)) ? readJsonObject(files, path) : {};
 
 function idList(value: unknown, key: string, path: string): number[] {
-  if (value === undefined || value === null) return [];
-  const list = Array.isArray(value) ? value : [value];
+  const list: unknown[] = [value ?? []].flat();
   for (const id of list) {
-    if (!Number.isInteger(id) || id < 0 || id > MAX_TOKEN_ID)
-      throw malformed(path, `${key} is no token id`, "an id or a list of ids", kindOf(id));
+    if (!isTokenId(id)) throw malformed(path, `${key} is no token id`, "an id or a list of ids", kindOf(id));
   }
   return list as number[];
 }
@@ -332,12 +313,10 @@ function tokenContent(value: unknown): string | undefined {
   return typeof value === "string" && value !== "" ? value : undefined;
 }
 
-const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value);
-
 const kindOf = (value: unknown): string =>
   value === undefined ? "nothing" : Array.isArray(value) ? "a list" : isObject(value) ? "an object" : JSON.stringify(value);
 
-const slow = (subject: string, json: Json): LowrankError =>
+const slow = (subject: string, json: JsonObject): LowrankError =>
   new LowrankError("tokenizer/slow", "the tokenizer takes too long on a text", {
     subject,
     expected: `at most ${MAX_TEXT_MS / 1000} s for a text`,

@@ -12,14 +12,32 @@ const SENTINEL = "\uFDD0";
 /** Which turns of the assistant: every one, or the last. */
 export type Turns = "every" | "last";
 
-/** The indices of the assistant's messages that are asked for. */
-export function turnsOf(messages: readonly ChatMessage[], which: Turns): number[] {
-  const all = messages.flatMap(({ role }, i) => (role === "assistant" ? [i] : []));
+/** A conversation, and the text that the template makes of it with these options. */
+export interface Rendering {
+  template: ChatTemplate;
+  messages: readonly ChatMessage[];
+  text: string;
+  options: RenderOptions;
+}
+
+/** One turn of a conversation. */
+interface Turn extends Rendering {
+  /** Of the assistant's message. */
+  index: number;
+  render: (messages: readonly ChatMessage[], addGenerationPrompt?: boolean) => string;
+}
+
+/** The turns that are asked for, in order. */
+export function turnsOf(rendering: Rendering, which: Turns): Turn[] {
+  const { template, messages, options } = rendering;
+  const render: Turn["render"] = (list, addGenerationPrompt = false) =>
+    renderChat(template, list, { ...options, addGenerationPrompt });
+  const all = messages.flatMap(({ role }, index) => (role === "assistant" ? [{ ...rendering, index, render }] : []));
   return which === "last" ? all.slice(-1) : all;
 }
 
 /**
- * The assistant's turns in `text`, which is the rendering of `messages`: ascending, not overlapping.
+ * Where the assistant's turns are in a rendering: ascending, not overlapping.
  *
  * A turn begins after what generation is given: the messages before it, rendered with a generation prompt. It ends after
  * the end-of-turn token: what follows the content both when the conversation ends there and when it goes on. Where the
@@ -28,17 +46,10 @@ export function turnsOf(messages: readonly ChatMessage[], which: Turns): number[
  * the turn, white space is what ends it.
  * @throws LowrankError `template/unstable` if the renderings cannot be reconciled, or what `renderChat` throws.
  */
-export function turnSpans(
-  template: ChatTemplate,
-  messages: readonly ChatMessage[],
-  text: string,
-  options: RenderOptions,
-  which: Turns = "every",
-): Span[] {
+export function turnSpans(rendering: Rendering, which: Turns): Span[] {
   const spans: Span[] = [];
   let done = 0;
-  for (const index of turnsOf(messages, which)) {
-    const turn = turnAt(template, messages, text, options, index);
+  for (const turn of turnsOf(rendering, which)) {
     const start = startOf(turn);
     const end = endOf(turn, start);
     if (start < done) throw unstable(turn, "turns one after another", "a turn that begins inside the one before");
@@ -50,42 +61,16 @@ export function turnSpans(
   return spans;
 }
 
-/** Where the turn that is message `index` begins in `text`: after what generation would be given. */
-export const turnStart = (...turn: Parameters<typeof turnAt>): number => startOf(turnAt(...turn));
-
-const turnAt = (
-  template: ChatTemplate,
-  messages: readonly ChatMessage[],
-  text: string,
-  options: RenderOptions,
-  index: number,
-): Turn => ({
-  template,
-  messages,
-  text,
-  index,
-  render: (list, addGenerationPrompt = false) => renderChat(template, list, { ...options, addGenerationPrompt }),
-});
-
-interface Turn {
-  template: ChatTemplate;
-  messages: readonly ChatMessage[];
-  text: string;
-  /** Of the assistant's message. */
-  index: number;
-  render: (messages: readonly ChatMessage[], addGenerationPrompt?: boolean) => string;
-}
-
-/** What generation would be given ends here. */
-function startOf(turn: Turn): number {
+/** Where the turn begins in the text: after what generation would be given. */
+export function startOf(turn: Turn): number {
   const { messages, text, index, render } = turn;
   const before = messages.slice(0, index);
   const asked = attempt(() => render(before, true));
   if (asked !== undefined && text.startsWith(asked)) return asked.length;
   // The beginning changes with what follows (a system message that moves to the last question): what comes after the message
   // before the turn decides.
-  const prompt = after(attempt(() => render(marked(before, index - 1), true)));
-  const rest = after(attempt(() => render(marked(messages, index - 1))));
+  const prompt = behind(turn, before, index - 1, true);
+  const rest = behind(turn, messages, index - 1);
   if (prompt === undefined || rest === undefined || !text.endsWith(rest)) {
     throw unstable(
       turn,
@@ -98,7 +83,7 @@ function startOf(turn: Turn): number {
   // Templates of reasoning models open a thought for generation (or an empty one), and leave it out of what was said before.
   const prompts = [prompt, prompt.replace(/<think>\s*(?:<\/think>\s*)?$/, "")];
   // Some write other white space before an answer than before generation.
-  const header = prompts.find((given) => rest.startsWith(given)) ?? common(prompt, rest);
+  const header = prompts.find((given) => rest.startsWith(given)) ?? prompt.slice(0, commonPrefix(prompt, rest));
   if (header.length < prompt.trimEnd().length && !prompts.includes(header)) {
     throw unstable(
       turn,
@@ -130,9 +115,9 @@ function endOf(turn: Turn, start: number): number {
     );
   }
   const { end, rest } = content;
-  const own = last ? rest : after(attempt(() => render(marked(upTo, index))));
-  const next = last ? after(attempt(() => render([...marked(upTo, index), QUESTION]))) : rest;
-  const afterQuestion = () => after(attempt(() => render(marked(messages.slice(0, index), index - 1), true)));
+  const own = last ? rest : behind(turn, upTo, index);
+  const next = last ? behind(turn, [...upTo, QUESTION], index) : rest;
+  const afterQuestion = () => behind(turn, messages.slice(0, index), index - 1, true);
   return end + endOfTurn(own ?? rest, next ?? rest, last, afterQuestion);
 }
 
@@ -140,10 +125,11 @@ function endOf(turn: Turn, start: number): number {
 const QUESTION: ChatMessage = { role: "user", content: "text" };
 
 /** Whether the message after the turn (a tool's result) is written before the turn's end. */
-function holdsNext({ messages, text, index, render }: Turn, end: number): boolean {
+function holdsNext(turn: Turn, end: number): boolean {
+  const { messages, text, index } = turn;
   const next = messages[index + 1];
   if (next === undefined || next.role === "user") return false;
-  const rest = after(attempt(() => render(marked(messages, index + 1))));
+  const rest = behind(turn, messages, index + 1);
   return rest !== undefined && text.endsWith(rest) && text.length - rest.length <= end;
 }
 
@@ -182,7 +168,7 @@ const FIRST_MARKER = /^\s*<[^<>\s]+>/;
 
 /** The common beginning of two texts, without a marker such as <|user|> or [INST] that it breaks off in, or plain text where they part. */
 function wholeMarkers(a: string, b: string): string {
-  const both = common(a, b);
+  const both = a.slice(0, commonPrefix(a, b));
   if (both === a || both === b) return both;
   return /^[\s\S]*[>\]]\s*|^\s*/.exec(both.replace(/(?:<[^<>]*|\[[^[\]]*)$/, ""))![0];
 }
@@ -195,17 +181,10 @@ const marked = (messages: readonly ChatMessage[], index: number): ChatMessage[] 
     return { ...message, content: isList ? [{ type: "text", text: SENTINEL }] : SENTINEL };
   });
 
-/** What comes after the last sentinel. */
-function after(text: string | undefined): string | undefined {
-  const at = text?.lastIndexOf(SENTINEL) ?? -1;
-  return at < 0 ? undefined : text!.slice(at + SENTINEL.length);
-}
-
-/** The common beginning of two texts. */
-function common(a: string, b: string): string {
-  let n = 0;
-  while (n < a.length && n < b.length && a[n] === b[n]) n++;
-  return a.slice(0, n);
+/** What the template writes behind the content of message `at` of `list`, if it writes that content. */
+function behind({ render }: Turn, list: readonly ChatMessage[], at: number, addGenerationPrompt = false): string | undefined {
+  const [, ...rest] = attempt(() => render(marked(list, at), addGenerationPrompt))?.split(SENTINEL) ?? [];
+  return rest.at(-1);
 }
 
 /** A rendering that the template may refuse, since nobody wrote these messages. */
@@ -213,15 +192,14 @@ function attempt(render: () => string): string | undefined {
   try {
     return render();
   } catch (error) {
-    if (error instanceof LowrankError && (error.code === "template/refused" || error.code === "template/failed"))
-      return undefined;
+    if (error instanceof LowrankError && ["template/refused", "template/failed"].includes(error.code)) return undefined;
     throw error;
   }
 }
 
 /** Where two renderings differ, for an error. */
 function differing(a: string, b: string, inA: string, inB: string): string {
-  const at = common(a, b).length;
+  const at = commonPrefix(a, b);
   const part = (text: string) => JSON.stringify(text.slice(Math.max(0, at - 20), at + 40));
   return `${inA} ${part(a)}, ${inB} ${part(b)}`;
 }
@@ -233,3 +211,10 @@ const unstable = ({ template, index }: Turn, expected: string, got: string): Low
     got,
     next: "use a template with {% generation %} marks, end each record with its only assistant turn, or train on all tokens",
   });
+
+/** How many items, or UTF-16 units, two lists or texts begin with in common. */
+export function commonPrefix<T>(a: ArrayLike<T>, b: ArrayLike<T>): number {
+  let length = 0;
+  while (length < a.length && length < b.length && a[length] === b[length]) length++;
+  return length;
+}

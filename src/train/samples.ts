@@ -1,7 +1,7 @@
 // What the model in training writes for a few held-out prompts, greedily, beside what it should write.
 
 import type { Adapter } from "../adapters/peft-files.ts";
-import { type ImageSpan, imageNote } from "../data/image-spans.ts";
+import { type ImageSpan, imageNote } from "../data/record-images.ts";
 import { type Example, IGNORE } from "../data/types.ts";
 import { type Generator, openGenerator } from "../generate/generator.ts";
 import type { EncodedPrompt } from "../generate/prompts.ts";

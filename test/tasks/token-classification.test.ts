@@ -6,8 +6,8 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { entitiesOf } from "../../src/tasks/token-classification/entities.ts";
 import { tagMeasures } from "../../src/tasks/token-classification/measures.ts";
 import { readTags, splitWords } from "../../src/tasks/token-classification/predict.ts";
+import { encodeWords } from "../../src/text/pairs.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
-import { encodeWords } from "../../src/text/words.ts";
 import { near } from "../helpers/assert.ts";
 
 const fixtures = new URL("../fixtures/", import.meta.url);

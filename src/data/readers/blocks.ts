@@ -55,6 +55,16 @@ export async function* rawBlocks(source: Source): AsyncGenerator<Uint8Array> {
   }
 }
 
+export function concat(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
 export interface Block {
   /** Valid UTF-8. */
   bytes: Uint8Array;
@@ -69,9 +79,7 @@ export async function* blocks(source: Source, end: (bytes: Uint8Array) => number
   let rest: Uint8Array = new Uint8Array(0);
   let line = 1;
   for await (const read of rawBlocks(source)) {
-    const bytes = new Uint8Array(rest.length + read.length);
-    bytes.set(rest);
-    bytes.set(read, rest.length);
+    const bytes = concat([rest, read]);
     const length = source.done === size ? bytes.length : end(bytes);
     rest = bytes.subarray(length);
     if (rest.length > MAX_RECORD_BYTES) {
@@ -137,15 +145,9 @@ export function decodeUtf8(bytes: Uint8Array, path: string, line: number): strin
 }
 
 /** What a value is, for messages. */
-export const typeName = (value: unknown): string =>
-  value === undefined
-    ? "nothing"
-    : value === null
-      ? "null"
-      : Array.isArray(value)
-        ? value.length === 0
-          ? "an empty list"
-          : "a list"
-        : typeof value === "object"
-          ? "an object"
-          : `a ${typeof value}`;
+export function typeName(value: unknown): string {
+  if (value === undefined) return "nothing";
+  if (value === null) return "null";
+  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
+}

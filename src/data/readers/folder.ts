@@ -18,8 +18,6 @@ const PARTS = /^(train|training|test|testing|eval|evaluation|validation|valid|va
 
 const isHidden = (name: string): boolean => name.startsWith(".") || name.startsWith("__");
 
-export const nothingLeftOut = (): LeftOut => ({ hidden: 0, others: 0, first: null, empty: 0 });
-
 /** Refuses a folder with a folder for each part of a data set, since it says no single part. */
 export async function checkParts(files: Files, folder: string): Promise<void> {
   const names: string[] = [];
@@ -68,57 +66,42 @@ export function noMetadata(folder: string, keys: readonly string[]): LowrankErro
 export async function* classFolders(source: Source, choose: ChooseColumns): AsyncGenerator<Row> {
   const { files, path: root } = source;
   choose(["image", "label"]);
-  const leftOut = nothingLeftOut();
+  const leftOut: LeftOut = { hidden: 0, others: 0, first: null, empty: 0 };
   source.leftOut = leftOut;
   /** Where each folder was reached, by its real path. */
   const reached = new Map<string, string>();
-  let total = 0;
+  let names = 0;
+  let images = 0;
 
-  /** Folders on the way down, each with the names in it and the next one's index. `inside` is its path below the root. */
-  const open: { inside: string; names: readonly string[]; next: number }[] = [];
-  const enter = async (inside: string): Promise<void> => {
+  /** The images in a folder and in those inside. Paths are below the root. */
+  async function* imagesIn(inside: string, depth: number): AsyncGenerator<string> {
     const folder = inside === "" ? root : `${root}/${inside}`;
-    if (open.length > MAX_FOLDER_DEPTH) throw tooDeep(folder);
+    if (depth > MAX_FOLDER_DEPTH) throw tooDeep(folder);
     const real = await files.realPath(folder);
     const before = reached.get(real);
     if (before !== undefined) throw reachedTwice(folder, before);
     reached.set(real, folder);
-    const names = await files.list(folder);
-    total += names.length;
-    if (total > MAX_FOLDER_NAMES) throw tooMany(root);
-    open.push({ inside, names, next: 0 });
-  };
-
-  /** Images of the class at hand, and of all. */
-  let count = 0;
-  let images = 0;
-  await enter("");
-  while (open.length > 0) {
-    const at = open.at(-1)!;
-    const { inside } = at;
-    const name = at.names[at.next++];
-    if (name === undefined) {
-      open.pop();
-      if (open.length === 1 && count === 0) leftOut.empty++;
-      continue;
+    const list = await files.list(folder);
+    names += list.length;
+    if (names > MAX_FOLDER_NAMES) throw tooMany(root);
+    for (const name of list) {
+      const path = inside === "" ? name : `${inside}/${name}`;
+      const isImage = IMAGE_ENDINGS.test(name);
+      if (isHidden(name)) leftOut.hidden++;
+      else if (isImage && depth > 0) {
+        images++;
+        yield path;
+      } else if (await files.isFolder(`${root}/${path}`)) {
+        // At the top there are few names, and a class may be called anything.
+        const earlier = images;
+        yield* imagesIn(path, depth + 1);
+        if (depth === 0 && images === earlier) leftOut.empty++;
+      } else if (isImage) throw noClass(`${root}/${path}`);
+      else if (leftOut.others++ === 0) leftOut.first = `${root}/${path}`;
     }
-    if (isHidden(name)) {
-      leftOut.hidden++;
-      continue;
-    }
-    const image = inside === "" ? name : `${inside}/${name}`;
-    const isImage = IMAGE_ENDINGS.test(name);
-    // At the top there are few names, and a class may be called anything.
-    if (isImage && inside !== "") {
-      count++;
-      images++;
-      const label = image.slice(0, image.indexOf("/"));
-      yield { fields: new Map(Object.entries({ image, label })), place: image };
-    } else if (await files.isFolder(`${root}/${image}`)) {
-      if (inside === "") count = 0;
-      await enter(image);
-    } else if (isImage) throw noClass(`${root}/${image}`);
-    else if (leftOut.others++ === 0) leftOut.first = `${root}/${image}`;
+  }
+  for await (const image of imagesIn("", 0)) {
+    yield { fields: new Map(Object.entries({ image, label: image.slice(0, image.indexOf("/")) })), place: image };
   }
   if (images === 0) throw noImages(root, leftOut);
 }

@@ -1,14 +1,25 @@
 // A JSON file with a list of objects, or with objects one after another (RFC 8259), read an object at a time.
 import { LowrankError } from "../../errors.ts";
-import { decodeUtf8, MAX_RECORD_BYTES, type Row, rawBlocks, type Source, tooLong } from "./blocks.ts";
+import { concat, decodeUtf8, MAX_RECORD_BYTES, type Row, rawBlocks, type Source, tooLong } from "./blocks.ts";
 import { parseObject } from "./jsonl.ts";
 
 const EXPECTED = "a list of objects, [{…}, {…}], or objects one after another";
-const [NEWLINE, QUOTE, BACKSLASH, COMMA, OPEN_LIST, CLOSE_LIST, OPEN, CLOSE] = [0x0a, 0x22, 0x5c, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d];
+const [NEWLINE, QUOTE, BACKSLASH, OPEN_LIST, CLOSE_LIST, OPEN, CLOSE] = [0x0a, 0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d];
 const isSpace = (c: number) => c === 0x20 || c === NEWLINE || c === 0x0d || c === 0x09;
 
-/** Where the reader is: before anything, where an object may or must start, inside one, behind one, behind the list. */
-type State = "start" | "first" | "next" | "inside" | "behind" | "end";
+type State = "start" | "first" | "next" | "inside" | "listed" | "alone" | "closed";
+
+/** Where the reader is, and where each character leads from there. Inside an object, brackets are counted instead. */
+const STATES: Record<State, Readonly<Record<string, State>>> = {
+  start: { "[": "first", "{": "inside" },
+  first: { "{": "inside", "]": "closed" },
+  next: { "{": "inside" },
+  inside: {},
+  /** Behind an object of a list, and of those that come one after another. */
+  listed: { ",": "next", "]": "closed" },
+  alone: { "{": "inside" },
+  closed: {},
+};
 
 /** Only the object at hand is held, so that a list of any length can be read. */
 export async function* jsonObjects(source: Source): AsyncGenerator<Row> {
@@ -26,30 +37,24 @@ export async function* jsonObjects(source: Source): AsyncGenerator<Row> {
   let held = 0;
 
   const place = () => `record ${record} (line ${firstLine})`;
-  const fail = (message: string, where: string, got: string): never => {
-    throw new LowrankError("data/json", message, {
+  const failure = (message: string, where: string, got: string): LowrankError =>
+    new LowrankError("data/json", message, {
       subject: `${path}, ${where}`,
       expected: EXPECTED,
       got,
       next: "check the brackets and commas around the record, or write one object a line into a .jsonl file",
     });
-  };
   /** A character outside of objects. */
   const between = (c: number): void => {
-    if (state === "start" && c === OPEN_LIST) {
-      isList = true;
-      state = "first";
-    } else if (c === OPEN && (state === "start" || state === "first" || state === "next" || (state === "behind" && !isList))) {
-      record++;
-      firstLine = line;
-      depth = 1;
-      state = "inside";
-    } else if (state === "behind" && isList && c === COMMA) state = "next";
-    else if ((state === "behind" || state === "first") && isList && c === CLOSE_LIST) state = "end";
-    else {
+    const next = STATES[state][String.fromCharCode(c)];
+    if (next === undefined) {
       const found = c >= 0x20 && c < 0x7f ? JSON.stringify(String.fromCharCode(c)) : `the byte 0x${c.toString(16)}`;
-      fail(`something other than a record follows ${record === 0 ? "the beginning" : `record ${record}`}`, `line ${line}`, found);
+      const behind = record === 0 ? "the beginning" : `record ${record}`;
+      throw failure(`something other than a record follows ${behind}`, `line ${line}`, found);
     }
+    if (next === "first") isList = true;
+    if (next === "inside") [record, firstLine, depth] = [record + 1, line, 1];
+    state = next;
   };
 
   for await (const block of rawBlocks(source)) {
@@ -68,8 +73,9 @@ export async function* jsonObjects(source: Source): AsyncGenerator<Row> {
       } else if (c === QUOTE) quoted = true;
       else if (c === OPEN || c === OPEN_LIST) depth++;
       else if ((c === CLOSE || c === CLOSE_LIST) && --depth === 0) {
-        const bytes = held === 0 ? block.subarray(start, i + 1) : concat([...parts, block.subarray(0, i + 1)]);
-        [parts, held, state] = [[], 0, "behind"];
+        const last = block.subarray(held === 0 ? start : 0, i + 1);
+        const bytes = held === 0 ? last : concat([...parts, last]);
+        [parts, held, state] = [[], 0, isList ? "listed" : "alone"];
         yield { fields: parseObject(decodeUtf8(bytes, path, firstLine), `${path}, ${place()}`, EXPECTED), place: place() };
       }
     }
@@ -78,16 +84,6 @@ export async function* jsonObjects(source: Source): AsyncGenerator<Row> {
     held += parts.at(-1)!.length;
     if (held > MAX_RECORD_BYTES) throw tooLong(`${path}, ${place()}`, held);
   }
-  if (state === "inside") fail("the file ends inside a record", place(), "the end of the file");
-  if (isList && state !== "end") fail("the list of records is not closed", `line ${line}`, "the end of the file");
-}
-
-function concat(parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
+  if (state === "inside") throw failure("the file ends inside a record", place(), "the end of the file");
+  if (isList && state !== "closed") throw failure("the list of records is not closed", `line ${line}`, "the end of the file");
 }

@@ -1,5 +1,6 @@
 // JSON Lines (jsonlines.org): one JSON object a line.
 import { LowrankError } from "../../errors.ts";
+import { isObject } from "../../formats/json.ts";
 import { blocks, lastNewline, type Row, type Source, typeName } from "./blocks.ts";
 
 /** Blank lines are skipped. */
@@ -28,7 +29,7 @@ export function parseObject(text: string, subject: string, expected: string): Ma
       cause,
     });
   }
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return new Map(Object.entries(value));
+  if (isObject(value)) return new Map(Object.entries(value));
   throw new LowrankError("data/json", "the record is no object", {
     subject,
     expected,

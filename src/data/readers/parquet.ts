@@ -13,7 +13,7 @@ import { convert, DEFAULT_PARSERS } from "hyparquet/src/convert.js";
 import { getMaxDefinitionLevel, getMaxRepetitionLevel, getTreePath, isFlatColumn } from "hyparquet/src/schema.js";
 import { compressors, decompressZstd } from "hyparquet-compressors";
 import { LowrankError } from "../../errors.ts";
-import { type ChooseColumns, MAX_RECORD_BYTES, type Row, readAt, type Source, tooLong } from "./blocks.ts";
+import { type ChooseColumns, concat, MAX_RECORD_BYTES, type Row, readAt, type Source, tooLong } from "./blocks.ts";
 import {
   Broken,
   checkDataPage,
@@ -34,43 +34,39 @@ const MESSAGE_PARTS = ["role", "content", "from", "value"];
 const INTEGERS = ["INT32", "INT64"];
 
 export async function* parquetRows(source: Source, choose: ChooseColumns): AsyncGenerator<Row> {
-  const metadata = await guarded(source, () => readMetadata(source));
-  const tree = await guarded(source, async () => parquetSchema(metadata));
+  try {
+    yield* rows(source, choose);
+  } catch (cause) {
+    throw cause instanceof LowrankError ? cause : unreadable(source, cause as Error);
+  }
+}
+
+/** Throws, beside LowrankError, what hyparquet and the checks throw. */
+async function* rows(source: Source, choose: ChooseColumns): AsyncGenerator<Row> {
+  const metadata = await readMetadata(source);
+  const tree = parquetSchema(metadata);
   const names = choose(tree.children.map(({ element }) => element.name));
   const columns = names.map((name) => messageParts(tree.children.find(({ element }) => element.name === name)!));
   for (const column of columns) checkTypes(source, column);
   let row = 0;
   for (const group of metadata.row_groups) {
-    const leaves = await guarded(source, async () =>
-      columns.map((column) => leavesOf(column).map((leaf) => openLeaf(source, tree, leaf, group.columns))),
-    );
+    const leaves = columns.map((column) => leavesOf(column).map((leaf) => openLeaf(source, tree, leaf, group.columns)));
     const first = row;
     for (;;) {
-      const batch = await guarded(source, () => nextRows(source, columns, leaves));
+      const batch = await nextRows(source, columns, leaves);
       const count = batch[0]?.length ?? 0;
       if (count === 0) break;
       for (let i = 0; i < count; i++) {
         yield { fields: new Map(names.map((name, c) => [name, numbered(batch[c]![i] ?? null)])), place: `row ${++row}` };
       }
     }
-    if (row - first !== Number(group.num_rows)) {
-      throw unreadable(source, new Broken(`${row - first} rows in a group of ${group.num_rows}`));
-    }
+    if (row - first !== Number(group.num_rows)) throw new Broken(`${row - first} rows in a group of ${group.num_rows}`);
   }
 }
 
 /** 64-bit integers as numbers, in lists too. */
 const numbered = (value: unknown): unknown =>
   typeof value === "bigint" ? Number(value) : Array.isArray(value) ? value.map(numbered) : value;
-
-/** Runs `work`; what hyparquet and the checks throw becomes an error that names the file. */
-async function guarded<T>(source: Source, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (cause) {
-    throw cause instanceof LowrankError ? cause : unreadable(source, cause as Error);
-  }
-}
 
 const unreadable = ({ path }: Source, cause: Error): LowrankError =>
   new LowrankError("data/parquet", "the Parquet file cannot be read", {
@@ -126,6 +122,7 @@ function checkTypes({ path }: Source, column: SchemaTree): void {
 /** One physical column of a row group on its way through the file. */
 interface Leaf {
   tree: SchemaTree;
+  name: string;
   path: SchemaTree[];
   codec: string;
   at: number;
@@ -146,18 +143,9 @@ function openLeaf({ path: file, size }: Source, root: SchemaTree, tree: SchemaTr
   const at = Number(meta.dictionary_page_offset || meta.data_page_offset);
   const end = at + Number(meta.total_compressed_size);
   if (!(at >= 4 && end >= at && end <= size)) throw new Broken(`the column ${name} at ${at} to ${end} of ${size} bytes`);
+  const window = { at: 0, bytes: new Uint8Array() };
   const path = getTreePath(root, tree.path);
-  return {
-    tree,
-    path,
-    codec: meta.codec,
-    at,
-    end,
-    window: { at: 0, bytes: new Uint8Array() },
-    dictionary: undefined,
-    rows: [],
-    taken: 0,
-  };
+  return { tree, name, path, codec: meta.codec, at, end, window, dictionary: undefined, rows: [], taken: 0 };
 }
 
 /** Up to `ROWS_AT_ONCE` rows of each column; none at the end of the row group. */
@@ -169,11 +157,8 @@ async function nextRows(source: Source, columns: readonly SchemaTree[], leaves: 
   if (count === 0 && counts.some((left) => left > 0)) throw new Broken("columns of different numbers of rows");
   const parsers = parsersOf(source, "messages");
   return columns.map((column, c) => {
-    const parts = new Map<string, unknown[]>();
-    for (const leaf of leaves[c]!) {
-      parts.set(leaf.tree.path.join("."), leaf.rows.slice(leaf.taken, leaf.taken + count));
-      leaf.taken += count;
-    }
+    const parts = new Map(leaves[c]!.map(({ name, rows, taken }) => [name, rows.slice(taken, taken + count)]));
+    for (const leaf of leaves[c]!) leaf.taken += count;
     if (column.children.length > 0 && count > 0) assembleNested(parts, column, parsers);
     return parts.get(column.path.join("."))!;
   });
@@ -205,16 +190,13 @@ async function nextPage(source: Source, leaf: Leaf): Promise<void> {
     element,
     schemaPath: leaf.path,
     codec: "UNCOMPRESSED" as const,
-    parsers: parsersOf(source, leaf.tree.path.join(".")),
+    parsers: parsersOf(source, leaf.name),
     utf8: true,
   };
   if (header.type !== "DICTIONARY_PAGE")
     checkDataPage(page, header, getMaxRepetitionLevel(leaf.path), getMaxDefinitionLevel(leaf.path));
-  const plain = {
-    ...header,
-    compressed_page_size: page.length,
-    ...(v2 && { data_page_header_v2: { ...v2, is_compressed: false } }),
-  };
+  const plainV2 = v2 && { data_page_header_v2: { ...v2, is_compressed: false } };
+  const plain = { ...header, compressed_page_size: page.length, ...plainV2 };
   leaf.rows = leaf.rows.slice(leaf.taken);
   leaf.taken = 0;
   // A list may go on in the next page, behind what the last one gave; the values of a flat column are an array of their own.
@@ -240,11 +222,7 @@ async function bytesAt(source: Source, leaf: Leaf, length: number): Promise<Uint
 async function unpack(stored: Uint8Array, levels: number, size: number, codec: string): Promise<Uint8Array> {
   const packed = stored.subarray(levels);
   const unpacked = await decompress(packed, size - levels, codec);
-  if (levels === 0) return unpacked;
-  const page = new Uint8Array(levels + unpacked.length);
-  page.set(stored.subarray(0, levels));
-  page.set(unpacked, levels);
-  return page;
+  return levels === 0 ? unpacked : concat([stored.subarray(0, levels), unpacked]);
 }
 
 /** No codec makes a page longer by more than this share and a few bytes; what is longer was not written by one. */

@@ -1,11 +1,10 @@
 // The data of a language model: records of its kinds to tokens, and rows of them to batches, with images where the base reads any.
 import { collate } from "../../data/collate.ts";
 import { eachExample } from "../../data/examples.ts";
-import { imageSpansOf } from "../../data/image-spans.ts";
 import { imageStore } from "../../data/images.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
 import { readRecords } from "../../data/readers.ts";
-import { withImages, withoutImages } from "../../data/record-images.ts";
+import { imageSpansOf, withImages, withoutImages } from "../../data/record-images.ts";
 import { LowrankError } from "../../errors.ts";
 import type { TextBase } from "../../models/base.ts";
 import type { DecoderModel } from "../../models/registry.ts";

@@ -1,6 +1,6 @@
 // Previews of texts that are continued: examples with their trained tokens marked, what is lost, what a model would not learn.
 import type { MadeExample } from "../../data/examples.ts";
-import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
+import { type ImageSpan, imageNote } from "../../data/record-images.ts";
 import { IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { continuedStats, type ShownExample, sharedWarning, targetsOf, textParts } from "../common/preview.ts";

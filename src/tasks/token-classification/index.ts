@@ -9,7 +9,7 @@ import { crossEntropy } from "../../graph/ops/loss.ts";
 import { type ModelConfig, modelOutputs } from "../../models/registry.ts";
 import { option } from "../../options.ts";
 import { int32, type Tensor } from "../../tensor.ts";
-import { encodeWords } from "../../text/words.ts";
+import { encodeWords } from "../../text/pairs.ts";
 import { type RecordKind, type RecordParts, recordData } from "../common/record-data.ts";
 import type { Task } from "../task.ts";
 import { type TagScore, tagMeasure, tagScores } from "./measures.ts";

@@ -1,7 +1,7 @@
 // A text's words with their tags, and the entities that these name.
 
+import { type EncodedWords, encodeWords } from "../../text/pairs.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
-import { type EncodedWords, encodeWords } from "../../text/words.ts";
 import { exclusiveScores } from "../common/classification.ts";
 import type { Classification, LabelledSpan } from "../task.ts";
 import { entitiesOf, namesEntities } from "./entities.ts";

@@ -1,5 +1,5 @@
 // Previews of tagged texts: words with their tags, and how many words have each.
-import { encodeWords } from "../../text/words.ts";
+import { encodeWords } from "../../text/pairs.ts";
 import { recordPreview } from "../common/record-preview.ts";
 import type { PreviewContext, Previewing } from "../task.ts";
 
