@@ -89,7 +89,7 @@ export const indexingRules = {
       const ones = emit.node("Expand", [one, emit.node("Shape", [places!])]);
       const zeros = emit.node("Expand", [none, emit.shape(shape)]);
       const chosen = emit.node("ScatterElements", [zeros, places!, ones], { axis: 1 });
-      return [emit.node("Mul", [x!, chosen]), emit.node("Cast", [chosen], { to: emit.elementType("bool") })];
+      return [emit.node("Mul", [x!, chosen]), emit.cast(chosen, "bool")];
     },
   },
   rowsWhere: {
@@ -101,7 +101,7 @@ export const indexingRules = {
     lower: (emit, _, [column]) => {
       const both = emit.node("NonZero", [column!]); // int64 [2, rows]: row and column of each
       const first = emit.node("Squeeze", [emit.slice(both, 0, emit.int64(0), emit.int64(1)), emit.int64(0)]);
-      return [emit.node("Cast", [first], { to: emit.elementType("int32") })];
+      return [emit.cast(first, "int32")];
     },
   },
 } satisfies Record<string, OpRule>;

@@ -68,7 +68,7 @@ function furtherLabels(emit: Emitter, dtype: Type["dtype"], labels: string, voca
   const first = emit.constant("int32", [], [vocab]);
   const column = emit.node("Unsqueeze", [labels, emit.int64(1)]);
   const place = emit.node("Max", [emit.node("Sub", [column, first]), emit.constant("int32", [], [0])]);
-  return { place, own: emit.node("Cast", [emit.node("GreaterOrEqual", [column, first])], { to: emit.elementType(dtype) }) };
+  return { place, own: emit.cast(emit.node("GreaterOrEqual", [column, first]), dtype) };
 }
 
 /** [n] as a column [n, 1], which goes with the rows of a matrix. */
