@@ -8,7 +8,7 @@ import type { MergeTarget } from "./merge.ts";
 import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { type Adapter, failure } from "./peft-files.ts";
-import { savedWeights } from "./saved.ts";
+import { type SavedTensor, savedWeights } from "./saved.ts";
 
 /**
  * The base with the classes of `adapter`, and the adapter under the base's names. Throws `adapter/*` that names the first module that
@@ -55,42 +55,35 @@ export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adap
   }
   for (const [name, { shape }] of adapter.frozen ?? []) {
     const { kind, inFeatures, outFeatures } = byPath.get(name.replace(/\.[^.]+$/, ""))!;
-    const own = name.endsWith(".bias")
-      ? [outFeatures]
-      : kind === "linear"
-        ? [outFeatures, inFeatures]
-        : [inFeatures, outFeatures];
-    if (shape.join() !== own.join()) throw otherShape(adapter, name, `[${own.join(", ")}]`, `[${shape.join(", ")}]`);
+    const weight = kind === "linear" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
+    checkShape(adapter, name, shape, name.endsWith(".bias") ? [outFeatures] : weight);
   }
   return withSavedInOrder(adapter, modules);
 }
 
 /** The adapter with its saved weights in the order of `modules`. It has those that its configuration saves, and no others. */
 function withSavedInOrder(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
-  const expected = savedWeights(modules, adapter.config);
-  const saved = adapter.saved ?? new Map<string, { shape: readonly number[] }>();
-  for (const { name, shape } of expected) {
-    const got = saved.get(name)?.shape;
-    if (got?.join() === shape.join()) continue;
-    if (got) throw otherShape(adapter, name, `[${shape.join(", ")}]`, `[${got.join(", ")}]`);
-    throw failure("no-saved", "the adapter lacks a weight that its modules_to_save names", {
-      subject: name,
-      expected: expected.map((weight) => weight.name).join(", "),
-      got: [...saved.keys()].join(", ") || "none",
-      next: "The file is incomplete; save the adapter again.",
-    });
-  }
-  const strange = [...saved.keys()].find((name) => !expected.some((weight) => weight.name === name));
-  if (strange === undefined) {
-    if (!adapter.saved) return adapter;
-    return { ...adapter, saved: new Map(expected.map(({ name }) => [name, adapter.saved!.get(name)!])) };
-  }
-  throw failure("no-module", "the adapter holds a weight of a module that the model does not have", {
-    subject: strange,
-    expected: expected.map((weight) => weight.name).join(", ") || "no such weights",
-    got: "no such module",
-    next: "Use the base model that the adapter was trained on.",
+  const own = savedWeights(modules, adapter.config);
+  const names = own.map(({ name }) => name);
+  const expected = names.join(", ") || "no such weights";
+  const saved = own.map(({ name, shape }): [string, SavedTensor] => {
+    const tensor = adapter.saved?.get(name);
+    if (!tensor) {
+      const got = [...(adapter.saved?.keys() ?? [])].join(", ") || "none";
+      const facts = { subject: name, expected, got, next: "The file is incomplete; save the adapter again." };
+      throw failure("no-saved", "the adapter lacks a weight that its modules_to_save names", facts);
+    }
+    checkShape(adapter, name, tensor.shape, shape);
+    return [name, tensor];
   });
+  const subject = [...(adapter.saved?.keys() ?? [])].find((name) => !names.includes(name));
+  if (subject === undefined) return adapter.saved ? { ...adapter, saved: new Map(saved) } : adapter;
+  const facts = { subject, expected, got: "no such module", next: "Use the base model that the adapter was trained on." };
+  throw failure("no-module", "the adapter holds a weight of a module that the model does not have", facts);
+}
+
+function checkShape(adapter: Adapter, name: string, got: readonly number[], expected: readonly number[]): void {
+  if (got.join() !== expected.join()) throw otherShape(adapter, name, `[${expected.join(", ")}]`, `[${got.join(", ")}]`);
 }
 
 const otherShape = ({ config }: Adapter, subject: string, expected: string, got: string): LowrankError =>
