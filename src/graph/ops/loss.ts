@@ -115,9 +115,8 @@ function lowerFused(
     if (more && wanted.further) {
       const probabilities = emit.node("Div", [e[1]!, z]);
       const taken = emit.node("Neg", [more.own]);
-      gradients.further.push(
-        emit.node("ScatterElements", [probabilities, more.place, taken], { axis: 1, reduction: "add" }), // [c, added]
-      );
+      const added = emit.node("ScatterElements", [probabilities, more.place, taken], { axis: 1, reduction: "add" });
+      gradients.further.push(added); // [c, added]
     }
   }
   const joined = (parts: string[]) => (parts.length > 0 ? emit.concat(parts, 0) : "");
