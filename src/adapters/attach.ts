@@ -5,7 +5,6 @@ import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type AdapterModule, shortestEndings } from "./match.ts";
 import type { MergeTarget } from "./merge.ts";
-import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { type Adapter, failure } from "./peft-files.ts";
 import { type SavedTensor, savedWeights } from "./saved.ts";
@@ -134,11 +133,11 @@ export function mergeTargets(
   modules: readonly ModuleInfo[],
   weightName: (name: string) => string = (name) => name,
 ): MergeTarget[] {
-  const { config, modules: adapted, tensors } = fitAdapter(adapter, modules);
-  const method = methodOf(config);
-  const weights = [...weightTargets({ config, modules: adapted, tensors }, modules, weightName).values()];
-  const biases = adapted.flatMap(({ path, scale }): MergeTarget[] => {
-    const bias = method.mergeBias?.(tensors.get(path)!);
+  const fitted = fitAdapter(adapter, modules);
+  const { mergeBias } = methodOf(fitted.config);
+  const weights = weightTargets(fitted, modules, weightName).values();
+  const biases = fitted.modules.flatMap(({ path, scale }): MergeTarget[] => {
+    const bias = mergeBias?.(fitted.tensors.get(path)!);
     return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
   });
   return [...weights, ...biases];
@@ -152,16 +151,13 @@ export function weightTargets(
 ): Map<string, MergeTarget> {
   const { merge } = methodOf(config);
   const byInputs = new Set(modules.filter(({ kind }) => kind !== "linear").map(({ path }) => path));
-  const targetOf = ({ path, rank, scale }: AdapterModule, own: ModuleTensors): MergeTarget => ({
-    weightName: weightName(`${path}.weight`),
-    loraA: own.loraA,
-    loraB: own.loraB,
-    rank,
-    scale,
-    fanInFanOut: byInputs.has(path),
-    ...(merge && { merge: (blocks) => merge(blocks, own) }),
-  });
-  return new Map(adapted.map((module) => [module.path, targetOf(module, tensors.get(module.path)!)]));
+  const targetOf = ({ path, rank, scale }: AdapterModule): MergeTarget => {
+    const own = tensors.get(path)!;
+    const { loraA, loraB } = own;
+    const target = { weightName: weightName(`${path}.weight`), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
+    return { ...target, ...(merge && { merge: (blocks) => merge(blocks, own) }) };
+  };
+  return new Map(adapted.map((module) => [module.path, targetOf(module)]));
 }
 
 /** The weights that merging `adapter` puts in the place of the base's, by stored name. */
