@@ -21,36 +21,23 @@ export interface AdapterModule {
 }
 
 /** PEFT's TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: targets, and the model types that have them. */
-const targetDefaults: readonly [string[] | string, string[]][] = [
-  [
-    ["q_proj", "v_proj"],
-    ["bart", "opt", "gptj", "gpt_neo", "llama", "llama4", "mistral", "mixtral", "stablelm", "gemma"],
-  ],
-  [
-    ["q_proj", "v_proj"],
-    ["gemma2", "gemma3_text", "qwen2", "qwen3"],
-  ],
-  [
-    ["query", "value"],
-    ["bert", "roberta", "xlm-roberta", "electra", "layoutlm"],
-  ],
-  [["query_key_value"], ["bloom", "gpt_neox", "chatglm", "RefinedWebModel", "RefinedWeb", "falcon"]],
-  [
-    ["q", "v"],
-    ["t5", "mt5"],
-  ],
-  [["q", "v", "q_proj", "v_proj"], ["blip-2"]],
-  [["c_attn"], ["gpt2", "gpt_bigcode"]],
-  [["c_proj", "c_attn"], ["btlm"]],
-  [["query_proj", "value_proj"], ["deberta-v2"]],
-  [["in_proj"], ["deberta"]],
-  [["Wqkv"], ["mpt"]],
-  [["qkv_proj"], ["codegen"]],
-  [["q_proj", "v_proj", "fc1", "fc2"], ["phi"]],
-  [".*language_model\\..*\\.(q_proj|v_proj)", ["gemma4"]],
-  [["q_proj", "k_proj", "v_proj", "o_proj"], ["nemotron_h"]],
-  [["key", "value", "receptance", "output"], ["rwkv"]],
-  [["r_proj", "k_proj", "v_proj", "o_proj", "key", "value"], ["rwkv7"]],
+const targetDefaults: readonly [targets: string[] | string, modelTypes: string][] = [
+  [["q_proj", "v_proj"], "bart opt gptj gpt_neo llama llama4 mistral mixtral stablelm gemma gemma2 gemma3_text qwen2 qwen3"],
+  [["query", "value"], "bert roberta xlm-roberta electra layoutlm"],
+  [["query_key_value"], "bloom gpt_neox chatglm RefinedWebModel RefinedWeb falcon"],
+  [["q", "v"], "t5 mt5"],
+  [["q", "v", "q_proj", "v_proj"], "blip-2"],
+  [["c_attn"], "gpt2 gpt_bigcode"],
+  [["c_proj", "c_attn"], "btlm"],
+  [["query_proj", "value_proj"], "deberta-v2"],
+  [["in_proj"], "deberta"],
+  [["Wqkv"], "mpt"],
+  [["qkv_proj"], "codegen"],
+  [["q_proj", "v_proj", "fc1", "fc2"], "phi"],
+  [".*language_model\\..*\\.(q_proj|v_proj)", "gemma4"],
+  [["q_proj", "k_proj", "v_proj", "o_proj"], "nemotron_h"],
+  [["key", "value", "receptance", "output"], "rwkv"],
+  [["r_proj", "k_proj", "v_proj", "o_proj", "key", "value"], "rwkv7"],
 ];
 
 export const isAllLinear = (targets: LoraConfig["targetModules"]) =>
@@ -159,7 +146,7 @@ function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType
     return modules.filter((module) => module.kind !== "embedding" && !isHead(module)).map(({ path }) => path);
   }
   if (config.targetModules !== null) return config.targetModules;
-  const targets = targetDefaults.find(([, types]) => types.includes(modelType))?.[0];
+  const targets = targetDefaults.find(([, types]) => types.split(" ").includes(modelType))?.[0];
   if (targets) return targets;
   throw new LowrankError("lora/no-default-targets", `PEFT has no default target modules for the model type ${modelType}.`, {
     subject: "targetModules",
