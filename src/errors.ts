@@ -16,7 +16,7 @@ export interface Failure {
 const MAX_FACT_CHARS = 2000;
 
 /** A fact as a terminal can show it: cut where it is long, and what would steer the terminal or turn the text around escaped. */
-function shown(fact: string): string {
+function printable(fact: string): string {
   const cut = fact.length > MAX_FACT_CHARS ? `${fact.slice(0, MAX_FACT_CHARS)}… (${fact.length} characters)` : fact;
   return cut.replace(
     // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is escaped
@@ -51,11 +51,12 @@ export class LowrankError extends Error {
     message: string,
     failure: Failure = {},
   ) {
-    super(shown(message), failure.cause === undefined ? undefined : { cause: failure.cause });
-    this.subject = failure.subject === undefined ? undefined : shown(failure.subject);
-    this.expected = failure.expected === undefined ? undefined : shown(failure.expected);
-    this.got = failure.got === undefined ? undefined : shown(failure.got);
-    this.next = failure.next === undefined ? undefined : shown(failure.next);
+    super(printable(message), failure.cause === undefined ? undefined : { cause: failure.cause });
+    const fact = (text?: string) => (text === undefined ? undefined : printable(text));
+    this.subject = fact(failure.subject);
+    this.expected = fact(failure.expected);
+    this.got = fact(failure.got);
+    this.next = fact(failure.next);
     this.exitCode = failure.exitCode ?? 2;
   }
 

@@ -76,27 +76,27 @@ function eachChunk(seed: number, stream: Stream, count: number, use: (words: Uin
  * Uniform numbers in [0, 1), multiples of 2^-24, as a pure function of seed, stream and index: a longer array of the
  * same stream starts with the same numbers. `out` is an array to fill, or how many numbers to make.
  */
-export function uniform(seed: number, stream: Stream, out: number | Float32Array): Float32Array {
-  const target = typeof out === "number" ? new Float32Array(out) : out;
-  eachChunk(seed, stream, target.length, (words, start) => {
-    const count = Math.min(words.length, target.length - start);
-    for (let i = 0; i < count; i++) target[start + i] = (words[i]! >>> 8) * 2 ** -24;
+export const uniform = (seed: number, stream: Stream, out: number | Float32Array): Float32Array =>
+  filled(seed, stream, out, (words, part) => {
+    for (let i = 0; i < part.length; i++) part[i] = (words[i]! >>> 8) * 2 ** -24;
   });
-  return target;
-}
 
 /** Standard normal numbers (Box and Muller's transform), with `uniform`'s contract. */
-export function normal(seed: number, stream: Stream, out: number | Float32Array): Float32Array {
-  const target = typeof out === "number" ? new Float32Array(out) : out;
-  eachChunk(seed, stream, target.length, (words, start) => {
-    const count = Math.min(words.length, target.length - start);
-    for (let i = 0; i < count; i += 2) {
+export const normal = (seed: number, stream: Stream, out: number | Float32Array): Float32Array =>
+  filled(seed, stream, out, (words, part) => {
+    for (let i = 0; i < part.length; i += 2) {
       const radius = Math.sqrt(-2 * Math.log((words[i]! + 1) * 2 ** -32));
       const angle = 2 * Math.PI * words[i + 1]! * 2 ** -32;
-      target[start + i] = radius * Math.cos(angle);
-      if (i + 1 < count) target[start + i + 1] = radius * Math.sin(angle);
+      part[i] = radius * Math.cos(angle);
+      part[i + 1] = radius * Math.sin(angle); // nothing happens behind the end
     }
   });
+
+type Draw = (words: Uint32Array, part: Float32Array) => void;
+
+function filled(seed: number, stream: Stream, out: number | Float32Array, draw: Draw): Float32Array {
+  const target = typeof out === "number" ? new Float32Array(out) : out;
+  eachChunk(seed, stream, target.length, (words, start) => draw(words, target.subarray(start, start + words.length)));
   return target;
 }
 

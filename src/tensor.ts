@@ -1,6 +1,18 @@
 // Plain tensors at the borders of the graph: a dtype, a shape, a typed array. No arithmetic lives here.
 
-export type DType = "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "int16" | "int8" | "uint8" | "bool";
+export const bytesPerElement = {
+  float64: 8,
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  int64: 8,
+  int32: 4,
+  int16: 2,
+  int8: 1,
+  uint8: 1,
+  bool: 1,
+};
+export type DType = keyof typeof bytesPerElement;
 
 export type TensorData =
   | Float64Array
@@ -19,19 +31,6 @@ export interface Tensor {
   readonly data: TensorData;
 }
 
-export const bytesPerElement: Record<DType, number> = {
-  float64: 8,
-  float32: 4,
-  float16: 2,
-  bfloat16: 2,
-  int64: 8,
-  int32: 4,
-  int16: 2,
-  int8: 1,
-  uint8: 1,
-  bool: 1,
-};
-
 /** Number of elements of a shape; 1 for a scalar. */
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((product, dim) => product * dim, 1);
 
@@ -39,8 +38,6 @@ export const sizeOf = (shape: readonly number[]): number => shape.reduce((produc
 export const float32 = (shape: readonly number[], data: Float32Array): Tensor => ({ dtype: "float32", shape, data });
 
 /** An int32 tensor from numbers. */
-export const int32 = (shape: readonly number[], data: Iterable<number>): Tensor => ({
-  dtype: "int32",
-  shape,
-  data: Int32Array.from(data),
-});
+export const int32 = (shape: readonly number[], data: Iterable<number>): Tensor => {
+  return { dtype: "int32", shape, data: Int32Array.from(data) };
+};

@@ -11,7 +11,7 @@ import type { Session, WeightSource } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { adapt, type LayerTensors } from "./inject.ts";
 import { chunksOf } from "./merge.ts";
-import type { Method, ModuleShape, ModuleTensors } from "./method.ts";
+import type { Method, MethodTensor, ModuleShape, ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod, readTensors } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
 
@@ -30,11 +30,10 @@ export function withSlots(
 ): Graph {
   const adapted = methods.reduce((before, method, index) => {
     const beside = slots.map((slot): [string, LayerTensors] => {
-      const inputs = readTensors(method, slot, rankOf(slot, index)).map(({ name, shape }): [string, Value] => [
-        name,
-        input(nameOf(name, index, slot.path), "float32", shape),
-      ]);
-      return [slot.path, { tensors: Object.fromEntries(inputs) as ModuleTensors<Value>, scale: 1 }];
+      const tensors: Record<string, Value> = {};
+      for (const { name, shape } of readTensors(method, slot, rankOf(slot, index)))
+        tensors[name] = input(nameOf(name, index, slot.path), "float32", shape);
+      return [slot.path, { tensors: tensors as ModuleTensors<Value>, scale: 1 }];
     });
     return adapt(before, { ...method, derived: undefined }, new Map(beside));
   }, graph);
@@ -48,14 +47,13 @@ export function slotFeeds(
   slot: Slot,
   own: { rank: number; scale: number; tensors: ModuleTensors } | { rank: number },
 ): [string, Tensor][] {
-  return readTensors(method, slot, own.rank).map(({ name, shape, scaled, off = 0 }) => {
-    const data =
-      "tensors" in own
-        ? scaled && own.scale !== 1
-          ? own.tensors[name]!.map((value) => value * own.scale)
-          : own.tensors[name]!
-        : new Float32Array(sizeOf(shape as number[])).fill(off);
-    return [nameOf(name, index, slot.path), float32(shape as number[], data)];
+  const valuesOf = ({ name, shape, scaled, off = 0 }: MethodTensor): Float32Array => {
+    if (!("tensors" in own)) return new Float32Array(sizeOf(shape as number[])).fill(off);
+    const values = own.tensors[name]!;
+    return scaled && own.scale !== 1 ? values.map((value) => value * own.scale) : values;
+  };
+  return readTensors(method, slot, own.rank).map((tensor) => {
+    return [nameOf(tensor.name, index, slot.path), float32(tensor.shape as number[], valuesOf(tensor))];
   });
 }
 
@@ -67,7 +65,7 @@ export async function appliedTensors(graph: Graph, adapter: Adapter, weights: We
   const method = methodOf(adapter.config);
   if (!method.derived) return adapter.tensors;
   const applied = new Map<string, ModuleTensors>();
-  for (const chunk of chunksOf(frozenWeights(graph, adapter), CHUNK_ELEMENTS)) {
+  for (const chunk of chunksOf(adaptedWeights(graph, adapter), CHUNK_ELEMENTS)) {
     const outputs: Record<string, Value> = {};
     const feeds: Record<string, Tensor> = {};
     for (const { module, weight } of chunk) {
@@ -95,7 +93,7 @@ export async function appliedTensors(graph: Graph, adapter: Adapter, weights: We
 }
 
 /** The frozen weights [out, in] that `adapter` is beside in `graph`. */
-function frozenWeights(graph: Graph, { modules }: Adapter) {
+function adaptedWeights(graph: Graph, { modules }: Adapter) {
   const weights = new Map<string, Value>();
   for (const { op, inputs, attributes } of nodesOf(graph)) {
     const weight = op === "embedding" ? transpose(inputs[1]!, [1, 0]) : inputs[1]!;

@@ -5,10 +5,9 @@ import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type AdapterModule, shortestEndings } from "./match.ts";
 import type { MergeTarget } from "./merge.ts";
-import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { type Adapter, failure } from "./peft-files.ts";
-import { savedWeights } from "./saved.ts";
+import { type SavedTensor, savedWeights } from "./saved.ts";
 
 /**
  * The base with the classes of `adapter`, and the adapter under the base's names. Throws `adapter/*` that names the first module that
@@ -55,42 +54,35 @@ export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adap
   }
   for (const [name, { shape }] of adapter.frozen ?? []) {
     const { kind, inFeatures, outFeatures } = byPath.get(name.replace(/\.[^.]+$/, ""))!;
-    const own = name.endsWith(".bias")
-      ? [outFeatures]
-      : kind === "linear"
-        ? [outFeatures, inFeatures]
-        : [inFeatures, outFeatures];
-    if (shape.join() !== own.join()) throw otherShape(adapter, name, `[${own.join(", ")}]`, `[${shape.join(", ")}]`);
+    const weight = kind === "linear" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
+    checkShape(adapter, name, shape, name.endsWith(".bias") ? [outFeatures] : weight);
   }
   return withSavedInOrder(adapter, modules);
 }
 
 /** The adapter with its saved weights in the order of `modules`. It has those that its configuration saves, and no others. */
 function withSavedInOrder(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
-  const expected = savedWeights(modules, adapter.config);
-  const saved = adapter.saved ?? new Map<string, { shape: readonly number[] }>();
-  for (const { name, shape } of expected) {
-    const got = saved.get(name)?.shape;
-    if (got?.join() === shape.join()) continue;
-    if (got) throw otherShape(adapter, name, `[${shape.join(", ")}]`, `[${got.join(", ")}]`);
-    throw failure("no-saved", "the adapter lacks a weight that its modules_to_save names", {
-      subject: name,
-      expected: expected.map((weight) => weight.name).join(", "),
-      got: [...saved.keys()].join(", ") || "none",
-      next: "The file is incomplete; save the adapter again.",
-    });
-  }
-  const strange = [...saved.keys()].find((name) => !expected.some((weight) => weight.name === name));
-  if (strange === undefined) {
-    if (!adapter.saved) return adapter;
-    return { ...adapter, saved: new Map(expected.map(({ name }) => [name, adapter.saved!.get(name)!])) };
-  }
-  throw failure("no-module", "the adapter holds a weight of a module that the model does not have", {
-    subject: strange,
-    expected: expected.map((weight) => weight.name).join(", ") || "no such weights",
-    got: "no such module",
-    next: "Use the base model that the adapter was trained on.",
+  const own = savedWeights(modules, adapter.config);
+  const names = own.map(({ name }) => name);
+  const expected = names.join(", ") || "no such weights";
+  const saved = own.map(({ name, shape }): [string, SavedTensor] => {
+    const tensor = adapter.saved?.get(name);
+    if (!tensor) {
+      const got = [...(adapter.saved?.keys() ?? [])].join(", ") || "none";
+      const facts = { subject: name, expected, got, next: "The file is incomplete; save the adapter again." };
+      throw failure("no-saved", "the adapter lacks a weight that its modules_to_save names", facts);
+    }
+    checkShape(adapter, name, tensor.shape, shape);
+    return [name, tensor];
   });
+  const subject = [...(adapter.saved?.keys() ?? [])].find((name) => !names.includes(name));
+  if (subject === undefined) return adapter.saved ? { ...adapter, saved: new Map(saved) } : adapter;
+  const facts = { subject, expected, got: "no such module", next: "Use the base model that the adapter was trained on." };
+  throw failure("no-module", "the adapter holds a weight of a module that the model does not have", facts);
+}
+
+function checkShape(adapter: Adapter, name: string, got: readonly number[], expected: readonly number[]): void {
+  if (got.join() !== expected.join()) throw otherShape(adapter, name, `[${expected.join(", ")}]`, `[${got.join(", ")}]`);
 }
 
 const otherShape = ({ config }: Adapter, subject: string, expected: string, got: string): LowrankError =>
@@ -141,11 +133,11 @@ export function mergeTargets(
   modules: readonly ModuleInfo[],
   weightName: (name: string) => string = (name) => name,
 ): MergeTarget[] {
-  const { config, modules: adapted, tensors } = fitAdapter(adapter, modules);
-  const method = methodOf(config);
-  const weights = [...weightTargets({ config, modules: adapted, tensors }, modules, weightName).values()];
-  const biases = adapted.flatMap(({ path, scale }): MergeTarget[] => {
-    const bias = method.mergeBias?.(tensors.get(path)!);
+  const fitted = fitAdapter(adapter, modules);
+  const { mergeBias } = methodOf(fitted.config);
+  const weights = weightTargets(fitted, modules, weightName).values();
+  const biases = fitted.modules.flatMap(({ path, scale }): MergeTarget[] => {
+    const bias = mergeBias?.(fitted.tensors.get(path)!);
     return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
   });
   return [...weights, ...biases];
@@ -159,16 +151,13 @@ export function weightTargets(
 ): Map<string, MergeTarget> {
   const { merge } = methodOf(config);
   const byInputs = new Set(modules.filter(({ kind }) => kind !== "linear").map(({ path }) => path));
-  const targetOf = ({ path, rank, scale }: AdapterModule, own: ModuleTensors): MergeTarget => ({
-    weightName: weightName(`${path}.weight`),
-    loraA: own.loraA,
-    loraB: own.loraB,
-    rank,
-    scale,
-    fanInFanOut: byInputs.has(path),
-    ...(merge && { merge: (blocks) => merge(blocks, own) }),
-  });
-  return new Map(adapted.map((module) => [module.path, targetOf(module, tensors.get(module.path)!)]));
+  const targetOf = ({ path, rank, scale }: AdapterModule): MergeTarget => {
+    const own = tensors.get(path)!;
+    const { loraA, loraB } = own;
+    const target = { weightName: weightName(`${path}.weight`), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
+    return { ...target, ...(merge && { merge: (blocks) => merge(blocks, own) }) };
+  };
+  return new Map(adapted.map((module) => [module.path, targetOf(module)]));
 }
 
 /** The weights that merging `adapter` puts in the place of the base's, by stored name. */

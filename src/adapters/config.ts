@@ -1,6 +1,7 @@
 // PEFT's LoraConfig: adapter_config.json read and written as PEFT 0.21.2 does. Every field is honoured or refused by name.
 import { z } from "zod";
 import { LowrankError, nearest, valueText } from "../errors.ts";
+import { parseJsonObject } from "../formats/json.ts";
 import { methodOf, methodPeftNames, methodSchemas, unbuiltMethods } from "./method-table.ts";
 
 /** The PEFT release whose file format is written. */
@@ -11,6 +12,11 @@ const MAX_PATTERNS = 20_000;
 const taskTypes = ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"] as const;
 const names = z.union([z.string(), z.array(z.string().min(1))]).nullable();
 const rank = z.int().min(1).max(MAX_RANK);
+const oneOrMore = <T extends z.ZodType>(value: T) =>
+  z
+    .union([value, z.array(value)])
+    .nullable()
+    .default(null);
 const byPattern = <T extends z.ZodType>(value: T) =>
   z
     .record(z.string().min(1), value)
@@ -30,15 +36,9 @@ const schema = z.object({
   /** Names of modules that are trained in full and stored with the adapter (saved.ts). */
   modulesToSave: z.array(z.string().min(1)).nullable().default(null),
   /** Only layers with these indices, counted from 0; only together with a list of target modules. */
-  layersToTransform: z
-    .union([z.int(), z.array(z.int())])
-    .nullable()
-    .default(null),
+  layersToTransform: oneOrMore(z.int()),
   /** Name of the module list that holds the layers, such as "layers". */
-  layersPattern: z
-    .union([z.string(), z.array(z.string())])
-    .nullable()
-    .default(null),
+  layersPattern: oneOrMore(z.string()),
   /** Rank of the modules whose path ends with a match of the key (a regular expression); the first key counts. */
   rankPattern: byPattern(rank).default({}),
   alphaPattern: byPattern(z.number()).default({}),
@@ -62,35 +62,17 @@ const schema = z.object({
 /** How an adapter is made: PEFT's LoraConfig in the names of this project. */
 export type LoraConfig = z.output<typeof schema>;
 
-/** The fields of LoraConfig under PEFT's names. */
-const peftNames: Record<keyof LoraConfig, string> = {
-  ...methodPeftNames,
+/** The fields of LoraConfig under PEFT's names: those in snake case, but for three. */
+const peftNames = {
+  ...Object.fromEntries(Object.keys(schema.shape).map((field) => [field, field.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`)])),
   rank: "r",
   alpha: "lora_alpha",
   dropout: "lora_dropout",
-  targetModules: "target_modules",
-  excludeModules: "exclude_modules",
-  modulesToSave: "modules_to_save",
-  layersToTransform: "layers_to_transform",
-  layersPattern: "layers_pattern",
-  rankPattern: "rank_pattern",
-  alphaPattern: "alpha_pattern",
-  useRslora: "use_rslora",
-  initLoraWeights: "init_lora_weights",
-  fanInFanOut: "fan_in_fan_out",
-  taskType: "task_type",
-  baseModelNameOrPath: "base_model_name_or_path",
-  revision: "revision",
-  inferenceMode: "inference_mode",
-  autoMapping: "auto_mapping",
-};
+  ...methodPeftNames,
+} as Record<keyof LoraConfig, string>;
 
 /** PEFT fields that say nothing while the options they belong to are off, and what is written for them. */
-const inert: Record<string, unknown> = {
-  megatron_core: "megatron.core",
-  qalora_group_size: 16,
-  peft_version: PEFT_VERSION,
-};
+const inert: Record<string, unknown> = { megatron_core: "megatron.core", qalora_group_size: 16, peft_version: PEFT_VERSION };
 /** Fields that PEFT itself drops when it reads a file. */
 const dropped = new Set(["runtime_config"]);
 
@@ -140,7 +122,7 @@ export function loraConfig(fields: z.input<typeof schema> = {}): LoraConfig {
  * Throws `lora/config` for malformed files, `lora/unsupported` for a field with a value that is not honoured.
  */
 export function parseAdapterConfig(text: string, path: string): LoraConfig {
-  const file = parseJson(text, path);
+  const file = jsonObject(text, path);
   const ours = new Map(Object.entries(peftNames).map(([field, name]) => [name, field]));
   const fields: Record<string, unknown> = {};
   if (!Object.hasOwn(file, "peft_type"))
@@ -155,13 +137,12 @@ export function parseAdapterConfig(text: string, path: string): LoraConfig {
 }
 
 function refuseUnlessAllowed(name: string, value: unknown, path: string): void {
-  const limit = Object.hasOwn(limits, name)
-    ? limits[name]!
-    : off("this field is newer than the PEFT release that is followed here");
+  const known = Object.hasOwn(limits, name) ? limits[name] : undefined;
+  const limit = known ?? off("this field is newer than the PEFT release that is followed here");
   if (limit.allowed(value)) return;
   throw new LowrankError("lora/unsupported", `${name} is not supported with this value: ${limit.why}.`, {
     subject: `${path}: ${name}`,
-    expected: Object.hasOwn(limits, name) ? JSON.stringify(limit.written) : "null, false or an empty value",
+    expected: known ? JSON.stringify(limit.written) : "null, false or an empty value",
     got: show(value),
     next: "Use an adapter without it, or merge the adapter into its base with PEFT and use the merged model.",
   });
@@ -227,13 +208,10 @@ function pythonJson(value: unknown, field = "", indent = ""): string {
   if (typeof value === "number") return pythonNumber(value, floats.has(field));
   if (typeof value !== "object" || value === null) return asciiJson(value);
   const inner = `${indent}  `;
-  const members = () => {
-    const keys = Object.keys(value);
-    return ordered.has(field) ? keys : keys.sort();
-  };
+  const keys = ordered.has(field) ? Object.keys(value) : Object.keys(value).sort();
   const items = Array.isArray(value)
     ? value.map((item) => pythonJson(item, field, inner))
-    : members().map((key) => `${asciiJson(key)}: ${pythonJson((value as Record<string, unknown>)[key], field || key, inner)}`);
+    : keys.map((key) => `${asciiJson(key)}: ${pythonJson((value as Record<string, unknown>)[key], field || key, inner)}`);
   const [open, close] = Array.isArray(value) ? "[]" : "{}";
   return items.length === 0 ? `${open}${close}` : `${open}\n${inner}${items.join(`,\n${inner}`)}\n${indent}${close}`;
 }
@@ -248,17 +226,12 @@ function pythonNumber(value: number, float: boolean): string {
   return value.toExponential().replace(/e([+-])(\d)$/, "e$10$2");
 }
 
-function parseJson(text: string, path: string): Record<string, unknown> {
-  let value: unknown;
+function jsonObject(text: string, path: string): Record<string, unknown> {
   try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw invalid(path, "The file is not JSON.", "a JSON object", cause instanceof Error ? cause.message : String(cause));
+    return parseJsonObject(text, path);
+  } catch (error) {
+    throw invalid(path, "The file holds no JSON object.", "a JSON object", (error as Error).message);
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw invalid(path, "The file holds no JSON object.", "a JSON object", show(value));
-  }
-  return value as Record<string, unknown>;
 }
 
 const show = (value: unknown): string => {

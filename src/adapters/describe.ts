@@ -1,5 +1,5 @@
 // What an adapter is: counts, ranks, how large its update is and in how many directions it goes, without forming it.
-
+import { layoutOf, lengthOfTheta, trainedBy } from "./layout.ts";
 import type { AdapterModule } from "./match.ts";
 import { transposed } from "./merge.ts";
 import type { Adapter } from "./peft-files.ts";
@@ -31,9 +31,6 @@ export interface AdapterDescription {
   modules: ModuleDescription[];
 }
 
-/** Sizes of the weights that are trained in full beside the factors. */
-const wholeSizes = ({ saved }: Adapter): number[] => [...(saved?.values() ?? [])].map(({ data }) => data.length);
-
 /** Counts and norms of an adapter, each module's and all together. */
 export function describeAdapter(adapter: Adapter): AdapterDescription {
   const modules = adapter.modules.map((module): ModuleDescription => {
@@ -64,11 +61,11 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
   const ranks = new Map<number, number>();
   for (const { rank } of [...modules].sort((a, b) => a.rank - b.rank)) ranks.set(rank, (ranks.get(rank) ?? 0) + 1);
   return {
-    parameters: [...modules.map((module) => module.parameters), ...wholeSizes(adapter)].reduce((sum, size) => sum + size, 0),
+    parameters: lengthOfTheta(layoutOf(trainedBy(adapter))),
     ranks,
-    normA: together(modules.map((module) => module.normA)),
-    normB: together(modules.map((module) => module.normB)),
-    normDelta: together(modules.map((module) => module.normDelta)),
+    normA: normOf(modules.map((module) => module.normA)),
+    normB: normOf(modules.map((module) => module.normB)),
+    normDelta: normOf(modules.map((module) => module.normDelta)),
     modules,
   };
 }
@@ -106,5 +103,8 @@ function productNorm(loraA: Float32Array, columnsOfB: Float32Array, rank: number
   return Math.sqrt(squares);
 }
 
-const normOf = (values: Float32Array): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
-const together = (norms: readonly number[]): number => Math.sqrt(norms.reduce((sum, norm) => sum + norm * norm, 0));
+function normOf(values: ArrayLike<number>): number {
+  let squares = 0;
+  for (let i = 0; i < values.length; i++) squares += values[i]! * values[i]!;
+  return Math.sqrt(squares);
+}

@@ -19,13 +19,10 @@ export function initAdapter(
   config: Pick<LoraConfig, "initLoraWeights">,
   seed: number,
 ): Map<string, ModuleTensors> {
-  const method = methodOf(config);
-  return new Map(
-    modules.map((module, index) => [
-      module.path,
-      method.draw(module, draws(config.initLoraWeights, seed, index)) as ModuleTensors,
-    ]),
-  );
+  const { draw } = methodOf(config);
+  const drawn = (module: AdapterModule, index: number) =>
+    draw(module, draws(config.initLoraWeights, seed, index)) as ModuleTensors;
+  return new Map(modules.map((module, index) => [module.path, drawn(module, index)]));
 }
 
 /** Of `drawn`, the first values that depend on the base's weights too: they are read, a few megabytes at a time. */

@@ -1,6 +1,6 @@
 // Adapters as a graph pass: any graph whose linear and embedding layers are named can be adapted. Hu et al. 2021, as PEFT computes it.
 import { type Dim, elements, type Shape, sameShape } from "../graph/dims.ts";
-import { type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
+import { apply1, type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
 import { div, less, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
@@ -9,28 +9,18 @@ import { capLogits, crossEntropies } from "../graph/ops/loss.ts";
 import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
 import type { Layer, Method, ModuleTensors } from "./method.ts";
 
-/** What takes the place of the output `y` of the linear layer called `path` with input `x`; null leaves the layer alone. */
+/** What takes the place of the output `y` of the linear or embedding layer called `path` with input `x`; null leaves it alone. */
 type Update = (path: string, x: Value, y: Value) => Value | null;
 
 /**
- * Rewrites every named linear layer for which `update` has an answer. An output layer fused with the loss is split
+ * Rewrites every named layer for which `update` has an answer. An output layer fused with the loss is split
  * first, since its fusion holds for frozen weights only.
  */
-function inject(
-  graph: Graph,
-  update: Update,
-  embedded: (path: string, ids: Value, y: Value) => Value | null = () => null,
-): Graph {
+function inject(graph: Graph, update: Update): Graph {
   return rewrite(graph, (node, inputs) => {
     const path = String(node.attributes["path"]);
-    if (node.op === "embedding") {
-      const padding = (node.attributes["padding"] ?? null) as number | null;
-      const updated = embedded(path, inputs[0]!, embedding(inputs[0]!, inputs[1]!, path, padding));
-      return updated && [updated];
-    }
-    if (node.op === "linear") {
-      const y = linear(inputs[0]!, inputs[1]!, path, inputs[2]);
-      const updated = update(path, inputs[0]!, y);
+    if (node.op === "linear" || node.op === "embedding") {
+      const updated = update(path, inputs[0]!, apply1(node.op, inputs, node.attributes));
       return updated && [updated];
     }
     if (node.op === "linearCrossEntropy") {
@@ -78,45 +68,37 @@ export function adapt(
   dropout?: (path: string, x: Value) => Value,
 ): Graph {
   const low = lowProducts(graph, beside, dropout);
-  const update = (layer: Layer, { tensors }: LayerTensors): Value =>
-    method.update(layer, { ...tensors, ...method.derived?.compute(layer, tensors) });
-  return inject(
-    graph,
-    (path, x, y) => {
-      const own = beside.get(path);
-      if (!own) return null;
-      const [, weight, bias] = y.node.inputs as [Value, Value, Value?];
-      const dropped = dropout ? dropout(path, x) : x;
-      return update(
-        {
-          y,
-          weight,
-          ...(bias && { bias }),
-          hasDropout: dropout !== undefined,
-          product: () => (bias || dropout ? linear(dropped, weight, path) : y),
-          low: (loraA) => low(path, dropped, loraA),
-          scale: own.scale,
-        },
-        own,
-      );
-    },
-    (path, ids, y) => {
-      const own = beside.get(path);
-      if (!own) return null;
-      const n = elements(ids.shape);
+  return inject(graph, (path, x, y) => {
+    const own = beside.get(path);
+    if (!own) return null;
+    const { scale, tensors } = own;
+    const update = (layer: Layer) => method.update(layer, { ...tensors, ...method.derived?.compute(layer, tensors) });
+    const [, weight, bias] = y.node.inputs as [Value, Value, Value?];
+    if (y.node.op === "embedding") {
+      const n = elements(x.shape);
       const flat = shaped(y, [n, y.shape.at(-1)!]);
       const padding = (y.node.attributes["padding"] ?? null) as number | null;
       const layer: Layer = {
         y: flat,
-        weight: transpose(y.node.inputs[1]!, [1, 0]),
+        weight: transpose(weight, [1, 0]),
         hasDropout: false,
         product: () => flat,
-        low: (loraA) => embedding(shaped(ids, [n]), transpose(loraA, [1, 0]), `${path}.lora_embedding_A`, padding),
-        scale: own.scale,
+        low: (loraA) => embedding(shaped(x, [n]), transpose(loraA, [1, 0]), `${path}.lora_embedding_A`, padding),
+        scale,
       };
-      return shaped(update(layer, own), y.shape);
-    },
-  );
+      return shaped(update(layer), y.shape);
+    }
+    const dropped = dropout ? dropout(path, x) : x;
+    return update({
+      y,
+      weight,
+      ...(bias && { bias }),
+      hasDropout: dropout !== undefined,
+      product: () => (bias || dropout ? linear(dropped, weight, path) : y),
+      low: (loraA) => low(path, dropped, loraA),
+      scale,
+    });
+  });
 }
 
 const shaped = (x: Value, shape: Shape): Value => (sameShape(x.shape, shape) ? x : reshape(x, shape));

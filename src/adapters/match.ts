@@ -20,53 +20,25 @@ export interface AdapterModule {
   outFeatures: number;
 }
 
-const qv = ["q_proj", "v_proj"];
-const bertQv = ["query", "value"];
-const fusedQkv = ["query_key_value"];
-
-/** PEFT's TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING. */
-export const defaultTargets: Readonly<Record<string, readonly string[] | string>> = {
-  t5: ["q", "v"],
-  mt5: ["q", "v"],
-  bart: qv,
-  gpt2: ["c_attn"],
-  bloom: fusedQkv,
-  "blip-2": ["q", "v", "q_proj", "v_proj"],
-  opt: qv,
-  gptj: qv,
-  gpt_neox: fusedQkv,
-  gpt_neo: qv,
-  bert: bertQv,
-  roberta: bertQv,
-  "xlm-roberta": bertQv,
-  electra: bertQv,
-  "deberta-v2": ["query_proj", "value_proj"],
-  deberta: ["in_proj"],
-  layoutlm: bertQv,
-  llama: qv,
-  llama4: qv,
-  chatglm: fusedQkv,
-  gpt_bigcode: ["c_attn"],
-  mpt: ["Wqkv"],
-  RefinedWebModel: fusedQkv,
-  RefinedWeb: fusedQkv,
-  falcon: fusedQkv,
-  btlm: ["c_proj", "c_attn"],
-  codegen: ["qkv_proj"],
-  mistral: qv,
-  mixtral: qv,
-  stablelm: qv,
-  phi: ["q_proj", "v_proj", "fc1", "fc2"],
-  gemma: qv,
-  gemma2: qv,
-  gemma3_text: qv,
-  gemma4: ".*language_model\\..*\\.(q_proj|v_proj)",
-  qwen2: qv,
-  qwen3: qv,
-  nemotron_h: ["q_proj", "k_proj", "v_proj", "o_proj"],
-  rwkv: ["key", "value", "receptance", "output"],
-  rwkv7: ["r_proj", "k_proj", "v_proj", "o_proj", "key", "value"],
-};
+/** PEFT's TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: targets, and the model types that have them. */
+const targetDefaults: readonly [targets: string[] | string, modelTypes: string][] = [
+  [["q_proj", "v_proj"], "bart opt gptj gpt_neo llama llama4 mistral mixtral stablelm gemma gemma2 gemma3_text qwen2 qwen3"],
+  [["query", "value"], "bert roberta xlm-roberta electra layoutlm"],
+  [["query_key_value"], "bloom gpt_neox chatglm RefinedWebModel RefinedWeb falcon"],
+  [["q", "v"], "t5 mt5"],
+  [["q", "v", "q_proj", "v_proj"], "blip-2"],
+  [["c_attn"], "gpt2 gpt_bigcode"],
+  [["c_proj", "c_attn"], "btlm"],
+  [["query_proj", "value_proj"], "deberta-v2"],
+  [["in_proj"], "deberta"],
+  [["Wqkv"], "mpt"],
+  [["qkv_proj"], "codegen"],
+  [["q_proj", "v_proj", "fc1", "fc2"], "phi"],
+  [".*language_model\\..*\\.(q_proj|v_proj)", "gemma4"],
+  [["q_proj", "k_proj", "v_proj", "o_proj"], "nemotron_h"],
+  [["key", "value", "receptance", "output"], "rwkv"],
+  [["r_proj", "k_proj", "v_proj", "o_proj", "key", "value"], "rwkv7"],
+];
 
 export const isAllLinear = (targets: LoraConfig["targetModules"]) =>
   typeof targets === "string" && targets.toLowerCase() === "all-linear";
@@ -81,7 +53,7 @@ export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig,
   savedWeights(modules, config); // refuses what cannot be saved
   const targetModules = targetsOf(modules, config, modelType);
   const matcher = pathMatcher({ ...config, targetModules }, budget);
-  const container = containersOf(modules).find((path) => matcher.isTargeted(path));
+  const container = containersOf(modules).find(matcher.isTargeted);
   if (container !== undefined) throw targetsContainer(container, matcher.targets(container)[0]!, modules);
   // A default may hold names of several variants of a model type: it need not match as a whole.
   if (config.targetModules !== null) checkEntries("targetModules", targetModules, matcher.targets, modules);
@@ -89,8 +61,7 @@ export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig,
   const chosen = modules.filter(({ path }) => matcher.isTargeted(path));
   if (chosen.length === 0) throw nothingChosen(config, targetModules);
   checkLayers(config, matcher, modules, chosen);
-  const embedding = chosen.find(({ kind }) => kind === "embedding");
-  if (embedding && !methodOf(config).takesEmbeddings) throw refusedEmbedding(methodOf(config), embedding);
+  checkEmbeddings(methodOf(config), chosen);
 
   const scales = scaleFinder(config, budget);
   const unused = scales.patterns.find(({ matches }) => !chosen.some(({ path }) => matches(path)));
@@ -131,14 +102,12 @@ const EMBEDDING_NAMES = ["embed_tokens", "lm_head"];
  * embedding and the output layer, where the targets name one as Llama does.
  */
 export function frozenWeights(config: LoraConfig, modules: readonly ModuleInfo[], adapted: readonly AdapterModule[]): string[] {
-  const { targetModules } = config;
-  const paths = new Set(adapted.map(({ path }) => path));
-  const isNamed = Array.isArray(targetModules)
-    ? targetModules.some((name) => EMBEDDING_NAMES.includes(name))
-    : [...paths].some((path) => EMBEDDING_NAMES.includes(path.split(".").at(-1)!));
+  const paths = adapted.map(({ path }) => path);
+  const targets = Array.isArray(config.targetModules) ? config.targetModules : paths.map((path) => path.split(".").at(-1)!);
+  if (!targets.some((name) => EMBEDDING_NAMES.includes(name))) return [];
   const output = modules.find(({ isOutputEmbedding }) => isOutputEmbedding);
   const input = modules.find(({ kind, inFeatures }) => kind === "embedding" && (!output || inFeatures === output.outFeatures));
-  const stored = [input, output].filter((module) => module !== undefined).filter(({ path }) => isNamed && paths.has(path));
+  const stored = [input, output].filter((module) => module !== undefined).filter(({ path }) => paths.includes(path));
   return stored.flatMap(({ path, hasBias }) => [`${path}.weight`, ...(hasBias ? [`${path}.bias`] : [])]);
 }
 
@@ -177,38 +146,27 @@ function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType
     return modules.filter((module) => module.kind !== "embedding" && !isHead(module)).map(({ path }) => path);
   }
   if (config.targetModules !== null) return config.targetModules;
-  const targets = Object.hasOwn(defaultTargets, modelType) ? defaultTargets[modelType]! : undefined;
-  if (!targets) {
-    throw new LowrankError("lora/no-default-targets", `PEFT has no default target modules for the model type ${modelType}.`, {
-      subject: "targetModules",
-      expected: 'a list of module names, a regular expression, or "all-linear"',
-      got: "none",
-      next: `Choose target modules, for example ${suggestions("q_proj", modules)}.`,
-    });
-  }
-  return typeof targets === "string" ? targets : [...targets];
+  const targets = targetDefaults.find(([, types]) => types.split(" ").includes(modelType))?.[0];
+  if (targets) return targets;
+  throw new LowrankError("lora/no-default-targets", `PEFT has no default target modules for the model type ${modelType}.`, {
+    subject: "targetModules",
+    expected: 'a list of module names, a regular expression, or "all-linear"',
+    got: "none",
+    next: `Choose target modules, for example ${suggestions("q_proj", modules)}.`,
+  });
 }
 
 /** Which entries of a list, or which regular expression, a path matches. */
 type NameMatcher = (path: string) => string[];
 
-/** How the paths of a configuration's modules are recognised. */
-export interface PathMatcher {
-  targets: NameMatcher;
-  excluded: NameMatcher;
-  /** PEFT's `check_target_module_exists`: whether the configuration adapts what is at `path`. */
-  isTargeted(path: string): boolean;
-  /** The index of the layer that `path` lies in, as `layersPattern` finds it. */
-  layerOf(path: string): number | undefined;
-}
-
 /** The matcher of a configuration whose targets are a list or a regular expression (neither null nor "all-linear"). */
-export function pathMatcher(config: LoraConfig, budget: MatchBudget): PathMatcher {
+export function pathMatcher(config: LoraConfig, budget: MatchBudget) {
   const targets = nameMatcher(config.targetModules ?? [], "targetModules", budget);
   const excluded = nameMatcher(config.excludeModules || [], "excludeModules", budget);
   const exact = new Set(Array.isArray(config.targetModules) ? config.targetModules : []);
   const layers = layersOf(config);
   const layerOf = layerFinder(config.layersPattern, budget);
+  /** PEFT's `check_target_module_exists`: whether the configuration adapts what is at `path`. */
   const isTargeted = (path: string): boolean => {
     if (excluded(path).length > 0 || isInSaved(config, path) || targets(path).length === 0) return false;
     // A whole path among the targets matches whatever its layer, as in PEFT.
@@ -236,6 +194,7 @@ function endingsOf(path: string): string[] {
     .map((start) => path.slice(start));
 }
 
+/** What finds the index of the layer that a path lies in. */
 function layerFinder(pattern: LoraConfig["layersPattern"], budget: MatchBudget): (path: string) => number | undefined {
   const names = pattern ? [pattern].flat() : [];
   if (names.length === 0) {
@@ -277,10 +236,9 @@ interface EndPattern {
 
 /** Rank, alpha and scale of the module at a path: those of the first entry, in the order written, that matches it. */
 export function scaleFinder(config: LoraConfig, budget: MatchBudget) {
-  const compile = (option: EndPattern["option"]): EndPattern[] =>
-    Object.entries(config[option]).map(([key, value]) => {
-      const pattern = compilePattern(key, `${option}: ${key}`, budget, true);
-      return { option, key, value, matches: pattern.matchesEnd };
+  const compile = (option: EndPattern["option"]) =>
+    Object.entries(config[option]).map(([key, value]): EndPattern => {
+      return { option, key, value, matches: compilePattern(key, `${option}: ${key}`, budget, true).matchesEnd };
     });
   const ranks = compile("rankPattern");
   const alphas = compile("alphaPattern");
@@ -294,10 +252,12 @@ export function scaleFinder(config: LoraConfig, budget: MatchBudget) {
 
 /** The paths that hold modules: every proper beginning of a path that is no module itself. */
 function containersOf(modules: readonly ModuleInfo[]): string[] {
-  const containers = new Set<string>();
-  for (const { path } of modules) {
-    for (const start of beginningsOf(path).slice(1)) containers.add(path.slice(0, start - 1));
-  }
+  const beginnings = modules.flatMap(({ path }) =>
+    beginningsOf(path)
+      .slice(1)
+      .map((start) => path.slice(0, start - 1)),
+  );
+  const containers = new Set(beginnings);
   for (const { path } of modules) containers.delete(path);
   return [...containers];
 }
@@ -316,13 +276,10 @@ function suggestions(entry: string, modules: readonly { path: string }[]): strin
   return nearest(wanted, new Set(names)).join(", ");
 }
 
-function noMatch(option: string, entry: string, modules: readonly { path: string }[]): LowrankError {
-  return new LowrankError("lora/no-match", `An entry of ${option} matches no module.`, {
-    subject: option,
-    expected: `the path of a linear layer or its end, such as ${suggestions(entry, modules)}`,
-    got: entry,
-    next: "Correct or remove the entry.",
-  });
+function noMatch(subject: string, got: string, modules: readonly { path: string }[]): LowrankError {
+  const expected = `the path of a linear layer or its end, such as ${suggestions(got, modules)}`;
+  const next = "Correct or remove the entry.";
+  return new LowrankError("lora/no-match", `An entry of ${subject} matches no module.`, { subject, expected, got, next });
 }
 
 function checkEntries(option: string, entries: readonly string[] | string, matcher: NameMatcher, modules: readonly ModuleInfo[]) {
@@ -333,23 +290,25 @@ function checkEntries(option: string, entries: readonly string[] | string, match
 
 function targetsContainer(container: string, entry: string, modules: readonly ModuleInfo[]): LowrankError {
   const inside = modules.filter(({ path }) => path.startsWith(`${container}.`)).map(({ path }) => path);
-  return new LowrankError(
-    "lora/not-a-layer",
-    `An entry of targetModules matches ${container}, which is a group of modules and no layer.`,
-    {
-      subject: "targetModules",
-      expected: `linear layers only, such as ${inside.slice(0, 3).join(", ")}`,
-      got: entry,
-      next: "Name the layers, or let the expression end in their names. PEFT refuses such a target as well.",
-    },
-  );
+  const message = `An entry of targetModules matches ${container}, which is a group of modules and no layer.`;
+  return new LowrankError("lora/not-a-layer", message, {
+    subject: "targetModules",
+    expected: `linear layers only, such as ${inside.slice(0, 3).join(", ")}`,
+    got: entry,
+    next: "Name the layers, or let the expression end in their names. PEFT refuses such a target as well.",
+  });
 }
 
-function checkLayers(config: LoraConfig, matcher: PathMatcher, modules: readonly ModuleInfo[], chosen: readonly ModuleInfo[]) {
-  const found = new Set(chosen.map(({ path }) => matcher.layerOf(path)));
+function checkLayers(
+  config: LoraConfig,
+  { layerOf }: ReturnType<typeof pathMatcher>,
+  modules: readonly ModuleInfo[],
+  chosen: readonly ModuleInfo[],
+) {
+  const found = new Set(chosen.map(({ path }) => layerOf(path)));
   const missing = layersOf(config).find((layer) => !found.has(layer));
   if (missing === undefined) return;
-  const layers = modules.flatMap(({ path }) => matcher.layerOf(path) ?? []);
+  const layers = modules.flatMap(({ path }) => layerOf(path) ?? []);
   throw new LowrankError("lora/no-match", "A layer of layersToTransform has no target module.", {
     subject: "layersToTransform",
     expected: `layers between ${layers.reduce((a, b) => Math.min(a, b))} and ${layers.reduce((a, b) => Math.max(a, b))}`,
@@ -372,9 +331,10 @@ function nothingChosen(config: LoraConfig, targets: string[] | string): LowrankE
   });
 }
 
-const refusedEmbedding = ({ title }: Method, { path }: ModuleInfo): LowrankError =>
-  new LowrankError("lora/unsupported", `${title} can't adapt an embedding.`, {
-    subject: path,
-    expected: "linear layers, as in PEFT",
-    next: `Leave ${path} out of targetModules, or add it to excludeModules.`,
-  });
+function checkEmbeddings({ title, takesEmbeddings }: Method, chosen: readonly ModuleInfo[]): void {
+  const subject = chosen.find(({ kind }) => kind === "embedding")?.path;
+  if (takesEmbeddings || subject === undefined) return;
+  const next = `Leave ${subject} out of targetModules, or add it to excludeModules.`;
+  const facts = { subject, expected: "linear layers, as in PEFT", next };
+  throw new LowrankError("lora/unsupported", `${title} can't adapt an embedding.`, facts);
+}

@@ -1,5 +1,5 @@
 // Merging: W' = W + s·B·A, and every other byte of the checkpoint as it was. Follows PEFT's merge_and_unload and Transformers' sharding.
-import { LowrankError } from "../errors.ts";
+import { type Failure, LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { type Checkpoint, type CheckpointTensor, findTensor, INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { bytesOf, readableDType, tensorFromBytes } from "../formats/dtypes.ts";
@@ -68,9 +68,8 @@ export interface MergeOptions {
 export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): Promise<void> {
   const { checkpoint, outFolder, replaced = new Map(), maxShardBytes = MAX_SHARD_BYTES, onProgress } = options;
   const targets = checkTargets(checkpoint, options.targets, options.tiedWeights ?? []);
-  if (targets.size + replaced.size === 0) {
-    throw new LowrankError("merge/nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
-  }
+  if (targets.size + replaced.size === 0)
+    refuse("nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
   const tensors = new Map([...checkpoint.tensors, ...newTensors(checkpoint, replaced)]);
   await refuseBaseFolder(files, checkpoint.folder, outFolder);
   const total = [...tensors.values()].reduce((sum, { length }) => sum + length, 0);
@@ -80,21 +79,14 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
     const entry = tensors.get(name)!;
     const target = targets.get(name);
     const whole = replaced.get(name);
-    const chunks = target
-      ? mergedBytes(entry, mergedRows(files, entry, target), name)
-      : whole
-        ? mergedBytes(entry, [whole.data], name)
-        : readInBlocks(files, entry.file, entry.offset, entry.length);
-    return {
-      name,
-      dtype: entry.dtype,
-      shape: entry.shape,
-      data: async function* () {
-        yield* chunks;
-        done += entry.length;
-        onProgress?.({ tensor: name, done, total });
-      },
+    const blocks = target ? mergedRows(files, entry, target) : whole && [whole.data];
+    const { dtype, shape, file, offset, length } = entry;
+    const data = async function* () {
+      yield* blocks ? mergedBytes(dtype as FloatDType, blocks, name) : readInBlocks(files, file, offset, length);
+      done += length;
+      onProgress?.({ tensor: name, done, total });
     };
+    return { name, dtype, shape, data };
   };
 
   await writeFolder(files, outFolder, async (folder) => {
@@ -107,46 +99,38 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
   });
 }
 
+function refuse(reason: string, message: string, facts: Failure): never {
+  throw new LowrankError(`merge/${reason}`, message, facts);
+}
+
+const OTHER_BASE = "Check that the base is the adapter's own.";
+
 /** The targets by weight name, each checked against its weight. */
-function checkTargets(
-  checkpoint: Checkpoint,
-  targets: readonly MergeTarget[],
-  tied: readonly string[],
-): Map<string, MergeTarget> {
+function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], tied: readonly string[]) {
   const byName = new Map<string, MergeTarget>();
   for (const target of targets) {
     const { weightName: subject, loraA, loraB, rank } = target;
     const { dtype, shape } = findTensor(checkpoint, subject);
-    const refuse = (reason: string, message: string, expected: string, got: string, next: string): never => {
-      throw new LowrankError(`merge/${reason}`, message, { subject, expected, got, next });
-    };
-    if (byName.has(subject))
-      refuse("duplicate-target", "two updates for one weight", "one", "two", "Combine the adapters first.");
+    if (byName.has(subject)) {
+      const next = "Combine the adapters first.";
+      refuse("duplicate-target", "two updates for one weight", { subject, expected: "one", got: "two", next });
+    }
     if (tied.includes(subject)) {
       const next = "Use the adapter without merging it, or untie the output layer in the base checkpoint first.";
       const got = "a weight that is both the input embedding and the output layer";
-      refuse("tied", "merging this weight would change the output layer as well", "a weight with one use", got, next);
+      const facts = { subject, expected: "a weight with one use", got, next };
+      refuse("tied", "merging this weight would change the output layer as well", facts);
     }
     if (!isFloat(dtype)) {
-      refuse(
-        "dtype",
-        "the weight is not stored in floating point",
-        "a float dtype",
-        dtype,
-        "Merge into the unquantised checkpoint.",
-      );
+      const facts = { subject, expected: "a float dtype", got: dtype, next: "Merge into the unquantised checkpoint." };
+      refuse("dtype", "the weight is not stored in floating point", facts);
     }
     const [rows, columns] = target.fanInFanOut ? [shape[1], shape[0]] : [shape[0], shape[1] ?? 1];
     const fits = shape.length <= 2 && rank > 0 && loraA.length === rank * columns! && loraB.length === rows! * rank;
     if (!fits) {
       const got = `A of ${loraA.length}, B of ${loraB.length}, rank ${rank}, weight [${shape.join(", ")}]`;
-      refuse(
-        "shape",
-        "the update does not fit the weight",
-        "A [rank, in], B [out, rank]",
-        got,
-        "Check that the base is the adapter's own.",
-      );
+      const facts = { subject, expected: "A [rank, in], B [out, rank]", got, next: OTHER_BASE };
+      refuse("shape", "the update does not fit the weight", facts);
     }
     byName.set(subject, target);
   }
@@ -160,12 +144,8 @@ function newTensors(checkpoint: Checkpoint, replaced: ReadonlyMap<string, SavedT
     const stored = checkpoint.tensors.get(name);
     if (stored?.shape.join() === shape.join()) return [];
     if (stored) {
-      throw new LowrankError("merge/shape", "the saved weight does not fit the one that it takes the place of", {
-        subject: name,
-        expected: `[${stored.shape.join(", ")}]`,
-        got: `[${shape.join(", ")}]`,
-        next: "Check that the base is the adapter's own.",
-      });
+      const facts = { subject: name, expected: `[${stored.shape.join(", ")}]`, got: `[${shape.join(", ")}]`, next: OTHER_BASE };
+      refuse("shape", "the saved weight does not fit the one that it takes the place of", facts);
     }
     const length = sizeOf(shape) * bytesPerElement[dtype as FloatDType];
     return [[name, { dtype, shape: [...shape], offset: 0, length, file: "" }]];
@@ -174,11 +154,8 @@ function newTensors(checkpoint: Checkpoint, replaced: ReadonlyMap<string, SavedT
 
 async function refuseBaseFolder(files: Files, base: string, out: string): Promise<void> {
   if (!(await files.exists(out)) || (await files.realPath(out)) !== (await files.realPath(base))) return;
-  throw new LowrankError("merge/out-is-base", "the output folder is the base checkpoint's own", {
-    subject: out,
-    expected: "a new or an empty folder",
-    next: "Choose another output folder.",
-  });
+  const facts = { subject: out, expected: "a new or an empty folder", next: "Choose another output folder." };
+  refuse("out-is-base", "the output folder is the base checkpoint's own", facts);
 }
 
 /** The merged weight in float32, not yet rounded to the base's dtype: row blocks in the stored layout. */
@@ -239,37 +216,25 @@ const OVERFLOW: Record<FloatDType, number> = {
 
 /** Blocks of a weight in its stored dtype. */
 async function* mergedBytes(
-  entry: CheckpointTensor,
+  dtype: FloatDType,
   blocks: Iterable<Float32Array> | AsyncIterable<Float32Array>,
   subject: string,
 ): AsyncGenerator<Uint8Array> {
-  const dtype = entry.dtype as FloatDType;
   const limit = OVERFLOW[dtype];
   for await (const block of blocks) {
     const bad = block.find((value) => !(Math.abs(value) < limit));
     if (bad !== undefined) {
-      throw new LowrankError("merge/not-finite", `a merged value is not finite in ${dtype}`, {
-        subject,
-        got: `${bad}`,
-        next: "Check the adapter: it is damaged or diverged in training, or does not belong to this base.",
-        exitCode: 1,
-      });
+      const next = "Check the adapter: it is damaged or diverged in training, or does not belong to this base.";
+      refuse("not-finite", `a merged value is not finite in ${dtype}`, { subject, got: `${bad}`, next, exitCode: 1 });
     }
     yield bytesOf(fromFloat32(block, dtype));
   }
 }
 
-interface Shard {
-  file: string;
-  names: string[];
-}
-
 /** Greedy, in the checkpoint's order, under Transformers' file names; a single file has no number. */
-function splitIntoShards(tensors: Map<string, CheckpointTensor>, limit: number): Shard[] {
-  const groups = chunksOf(
-    [...tensors].map(([name, { length }]) => ({ name, size: length })),
-    limit,
-  );
+function splitIntoShards(tensors: ReadonlyMap<string, CheckpointTensor>, limit: number) {
+  const sizes = [...tensors].map(([name, { length }]) => ({ name, size: length }));
+  const groups = chunksOf(sizes, limit);
   const number = (value: number) => `${value}`.padStart(5, "0");
   return groups.map((group, i) => ({
     file: groups.length === 1 ? WEIGHTS_NAME : `model-${number(i + 1)}-of-${number(groups.length)}.safetensors`,
@@ -292,13 +257,15 @@ export function chunksOf<T extends { size: number }>(items: readonly T[], limit:
   return chunks;
 }
 
-function encodeIndex(tensors: ReadonlyMap<string, CheckpointTensor>, shards: Shard[], total: number): Uint8Array {
+function encodeIndex(
+  tensors: ReadonlyMap<string, CheckpointTensor>,
+  shards: ReturnType<typeof splitIntoShards>,
+  total: number,
+): Uint8Array {
   const pairs = shards.flatMap(({ file, names }) => names.map((name): [string, string] => [name, file]));
+  const parameters = [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   const index = {
-    metadata: {
-      total_parameters: [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
-      total_size: total,
-    },
+    metadata: { total_parameters: parameters, total_size: total },
     weight_map: Object.fromEntries(pairs.sort(([a], [b]) => (a < b ? -1 : 1))),
   };
   return new TextEncoder().encode(`${JSON.stringify(index, null, 2)}\n`);

@@ -111,9 +111,6 @@ export interface UnbuiltMethod {
 }
 
 /** A line of the table for a variant that is not built. */
-export const unbuilt = (peftName: string, written: unknown, why: string, keys?: RegExp): UnbuiltMethod => ({
-  peftName,
-  written,
-  why,
-  ...(keys && { keys }),
-});
+export const unbuilt = (peftName: string, written: unknown, why: string, keys?: RegExp): UnbuiltMethod => {
+  return { peftName, written, why, ...(keys && { keys }) };
+};

@@ -1,6 +1,6 @@
 // Adapter folders in and out: adapter_config.json and adapter_model.safetensors, as PEFT 0.21.2 names and shapes them.
 import { z } from "zod";
-import { LowrankError } from "../errors.ts";
+import { type Failure, LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { isFloat, toFloat32 } from "../formats/float.ts";
@@ -78,7 +78,9 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
 
   const budget = matchBudget();
   const scales = scaleFinder(config, budget);
-  const isTargeted = targetTest(config, budget);
+  // Targets that depend on the model's layers select every path here.
+  const dependsOnModel = config.targetModules === null || isAllLinear(config.targetModules);
+  const isTargeted = dependsOnModel ? () => true : pathMatcher(config, budget).isTargeted;
   const modules: AdapterModule[] = [];
   const tensors = new Map<string, ModuleTensors>();
   const read = (key: string) => readFactor(files, path, key, header.tensors.get(key)!);
@@ -95,18 +97,15 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
     modules.push(module);
     const values: Record<string, Float32Array> = {};
     for (const { name, key } of method.tensors(module, module.rank))
-      values[name] = await read(`${KEY_PREFIX}${modulePath}.${key}`);
+      values[name] = (await read(`${KEY_PREFIX}${modulePath}.${key}`)).data;
     tensors.set(modulePath, values as ModuleTensors);
   }
   const whole = async (keys: ReadonlyMap<string, string>) => {
-    const read: [string, SavedTensor][] = [];
-    for (const [name, key] of keys) {
-      const entry = header.tensors.get(key)!;
-      read.push([name, { shape: entry.shape, data: await readFactor(files, path, key, entry) }]);
-    }
-    return new Map(read);
+    const values = new Map<string, SavedTensor>();
+    for (const [name, key] of keys) values.set(name, await read(key));
+    return values;
   };
-  const fingerprint = header.metadata[FINGERPRINT_KEY];
+  const { [FINGERPRINT_KEY]: baseFingerprint, [TASK_KEY]: task } = header.metadata;
   const labels = readLabels(header.metadata[LABELS_KEY], path);
   const head = await headBeside(files, folder);
   return {
@@ -116,26 +115,19 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
     ...(saved.size > 0 && { saved: await whole(saved) }),
     ...(frozen.size > 0 && { frozen: await whole(frozen) }),
     ...(labels !== undefined && { labels }),
-    ...(header.metadata[TASK_KEY] !== undefined && { task: header.metadata[TASK_KEY] }),
+    ...(task !== undefined && { task }),
     ...(head && { head }),
-    ...(fingerprint !== undefined && { baseFingerprint: fingerprint }),
+    ...(baseFingerprint !== undefined && { baseFingerprint }),
   };
 }
 
 const labelList = z.array(z.string()).min(2).max(MAX_LABELS);
 
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
-}
-
 function readLabels(text: string | undefined, path: string): string[] | undefined {
   if (text === undefined) return undefined;
-  const labels = labelList.safeParse(parsed(text)).data;
-  if (labels) return labels;
+  try {
+    return labelList.parse(JSON.parse(text));
+  } catch {}
   throw failure("labels", "the names of the classes cannot be read", {
     subject: `${path}, ${LABELS_KEY} of its metadata`,
     expected: `a JSON list of 2 to ${MAX_LABELS} names`,
@@ -155,18 +147,13 @@ async function checkFolder(files: Files, folder: string): Promise<void> {
     });
   }
   if (await files.exists(`${folder}/${ADAPTER_WEIGHTS_NAME}`)) return;
-  const pickled = await files.exists(`${folder}/${PICKLE_NAME}`);
-  throw failure(
-    "no-weights",
-    pickled ? `the weights are in PyTorch's pickle format: ${PICKLE_NAME}` : "no weights in the folder",
-    {
-      subject: folder,
-      expected: ADAPTER_WEIGHTS_NAME,
-      next: pickled
-        ? "Convert them once with PEFT in Python: load the adapter, then save_pretrained(FOLDER, safe_serialization=True)."
-        : "Copy the whole adapter folder.",
-    },
-  );
+  const [message, next] = (await files.exists(`${folder}/${PICKLE_NAME}`))
+    ? [
+        `the weights are in PyTorch's pickle format: ${PICKLE_NAME}`,
+        "Convert them once with PEFT in Python: load the adapter, then save_pretrained(FOLDER, safe_serialization=True).",
+      ]
+    : ["no weights in the folder", "Copy the whole adapter folder."];
+  throw failure("no-weights", message, { subject: folder, expected: ADAPTER_WEIGHTS_NAME, next });
 }
 
 /** What PEFT stores beside an adapter's own tensors, by the end of its key. */
@@ -179,9 +166,11 @@ const OTHER_KEYS: [RegExp, string][] = [
   [/\.base_layer\.(weight|bias)$/, "a weight of the base, stored with no adapter on its layer"],
 ];
 
-/** The ends of the keys of a method's tensors. */
-const keysOf = ({ tensors }: Method, isEmbedding: boolean): string[] =>
-  tensors({ inFeatures: 1, outFeatures: 1, ...(isEmbedding && { isEmbedding }) }, 1).map(({ key }) => key);
+/** A method's tensors, of modules of any size. */
+const tensorsOf = ({ tensors }: Method, isEmbedding: boolean) =>
+  tensors({ inFeatures: 1, outFeatures: 1, ...(isEmbedding && { isEmbedding }) }, 1);
+/** The ends of their keys. */
+const keysOf = (method: Method, isEmbedding: boolean): string[] => tensorsOf(method, isEmbedding).map(({ key }) => key);
 
 /** What a key is that no tensor of `method` has. */
 function strangeKey(key: string, method: Method): string {
@@ -220,18 +209,13 @@ function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConf
   }
   if (unknown.length > 0) {
     const what = strangeKey(unknown[0]!, method);
-    throw failure(
-      "unknown-keys",
-      `${unknown.length} of ${entries.size} keys are not those of a LoRA factor; the first is ${what}`,
-      {
-        subject: path,
-        expected: keysOf(method, false)
-          .map((end, i) => (i === 0 ? `${KEY_PREFIX}<module path>.${end}` : `…${end}`))
-          .join(" and "),
-        got: `${unknown.slice(0, 5).map(quote).join(", ")}${unknown.length > 5 ? ", …" : ""}`,
-        next: "Save the adapter with PEFT without these tensors, or merge it there.",
-      },
-    );
+    const message = `${unknown.length} of ${entries.size} keys are not those of a LoRA factor; the first is ${what}`;
+    throw failure("unknown-keys", message, {
+      subject: path,
+      expected: `${KEY_PREFIX}<module path>.${keysOf(method, false).join(" and …")}`,
+      got: `${unknown.slice(0, 5).map(quote).join(", ")}${unknown.length > 5 ? ", …" : ""}`,
+      next: "Save the adapter with PEFT without these tensors, or merge it there.",
+    });
   }
   if (found.size === 0)
     throw failure("empty", "the file has no tensors", { subject: path, next: "Copy the whole adapter folder." });
@@ -248,8 +232,9 @@ function moduleOf(
   subject: string,
 ): AdapterModule {
   const linear = keysOf(method, false);
-  const isEmbedding = [...ends].some((end) => !linear.includes(end)) && { isEmbedding: true as const };
-  const keys = keysOf(method, isEmbedding !== false);
+  const isEmbedding = [...ends].some((end) => !linear.includes(end));
+  const kind = isEmbedding && { isEmbedding };
+  const keys = keysOf(method, isEmbedding);
   const keyOf = (end: string) => `${KEY_PREFIX}${path}.${end}`;
   if (keys.some((end) => !ends.has(end)) || [...ends].some((end) => !keys.includes(end))) {
     throw failure("missing-factor", `a factor of ${quote(path)} is missing`, {
@@ -259,32 +244,26 @@ function moduleOf(
       next: "The file is incomplete; save the adapter again.",
     });
   }
-  const shapes = new Map(
-    method
-      .tensors({ inFeatures: 1, outFeatures: 1, ...isEmbedding }, 1)
-      .map(({ name, key }) => [name, entries.get(keyOf(key))!.shape]),
-  );
+  const shapes = new Map(tensorsOf(method, isEmbedding).map(({ name, key }) => [name, entries.get(keyOf(key))!.shape]));
   const [a, b] = [shapes.get("loraA")!, shapes.get("loraB")!];
   const got = [...shapes].map(([name, shape]) => `${name.replace(/^lora(?=[AB]$)/, "")} [${shape.join(", ")}]`).join(", ");
   const next = "The adapter_config.json and the weights belong to different adapters, or the file is damaged.";
   const facts = { subject, got, next };
   const [inFeatures, outFeatures] = [a[1]!, b[0]!];
-  const own = method.tensors({ inFeatures, outFeatures, ...isEmbedding }, a[0]!);
+  const own = method.tensors({ inFeatures, outFeatures, ...kind }, a[0]!);
   const fits = a.length === 2 && b.length === 2 && own.every(({ name, shape }) => shapes.get(name)!.join() === shape.join());
   if (!fits || [...shapes.values()].flat().includes(0)) {
     const expected = "A [rank, in] and B [out, rank]";
     throw failure("shape", `the factors of ${quote(path)} do not fit together`, { ...facts, expected });
   }
   if (a[0] !== scale.rank) {
-    throw failure("rank", `the rank of ${quote(path)} is not the one that the configuration gives it`, {
-      ...facts,
-      expected: `rank ${scale.rank}`,
-    });
+    const expected = `rank ${scale.rank}`;
+    throw failure("rank", `the rank of ${quote(path)} is not the one that the configuration gives it`, { ...facts, expected });
   }
-  return { path, ...isEmbedding, ...scale, inFeatures, outFeatures };
+  return { path, ...kind, ...scale, inFeatures, outFeatures };
 }
 
-async function readFactor(files: Files, path: string, key: string, entry: TensorEntry): Promise<Float32Array> {
+async function readFactor(files: Files, path: string, key: string, entry: TensorEntry): Promise<SavedTensor> {
   if (!isFloat(entry.dtype) || entry.dtype === "float64") {
     throw failure("dtype", `${key} has a dtype that no factor has`, {
       subject: path,
@@ -293,9 +272,9 @@ async function readFactor(files: Files, path: string, key: string, entry: Tensor
       next: "Save the adapter in float32.",
     });
   }
-  const values = toFloat32(await readTensor(files, path, entry));
-  checkFinite(values, key, path);
-  return values;
+  const data = toFloat32(await readTensor(files, path, entry));
+  checkFinite(data, key, path);
+  return { shape: entry.shape, data };
 }
 
 function checkFinite(values: Float32Array, key: string, subject: string): void {
@@ -309,12 +288,6 @@ function checkFinite(values: Float32Array, key: string, subject: string): void {
   });
 }
 
-/** Whether the configuration's targets select a path. Those that depend on the model's layers select every path here. */
-function targetTest(config: LoraConfig, budget: ReturnType<typeof matchBudget>): (path: string) => boolean {
-  if (config.targetModules === null || isAllLinear(config.targetModules)) return () => true;
-  return pathMatcher(config, budget).isTargeted;
-}
-
 /**
  * Writes an adapter folder that PEFT loads unchanged (`inference_mode` on, as PEFT saves it). Each file appears whole or
  * not at all. Throws if a factor is missing, has the wrong size or holds NaN or infinity.
@@ -322,16 +295,12 @@ function targetTest(config: LoraConfig, budget: ReturnType<typeof matchBudget>):
 export async function writeAdapter(files: Files, folder: string, adapter: Adapter): Promise<void> {
   const { config, frozen = new Map<string, SavedTensor>() } = adapter;
   const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
-  const sources = layoutOf(trainedBy(adapter)).map((entry) =>
-    tensorSource(entry.key, entry.shape, valuesOf(adapter, entry), path),
-  );
-  for (const [name, { shape, data }] of frozen) sources.push(tensorSource(frozenKey(name), shape, data, path));
+  const own = layoutOf(trainedBy(adapter)).map((entry) => tensorSource(entry.key, entry.shape, valuesOf(adapter, entry), path));
+  const beside = [...frozen].map(([name, { shape, data }]) => tensorSource(frozenKey(name), shape, data, path));
   await files.makeFolder(folder);
-  await writeSafetensors(files, path, sources, metadataOf(adapter));
-  await files.write(
-    `${folder}/${ADAPTER_CONFIG_NAME}`,
-    new TextEncoder().encode(formatAdapterConfig({ ...config, inferenceMode: true })),
-  );
+  await writeSafetensors(files, path, [...own, ...beside], metadataOf(adapter));
+  const text = formatAdapterConfig({ ...config, inferenceMode: true });
+  await files.write(`${folder}/${ADAPTER_CONFIG_NAME}`, new TextEncoder().encode(text));
 }
 
 function metadataOf(adapter: Pick<Adapter, "baseFingerprint" | "labels" | "task">): Record<string, string> {
@@ -369,5 +338,4 @@ function tensorSource(name: string, shape: readonly number[], data: Float32Array
   return { name, dtype: "float32", shape: [...shape], data: () => bytesOf(data) };
 }
 
-export const failure = (reason: string, message: string, facts: ConstructorParameters<typeof LowrankError>[2]) =>
-  new LowrankError(`adapter/${reason}`, message, facts);
+export const failure = (reason: string, message: string, facts: Failure) => new LowrankError(`adapter/${reason}`, message, facts);

@@ -17,11 +17,8 @@ export type Node = { id: number } & (
 /** `Node` without its id, as the parser builds it. */
 type Shape = Node extends infer N ? (N extends Node ? Omit<N, "id"> : never) : never;
 
-interface Flags {
-  ignoreCase: boolean;
-  multiline: boolean;
-  dotAll: boolean;
-}
+/** Python's flags by letter: i ignores case, in m ^ and $ match at lines, in s a dot matches line breaks. */
+type Flags = Record<"i" | "m" | "s", boolean>;
 
 const isDigit: CharTest = (c) => /\p{Nd}/u.test(c);
 const isWord: CharTest = (c) => /[\p{L}\p{N}_]/u.test(c);
@@ -32,18 +29,21 @@ const not =
     !test(c);
 const wordBorder = (text: string, at: number) => (at > 0 && isWord(text[at - 1]!)) !== (at < text.length && isWord(text[at]!));
 
+const one = (test: CharTest): Shape => ({ type: "char", test });
+const place = (test: (text: string, at: number) => boolean): Shape => ({ type: "anchor", test });
+
 /** What stands for a class of characters or a place after a backslash. */
 const shorthands: Record<string, Shape> = {
-  d: { type: "char", test: isDigit },
-  D: { type: "char", test: not(isDigit) },
-  w: { type: "char", test: isWord },
-  W: { type: "char", test: not(isWord) },
-  s: { type: "char", test: isSpace },
-  S: { type: "char", test: not(isSpace) },
-  b: { type: "anchor", test: wordBorder },
-  B: { type: "anchor", test: (text, at) => text.length > 0 && !wordBorder(text, at) },
-  A: { type: "anchor", test: (_, at) => at === 0 },
-  Z: { type: "anchor", test: (text, at) => at === text.length },
+  d: one(isDigit),
+  D: one(not(isDigit)),
+  w: one(isWord),
+  W: one(not(isWord)),
+  s: one(isSpace),
+  S: one(not(isSpace)),
+  b: place(wordBorder),
+  B: place((text, at) => text.length > 0 && !wordBorder(text, at)),
+  A: place((_, at) => at === 0),
+  Z: place((text, at) => at === text.length),
 };
 const controls: Record<string, string> = { n: "\n", t: "\t", r: "\r", f: "\f", v: "\v", a: "\x07" };
 const hexDigits: Record<string, number> = { x: 2, u: 4, U: 8 };
@@ -118,25 +118,20 @@ export function parsePattern(
     if (char === "(") return group(flags, depth);
     if (char === "[") return set(flags);
     if (char === "\\") return escaped(flags);
-    if (char === ".") return node({ type: "char", test: flags.dotAll ? () => true : (c) => c !== "\n" });
-    if (char === "^") {
-      return node({ type: "anchor", test: (text, i) => i === 0 || (flags.multiline && text[i - 1] === "\n") });
-    }
-    if (char === "$") {
-      return node({ type: "anchor", test: (text, i) => atEnd(text, i) || (flags.multiline && text[i] === "\n") });
-    }
+    if (char === ".") return node(one(flags.s ? () => true : (c) => c !== "\n"));
+    if (char === "^") return node(place((text, i) => i === 0 || (flags.m && text[i - 1] === "\n")));
+    if (char === "$") return node(place((text, i) => atEnd(text, i) || (flags.m && text[i] === "\n")));
     return literal(char, flags);
   }
 
   const literal = (char: string, flags: Flags) => {
     const folded = char.toLowerCase();
-    return node({ type: "char", test: flags.ignoreCase ? (c) => c.toLowerCase() === folded : (c) => c === char });
+    return node(one(flags.i ? (c) => c.toLowerCase() === folded : (c) => c === char));
   };
 
   function group(flags: Flags, depth: number): Node | null {
     const close = (item: Node): Node => (take(")") ? item : fail("A group is not closed."));
-    if (!take("?")) return close(choice(flags, depth + 1));
-    if (take(":")) return close(choice(flags, depth + 1));
+    if (!take("?") || take(":")) return close(choice(flags, depth + 1));
     if (take("#")) {
       while (at < source.length && source[at] !== ")") at++;
       if (!take(")")) fail("A comment is not closed.");
@@ -169,14 +164,9 @@ export function parsePattern(
     const found = /^([a-zA-Z]*)(?:-([a-zA-Z]+))?([:)])/.exec(source.slice(at, at + 24).join(""));
     if (!found || found[0] === ")") return fail("A group starts with an extension that Python does not know.");
     const inner = { ...flags };
-    for (const [letters, on] of [
-      [found[1]!, true],
-      [found[2] ?? "", false],
-    ] as const) {
-      for (const letter of letters) {
-        if (letter === "i") inner.ignoreCase = on;
-        else if (letter === "m") inner.multiline = on;
-        else if (letter === "s") inner.dotAll = on;
+    for (const on of [true, false]) {
+      for (const letter of found[on ? 1 : 2] ?? "") {
+        if (letter === "i" || letter === "m" || letter === "s") inner[letter] = on;
         else if (letter !== "u" || !on) refuse(`the flag "${letter}"`);
       }
     }
@@ -234,9 +224,9 @@ export function parsePattern(
       } else tests.push(typeof low === "string" ? (c) => c === low : low);
     }
     at++;
-    const one: CharTest = (c) => tests.some((test) => test(c));
-    const any: CharTest = flags.ignoreCase ? (c) => one(c) || one(c.toLowerCase()) || one(c.toUpperCase()) : one;
-    return node({ type: "char", test: negated ? not(any) : any });
+    const exact: CharTest = (c) => tests.some((test) => test(c));
+    const any: CharTest = flags.i ? (c) => exact(c) || exact(c.toLowerCase()) || exact(c.toUpperCase()) : exact;
+    return node(one(negated ? not(any) : any));
   }
 
   function setItem(): string | CharTest {
@@ -246,14 +236,13 @@ export function parsePattern(
     const next = source[at];
     if (next === undefined) return fail("A character class is not closed.");
     const shape = shorthands[next];
-    if (shape?.type === "char" || next === "b") {
-      at++;
-      return shape?.type === "char" ? shape.test : "\b";
-    }
-    return escapedChar();
+    const item = shape?.type === "char" ? shape.test : next === "b" ? "\b" : undefined;
+    if (item === undefined) return escapedChar();
+    at++;
+    return item;
   }
 
-  const root = choice({ ignoreCase: false, multiline: false, dotAll: false }, 0);
+  const root = choice({ i: false, m: false, s: false }, 0);
   if (at < source.length) fail('A ")" closes no group.');
   return { root, nodes };
 }
@@ -266,11 +255,10 @@ function widthOf(node: Node): number | null {
     case "anchor":
     case "look":
       return 0;
-    case "sequence":
-      return node.items.reduce<number | null>((sum, item) => {
-        const width = widthOf(item);
-        return sum === null || width === null ? null : sum + width;
-      }, 0);
+    case "sequence": {
+      const widths = node.items.map(widthOf);
+      return widths.includes(null) ? null : widths.reduce<number>((sum, width) => sum + width!, 0);
+    }
     case "choice": {
       const widths = new Set(node.options.map(widthOf));
       return widths.size === 1 ? [...widths][0]! : null;

@@ -59,10 +59,8 @@ function checkEntry(entry: string, modules: readonly ModuleInfo[], savable: read
   const within = modules.find(({ path }) => !path.endsWith(entry) && `.${path}.`.includes(`.${entry}.`));
   const refused = within ?? named.find((module) => !savable.includes(module));
   if (!refused && named.length > 0) return;
-  const near = nearest(
-    entry.slice(0, 128),
-    (savable.length > 0 ? savable : modules).map(({ path }) => path),
-  ).join(", ");
+  const paths = (savable.length > 0 ? savable : modules).map(({ path }) => path);
+  const near = nearest(entry.slice(0, 128), paths).join(", ");
   if (!refused) {
     throw new LowrankError("lora/no-match", "An entry of modulesToSave matches no module.", {
       subject: "modulesToSave",

@@ -49,14 +49,11 @@ export async function openCheckpoint(files: Files, folder: string): Promise<Chec
   if (!names.has(INDEX_NAME)) refuseWithoutWeights(folder, names);
   const weightMap = await readIndex(files, `${folder}/${INDEX_NAME}`);
   const shards = [...new Set(weightMap.values())].sort();
-  for (const shard of shards) {
-    if (!names.has(shard)) {
-      throw new LowrankError("checkpoint/missing-shard", `${quote(shard)} is missing`, {
-        subject: folder,
-        expected: `the ${shards.length} shards that ${INDEX_NAME} names`,
-        next: "Download the checkpoint again.",
-      });
-    }
+  const missing = shards.find((shard) => !names.has(shard));
+  if (missing !== undefined) {
+    const expected = `the ${shards.length} shards that ${INDEX_NAME} names`;
+    const facts = { subject: folder, expected, next: "Download the checkpoint again." };
+    throw new LowrankError("checkpoint/missing-shard", `${quote(missing)} is missing`, facts);
   }
   return { folder, config, ...(await openShards(files, folder, shards, weightMap)) };
 }
@@ -120,21 +117,14 @@ const OTHER_WEIGHTS: { code: string; pattern: RegExp; what: string; next: string
 
 /** Says which other weights a model has in place of safetensors. `names` are its files, `folder` is its name or folder. */
 export function refuseWithoutWeights(folder: string, names: Set<string>): never {
+  const facts = { subject: folder, expected: `${WEIGHTS_NAME} or ${INDEX_NAME}` };
   for (const { code, pattern, what, next } of OTHER_WEIGHTS) {
     const found = [...names].find((name) => pattern.test(name));
     if (found === undefined) continue;
-    throw new LowrankError(code, `the only weights in the folder are ${what}: ${quote(found)}`, {
-      subject: folder,
-      expected: `${WEIGHTS_NAME} or ${INDEX_NAME}`,
-      next,
-    });
+    throw new LowrankError(code, `the only weights in the folder are ${what}: ${quote(found)}`, { ...facts, next });
   }
-  throw new LowrankError("checkpoint/no-weights", "no weights in the folder", {
-    subject: folder,
-    expected: `${WEIGHTS_NAME} or ${INDEX_NAME}`,
-    got: listed(names),
-    next: "Download the checkpoint's safetensors files.",
-  });
+  const next = "Download the checkpoint's safetensors files.";
+  throw new LowrankError("checkpoint/no-weights", "no weights in the folder", { ...facts, got: listed(names), next });
 }
 
 /** The index's weight_map: stored name → shard, each shard a plain file name. */

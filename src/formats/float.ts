@@ -5,9 +5,6 @@ import type { DType, Tensor, TensorData } from "../tensor.ts";
 /** The dtypes that arithmetic is defined on. */
 export type FloatDType = "float64" | "float32" | "float16" | "bfloat16";
 
-export const isFloat = (dtype: string): dtype is FloatDType =>
-  dtype === "float32" || dtype === "bfloat16" || dtype === "float16" || dtype === "float64";
-
 const scratch = new Float32Array(1);
 const scratchBits = new Uint32Array(scratch.buffer);
 
@@ -67,37 +64,23 @@ function float16Magnitude(bits: number, value: number): number {
   return value * 2 ** 24 + 2 ** 52 - 2 ** 52; // subnormal: units of 2^-24; the addition rounds to an even integer
 }
 
+/** From a dtype's data to float32 and back. float32 itself is not copied. */
+const conversions: Record<FloatDType, { decode(data: TensorData): Float32Array; encode(data: Float32Array): TensorData }> = {
+  float32: { decode: (data) => data as Float32Array, encode: (data) => data },
+  bfloat16: { decode: (data) => bfloat16ToFloat32(data as Uint16Array), encode: float32ToBfloat16 },
+  float16: { decode: (data) => float16ToFloat32(data as Uint16Array), encode: float32ToFloat16 },
+  float64: { decode: (data) => Float32Array.from(data as Float64Array), encode: (data) => Float64Array.from(data) },
+};
+
+export const isFloat = (dtype: string): dtype is FloatDType => Object.hasOwn(conversions, dtype);
+
 /** The elements of a floating tensor as float32. A float32 tensor's own array is returned, not a copy. */
-export function toFloat32(tensor: Tensor): Float32Array {
-  switch (tensor.dtype) {
-    case "float32":
-      return tensor.data as Float32Array;
-    case "bfloat16":
-      return bfloat16ToFloat32(tensor.data as Uint16Array);
-    case "float16":
-      return float16ToFloat32(tensor.data as Uint16Array);
-    case "float64":
-      return Float32Array.from(tensor.data as Float64Array);
-    default:
-      return notFloating(tensor.dtype);
-  }
-}
+export const toFloat32 = ({ dtype, data }: Tensor): Float32Array =>
+  isFloat(dtype) ? conversions[dtype].decode(data) : notFloating(dtype);
 
 /** float32 values as the data of a tensor of `dtype`. For float32, `data` itself is returned, not a copy. */
-export function fromFloat32(data: Float32Array, dtype: DType): TensorData {
-  switch (dtype) {
-    case "float32":
-      return data;
-    case "bfloat16":
-      return float32ToBfloat16(data);
-    case "float16":
-      return float32ToFloat16(data);
-    case "float64":
-      return Float64Array.from(data);
-    default:
-      return notFloating(dtype);
-  }
-}
+export const fromFloat32 = (data: Float32Array, dtype: DType): TensorData =>
+  isFloat(dtype) ? conversions[dtype].encode(data) : notFloating(dtype);
 
 function notFloating(dtype: DType): never {
   throw new LowrankError("float/not-floating", `${dtype} is not a floating-point dtype`, {

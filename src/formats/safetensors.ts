@@ -1,5 +1,5 @@
 // safetensors files, in and out. Follows the format's text and the checks of its reference (safetensors/src/tensor.rs).
-import { LowrankError } from "../errors.ts";
+import { type Failure, LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { Tensor } from "../tensor.ts";
 import { byteLength, dtypeByCode, dtypeRow, readableDType, type StoredDType, tensorFromBytes } from "./dtypes.ts";
@@ -34,17 +34,12 @@ export interface SafetensorsHeader {
 
 const DAMAGED = "The file is damaged, cut short, or not a safetensors file; fetch or write it again.";
 
-interface Facts {
-  expected?: string;
-  got?: string;
-}
-
-type Refuse = (reason: string, message: string, facts?: Facts) => never;
+type Refuse = (reason: string, message: string, facts?: Pick<Failure, "expected" | "got">) => never;
 
 const refusing =
-  (subject: string): Refuse =>
+  (subject: string, next: string): Refuse =>
   (reason, message, facts) => {
-    throw new LowrankError(`safetensors/${reason}`, message, { subject, ...facts, next: DAMAGED });
+    throw new LowrankError(`safetensors/${reason}`, message, { subject, ...facts, next });
   };
 
 /**
@@ -52,7 +47,7 @@ const refusing =
  * forbids is refused with a code `safetensors/<reason>`, so that each entry lies inside the file and none overlap.
  */
 export async function readHeader(files: Files, path: string): Promise<SafetensorsHeader> {
-  const refuse = refusing(path);
+  const refuse = refusing(path, DAMAGED);
   const size = await files.size(path);
   if (size < LENGTH_BYTES)
     refuse("too-small", "shorter than a header's length field", { expected: "8 bytes", got: `${size} bytes` });
@@ -72,12 +67,12 @@ export async function readHeader(files: Files, path: string): Promise<Safetensor
   return { tensors: inPayloadOrder(tensors, dataOffset, size, refuse), metadata, dataOffset };
 }
 
+type Placed = [name: string, entry: TensorEntry];
+
 function decode(bytes: Uint8Array, refuse: Refuse): string {
   if (bytes[0] !== 0x7b) {
-    refuse("header-start", "the header does not start with {", {
-      expected: "byte 0x7b",
-      got: `byte 0x${bytes[0]!.toString(16)}`,
-    });
+    const got = `byte 0x${bytes[0]!.toString(16)}`;
+    refuse("header-start", "the header does not start with {", { expected: "byte 0x7b", got });
   }
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
@@ -93,8 +88,7 @@ function parseHeader(text: string, path: string, dataOffset: number, refuse: Ref
   if (root.size > MAX_TENSORS) {
     refuse("too-many-tensors", "the header lists too many tensors", { expected: `at most ${MAX_TENSORS}`, got: `${root.size}` });
   }
-  const tensors: [string, TensorEntry][] = [];
-  for (const [name, value] of root) tensors.push([name, parseEntry(name, value, dataOffset, refuse)]);
+  const tensors = [...root].map(([name, value]): Placed => [name, parseEntry(name, value, dataOffset, refuse)]);
   return { tensors, metadata };
 }
 
@@ -159,7 +153,7 @@ function natural(value: Json, what: string, refuse: Refuse): number {
 }
 
 /** The entries by offset, after the check that they cover the payload exactly: no overlap, no hole, nothing left, nothing missing. */
-function inPayloadOrder(tensors: [string, TensorEntry][], start: number, size: number, refuse: Refuse): Map<string, TensorEntry> {
+function inPayloadOrder(tensors: Placed[], start: number, size: number, refuse: Refuse): Map<string, TensorEntry> {
   tensors.sort(([, a], [, b]) => a.offset - b.offset || a.length - b.length);
   let end = start;
   for (const [name, { offset, length }] of tensors) {
@@ -199,31 +193,22 @@ export async function writeSafetensors(
   metadata?: Record<string, string>,
 ): Promise<void> {
   const sources = ordered(tensors);
-  const header = encodeHeader(path, sources, metadata);
-  await files.write(path, fileChunks(path, header, sources));
+  await files.write(path, fileChunks(path, encodeHeader(path, sources, metadata), sources));
 }
 
-const ordered = <T extends Omit<TensorSource, "data">>(tensors: Iterable<T>): T[] =>
+type TensorHeader = Omit<TensorSource, "data">;
+
+const ordered = <T extends TensorHeader>(tensors: Iterable<T>): T[] =>
   [...tensors].sort((a, b) => dtypeRow(b.dtype).order - dtypeRow(a.dtype).order || (a.name < b.name ? -1 : 1));
 
 /** Size in bytes of the file that `writeSafetensors` writes for these tensors. */
-export function safetensorsBytes(tensors: readonly Omit<TensorSource, "data">[], metadata?: Record<string, string>): number {
+export function safetensorsBytes(tensors: readonly TensorHeader[], metadata?: Record<string, string>): number {
   const header = encodeHeader("", ordered(tensors), metadata).length;
   return tensors.reduce((sum, { dtype, shape }) => sum + byteLength(dtype, shape), header);
 }
 
-function encodeHeader(
-  path: string,
-  sources: readonly Omit<TensorSource, "data">[],
-  metadata?: Record<string, string>,
-): Uint8Array {
-  const refuse = (reason: string, message: string, facts?: Facts): never => {
-    throw new LowrankError(`safetensors/${reason}`, message, {
-      subject: path,
-      ...facts,
-      next: "Correct the tensors to be written.",
-    });
-  };
+function encodeHeader(path: string, sources: readonly TensorHeader[], metadata?: Record<string, string>): Uint8Array {
+  const refuse = refusing(path, "Correct the tensors to be written.");
   const members = metadata && Object.keys(metadata).length > 0 ? [`"__metadata__":${JSON.stringify(metadata)}`] : [];
   const names = new Set<string>();
   let end = 0;
@@ -259,12 +244,9 @@ async function* fileChunks(path: string, header: Uint8Array, sources: TensorSour
       yield chunk;
     }
     if (written !== expected) {
-      throw new LowrankError("safetensors/length", `tensor ${quote(name)} gave the wrong number of bytes`, {
-        subject: path,
-        expected: `${expected} bytes for ${dtype} [${shape.join(", ")}]`,
-        got: `${written} bytes`,
-        next: "Give data that fits the dtype and shape.",
-      });
+      const facts = { expected: `${expected} bytes for ${dtype} [${shape.join(", ")}]`, got: `${written} bytes` };
+      const refuse = refusing(path, "Give data that fits the dtype and shape.");
+      refuse("length", `tensor ${quote(name)} gave the wrong number of bytes`, facts);
     }
   }
 }

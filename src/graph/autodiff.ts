@@ -45,11 +45,8 @@ const isFloat = ({ dtype }: Value): boolean => dtype.startsWith("float");
 function dependents(nodes: readonly Node[], sources: ReadonlySet<Value>): Set<Node> {
   const active = new Set<Node>();
   for (const node of nodes) {
-    if (
-      node.outputs.some((output) => sources.has(output)) ||
-      node.inputs.some((input) => active.has(input.node) && isFloat(input))
-    )
-      active.add(node);
+    const isSource = node.outputs.some((output) => sources.has(output));
+    if (isSource || node.inputs.some((input) => active.has(input.node) && isFloat(input))) active.add(node);
   }
   return active;
 }

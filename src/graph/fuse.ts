@@ -12,16 +12,10 @@ export function fuseAdditions(graph: Graph): Graph {
 
   return rewrite(graph, (node, inputs) => {
     // A rebuilt value has the readers of the value it stands for.
-    node.inputs.forEach((input, i) => {
-      readers.set(inputs[i]!, readers.get(input)!);
-    });
+    for (const [i, input] of node.inputs.entries()) readers.set(inputs[i]!, readers.get(input)!);
     if (node.op !== "add") return null;
-    for (const [product, other] of [
-      [1, 0],
-      [0, 1],
-    ] as const) {
-      const p = inputs[product]!;
-      const z = inputs[other]!;
+    for (const product of [1, 0]) {
+      const [p, z] = [inputs[product]!, inputs[1 - product]!];
       const whole = z.shape.length === 2 && sameShape(z.shape, p.shape);
       if (!whole || readers.get(node.inputs[product]!) !== 1) continue;
       const fused = accumulate(p, z, readers);

@@ -37,9 +37,7 @@ export function apply(op: OpName, inputs: readonly Value[], attributes: Attribut
   const types = inferTypes(op, inputs, attributes);
   const outputs: Value[] = [];
   const node: Node = { op, inputs, attributes, outputs };
-  types.forEach((type, index) => {
-    outputs.push({ ...type, node, index });
-  });
+  outputs.push(...types.map((type, index) => ({ ...type, node, index })));
   return outputs;
 }
 
@@ -95,11 +93,11 @@ export const nodesOf = (graph: Graph): Node[] => topological(Object.values(graph
 export function usersOf(nodes: readonly Node[]): Map<Value, Node[]> {
   const users = new Map<Value, Node[]>();
   for (const node of nodes) {
-    for (const input of node.inputs) {
-      const list = users.get(input);
-      if (list) list.push(node);
-      else users.set(input, [node]);
-    }
+    for (const input of node.inputs)
+      users
+        .set(input, users.get(input) ?? [])
+        .get(input)!
+        .push(node);
   }
   return users;
 }
@@ -114,9 +112,7 @@ export function rewrite(graph: Graph, replace: (node: Node, inputs: readonly Val
     const inputs = node.inputs.map((input) => values.get(input)!);
     const unchanged = inputs.every((input, i) => input === node.inputs[i]);
     const outputs = replace(node, inputs) ?? (unchanged ? node.outputs : apply(node.op, inputs, node.attributes));
-    node.outputs.forEach((output, i) => {
-      values.set(output, outputs[i]!);
-    });
+    for (const [i, output] of node.outputs.entries()) values.set(output, outputs[i]!);
   }
   const outputs = Object.fromEntries(Object.entries(graph.outputs).map(([name, value]) => [name, values.get(value)!]));
   return check({ outputs });

@@ -1,8 +1,8 @@
 // Collects ONNX nodes for the rules of the operator table; names are made here, equal constants are shared.
-import { create } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { LowrankError } from "../errors.ts";
 import { type Dim, polynomial, type Shape } from "../graph/dims.ts";
-import type { AttributeValue, Emitter } from "../graph/emitter.ts";
+import type { AttributeValue, Emitter, NodeAttributes, ProductFlags } from "../graph/emitter.ts";
 import type { ElementType, Type, Value } from "../graph/graph.ts";
 import {
   type AttributeProto,
@@ -40,6 +40,10 @@ export const onnxType: Record<string, TensorProto_DataType | undefined> = {
   bool: TensorProto_DataType.BOOL,
 };
 
+/** The domain of ONNX Runtime's own ops, and those of them that are used. */
+export const MICROSOFT = "com.microsoft";
+const MICROSOFT_OPS = new Set(["FusedMatMul", "QuickGelu", "RotaryEmbedding"]);
+
 export class OnnxEmitter implements Emitter {
   private readonly emitted: NodeProto[] = [];
   private readonly renamed = new Map<string, string>();
@@ -59,29 +63,15 @@ export class OnnxEmitter implements Emitter {
     return this.used.has(value);
   }
 
-  elementType(dtype: ElementType): number {
-    return onnxType[dtype]!;
+  node(opType: string, inputs: readonly string[], attributes: NodeAttributes = {}): string {
+    return this.nodes(opType, inputs, 1, attributes)[0]!;
   }
 
-  node(
-    opType: string,
-    inputs: readonly string[],
-    attributes: Record<string, AttributeValue> = {},
-    options: { domain?: string } = {},
-  ): string {
-    return this.nodes(opType, inputs, 1, attributes, options)[0]!;
-  }
-
-  nodes(
-    opType: string,
-    inputs: readonly string[],
-    outputs: number,
-    attributes: Record<string, AttributeValue> = {},
-    { domain = "" }: { domain?: string } = {},
-  ): string[] {
+  nodes(opType: string, inputs: readonly string[], outputs: number, attributes: NodeAttributes = {}): string[] {
     const names = Array.from({ length: outputs }, () => `${opType}_${this.count++}`);
     for (const name of names) this.produced.add(name);
     const attribute = Object.entries(attributes).map(([name, value]) => attributeProto(name, value));
+    const domain = MICROSOFT_OPS.has(opType) ? MICROSOFT : "";
     this.emitted.push(create(NodeProtoSchema, { opType, domain, input: [...inputs], output: names, name: names[0]!, attribute }));
     return names;
   }
@@ -102,14 +92,12 @@ export class OnnxEmitter implements Emitter {
     return this.emitted;
   }
 
-  shared(opType: string, inputs: readonly string[], attributes: Record<string, AttributeValue> = {}): string {
+  shared(opType: string, inputs: readonly string[], attributes: NodeAttributes = {}): string {
     return this.once(`${opType} ${inputs} ${JSON.stringify(attributes)}`, () => this.node(opType, inputs, attributes));
   }
 
   private once(key: string, make: () => string): string {
-    const known = this.known.get(key);
-    if (known !== undefined) return known;
-    const name = make();
+    const name = this.known.get(key) ?? make();
     this.known.set(key, name);
     return name;
   }
@@ -166,7 +154,7 @@ export class OnnxEmitter implements Emitter {
           externalData: Object.entries(entries).map(([key, value]) => ({ key, value })),
         }),
       );
-      return stored.dtype === dtype ? name : this.node("Cast", [name], { to: onnxType[dtype]! });
+      return stored.dtype === dtype ? name : this.cast(name, dtype);
     });
   }
 
@@ -192,25 +180,19 @@ export class OnnxEmitter implements Emitter {
 
   shape(shape: Shape): string {
     if (shape.every((dim) => typeof dim === "number")) return this.constant("int64", [shape.length], shape as number[]);
-    return this.once(`shape ${shape.join(",")}`, () =>
-      this.concat(
-        shape.map((dim) => this.dim(dim)),
-        0,
-      ),
-    );
+    const dims = () => shape.map((dim) => this.dim(dim));
+    return this.once(`shape ${shape.join(",")}`, () => this.concat(dims(), 0));
   }
 
   reshape(x: string, shape: Shape): string {
-    const symbolic = shape.filter((dim) => typeof dim !== "number");
-    const target =
-      symbolic.length === 1 && !shape.includes(0)
-        ? this.constant(
-            "int64",
-            [shape.length],
-            shape.map((dim) => (typeof dim === "number" ? dim : -1)),
-          )
-        : this.shape(shape);
+    const found = shape.map((dim) => (typeof dim === "number" ? dim : -1));
+    const isFound = found.filter((dim) => dim === -1).length === 1 && !shape.includes(0);
+    const target = isFound ? this.constant("int64", [shape.length], found) : this.shape(shape);
     return this.shared("Reshape", [x, target], { allowzero: shape.includes(0) ? 1 : 0 });
+  }
+
+  cast(x: string, to: ElementType): string {
+    return this.node("Cast", [x], { to: onnxType[to]! });
   }
 
   slice(x: string, axis: number, start: string, end: string): string {
@@ -225,53 +207,34 @@ export class OnnxEmitter implements Emitter {
     return parts.reduce((a, b) => this.node("Add", [a, b]));
   }
 
-  matmul(
-    type: Type,
-    a: string,
-    b: string,
-    { transA = false, transB = false, alpha = 1 }: { transA?: boolean; transB?: boolean; alpha?: number },
-  ): string {
+  matmul(type: Type, a: string, b: string, { transA = false, transB = false, alpha = 1 }: ProductFlags): string {
     if (type.dtype === "float32") {
       if (!transA && !transB && alpha === 1) return this.node("MatMul", [a, b]);
-      return this.node(
-        "FusedMatMul",
-        [a, b],
-        { transA: Number(transA), transB: Number(transB), alpha },
-        { domain: "com.microsoft" },
-      );
+      return this.node("FusedMatMul", [a, b], { transA: Number(transA), transB: Number(transB), alpha });
     }
     // FusedMatMul has a float kernel only.
-    const swapped = (x: string, yes: boolean) => (yes ? this.node("Transpose", [x], { perm: lastTwoSwapped(type) }) : x);
+    const axes = type.shape.map((_, i) => i);
+    const perm = [...axes.slice(0, -2), axes.length - 1, axes.length - 2];
+    const swapped = (x: string, yes: boolean) => (yes ? this.node("Transpose", [x], { perm }) : x);
     const product = this.node("MatMul", [swapped(a, transA), swapped(b, transB)]);
     return alpha === 1 ? product : this.node("Mul", [product, this.constant(type.dtype, [], [alpha])]);
   }
 }
 
-function lastTwoSwapped({ shape }: Type): number[] {
-  const axes = shape.map((_, i) => i);
-  return [...axes.slice(0, -2), axes.length - 1, axes.length - 2];
-}
-
 function attributeProto(name: string, value: AttributeValue): AttributeProto {
-  if (typeof value === "string")
-    return create(AttributeProtoSchema, { name, type: Kind.STRING, s: new TextEncoder().encode(value) });
-  if (typeof value === "object") return create(AttributeProtoSchema, { name, type: Kind.INTS, ints: value.map(BigInt) });
-  if (FLOAT_ATTRIBUTES.has(name)) return create(AttributeProtoSchema, { name, type: Kind.FLOAT, f: Number(value) });
-  return create(AttributeProtoSchema, { name, type: Kind.INT, i: BigInt(value) });
+  const proto = (fields: MessageInitShape<typeof AttributeProtoSchema>) => create(AttributeProtoSchema, { name, ...fields });
+  if (typeof value === "string") return proto({ type: Kind.STRING, s: new TextEncoder().encode(value) });
+  if (typeof value === "object") return proto({ type: Kind.INTS, ints: value.map(BigInt) });
+  if (FLOAT_ATTRIBUTES.has(name)) return proto({ type: Kind.FLOAT, f: Number(value) });
+  return proto({ type: Kind.INT, i: BigInt(value) });
 }
 
 const FLOAT_ATTRIBUTES = new Set(["alpha", "beta", "epsilon"]);
 
 function rawBytes(dtype: ElementType, values: readonly number[]): Uint8Array<ArrayBuffer> {
-  const arrays: Record<ElementType, () => ArrayBufferView<ArrayBuffer>> = {
-    float32: () => Float32Array.from(values),
-    float64: () => Float64Array.from(values),
-    int32: () => Int32Array.from(values),
-    int64: () => BigInt64Array.from(values, BigInt),
-    bool: () => Uint8Array.from(values),
-  };
-  const array = arrays[dtype]();
-  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+  if (dtype === "int64") return new Uint8Array(BigInt64Array.from(values, BigInt).buffer);
+  const arrays = { float32: Float32Array, float64: Float64Array, int32: Int32Array, bool: Uint8Array };
+  return new Uint8Array(arrays[dtype].from(values).buffer);
 }
 
 function unsupported(name: string, dtype: string): never {

@@ -2,7 +2,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { table } from "../graph/ops/table.ts";
-import { type LocateWeight, OnnxEmitter, onnxType } from "./emitter.ts";
+import { type LocateWeight, MICROSOFT, OnnxEmitter, onnxType } from "./emitter.ts";
 import { ModelProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
 
 const OPSET = 21n;
@@ -18,27 +18,21 @@ export function lower(graph: Graph, locate: LocateWeight): Uint8Array {
   const order = [...nodes.filter((node) => node.op === "input"), ...nodes.filter((node) => node.op !== "input")];
   for (const node of order) {
     const inputs = node.inputs.map((value) => names.get(value)!);
-    table()
-      [node.op].lower(emit, node, inputs)
-      .forEach((name, i) => {
-        names.set(node.outputs[i]!, name);
-      });
+    for (const [i, name] of table()[node.op].lower(emit, node, inputs).entries()) names.set(node.outputs[i]!, name);
   }
-  const outputs = Object.entries(graph.outputs).map(([name, value]) => {
+  const output = Object.entries(graph.outputs).map(([name, value]) => {
     emit.output(name, names.get(value)!);
-    return create(ValueInfoProtoSchema, {
-      name,
-      type: { value: { case: "tensorType", value: { elemType: onnxType[value.dtype]! } } },
-    });
+    const type = { value: { case: "tensorType" as const, value: { elemType: onnxType[value.dtype]! } } };
+    return create(ValueInfoProtoSchema, { name, type });
   });
   const model = create(ModelProtoSchema, {
     irVersion: IR_VERSION,
     producerName: "lowrank",
     opsetImport: [
       { domain: "", version: OPSET },
-      { domain: "com.microsoft", version: 1n },
+      { domain: MICROSOFT, version: 1n },
     ],
-    graph: { name: "lowrank", node: emit.finished(), initializer: emit.initializers, input: emit.inputs, output: outputs },
+    graph: { name: "lowrank", node: emit.finished(), initializer: emit.initializers, input: emit.inputs, output },
   });
   return toBinary(ModelProtoSchema, model);
 }

@@ -15,7 +15,6 @@ import { constant, input, iota, weight } from "../../src/graph/ops/leaves.ts";
 import { gemm, linear } from "../../src/graph/ops/linear.ts";
 import { reduceMax } from "../../src/graph/ops/reduction.ts";
 import { concat, reshape, slice } from "../../src/graph/ops/shape.ts";
-import { print } from "../../src/graph/print.ts";
 import { type DecoderModel, decoderTypes, forwardGraph } from "../../src/models/registry.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
@@ -24,6 +23,7 @@ import { lossGraph } from "../../src/tasks/common/token-losses.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { loraGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
+import { print } from "../helpers/print-graph.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
 
 const x = input("x", "float32", ["n", 4]);

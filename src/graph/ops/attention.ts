@@ -71,12 +71,7 @@ function cuts(emit: Emitter, keyType: Type, rowType: Type, { blocks, group, caus
   });
 }
 
-function lowerAttention(
-  emit: Emitter,
-  node: Node,
-  [q, k, v, mask]: readonly string[],
-  attributes: AttentionAttributes,
-): string[] {
+function lowerAttention(emit: Emitter, node: Node, [q, k, v, mask]: readonly string[], attributes: AttentionAttributes) {
   const type = node.inputs[0]!;
   const { scale, softcap } = attributes;
   const blocks = cuts(emit, node.inputs[1]!, type, attributes).map((cut) => {
@@ -87,14 +82,8 @@ function lowerAttention(
     const p = emit.node("Softmax", [emit.node("Add", [seen, cut.keys(cut.rows(mask!), 3)])], { axis: -1 });
     return { p, capped, output: emit.matmul(type, p, cut.keys(v!, 2), {}) };
   });
-  return [
-    emit.concat(
-      blocks.map(({ output }) => output),
-      2,
-    ),
-    ...blocks.map(({ p }) => p),
-    ...blocks.flatMap(({ capped }) => capped),
-  ];
+  const outputs = blocks.map(({ output }) => output);
+  return [emit.concat(outputs, 2), ...blocks.map(({ p }) => p), ...blocks.flatMap(({ capped }) => capped)];
 }
 
 function lowerAttentionGradient(emit: Emitter, node: Node, names: readonly string[], attributes: AttentionAttributes): string[] {
@@ -175,12 +164,8 @@ function lowerRotary(emit: Emitter, node: Node, [x, cosines, sines]: readonly st
     const tokens = emit.shared("Squeeze", [emit.dim(mulDims(batch, seq))]);
     const rows = emit.shared("Range", [emit.constant("int64", [], [0]), tokens, emit.constant("int64", [], [1])]);
     const places = emit.shared("Reshape", [rows, emit.shape([batch, seq])]);
-    return emit.node(
-      "RotaryEmbedding",
-      [x!, places, cosines!, sines!],
-      { num_heads: heads, interleaved: 0, rotary_embedding_dim: 2 * half === dim ? 0 : 2 * half },
-      { domain: "com.microsoft" },
-    );
+    const attributes = { num_heads: heads, interleaved: 0, rotary_embedding_dim: 2 * half === dim ? 0 : 2 * half };
+    return emit.node("RotaryEmbedding", [x!, places, cosines!, sines!], attributes);
   }
   const byHead = emit.reshape(x!, [batch, seq, heads, dim]);
   const part = (start: number, end: number) => emit.slice(byHead, 3, emit.int64(start), emit.int64(end));

@@ -126,7 +126,7 @@ export const elementwiseRules = {
     ...unary("", siluGradient),
     lower: (emit, node, [x]) => [
       node.outputs[0]!.dtype === "float32"
-        ? emit.node("QuickGelu", [x!], { alpha: 1 }, { domain: "com.microsoft" })
+        ? emit.node("QuickGelu", [x!], { alpha: 1 })
         : emit.node("Mul", [x!, emit.node("Sigmoid", [x!])]),
     ],
   },
@@ -149,7 +149,7 @@ export const elementwiseRules = {
   cast: {
     infer: ([x], a) => [{ dtype: a.to, shape: x!.shape }],
     vjp: ({ inputs: [x] }, [d]) => [x!.dtype.startsWith("float") ? cast(d!, x!.dtype) : null],
-    lower: (emit, node, inputs) => [emit.node("Cast", inputs, { to: emit.elementType(node.attributes.to) })],
+    lower: (emit, node, inputs) => [emit.cast(inputs[0]!, node.attributes.to)],
   },
   detach: {
     infer: ([x]) => [x!],

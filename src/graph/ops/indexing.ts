@@ -1,6 +1,6 @@
 // Rows by index and their gradient, rows added back at their index; and the choice of rows that a mixture of experts makes.
 import { type Dim, elements } from "../dims.ts";
-import { apply, apply1, expect, type Value } from "../graph.ts";
+import { apply, apply1, expect, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { cast, equal, mul, where } from "./elementwise.ts";
 import { constant, scalar } from "./leaves.ts";
@@ -28,6 +28,11 @@ export function keepTop(x: Value, count: number): { kept: Value; chosen: Value }
 /** The rows of a bool column [n, 1] that are true, in order: int32 [rows]. `rows` is a symbol that no input carries. */
 export const rowsWhere = (column: Value, rows: string): Value => apply1("rowsWhere", [column], { rows });
 
+function takesRows(x: Type, indices: Type): void {
+  const fits = x.shape.length === 2 && indices.dtype === "int32" && indices.shape.length === 1;
+  expect(fits, "it takes rows [n, dim] and int32 indices [r]");
+}
+
 export const indexingRules = {
   embedding: {
     infer: ([ids, table]) => {
@@ -47,10 +52,7 @@ export const indexingRules = {
   },
   gatherRows: {
     infer: ([x, indices]) => {
-      expect(
-        x!.shape.length === 2 && indices!.dtype === "int32" && indices!.shape.length === 1,
-        "it takes [n, dim] and int32 [r]",
-      );
+      takesRows(x!, indices!);
       return [{ dtype: x!.dtype, shape: [indices!.shape[0]!, x!.shape[1]!] }];
     },
     vjp: ({ inputs: [x, indices] }, [d]) => [scatterAddRows(d!, indices!, x!.shape[0]!), null],
@@ -58,10 +60,7 @@ export const indexingRules = {
   },
   scatterAddRows: {
     infer: ([d, indices], { rows }) => {
-      expect(
-        d!.shape.length === 2 && indices!.dtype === "int32" && indices!.shape.length === 1,
-        "it takes [r, dim] and int32 [r]",
-      );
+      takesRows(d!, indices!);
       expect(d!.shape[0] === indices!.shape[0], "there is not one index a row");
       return [{ dtype: d!.dtype, shape: [rows, d!.shape[1]!] }];
     },
@@ -89,7 +88,7 @@ export const indexingRules = {
       const ones = emit.node("Expand", [one, emit.node("Shape", [places!])]);
       const zeros = emit.node("Expand", [none, emit.shape(shape)]);
       const chosen = emit.node("ScatterElements", [zeros, places!, ones], { axis: 1 });
-      return [emit.node("Mul", [x!, chosen]), emit.node("Cast", [chosen], { to: emit.elementType("bool") })];
+      return [emit.node("Mul", [x!, chosen]), emit.cast(chosen, "bool")];
     },
   },
   rowsWhere: {
@@ -101,7 +100,7 @@ export const indexingRules = {
     lower: (emit, _, [column]) => {
       const both = emit.node("NonZero", [column!]); // int64 [2, rows]: row and column of each
       const first = emit.node("Squeeze", [emit.slice(both, 0, emit.int64(0), emit.int64(1)), emit.int64(0)]);
-      return [emit.node("Cast", [first], { to: emit.elementType("int32") })];
+      return [emit.cast(first, "int32")];
     },
   },
 } satisfies Record<string, OpRule>;

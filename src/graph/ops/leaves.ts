@@ -40,9 +40,7 @@ export const leafRules = {
     infer: (_, a) => [{ dtype: "int32", shape: [a.size] }],
     vjp: null,
     lower: (emit, node) => {
-      const limit = emit.node("Squeeze", [
-        emit.node("Cast", [emit.dim(node.attributes.size)], { to: emit.elementType("int32") }),
-      ]);
+      const limit = emit.node("Squeeze", [emit.cast(emit.dim(node.attributes.size), "int32")]);
       return [emit.node("Range", [emit.constant("int32", [], [0]), limit, emit.constant("int32", [], [1])])];
     },
   },

@@ -1,26 +1,21 @@
 // Matrix products: named linear layers (what LoRA adapts), GEMM with an accumulator, and batched products.
 import { type Dim, type Shape, sameShape } from "../dims.ts";
+import type { ProductFlags } from "../emitter.ts";
 import { apply1, expect, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { reduceSum } from "./reduction.ts";
 import { reshape, transpose } from "./shape.ts";
-
-interface Flags {
-  transA?: boolean;
-  transB?: boolean;
-  alpha?: number;
-}
 
 /** x [n, in] · Wᵀ + bias, with W [out, in] as PyTorch stores it. `path` is the module's name, by which LoRA finds it. */
 export const linear = (x: Value, weight: Value, path: string, bias?: Value): Value =>
   apply1("linear", bias ? [x, weight, bias] : [x, weight], { path });
 
 /** alpha · op(a) · op(b) + c for matrices; c is [m, n]. */
-export const gemm = (a: Value, b: Value, { transA = false, transB = false, alpha = 1 }: Flags = {}, c?: Value): Value =>
+export const gemm = (a: Value, b: Value, { transA = false, transB = false, alpha = 1 }: ProductFlags = {}, c?: Value): Value =>
   apply1("gemm", c ? [a, b, c] : [a, b], { transA, transB, alpha });
 
 /** alpha · op(a) · op(b) over the last two axes; the leading axes must be the same. */
-export const matmul = (a: Value, b: Value, { transA = false, transB = false, alpha = 1 }: Flags = {}): Value =>
+export const matmul = (a: Value, b: Value, { transA = false, transB = false, alpha = 1 }: ProductFlags = {}): Value =>
   apply1("matmul", [a, b], { transA, transB, alpha });
 
 /** [m, k] of op(x) over the last two axes. */
@@ -29,7 +24,7 @@ const effective = ({ shape }: Type, transposed: boolean): [Dim, Dim] => {
   return transposed ? [columns, rows] : [rows, columns];
 };
 
-function product(a: Type, b: Type, { transA, transB }: Flags): Shape {
+function product(a: Type, b: Type, { transA, transB }: ProductFlags): Shape {
   const [m, k] = effective(a, transA!);
   const [k2, n] = effective(b, transB!);
   expect(k === k2, `the inner dims ${k} and ${k2} differ`);
@@ -37,10 +32,10 @@ function product(a: Type, b: Type, { transA, transB }: Flags): Shape {
   return [...a.shape.slice(0, -2), m, n];
 }
 
-type Product = (a: Value, b: Value, flags: Flags) => Value;
+type Product = (a: Value, b: Value, flags: ProductFlags) => Value;
 
 /** Gradients of op(a)·op(b): the four textbook cases, in terms of the same product. */
-function productGradients(times: Product, a: Value, b: Value, d: Value, { transA, transB, alpha }: Flags): [Value, Value] {
+function productGradients(times: Product, a: Value, b: Value, d: Value, { transA, transB, alpha }: ProductFlags): [Value, Value] {
   const da = transA ? times(b, d, { transA: transB, transB: true, alpha }) : times(d, b, { transB: !transB, alpha });
   const db = transB ? times(d, a, { transA: true, transB: transA, alpha }) : times(a, d, { transA: !transA, alpha });
   return [da, db];
@@ -50,7 +45,7 @@ function productGradients(times: Product, a: Value, b: Value, d: Value, { transA
 const THIN = 64;
 
 /** `gemm`, but dᵀ·a with a thin `a` is computed as (aᵀ·d)ᵀ: transposing the thin result is cheaper than transposing d. */
-function thinAwareGemm(a: Value, b: Value, flags: Flags): Value {
+function thinAwareGemm(a: Value, b: Value, flags: ProductFlags): Value {
   const columns = b.shape[1];
   const thin = flags.transA && !flags.transB && typeof columns === "number" && columns <= THIN;
   return thin ? transpose(gemm(b, a, { transA: true, alpha: flags.alpha }), [1, 0]) : gemm(a, b, flags);

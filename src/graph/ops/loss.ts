@@ -68,7 +68,7 @@ function furtherLabels(emit: Emitter, dtype: Type["dtype"], labels: string, voca
   const first = emit.constant("int32", [], [vocab]);
   const column = emit.node("Unsqueeze", [labels, emit.int64(1)]);
   const place = emit.node("Max", [emit.node("Sub", [column, first]), emit.constant("int32", [], [0])]);
-  return { place, own: emit.node("Cast", [emit.node("GreaterOrEqual", [column, first])], { to: emit.elementType(dtype) }) };
+  return { place, own: emit.cast(emit.node("GreaterOrEqual", [column, first]), dtype) };
 }
 
 /** [n] as a column [n, 1], which goes with the rows of a matrix. */
@@ -115,9 +115,8 @@ function lowerFused(
     if (more && wanted.further) {
       const probabilities = emit.node("Div", [e[1]!, z]);
       const taken = emit.node("Neg", [more.own]);
-      gradients.further.push(
-        emit.node("ScatterElements", [probabilities, more.place, taken], { axis: 1, reduction: "add" }), // [c, added]
-      );
+      const added = emit.node("ScatterElements", [probabilities, more.place, taken], { axis: 1, reduction: "add" });
+      gradients.further.push(added); // [c, added]
     }
   }
   const joined = (parts: string[]) => (parts.length > 0 ? emit.concat(parts, 0) : "");

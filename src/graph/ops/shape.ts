@@ -17,6 +17,8 @@ export const broadcastTo = (x: Value, shape: Shape): Value => apply1("broadcastT
 
 const replaceAt = (shape: Shape, axis: number, dim: Dim): Shape => shape.map((old, i) => (i === axis ? dim : old));
 
+const inverse = (axes: readonly number[]): number[] => axes.map((_, i) => axes.indexOf(i));
+
 const zeros = (like: Value, shape: Shape): Value => broadcastTo(scalar(0, like), shape);
 
 export const shapeRules = {
@@ -34,12 +36,7 @@ export const shapeRules = {
       expect(sorted.length === x!.shape.length && sorted.every((axis, i) => axis === i), `axes ${axes} are no permutation`);
       return [{ dtype: x!.dtype, shape: axes.map((axis: number) => x!.shape[axis]!) }];
     },
-    vjp: ({ attributes: { axes } }, [d]) => [
-      transpose(
-        d!,
-        axes.map((_: number, i: number) => axes.indexOf(i)),
-      ),
-    ],
+    vjp: ({ attributes: { axes } }, [d]) => [transpose(d!, inverse(axes))],
     lower: (emit, node, [x]) => [emit.node("Transpose", [x!], { perm: node.attributes.axes })],
   },
   concat: {

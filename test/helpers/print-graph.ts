@@ -1,6 +1,6 @@
 // A graph as text, one node a line, in the manner of a typed intermediate language.
-import { showShape } from "./dims.ts";
-import { type Attribute, type Graph, nodesOf, type Value } from "./graph.ts";
+import { showShape } from "../../src/graph/dims.ts";
+import { type Attribute, type Graph, nodesOf, type Value } from "../../src/graph/graph.ts";
 
 /** Readable listing: `%3: float32[batch*seq, 32] = linear(%1, %2) path=model.layers.0.self_attn.q_proj`. */
 export function print(graph: Graph): string {
