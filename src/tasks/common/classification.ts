@@ -1,21 +1,22 @@
 // What tasks with one class a row share: their loss, what is measured, how it is shown.
-
 import { LowrankError } from "../../errors.ts";
 import type { Graph } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
-import { grouped, oneLine, percent } from "../../units.ts";
-import type { Classification, Measure, Measuring, ScoreTable, Task } from "../task.ts";
+import { int32 } from "../../tensor.ts";
+import { grouped, oneLine } from "../../units.ts";
+import type { Classification, Measuring, ScoreTable, Task } from "../task.ts";
 import {
   type ClassificationMeasures,
   type ClassMeasures,
   classificationMeasures,
   predictedClasses,
 } from "./classification-measures.ts";
-import { labelMeasure } from "./measures.ts";
-import { recordPreview } from "./record-preview.ts";
+import type { Label } from "./labelled.ts";
+import { figureColumns, labelMeasure } from "./measures.ts";
+import { recordTask } from "./record-data.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */
 export interface ClassifierScore extends ClassificationMeasures {
@@ -28,20 +29,30 @@ export function classLoss(config: ModelConfig): Graph {
   return { outputs: { loss: crossEntropy(logits!, input("labels", "int32", ["batch"])), logits: logits! } };
 }
 
-export const classifierMeasure = ({ labels }: Measuring): Measure<ClassifierScore> =>
-  labelMeasure(predictedClasses, (expected, predicted) => classificationMeasures(expected, predicted, labels));
-
 /** What the rows of tasks on a classifier's head over a text, or over two, share. */
 export const textClassifier = {
+  ...recordTask,
   head: "sequence-classifier",
   peft: { taskType: "SEQ_CLS" },
   columns: ["textColumn", "textPairColumn", "labelColumn"],
-  takes: [],
-  unit: "examples",
-  evalBatchSize: 32,
   check: needsPadding,
-  preview: recordPreview,
 } as const satisfies Partial<Task>;
+
+/** A class of a text or an image: what an example and a batch have of it, `labels` int32 [rows]. */
+export const classLabel: Label<string> = {
+  name: "classes",
+  read: (row, key) => row.label(key),
+  keys: ["label"],
+  hasClasses: true,
+  hasFolders: true,
+  learnt: (label, where, { classes }) => ({ classes: [classes!.numberOf(label, where)] }),
+  feeds: (rows, { classes }) => ({
+    labels: int32(
+      [rows.length],
+      rows.map(({ classes: [number] = [] }) => classes!.placeOf(number!)),
+    ),
+  }),
+};
 
 /** Classes and confusions that are shown: the worst. */
 const WORST = 5;
@@ -49,16 +60,23 @@ const WORST = 5;
 const LABEL_CHARS = 40;
 
 export const classificationScores: ScoreTable<ClassifierScore> = {
-  columns: [
-    ["loss", ({ loss }) => loss.toFixed(4)],
-    ["accuracy", ({ accuracy }) => percent(accuracy)],
-    ["macro F1", ({ macroF1 }) => macroF1.toFixed(4)],
-  ],
+  columns: figureColumns({ loss: "loss", accuracy: "accuracy", "macro F1": "macroF1" }),
   details: ({ base, adapter }) => [
     ...(base ? [] : ["The base has no head of its own for these classes."]),
     ...classDetails((adapter ?? base)!, adapter !== null),
   ],
 };
+
+/** What the rows of tasks with one class a row share. */
+export const classTask = {
+  problemType: "single_label_classification",
+  classes: true,
+  loss: classLoss,
+  measure: ({ labels }: Measuring) =>
+    labelMeasure(predictedClasses, (expected, predicted) => classificationMeasures(expected, predicted, labels)),
+  figures: ({ accuracy }: ClassifierScore) => ({ accuracy }),
+  scores: classificationScores,
+} as const satisfies Partial<Task<ClassifierScore>>;
 
 /** Rows of a table: the classes with the lowest F1 of those that occur, at most so many. */
 export function worstClasses(classes: readonly ClassMeasures[], most = WORST): string[][] {

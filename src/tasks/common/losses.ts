@@ -3,8 +3,6 @@ import type { Value } from "../../graph/graph.ts";
 import { add, exp, less, log, neg, where } from "../../graph/ops/elementwise.ts";
 import { scalar } from "../../graph/ops/leaves.ts";
 
-export { sumOf } from "../../graph/ops/reduction.ts";
-
 /** log(1 + e^x), elementwise, without overflow: max(x, 0) + log(1 + e^-|x|). */
 export function softplus(x: Value): Value {
   const zero = scalar(0, x);

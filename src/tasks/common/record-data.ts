@@ -6,18 +6,17 @@ import { fieldsKey } from "../../data/duplicates.ts";
 import { type MadeExample, withPlace } from "../../data/examples.ts";
 import { type ImageStore, imageStore } from "../../data/images.ts";
 import { type RecordFile, readFormats } from "../../data/readers.ts";
-import type { ColumnNames, NumberedRecord, RecordFormats } from "../../data/records.ts";
+import type { ColumnNames, Fields, NumberedRecord, RecordFormat, RecordFormats } from "../../data/records.ts";
 import { type Examples, textsIn } from "../../data/store.ts";
 import { type Example, IGNORE } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadImageProcessor } from "../../images/processor.ts";
-import type { TextBase } from "../../models/base.ts";
 import { headModule, type ModelConfig, modelInputs, pixelShape } from "../../models/registry.ts";
-import type { Platform } from "../../platform/platform.ts";
 import { float32, int32, type Tensor } from "../../tensor.ts";
 import { encodePair } from "../../text/pairs.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
-import type { DataOptions, TaskData } from "../task.ts";
+import type { Task } from "../task.ts";
+import { recordPreview } from "./record-preview.ts";
 import { checkVocabulary, lengthLimit } from "./tokenizer-checks.ts";
 
 /** What examples and batches are made with, where the base has it. */
@@ -36,8 +35,8 @@ export interface RecordKind<R extends object> {
   /** The fields that are the answer to the others, by which records contradict each other. */
   answers: readonly string[];
   example(record: R, where: string, parts: RecordParts): Promise<{ whole: Example; isCut?: boolean }>;
-  /** Whether data bring classes. */
-  hasClasses: boolean;
+  /** Data bring classes. */
+  hasClasses?: true;
   /** Each text of an example is a row of the batch: the first ones of all examples, then the second ones, and so on. */
   textRows?: true;
   /** What dims of the loss graph stand for in a batch of so many examples and texts. */
@@ -46,46 +45,72 @@ export interface RecordKind<R extends object> {
   feeds?(rows: readonly Example[], parts: RecordParts): Record<string, Tensor>;
 }
 
+/** A format whose rows have a key for each field of their records, which `readers` read; fields without one are absent. */
+export function fieldsFormat<R extends object>(
+  name: string,
+  keys: { [F in keyof R]: string },
+  readers: { [F in keyof R]-?: (row: Fields, key: string) => R[F] },
+): RecordFormat<R> {
+  const given = (Object.entries(keys) as [keyof R, string | undefined][]).flatMap(([field, key]) =>
+    key === undefined ? [] : [{ field, key }],
+  );
+  return {
+    name,
+    keys: given.map(({ key }) => key),
+    optional: [],
+    make: (row) => Object.fromEntries(given.map(({ field, key }) => [field, readers[field](row, key)])) as R,
+  };
+}
+
+/** Readers of fields. */
+export const readText = (row: Fields, key: string): string => row.text(key);
+export const readPath = (row: Fields, key: string): string => row.path(key);
+
+/** What the rows of tasks with such records share. */
+export const recordTask = {
+  takes: [],
+  unit: "examples",
+  evalBatchSize: 32,
+  preview: recordPreview,
+} as const satisfies Partial<Task>;
+
 export const noTokens: Pick<Example, "ids" | "labels"> = { ids: new Int32Array(), labels: new Int32Array() };
 
 /** Records that are prepared ahead of the one that is waited for, where they have images: the decoder works on several. */
 const IMAGES_AHEAD = 16;
 
 /**
- * The data of records of this kind for a base. Fails if the tokenizer has ids that the base has no embedding for, or its positions do
+ * The data of records of this kind, for a base. Fails if the tokenizer has ids that the base has no embedding for, or its positions do
  * not suffice.
  */
-export async function recordData<R extends object>(
-  kind: RecordKind<R>,
-  base: TextBase,
-  options: DataOptions,
-  { files, decodeImage }: Pick<Platform, "files" | "decodeImage">,
-): Promise<TaskData> {
-  const { config } = base;
-  const inputs = modelInputs(config);
-  const tokenizer = inputs["inputIds"] && (await base.tokenizer());
-  if (tokenizer) checkVocabulary(tokenizer, base);
-  const shape = inputs["pixelValues"] && pixelShape(config);
-  const processor = shape && (await loadImageProcessor(files, base.checkpoint.folder, shape));
-  const images = processor && imageStore(files, decodeImage, async () => processor);
-  const fixed = options.fixedClasses ?? false;
-  const own = (config.uninitializedHead === null || fixed) && headModule(config) !== null ? config.labels : [];
-  const classes = kind.hasClasses ? classesOf(own, fixed) : undefined;
-  // Of a model that reads images only, the length is that of an image.
-  const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;
-  const parts = { maxLength, tokenizer, images, classes };
-  return {
-    maxLength,
-    limit: 2 ** 31,
-    open(path) {
-      const file = readFormats(files, path, kind.formats(options));
-      return { file, examples: eachRecord(kind, file, parts) };
-    },
-    collate: (examples) => collateRecords(kind, examples, config, parts),
-    classes,
-    images,
+export const recordData =
+  <R extends object>(kind: RecordKind<R>): Task["data"] =>
+  async (base, options, { files, decodeImage }) => {
+    const { config } = base;
+    const inputs = modelInputs(config);
+    const tokenizer = inputs["inputIds"] && (await base.tokenizer());
+    if (tokenizer) checkVocabulary(tokenizer, base);
+    const shape = inputs["pixelValues"] && pixelShape(config);
+    const processor = shape && (await loadImageProcessor(files, base.checkpoint.folder, shape));
+    const images = processor && imageStore(files, decodeImage, async () => processor);
+    const fixed = options.fixedClasses ?? false;
+    const own = (config.uninitializedHead === null || fixed) && headModule(config) !== null ? config.labels : [];
+    const classes = kind.hasClasses && classesOf(own, fixed);
+    // Of a model that reads images only, the length is that of an image.
+    const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;
+    const parts = { maxLength, tokenizer, images, classes };
+    return {
+      maxLength,
+      limit: 2 ** 31,
+      open(path) {
+        const file = readFormats(files, path, kind.formats(options));
+        return { file, examples: eachRecord(kind, file, parts) };
+      },
+      collate: (examples) => collateRecords(kind, examples, config, parts),
+      classes,
+      images,
+    };
   };
-}
 
 /** The example of each record. What goes wrong names the record's place. */
 async function* eachRecord<R extends object>(
@@ -196,14 +221,6 @@ async function pixelFeeds(rows: readonly Pick<Example, "images">[], images: Imag
 /** Images of one tile, float32 [rows, 1, channels, height, width], as the pixels that a model reads, [rows, channels, height, width]. */
 export const wholeImages = ({ shape: [rows, , ...size], data }: Tensor): Tensor =>
   float32([rows!, ...size], data as Float32Array);
-
-/** The place of each row's class among the labels, int32 [rows], as `labels`. */
-export const classFeeds = (rows: readonly Example[], { classes }: RecordParts): Record<string, Tensor> => ({
-  labels: int32(
-    [rows.length],
-    rows.map(({ classes: [number] = [] }) => classes!.placeOf(number!)),
-  ),
-});
 
 /** A text, or two as one, truncated to the longest that the parts allow: an example that counts as one. */
 export function encodeTexts(

@@ -3,7 +3,7 @@ import { check } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { gemm } from "../../graph/ops/linear.ts";
 import { type Engine, noWeights, openGraph } from "../../runtime/open-graph.ts";
-import { float32 } from "../../tensor.ts";
+import { float32, type Tensor } from "../../tensor.ts";
 
 /** Products that are computed at once: 16 MB of them. */
 const BLOCK = 1 << 22;
@@ -22,6 +22,10 @@ export function vectors(rows: readonly Float32Array[], width: number): Vectors {
   for (const [i, row] of rows.entries()) data.set(row, i * width);
   return { data, width };
 }
+
+/** One of vectors [rows, width], as a copy. */
+export const vectorOf = ({ data, shape }: Tensor, row: number): Float32Array =>
+  (data as Float32Array).slice(row * shape[1]!, (row + 1) * shape[1]!);
 
 /** A session that multiplies; close it. */
 export interface Products {
@@ -52,4 +56,14 @@ export async function openProducts(engine: Engine): Promise<Products> {
     },
     close: () => session.close(),
   };
+}
+
+/** What `work` makes of products, which are closed behind it. */
+export async function withProducts<T>(engine: Engine, work: (products: Products) => Promise<T>): Promise<T> {
+  const products = await openProducts(engine);
+  try {
+    return await work(products);
+  } finally {
+    await products.close();
+  }
 }

@@ -3,12 +3,13 @@
 import type { Fields } from "../../data/records.ts";
 import { mul, sub } from "../../graph/ops/elementwise.ts";
 import { input, scalar } from "../../graph/ops/leaves.ts";
+import { sumOf } from "../../graph/ops/reduction.ts";
 import { modelOutputs } from "../../models/registry.ts";
 import { float32 } from "../../tensor.ts";
 import { notFinite, textClassifier } from "../common/classification.ts";
-import { type LabelledText, labelledTexts } from "../common/labelled-texts.ts";
-import { softplus, sumOf } from "../common/losses.ts";
-import { encodeTexts, type RecordKind, recordData } from "../common/record-data.ts";
+import { isClassName, type Label, labelledTexts } from "../common/labelled.ts";
+import { softplus } from "../common/losses.ts";
+import { recordData } from "../common/record-data.ts";
 import { recordPreview } from "../common/record-preview.ts";
 import type { Task } from "../task.ts";
 import { type MultiLabelScore, multiLabelMeasure, multiLabelScores } from "./measures.ts";
@@ -18,19 +19,16 @@ function readClasses(row: Fields, key: string): string[] {
   const given = row.value(key);
   const names: unknown[] =
     typeof given === "string" ? (given.trim() === "" ? [] : given.split(",")) : Array.isArray(given) ? given : [null];
-  const isName = (name: unknown) => (typeof name === "string" && name.trim() !== "") || Number.isSafeInteger(name);
-  if (!names.every(isName)) throw row.wrong(key, "a list of classes, or their names with commas between them");
+  if (!names.every(isClassName)) throw row.wrong(key, "a list of classes, or their names with commas between them");
   return [...new Set(names.map((name) => String(name).trim()))];
 }
 
-const records: RecordKind<LabelledText<string[]>> = {
-  formats: (columns) => labelledTexts("lists of classes", columns, readClasses, ["labels", "label"]),
-  answers: ["label"],
+const classList: Label<string[]> = {
+  name: "lists of classes",
+  read: readClasses,
+  keys: ["labels", "label"],
   hasClasses: true,
-  async example({ text, textPair, label }, where, parts) {
-    const { whole, isCut } = encodeTexts(text, textPair ?? null, parts);
-    return { whole: { ...whole, classes: label.map((name) => parts.classes!.numberOf(name, where)) }, isCut };
-  },
+  learnt: (names, where, parts) => ({ classes: names.map((name) => parts.classes!.numberOf(name, where)) }),
   feeds(rows, parts) {
     const classes = parts.classes!;
     const width = classes.labels().length;
@@ -46,7 +44,7 @@ export const multiLabelClassification: Task<MultiLabelScore> & { classes: true }
   what: "multi-label classification",
   problemType: "multi_label_classification",
   classes: true,
-  data: (base, options, host) => recordData(records, base, options, host),
+  data: recordData(labelledTexts(classList)),
   loss(config) {
     const { logits } = modelOutputs(config); // [batch, classes]
     const labels = input("labels", "float32", logits!.shape);

@@ -1,8 +1,7 @@
 // How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
-import { percent } from "../../units.ts";
 import { worstClasses } from "../common/classification.ts";
-import { type ClassMeasures, share } from "../common/classification-measures.ts";
-import { labelMeasure } from "../common/measures.ts";
+import { type ClassMeasures, classMeasures, noCounts, summed } from "../common/classification-measures.ts";
+import { figureColumns, labelMeasure, meanOf, share } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
 
 /** The mean logistic loss of the rows and classes in nats, and what was found. */
@@ -27,7 +26,7 @@ export function multiLabelMeasures(
 ): Omit<MultiLabelScore, "loss"> {
   const width = labels.length;
   const count = width === 0 ? 0 : expected.length / width;
-  const of = labels.map(() => ({ support: 0, said: 0, right: 0 }));
+  const of = labels.map(noCounts);
   let exact = 0;
   for (let row = 0; row < count; row++) {
     let isExact = true;
@@ -35,27 +34,17 @@ export function multiLabelMeasures(
       const [own, said] = [expected[row * width + i]!, found[row * width + i]!];
       one.support += own;
       one.said += said;
-      one.right += own * said;
+      one.found += own * said;
       if (own !== said) isExact = false;
     }
     if (isExact) exact++;
   }
-  const classes = of.map(({ support, said, right }, i) => ({
-    label: labels[i]!,
-    precision: share(right, said),
-    recall: share(right, support),
-    f1: share(2 * right, said + support),
-    support,
-  }));
-  const sum = (key: "support" | "said" | "right") => of.reduce((total, one) => total + one[key], 0);
+  const classes = of.map((counts, i) => classMeasures(labels[i]!, counts));
   return {
     count,
     subsetAccuracy: share(exact, count),
-    microF1: share(2 * sum("right"), sum("said") + sum("support")),
-    macroF1: share(
-      classes.reduce((total, { f1 }) => total + f1, 0),
-      width,
-    ),
+    microF1: classMeasures("", summed(of)).f1,
+    macroF1: meanOf(classes.map(({ f1 }) => f1)),
     classes,
   };
 }
@@ -67,12 +56,12 @@ export const multiLabelMeasure = ({ labels }: Measuring): Measure<MultiLabelScor
   );
 
 export const multiLabelScores: ScoreTable<MultiLabelScore> = {
-  columns: [
-    ["loss", ({ loss }) => loss.toFixed(4)],
-    ["micro F1", ({ microF1 }) => microF1.toFixed(4)],
-    ["macro F1", ({ macroF1 }) => macroF1.toFixed(4)],
-    ["exact match", ({ subsetAccuracy }) => percent(subsetAccuracy)],
-  ],
+  columns: figureColumns({
+    loss: "loss",
+    "micro F1": "microF1",
+    "macro F1": "macroF1",
+    "exact match": "subsetAccuracy",
+  }),
   details({ base, adapter }) {
     const { classes } = (adapter ?? base)!;
     const rows = worstClasses(classes);

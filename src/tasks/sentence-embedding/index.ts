@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { type Pooling, poolings } from "../../models/heads/head.ts";
 import { option } from "../../options.ts";
-import { recordData } from "../common/record-data.ts";
+import { recordData, recordTask } from "../common/record-data.ts";
 import type { Task } from "../task.ts";
 import { embeddingLoss, SCALE } from "./loss.ts";
 import { type EmbeddingScore, embeddingMeasure, embeddingScores, figures } from "./measure.ts";
@@ -26,18 +26,16 @@ const options = {
 };
 
 export const sentenceEmbedding: Task<EmbeddingScore> & { options: typeof options } = {
+  ...recordTask,
   what: "sentence embeddings",
   head: "embedding",
   peft: { taskType: "FEATURE_EXTRACTION" },
   columns: ["anchorColumn", "positiveColumn", "negativeColumn", "scoreColumn"],
-  takes: [],
   options,
   chooses: ({ pooling, maxLength }) => ({
     ...(pooling !== undefined && { pooling: pooling as Pooling }),
     ...(maxLength !== undefined && { maxTokens: maxLength as number }),
   }),
-  unit: "examples",
-  evalBatchSize: 32,
   // The loss of a pair among itself is 0, whatever θ is.
   fewestRows: 2,
   fullBatch: (examples, width) => ({
@@ -46,7 +44,7 @@ export const sentenceEmbedding: Task<EmbeddingScore> & { options: typeof options
     targets: examples,
     lengths: { candidates: examples },
   }),
-  data: (base, given, host) => recordData(textPairs, base, given, host),
+  data: recordData(textPairs),
   loss: (config, _, { scale }) => embeddingLoss(config, scale as number | undefined),
   measure: embeddingMeasure,
   figures,

@@ -1,8 +1,8 @@
 // Pairs of texts that mean the same, with texts that do not, or with a number that says how near they are, as data sets write them.
-import type { ColumnNames, Fields, RecordFormat, RecordFormats } from "../../data/records.ts";
+import type { ColumnNames, Fields, RecordFormats } from "../../data/records.ts";
 import type { Example } from "../../data/types.ts";
 import { float32, int32 } from "../../tensor.ts";
-import { encodeTexts, type RecordKind, textsInTurn } from "../common/record-data.ts";
+import { encodeTexts, fieldsFormat, type RecordKind, textsInTurn } from "../common/record-data.ts";
 import { readNumber } from "../common/regression.ts";
 
 export interface TextPair {
@@ -39,35 +39,19 @@ function negativesOf(row: Fields, key: string): string[] {
   throw row.wrong(key, "a text, or a list of texts");
 }
 
-const pair = (anchor: string, positive: string): RecordFormat<TextPair> => ({
-  name: "pairs of texts",
-  keys: [anchor, positive],
-  optional: [],
-  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive) }),
-});
-
-const triplet = (anchor: string, positive: string, negative: string): RecordFormat<TextPair> => ({
-  name: "pairs of texts with negatives",
-  keys: [anchor, positive, negative],
-  optional: [],
-  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), negatives: negativesOf(row, negative) }),
-});
-
-const scored = (anchor: string, positive: string, score: string): RecordFormat<TextPair> => ({
-  name: "pairs of texts with scores",
-  keys: [anchor, positive, score],
-  optional: [],
-  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), score: readNumber(row, score) }),
-});
+const readers = { anchor: filled, positive: filled, negatives: negativesOf, score: readNumber };
 
 function formats({ anchorColumn, positiveColumn, negativeColumn, scoreColumn }: ColumnNames): RecordFormats<TextPair> {
   const isNamed = (anchorColumn ?? positiveColumn) !== undefined;
   const pairs = isNamed ? [[anchorColumn ?? "anchor", positiveColumn ?? "positive"] as const] : usual;
   const candidates = pairs.flatMap(([anchor, positive]) => {
-    if (scoreColumn !== undefined) return [scored(anchor, positive, scoreColumn)];
-    if (negativeColumn !== undefined) return [triplet(anchor, positive, negativeColumn)];
-    const withScore = anchor === "sentence1" ? [scored(anchor, positive, "score")] : [];
-    return [pair(anchor, positive), triplet(anchor, positive, "negative"), ...withScore];
+    const alone = fieldsFormat<TextPair>("pairs of texts", { anchor, positive }, readers);
+    const against = (negatives: string) =>
+      fieldsFormat<TextPair>("pairs of texts with negatives", { anchor, positive, negatives }, readers);
+    const scored = (score: string) => fieldsFormat<TextPair>("pairs of texts with scores", { anchor, positive, score }, readers);
+    if (scoreColumn !== undefined) return [scored(scoreColumn)];
+    if (negativeColumn !== undefined) return [against(negativeColumn)];
+    return [alone, against("negative"), ...(anchor === "sentence1" ? [scored("score")] : [])];
   });
   return {
     candidates,
@@ -79,7 +63,6 @@ function formats({ anchorColumn, positiveColumn, negativeColumn, scoreColumn }: 
 export const textPairs: RecordKind<TextPair> = {
   formats,
   answers: ["score"],
-  hasClasses: false,
   textRows: true,
   async example({ anchor, positive, negatives = [], score }, _, parts) {
     const texts = [anchor, positive, ...negatives].map((text) => encodeTexts(text, null, parts));
