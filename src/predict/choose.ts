@@ -3,18 +3,15 @@ import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import { useOf } from "../models/registry.ts";
 import { baseFor, chooseTask, possibleTasks, type TaskName, taskNames, taskOf } from "../tasks/index.ts";
-import type { Prediction } from "../tasks/task.ts";
 import type { PredictorOptions } from "./types.ts";
 
-type Use = "classify" | "embed";
-
-const messages: Record<Use, string> = {
+const messages = {
   classify: "the model does not classify",
   embed: "the model gives no vectors to compare",
 };
+type Use = keyof typeof messages;
 
-const serves = (use: Use, { classify, embed, zeroShot }: Prediction): boolean =>
-  use === "embed" ? embed !== undefined : classify !== undefined || zeroShot === true;
+const serves = (use: Use, name: TaskName): boolean => taskOf(name).prediction[use] !== undefined;
 
 /**
  * The base under the head of the task that serves `use`: the one that is given, or of its adapter, or its own; or one whose head it
@@ -22,18 +19,17 @@ const serves = (use: Use, { classify, embed, zeroShot }: Prediction): boolean =>
  */
 export function baseForUse(base: AnyBase, use: Use, { task, adapter }: PredictorOptions): { name: TaskName; base: AnyBase } {
   const chosen = chooseTask("predict/task", base.config, task, adapter);
-  const candidates = [chosen, ...(task ? [] : possibleTasks(base.config))].filter((name) => serves(use, taskOf(name).prediction));
+  const candidates = [chosen, ...(task ? [] : possibleTasks(base.config))].filter((name) => serves(use, name));
   for (const name of candidates) {
     const own = baseFor(base, name);
     if (name === chosen || own.config.uninitializedHead === null) return { name, base: own };
   }
-  const others = taskNames.filter((one) => serves(use, taskOf(one).prediction));
-  const { config } = base;
-  const own = `As it is, it is for ${useOf(config)}.`;
+  const others = taskNames.filter((one) => serves(use, one));
+  const own = `As it is, it is for ${useOf(base.config)}.`;
   throw new LowrankError("predict/task", messages[use], {
     subject: base.checkpoint.folder,
     expected: `a model for ${others.map((one) => taskOf(one).what).join(", ")}`,
-    got: `${config.modelType}, a model for ${taskOf(chosen).what}`,
+    got: `${base.config.modelType}, a model for ${taskOf(chosen).what}`,
     next:
       candidates.length > 0
         ? `Train it to (lowrank train --task ${candidates[0]}), and give the adapter with --adapter. ${own}`

@@ -3,7 +3,7 @@ import type { z } from "zod";
 import { attach } from "../adapters/attach.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { ColumnNames } from "../data/records.ts";
-import { LowrankError } from "../errors.ts";
+import { type Failure, LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
 import { usualProblemType } from "../models/heads/index.ts";
 import { type HeadChoice, headNames, type ModelConfig } from "../models/registry.ts";
@@ -67,24 +67,24 @@ interface TaskHint {
  */
 export function chooseTask(code: string, config: ModelConfig, given: TaskName | undefined, adapter?: TaskHint | null): TaskName {
   const own = ownTask(config);
-  if (given !== undefined && !possibleTasks(config).includes(given)) throw taskMismatch(code, config, given);
-  if (given !== undefined) return given;
-  const trained = possibleTasks(config).find((name) => name === adapter?.task);
+  const possible = possibleTasks(config);
+  if (given !== undefined) {
+    if (possible.includes(given)) return given;
+    throw optionMismatch(code, config, own, {
+      subject: "task",
+      expected: possible.join(", "),
+      got: given,
+      next: `Use a base for ${tasks[given].what}, or leave out task.`,
+    });
+  }
+  const trained = possible.find((name) => name === adapter?.task);
   if (trained) return trained;
   const { taskType = null } = adapter?.config ?? {};
   const head = adapter?.head?.head;
   const fits = (name: TaskName) => (head ? tasks[name].head === head : tasks[name].peft.taskType === taskType);
   if ((head === undefined && taskType === null) || fits(own)) return own;
-  return possibleTasks(config).find(fits) ?? own;
+  return possible.find(fits) ?? own;
 }
-
-const taskMismatch = (code: string, config: ModelConfig, given: TaskName): LowrankError =>
-  new LowrankError(code, `${config.modelType} is a model for ${tasks[ownTask(config)].what}`, {
-    subject: "task",
-    expected: possibleTasks(config).join(", "),
-    got: given,
-    next: `Use a base for ${tasks[given].what}, or leave out task.`,
-  });
 
 /** The head of a task, with what options say of it. */
 export const headOf = ({ head, labels, problemType, chooses }: Task, options: TaskOptions = {}): HeadChoice => ({
@@ -124,14 +124,9 @@ export async function prepareBase(
 }
 
 /** Refuses an option, with this code, because it is for models of another task than `name`. */
-export function optionMismatch(
-  code: string,
-  config: ModelConfig,
-  name: TaskName,
-  facts: { subject: string; expected: string; got: string; next: string },
-): LowrankError {
-  return new LowrankError(code, `${config.modelType} is a model for ${tasks[name].what}`, facts);
-}
+export const optionMismatch = (code: string, config: ModelConfig, name: TaskName, facts: Required<Facts>): LowrankError =>
+  new LowrankError(code, `${config.modelType} is a model for ${tasks[name].what}`, facts);
+type Facts = Pick<Failure, "subject" | "expected" | "got" | "next">;
 
 /** Refuses an option, with this code, that is another task's own: it would do nothing. */
 export function checkOwnOptions(code: string, config: ModelConfig, name: TaskName, options: TaskOptions): void {

@@ -1,7 +1,7 @@
 // Language modelling: texts, prompts with completions and conversations are continued, by cross-entropy of the next token.
 import type { DecoderConfig } from "../../models/config/config.ts";
+import { lossGraph } from "../common/losses.ts";
 import { figureColumns, meanLoss } from "../common/measures.ts";
-import { lossGraph } from "../common/token-losses.ts";
 import type { Score, Task } from "../task.ts";
 import { languageData } from "./data.ts";
 import { textPreview } from "./preview.ts";

@@ -3,11 +3,21 @@ import type { MadeExample } from "../../data/examples.ts";
 import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
 import { IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
-import { continuedStats, type ShownExample, sharedWarning, targetsOf, textParts } from "../common/preview.ts";
+import {
+  continuedStats,
+  type DatasetStats,
+  duplicateWarnings,
+  fileWarnings,
+  type ShownExample,
+  targetsOf,
+  textParts,
+  truncationWarning,
+} from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;
+
 export async function textPreview({ base, data, ids }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
   const { maxLength, imageSpans = () => [] } = data;
@@ -19,7 +29,7 @@ export async function textPreview({ base, data, ids }: PreviewContext): Promise<
 }
 
 /** Counts that records are added to. */
-export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLength: number) {
+function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLength: number) {
   const { counted, sums, lengths, drop, total } = continuedStats(source, "text");
   return {
     add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample): void {
@@ -79,34 +89,24 @@ function show(
 }
 
 function textWarnings(found: PreviewedFiles): string[] {
-  const { maxLength, trainOn, train, evaluation } = found;
-  const warnings: string[] = [];
-  for (const { source, records, tokens, truncated, continued } of evaluation === null ? [train] : [train, evaluation]) {
-    const { kind, examples, trained, dropped, endless } = continued!;
-    if (records === 0) {
-      warnings.push(`${source}: there are no records, and a run would refuse the file`);
-      continue;
-    }
+  const { maxLength, trainOn } = found;
+  const ofFile = (file: DatasetStats) => {
+    const { kind, examples, trained, dropped, endless } = file.continued!;
     if (examples === 0) {
       const why = dropped.cut > 0 ? `raise the maximum length, which is ${maxLength}` : "check that the answers are not empty";
-      warnings.push(`${source}: no token is trained, and a run would refuse the data; ${why}`);
-      continue;
+      return [`no token is trained, and a run would refuse the data; ${why}`];
     }
-    if (kind !== "text" && trainOn !== "all" && trained === tokens - examples) {
-      warnings.push(
-        `${source}: every token is trained, prompts included; check the chat template's marks, or that prompts are not empty`,
-      );
-    }
-    if (kind === "messages" && trainOn !== "all" && endless > 0) {
-      warnings.push(
-        `${source}: ${endless} of ${examples} examples end with no token that stops generation, so the model would not learn to stop; check eos_token and the chat template`,
-      );
-    }
-    if (truncated > records / 10) {
-      warnings.push(
-        `${source}: ${truncated} of ${records} examples are truncated at ${maxLength} tokens, and the end of their answers is lost`,
-      );
-    }
-  }
-  return [...warnings, ...sharedWarning(found)];
+    return [
+      kind !== "text" &&
+        trainOn !== "all" &&
+        trained === file.tokens - examples &&
+        "every token is trained, prompts included; check the chat template's marks, or that prompts are not empty",
+      kind === "messages" &&
+        trainOn !== "all" &&
+        endless > 0 &&
+        `${endless} of ${examples} examples end with no token that stops generation, so the model would not learn to stop; check eos_token and the chat template`,
+      truncationWarning(file, maxLength, "examples", "the end of their answers is lost"),
+    ];
+  };
+  return [...fileWarnings(found, ofFile), ...duplicateWarnings(found)];
 }

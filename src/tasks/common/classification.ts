@@ -5,7 +5,7 @@ import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
-import { int32 } from "../../tensor.ts";
+import { intVector } from "../../tensor.ts";
 import { grouped, oneLine } from "../../units.ts";
 import type { Classification, Measuring, ScoreTable, Task } from "../task.ts";
 import {
@@ -15,7 +15,7 @@ import {
   predictedClasses,
 } from "./classification-measures.ts";
 import type { Label } from "./labelled.ts";
-import { figureColumns, labelMeasure } from "./measures.ts";
+import { figureColumns, labelMeasure, notFiniteScores } from "./measures.ts";
 import { recordTask } from "./record-data.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */
@@ -46,12 +46,7 @@ export const classLabel: Label<string> = {
   hasClasses: true,
   hasFolders: true,
   learnt: (label, where, { classes }) => ({ classes: [classes!.numberOf(label, where)] }),
-  feeds: (rows, { classes }) => ({
-    labels: int32(
-      [rows.length],
-      rows.map(({ classes: [number] = [] }) => classes!.placeOf(number!)),
-    ),
-  }),
+  feeds: (rows, { classes }) => ({ labels: intVector(rows.map(({ classes: [own] = [] }) => classes!.placeOf(own!))) }),
 };
 
 /** Classes and confusions that are shown: the worst. */
@@ -78,26 +73,27 @@ export const classTask = {
   scores: classificationScores,
 } as const satisfies Partial<Task<ClassifierScore>>;
 
-/** Rows of a table: the classes with the lowest F1 of those that occur, at most so many. */
-export function worstClasses(classes: readonly ClassMeasures[], most = WORST): string[][] {
+/** A table of the classes with the lowest F1 of those that occur, at most so many; `counted` is what their support counts. */
+export function classTable(classes: readonly ClassMeasures[], counted = "examples", most = WORST): string[][] {
   const occurring = classes.filter(({ support }) => support > 0).sort((a, b) => a.f1 - b.f1);
-  return occurring
+  const rows = occurring
     .slice(0, most)
     .map(({ label, precision, recall, f1, support }) => [
       oneLine(label, LABEL_CHARS),
       ...[precision, recall, f1].map((share) => share.toFixed(4)),
       grouped(support),
     ]);
+  return [["", "precision", "recall", "F1", counted], ...rows];
 }
 
 /** The classes with the lowest F1, and the most frequent confusions. */
 function classDetails({ classes, confusions, count, correct }: ClassifierScore, isAdapter: boolean): (string | string[][])[] {
   const label = (text: string) => oneLine(text, LABEL_CHARS);
-  const rows = worstClasses(classes);
+  const worst = classTable(classes);
   const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
   return [
-    `${grouped(correct)} of ${grouped(count)} correct${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,
-    [["", "precision", "recall", "F1", "examples"], ...rows],
+    `${grouped(correct)} of ${grouped(count)} correct${isAdapter ? ", with the adapter" : ""}; ${worst.length > classes.length ? "its classes" : "the worst classes"}:`,
+    worst,
     ...(wrong.length === 0 ? [] : ["most frequent confusions:"]),
     ...wrong.map(({ expected, predicted, count: times }) => {
       return `  ${label(classes[expected]!.label)} for ${label(classes[predicted]!.label)}: ${grouped(times)}`;
@@ -125,15 +121,7 @@ export function exclusiveScores(logits: Float32Array, labels: readonly string[])
   const most = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const powers = Float64Array.from(logits, (logit) => Math.exp(logit - most));
   const sum = powers.reduce((a, b) => a + b, 0);
-  if (!Number.isFinite(sum)) throw notFinite(logits);
+  if (!Number.isFinite(sum)) throw notFiniteScores(logits);
   const order = labels.map((_, i) => i).sort((a, b) => logits[b]! - logits[a]! || a - b);
   return { scores: order.map((i) => ({ label: labels[i]!, probability: powers[i]! / sum })) };
 }
-
-export const notFinite = (logits: Float32Array): LowrankError =>
-  new LowrankError("predict/not-finite", "the model outputs scores that are not finite", {
-    expected: "finite numbers",
-    got: [...logits.subarray(0, 8)].join(", "),
-    next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",
-    exitCode: 1,
-  });

@@ -1,4 +1,5 @@
 // What tasks' measures share.
+import { LowrankError } from "../../errors.ts";
 import type { Tensor } from "../../tensor.ts";
 import { figureText } from "../../units.ts";
 import type { Measure, RanBatch, ScoreTable } from "../task.ts";
@@ -37,6 +38,18 @@ export const figureColumns = <S extends object>(
   keys: Record<string, string & { [K in keyof S]: S[K] extends number ? K : never }[keyof S]>,
 ): ScoreTable<S>["columns"] =>
   Object.entries(keys).map(([title, key]) => [title, (score: S) => figureText(key, score[key as keyof S] as number)]);
+
+/** The refusal of outputs that are no numbers; `of` says which. */
+export const notFinite = (outputs: string, got: string, of?: string): LowrankError =>
+  new LowrankError("predict/not-finite", `the model outputs ${outputs} that are not finite`, {
+    subject: of,
+    expected: "finite numbers",
+    got,
+    next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",
+    exitCode: 1,
+  });
+
+export const notFiniteScores = (logits: Float32Array): LowrankError => notFinite("scores", logits.subarray(0, 8).join(", "));
 
 /** A share of nothing is 0. */
 export const share = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);

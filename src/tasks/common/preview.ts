@@ -172,9 +172,31 @@ function histogram(sorted: readonly number[]): Bar[] {
   return result;
 }
 
-/** What to say of evaluation records that are trained on. */
-export function sharedWarning({ duplicates: { shared }, evaluation }: PreviewedFiles): string[] {
-  if (shared === 0) return [];
-  const share = `${grouped(shared)} of ${grouped(evaluation!.records)}`;
-  return [`${share} evaluation records are training records, so the evaluation looks better than it is`];
+/** Warnings about each file, behind its name: those of the task, or that it has no records. */
+export const fileWarnings = ({ train, evaluation }: PreviewedFiles, of: (file: DatasetStats) => (string | false)[]): string[] =>
+  [train, ...(evaluation ? [evaluation] : [])].flatMap((file) => {
+    const warnings = file.records === 0 ? ["there are no records, and a run would refuse the file"] : of(file);
+    return warnings.filter((one) => one !== false).map((one) => `${file.source}: ${one}`);
+  });
+
+/** Where more than a tenth of the records are truncated: `what` they are, and what is `lost` with their end. */
+export const truncationWarning = (
+  { records, truncated }: DatasetStats,
+  maxLength: number | null,
+  what: string,
+  lost: string,
+): string | false =>
+  truncated > records / 10 &&
+  `${grouped(truncated)} of ${grouped(records)} ${what} are truncated at ${maxLength} tokens, and ${lost}`;
+
+/** Where training records contradict each other, by the words of the task, and where evaluation records are trained on. */
+export function duplicateWarnings(
+  { duplicates: { contradicting, shared }, train, evaluation }: PreviewedFiles,
+  contradictions?: (count: number) => string,
+): string[] {
+  const share = `${grouped(shared)} of ${grouped(evaluation?.records ?? 0)}`;
+  return [
+    contradicting > 0 && contradictions && `${train.source}: ${contradictions(contradicting)}; one of both is wrong`,
+    shared > 0 && `${share} evaluation records are training records, so the evaluation looks better than it is`,
+  ].filter((one) => typeof one === "string");
 }

@@ -232,3 +232,14 @@ export function encodeTexts(
   const whole: Example = { ids, labels: new Int32Array(ids.length).fill(IGNORE), targets: 1 };
   return { whole: start < ids.length ? { ...whole, starts: [start] } : whole, isCut: cut };
 }
+
+/** Texts one behind the other, as one example. */
+export function joinTexts(texts: readonly Pick<Example, "ids" | "labels">[]): Example {
+  const ends: number[] = [];
+  for (const { ids } of texts) ends.push((ends.at(-1) ?? 0) + ids.length);
+  return {
+    ids: Int32Array.from(texts.flatMap(({ ids }) => [...ids])),
+    labels: Int32Array.from(texts.flatMap(({ labels }) => [...labels])),
+    starts: ends.slice(0, -1),
+  };
+}

@@ -7,11 +7,10 @@ import { input } from "../../graph/ops/leaves.ts";
 import { sumOf } from "../../graph/ops/reduction.ts";
 import { reshape } from "../../graph/ops/shape.ts";
 import { type ModelConfig, modelOutputs } from "../../models/registry.ts";
-import { float32 } from "../../tensor.ts";
+import { floatVector } from "../../tensor.ts";
 import type { Classification, Task } from "../task.ts";
-import { notFinite } from "./classification.ts";
 import type { Label } from "./labelled.ts";
-import { figureColumns, labelMeasure, meanOf, pearson, spearman } from "./measures.ts";
+import { figureColumns, labelMeasure, meanOf, notFiniteScores, pearson, spearman } from "./measures.ts";
 
 /** A number, or a text that is one, as in CSV files. Throws `data/value`. */
 export function readNumber(row: Fields, key: string): number {
@@ -27,12 +26,7 @@ export const numberLabel: Label<number> = {
   read: readNumber,
   keys: ["label", "score"],
   learnt: (value) => ({ value }),
-  feeds: (rows) => ({
-    labels: float32(
-      [rows.length],
-      Float32Array.from(rows, ({ value }) => value!),
-    ),
-  }),
+  feeds: (rows) => ({ labels: floatVector(rows.map(({ value }) => value!)) }),
 };
 
 /** Σ (logits - labels)² over the rows, from `labels` float32 [batch]; the logits beside it. */
@@ -88,6 +82,6 @@ export const numberTask = {
 
 /** The one logit as the number that is predicted. Fails with `predict/not-finite`. */
 export function predictedNumber(logits: Float32Array): Omit<Classification, "cut"> {
-  if (!Number.isFinite(logits[0])) throw notFinite(logits);
+  if (!Number.isFinite(logits[0])) throw notFiniteScores(logits);
   return { scores: [], value: logits[0]! };
 }

@@ -1,5 +1,5 @@
 // How well images and texts find each other: recall@k over cosines, as CLIP's and ALIGN's papers report it for Flickr30K and COCO.
-import { LowrankError } from "../../errors.ts";
+import { notFinite } from "./measures.ts";
 import { type Products, rowsOf, type Vectors } from "./similarity.ts";
 
 /** Among how many of the nearest the right one has to be. */
@@ -67,11 +67,5 @@ const isNearer = (scores: Float32Array, a: number, b: number): boolean =>
 export function checkFinite({ data, width }: Vectors, of: string): void {
   const at = data.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return;
-  throw new LowrankError("predict/not-finite", "the model outputs vectors that are not finite", {
-    subject: `${of}, row ${Math.floor(at / width) + 1}`,
-    expected: "finite numbers",
-    got: String(data[at]),
-    next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",
-    exitCode: 1,
-  });
+  throw notFinite("vectors", String(data[at]), `${of}, row ${Math.floor(at / width) + 1}`);
 }

@@ -5,6 +5,7 @@ import { iota, scalar } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import { modelOutputs } from "../../models/registry.ts";
 import { grouped, percent } from "../../units.ts";
+import { exclusiveScores } from "../common/classification.ts";
 import { figureColumns, meanLoss } from "../common/measures.ts";
 import { encodeTexts, fieldsFormat, type RecordKind, readPath, readText, recordData, recordTask } from "../common/record-data.ts";
 import { type RetrievalMeasures, retrievalMeasures } from "../common/retrieval.ts";
@@ -108,5 +109,9 @@ export const contrastive: Task<ContrastiveScore> = {
   },
   measure,
   scores,
-  prediction: { embed: { text: "textEmbeds", image: "imageEmbeds" }, zeroShot: true },
+  prediction: {
+    classify: { reads: "image", read: exclusiveScores },
+    embed: { text: "textEmbeds", image: "imageEmbeds" },
+    zeroShot: true,
+  },
 };

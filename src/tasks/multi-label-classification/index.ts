@@ -6,9 +6,10 @@ import { input, scalar } from "../../graph/ops/leaves.ts";
 import { sumOf } from "../../graph/ops/reduction.ts";
 import { modelOutputs } from "../../models/registry.ts";
 import { float32 } from "../../tensor.ts";
-import { notFinite, textClassifier } from "../common/classification.ts";
+import { textClassifier } from "../common/classification.ts";
 import { isClassName, type Label, labelledTexts } from "../common/labelled.ts";
 import { softplus } from "../common/losses.ts";
+import { notFiniteScores } from "../common/measures.ts";
 import { recordData } from "../common/record-data.ts";
 import { recordPreview } from "../common/record-preview.ts";
 import type { Task } from "../task.ts";
@@ -69,7 +70,7 @@ export const multiLabelClassification: Task<MultiLabelScore> & { classes: true }
     classify: {
       reads: "text",
       read(logits, labels) {
-        if (!logits.every(Number.isFinite)) throw notFinite(logits);
+        if (!logits.every(Number.isFinite)) throw notFiniteScores(logits);
         const scores = labels.map((label, i) => ({ label, probability: 1 / (1 + Math.exp(-logits[i]!)) }));
         return { scores: scores.sort((a, b) => b.probability - a.probability) };
       },

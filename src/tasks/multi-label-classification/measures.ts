@@ -1,5 +1,5 @@
 // How well several classes a row are found, a class counting as found above a probability of 1/2: scikit-learn's measures of indicator matrices.
-import { worstClasses } from "../common/classification.ts";
+import { classTable } from "../common/classification.ts";
 import { type ClassMeasures, classMeasures, noCounts, summed } from "../common/classification-measures.ts";
 import { figureColumns, labelMeasure, meanOf, share } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
@@ -64,11 +64,11 @@ export const multiLabelScores: ScoreTable<MultiLabelScore> = {
   }),
   details({ base, adapter }) {
     const { classes } = (adapter ?? base)!;
-    const rows = worstClasses(classes);
+    const worst = classTable(classes);
     return [
       ...(base ? [] : ["The base has no head of its own for these classes."]),
-      `${rows.length === classes.length ? "The classes" : "The worst classes"}${adapter ? ", with the adapter" : ""}:`,
-      [["", "precision", "recall", "F1", "examples"], ...rows],
+      `${worst.length > classes.length ? "The classes" : "The worst classes"}${adapter ? ", with the adapter" : ""}:`,
+      worst,
     ];
   },
 };

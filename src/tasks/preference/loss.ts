@@ -10,8 +10,7 @@ import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
 import type { DecoderConfig } from "../../models/config/config.ts";
 import type { ModelConfig } from "../../models/registry.ts";
 import { option } from "../../options.ts";
-import { logSigmoid } from "../common/losses.ts";
-import { tokenLosses } from "../common/token-losses.ts";
+import { logSigmoid, tokenLosses } from "../common/losses.ts";
 import type { BatchShape, TaskOptions } from "../task.ts";
 
 export const lossOptions = {

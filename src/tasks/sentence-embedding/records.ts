@@ -1,8 +1,8 @@
 // Pairs of texts that mean the same, with texts that do not, or with a number that says how near they are, as data sets write them.
 import type { ColumnNames, Fields, RecordFormats } from "../../data/records.ts";
 import type { Example } from "../../data/types.ts";
-import { float32, int32 } from "../../tensor.ts";
-import { encodeTexts, fieldsFormat, type RecordKind, textsInTurn } from "../common/record-data.ts";
+import { float32, floatVector, intVector } from "../../tensor.ts";
+import { encodeTexts, fieldsFormat, joinTexts, type RecordKind, textsInTurn } from "../common/record-data.ts";
 import { readNumber } from "../common/regression.ts";
 
 export interface TextPair {
@@ -66,14 +66,11 @@ export const textPairs: RecordKind<TextPair> = {
   textRows: true,
   async example({ anchor, positive, negatives = [], score }, _, parts) {
     const texts = [anchor, positive, ...negatives].map((text) => encodeTexts(text, null, parts));
-    const ids = Int32Array.from(texts.flatMap(({ whole }) => [...whole.ids]));
-    const labels = Int32Array.from(texts.flatMap(({ whole }) => [...whole.labels]));
-    let end = 0;
-    const starts = texts.slice(0, -1).map(({ whole }) => {
-      end += whole.ids.length;
-      return end;
-    });
-    const whole: Example = { ids, labels, starts, targets: 1, ...(score !== undefined && { value: score }) };
+    const whole: Example = {
+      ...joinTexts(texts.map((text) => text.whole)),
+      targets: 1,
+      ...(score !== undefined && { value: score }),
+    };
     return { whole, isCut: texts.some(({ isCut }) => isCut) };
   },
   lengths: (examples, texts) => ({ candidates: texts - examples }),
@@ -83,12 +80,9 @@ export const textPairs: RecordKind<TextPair> = {
     const [anchors, candidates] = [order.slice(0, rows.length), order.slice(rows.length)];
     const isScored = rows.every(({ value }) => value !== undefined);
     return {
-      anchorRows: int32([anchors.length], anchors),
-      candidateRows: int32([candidates.length], candidates),
-      similarities: float32(
-        [rows.length],
-        Float32Array.from(rows, ({ value = 0 }) => value),
-      ),
+      anchorRows: intVector(anchors),
+      candidateRows: intVector(candidates),
+      similarities: floatVector(rows.map(({ value = 0 }) => value)),
       isScored: float32([], Float32Array.of(Number(isScored))),
     };
   },

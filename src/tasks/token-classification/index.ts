@@ -8,7 +8,7 @@ import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import { type ModelConfig, modelOutputs } from "../../models/registry.ts";
 import { option } from "../../options.ts";
-import { int32, type Tensor } from "../../tensor.ts";
+import { intVector, type Tensor } from "../../tensor.ts";
 import { encodeWords } from "../../text/words.ts";
 import { isClassName } from "../common/labelled.ts";
 import { type RecordKind, type RecordParts, recordData, recordTask } from "../common/record-data.ts";
@@ -79,7 +79,7 @@ function tagFeeds(rows: readonly Example[], { classes }: RecordParts): Record<st
       labels.push(classes!.placeOf(number));
     }
   }
-  return { lossRows: int32([places.length], places), labels: int32([labels.length], labels) };
+  return { lossRows: intVector(places), labels: intVector(labels) };
 }
 
 /** Σ -log softmax(logits)[label] over the words, whose logits [targets, labels] are beside it. */

@@ -1,6 +1,6 @@
 // How well words are classified: accuracy by word; by entity precision, recall and F1 as seqeval counts them, or by tag where tags name none.
 import { grouped } from "../../units.ts";
-import { worstClasses } from "../common/classification.ts";
+import { classTable } from "../common/classification.ts";
 import {
   type ClassCounts,
   type ClassMeasures,
@@ -112,10 +112,9 @@ export const tagScores: ScoreTable<TagScore> = {
 };
 
 function classDetails({ classes, counted, count, correct }: TagScore, isAdapter: boolean): (string | string[][])[] {
-  const means =
-    counted === "entities" ? "precision, recall and F1 are of all entities" : "precision, recall and F1 are means over tags";
+  const [of, words] = counted === "entities" ? ["of all entities", "entities"] : ["means over tags", "words"];
   return [
-    `${grouped(correct)} of ${grouped(count)} words correct${isAdapter ? ", with the adapter" : ""}; ${means}:`,
-    [["", "precision", "recall", "F1", counted === "entities" ? "entities" : "words"], ...worstClasses(classes, WORST)],
+    `${grouped(correct)} of ${grouped(count)} words correct${isAdapter ? ", with the adapter" : ""}; precision, recall and F1 are ${of}:`,
+    classTable(classes, words, WORST),
   ];
 }
