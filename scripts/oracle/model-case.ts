@@ -22,7 +22,7 @@ import { openGraph } from "../../src/runtime/open-graph.ts";
 import { baseFor, taskOf } from "../../src/tasks/index.ts";
 import type { BatchShape } from "../../src/tasks/task.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import { evaluate } from "../../src/train/evals.ts";
+import { scoreBatches } from "../../src/train/evals.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { train } from "../../src/train/trainer.ts";
 import { adaptedGraph } from "../../src/train/training-graph.ts";
@@ -301,7 +301,7 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
     rates.push(event.learningRate);
     norms.push(event.gradNorm);
   }
-  const { loss: after } = await evaluate(objective, theta, batches);
+  const { loss: after } = await scoreBatches(objective, theta, batches);
   const stored = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
   const trained = new Map([...stored].filter(([key]) => !key.includes(".base_layer.")));
   return [

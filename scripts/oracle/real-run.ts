@@ -18,7 +18,7 @@ import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { dataLoader } from "../../src/train/data-loader.ts";
-import { evaluate } from "../../src/train/evals.ts";
+import { scoreBatches } from "../../src/train/evals.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { train } from "../../src/train/trainer.ts";
 import { type Checks, type Finding, limits, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
@@ -176,7 +176,7 @@ async function training(run: RealRun): Promise<Finding[]> {
   try {
     const { entries } = objective;
     const theta = thetaOf(entries, await readTensors(`${folder}/adapter_init/${ADAPTER_WEIGHTS_NAME}`));
-    const before = await evaluate(objective, theta, heldBatches);
+    const before = await scoreBatches(objective, theta, heldBatches);
     const first = await objective.lossAndGradient(batches[0]!, theta, targetsOf(batches[0]!), { seed: 0, step: 0, micro: 0 });
     const tensorNorms = [...partsOf(entries, first.gradient)].map(([key, part]): [string, number[]] => [key, [norm(part)]]);
     const losses: number[] = [];
@@ -195,7 +195,7 @@ async function training(run: RealRun): Promise<Finding[]> {
       losses.push(event.loss);
       norms.push(event.gradNorm);
     }
-    const after = await evaluate(objective, theta, heldBatches);
+    const after = await scoreBatches(objective, theta, heldBatches);
     const goldenNorms = Object.entries(meta.first_step_grad_norm_per_tensor).map(([key, value]): [string, number[]] => [
       key,
       [value],

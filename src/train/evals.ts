@@ -26,7 +26,7 @@ export function lossMeasure(): Measure<EvalMeasures> {
 export type EvalBatches = (Iterable<Batch> | AsyncIterable<Batch>) & { rows?: readonly (readonly number[])[] };
 
 /** Evaluates θ on `batches`, without dropout. */
-export async function evaluate(
+export async function scoreBatches(
   objective: Pick<Objective, "evaluate">,
   theta: Float32Array,
   batches: EvalBatches,

@@ -15,7 +15,7 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import type { DataLoader } from "./data-loader.ts";
-import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, evaluate, hasStalled } from "./evals.ts";
+import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, hasStalled, scoreBatches } from "./evals.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
@@ -215,7 +215,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     yield { type: "step", step, loss, learningRate, gradNorm, ...speed, memoryBytes: memoryBytes?.() ?? null };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
-      const result = await evaluate(objective, theta, evaluation.batches, evaluation.measure?.());
+      const result = await scoreBatches(objective, theta, evaluation.batches, evaluation.measure?.());
       if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
       state.evals.push({ step, loss: result.loss });
       yield { type: "eval", step, ...result };

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Batch } from "../../src/data/types.ts";
-import { evaluate, lossMeasure } from "../../src/train/evals.ts";
+import { lossMeasure, scoreBatches } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, train } from "../../src/train/trainer.ts";
 import type { Objective } from "../../src/train/types.ts";
 import { collect, near, only, refused } from "../helpers/assert.ts";
@@ -77,7 +77,7 @@ test("accumulated micro-batches are the big batch, not the mean of their means",
     assert.equal(other.tokens, tokens);
   }
   for (const theta of [small, shuffled]) near(theta, big, 1e-6);
-  const means = await Promise.all(four(0).map((row) => evaluate(toyObjective(), toyTheta(), [toyBatch([row])])));
+  const means = await Promise.all(four(0).map((row) => scoreBatches(toyObjective(), toyTheta(), [toyBatch([row])])));
   const meanOfMeans = means.reduce((sum, { loss }) => sum + loss / 4, 0);
   assert.ok(Math.abs(meanOfMeans - only(whole, "step")[0]!.loss) > 1e-3);
 });
@@ -158,7 +158,7 @@ test("evaluation weighs tokens, runs when asked and at the end, and does not tou
     evals.map(({ step }) => step),
     [4, 6],
   );
-  const { loss } = await evaluate(toyObjective(), evaluated, [toyBatch(rows.slice(0, 6))]);
+  const { loss } = await scoreBatches(toyObjective(), evaluated, [toyBatch(rows.slice(0, 6))]);
   assert.ok(Math.abs(evals[1]!.loss - loss) < 1e-12);
   assert.equal(evals[1]!.perplexity, Math.exp(evals[1]!.loss));
 });

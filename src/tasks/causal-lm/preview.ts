@@ -1,6 +1,5 @@
 // Previews of texts that are continued: examples with their trained tokens marked, what is lost, what a model would not learn.
 import type { MadeExample } from "../../data/examples.ts";
-import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
 import { IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import {
@@ -18,12 +17,25 @@ import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;
 
-export async function textPreview({ base, data, ids }: PreviewContext): Promise<Previewing> {
+export async function textPreview({ base, data, ids: withIds }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
   const { maxLength, imageSpans = () => [] } = data;
   return {
     stats: (source) => textStats(source, tokenizer, maxLength),
-    show: async (made) => show(made, imageSpans(made.whole), tokenizer, maxLength, ids),
+    /** Truncated to the maximum length; together the pieces of its text are what the tokens decode to. */
+    async show({ place, whole }): Promise<ShownExample> {
+      const kept = { ids: whole.ids.slice(0, maxLength), labels: whole.labels.subarray(0, maxLength) };
+      const tokens = kept.ids.length;
+      const images = imageSpans(whole).filter(({ to }) => to <= tokens);
+      return {
+        place,
+        tokens,
+        trained: targetsOf(kept.labels),
+        cut: whole.ids.length - tokens,
+        parts: tokenizer.limited(() => textParts(tokenizer, kept, [0, tokens], images)),
+        ...(withIds && { ids: [...kept.ids] }),
+      };
+    },
     warnings: textWarnings,
   };
 }
@@ -55,36 +67,6 @@ function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLen
       if (ids.length <= maxLength && !end.some((id) => eosIds.includes(id))) counted.endless++;
     },
     total,
-  };
-}
-
-/** An example truncated to the maximum length, its text in pieces; together they are what the tokens decode to, and a note for each image's. */
-function show(
-  { place, whole }: MadeExample,
-  images: readonly ImageSpan[],
-  tokenizer: Tokenizer,
-  maxLength: number,
-  withIds: boolean,
-): ShownExample {
-  const ids = whole.ids.slice(0, maxLength);
-  const isTrained = (i: number): boolean => whole.labels[i] !== IGNORE;
-  const { parts, add, addTokens } = textParts(tokenizer);
-  tokenizer.limited(() => {
-    let from = 0;
-    for (const span of images.filter((span) => span.to <= ids.length)) {
-      addTokens(ids, isTrained, from, span.from);
-      add(imageNote(span), false);
-      from = span.to;
-    }
-    addTokens(ids, isTrained, from, ids.length);
-  });
-  return {
-    place,
-    tokens: ids.length,
-    trained: targetsOf(whole.labels.subarray(0, maxLength)),
-    cut: whole.ids.length - ids.length,
-    parts,
-    ...(withIds && { ids: [...ids] }),
   };
 }
 

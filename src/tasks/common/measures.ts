@@ -51,6 +51,12 @@ export const notFinite = (outputs: string, got: string, of?: string): LowrankErr
 
 export const notFiniteScores = (logits: Float32Array): LowrankError => notFinite("scores", logits.subarray(0, 8).join(", "));
 
+/** Rows of a table: the base, and below it the adapter where there is one. */
+export const comparedRows = <S>({ base, adapter }: { base: S | null; adapter: S | null }, cells: (score: S) => string[]) => [
+  ["base", ...cells(base!)],
+  ...(adapter ? [["with the adapter", ...cells(adapter)]] : []),
+];
+
 /** A share of nothing is 0. */
 export const share = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
 

@@ -1,6 +1,7 @@
 // What a preview of any task consists of: counts of each data file, and examples as they are trained on.
+import { type ImageSpan, imageNote } from "../../data/image-spans.ts";
 import type { Recognized } from "../../data/readers.ts";
-import { IGNORE } from "../../data/types.ts";
+import { type Example, IGNORE } from "../../data/types.ts";
 import { makeStreamDecoder, type Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
 import type { PreviewedFiles } from "../task.ts";
@@ -124,24 +125,29 @@ export function continuedStats(source: string, kind: ContinuedStats["kind"]) {
 /** How many tokens are targets. */
 export const targetsOf = (labels: Int32Array): number => labels.reduce((sum, label) => sum + (label === IGNORE ? 0 : 1), 0);
 
-/** The pieces of a text, to which tokens and other texts are added. */
-export function textParts(tokenizer: Tokenizer) {
+/** What tokens decode to, from one place to another, in pieces that are trained or not; images are notes. */
+export function textParts(
+  tokenizer: Tokenizer,
+  { ids, labels }: Pick<Example, "ids" | "labels">,
+  [from, to]: readonly [from: number, to: number],
+  images: readonly ImageSpan[] = [],
+): TextPart[] {
   const parts: TextPart[] = [];
   const add = (text: string, trained: boolean): void => {
     const last = parts.at(-1);
     if (last?.trained === trained) last.text += text;
     else if (text !== "") parts.push({ text, trained });
   };
-  return {
-    parts,
-    add,
-    /** Adds the tokens from one place to another. */
-    addTokens(ids: Int32Array, isTrained: (place: number) => boolean, from: number, to: number): void {
-      const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
-      for (let i = from; i < to; i++) add(decoder.push(ids[i]!), isTrained(i));
-      add(decoder.flush(), isTrained(to - 1));
-    },
-  };
+  let start = from;
+  for (const image of [...images, null]) {
+    const end = image?.from ?? to;
+    const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+    for (let i = start; i < end; i++) add(decoder.push(ids[i]!), labels[i] !== IGNORE);
+    add(decoder.flush(), labels[end - 1] !== IGNORE);
+    if (image) add(imageNote(image), false);
+    start = image?.to ?? to;
+  }
+  return parts;
 }
 
 /** Bars of a histogram, at most. */

@@ -51,14 +51,12 @@ export function fieldsFormat<R extends object>(
   keys: { [F in keyof R]: string },
   readers: { [F in keyof R]-?: (row: Fields, key: string) => R[F] },
 ): RecordFormat<R> {
-  const given = (Object.entries(keys) as [keyof R, string | undefined][]).flatMap(([field, key]) =>
-    key === undefined ? [] : [{ field, key }],
-  );
+  const fields = (Object.keys(keys) as (keyof R)[]).filter((field) => keys[field] !== undefined);
   return {
     name,
-    keys: given.map(({ key }) => key),
+    keys: fields.map((field) => keys[field]),
     optional: [],
-    make: (row) => Object.fromEntries(given.map(({ field, key }) => [field, readers[field](row, key)])) as R,
+    make: (row) => Object.fromEntries(fields.map((field) => [field, readers[field](row, keys[field])])) as R,
   };
 }
 
@@ -119,35 +117,31 @@ async function* eachRecord<R extends object>(
   parts: RecordParts,
 ): AsyncGenerator<MadeExample<R>, void, void> {
   const ahead = parts.images ? IMAGES_AHEAD : 1;
-  type Begun = NumberedRecord<R> & { made: ReturnType<RecordKind<R>["example"]> };
-  const begun: Begun[] = [];
-  const next = async (): Promise<MadeExample<R>> => {
-    const { record, place, made } = begun.shift()!;
-    const { whole, isCut = false } = await made;
-    return { record, place, key: fieldsKey(record, kind.answers), whole, isCut };
-  };
-  const make = async (record: R, where: string) => {
+  const make = async ({ record, place }: NumberedRecord<R>): Promise<MadeExample<R>> => {
+    const where = records.where(place);
     try {
-      return await kind.example(record, where, parts);
+      const { whole, isCut = false } = await kind.example(record, where, parts);
+      return { record, place, key: fieldsKey(record, kind.answers), whole, isCut };
     } catch (error) {
       // An unknown class names its place already.
       throw error instanceof LowrankError && error.code === "data/label" ? error : withPlace(error, where);
     }
   };
+  const begun: Promise<MadeExample<R>>[] = [];
   try {
-    for await (const { record, place } of records) {
-      const made = make(record, records.where(place));
+    for await (const row of records) {
+      const made = make(row);
       // It is reported when its turn comes.
       made.catch(() => {});
-      begun.push({ record, place, made });
-      if (begun.length === ahead) yield await next();
+      begun.push(made);
+      if (begun.length === ahead) yield await begun.shift()!;
     }
   } catch (error) {
     // What is wrong with an earlier record is reported first.
-    while (begun.length > 0) yield await next();
+    yield* begun;
     throw error;
   }
-  while (begun.length > 0) yield await next();
+  yield* begun;
 }
 
 /** The examples as rows, in order. */
@@ -161,38 +155,39 @@ function collateRecords<R extends object>(
   const padId = tokenizer ? paddingOf(config, tokenizer) : 0;
   const lengths = Int32Array.from({ length: examples.length }, (_, i) => examples.tokensOf(i) || config.maxPositions);
   const read = modelInputs(config);
-  const textsOf = (rows: readonly number[]) => rows.reduce((sum, row) => sum + examples.textsOf(row), 0);
+  const sum = (rows: readonly number[], of: (row: number) => number) => rows.reduce((total, row) => total + of(row), 0);
   return {
     examples,
     lengths,
     identity: { padId, classes: classes?.labels().join("\n") ?? null },
     name: () => examplesName(examples, { imageOf: images?.fingerprintOf, classOf: classes?.placeOf }),
-    size: (rows) => ({
-      ...sizeOfRows(lengths, rows),
-      ...(kind.textRows && { rows: textsOf(rows), width: Math.max(...rows.map(examples.longestOf)) }),
-      targets: rows.reduce((sum, row) => sum + examples.targetsOf(row), 0),
-      ...(kind.lengths && { lengths: kind.lengths(rows.length, textsOf(rows)) }),
-    }),
+    size(rows) {
+      const texts = sum(rows, examples.textsOf);
+      return {
+        ...sizeOfRows(lengths, rows),
+        ...(kind.textRows && { rows: texts, width: Math.max(...rows.map(examples.longestOf)) }),
+        targets: sum(rows, examples.targetsOf),
+        ...(kind.lengths && { lengths: kind.lengths(rows.length, texts) }),
+      };
+    },
     async batch(indices) {
       const rows = await examples.read(indices);
-      const texts = kind.textRows ? textsInTurn(rows).map(({ ids }) => ({ ids })) : rows;
+      const texts = kind.textRows ? textsInTurn(rows) : rows;
       const feeds = { ...(tokenizer && textFeeds(texts, padId)), ...(images && (await pixelFeeds(rows, images))) };
       return {
         feeds: { ...Object.fromEntries(Object.entries(feeds).filter(([name]) => read[name])), ...kind.feeds?.(rows, parts) },
-        targets: indices.reduce((sum, i) => sum + examples.targetsOf(i), 0),
-        tokens: indices.reduce((sum, i) => sum + lengths[i]!, 0),
+        targets: sum(indices, examples.targetsOf),
+        tokens: sum(indices, (row) => lengths[row]!),
       };
     },
   };
 }
 
-/** The texts of examples, each with its example's place: the first ones, then the second ones, and so on. */
-export function textsInTurn(rows: readonly Example[]): { ids: Int32Array; example: number }[] {
+/** The texts of examples: the first ones, then the second ones, and so on. */
+export function textsInTurn(rows: readonly Example[]): Pick<Example, "ids">[] {
   const texts = rows.map(textsIn);
   const most = Math.max(...texts.map(({ length }) => length));
-  return Array.from({ length: most }, (_, nth) =>
-    texts.flatMap((own, example) => (own[nth] ? [{ ids: own[nth], example }] : [])),
-  ).flat();
+  return Array.from({ length: most }, (_, nth) => texts.flatMap((own) => (own[nth] ? [{ ids: own[nth] }] : []))).flat();
 }
 
 /** Padding is masked, so any id will do where the tokenizer's has no row in the embedding; a head that looks for `padId` gets it. */

@@ -1,9 +1,10 @@
 // How well images and texts find each other: recall@k over cosines, as CLIP's and ALIGN's papers report it for Flickr30K and COCO.
-import { notFinite } from "./measures.ts";
+import { percent } from "../../units.ts";
+import { comparedRows, notFinite } from "./measures.ts";
 import { type Products, rowsOf, type Vectors } from "./similarity.ts";
 
 /** Among how many of the nearest the right one has to be. */
-export const RECALL_AT = [1, 5, 10] as const;
+const RECALL_AT = [1, 5, 10] as const;
 
 /** Shares of the queries that find a right one among the `k` nearest, by k. */
 export type Recall = Record<(typeof RECALL_AT)[number], number>;
@@ -62,6 +63,12 @@ export async function recall(
 
 const isNearer = (scores: Float32Array, a: number, b: number): boolean =>
   scores[a]! > scores[b]! || (scores[a] === scores[b] && a < b);
+
+/** A table of recall@k, of the base and of the adapter. */
+export const recallTable = <S>(sides: { base: S | null; adapter: S | null }, of: (score: S) => Recall): string[][] => [
+  ["", ...RECALL_AT.map((k) => `recall@${k}`)],
+  ...comparedRows(sides, (score) => RECALL_AT.map((k) => percent(of(score)[k]))),
+];
 
 /** Fails with `predict/not-finite` for vectors that are no numbers. */
 export function checkFinite({ data, width }: Vectors, of: string): void {

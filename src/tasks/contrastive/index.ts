@@ -4,11 +4,11 @@ import { add, mul } from "../../graph/ops/elementwise.ts";
 import { iota, scalar } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import { modelOutputs } from "../../models/registry.ts";
-import { grouped, percent } from "../../units.ts";
+import { grouped } from "../../units.ts";
 import { exclusiveScores } from "../common/classification.ts";
 import { figureColumns, meanLoss } from "../common/measures.ts";
 import { encodeTexts, fieldsFormat, type RecordKind, readPath, readText, recordData, recordTask } from "../common/record-data.ts";
-import { type RetrievalMeasures, retrievalMeasures } from "../common/retrieval.ts";
+import { type RetrievalMeasures, recallTable, retrievalMeasures } from "../common/retrieval.ts";
 import { vectorOf, vectors, withProducts } from "../common/similarity.ts";
 import type { Measure, Measuring, ScoreTable, Task } from "../task.ts";
 
@@ -76,17 +76,15 @@ function measure({ examples, engine }: Measuring): Measure<ContrastiveScore> {
 
 const scores: ScoreTable<ContrastiveScore> = {
   columns: figureColumns({ loss: "loss" }),
-  details({ base, adapter, batchSize }) {
-    const { images, texts } = (base ?? adapter)!;
-    const found = (direction: "imageToText" | "textToImage", title: string): (string | string[][])[] => {
-      const row = (name: string, score: ContrastiveScore) => [name, ...Object.values(score[direction]).map(percent)];
-      const rows = [["", "recall@1", "recall@5", "recall@10"], row("base", base!)];
-      return [title, adapter ? [...rows, row("with the adapter", adapter)] : rows];
-    };
+  details({ batchSize, ...sides }) {
+    const { images, texts } = (sides.base ?? sides.adapter)!;
+    const found = (direction: "imageToText" | "textToImage") => recallTable(sides, (score) => score[direction]);
     return [
       `The loss is that of pairs among ${batchSize} (--batch-size); it grows with their number.`,
-      ...found("imageToText", `images that find a text of theirs, of ${grouped(images)}, among ${grouped(texts)} texts`),
-      ...found("textToImage", `texts that find their image, of ${grouped(texts)}, among ${grouped(images)} images`),
+      `images that find a text of theirs, of ${grouped(images)}, among ${grouped(texts)} texts`,
+      found("imageToText"),
+      `texts that find their image, of ${grouped(texts)}, among ${grouped(images)} images`,
+      found("textToImage"),
     ];
   },
 };

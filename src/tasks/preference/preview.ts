@@ -52,11 +52,7 @@ function show({ place, whole, isCut = false }: MadeExample, tokenizer: Tokenizer
   const answers = answersOf(whole);
   const first = answers.map(({ labels }) => labels.findIndex((label) => label !== IGNORE));
   const border = Math.min(...first.map((place, i) => (place < 0 ? answers[i]!.ids.length : place)));
-  const partsOf = ({ ids, labels }: Example, from: number, to: number) => {
-    const { parts, addTokens } = textParts(tokenizer);
-    if (to > from) addTokens(ids, (i) => labels[i] !== IGNORE, from, to);
-    return parts;
-  };
+  const partsOf = (answer: Example, from: number, to: number) => textParts(tokenizer, answer, [from, to]);
   return {
     place,
     tokens: whole.ids.length,

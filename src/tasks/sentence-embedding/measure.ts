@@ -1,8 +1,8 @@
 // How well embeddings find what belongs together (recall@k), and how their cosines go with given scores (Pearson, Spearman).
 import { textsIn } from "../../data/store.ts";
-import { grouped, percent } from "../../units.ts";
-import { figureColumns, meanLoss, pearson, spearman } from "../common/measures.ts";
-import { checkFinite, RECALL_AT, type Recall, recall } from "../common/retrieval.ts";
+import { grouped } from "../../units.ts";
+import { comparedRows, figureColumns, meanLoss, pearson, spearman } from "../common/measures.ts";
+import { checkFinite, type Recall, recall, recallTable } from "../common/retrieval.ts";
 import { vectorOf, vectors, withProducts } from "../common/similarity.ts";
 import type { Measure, Measuring, Score, ScoreTable } from "../task.ts";
 
@@ -90,26 +90,23 @@ export function figures({ recall: found, spearman }: EmbeddingScore): Record<str
   return { ...(found && { "recall@1": found[1] }), ...(spearman !== null && { spearman }) };
 }
 
-const number = (value: number | null): string => value?.toFixed(4) ?? "—";
-
 export const embeddingScores: ScoreTable<EmbeddingScore> = {
   columns: figureColumns({ loss: "loss" }),
-  details({ base, adapter, batchSize }) {
-    const { pairs, candidates, recall: found } = (adapter ?? base)!;
-    const rows = (cells: (score: EmbeddingScore) => string[]): string[][] => [
-      ["base", ...cells(base!)],
-      ...(adapter ? [["with the adapter", ...cells(adapter)]] : []),
-    ];
+  details({ batchSize, ...sides }) {
+    const { pairs, candidates, recall: found } = (sides.adapter ?? sides.base)!;
     if (!found) {
       return [
         `The loss is the mean squared difference of cosine and score, of ${grouped(pairs)} pairs.`,
-        [["", "Spearman", "Pearson"], ...rows(({ spearman, pearson }) => [number(spearman), number(pearson)])],
+        [
+          ["", "Spearman", "Pearson"],
+          ...comparedRows(sides, ({ spearman, pearson }) => [spearman, pearson].map((value) => value?.toFixed(4) ?? "—")),
+        ],
       ];
     }
     return [
       `The loss is that of pairs among ${batchSize} (--batch-size); it grows with their number.`,
       `anchors that find their positive, of ${grouped(pairs)} pairs, among ${grouped(candidates)} positives`,
-      [["", ...RECALL_AT.map((k) => `recall@${k}`)], ...rows(({ recall: shares }) => RECALL_AT.map((k) => percent(shares![k])))],
+      recallTable(sides, (score) => score.recall!),
     ];
   },
 };

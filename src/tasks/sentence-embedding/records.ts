@@ -76,7 +76,7 @@ export const textPairs: RecordKind<TextPair> = {
   lengths: (examples, texts) => ({ candidates: texts - examples }),
   /** The rows of the anchors, and of what each is compared with: its own positive at the same place, then the negatives. */
   feeds(rows) {
-    const order = textsInTurn(rows).map((_, row) => row);
+    const order = [...textsInTurn(rows).keys()];
     const [anchors, candidates] = [order.slice(0, rows.length), order.slice(rows.length)];
     const isScored = rows.every(({ value }) => value !== undefined);
     return {
