@@ -3,9 +3,8 @@ import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import { taskOf } from "../tasks/index.ts";
 import type { Classifying } from "../tasks/task.ts";
-import { baseForUse } from "./choose.ts";
 import { asImage, asText, imageRunner, textRunner } from "./inputs.ts";
-import { inTurn, openTaskModel, type TaskModel } from "./task-model.ts";
+import { baseForUse, inTurn, openTaskModel, type TaskModel } from "./task-model.ts";
 import type { Classifier, ClassifyOptions, PredictorOptions, Scorer } from "./types.ts";
 import { zeroShotScorer } from "./zero-shot.ts";
 

@@ -3,7 +3,7 @@ import { LowrankError } from "../errors.ts";
 import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import type { AnyBase } from "../models/base.ts";
-import { openProducts, type Products, rowsOf, type Vectors, vectors } from "../tasks/common/similarity.ts";
+import { openProducts, type Products, rowsOf, type Vectors, vectors } from "../tasks/common/retrieval.ts";
 import type { Prediction } from "../tasks/task.ts";
 import { asImage, imageRunner, rowsIn, textRunner } from "./inputs.ts";
 import type { TaskModel } from "./task-model.ts";

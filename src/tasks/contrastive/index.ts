@@ -8,8 +8,7 @@ import { grouped } from "../../units.ts";
 import { exclusiveScores } from "../common/classification.ts";
 import { figureColumns, meanLoss } from "../common/measures.ts";
 import { encodeTexts, fieldsFormat, type RecordKind, readPath, readText, recordData, recordTask } from "../common/record-data.ts";
-import { type RetrievalMeasures, recallTable, retrievalMeasures } from "../common/retrieval.ts";
-import { vectorOf, vectors, withProducts } from "../common/similarity.ts";
+import { type RetrievalMeasures, recallTable, retrievalMeasures, vectorOf, vectors, withProducts } from "../common/retrieval.ts";
 import type { Measure, Measuring, ScoreTable, Task } from "../task.ts";
 
 interface ImageText {

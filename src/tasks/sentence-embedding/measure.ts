@@ -2,8 +2,7 @@
 import { textsIn } from "../../data/store.ts";
 import { grouped } from "../../units.ts";
 import { comparedRows, figureColumns, meanLoss, pearson, spearman } from "../common/measures.ts";
-import { checkFinite, type Recall, recall, recallTable } from "../common/retrieval.ts";
-import { vectorOf, vectors, withProducts } from "../common/similarity.ts";
+import { checkFinite, type Recall, recall, recallTable, vectorOf, vectors, withProducts } from "../common/retrieval.ts";
 import type { Measure, Measuring, Score, ScoreTable } from "../task.ts";
 
 export interface EmbeddingScore extends Score {

@@ -14,8 +14,8 @@ import { isClassName } from "../common/labelled.ts";
 import { type RecordKind, type RecordParts, recordData, recordTask } from "../common/record-data.ts";
 import { recordPreview } from "../common/record-preview.ts";
 import type { PreviewContext, Previewing, Task } from "../task.ts";
+import { readTags, splitWords } from "./entities.ts";
 import { type TagScore, tagMeasure, tagScores } from "./measures.ts";
-import { readTags, splitWords } from "./predict.ts";
 
 /** A text in words, and the tag of each, by name or number. */
 interface TaggedText {
