@@ -1,4 +1,5 @@
-// Products of vectors, a block at a time, and how well they find each other: recall@k over cosines, as CLIP's and ALIGN's papers report it for Flickr30K and COCO.
+// Products of vectors, a block at a time, and how well vectors find each other: recall@k over cosines, as CLIP's and ALIGN's papers report it
+// for Flickr30K and COCO.
 import { check } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { gemm } from "../../graph/ops/linear.ts";
