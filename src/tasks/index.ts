@@ -7,9 +7,8 @@ import { type Failure, LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
 import { usualProblemType } from "../models/heads/index.ts";
 import { type HeadChoice, headNames, type ModelConfig } from "../models/registry.ts";
-import type { Given } from "../options.ts";
 import * as table from "./table.ts";
-import type { Score, Task, TaskOptions } from "./task.ts";
+import type { Task, TaskOptions } from "./task.ts";
 
 type Table = typeof table;
 export type TaskName = keyof Table;
@@ -37,9 +36,6 @@ type AllShapes = TakesShape<Table[TaskName]> extends (all: infer S) => void ? S 
 export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
   [K in keyof AllShapes as string extends K ? never : K]: AllShapes[K];
 };
-
-/** Their values where they are given. */
-export type OwnOptions = Given<typeof taskOptions>;
 
 const problemTypeOf = ({ problemType, labels }: ModelConfig): string => problemType ?? usualProblemType(labels);
 
@@ -99,9 +95,9 @@ export const baseFor = <B extends AnyBase | TextBase>(base: B, name: TaskName, o
   onBase(base, headOf(taskOf(name), options));
 
 /** A base for its task, and an adapter on it: what every use of both begins with. */
-export interface PreparedBase {
+interface PreparedBase {
   name: TaskName;
-  task: Task<Score>;
+  task: Task;
   base: AnyBase;
   adapter: Adapter | null;
 }

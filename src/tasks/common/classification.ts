@@ -24,7 +24,7 @@ export interface ClassifierScore extends ClassificationMeasures {
 }
 
 /** Σ -log softmax(logits)[label] over the rows, from `labels` int32 [batch]; the logits beside it. */
-export function classLoss(config: ModelConfig): Graph {
+function classLoss(config: ModelConfig): Graph {
   const { logits } = modelOutputs(config);
   return { outputs: { loss: crossEntropy(logits!, input("labels", "int32", ["batch"])), logits: logits! } };
 }
@@ -56,10 +56,19 @@ const LABEL_CHARS = 40;
 
 export const classificationScores: ScoreTable<ClassifierScore> = {
   columns: figureColumns({ loss: "loss", accuracy: "accuracy", "macro F1": "macroF1" }),
-  details: ({ base, adapter }) => [
-    ...(base ? [] : ["The base has no head of its own for these classes."]),
-    ...classDetails((adapter ?? base)!, adapter !== null),
-  ],
+  details({ base, adapter }) {
+    const { classes, confusions, count, correct } = (adapter ?? base)!;
+    const label = (place: number) => oneLine(classes[place]!.label, LABEL_CHARS);
+    const worst = classTable(classes);
+    const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
+    return [
+      ...(base ? [] : ["The base has no head of its own for these classes."]),
+      `${grouped(correct)} of ${grouped(count)} correct${adapter ? ", with the adapter" : ""}; ${worst.length > classes.length ? "its classes" : "the worst classes"}:`,
+      worst,
+      ...(wrong.length === 0 ? [] : ["most frequent confusions:"]),
+      ...wrong.map((one) => `  ${label(one.expected)} for ${label(one.predicted)}: ${grouped(one.count)}`),
+    ];
+  },
 };
 
 /** What the rows of tasks with one class a row share. */
@@ -86,26 +95,11 @@ export function classTable(classes: readonly ClassMeasures[], counted = "example
   return [["", "precision", "recall", "F1", counted], ...rows];
 }
 
-/** The classes with the lowest F1, and the most frequent confusions. */
-function classDetails({ classes, confusions, count, correct }: ClassifierScore, isAdapter: boolean): (string | string[][])[] {
-  const label = (text: string) => oneLine(text, LABEL_CHARS);
-  const worst = classTable(classes);
-  const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
-  return [
-    `${grouped(correct)} of ${grouped(count)} correct${isAdapter ? ", with the adapter" : ""}; ${worst.length > classes.length ? "its classes" : "the worst classes"}:`,
-    worst,
-    ...(wrong.length === 0 ? [] : ["most frequent confusions:"]),
-    ...wrong.map(({ expected, predicted, count: times }) => {
-      return `  ${label(classes[expected]!.label)} for ${label(classes[predicted]!.label)}: ${grouped(times)}`;
-    }),
-  ];
-}
-
 /**
  * Fails if a decoder has to classify several rows and config.json names no `pad_token_id`: where each row ends would not be known.
  * Transformers refuses it too.
  */
-export function needsPadding({ config, checkpoint }: TextBase, { batchSize }: { batchSize: number }): void {
+function needsPadding({ config, checkpoint }: TextBase, { batchSize }: { batchSize: number }): void {
   const readsLast = modelInputs(config)["positionIds"] !== undefined;
   if (!readsLast || config.padId !== null || batchSize === 1) return;
   throw new LowrankError("model/no-padding", "config.json names no padding token, which a classifier on a decoder needs", {

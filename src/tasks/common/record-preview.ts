@@ -1,6 +1,7 @@
 // Previews of tasks whose records are fields: records as the model reads them, counts of each file, and what to look at before training.
 import type { MadeExample } from "../../data/examples.ts";
 import type { ImageStore } from "../../data/images.ts";
+import { textsIn } from "../../data/store.ts";
 import { readImage } from "../../images/image.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { grouped, percent } from "../../units.ts";
@@ -28,15 +29,15 @@ export async function recordPreview({ base, data, platform, ids: withIds }: Prev
   return {
     stats: (source) => recordStats(source, data),
     async show({ place, whole, isCut = false }): Promise<ShownExample> {
-      const { ids, starts = [], classes: own = [], value, images: [image] = [] } = whole;
-      const borders = [0, ...starts, ids.length];
-      const parts = borders.slice(1).map((end, i) => ids.subarray(borders[i]!, end));
+      const { ids, classes: own = [], value, images: [image] = [] } = whole;
       return {
         place,
         ...(classes && own.length === 1 && { label: classes.labels()[classes.placeOf(own[0]!)]! }),
         ...(value !== undefined && { label: String(value) }),
         ...(tokenizer && {
-          text: parts.filter(({ length }) => length > 0).map(text),
+          text: textsIn(whole)
+            .filter(({ length }) => length > 0)
+            .map(text),
           tokens: ids.length,
           isCut,
           ...(withIds && { ids: [...ids] }),

@@ -30,7 +30,7 @@ export const numberLabel: Label<number> = {
 };
 
 /** Σ (logits - labels)² over the rows, from `labels` float32 [batch]; the logits beside it. */
-export function squaredError(config: ModelConfig): Graph {
+function squaredError(config: ModelConfig): Graph {
   const { logits } = modelOutputs(config); // [batch, 1]
   const error = sub(reshape(logits!, [logits!.shape[0]!]), input("labels", "float32", ["batch"])); // [batch]
   return { outputs: { loss: sumOf(mul(error, error)), logits: logits! } };

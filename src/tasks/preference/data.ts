@@ -62,7 +62,8 @@ async function* eachPair(
   for await (const { record, place } of withCheckedTemplate(records, tokenizer, isConversation)) {
     try {
       const texts = tokenizer.limited(() => encodePreference(record, tokenizer, now));
-      yield { record, place, key: keyOf(record), whole: pairExample(texts, maxLength), isCut: isCut(texts, maxLength) };
+      const isCut = Math.max(texts.chosen.length, texts.rejected.length) > maxLength;
+      yield { record, place, key: keyOf(record), whole: pairExample(texts, maxLength), isCut };
     } catch (error) {
       throw withPlace(error, records.where(place));
     }
@@ -126,9 +127,6 @@ const noImages = (): LowrankError =>
     got: "an image",
     next: "Remove the record.",
   });
-
-const isCut = ({ chosen, rejected }: EncodedPreference, maxLength: number): boolean =>
-  Math.max(chosen.length, rejected.length) > maxLength;
 
 /** Both texts, each cut on the right, as one example: without a target where one answer has none left. */
 export function pairExample({ prompt, chosen, rejected }: EncodedPreference, maxLength: number): Example {

@@ -105,16 +105,13 @@ const WORST = 20;
 
 export const tagScores: ScoreTable<TagScore> = {
   columns: figureColumns({ loss: "loss", accuracy: "accuracy", precision: "precision", recall: "recall", F1: "f1" }),
-  details: ({ base, adapter }) => [
-    ...(base ? [] : ["The base has no head of its own for these tags."]),
-    ...classDetails((adapter ?? base)!, adapter !== null),
-  ],
+  details({ base, adapter }) {
+    const { classes, counted, count, correct } = (adapter ?? base)!;
+    const [of, words] = counted === "entities" ? ["of all entities", "entities"] : ["means over tags", "words"];
+    return [
+      ...(base ? [] : ["The base has no head of its own for these tags."]),
+      `${grouped(correct)} of ${grouped(count)} words correct${adapter ? ", with the adapter" : ""}; precision, recall and F1 are ${of}:`,
+      classTable(classes, words, WORST),
+    ];
+  },
 };
-
-function classDetails({ classes, counted, count, correct }: TagScore, isAdapter: boolean): (string | string[][])[] {
-  const [of, words] = counted === "entities" ? ["of all entities", "entities"] : ["means over tags", "words"];
-  return [
-    `${grouped(correct)} of ${grouped(count)} words correct${isAdapter ? ", with the adapter" : ""}; precision, recall and F1 are ${of}:`,
-    classTable(classes, words, WORST),
-  ];
-}
