@@ -12,7 +12,7 @@ import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
-import { lossGraph } from "../src/tasks/common/token-losses.ts";
+import { lossGraph } from "../src/tasks/common/losses.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { adamW, parameterRanges } from "../src/train/optimizer.ts";
 import { median } from "./median.ts";

@@ -41,3 +41,7 @@ export const float32 = (shape: readonly number[], data: Float32Array): Tensor =>
 export const int32 = (shape: readonly number[], data: Iterable<number>): Tensor => {
   return { dtype: "int32", shape, data: Int32Array.from(data) };
 };
+
+/** Numbers as a tensor of one dimension. */
+export const floatVector = (values: ArrayLike<number>): Tensor => float32([values.length], Float32Array.from(values));
+export const intVector = (values: readonly number[]): Tensor => int32([values.length], values);

@@ -19,6 +19,7 @@ export const figureText = (name: string, value: number): string => figureTexts.g
 const figureTexts = new Map([
   ["perplexity", (value: number) => value.toFixed(2)],
   ["accuracy", percent],
+  ["subsetAccuracy", percent],
 ]);
 
 /** Seconds as "45s", "3m 05s", "2h 07m". */

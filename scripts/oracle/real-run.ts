@@ -14,7 +14,7 @@ import { openGenerator } from "../../src/generate/generator.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
-import { lossGraph } from "../../src/tasks/common/token-losses.ts";
+import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { dataLoader } from "../../src/train/data-loader.ts";

@@ -3,11 +3,10 @@ import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import { taskOf } from "../tasks/index.ts";
 import type { Classifying } from "../tasks/task.ts";
-import { baseForUse } from "./choose.ts";
 import { asImage, asText, imageRunner, textRunner } from "./inputs.ts";
-import { inTurn, openTaskModel, type TaskModel } from "./task-model.ts";
+import { baseForUse, inTurn, openTaskModel, type TaskModel } from "./task-model.ts";
 import type { Classifier, ClassifyOptions, PredictorOptions, Scorer } from "./types.ts";
-import { zeroShot, zeroShotScorer } from "./zero-shot.ts";
+import { zeroShotScorer } from "./zero-shot.ts";
 
 /** The logits of a classifier's head. */
 function headScorer({ reads, encode }: Classifying, base: AnyBase, model: TaskModel, options: PredictorOptions): Scorer {
@@ -29,14 +28,14 @@ function headScorer({ reads, encode }: Classifying, base: AnyBase, model: TaskMo
 export async function openClassifier(base: AnyBase, options: PredictorOptions): Promise<Classifier> {
   const { name, base: headed } = baseForUse(base, "classify", options);
   const model = await openTaskModel(headed, options);
-  const own = taskOf(name).prediction.classify;
-  const scorer = own ? headScorer(own, headed, model, options) : zeroShotScorer(headed, model, options);
-  const { reads, read } = own ?? zeroShot;
+  const { classify, embed, zeroShot } = taskOf(name).prediction;
+  const { reads, read } = classify!;
+  const scorer = zeroShot ? zeroShotScorer(embed!, headed, model, options) : headScorer(classify!, headed, model, options);
   const next = inTurn();
   return {
     task: name,
     reads,
-    labels: () => (own ? model.config().labels : []),
+    labels: () => (zeroShot ? [] : model.config().labels),
     classify: (inputs, given = {}) =>
       next(async () => {
         checkTop(given.top);

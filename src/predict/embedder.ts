@@ -3,9 +3,8 @@ import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import type { ModelConfig } from "../models/registry.ts";
 import { taskOf } from "../tasks/index.ts";
-import { baseForUse } from "./choose.ts";
 import { imageRunner, textRunner } from "./inputs.ts";
-import { openTaskModel } from "./task-model.ts";
+import { baseForUse, openTaskModel } from "./task-model.ts";
 import type { Embedder, PredictorOptions } from "./types.ts";
 
 /** Opens a model whose vectors can be compared. Fails with `predict/task` for another, and as `openTaskModel` does. */

@@ -41,12 +41,17 @@ export function textRunner(base: AnyBase, model: TaskModel, encode?: Classifying
     const lengths = encoded.map(({ ids }) => ids.length);
     for (const batch of batches(lengths, most)) {
       const given = batch.map((i) => ({ ids: encoded[i]!.ids, starts: [encoded[i]!.second] }));
-      const data = await model.run(output, textFeeds(given, padId));
-      const width = data.length / batch.length;
-      for (const [row, i] of batch.entries()) rows[i] = data.subarray(row * width, (row + 1) * width);
+      const found = rowsIn(await model.run(output, textFeeds(given, padId)), batch.length);
+      for (const [row, i] of batch.entries()) rows[i] = found[row]!;
     }
     return { rows, cut: encoded.map(({ cut }) => cut), encoded };
   };
+}
+
+/** An output of so many rows, each by itself. */
+export function rowsIn(data: Float32Array, count: number): Float32Array[] {
+  const width = data.length / count;
+  return Array.from({ length: count }, (_, row) => data.subarray(row * width, (row + 1) * width));
 }
 
 /** Rows in batches, the shortest first, so that little is padded. */
@@ -103,10 +108,7 @@ export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImag
       const feeds = await next;
       next = from + BATCH_IMAGES < images.length ? feedsOf(from + BATCH_IMAGES) : undefined;
       next?.catch(() => {}); // it is waited for in the next round; where this one fails nobody waits
-      const count = feeds.pixelValues.shape[0]!;
-      const data = await model.run(output, feeds);
-      const width = data.length / count;
-      for (let row = 0; row < count; row++) rows.push(data.subarray(row * width, (row + 1) * width));
+      rows.push(...rowsIn(await model.run(output, feeds), feeds.pixelValues.shape[0]!));
     }
     return { rows, cut: images.map(() => false) };
   };

@@ -1,5 +1,5 @@
-// A model of another task than language modelling in sessions of the engine, one for each output that is asked for; adapters, and
-// the heads they bring, are inputs, so that changing them opens nothing again unless the head has another size.
+// A base for a use other than continuing texts, in sessions of the engine, one for each output that is asked for; adapters, and the heads
+// they bring, are inputs, so that changing them opens nothing again unless the head has another size.
 
 import { type AdaptableSession, adaptableSession } from "../adapters/adaptable.ts";
 import { attach } from "../adapters/attach.ts";
@@ -13,10 +13,12 @@ import { toFloat32 } from "../formats/float.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { type AnyBase, onBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
-import { type HeadChoice, type ModelConfig, modelOutputs } from "../models/registry.ts";
+import { type HeadChoice, type ModelConfig, modelOutputs, useOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import type { Engine } from "../runtime/open-graph.ts";
+import { baseFor, chooseTask, possibleTasks, type TaskName, taskNames, taskOf } from "../tasks/index.ts";
 import { float32, type Tensor } from "../tensor.ts";
+import type { PredictorOptions } from "./types.ts";
 
 export interface TaskModelOptions extends Omit<Engine, "profile"> {
   files: Files;
@@ -170,5 +172,37 @@ function checkHead(config: ModelConfig, { checkpoint }: AnyBase, saved: readonly
     expected: `the weights of ${newHead}: a ${modelType} model that was trained to classify, or an adapter with them`,
     got: saved.length > 0 ? `an adapter that brings ${saved.join(", ")}` : "neither",
     next: "Train one (lowrank train), and give it with --adapter.",
+  });
+}
+
+const messages = {
+  classify: "the model does not classify",
+  embed: "the model gives no vectors to compare",
+};
+type Use = keyof typeof messages;
+
+const serves = (use: Use, name: TaskName): boolean => taskOf(name).prediction[use] !== undefined;
+
+/**
+ * The base under the head of the task that serves `use`: the one that is given, or of its adapter, or its own; or one whose head it
+ * has. Fails with `predict/task` where there is none.
+ */
+export function baseForUse(base: AnyBase, use: Use, { task, adapter }: PredictorOptions): { name: TaskName; base: AnyBase } {
+  const chosen = chooseTask("predict/task", base.config, task, adapter);
+  const candidates = [chosen, ...(task ? [] : possibleTasks(base.config))].filter((name) => serves(use, name));
+  for (const name of candidates) {
+    const own = baseFor(base, name);
+    if (name === chosen || own.config.uninitializedHead === null) return { name, base: own };
+  }
+  const others = taskNames.filter((one) => serves(use, one));
+  const own = `As it is, it is for ${useOf(base.config)}.`;
+  throw new LowrankError("predict/task", messages[use], {
+    subject: base.checkpoint.folder,
+    expected: `a model for ${others.map((one) => taskOf(one).what).join(", ")}`,
+    got: `${base.config.modelType}, a model for ${taskOf(chosen).what}`,
+    next:
+      candidates.length > 0
+        ? `Train it to (lowrank train --task ${candidates[0]}), and give the adapter with --adapter. ${own}`
+        : own,
   });
 }

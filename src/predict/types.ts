@@ -40,8 +40,14 @@ export interface ClassifyOptions {
   template?: string | readonly string[];
 }
 
-/** A classifier holds sessions; close it to free the weights. */
-export interface Classifier {
+/** A predictor holds sessions; close it to free the weights. */
+interface Predictor {
+  /** Attaches another adapter, or none. Fails if it does not fit the base; the adapter before stays then. */
+  useAdapter(adapter: Adapter | null): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface Classifier extends Predictor {
   readonly task: TaskName;
   /** What it reads. */
   readonly reads: "text" | "image";
@@ -49,24 +55,16 @@ export interface Classifier {
   labels(): readonly string[];
   /**
    * The classes of each input, in the order of the inputs. Files are read a few at a time; what is asked while another question is
-   * at work waits for its turn. Fails with `predict/*`, `image/*` and
-   * `tokenizer/*` that name the input.
+   * at work waits for its turn. Fails with `predict/*`, `image/*` and `tokenizer/*` that name the input.
    */
   classify(inputs: readonly ClassifierInput[], options?: ClassifyOptions): Promise<Classification[]>;
-  /** Attaches another adapter, or none. Fails if it does not fit the base; the adapter before stays then. */
-  useAdapter(adapter: Adapter | null): Promise<void>;
-  close(): Promise<void>;
 }
 
-/** An embedder holds sessions; close it to free the weights. */
-export interface Embedder {
+export interface Embedder extends Predictor {
   /** A unit vector for each text, in their order. A text that is longer than the model reads loses its end. */
   embedTexts(texts: readonly string[]): Promise<Float32Array[]>;
   /** A unit vector for each image (a path, or an image in memory), in their order. Files are read a few at a time. */
   embedImages(images: readonly ImageInput[]): Promise<Float32Array[]>;
-  /** Attaches another adapter, or none. Fails if it does not fit the base; the adapter before stays then. */
-  useAdapter(adapter: Adapter | null): Promise<void>;
-  close(): Promise<void>;
 }
 
 /** A model's outputs for texts or images: those of each, and whether a text was truncated to the model's positions. */

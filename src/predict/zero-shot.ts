@@ -3,19 +3,18 @@ import { LowrankError } from "../errors.ts";
 import { readWeights } from "../formats/checkpoint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import type { AnyBase } from "../models/base.ts";
-import { exclusiveScores } from "../tasks/common/classification.ts";
-import { openProducts, type Products, rowsOf, type Vectors, vectors } from "../tasks/common/similarity.ts";
-import type { Classifying } from "../tasks/task.ts";
-import { asImage, imageRunner, textRunner } from "./inputs.ts";
+import { openProducts, type Products, rowsOf, type Vectors, vectors } from "../tasks/common/retrieval.ts";
+import type { Prediction } from "../tasks/task.ts";
+import { asImage, imageRunner, rowsIn, textRunner } from "./inputs.ts";
 import type { TaskModel } from "./task-model.ts";
 import type { PredictorOptions, Scorer } from "./types.ts";
 
 /** Most labels of one classification; ImageNet has 1000, its whole tree 21,841. */
-export const MAX_ZERO_SHOT_LABELS = 32_768;
+const MAX_ZERO_SHOT_LABELS = 32_768;
 /** Most templates; CLIP's authors use 80. */
-export const MAX_TEMPLATES = 1000;
+const MAX_TEMPLATES = 1000;
 /** Most texts that labels and templates make. */
-export const MAX_ZERO_SHOT_TEXTS = 1 << 21;
+const MAX_ZERO_SHOT_TEXTS = 1 << 21;
 
 /** What makes a text of a label, where nothing else is said. */
 export const DEFAULT_TEMPLATE = "a photo of a {}";
@@ -24,11 +23,13 @@ const PLACE = "{}";
 /** Texts that are in memory at once. */
 const BLOCK_TEXTS = 1024;
 
-/** What the scores of an image are read by. */
-export const zeroShot: Classifying = { reads: "image", read: exclusiveScores };
-
 /** For each image the cosines with the texts of the labels, times the scale that the model was trained with. */
-export function zeroShotScorer(base: AnyBase, model: TaskModel, options: PredictorOptions): Scorer {
+export function zeroShotScorer(
+  outputs: NonNullable<Prediction["embed"]>,
+  base: AnyBase,
+  model: TaskModel,
+  options: PredictorOptions,
+): Scorer {
   const { files, openSession, threads } = options;
   const texts = textRunner(base, model);
   const images = imageRunner(base, model, options);
@@ -37,7 +38,7 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
   const vectorsOf = (labels: readonly string[], templates: readonly string[]): Promise<Vectors> => {
     const key = JSON.stringify([labels, templates]);
     if (kept?.key !== key)
-      kept = { key, vectors: labelVectors(labels, templates, async (block) => (await texts("textEmbeds", block)).rows) };
+      kept = { key, vectors: labelVectors(labels, templates, async (block) => (await texts(outputs.text!, block)).rows) };
     return kept.vectors;
   };
   return {
@@ -50,7 +51,7 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
         kept = undefined;
         throw error;
       });
-      const found = await images("imageEmbeds", given);
+      const found = await images(outputs.image!, given);
       const scale = Math.exp(toFloat32(await readWeights(files, base.checkpoint, "logit_scale"))[0]!);
       products ??= await openProducts({ openSession, threads });
       const data = new Float32Array(inputs.length * labels.length);
@@ -60,8 +61,7 @@ export function zeroShotScorer(base: AnyBase, model: TaskModel, options: Predict
           first * labels.length,
         );
       }
-      const rows = inputs.map((_, row) => data.subarray(row * labels.length, (row + 1) * labels.length));
-      return { labels, rows, cut: found.cut };
+      return { labels, rows: rowsIn(data, inputs.length), cut: found.cut };
     },
     forget() {
       kept = undefined;

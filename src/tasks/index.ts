@@ -1,58 +1,41 @@
-// The table of tasks. A new task is a folder here and a line in the table (docs/add-a-task.md).
-
+// What is asked of the table of tasks (table.ts): its rows, the one for a base, their options and columns.
 import type { z } from "zod";
 import { attach } from "../adapters/attach.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { ColumnNames } from "../data/records.ts";
-import { LowrankError } from "../errors.ts";
+import { type Failure, LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
 import { usualProblemType } from "../models/heads/index.ts";
 import { type HeadChoice, headNames, type ModelConfig } from "../models/registry.ts";
-import type { Given } from "../options.ts";
-import { causalLm } from "./causal-lm/index.ts";
-import { contrastive } from "./contrastive/index.ts";
-import { imageClassification } from "./image-classification/index.ts";
-import { multiLabelClassification } from "./multi-label-classification/index.ts";
-import { preference } from "./preference/index.ts";
-import { regression } from "./regression/index.ts";
-import { sentenceEmbedding } from "./sentence-embedding/index.ts";
-import { sequenceClassification } from "./sequence-classification/index.ts";
-import type { Score, Task, TaskOptions } from "./task.ts";
-import { tokenClassification } from "./token-classification/index.ts";
+import * as table from "./table.ts";
+import type { Task, TaskOptions } from "./task.ts";
 
-export const tasks = {
-  "causal-lm": causalLm,
-  preference,
-  "sequence-classification": sequenceClassification,
-  "image-classification": imageClassification,
-  contrastive,
-  "multi-label-classification": multiLabelClassification,
-  regression,
-  "token-classification": tokenClassification,
-  "sentence-embedding": sentenceEmbedding,
-} satisfies Record<string, Task>;
+type Table = typeof table;
+export type TaskName = keyof Table;
+const tasks: Record<TaskName, Task> = table;
+/** The row of a task. */
+export const taskOf = (name: TaskName): Task => tasks[name];
 
-export type TaskName = keyof typeof tasks;
+/** Whether its head is another task's where a config names no problem type. */
+const isSpecial = ({ problemType = "single_label_classification" }: Task) => problemType !== "single_label_classification";
+/** By name, and the usual tasks of heads before their special ones. */
+export const taskNames = (Object.keys(table).sort() as [TaskName, ...TaskName[]]).sort(
+  (a, b) => Number(isSpecial(tasks[a])) - Number(isSpecial(tasks[b])),
+);
 /** What is evaluated, by its type, where a program names no task. */
 export type UsualTask = "causal-lm";
-export const taskNames = Object.keys(tasks) as [TaskName, ...TaskName[]];
-/** The row of a task. */
-export const taskOf = (name: TaskName): Task<Score> => tasks[name];
 
 /** What a task measures. */
-export type ScoreOf<T extends TaskName> = Awaited<ReturnType<ReturnType<(typeof tasks)[T]["measure"]>["score"]>>;
+export type ScoreOf<T extends TaskName> = Awaited<ReturnType<ReturnType<Table[T]["measure"]>["score"]>>;
 /** Tasks whose head a base may lack, so that it has no score of its own. */
-export type HeadTask = { [T in TaskName]: (typeof tasks)[T] extends { classes: true } ? T : never }[TaskName];
+export type HeadTask = { [T in TaskName]: Table[T] extends { classes: true } ? T : never }[TaskName];
 
 /** The options that tasks add to those of every run. */
 type TakesShape<T> = T extends { options: infer S } ? (shape: S) => void : never;
-type AllShapes = TakesShape<(typeof tasks)[TaskName]> extends (all: infer S) => void ? S : never;
+type AllShapes = TakesShape<Table[TaskName]> extends (all: infer S) => void ? S : never;
 export const taskOptions = Object.assign({}, ...taskNames.map((name) => taskOf(name).options)) as {
   [K in keyof AllShapes as string extends K ? never : K]: AllShapes[K];
 };
-
-/** Their values where they are given. */
-export type OwnOptions = Given<typeof taskOptions>;
 
 const problemTypeOf = ({ problemType, labels }: ModelConfig): string => problemType ?? usualProblemType(labels);
 
@@ -80,24 +63,24 @@ interface TaskHint {
  */
 export function chooseTask(code: string, config: ModelConfig, given: TaskName | undefined, adapter?: TaskHint | null): TaskName {
   const own = ownTask(config);
-  if (given !== undefined && !possibleTasks(config).includes(given)) throw taskMismatch(code, config, given);
-  if (given !== undefined) return given;
-  const trained = possibleTasks(config).find((name) => name === adapter?.task);
+  const possible = possibleTasks(config);
+  if (given !== undefined) {
+    if (possible.includes(given)) return given;
+    throw optionMismatch(code, config, own, {
+      subject: "task",
+      expected: possible.join(", "),
+      got: given,
+      next: `Use a base for ${tasks[given].what}, or leave out task.`,
+    });
+  }
+  const trained = possible.find((name) => name === adapter?.task);
   if (trained) return trained;
   const { taskType = null } = adapter?.config ?? {};
   const head = adapter?.head?.head;
   const fits = (name: TaskName) => (head ? tasks[name].head === head : tasks[name].peft.taskType === taskType);
   if ((head === undefined && taskType === null) || fits(own)) return own;
-  return possibleTasks(config).find(fits) ?? own;
+  return possible.find(fits) ?? own;
 }
-
-const taskMismatch = (code: string, config: ModelConfig, given: TaskName): LowrankError =>
-  new LowrankError(code, `${config.modelType} is a model for ${tasks[ownTask(config)].what}`, {
-    subject: "task",
-    expected: possibleTasks(config).join(", "),
-    got: given,
-    next: `Use a base for ${tasks[given].what}, or leave out task.`,
-  });
 
 /** The head of a task, with what options say of it. */
 export const headOf = ({ head, labels, problemType, chooses }: Task, options: TaskOptions = {}): HeadChoice => ({
@@ -112,9 +95,9 @@ export const baseFor = <B extends AnyBase | TextBase>(base: B, name: TaskName, o
   onBase(base, headOf(taskOf(name), options));
 
 /** A base for its task, and an adapter on it: what every use of both begins with. */
-export interface PreparedBase {
+interface PreparedBase {
   name: TaskName;
-  task: Task<Score>;
+  task: Task;
   base: AnyBase;
   adapter: Adapter | null;
 }
@@ -137,14 +120,9 @@ export async function prepareBase(
 }
 
 /** Refuses an option, with this code, because it is for models of another task than `name`. */
-export function optionMismatch(
-  code: string,
-  config: ModelConfig,
-  name: TaskName,
-  facts: { subject: string; expected: string; got: string; next: string },
-): LowrankError {
-  return new LowrankError(code, `${config.modelType} is a model for ${tasks[name].what}`, facts);
-}
+export const optionMismatch = (code: string, config: ModelConfig, name: TaskName, facts: Required<Facts>): LowrankError =>
+  new LowrankError(code, `${config.modelType} is a model for ${tasks[name].what}`, facts);
+type Facts = Pick<Failure, "subject" | "expected" | "got" | "next">;
 
 /** Refuses an option, with this code, that is another task's own: it would do nothing. */
 export function checkOwnOptions(code: string, config: ModelConfig, name: TaskName, options: TaskOptions): void {

@@ -158,11 +158,11 @@ export interface Classifying<E extends EncodedPair = EncodedPair> {
 
 /** What predictions are made of. */
 export interface Prediction {
-  /** `lowrank classify`, from the output `logits`. */
+  /** `lowrank classify`: from the output `logits`, or with `zeroShot` from the cosines of an image and texts, by their scale. */
   classify?: Classifying;
   /** `lowrank embed`: the outputs that are unit vectors. */
   embed?: { text?: string; image?: string };
-  /** Images are classified by the texts of labels that each call brings. */
+  /** Images are classified by the texts of labels that each call brings, by the outputs that `embed` names. */
   zeroShot?: boolean;
 }
 

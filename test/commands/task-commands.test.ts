@@ -101,7 +101,7 @@ it("a column that no record of the base's task has is refused, not left unread",
   for (const args of [["preview"], ["eval"], ["train", ...output]]) {
     assert.match(
       await textOf(2, ...args, ...language),
-      /labelColumn: [\s\S]*promptColumn, completionColumn[\s\S]*--task\): sequence-classification/,
+      /labelColumn: [\s\S]*promptColumn, completionColumn[\s\S]*--task\): contrastive, image-classification, sequence-classification/,
     );
   }
   const bert = await taskBase(folder, "bert");

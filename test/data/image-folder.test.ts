@@ -16,8 +16,8 @@ import type { ImageProcessor } from "../../src/images/processor.ts";
 import { finetune } from "../../src/index.ts";
 import { modelConfig } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { classifiedImages } from "../../src/tasks/common/labelled-images.ts";
-import { labelledTexts } from "../../src/tasks/common/labelled-texts.ts";
+import { classLabel } from "../../src/tasks/common/classification.ts";
+import { labelledImages, labelledTexts } from "../../src/tasks/common/labelled.ts";
 import { recordData } from "../../src/tasks/common/record-data.ts";
 import { imageTexts } from "../../src/tasks/contrastive/index.ts";
 import { float32 } from "../../src/tensor.ts";
@@ -28,6 +28,7 @@ import { memoryFiles } from "../helpers/memory-files.ts";
 import { type Colour, colours, jsonl, picture, processor, taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
+const classifiedImages = labelledImages(classLabel);
 const kinds = { "image-classification": classifiedImages, contrastive: imageTexts };
 type Kinds = typeof kinds;
 type RecordOf<T extends keyof Kinds> = Parameters<Kinds[T]["example"]>[0];
@@ -146,11 +147,7 @@ test("a folder without an image says what is in it, and a base that reads files 
   const error = await refusal(read(files, "pets", "image-classification"), "data/empty");
   assert.match(error.message, /no images/);
   assert.match(error.got!, /without an image: 2, .*: 1, hidden names: 1/);
-  const texts = readFormats(
-    holding("pets/cat/1.png"),
-    "pets",
-    labelledTexts("classes", {}, (row, key) => row.label(key)),
-  );
+  const texts = readFormats(holding("pets/cat/1.png"), "pets", labelledTexts(classLabel).formats({}));
   assert.match((await refusal(texts[Symbol.asyncIterator]().next(), "data/folder")).next!, /vit, clip/);
 });
 
@@ -294,7 +291,7 @@ test("images are decoded four at a time, given in order, and the first broken on
   await files.write("base/preprocessor_config.json", new TextEncoder().encode(JSON.stringify(processor)));
   const config = modelConfig({ model_type: "vit", image_size: 16, patch_size: 8 });
   const base = { checkpoint: { folder: "base" }, config, tokenizer: () => assert.fail("no text is read") };
-  const { images, open: openData } = await recordData(classifiedImages, base, { trainOn: "all" }, { files, decodeImage: decode });
+  const { images, open: openData } = await recordData(classifiedImages)(base, { trainOn: "all" }, { files, decodeImage: decode });
   const places: string[] = [];
   const error = await refusal(
     (async () => {

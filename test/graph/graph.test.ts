@@ -19,7 +19,7 @@ import { type DecoderModel, decoderTypes, forwardGraph } from "../../src/models/
 import { lower } from "../../src/onnx/lower.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { normal, purpose, uniform } from "../../src/random.ts";
-import { lossGraph } from "../../src/tasks/common/token-losses.ts";
+import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { loraGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";

@@ -22,7 +22,7 @@ import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
-import { lossGraph } from "../../src/tasks/common/token-losses.ts";
+import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { float32, int32, type Tensor } from "../../src/tensor.ts";
 import { loraObjective, type OpenObjective } from "../../src/train/objective.ts";
 import type { RunOptions } from "../../src/train/options.ts";

@@ -34,7 +34,7 @@ const plain = methods.filter(({ isUsed }) => !isUsed);
 const tables: Record<string, Table> = {
   tasks: {
     rows: "tasks",
-    table: "tasks/index.ts",
+    table: "tasks/table.ts",
     shared: ["common"],
     names: taskNames,
     also: {

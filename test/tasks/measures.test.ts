@@ -4,8 +4,7 @@ import { readFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { argmax, classificationMeasures } from "../../src/tasks/common/classification-measures.ts";
-import { retrievalMeasures } from "../../src/tasks/common/retrieval.ts";
-import { openProducts, vectors } from "../../src/tasks/common/similarity.ts";
+import { openProducts, retrievalMeasures, vectors } from "../../src/tasks/common/retrieval.ts";
 import { near } from "../helpers/assert.ts";
 
 const reference = JSON.parse(readFileSync(new URL("../fixtures/measures.json", import.meta.url), "utf8"));

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { readAdapter } from "../../src/adapters/peft-files.ts";
 import { evaluate, finetune, mergeAdapter, openClassifier, plan, preview } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { multiLabelMeasures } from "../../src/tasks/multi-label-classification/measures.ts";
+import { multiLabelMeasures } from "../../src/tasks/multi-label-classification/index.ts";
 import { collect, near, only, refused } from "../helpers/assert.ts";
 import { jsonl, taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";

@@ -8,7 +8,7 @@ import type { FinetuneEvent } from "../../src/commands/train/finetune.ts";
 import { evaluate, finetune, inspectAdapter, inspectBase, mergeAdapter, openEmbedder, plan, preview } from "../../src/index.ts";
 import { openBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { pearson, spearman } from "../../src/tasks/common/correlation.ts";
+import { pearson, spearman } from "../../src/tasks/common/measures.ts";
 import { ownTask } from "../../src/tasks/index.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
 import { collect, greatestDifference, near, only, refused } from "../helpers/assert.ts";

@@ -9,9 +9,9 @@ import type { Platform } from "../../platform/platform.ts";
 import { openClassifier } from "../../predict/classifier.ts";
 import type { Classifier } from "../../predict/types.ts";
 import { DEFAULT_TEMPLATE } from "../../predict/zero-shot.ts";
-import type { ClassifierScore } from "../../tasks/common/classification.ts";
+import { type ClassifierScore, classLabel } from "../../tasks/common/classification.ts";
 import { classificationMeasures } from "../../tasks/common/classification-measures.ts";
-import { classifiedImages } from "../../tasks/common/labelled-images.ts";
+import { labelledImages } from "../../tasks/common/labelled.ts";
 import { recordData } from "../../tasks/common/record-data.ts";
 import { ownTask, taskOf } from "../../tasks/index.ts";
 import type { TaskData } from "../../tasks/task.ts";
@@ -21,9 +21,8 @@ import type { EvaluateOptions } from "./evaluate.ts";
 /** Images that are classified at once. */
 const BATCH_IMAGES = 64;
 
-/** The images with classes of a file, as data of this base. */
-const classifiedImagesOf = (base: AnyBase, options: EvaluateOptions, platform: Platform): Promise<TaskData> =>
-  recordData(classifiedImages, base, { ...options, trainOn: "all" }, platform);
+/** The images with classes of a file, as data of a base. */
+const classifiedImages = recordData(labelledImages(classLabel));
 
 /** Whether a file for a base that compares images and texts has classes in the place of texts. */
 export async function hasClasses(base: AnyBase, options: EvaluateOptions, platform: Platform): Promise<boolean> {
@@ -37,7 +36,7 @@ export async function hasClasses(base: AnyBase, options: EvaluateOptions, platfo
     return false;
   };
   const pairs = await taskOf(ownTask(base.config)).data(base, { ...options, trainOn: "all" }, platform);
-  return !(await begins(pairs)) && begins(await classifiedImagesOf(base, options, platform));
+  return !(await begins(pairs)) && begins(await classifiedImages(base, { ...options, trainOn: "all" }, platform));
 }
 
 /** Classifies the images of `options.data` by the base, and by the adapter on it. The classes are those of the file. */
@@ -49,7 +48,7 @@ export async function zeroShot(
 ): Promise<{ data: ExampleReport; template: readonly string[]; base: ClassifierScore; adapter: ClassifierScore | null }> {
   const { template: given = DEFAULT_TEMPLATE, anyBase, threads } = options;
   const template = typeof given === "string" ? [given] : given;
-  const reader = dataReader(platform.files, await classifiedImagesOf(base, options, platform));
+  const reader = dataReader(platform.files, await classifiedImages(base, { ...options, trainOn: "all" }, platform));
   try {
     const { examples, report } = await finished(reader.read(options.data));
     const images: { path: string; label: number }[] = [];

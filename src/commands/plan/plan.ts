@@ -22,7 +22,7 @@ import {
 } from "../../models/registry.ts";
 import { type Given, option, pick } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/token-losses.ts";
+import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";

@@ -1,18 +1,19 @@
 // The data of a language model: records of its kinds to tokens, and rows of them to batches, with images where the base reads any.
-import { collate } from "../../data/collate.ts";
+import { type Collator, collate, examplesName } from "../../data/collate.ts";
 import { eachExample } from "../../data/examples.ts";
 import { imageStore } from "../../data/images.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
 import { readRecords } from "../../data/readers.ts";
-import { imageSpansOf, withImages, withoutImages } from "../../data/record-images.ts";
+import { imageSpansOf, type RecordImages, withImages, withoutImages } from "../../data/record-images.ts";
+import type { Examples } from "../../data/store.ts";
 import { LowrankError } from "../../errors.ts";
 import type { TextBase } from "../../models/base.ts";
-import type { DecoderModel } from "../../models/registry.ts";
-import { imageSide, noImages } from "../../multimodal/images.ts";
+import type { DecoderConfig } from "../../models/config/config.ts";
+import { type DecoderModel, visionOf } from "../../models/registry.ts";
+import { imageSide, imageTensors, noImages } from "../../multimodal/images.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { checkVocabulary, lengthLimit, withCheckedTemplate } from "../common/tokenizer-checks.ts";
 import type { DataOptions, TaskData } from "../task.ts";
-import { collateWithImages } from "./image-rows.ts";
 
 /** Fails if the tokenizer has ids that the base has no embedding for, or its positions do not suffice. */
 export async function languageData(
@@ -37,7 +38,8 @@ export async function languageData(
       const file = readRecords(files, path, options);
       const how = { trainOn: options.trainOn, now, source: path, ...(images && { images }) };
       const read = images ? withImages(file, images, path) : withoutImages(file, () => noImages(base), path);
-      return { file, examples: eachExample(withCheckedTemplate(read, tokenizer), tokenizer, how) };
+      const checked = withCheckedTemplate(read, tokenizer, (record) => "messages" in record);
+      return { file, examples: eachExample(checked, tokenizer, how) };
     },
     // Images that are in no file that was read are in no batch: then the run is one on texts.
     collate: (examples, packLength) => {
@@ -57,3 +59,27 @@ const cannotPack = (): LowrankError =>
     got: "true",
     next: "Leave out packing.",
   });
+
+/** Batches of texts with what the vision side is fed; every batch carries images, though it may be none. */
+function collateWithImages(examples: Examples, config: DecoderConfig, padId: number, { text, store }: RecordImages): Collator {
+  const vision = visionOf(config)!;
+  const texts = collate(examples, padId);
+  return {
+    ...texts,
+    name: () => examplesName(examples, { imageOf: store.fingerprintOf }),
+    size(rows) {
+      const counts = rows.map((row) => examples.imagesOf(row));
+      // Where text attends to images, rows with fewer are filled up, and one is there in any case.
+      const images = vision.attends ? Math.max(1, ...counts) : counts.reduce((sum, count) => sum + count, 0);
+      return { ...texts.size(rows), images };
+    },
+    async batch(indices) {
+      const { rows, feeds, ...counts } = await texts.batch(indices);
+      const read = await examples.read(indices);
+      const given = await Promise.all(
+        read.map(async ({ ids, images = [] }) => ({ ids, start: 0, images: await Promise.all(images.map(store.read)) })),
+      );
+      return { ...counts, feeds: { ...feeds, ...vision.feeds(config, rows, imageTensors(text, store, rows, given)) } };
+    },
+  };
+}

@@ -1,7 +1,7 @@
 // Language modelling: texts, prompts with completions and conversations are continued, by cross-entropy of the next token.
 import type { DecoderConfig } from "../../models/config/config.ts";
-import { meanLoss } from "../common/measures.ts";
-import { lossGraph } from "../common/token-losses.ts";
+import { lossGraph } from "../common/losses.ts";
+import { figureColumns, meanLoss } from "../common/measures.ts";
 import type { Score, Task } from "../task.ts";
 import { languageData } from "./data.ts";
 import { textPreview } from "./preview.ts";
@@ -26,12 +26,7 @@ export const causalLm: Task<LanguageScore> = {
     return { add: mean.add, score: () => ({ loss: mean.loss(), perplexity: Math.exp(mean.loss()) }) };
   },
   figures: ({ perplexity }) => ({ perplexity }),
-  scores: {
-    columns: [
-      ["loss", ({ loss }) => loss.toFixed(4)],
-      ["perplexity", ({ perplexity }) => perplexity.toFixed(2)],
-    ],
-  },
+  scores: { columns: figureColumns({ loss: "loss", perplexity: "perplexity" }) },
   preview: textPreview,
   prediction: {},
 };

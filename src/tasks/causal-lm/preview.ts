@@ -1,25 +1,47 @@
 // Previews of texts that are continued: examples with their trained tokens marked, what is lost, what a model would not learn.
 import type { MadeExample } from "../../data/examples.ts";
-import { type ImageSpan, imageNote } from "../../data/record-images.ts";
 import { IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
-import { continuedStats, type ShownExample, sharedWarning, targetsOf, textParts } from "../common/preview.ts";
+import {
+  continuedStats,
+  type DatasetStats,
+  duplicateWarnings,
+  fileWarnings,
+  type ShownExample,
+  targetsOf,
+  textParts,
+  truncationWarning,
+} from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 
 /** Among how many last trained tokens one that stops generation is looked for. */
 const END_TOKENS = 3;
-export async function textPreview({ base, data, ids }: PreviewContext): Promise<Previewing> {
+
+export async function textPreview({ base, data, ids: withIds }: PreviewContext): Promise<Previewing> {
   const tokenizer = await base.tokenizer();
   const { maxLength, imageSpans = () => [] } = data;
   return {
     stats: (source) => textStats(source, tokenizer, maxLength),
-    show: async (made) => show(made, imageSpans(made.whole), tokenizer, maxLength, ids),
+    /** Truncated to the maximum length; together the pieces of its text are what the tokens decode to. */
+    async show({ place, whole }): Promise<ShownExample> {
+      const kept = { ids: whole.ids.slice(0, maxLength), labels: whole.labels.subarray(0, maxLength) };
+      const tokens = kept.ids.length;
+      const images = imageSpans(whole).filter(({ to }) => to <= tokens);
+      return {
+        place,
+        tokens,
+        trained: targetsOf(kept.labels),
+        cut: whole.ids.length - tokens,
+        parts: tokenizer.limited(() => textParts(tokenizer, kept, [0, tokens], images)),
+        ...(withIds && { ids: [...kept.ids] }),
+      };
+    },
     warnings: textWarnings,
   };
 }
 
 /** Counts that records are added to. */
-export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLength: number) {
+function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">, maxLength: number) {
   const { counted, sums, lengths, drop, total } = continuedStats(source, "text");
   return {
     add({ record, place, whole: { ids, labels }, imagesEnd = 0 }: MadeExample): void {
@@ -48,65 +70,25 @@ export function textStats(source: string, { eosIds }: Pick<Tokenizer, "eosIds">,
   };
 }
 
-/** An example truncated to the maximum length, its text in pieces; together they are what the tokens decode to, and a note for each image's. */
-function show(
-  { place, whole }: MadeExample,
-  images: readonly ImageSpan[],
-  tokenizer: Tokenizer,
-  maxLength: number,
-  withIds: boolean,
-): ShownExample {
-  const ids = whole.ids.slice(0, maxLength);
-  const isTrained = (i: number): boolean => whole.labels[i] !== IGNORE;
-  const { parts, add, addTokens } = textParts(tokenizer);
-  tokenizer.limited(() => {
-    let from = 0;
-    for (const span of images.filter((span) => span.to <= ids.length)) {
-      addTokens(ids, isTrained, from, span.from);
-      add(imageNote(span), false);
-      from = span.to;
-    }
-    addTokens(ids, isTrained, from, ids.length);
-  });
-  return {
-    place,
-    tokens: ids.length,
-    trained: targetsOf(whole.labels.subarray(0, maxLength)),
-    cut: whole.ids.length - ids.length,
-    parts,
-    ...(withIds && { ids: [...ids] }),
-  };
-}
-
 function textWarnings(found: PreviewedFiles): string[] {
-  const { maxLength, trainOn, train, evaluation } = found;
-  const warnings: string[] = [];
-  for (const { source, records, tokens, truncated, continued } of evaluation === null ? [train] : [train, evaluation]) {
-    const { kind, examples, trained, dropped, endless } = continued!;
-    if (records === 0) {
-      warnings.push(`${source}: there are no records, and a run would refuse the file`);
-      continue;
-    }
+  const { maxLength, trainOn } = found;
+  const ofFile = (file: DatasetStats) => {
+    const { kind, examples, trained, dropped, endless } = file.continued!;
     if (examples === 0) {
       const why = dropped.cut > 0 ? `raise the maximum length, which is ${maxLength}` : "check that the answers are not empty";
-      warnings.push(`${source}: no token is trained, and a run would refuse the data; ${why}`);
-      continue;
+      return [`no token is trained, and a run would refuse the data; ${why}`];
     }
-    if (kind !== "text" && trainOn !== "all" && trained === tokens - examples) {
-      warnings.push(
-        `${source}: every token is trained, prompts included; check the chat template's marks, or that prompts are not empty`,
-      );
-    }
-    if (kind === "messages" && trainOn !== "all" && endless > 0) {
-      warnings.push(
-        `${source}: ${endless} of ${examples} examples end with no token that stops generation, so the model would not learn to stop; check eos_token and the chat template`,
-      );
-    }
-    if (truncated > records / 10) {
-      warnings.push(
-        `${source}: ${truncated} of ${records} examples are truncated at ${maxLength} tokens, and the end of their answers is lost`,
-      );
-    }
-  }
-  return [...warnings, ...sharedWarning(found)];
+    return [
+      kind !== "text" &&
+        trainOn !== "all" &&
+        trained === file.tokens - examples &&
+        "every token is trained, prompts included; check the chat template's marks, or that prompts are not empty",
+      kind === "messages" &&
+        trainOn !== "all" &&
+        endless > 0 &&
+        `${endless} of ${examples} examples end with no token that stops generation, so the model would not learn to stop; check eos_token and the chat template`,
+      truncationWarning(file, maxLength, "examples", "the end of their answers is lost"),
+    ];
+  };
+  return [...fileWarnings(found, ofFile), ...duplicateWarnings(found)];
 }

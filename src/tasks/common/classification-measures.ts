@@ -1,5 +1,6 @@
 // How well a classifier does: accuracy, F1 and the confusion matrix, by scikit-learn's definitions (metrics/_classification.py).
 import type { Tensor } from "../../tensor.ts";
+import { meanOf, share } from "./measures.ts";
 
 /** How one class fares. A share of nothing is 0. */
 export interface ClassMeasures {
@@ -35,8 +36,29 @@ export interface ClassificationMeasures {
   confusions: Confusion[];
 }
 
-/** A share of nothing is 0. */
-export const share = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
+/** Of the rows, or of the words, those of a class, those that were said to be, and those that are both. */
+export interface ClassCounts {
+  support: number;
+  said: number;
+  found: number;
+}
+
+export const noCounts = (): ClassCounts => ({ support: 0, said: 0, found: 0 });
+
+/** Counts of classes together. */
+export const summed = (counts: readonly ClassCounts[]): ClassCounts =>
+  counts.reduce(
+    (sum, { support, said, found }) => ({ support: sum.support + support, said: sum.said + said, found: sum.found + found }),
+    noCounts(),
+  );
+
+export const classMeasures = (label: string, { support, said, found }: ClassCounts): ClassMeasures => ({
+  label,
+  precision: share(found, said),
+  recall: share(found, support),
+  f1: share(2 * found, said + support),
+  support,
+});
 
 /**
  * Measures of a classifier. `expected` and `predicted` hold the class of each row as an index into `labels`; both have the
@@ -47,7 +69,7 @@ export function classificationMeasures(
   predicted: ArrayLike<number>,
   labels: readonly string[],
 ): ClassificationMeasures {
-  const of = labels.map(() => ({ support: 0, said: 0, found: 0 }));
+  const of = labels.map(noCounts);
   const pairs = new Map<number, number>(); // expected · labels + predicted → count
   for (let row = 0; row < expected.length; row++) {
     const [own, said] = [expected[row]!, predicted[row]!];
@@ -57,12 +79,9 @@ export function classificationMeasures(
     const pair = own * labels.length + said;
     pairs.set(pair, (pairs.get(pair) ?? 0) + 1);
   }
-  const classes = labels.map((label, i): ClassMeasures => {
-    const { support, said, found } = of[i]!;
-    return { label, precision: share(found, said), recall: share(found, support), f1: share(2 * found, said + support), support };
-  });
+  const classes = labels.map((label, i) => classMeasures(label, of[i]!));
   const occurring = classes.filter((_, i) => of[i]!.support + of[i]!.said > 0);
-  const correct = of.reduce((sum, { found }) => sum + found, 0);
+  const correct = summed(of).found;
   const confusions = [...pairs].map(([pair, count]): Confusion => {
     const predicted = pair % labels.length;
     return { expected: (pair - predicted) / labels.length, predicted, count };
@@ -71,10 +90,7 @@ export function classificationMeasures(
     count: expected.length,
     correct,
     accuracy: share(correct, expected.length),
-    macroF1: share(
-      occurring.reduce((sum, { f1 }) => sum + f1, 0),
-      occurring.length,
-    ),
+    macroF1: meanOf(occurring.map(({ f1 }) => f1)),
     classes,
     confusions: confusions.sort((a, b) => b.count - a.count || a.expected - b.expected || a.predicted - b.predicted),
   };

@@ -1,21 +1,22 @@
 // What tasks with one class a row share: their loss, what is measured, how it is shown.
-
 import { LowrankError } from "../../errors.ts";
 import type { Graph } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
-import { grouped, oneLine, percent } from "../../units.ts";
-import type { Classification, Measure, Measuring, ScoreTable, Task } from "../task.ts";
+import { intVector } from "../../tensor.ts";
+import { grouped, oneLine } from "../../units.ts";
+import type { Classification, Measuring, ScoreTable, Task } from "../task.ts";
 import {
   type ClassificationMeasures,
   type ClassMeasures,
   classificationMeasures,
   predictedClasses,
 } from "./classification-measures.ts";
-import { labelMeasure } from "./measures.ts";
-import { recordPreview } from "./record-preview.ts";
+import type { Label } from "./labelled.ts";
+import { figureColumns, labelMeasure, notFiniteScores } from "./measures.ts";
+import { recordTask } from "./record-data.ts";
 
 /** The mean cross-entropy of the examples in nats, and how they were classified. */
 export interface ClassifierScore extends ClassificationMeasures {
@@ -23,25 +24,30 @@ export interface ClassifierScore extends ClassificationMeasures {
 }
 
 /** Σ -log softmax(logits)[label] over the rows, from `labels` int32 [batch]; the logits beside it. */
-export function classLoss(config: ModelConfig): Graph {
+function classLoss(config: ModelConfig): Graph {
   const { logits } = modelOutputs(config);
   return { outputs: { loss: crossEntropy(logits!, input("labels", "int32", ["batch"])), logits: logits! } };
 }
 
-export const classifierMeasure = ({ labels }: Measuring): Measure<ClassifierScore> =>
-  labelMeasure(predictedClasses, (expected, predicted) => classificationMeasures(expected, predicted, labels));
-
 /** What the rows of tasks on a classifier's head over a text, or over two, share. */
 export const textClassifier = {
+  ...recordTask,
   head: "sequence-classifier",
   peft: { taskType: "SEQ_CLS" },
   columns: ["textColumn", "textPairColumn", "labelColumn"],
-  takes: [],
-  unit: "examples",
-  evalBatchSize: 32,
   check: needsPadding,
-  preview: recordPreview,
 } as const satisfies Partial<Task>;
+
+/** A class of a text or an image: what an example and a batch have of it, `labels` int32 [rows]. */
+export const classLabel: Label<string> = {
+  name: "classes",
+  read: (row, key) => row.label(key),
+  keys: ["label"],
+  hasClasses: true,
+  hasFolders: true,
+  learnt: (label, where, { classes }) => ({ classes: [classes!.numberOf(label, where)] }),
+  feeds: (rows, { classes }) => ({ labels: intVector(rows.map(({ classes: [own] = [] }) => classes!.placeOf(own!))) }),
+};
 
 /** Classes and confusions that are shown: the worst. */
 const WORST = 5;
@@ -49,49 +55,51 @@ const WORST = 5;
 const LABEL_CHARS = 40;
 
 export const classificationScores: ScoreTable<ClassifierScore> = {
-  columns: [
-    ["loss", ({ loss }) => loss.toFixed(4)],
-    ["accuracy", ({ accuracy }) => percent(accuracy)],
-    ["macro F1", ({ macroF1 }) => macroF1.toFixed(4)],
-  ],
-  details: ({ base, adapter }) => [
-    ...(base ? [] : ["The base has no head of its own for these classes."]),
-    ...classDetails((adapter ?? base)!, adapter !== null),
-  ],
+  columns: figureColumns({ loss: "loss", accuracy: "accuracy", "macro F1": "macroF1" }),
+  details({ base, adapter }) {
+    const { classes, confusions, count, correct } = (adapter ?? base)!;
+    const label = (place: number) => oneLine(classes[place]!.label, LABEL_CHARS);
+    const worst = classTable(classes);
+    const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
+    return [
+      ...(base ? [] : ["The base has no head of its own for these classes."]),
+      `${grouped(correct)} of ${grouped(count)} correct${adapter ? ", with the adapter" : ""}; ${worst.length > classes.length ? "its classes" : "the worst classes"}:`,
+      worst,
+      ...(wrong.length === 0 ? [] : ["most frequent confusions:"]),
+      ...wrong.map((one) => `  ${label(one.expected)} for ${label(one.predicted)}: ${grouped(one.count)}`),
+    ];
+  },
 };
 
-/** Rows of a table: the classes with the lowest F1 of those that occur, at most so many. */
-export function worstClasses(classes: readonly ClassMeasures[], most = WORST): string[][] {
+/** What the rows of tasks with one class a row share. */
+export const classTask = {
+  problemType: "single_label_classification",
+  classes: true,
+  loss: classLoss,
+  measure: ({ labels }: Measuring) =>
+    labelMeasure(predictedClasses, (expected, predicted) => classificationMeasures(expected, predicted, labels)),
+  figures: ({ accuracy }: ClassifierScore) => ({ accuracy }),
+  scores: classificationScores,
+} as const satisfies Partial<Task<ClassifierScore>>;
+
+/** A table of the classes with the lowest F1 of those that occur, at most so many; `counted` is what their support counts. */
+export function classTable(classes: readonly ClassMeasures[], counted = "examples", most = WORST): string[][] {
   const occurring = classes.filter(({ support }) => support > 0).sort((a, b) => a.f1 - b.f1);
-  return occurring
+  const rows = occurring
     .slice(0, most)
     .map(({ label, precision, recall, f1, support }) => [
       oneLine(label, LABEL_CHARS),
       ...[precision, recall, f1].map((share) => share.toFixed(4)),
       grouped(support),
     ]);
-}
-
-/** The classes with the lowest F1, and the most frequent confusions. */
-function classDetails({ classes, confusions, count, correct }: ClassifierScore, isAdapter: boolean): (string | string[][])[] {
-  const label = (text: string) => oneLine(text, LABEL_CHARS);
-  const rows = worstClasses(classes);
-  const wrong = confusions.filter(({ expected, predicted }) => expected !== predicted).slice(0, WORST);
-  return [
-    `${grouped(correct)} of ${grouped(count)} correct${isAdapter ? ", with the adapter" : ""}; ${rows.length === classes.length ? "its classes" : "the worst classes"}:`,
-    [["", "precision", "recall", "F1", "examples"], ...rows],
-    ...(wrong.length === 0 ? [] : ["most frequent confusions:"]),
-    ...wrong.map(({ expected, predicted, count: times }) => {
-      return `  ${label(classes[expected]!.label)} for ${label(classes[predicted]!.label)}: ${grouped(times)}`;
-    }),
-  ];
+  return [["", "precision", "recall", "F1", counted], ...rows];
 }
 
 /**
  * Fails if a decoder has to classify several rows and config.json names no `pad_token_id`: where each row ends would not be known.
  * Transformers refuses it too.
  */
-export function needsPadding({ config, checkpoint }: TextBase, { batchSize }: { batchSize: number }): void {
+function needsPadding({ config, checkpoint }: TextBase, { batchSize }: { batchSize: number }): void {
   const readsLast = modelInputs(config)["positionIds"] !== undefined;
   if (!readsLast || config.padId !== null || batchSize === 1) return;
   throw new LowrankError("model/no-padding", "config.json names no padding token, which a classifier on a decoder needs", {
@@ -107,15 +115,7 @@ export function exclusiveScores(logits: Float32Array, labels: readonly string[])
   const most = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const powers = Float64Array.from(logits, (logit) => Math.exp(logit - most));
   const sum = powers.reduce((a, b) => a + b, 0);
-  if (!Number.isFinite(sum)) throw notFinite(logits);
+  if (!Number.isFinite(sum)) throw notFiniteScores(logits);
   const order = labels.map((_, i) => i).sort((a, b) => logits[b]! - logits[a]! || a - b);
   return { scores: order.map((i) => ({ label: labels[i]!, probability: powers[i]! / sum })) };
 }
-
-export const notFinite = (logits: Float32Array): LowrankError =>
-  new LowrankError("predict/not-finite", "the model outputs scores that are not finite", {
-    expected: "finite numbers",
-    got: [...logits.subarray(0, 8)].join(", "),
-    next: "The weights of the model or of the adapter are damaged, or training diverged; use an earlier checkpoint.",
-    exitCode: 1,
-  });

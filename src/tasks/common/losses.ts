@@ -1,9 +1,49 @@
-// Pieces of losses, as graph values.
-import type { Value } from "../../graph/graph.ts";
+// Parts of losses: those of target tokens (cross-entropy of the next token, fused with the output layer), and functions of values.
+import type { Graph, Value } from "../../graph/graph.ts";
 import { add, exp, less, log, neg, where } from "../../graph/ops/elementwise.ts";
-import { scalar } from "../../graph/ops/leaves.ts";
+import { gatherRows } from "../../graph/ops/indexing.ts";
+import { input, scalar } from "../../graph/ops/leaves.ts";
+import { linear } from "../../graph/ops/linear.ts";
+import { linearCrossEntropy } from "../../graph/ops/loss.ts";
+import { sumOf } from "../../graph/ops/reduction.ts";
+import type { DecoderConfig } from "../../models/config/config.ts";
+import { decoderInputs } from "../../models/layers/blocks.ts";
+import { backboneOf, forward, type ModelConfig } from "../../models/registry.ts";
+import type { BatchShape } from "../task.ts";
 
-export { sumOf } from "../../graph/ops/reduction.ts";
+/** Rows of the output layer's products; fewer hold less memory, more are faster up to about this many. */
+const ROWS_PER_LOSS_CHUNK = 256;
+/** Queries of one attention block. */
+const QUERIES_PER_BLOCK = 128;
+const MAX_BLOCKS = 4;
+
+/** How many blocks of queries attention is cut into where the longest row has this many tokens. */
+export const attentionBlocksOf = (maxLength: number): number =>
+  Math.min(MAX_BLOCKS, Math.max(1, Math.round(maxLength / QUERIES_PER_BLOCK)));
+
+/** How many chunks of rows the output layer and the loss are computed in. */
+export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
+
+/** Σ of the target tokens' losses, from what `tokenLosses` reads. */
+export const lossGraph = (config: DecoderConfig, shape: BatchShape): Graph => ({
+  outputs: { loss: sumOf(tokenLosses(config, shape)) },
+});
+
+/**
+ * The loss of each target token [targets], from the inputs of `decoderInputs`, int32 `lossRows` and `lossLabels` [targets], and the images
+ * of a family that reads them.
+ */
+export function tokenLosses(config: DecoderConfig, { maxTargets, maxLength, images = false }: BatchShape): Value {
+  const inputs = { ...decoderInputs(), attentionBlocks: attentionBlocksOf(maxLength) };
+  const { hidden, output } = images ? backboneOf(config as ModelConfig & DecoderConfig, inputs) : forward(config, inputs);
+  const lossRows = input("lossRows", "int32", ["targets"]);
+  const lossLabels = input("lossLabels", "int32", ["targets"]);
+  const { weight, path, softcap, added } = output!;
+  const states = gatherRows(hidden!, lossRows);
+  const further = added && linear(states, added.weight, added.path);
+  const attributes = { path, chunks: lossChunksOf(maxTargets), softcap };
+  return linearCrossEntropy(states, weight, lossLabels, attributes, further);
+}
 
 /** log(1 + e^x), elementwise, without overflow: max(x, 0) + log(1 + e^-|x|). */
 export function softplus(x: Value): Value {

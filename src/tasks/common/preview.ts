@@ -1,6 +1,8 @@
 // What a preview of any task consists of: counts of each data file, and examples as they are trained on.
+
 import type { Recognized } from "../../data/readers.ts";
-import { IGNORE } from "../../data/types.ts";
+import { type ImageSpan, imageNote } from "../../data/record-images.ts";
+import { type Example, IGNORE } from "../../data/types.ts";
 import { makeStreamDecoder, type Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
 import type { PreviewedFiles } from "../task.ts";
@@ -124,24 +126,29 @@ export function continuedStats(source: string, kind: ContinuedStats["kind"]) {
 /** How many tokens are targets. */
 export const targetsOf = (labels: Int32Array): number => labels.reduce((sum, label) => sum + (label === IGNORE ? 0 : 1), 0);
 
-/** The pieces of a text, to which tokens and other texts are added. */
-export function textParts(tokenizer: Tokenizer) {
+/** What tokens decode to, from one place to another, in pieces that are trained or not; images are notes. */
+export function textParts(
+  tokenizer: Tokenizer,
+  { ids, labels }: Pick<Example, "ids" | "labels">,
+  [from, to]: readonly [from: number, to: number],
+  images: readonly ImageSpan[] = [],
+): TextPart[] {
   const parts: TextPart[] = [];
   const add = (text: string, trained: boolean): void => {
     const last = parts.at(-1);
     if (last?.trained === trained) last.text += text;
     else if (text !== "") parts.push({ text, trained });
   };
-  return {
-    parts,
-    add,
-    /** Adds the tokens from one place to another. */
-    addTokens(ids: Int32Array, isTrained: (place: number) => boolean, from: number, to: number): void {
-      const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
-      for (let i = from; i < to; i++) add(decoder.push(ids[i]!), isTrained(i));
-      add(decoder.flush(), isTrained(to - 1));
-    },
-  };
+  let start = from;
+  for (const image of [...images, null]) {
+    const end = image?.from ?? to;
+    const decoder = makeStreamDecoder(tokenizer, { skipSpecialTokens: false });
+    for (let i = start; i < end; i++) add(decoder.push(ids[i]!), labels[i] !== IGNORE);
+    add(decoder.flush(), labels[end - 1] !== IGNORE);
+    if (image) add(imageNote(image), false);
+    start = image?.to ?? to;
+  }
+  return parts;
 }
 
 /** Bars of a histogram, at most. */
@@ -172,9 +179,31 @@ function histogram(sorted: readonly number[]): Bar[] {
   return result;
 }
 
-/** What to say of evaluation records that are trained on. */
-export function sharedWarning({ duplicates: { shared }, evaluation }: PreviewedFiles): string[] {
-  if (shared === 0) return [];
-  const share = `${grouped(shared)} of ${grouped(evaluation!.records)}`;
-  return [`${share} evaluation records are training records, so the evaluation looks better than it is`];
+/** Warnings about each file, behind its name: those of the task, or that it has no records. */
+export const fileWarnings = ({ train, evaluation }: PreviewedFiles, of: (file: DatasetStats) => (string | false)[]): string[] =>
+  [train, ...(evaluation ? [evaluation] : [])].flatMap((file) => {
+    const warnings = file.records === 0 ? ["there are no records, and a run would refuse the file"] : of(file);
+    return warnings.filter((one) => one !== false).map((one) => `${file.source}: ${one}`);
+  });
+
+/** Where more than a tenth of the records are truncated: `what` they are, and what is `lost` with their end. */
+export const truncationWarning = (
+  { records, truncated }: DatasetStats,
+  maxLength: number | null,
+  what: string,
+  lost: string,
+): string | false =>
+  truncated > records / 10 &&
+  `${grouped(truncated)} of ${grouped(records)} ${what} are truncated at ${maxLength} tokens, and ${lost}`;
+
+/** Where training records contradict each other, by the words of the task, and where evaluation records are trained on. */
+export function duplicateWarnings(
+  { duplicates: { contradicting, shared }, train, evaluation }: PreviewedFiles,
+  contradictions?: (count: number) => string,
+): string[] {
+  const share = `${grouped(shared)} of ${grouped(evaluation?.records ?? 0)}`;
+  return [
+    contradicting > 0 && contradictions && `${train.source}: ${contradictions(contradicting)}; one of both is wrong`,
+    shared > 0 && `${share} evaluation records are training records, so the evaluation looks better than it is`,
+  ].filter((one) => typeof one === "string");
 }

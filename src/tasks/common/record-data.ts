@@ -6,18 +6,17 @@ import { fieldsKey } from "../../data/duplicates.ts";
 import { type MadeExample, withPlace } from "../../data/examples.ts";
 import { type ImageStore, imageStore } from "../../data/images.ts";
 import { type RecordFile, readFormats } from "../../data/readers.ts";
-import type { ColumnNames, NumberedRecord, RecordFormats } from "../../data/records.ts";
+import type { ColumnNames, Fields, NumberedRecord, RecordFormat, RecordFormats } from "../../data/records.ts";
 import { type Examples, textsIn } from "../../data/store.ts";
 import { type Example, IGNORE } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadImageProcessor } from "../../images/processor.ts";
-import type { TextBase } from "../../models/base.ts";
 import { headModule, type ModelConfig, modelInputs, pixelShape } from "../../models/registry.ts";
-import type { Platform } from "../../platform/platform.ts";
 import { float32, int32, type Tensor } from "../../tensor.ts";
 import { encodePair } from "../../text/pairs.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
-import type { DataOptions, TaskData } from "../task.ts";
+import type { Task } from "../task.ts";
+import { recordPreview } from "./record-preview.ts";
 import { checkVocabulary, lengthLimit } from "./tokenizer-checks.ts";
 
 /** What examples and batches are made with, where the base has it. */
@@ -36,8 +35,8 @@ export interface RecordKind<R extends object> {
   /** The fields that are the answer to the others, by which records contradict each other. */
   answers: readonly string[];
   example(record: R, where: string, parts: RecordParts): Promise<{ whole: Example; isCut?: boolean }>;
-  /** Whether data bring classes. */
-  hasClasses: boolean;
+  /** Data bring classes. */
+  hasClasses?: true;
   /** Each text of an example is a row of the batch: the first ones of all examples, then the second ones, and so on. */
   textRows?: true;
   /** What dims of the loss graph stand for in a batch of so many examples and texts. */
@@ -46,46 +45,70 @@ export interface RecordKind<R extends object> {
   feeds?(rows: readonly Example[], parts: RecordParts): Record<string, Tensor>;
 }
 
+/** A format whose rows have a key for each field of their records, which `readers` read; fields without one are absent. */
+export function fieldsFormat<R extends object>(
+  name: string,
+  keys: { [F in keyof R]: string },
+  readers: { [F in keyof R]-?: (row: Fields, key: string) => R[F] },
+): RecordFormat<R> {
+  const fields = (Object.keys(keys) as (keyof R)[]).filter((field) => keys[field] !== undefined);
+  return {
+    name,
+    keys: fields.map((field) => keys[field]),
+    optional: [],
+    make: (row) => Object.fromEntries(fields.map((field) => [field, readers[field](row, keys[field])])) as R,
+  };
+}
+
+/** Readers of fields. */
+export const readText = (row: Fields, key: string): string => row.text(key);
+export const readPath = (row: Fields, key: string): string => row.path(key);
+
+/** What the rows of tasks with such records share. */
+export const recordTask = {
+  takes: [],
+  unit: "examples",
+  evalBatchSize: 32,
+  preview: recordPreview,
+} as const satisfies Partial<Task>;
+
 export const noTokens: Pick<Example, "ids" | "labels"> = { ids: new Int32Array(), labels: new Int32Array() };
 
 /** Records that are prepared ahead of the one that is waited for, where they have images: the decoder works on several. */
 const IMAGES_AHEAD = 16;
 
 /**
- * The data of records of this kind for a base. Fails if the tokenizer has ids that the base has no embedding for, or its positions do
+ * The data of records of this kind, for a base. Fails if the tokenizer has ids that the base has no embedding for, or its positions do
  * not suffice.
  */
-export async function recordData<R extends object>(
-  kind: RecordKind<R>,
-  base: TextBase,
-  options: DataOptions,
-  { files, decodeImage }: Pick<Platform, "files" | "decodeImage">,
-): Promise<TaskData> {
-  const { config } = base;
-  const inputs = modelInputs(config);
-  const tokenizer = inputs["inputIds"] && (await base.tokenizer());
-  if (tokenizer) checkVocabulary(tokenizer, base);
-  const shape = inputs["pixelValues"] && pixelShape(config);
-  const processor = shape && (await loadImageProcessor(files, base.checkpoint.folder, shape));
-  const images = processor && imageStore(files, decodeImage, async () => processor);
-  const fixed = options.fixedClasses ?? false;
-  const own = (config.uninitializedHead === null || fixed) && headModule(config) !== null ? config.labels : [];
-  const classes = kind.hasClasses ? classesOf(own, fixed) : undefined;
-  // Of a model that reads images only, the length is that of an image.
-  const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;
-  const parts = { maxLength, tokenizer, images, classes };
-  return {
-    maxLength,
-    limit: 2 ** 31,
-    open(path) {
-      const file = readFormats(files, path, kind.formats(options));
-      return { file, examples: eachRecord(kind, file, parts) };
-    },
-    collate: (examples) => collateRecords(kind, examples, config, parts),
-    classes,
-    images,
+export const recordData =
+  <R extends object>(kind: RecordKind<R>): Task["data"] =>
+  async (base, options, { files, decodeImage }) => {
+    const { config } = base;
+    const inputs = modelInputs(config);
+    const tokenizer = inputs["inputIds"] && (await base.tokenizer());
+    if (tokenizer) checkVocabulary(tokenizer, base);
+    const shape = inputs["pixelValues"] && pixelShape(config);
+    const processor = shape && (await loadImageProcessor(files, base.checkpoint.folder, shape));
+    const images = processor && imageStore(files, decodeImage, async () => processor);
+    const fixed = options.fixedClasses ?? false;
+    const own = (config.uninitializedHead === null || fixed) && headModule(config) !== null ? config.labels : [];
+    const classes = kind.hasClasses && classesOf(own, fixed);
+    // Of a model that reads images only, the length is that of an image.
+    const maxLength = tokenizer ? lengthLimit(options.maxLength, config) : config.maxPositions;
+    const parts = { maxLength, tokenizer, images, classes };
+    return {
+      maxLength,
+      limit: 2 ** 31,
+      open(path) {
+        const file = readFormats(files, path, kind.formats(options));
+        return { file, examples: eachRecord(kind, file, parts) };
+      },
+      collate: (examples) => collateRecords(kind, examples, config, parts),
+      classes,
+      images,
+    };
   };
-}
 
 /** The example of each record. What goes wrong names the record's place. */
 async function* eachRecord<R extends object>(
@@ -94,35 +117,31 @@ async function* eachRecord<R extends object>(
   parts: RecordParts,
 ): AsyncGenerator<MadeExample<R>, void, void> {
   const ahead = parts.images ? IMAGES_AHEAD : 1;
-  type Begun = NumberedRecord<R> & { made: ReturnType<RecordKind<R>["example"]> };
-  const begun: Begun[] = [];
-  const next = async (): Promise<MadeExample<R>> => {
-    const { record, place, made } = begun.shift()!;
-    const { whole, isCut = false } = await made;
-    return { record, place, key: fieldsKey(record, kind.answers), whole, isCut };
-  };
-  const make = async (record: R, where: string) => {
+  const make = async ({ record, place }: NumberedRecord<R>): Promise<MadeExample<R>> => {
+    const where = records.where(place);
     try {
-      return await kind.example(record, where, parts);
+      const { whole, isCut = false } = await kind.example(record, where, parts);
+      return { record, place, key: fieldsKey(record, kind.answers), whole, isCut };
     } catch (error) {
       // An unknown class names its place already.
       throw error instanceof LowrankError && error.code === "data/label" ? error : withPlace(error, where);
     }
   };
+  const begun: Promise<MadeExample<R>>[] = [];
   try {
-    for await (const { record, place } of records) {
-      const made = make(record, records.where(place));
+    for await (const row of records) {
+      const made = make(row);
       // It is reported when its turn comes.
       made.catch(() => {});
-      begun.push({ record, place, made });
-      if (begun.length === ahead) yield await next();
+      begun.push(made);
+      if (begun.length === ahead) yield await begun.shift()!;
     }
   } catch (error) {
     // What is wrong with an earlier record is reported first.
-    while (begun.length > 0) yield await next();
+    yield* begun;
     throw error;
   }
-  while (begun.length > 0) yield await next();
+  yield* begun;
 }
 
 /** The examples as rows, in order. */
@@ -136,38 +155,39 @@ function collateRecords<R extends object>(
   const padId = tokenizer ? paddingOf(config, tokenizer) : 0;
   const lengths = Int32Array.from({ length: examples.length }, (_, i) => examples.tokensOf(i) || config.maxPositions);
   const read = modelInputs(config);
-  const textsOf = (rows: readonly number[]) => rows.reduce((sum, row) => sum + examples.textsOf(row), 0);
+  const sum = (rows: readonly number[], of: (row: number) => number) => rows.reduce((total, row) => total + of(row), 0);
   return {
     examples,
     lengths,
     identity: { padId, classes: classes?.labels().join("\n") ?? null },
     name: () => examplesName(examples, { imageOf: images?.fingerprintOf, classOf: classes?.placeOf }),
-    size: (rows) => ({
-      ...sizeOfRows(lengths, rows),
-      ...(kind.textRows && { rows: textsOf(rows), width: Math.max(...rows.map(examples.longestOf)) }),
-      targets: rows.reduce((sum, row) => sum + examples.targetsOf(row), 0),
-      ...(kind.lengths && { lengths: kind.lengths(rows.length, textsOf(rows)) }),
-    }),
+    size(rows) {
+      const texts = sum(rows, examples.textsOf);
+      return {
+        ...sizeOfRows(lengths, rows),
+        ...(kind.textRows && { rows: texts, width: Math.max(...rows.map(examples.longestOf)) }),
+        targets: sum(rows, examples.targetsOf),
+        ...(kind.lengths && { lengths: kind.lengths(rows.length, texts) }),
+      };
+    },
     async batch(indices) {
       const rows = await examples.read(indices);
-      const texts = kind.textRows ? textsInTurn(rows).map(({ ids }) => ({ ids })) : rows;
+      const texts = kind.textRows ? textsInTurn(rows) : rows;
       const feeds = { ...(tokenizer && textFeeds(texts, padId)), ...(images && (await pixelFeeds(rows, images))) };
       return {
         feeds: { ...Object.fromEntries(Object.entries(feeds).filter(([name]) => read[name])), ...kind.feeds?.(rows, parts) },
-        targets: indices.reduce((sum, i) => sum + examples.targetsOf(i), 0),
-        tokens: indices.reduce((sum, i) => sum + lengths[i]!, 0),
+        targets: sum(indices, examples.targetsOf),
+        tokens: sum(indices, (row) => lengths[row]!),
       };
     },
   };
 }
 
-/** The texts of examples, each with its example's place: the first ones, then the second ones, and so on. */
-export function textsInTurn(rows: readonly Example[]): { ids: Int32Array; example: number }[] {
+/** The texts of examples: the first ones, then the second ones, and so on. */
+export function textsInTurn(rows: readonly Example[]): Pick<Example, "ids">[] {
   const texts = rows.map(textsIn);
   const most = Math.max(...texts.map(({ length }) => length));
-  return Array.from({ length: most }, (_, nth) =>
-    texts.flatMap((own, example) => (own[nth] ? [{ ids: own[nth], example }] : [])),
-  ).flat();
+  return Array.from({ length: most }, (_, nth) => texts.flatMap((own) => (own[nth] ? [{ ids: own[nth] }] : []))).flat();
 }
 
 /** Padding is masked, so any id will do where the tokenizer's has no row in the embedding; a head that looks for `padId` gets it. */
@@ -197,14 +217,6 @@ async function pixelFeeds(rows: readonly Pick<Example, "images">[], images: Imag
 export const wholeImages = ({ shape: [rows, , ...size], data }: Tensor): Tensor =>
   float32([rows!, ...size], data as Float32Array);
 
-/** The place of each row's class among the labels, int32 [rows], as `labels`. */
-export const classFeeds = (rows: readonly Example[], { classes }: RecordParts): Record<string, Tensor> => ({
-  labels: int32(
-    [rows.length],
-    rows.map(({ classes: [number] = [] }) => classes!.placeOf(number!)),
-  ),
-});
-
 /** A text, or two as one, truncated to the longest that the parts allow: an example that counts as one. */
 export function encodeTexts(
   text: string,
@@ -214,4 +226,15 @@ export function encodeTexts(
   const { ids, second: start, cut } = encodePair(tokenizer!, text, second, maxLength);
   const whole: Example = { ids, labels: new Int32Array(ids.length).fill(IGNORE), targets: 1 };
   return { whole: start < ids.length ? { ...whole, starts: [start] } : whole, isCut: cut };
+}
+
+/** Texts one behind the other, as one example. */
+export function joinTexts(texts: readonly Pick<Example, "ids" | "labels">[]): Example {
+  const ends: number[] = [];
+  for (const { ids } of texts) ends.push((ends.at(-1) ?? 0) + ids.length);
+  return {
+    ids: Int32Array.from(texts.flatMap(({ ids }) => [...ids])),
+    labels: Int32Array.from(texts.flatMap(({ labels }) => [...labels])),
+    starts: ends.slice(0, -1),
+  };
 }

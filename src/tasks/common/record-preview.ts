@@ -1,11 +1,19 @@
 // Previews of tasks whose records are fields: records as the model reads them, counts of each file, and what to look at before training.
 import type { MadeExample } from "../../data/examples.ts";
 import type { ImageStore } from "../../data/images.ts";
+import { textsIn } from "../../data/store.ts";
 import { readImage } from "../../images/image.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { grouped } from "../../units.ts";
+import { grouped, percent } from "../../units.ts";
 import type { PreviewContext, PreviewedFiles, Previewing, TaskData } from "../task.ts";
-import { type DatasetStats, lengthsOf, type ShownExample, sharedWarning } from "./preview.ts";
+import {
+  type DatasetStats,
+  duplicateWarnings,
+  fileWarnings,
+  lengthsOf,
+  type ShownExample,
+  truncationWarning,
+} from "./preview.ts";
 
 /** Of a class with fewer training records little can be learnt. */
 const FEW_RECORDS = 5;
@@ -21,15 +29,15 @@ export async function recordPreview({ base, data, platform, ids: withIds }: Prev
   return {
     stats: (source) => recordStats(source, data),
     async show({ place, whole, isCut = false }): Promise<ShownExample> {
-      const { ids, starts = [], classes: own = [], value, images: [image] = [] } = whole;
-      const borders = [0, ...starts, ids.length];
-      const parts = borders.slice(1).map((end, i) => ids.subarray(borders[i]!, end));
+      const { ids, classes: own = [], value, images: [image] = [] } = whole;
       return {
         place,
         ...(classes && own.length === 1 && { label: classes.labels()[classes.placeOf(own[0]!)]! }),
         ...(value !== undefined && { label: String(value) }),
         ...(tokenizer && {
-          text: parts.filter(({ length }) => length > 0).map(text),
+          text: textsIn(whole)
+            .filter(({ length }) => length > 0)
+            .map(text),
           tokens: ids.length,
           isCut,
           ...(withIds && { ids: [...ids] }),
@@ -42,7 +50,7 @@ export async function recordPreview({ base, data, platform, ids: withIds }: Prev
 }
 
 /** Counts of a file; `total` is asked for when all files are read. */
-export function recordStats(source: string, { classes, images }: Pick<TaskData, "classes" | "images">) {
+function recordStats(source: string, { classes, images }: Pick<TaskData, "classes" | "images">) {
   const lengths: number[] = [];
   const counts = new Map<number, number>();
   const seen = new Set<number>();
@@ -86,50 +94,32 @@ async function shownImage(
   return { path, width, height, prepared: { tiles: tiles!, width: preparedWidth!, height: preparedHeight! } };
 }
 
-function recordWarnings(found: PreviewedFiles): string[] {
-  const { maxLength, train, evaluation, duplicates } = found;
-  const warnings = [train, ...(evaluation ? [evaluation] : [])].flatMap((file) => fileWarnings(file, maxLength));
-  if (train.records > 0 && train.classes) warnings.push(...classWarnings(train, evaluation));
-  const { contradicting } = duplicates;
-  if (contradicting > 0) {
-    const records = contradicting === 1 ? "1 record was" : `${grouped(contradicting)} records were`;
-    warnings.push(`${train.source}: ${records} there before with another label; one of both is wrong`);
-  }
-  return [...warnings, ...sharedWarning(found)];
-}
+const recordWarnings = (found: PreviewedFiles): string[] => [
+  ...fileWarnings(found, (file) => [truncationWarning(file, found.maxLength, "texts", "their end is not read")]),
+  ...(found.train.records > 0 && found.train.classes ? classWarnings(found.train, found.train.classes, found.evaluation) : []),
+  ...duplicateWarnings(
+    found,
+    (count) => `${count === 1 ? "1 record was" : `${grouped(count)} records were`} there before with another label`,
+  ),
+];
 
-function fileWarnings({ source, records, truncated }: DatasetStats, maxLength: number | null): string[] {
-  if (records === 0) return [`${source}: there are no records, and a run would refuse the file`];
-  if (truncated <= records / 10) return [];
+function classWarnings(
+  { source, words, ...counts }: DatasetStats,
+  classes: readonly { label: string; count: number }[],
+  evaluation: DatasetStats | null,
+): string[] {
+  const [what, records, measure] = words === undefined ? ["record", counts.records, "macro F1"] : ["word", words, "F1"];
+  const few = classes.filter(({ count }) => count > 0 && count < FEW_RECORDS).map(({ label, count }) => `${label} (${count})`);
+  const none = classes.filter(({ count }) => count === 0).map(({ label }) => label);
+  const most = classes.find(({ count }) => count > MOST_OF_ONE_CLASS * records);
+  const missed = (evaluation?.classes ?? []).filter(({ label, count }) => count > 0 && none.includes(label));
   return [
-    `${source}: ${grouped(truncated)} of ${grouped(records)} texts are truncated at ${maxLength} tokens, and their end is not read`,
-  ];
-}
-
-function classWarnings({ source, classes, ...counts }: DatasetStats, evaluation: DatasetStats | null): string[] {
-  const all = classes!;
-  const [what, records, measure] =
-    counts.words === undefined ? ["record", counts.records, "macro F1"] : ["word", counts.words, "F1"];
-  const few = all.filter(({ count }) => count > 0 && count < FEW_RECORDS);
-  const none = all.filter(({ count }) => count === 0);
-  const most = all.find(({ count }) => count > MOST_OF_ONE_CLASS * records);
-  const missed = (evaluation?.classes ?? []).filter(({ label, count }) => count > 0 && none.some((one) => one.label === label));
-  const warnings: string[] = [];
-  if (few.length > 0) {
-    warnings.push(
-      `${source}: fewer than ${FEW_RECORDS} ${what}s of ${listed(few.map(({ label, count }) => `${label} (${count})`))}`,
-    );
-  }
-  if (none.length > 0)
-    warnings.push(`${source}: no ${what} of ${listed(none.map(({ label }) => label))}, which training then never sees`);
-  if (most) {
-    const share = ((100 * most.count) / records).toFixed(1);
-    warnings.push(`${source}: ${share} % of the ${what}s are of ${most.label}; look at ${measure} and not at accuracy`);
-  }
-  if (missed.length > 0) {
-    warnings.push(`the evaluation has classes without a training ${what}: ${listed(missed.map(({ label }) => label))}`);
-  }
-  return warnings;
+    few.length > 0 && `${source}: fewer than ${FEW_RECORDS} ${what}s of ${listed(few)}`,
+    none.length > 0 && `${source}: no ${what} of ${listed(none)}, which training then never sees`,
+    most &&
+      `${source}: ${percent(most.count / records)} of the ${what}s are of ${most.label}; look at ${measure} and not at accuracy`,
+    missed.length > 0 && `the evaluation has classes without a training ${what}: ${listed(missed.map(({ label }) => label))}`,
+  ].filter((one) => typeof one === "string");
 }
 
 const listed = (names: readonly string[]): string =>

@@ -1,18 +1,16 @@
 // What tasks with one number a row share: how it is read and fed, their loss, what is measured, how it is shown. Transformers' problem_type
 // "regression" with one output.
 import type { Fields } from "../../data/records.ts";
-import type { Example } from "../../data/types.ts";
 import type { Graph } from "../../graph/graph.ts";
 import { mul, sub } from "../../graph/ops/elementwise.ts";
 import { input } from "../../graph/ops/leaves.ts";
+import { sumOf } from "../../graph/ops/reduction.ts";
 import { reshape } from "../../graph/ops/shape.ts";
 import { type ModelConfig, modelOutputs } from "../../models/registry.ts";
-import { float32, type Tensor } from "../../tensor.ts";
-import type { Classification, Measure, ScoreTable } from "../task.ts";
-import { notFinite } from "./classification.ts";
-import { pearson, spearman } from "./correlation.ts";
-import { sumOf } from "./losses.ts";
-import { labelMeasure } from "./measures.ts";
+import { floatVector } from "../../tensor.ts";
+import type { Classification, Task } from "../task.ts";
+import type { Label } from "./labelled.ts";
+import { figureColumns, labelMeasure, meanOf, notFiniteScores, pearson, spearman } from "./measures.ts";
 
 /** A number, or a text that is one, as in CSV files. Throws `data/value`. */
 export function readNumber(row: Fields, key: string): number {
@@ -22,16 +20,17 @@ export function readNumber(row: Fields, key: string): number {
   throw row.wrong(key, "a number");
 }
 
-/** The number of each row, float32 [rows], as `labels`. */
-export const numberFeeds = (rows: readonly Example[]): Record<string, Tensor> => ({
-  labels: float32(
-    [rows.length],
-    Float32Array.from(rows, ({ value }) => value!),
-  ),
-});
+/** A number of a text or an image: what an example and a batch have of it, `labels` float32 [rows]. */
+export const numberLabel: Label<number> = {
+  name: "numbers",
+  read: readNumber,
+  keys: ["label", "score"],
+  learnt: (value) => ({ value }),
+  feeds: (rows) => ({ labels: floatVector(rows.map(({ value }) => value!)) }),
+};
 
 /** Σ (logits - labels)² over the rows, from `labels` float32 [batch]; the logits beside it. */
-export function squaredError(config: ModelConfig): Graph {
+function squaredError(config: ModelConfig): Graph {
   const { logits } = modelOutputs(config); // [batch, 1]
   const error = sub(reshape(logits!, [logits!.shape[0]!]), input("labels", "float32", ["batch"])); // [batch]
   return { outputs: { loss: sumOf(mul(error, error)), logits: logits! } };
@@ -51,35 +50,38 @@ export interface RegressionScore {
   spearman: number;
 }
 
-export function regressionMeasures(expected: readonly number[], predicted: readonly number[]): Omit<RegressionScore, "loss"> {
-  const count = expected.length;
+function regressionMeasures(expected: readonly number[], predicted: readonly number[]): Omit<RegressionScore, "loss"> {
   const errors = expected.map((value, i) => predicted[i]! - value);
-  const mean = (values: number[]) => (count === 0 ? 0 : values.reduce((sum, value) => sum + value, 0) / count);
   return {
-    count,
-    rmse: Math.sqrt(mean(errors.map((error) => error * error))),
-    mae: mean(errors.map(Math.abs)),
+    count: expected.length,
+    rmse: Math.sqrt(meanOf(errors.map((error) => error * error))),
+    mae: meanOf(errors.map(Math.abs)),
     pearson: pearson(expected, predicted) ?? 0,
     spearman: spearman(expected, predicted) ?? 0,
   };
 }
 
-export const regressionMeasure = (): Measure<RegressionScore> =>
-  labelMeasure(({ data }) => Array.from(data, Number), regressionMeasures);
-
-export const regressionScores: ScoreTable<RegressionScore> = {
-  columns: [
-    ["loss", ({ loss }) => loss.toFixed(4)],
-    ["RMSE", ({ rmse }) => rmse.toFixed(4)],
-    ["MAE", ({ mae }) => mae.toFixed(4)],
-    ["Pearson", ({ pearson }) => pearson.toFixed(4)],
-    ["Spearman", ({ spearman }) => spearman.toFixed(4)],
-  ],
-  details: ({ base }) => (base ? [] : ["The base has no head of its own for numbers."]),
-};
+/** What the rows of tasks with one number a row share. */
+export const numberTask = {
+  problemType: "regression",
+  labels: ["LABEL_0"],
+  loss: squaredError,
+  measure: () => labelMeasure(({ data }) => Array.from(data, Number), regressionMeasures),
+  figures: ({ mae, pearson }: RegressionScore) => ({ mae, pearson }),
+  scores: {
+    columns: figureColumns<RegressionScore>({
+      loss: "loss",
+      RMSE: "rmse",
+      MAE: "mae",
+      Pearson: "pearson",
+      Spearman: "spearman",
+    }),
+    details: ({ base }: { base: RegressionScore | null }) => (base ? [] : ["The base has no head of its own for numbers."]),
+  },
+} as const satisfies Partial<Task<RegressionScore>>;
 
 /** The one logit as the number that is predicted. Fails with `predict/not-finite`. */
 export function predictedNumber(logits: Float32Array): Omit<Classification, "cut"> {
-  if (!Number.isFinite(logits[0])) throw notFinite(logits);
+  if (!Number.isFinite(logits[0])) throw notFiniteScores(logits);
   return { scores: [], value: logits[0]! };
 }

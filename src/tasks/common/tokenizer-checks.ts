@@ -33,13 +33,14 @@ export function checkVocabulary({ vocabSize, eosIds, bosId }: Tokenizer, { check
 const MARKER = /<\|[^\s<>|]{1,64}\|>|<\/?(?:start|end)_of_turn>/g;
 
 /** The records as they are; before the first conversation, what the template writes is looked up in the vocabulary. */
-export async function* withCheckedTemplate(
-  records: AsyncIterable<NumberedRecord> | NumberedRecord[],
+export async function* withCheckedTemplate<R>(
+  records: AsyncIterable<NumberedRecord<R>>,
   tokenizer: Tokenizer,
-): AsyncGenerator<NumberedRecord, void, void> {
+  isConversation: (record: R) => boolean,
+): AsyncGenerator<NumberedRecord<R>, void, void> {
   let checked = tokenizer.template === undefined;
   for await (const row of records) {
-    if (!checked && "messages" in row.record) {
+    if (!checked && isConversation(row.record)) {
       checkTemplate(tokenizer);
       checked = true;
     }
@@ -63,7 +64,7 @@ function sampleTurn(template: ChatTemplate): string {
  * A marker in an answer that the vocabulary lacks would be cut into pieces, and no piece would stop generation. Markers around
  * it (<|user|>) are plain text to some models, such as OLMo 2 and Zephyr.
  */
-export function checkTemplate(tokenizer: Tokenizer): void {
+function checkTemplate(tokenizer: Tokenizer): void {
   const text = tokenizer.limited(() => sampleTurn(tokenizer.template!));
   const missing = [...new Set(text.match(MARKER))].filter((marker) => tokenizer.tokenToId(marker) === undefined);
   if (missing.length === 0) return;

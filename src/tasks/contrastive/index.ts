@@ -1,17 +1,14 @@
 // Contrastive training (Radford et al. 2021): which text of a batch belongs to which image, and which image to which text.
 import { addImage } from "../../data/images.ts";
-import type { RecordFormat } from "../../data/records.ts";
 import { add, mul } from "../../graph/ops/elementwise.ts";
 import { iota, scalar } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import { modelOutputs } from "../../models/registry.ts";
-import type { Tensor } from "../../tensor.ts";
-import { grouped, percent } from "../../units.ts";
-import { meanLoss } from "../common/measures.ts";
-import { encodeTexts, type RecordKind, recordData } from "../common/record-data.ts";
-import { recordPreview } from "../common/record-preview.ts";
-import { type RetrievalMeasures, retrievalMeasures } from "../common/retrieval.ts";
-import { openProducts, vectors } from "../common/similarity.ts";
+import { grouped } from "../../units.ts";
+import { exclusiveScores } from "../common/classification.ts";
+import { figureColumns, meanLoss } from "../common/measures.ts";
+import { encodeTexts, fieldsFormat, type RecordKind, readPath, readText, recordData, recordTask } from "../common/record-data.ts";
+import { type RetrievalMeasures, recallTable, retrievalMeasures, vectorOf, vectors, withProducts } from "../common/retrieval.ts";
 import type { Measure, Measuring, ScoreTable, Task } from "../task.ts";
 
 interface ImageText {
@@ -20,31 +17,20 @@ interface ImageText {
   text: string;
 }
 
-const format = (image: string, text: string): RecordFormat<ImageText> => ({
-  name: "images and texts",
-  keys: [image, text],
-  optional: [],
-  make: (row) => ({ image: row.path(image), text: row.text(text) }),
-});
+const format = (image: string, text: string) =>
+  fieldsFormat<ImageText>("images and texts", { image, text }, { image: readPath, text: readText });
 
 export const imageTexts: RecordKind<ImageText> = {
-  formats({ imageColumn, textColumn }) {
-    const isNamed = (imageColumn ?? textColumn) !== undefined;
-    const usual = [
-      format("image", "text"),
-      format("image", "caption"),
-      format("file_name", "text"),
-      format("file_name", "caption"),
-    ];
-    return {
-      candidates: isNamed ? [format(imageColumn ?? "image", textColumn ?? "text")] : usual,
-      naming: "--image-column and --text-column",
-      pair: ["--image-column", "--text-column"],
-      folder: "metadata",
-    };
-  },
+  formats: ({ imageColumn, textColumn }) => ({
+    candidates:
+      (imageColumn ?? textColumn) === undefined
+        ? ["image", "file_name"].flatMap((image) => ["text", "caption"].map((text) => format(image, text)))
+        : [format(imageColumn ?? "image", textColumn ?? "text")],
+    naming: "--image-column and --text-column",
+    pair: ["--image-column", "--text-column"],
+    folder: "metadata",
+  }),
   answers: [],
-  hasClasses: false,
   async example({ image, text }, _, parts) {
     const { whole, isCut } = encodeTexts(text, null, parts);
     return { whole: { ...whole, images: [await addImage(parts.images!, image)] }, isCut };
@@ -62,63 +48,56 @@ function measure({ examples, engine }: Measuring): Measure<ContrastiveScore> {
   const images = new Map<number, Float32Array>();
   const texts = new Array<Float32Array>(examples.length);
   const imageOf = new Int32Array(examples.length);
-  const rowOf = ({ data, shape }: Tensor, row: number) => (data as Float32Array).slice(row * shape[1]!, (row + 1) * shape[1]!);
   return {
     async add(ran) {
       mean.add(ran);
       const { imageEmbeds, textEmbeds } = ran.results;
       for (const [row, { images: [image] = [] }] of (await examples.read(ran.rows)).entries()) {
         const number = ran.rows[row]!;
-        texts[number] = rowOf(textEmbeds!, row);
+        texts[number] = vectorOf(textEmbeds!, row);
         imageOf[number] = image!;
-        if (!images.has(image!)) images.set(image!, rowOf(imageEmbeds!, row));
+        if (!images.has(image!)) images.set(image!, vectorOf(imageEmbeds!, row));
       }
     },
     async score() {
       const order = [...images.keys()].sort((a, b) => a - b);
       const places = new Map(order.map((image, place) => [image, place]));
       const width = texts[0]!.length;
-      const products = await openProducts(engine);
-      const both = [order.map((image) => images.get(image)!), texts].map((rows) => vectors(rows, width));
+      const [imageVectors, textVectors] = [order.map((image) => images.get(image)!), texts].map((rows) => vectors(rows, width));
       const imageRows = imageOf.map((image) => places.get(image)!);
-      try {
-        return { loss: mean.loss(), ...(await retrievalMeasures(products, both[0]!, both[1]!, imageRows)) };
-      } finally {
-        await products.close();
-      }
+      return withProducts(engine, async (products) => ({
+        loss: mean.loss(),
+        ...(await retrievalMeasures(products, imageVectors!, textVectors!, imageRows)),
+      }));
     },
   };
 }
 
 const scores: ScoreTable<ContrastiveScore> = {
-  columns: [["loss", ({ loss }) => loss.toFixed(4)]],
-  details({ base, adapter, batchSize }) {
-    const { images, texts } = (base ?? adapter)!;
-    const found = (direction: "imageToText" | "textToImage", title: string): (string | string[][])[] => {
-      const row = (name: string, score: ContrastiveScore) => [name, ...Object.values(score[direction]).map(percent)];
-      const rows = [["", "recall@1", "recall@5", "recall@10"], row("base", base!)];
-      return [title, adapter ? [...rows, row("with the adapter", adapter)] : rows];
-    };
+  columns: figureColumns({ loss: "loss" }),
+  details({ batchSize, ...sides }) {
+    const { images, texts } = (sides.base ?? sides.adapter)!;
+    const found = (direction: "imageToText" | "textToImage") => recallTable(sides, (score) => score[direction]);
     return [
       `The loss is that of pairs among ${batchSize} (--batch-size); it grows with their number.`,
-      ...found("imageToText", `images that find a text of theirs, of ${grouped(images)}, among ${grouped(texts)} texts`),
-      ...found("textToImage", `texts that find their image, of ${grouped(texts)}, among ${grouped(images)} images`),
+      `images that find a text of theirs, of ${grouped(images)}, among ${grouped(texts)} texts`,
+      found("imageToText"),
+      `texts that find their image, of ${grouped(texts)}, among ${grouped(images)} images`,
+      found("textToImage"),
     ];
   },
 };
 
 export const contrastive: Task<ContrastiveScore> = {
+  ...recordTask,
   what: "comparing images and texts",
   head: "contrastive",
   peft: { taskType: null },
   // The last is that of images with classes, which a model is evaluated on.
   columns: ["imageColumn", "textColumn", "labelColumn"],
-  takes: [],
-  unit: "examples",
-  evalBatchSize: 32,
   // The loss of a pair among itself is 0, whatever θ is.
   fewestRows: 2,
-  data: (base, options, host) => recordData(imageTexts, base, options, host),
+  data: recordData(imageTexts),
   loss(config) {
     const { imageEmbeds, textEmbeds, logitsPerText, logitsPerImage } = modelOutputs(config);
     const own = iota("batch"); // row i belongs to column i
@@ -127,6 +106,9 @@ export const contrastive: Task<ContrastiveScore> = {
   },
   measure,
   scores,
-  preview: recordPreview,
-  prediction: { embed: { text: "textEmbeds", image: "imageEmbeds" }, zeroShot: true },
+  prediction: {
+    classify: { reads: "image", read: exclusiveScores },
+    embed: { text: "textEmbeds", image: "imageEmbeds" },
+    zeroShot: true,
+  },
 };

@@ -1,6 +1,6 @@
 // Pairs of answers to examples and batches: both answers behind the prompt, tokenized as by TRL's DPOTrainer 1.16.
 import { makeBatch } from "../../data/batch.ts";
-import { type Collator, evaluationBatches, examplesName } from "../../data/collate.ts";
+import { type Collator, evaluationBatches, examplesName, sizeOfRows } from "../../data/collate.ts";
 import { fieldsKey } from "../../data/duplicates.ts";
 import { encode, type MadeExample, noTemplate, withEos, withPlace } from "../../data/examples.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
@@ -11,13 +11,13 @@ import { type Batch, type Example, IGNORE } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import type { TextBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
-import { float32, int32, type Tensor } from "../../tensor.ts";
+import { floatVector, intVector, type Tensor } from "../../tensor.ts";
 import { imagePartsOf } from "../../text/parts.ts";
 import { renderChat } from "../../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../../text/tokenizer.ts";
 import { commonPrefix } from "../../text/turns.ts";
-import { paddingOf } from "../common/record-data.ts";
-import { checkTemplate, checkVocabulary, lengthLimit } from "../common/tokenizer-checks.ts";
+import { joinTexts, paddingOf } from "../common/record-data.ts";
+import { checkVocabulary, lengthLimit, withCheckedTemplate } from "../common/tokenizer-checks.ts";
 import type { DataOptions, Start, TaskData } from "../task.ts";
 import { type ConversationPreference, isConversation, type Preference, preferences, type TextPreference } from "./records.ts";
 
@@ -59,15 +59,11 @@ async function* eachPair(
   maxLength: number,
   now: Date | undefined,
 ): AsyncGenerator<MadeExample<Preference>, void, void> {
-  let isChecked = tokenizer.template === undefined;
-  for await (const { record, place } of records) {
-    if (!isChecked && isConversation(record)) {
-      checkTemplate(tokenizer);
-      isChecked = true;
-    }
+  for await (const { record, place } of withCheckedTemplate(records, tokenizer, isConversation)) {
     try {
       const texts = tokenizer.limited(() => encodePreference(record, tokenizer, now));
-      yield { record, place, key: keyOf(record), whole: pairExample(texts, maxLength), isCut: isCut(texts, maxLength) };
+      const isCut = Math.max(texts.chosen.length, texts.rejected.length) > maxLength;
+      yield { record, place, key: keyOf(record), whole: pairExample(texts, maxLength), isCut };
     } catch (error) {
       throw withPlace(error, records.where(place));
     }
@@ -132,20 +128,14 @@ const noImages = (): LowrankError =>
     next: "Remove the record.",
   });
 
-const isCut = ({ chosen, rejected }: EncodedPreference, maxLength: number): boolean =>
-  Math.max(chosen.length, rejected.length) > maxLength;
-
 /** Both texts, each cut on the right, as one example: without a target where one answer has none left. */
 export function pairExample({ prompt, chosen, rejected }: EncodedPreference, maxLength: number): Example {
-  const texts = [chosen, rejected].map((ids) => ids.subarray(0, maxLength));
-  const lengths = texts.map(({ length }) => length);
-  const labels = texts.flatMap((ids) => Array.from(ids, (id, i) => (i >= Math.max(prompt, 1) ? id : IGNORE)));
-  return {
-    ids: Int32Array.from(texts.flatMap((ids) => [...ids])),
-    labels: Int32Array.from(labels),
-    starts: [lengths[0]!],
-    ...(Math.min(...lengths) <= Math.max(prompt, 1) && { targets: 0 }),
-  };
+  const texts = [chosen, rejected].map((all) => {
+    const ids = all.subarray(0, maxLength);
+    return { ids, labels: ids.map((id, i) => (i >= Math.max(prompt, 1) ? id : IGNORE)) };
+  });
+  const shorter = Math.min(...texts.map(({ ids }) => ids.length));
+  return { ...joinTexts(texts), ...(shorter <= Math.max(prompt, 1) && { targets: 0 }) };
 }
 
 /** The texts of a pair: with the chosen answer, and with the rejected one. */
@@ -163,8 +153,8 @@ function collatePairs(examples: Examples, padId: number): Collator {
     identity: { padId },
     name: () => examplesName(examples),
     size: (indices) => ({
+      ...sizeOfRows(lengths, indices),
       rows: 2 * indices.length,
-      width: indices.reduce((most, i) => Math.max(most, lengths[i]!), 0),
       targets: indices.reduce((sum, i) => sum + examples.targetsOf(i), 0),
     }),
     async batch(indices) {
@@ -179,25 +169,18 @@ function collatePairs(examples: Examples, padId: number): Collator {
 /** What the loss reads of pairs, chosen texts first, whose targets are predicted at `lossRows`; no reference yet. */
 export function pairFeeds(pairs: number, width: number, lossRows: Tensor): Record<string, Tensor> {
   const rows = Array.from({ length: 2 * pairs }, (_, row) => row);
-  const textOf = Array.from(lossRows.data as Int32Array, (place) => Math.floor(place / width));
   return {
-    lossTexts: int32([textOf.length], textOf),
-    otherAnswer: int32(
-      [rows.length],
-      rows.map((row) => (row + pairs) % rows.length),
-    ),
-    side: float32(
-      [rows.length],
-      Float32Array.from(rows, (row) => (row < pairs ? 1 : -1)),
-    ),
-    referenceLogps: float32([rows.length], new Float32Array(rows.length)),
+    lossTexts: intVector(Array.from(lossRows.data as Int32Array, (place) => Math.floor(place / width))),
+    otherAnswer: intVector(rows.map((row) => (row + pairs) % rows.length)),
+    side: floatVector(rows.map((row) => (row < pairs ? 1 : -1))),
+    referenceLogps: floatVector(rows.map(() => 0)),
   };
 }
 
 /** The batch with the log-probabilities of its texts by the reference, in the order of its rows. */
 export const withReference = ({ feeds, ...batch }: Batch, logps: Float32Array): Batch => ({
   ...batch,
-  feeds: { ...feeds, referenceLogps: float32([logps.length], logps) },
+  feeds: { ...feeds, referenceLogps: floatVector(logps) },
 });
 
 /** Batches with the reference's log-probabilities, which are computed here, once: two numbers a pair. */
@@ -213,10 +196,12 @@ export async function prepareReference(pairs: Collator, { run, batchSize }: Star
   }
   return {
     ...pairs,
-    batch: async (rows) =>
-      withReference(
+    async batch(rows) {
+      const both = [...rows, ...rows.map((row) => count + row)];
+      return withReference(
         await pairs.batch(rows),
-        Float32Array.from([...rows, ...rows.map((row) => count + row)], (i) => reference[i]!),
-      ),
+        Float32Array.from(both, (i) => reference[i]!),
+      );
+    },
   };
 }

@@ -1,8 +1,7 @@
 // Preferences: of two answers to a prompt the chosen one is made more probable than the rejected one, against the model as it was (DPO).
 import { z } from "zod";
 import { option } from "../../options.ts";
-import { percent } from "../../units.ts";
-import { meanLoss } from "../common/measures.ts";
+import { figureColumns, meanLoss } from "../common/measures.ts";
 import type { Measure, Score, Task } from "../task.ts";
 import { preferenceData, prepareReference } from "./data.ts";
 import { lossOptions, preferenceLoss } from "./loss.ts";
@@ -71,11 +70,13 @@ export const preference: Task<PreferenceScore> & { options: typeof options } = {
   figures: ({ loss: _, ...means }) => means,
   scores: {
     columns: [
-      ["loss", ({ loss }) => loss.toFixed(4)],
-      ["accuracy", ({ accuracy }) => percent(accuracy)],
-      ["margin", ({ margin }) => margin.toFixed(4)],
-      ["chosen reward", ({ chosenReward }) => chosenReward.toFixed(4)],
-      ["rejected reward", ({ rejectedReward }) => rejectedReward.toFixed(4)],
+      ...figureColumns<PreferenceScore>({
+        loss: "loss",
+        accuracy: "accuracy",
+        margin: "margin",
+        "chosen reward": "chosenReward",
+        "rejected reward": "rejectedReward",
+      }),
       ["chosen log p", ({ chosenLogp }) => chosenLogp.toFixed(2)],
       ["rejected log p", ({ rejectedLogp }) => rejectedLogp.toFixed(2)],
     ],

@@ -5,12 +5,12 @@ import type { Graph, Value } from "../../graph/graph.ts";
 import { add, div, mul, neg, sub } from "../../graph/ops/elementwise.ts";
 import { gatherRows, scatterAddRows } from "../../graph/ops/indexing.ts";
 import { input, scalar } from "../../graph/ops/leaves.ts";
+import { sumOf } from "../../graph/ops/reduction.ts";
 import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
 import type { DecoderConfig } from "../../models/config/config.ts";
 import type { ModelConfig } from "../../models/registry.ts";
 import { option } from "../../options.ts";
-import { logSigmoid, sumOf } from "../common/losses.ts";
-import { tokenLosses } from "../common/token-losses.ts";
+import { logSigmoid, tokenLosses } from "../common/losses.ts";
 import type { BatchShape, TaskOptions } from "../task.ts";
 
 export const lossOptions = {

@@ -3,7 +3,15 @@ import type { MadeExample } from "../../data/examples.ts";
 import { type Example, IGNORE } from "../../data/types.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { grouped } from "../../units.ts";
-import { continuedStats, type ShownExample, sharedWarning, targetsOf, textParts } from "../common/preview.ts";
+import {
+  continuedStats,
+  duplicateWarnings,
+  fileWarnings,
+  type ShownExample,
+  targetsOf,
+  textParts,
+  truncationWarning,
+} from "../common/preview.ts";
 import type { PreviewContext, PreviewedFiles, Previewing } from "../task.ts";
 import { answersOf } from "./data.ts";
 import type { Preference } from "./records.ts";
@@ -44,11 +52,7 @@ function show({ place, whole, isCut = false }: MadeExample, tokenizer: Tokenizer
   const answers = answersOf(whole);
   const first = answers.map(({ labels }) => labels.findIndex((label) => label !== IGNORE));
   const border = Math.min(...first.map((place, i) => (place < 0 ? answers[i]!.ids.length : place)));
-  const partsOf = ({ ids, labels }: Example, from: number, to: number) => {
-    const { parts, addTokens } = textParts(tokenizer);
-    if (to > from) addTokens(ids, (i) => labels[i] !== IGNORE, from, to);
-    return parts;
-  };
+  const partsOf = (answer: Example, from: number, to: number) => textParts(tokenizer, answer, [from, to]);
   return {
     place,
     tokens: whole.ids.length,
@@ -62,27 +66,17 @@ function show({ place, whole, isCut = false }: MadeExample, tokenizer: Tokenizer
   };
 }
 
-function pairWarnings(found: PreviewedFiles): string[] {
-  const { maxLength, train, evaluation, duplicates } = found;
-  const warnings: string[] = [];
-  for (const { source, records, truncated, continued } of evaluation === null ? [train] : [train, evaluation]) {
-    const { equal = 0, examples } = continued!;
-    if (records === 0) warnings.push(`${source}: there are no records, and a run would refuse the file`);
-    else if (examples === 0)
-      warnings.push(
-        `${source}: no pair has trained tokens in both answers, and a run would refuse the data; raise the maximum length`,
-      );
-    if (equal > 0)
-      warnings.push(`${source}: ${grouped(equal)} of ${grouped(records)} pairs have equal answers, from which nothing is learnt`);
-    if (truncated > records / 10)
-      warnings.push(
-        `${source}: ${grouped(truncated)} of ${grouped(records)} pairs are truncated at ${maxLength} tokens, and the end of an answer is lost`,
-      );
-  }
-  const { contradicting } = duplicates;
-  if (contradicting > 0) {
-    const pairs = contradicting === 1 ? "1 pair is" : `${grouped(contradicting)} pairs are`;
-    warnings.push(`${train.source}: ${pairs} there the other way round too; one of both is wrong`);
-  }
-  return [...warnings, ...sharedWarning(found)];
-}
+const pairWarnings = (found: PreviewedFiles): string[] => [
+  ...fileWarnings(found, (file) => {
+    const { equal = 0, examples } = file.continued!;
+    return [
+      examples === 0 && "no pair has trained tokens in both answers, and a run would refuse the data; raise the maximum length",
+      equal > 0 && `${grouped(equal)} of ${grouped(file.records)} pairs have equal answers, from which nothing is learnt`,
+      truncationWarning(file, found.maxLength, "pairs", "the end of an answer is lost"),
+    ];
+  }),
+  ...duplicateWarnings(
+    found,
+    (count) => `${count === 1 ? "1 pair is" : `${grouped(count)} pairs are`} there the other way round too`,
+  ),
+];

@@ -42,7 +42,7 @@ function withPrompt(row: Fields, prompt: string, chosen: string, rejected: strin
   // Data sets add a prompt to conversations that begin with it.
   if (isList(row, chosen) && !isList(row, prompt)) return withoutPrompt(row, chosen, rejected);
   if (isList(row, prompt)) {
-    const turns = Array.isArray(row.value(prompt)) && (row.value(prompt) as unknown[]).length === 0 ? [] : row.turns(prompt);
+    const turns = (row.value(prompt) as unknown[]).length === 0 ? [] : row.turns(prompt);
     return { prompt: turns, chosen: row.turns(chosen), rejected: row.turns(rejected) };
   }
   return { prompt: row.text(prompt), chosen: row.text(chosen), rejected: row.text(rejected) };

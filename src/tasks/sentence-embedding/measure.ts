@@ -1,11 +1,8 @@
 // How well embeddings find what belongs together (recall@k), and how their cosines go with given scores (Pearson, Spearman).
 import { textsIn } from "../../data/store.ts";
-import type { Tensor } from "../../tensor.ts";
-import { grouped, percent } from "../../units.ts";
-import { pearson, spearman } from "../common/correlation.ts";
-import { meanLoss } from "../common/measures.ts";
-import { checkFinite, RECALL_AT, type Recall, recall } from "../common/retrieval.ts";
-import { openProducts, vectors } from "../common/similarity.ts";
+import { grouped } from "../../units.ts";
+import { comparedRows, figureColumns, meanLoss, pearson, spearman } from "../common/measures.ts";
+import { checkFinite, type Recall, recall, recallTable, vectorOf, vectors, withProducts } from "../common/retrieval.ts";
 import type { Measure, Measuring, Score, ScoreTable } from "../task.ts";
 
 export interface EmbeddingScore extends Score {
@@ -53,7 +50,7 @@ export function embeddingMeasure({ examples, engine }: Measuring): Measure<Embed
       const { anchorEmbedding, positiveEmbedding } = ran.results;
       for (const [row, example] of (await examples.read(ran.rows)).entries()) {
         pairs++;
-        const [anchor, positive] = [rowOf(anchorEmbedding!, row), rowOf(positiveEmbedding!, row)];
+        const [anchor, positive] = [vectorOf(anchorEmbedding!, row), vectorOf(positiveEmbedding!, row)];
         if (example.value !== undefined) {
           scores.push(example.value);
           cosines.push(anchor.reduce((sum, value, i) => sum + value * positive[i]!, 0));
@@ -83,43 +80,32 @@ export function embeddingMeasure({ examples, engine }: Measuring): Measure<Embed
     const [queries, found] = [vectors(anchors.kept, width), vectors(positives.kept, width)];
     checkFinite(queries, "anchors");
     checkFinite(found, "positives");
-    const products = await openProducts(engine);
-    try {
-      return await recall(products, queries, found, (anchor) => ownOf[anchor]!);
-    } finally {
-      await products.close();
-    }
+    return withProducts(engine, (products) => recall(products, queries, found, (anchor) => ownOf[anchor]!));
   }
 }
-
-const rowOf = ({ data, shape }: Tensor, row: number): Float32Array =>
-  (data as Float32Array).slice(row * shape[1]!, (row + 1) * shape[1]!);
 
 /** The figures of an evaluation during training. */
 export function figures({ recall: found, spearman }: EmbeddingScore): Record<string, number> {
   return { ...(found && { "recall@1": found[1] }), ...(spearman !== null && { spearman }) };
 }
 
-const number = (value: number | null): string => value?.toFixed(4) ?? "—";
-
 export const embeddingScores: ScoreTable<EmbeddingScore> = {
-  columns: [["loss", ({ loss }) => loss.toFixed(4)]],
-  details({ base, adapter, batchSize }) {
-    const { pairs, candidates, recall: found } = (adapter ?? base)!;
-    const rows = (cells: (score: EmbeddingScore) => string[]): string[][] => [
-      ["base", ...cells(base!)],
-      ...(adapter ? [["with the adapter", ...cells(adapter)]] : []),
-    ];
+  columns: figureColumns({ loss: "loss" }),
+  details({ batchSize, ...sides }) {
+    const { pairs, candidates, recall: found } = (sides.adapter ?? sides.base)!;
     if (!found) {
       return [
         `The loss is the mean squared difference of cosine and score, of ${grouped(pairs)} pairs.`,
-        [["", "Spearman", "Pearson"], ...rows(({ spearman, pearson }) => [number(spearman), number(pearson)])],
+        [
+          ["", "Spearman", "Pearson"],
+          ...comparedRows(sides, ({ spearman, pearson }) => [spearman, pearson].map((value) => value?.toFixed(4) ?? "—")),
+        ],
       ];
     }
     return [
       `The loss is that of pairs among ${batchSize} (--batch-size); it grows with their number.`,
       `anchors that find their positive, of ${grouped(pairs)} pairs, among ${grouped(candidates)} positives`,
-      [["", ...RECALL_AT.map((k) => `recall@${k}`)], ...rows(({ recall: shares }) => RECALL_AT.map((k) => percent(shares![k])))],
+      recallTable(sides, (score) => score.recall!),
     ];
   },
 };

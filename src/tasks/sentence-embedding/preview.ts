@@ -35,28 +35,22 @@ export async function pairPreview(context: PreviewContext): Promise<Previewing> 
       const [all, pairs] = [records.stats(source), pairStats()];
       files.push(pairs.found);
       return {
+        ...all,
         add(made) {
           all.add(made);
           pairs.add(made);
         },
-        total: all.total,
       };
     },
     warnings(found) {
       const { repeated, beyond } = files[0]!; // of the training records
-      const warnings = records.warnings(found);
-      const { source, records: count } = found.train;
-      if (repeated > 0) {
-        warnings.push(
-          `${source}: ${grouped(repeated)} of ${grouped(count)} pairs have an anchor or a positive of an earlier one; in the same batch each counts as wrong for the other`,
-        );
-      }
-      if (beyond > 0) {
-        warnings.push(
-          `${source}: ${grouped(beyond)} of ${grouped(count)} scores are not from -1 to 1; to train on them, bring them into the range of cosines`,
-        );
-      }
-      return warnings;
+      const of = (count: number) => `${found.train.source}: ${grouped(count)} of ${grouped(found.train.records)}`;
+      return [
+        ...records.warnings(found),
+        repeated > 0 &&
+          `${of(repeated)} pairs have an anchor or a positive of an earlier one; in the same batch each counts as wrong for the other`,
+        beyond > 0 && `${of(beyond)} scores are not from -1 to 1; to train on them, bring them into the range of cosines`,
+      ].filter((one) => one !== false);
     },
   };
 }

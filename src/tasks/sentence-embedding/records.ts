@@ -1,8 +1,8 @@
 // Pairs of texts that mean the same, with texts that do not, or with a number that says how near they are, as data sets write them.
-import type { ColumnNames, Fields, RecordFormat, RecordFormats } from "../../data/records.ts";
+import type { ColumnNames, Fields, RecordFormats } from "../../data/records.ts";
 import type { Example } from "../../data/types.ts";
-import { float32, int32 } from "../../tensor.ts";
-import { encodeTexts, type RecordKind, textsInTurn } from "../common/record-data.ts";
+import { float32, floatVector, intVector } from "../../tensor.ts";
+import { encodeTexts, fieldsFormat, joinTexts, type RecordKind, textsInTurn } from "../common/record-data.ts";
 import { readNumber } from "../common/regression.ts";
 
 export interface TextPair {
@@ -39,35 +39,19 @@ function negativesOf(row: Fields, key: string): string[] {
   throw row.wrong(key, "a text, or a list of texts");
 }
 
-const pair = (anchor: string, positive: string): RecordFormat<TextPair> => ({
-  name: "pairs of texts",
-  keys: [anchor, positive],
-  optional: [],
-  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive) }),
-});
-
-const triplet = (anchor: string, positive: string, negative: string): RecordFormat<TextPair> => ({
-  name: "pairs of texts with negatives",
-  keys: [anchor, positive, negative],
-  optional: [],
-  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), negatives: negativesOf(row, negative) }),
-});
-
-const scored = (anchor: string, positive: string, score: string): RecordFormat<TextPair> => ({
-  name: "pairs of texts with scores",
-  keys: [anchor, positive, score],
-  optional: [],
-  make: (row) => ({ anchor: filled(row, anchor), positive: filled(row, positive), score: readNumber(row, score) }),
-});
+const readers = { anchor: filled, positive: filled, negatives: negativesOf, score: readNumber };
 
 function formats({ anchorColumn, positiveColumn, negativeColumn, scoreColumn }: ColumnNames): RecordFormats<TextPair> {
   const isNamed = (anchorColumn ?? positiveColumn) !== undefined;
   const pairs = isNamed ? [[anchorColumn ?? "anchor", positiveColumn ?? "positive"] as const] : usual;
   const candidates = pairs.flatMap(([anchor, positive]) => {
-    if (scoreColumn !== undefined) return [scored(anchor, positive, scoreColumn)];
-    if (negativeColumn !== undefined) return [triplet(anchor, positive, negativeColumn)];
-    const withScore = anchor === "sentence1" ? [scored(anchor, positive, "score")] : [];
-    return [pair(anchor, positive), triplet(anchor, positive, "negative"), ...withScore];
+    const alone = fieldsFormat<TextPair>("pairs of texts", { anchor, positive }, readers);
+    const against = (negatives: string) =>
+      fieldsFormat<TextPair>("pairs of texts with negatives", { anchor, positive, negatives }, readers);
+    const scored = (score: string) => fieldsFormat<TextPair>("pairs of texts with scores", { anchor, positive, score }, readers);
+    if (scoreColumn !== undefined) return [scored(scoreColumn)];
+    if (negativeColumn !== undefined) return [against(negativeColumn)];
+    return [alone, against("negative"), ...(anchor === "sentence1" ? [scored("score")] : [])];
   });
   return {
     candidates,
@@ -79,33 +63,26 @@ function formats({ anchorColumn, positiveColumn, negativeColumn, scoreColumn }: 
 export const textPairs: RecordKind<TextPair> = {
   formats,
   answers: ["score"],
-  hasClasses: false,
   textRows: true,
   async example({ anchor, positive, negatives = [], score }, _, parts) {
     const texts = [anchor, positive, ...negatives].map((text) => encodeTexts(text, null, parts));
-    const ids = Int32Array.from(texts.flatMap(({ whole }) => [...whole.ids]));
-    const labels = Int32Array.from(texts.flatMap(({ whole }) => [...whole.labels]));
-    let end = 0;
-    const starts = texts.slice(0, -1).map(({ whole }) => {
-      end += whole.ids.length;
-      return end;
-    });
-    const whole: Example = { ids, labels, starts, targets: 1, ...(score !== undefined && { value: score }) };
+    const whole: Example = {
+      ...joinTexts(texts.map((text) => text.whole)),
+      targets: 1,
+      ...(score !== undefined && { value: score }),
+    };
     return { whole, isCut: texts.some(({ isCut }) => isCut) };
   },
   lengths: (examples, texts) => ({ candidates: texts - examples }),
   /** The rows of the anchors, and of what each is compared with: its own positive at the same place, then the negatives. */
   feeds(rows) {
-    const order = textsInTurn(rows).map((_, row) => row);
+    const order = [...textsInTurn(rows).keys()];
     const [anchors, candidates] = [order.slice(0, rows.length), order.slice(rows.length)];
     const isScored = rows.every(({ value }) => value !== undefined);
     return {
-      anchorRows: int32([anchors.length], anchors),
-      candidateRows: int32([candidates.length], candidates),
-      similarities: float32(
-        [rows.length],
-        Float32Array.from(rows, ({ value = 0 }) => value),
-      ),
+      anchorRows: intVector(anchors),
+      candidateRows: intVector(candidates),
+      similarities: floatVector(rows.map(({ value = 0 }) => value)),
       isScored: float32([], Float32Array.of(Number(isScored))),
     };
   },

@@ -8,37 +8,38 @@ import { input } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
 import { type ModelConfig, modelOutputs } from "../../models/registry.ts";
 import { option } from "../../options.ts";
-import { int32, type Tensor } from "../../tensor.ts";
+import { intVector, type Tensor } from "../../tensor.ts";
 import { encodeWords } from "../../text/pairs.ts";
-import { type RecordKind, type RecordParts, recordData } from "../common/record-data.ts";
-import type { Task } from "../task.ts";
+import { isClassName } from "../common/labelled.ts";
+import { type RecordKind, type RecordParts, recordData, recordTask } from "../common/record-data.ts";
+import { recordPreview } from "../common/record-preview.ts";
+import type { PreviewContext, Previewing, Task } from "../task.ts";
+import { readTags, splitWords } from "./entities.ts";
 import { type TagScore, tagMeasure, tagScores } from "./measures.ts";
-import { readTags, splitWords } from "./predict.ts";
-import { type TaggedText, tagPreview } from "./preview.ts";
 
-/** A list of tokens or tags as JSON or Parquet has it, each a text; tags can be numbers. */
-function listIn({ value, wrong }: Fields, key: string, expected: string, read: (item: unknown) => string | undefined): string[] {
-  const list = value(key);
-  if (!Array.isArray(list)) throw wrong(key, expected);
-  return list.map((item: unknown) => read(item) ?? refuse(wrong(key, expected)));
+/** A text in words, and the tag of each, by name or number. */
+interface TaggedText {
+  tokens: string[];
+  tags: string[];
 }
 
-const refuse = (error: Error): never => {
-  throw error;
-};
-
-const isTag = (tag: unknown): boolean => (typeof tag === "string" && tag.trim() !== "") || Number.isSafeInteger(tag);
+/** A list as JSON or Parquet has it, of items that can be in it. */
+function listIn({ value, wrong }: Fields, key: string, expected: string, isItem: (item: unknown) => boolean): string[] {
+  const list = value(key);
+  if (!Array.isArray(list) || !list.every(isItem)) throw wrong(key, expected);
+  return list.map(String);
+}
 
 const format = (tokens: string, tags: string): RecordFormat<TaggedText> => ({
   name: "words and tags",
   keys: [tokens, tags],
   optional: [],
   make(row) {
-    const words = listIn(row, tokens, "a list of words", (word) => (typeof word === "string" ? word : undefined));
-    const own = listIn(row, tags, "a list of names or numbers of tags", (tag) => (isTag(tag) ? String(tag).trim() : undefined));
+    const words = listIn(row, tokens, "a list of words", (word) => typeof word === "string");
+    const own = listIn(row, tags, "a list of names or numbers of tags", isClassName);
     if (own.length !== words.length)
       throw row.wrong(tags, `as many tags as ${tokens} has words: ${words.length}, not ${own.length}`);
-    return { tokens: words, tags: own };
+    return { tokens: words, tags: own.map((tag) => tag.trim()) };
   },
 });
 
@@ -78,7 +79,7 @@ function tagFeeds(rows: readonly Example[], { classes }: RecordParts): Record<st
       labels.push(classes!.placeOf(number));
     }
   }
-  return { lossRows: int32([places.length], places), labels: int32([labels.length], labels) };
+  return { lossRows: intVector(places), labels: intVector(labels) };
 }
 
 /** Σ -log softmax(logits)[label] over the words, whose logits [targets, labels] are beside it. */
@@ -88,22 +89,48 @@ function loss(config: ModelConfig): Graph {
   return { outputs: { loss: crossEntropy(logits, labels!), logits } };
 }
 
+/** Words with their tags, and how many words have each. */
+async function tagPreview(context: PreviewContext): Promise<Previewing> {
+  const { base, data } = context;
+  const preview = await recordPreview(context);
+  const tokenizer = await base.tokenizer();
+  const classes = data.classes!;
+  return {
+    ...preview,
+    stats(source) {
+      const stats = preview.stats(source);
+      return {
+        ...stats,
+        total(file) {
+          const total = stats.total(file);
+          return { ...total, words: total.classes!.reduce((sum, { count }) => sum + count, 0) };
+        },
+      };
+    },
+    async show(made) {
+      const { tokens, tags } = made.record as TaggedText;
+      const { firsts } = encodeWords(tokenizer, tokens, data.maxLength);
+      const label = (tag: string) => classes.labels()[classes.placeOf(classes.numberOf(tag, made.place))]!;
+      const words = tokens.map((text, i) => ({ text, label: label(tags[i]!) })).filter((_, i) => firsts[i]! >= 0);
+      return { ...(await preview.show(made)), words };
+    },
+  };
+}
+
 const options = {
   tokensColumn: option(z.string().optional(), { value: "NAME", help: "token classifiers: the column of word lists" }),
   tagsColumn: option(z.string().optional(), { value: "NAME", help: "token classifiers: the column of tag lists" }),
 };
 
 export const tokenClassification: Task<TagScore> & { classes: true; options: typeof options } = {
+  ...recordTask,
   what: "token classification",
   head: "token-classifier",
   classes: true,
   peft: { taskType: "TOKEN_CLS" },
   columns: ["tokensColumn", "tagsColumn"],
-  takes: [],
   options,
-  unit: "examples",
-  evalBatchSize: 32,
-  data: (base, given, host) => recordData(records, base, given, host),
+  data: recordData(records),
   loss,
   measure: tagMeasure,
   figures: ({ f1, accuracy }) => ({ f1, accuracy }),

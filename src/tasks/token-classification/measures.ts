@@ -1,9 +1,16 @@
 // How well words are classified: accuracy by word; by entity precision, recall and F1 as seqeval counts them, or by tag where tags name none.
-
-import { grouped, percent } from "../../units.ts";
-import { worstClasses } from "../common/classification.ts";
-import { type ClassMeasures, classificationMeasures, predictedClasses } from "../common/classification-measures.ts";
-import { meanLoss } from "../common/measures.ts";
+import { grouped } from "../../units.ts";
+import { classTable } from "../common/classification.ts";
+import {
+  type ClassCounts,
+  type ClassMeasures,
+  classificationMeasures,
+  classMeasures,
+  noCounts,
+  predictedClasses,
+  summed,
+} from "../common/classification-measures.ts";
+import { figureColumns, meanLoss, meanOf } from "../common/measures.ts";
 import type { Measure, Measuring, ScoreTable } from "../task.ts";
 import { entitiesOf, namesEntities } from "./entities.ts";
 
@@ -41,31 +48,19 @@ export function tagMeasures(expected: readonly Tags[], predicted: readonly Tags[
   }
   const { classes, macroF1: f1 } = byTag;
   const said = new Set([...expected, ...predicted].flat());
-  const mean = (of: "precision" | "recall") =>
-    classes.reduce((sum, one, i) => sum + (said.has(i) ? one[of] : 0), 0) / Math.max(1, said.size);
+  const occurring = classes.filter((_, i) => said.has(i));
+  const mean = (of: "precision" | "recall") => meanOf(occurring.map((one) => one[of]));
   return { ...words, counted: "tags", precision: mean("precision"), recall: mean("recall"), f1, classes };
 }
-
-interface Counts {
-  found: number;
-  said: number;
-  support: number;
-}
-
-const shares = ({ found, said, support }: Counts) => ({
-  precision: found / Math.max(1, said),
-  recall: found / Math.max(1, support),
-  f1: (2 * found) / Math.max(1, said + support),
-});
 
 /** An entity is found where one of its type has the same first and last word. */
 function entityMeasures(
   expected: readonly string[][],
   predicted: readonly string[][],
-): Omit<TagMeasures, "counted" | keyof Words> {
-  const types = new Map<string, Counts>();
-  const countsOf = (label: string): Counts => {
-    const counts = types.get(label) ?? { found: 0, said: 0, support: 0 };
+): Pick<TagMeasures, "precision" | "recall" | "f1" | "classes"> {
+  const types = new Map<string, ClassCounts>();
+  const countsOf = (label: string): ClassCounts => {
+    const counts = types.get(label) ?? noCounts();
     types.set(label, counts);
     return counts;
   };
@@ -79,16 +74,10 @@ function entityMeasures(
       if (keys.has(JSON.stringify(entity))) counts.found++;
     }
   }
-  const all: Counts = { found: 0, said: 0, support: 0 };
-  for (const counts of types.values()) for (const key of ["found", "said", "support"] as const) all[key] += counts[key];
   const sorted = [...types].sort(([a], [b]) => (a < b ? -1 : 1));
-  return {
-    ...shares(all),
-    classes: sorted.map(([label, counts]) => ({ label, ...shares(counts), support: counts.support })),
-  };
+  const { precision, recall, f1 } = classMeasures("", summed([...types.values()]));
+  return { precision, recall, f1, classes: sorted.map(([label, counts]) => classMeasures(label, counts)) };
 }
-
-type Words = Pick<TagMeasures, "count" | "correct" | "accuracy">;
 
 /** Of batches that feed `lossRows`, places in [rows, width], and `labels`, and give the `logits` of these. */
 export function tagMeasure({ labels }: Measuring): Measure<TagScore> {
@@ -115,24 +104,14 @@ export function tagMeasure({ labels }: Measuring): Measure<TagScore> {
 const WORST = 20;
 
 export const tagScores: ScoreTable<TagScore> = {
-  columns: [
-    ["loss", ({ loss }) => loss.toFixed(4)],
-    ["accuracy", ({ accuracy }) => percent(accuracy)],
-    ["precision", ({ precision }) => precision.toFixed(4)],
-    ["recall", ({ recall }) => recall.toFixed(4)],
-    ["F1", ({ f1 }) => f1.toFixed(4)],
-  ],
-  details: ({ base, adapter }) => [
-    ...(base ? [] : ["The base has no head of its own for these tags."]),
-    ...classDetails((adapter ?? base)!, adapter !== null),
-  ],
+  columns: figureColumns({ loss: "loss", accuracy: "accuracy", precision: "precision", recall: "recall", F1: "f1" }),
+  details({ base, adapter }) {
+    const { classes, counted, count, correct } = (adapter ?? base)!;
+    const [of, words] = counted === "entities" ? ["of all entities", "entities"] : ["means over tags", "words"];
+    return [
+      ...(base ? [] : ["The base has no head of its own for these tags."]),
+      `${grouped(correct)} of ${grouped(count)} words correct${adapter ? ", with the adapter" : ""}; precision, recall and F1 are ${of}:`,
+      classTable(classes, words, WORST),
+    ];
+  },
 };
-
-function classDetails({ classes, counted, count, correct }: TagScore, isAdapter: boolean): (string | string[][])[] {
-  const means =
-    counted === "entities" ? "precision, recall and F1 are of all entities" : "precision, recall and F1 are means over tags";
-  return [
-    `${grouped(correct)} of ${grouped(count)} words correct${isAdapter ? ", with the adapter" : ""}; ${means}:`,
-    [["", "precision", "recall", "F1", counted === "entities" ? "entities" : "words"], ...worstClasses(classes, WORST)],
-  ];
-}
