@@ -1,5 +1,6 @@
 // Options, each declared once: the type and the default in zod's terms, beside them what flags, config files, help and docs/cli.md need.
 import { z } from "zod";
+import { LowrankError } from "./errors.ts";
 
 /** The sections of a config file that `lowrank init` writes, in order. */
 export const sections = {
@@ -89,6 +90,15 @@ export const describeOptions = (options: Options): DescribedOption[] =>
 
 /** `learningRate` → `--learning-rate`. */
 export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/** Fails with `code` for a count that is given and is no whole number of at least `least`. */
+export function checkCounts(code: string, counts: Record<string, number | undefined>, least = 1): void {
+  for (const [subject, count = least] of Object.entries(counts)) {
+    if (Number.isSafeInteger(count) && count >= least) continue;
+    const [expected, next] = [`a whole number of at least ${least}`, `Change ${subject}, or leave it out.`];
+    throw new LowrankError(code, "this number cannot be used", { subject, expected, got: String(count), next });
+  }
+}
 
 /** The help with the choices behind it. */
 export const helpOf = ({ help, choices }: OptionInfo): string => `${help}${choices ? ` (${choices.join(", ")})` : ""}`;

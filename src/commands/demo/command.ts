@@ -123,5 +123,3 @@ What next
 
 /** Text of lesser weight, on a terminal. */
 const dim = (text: string): string => (process.stdout.isTTY === true ? faint(text) : text);
-
-/** 0.925 → "92.5 %". */

@@ -8,29 +8,22 @@ import type { Files } from "../../files.ts";
 import { type Generator, openGenerator } from "../../generate/generator.ts";
 import type { ImagePrompt } from "../../generate/prompts.ts";
 import { loadBase } from "../../models/base.ts";
+import { checkCounts } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { textOf } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
+import type { EvaluateOptions } from "./evaluate.ts";
 
 /** Tokens that an answer may have beyond the longest expected one: enough to see where it goes on. */
 const MORE_TOKENS = 8;
 
-export interface AnswerOptions extends ColumnNames {
-  /** Folder of the base checkpoint. */
-  base: string;
-  /** Records with a prompt and an answer: `{prompt, completion}`, or `{messages}` that end with the assistant's turn. */
-  data: string;
-  /** Folder of an adapter that answers beside the base. */
-  adapter?: string;
-  /** Take an adapter that was made for another base of the same shape. */
-  anyBase?: boolean;
+/** What is answered: records with prompts and answers, `{prompt, completion}` or `{messages}` that end with the assistant's turn. */
+export interface AnswerOptions extends ColumnNames, Pick<EvaluateOptions, "base" | "data" | "adapter" | "anyBase" | "threads"> {
   /** Only this many records, from the first. Default: all. */
   limit?: number;
   /** Prompts that are answered at once. Default 4. */
   batchSize?: number;
-  /** Threads of one matrix product. Default: all cores. */
-  threads?: number;
 }
 
 interface Question {
@@ -57,7 +50,7 @@ export type AnswerEvent =
 export async function* answers(options: AnswerOptions, platform: Platform): AsyncGenerator<AnswerEvent, void, void> {
   const { files, openSession, timeLimit } = platform;
   const { batchSize = 4, threads, anyBase } = options;
-  checkCounts({ batchSize, limit: options.limit ?? 1 });
+  checkCounts("eval/option", { batchSize, limit: options.limit });
   const base = await loadBase(files, options.base, timeLimit);
   const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const questions = await readQuestions(files, options);
@@ -136,16 +129,4 @@ export function askedText(prompt: Question["prompt"]): string {
   if (typeof prompt === "string") return prompt;
   if ("text" in prompt) return prompt.text;
   return textOf(("messages" in prompt ? prompt.messages : prompt).at(-1)!.content);
-}
-
-function checkCounts(counts: Record<string, number>): void {
-  for (const [subject, count] of Object.entries(counts)) {
-    if (Number.isSafeInteger(count) && count >= 1) continue;
-    throw new LowrankError("eval/option", "this number cannot be used", {
-      subject,
-      expected: "an integer of at least 1",
-      got: String(count),
-      next: `Give ${subject} another value.`,
-    });
-  }
 }

@@ -4,10 +4,9 @@ import { readAdapter } from "../../adapters/peft-files.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { Batch } from "../../data/types.ts";
-import { LowrankError } from "../../errors.ts";
 import { openBase } from "../../models/base.ts";
 import type { ModelConfig } from "../../models/registry.ts";
-import type { Given } from "../../options.ts";
+import { checkCounts, type Given } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { ClassifierScore } from "../../tasks/common/classification.ts";
 import {
@@ -70,14 +69,11 @@ export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: 
  */
 export async function evaluate(options: EvaluateOptions, platform: Platform): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = platform;
-  checkBatchSize(options.batchSize);
+  checkCounts("evaluate/option", { batchSize: options.batchSize });
   const opened = await openBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const wanted = options.task === "zero-shot" ? undefined : options.task;
-  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, {
-    ...options,
-    task: wanted,
-  });
+  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, { ...options, task: wanted });
   checkOptions(opened.config, name, options);
   if (wanted === undefined && task.prediction.zeroShot && (await hasClasses(base, options, platform))) {
     return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };
@@ -115,16 +111,6 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   } finally {
     await reader.close();
   }
-}
-
-function checkBatchSize(batchSize = 1): void {
-  if (Number.isSafeInteger(batchSize) && batchSize > 0) return;
-  throw new LowrankError("evaluate/option", "the number of rows that are run at once is no whole number above 0", {
-    subject: "batchSize",
-    expected: "1 or more",
-    got: String(batchSize),
-    next: "Correct it, or leave it out.",
-  });
 }
 
 /** Fails if the options are for another task than `name`. */

@@ -8,7 +8,6 @@ import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
-import { LowrankError } from "../../errors.ts";
 import type { Graph } from "../../graph/graph.ts";
 import { withHeadBeside } from "../../models/base.ts";
 import {
@@ -20,7 +19,7 @@ import {
   visionOf,
   withHead,
 } from "../../models/registry.ts";
-import { type Given, option, pick } from "../../options.ts";
+import { checkCounts, type Given, option, pick } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/token-losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
@@ -109,10 +108,8 @@ export async function planTraining(
   const task = taskOf(options.task);
   const config = withHead(described, headOf(task, options), new Map());
   const { method, batchSize, gradientAccumulation } = options;
-  checkCount("batchSize", batchSize, 1);
-  checkCount("gradientAccumulation", gradientAccumulation, 1);
-  checkCount("examples", examples, 1);
-  checkCount("maxLength", options.maxLength, 2);
+  checkCounts("train/option", { batchSize, gradientAccumulation, examples });
+  checkCounts("train/option", { maxLength: options.maxLength }, 2);
   // An image has as many tokens as its model cuts it into.
   const isFixed = config.vocabSize === 0;
   const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);
@@ -245,14 +242,4 @@ function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedG
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];
-}
-
-function checkCount(name: string, value: number | undefined, least: number): void {
-  if (value === undefined || (Number.isSafeInteger(value) && value >= least)) return;
-  throw new LowrankError("train/option", "this value can't be planned with", {
-    subject: name,
-    expected: `a whole number of at least ${least}`,
-    got: String(value),
-    next: `Change ${name}, or leave it out.`,
-  });
 }

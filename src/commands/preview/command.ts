@@ -1,21 +1,12 @@
 // lowrank preview: what a run would train on, before anything is trained.
-import { z } from "zod";
-import { option, pick, reworded } from "../../options.ts";
 import { printJson } from "../../terminal/terminal.ts";
-import { readingOptions, runOptions } from "../../train/options.ts";
 import { defineCommand } from "../command.ts";
-import { preview } from "./preview.ts";
+import { preview, previewOptions } from "./preview.ts";
 import { printPreview, trainedText } from "./print.ts";
 
 export const command = defineCommand({
   summary: "show what a run would train on: examples with the trained tokens marked, lengths, losses, duplicates",
-  options: {
-    ...pick(runOptions, "base", "data", "task", "evalData", "evalSplit"),
-    seed: reworded(runOptions.seed, { help: "the run's, which chooses the records of --eval-split" }),
-    ...readingOptions,
-    examples: option(z.number().default(3), { help: "how many examples are shown" }),
-    ids: option(z.boolean().optional(), { help: "with --json, the examples' token ids too" }),
-  },
+  options: previewOptions,
   examples: ["--base embedded --data train.jsonl --eval-split 0.1"],
   async run(options, { platform, json }) {
     const found = await preview(options, platform);
