@@ -36,6 +36,8 @@ const MAX_NUMBER_ROWS = 50;
 export async function reportPage(runs: readonly ReportedRun[], library: ChartLibrary, made: string): Promise<string> {
   const title = runs.length === 1 ? runs[0]!.name : `${runs.length} runs compared`;
   const charts = chartsOf(runs);
+  const samples = perRun(runs, ({ metrics }) => samplesHtml(metrics));
+  const updates = perRun(runs, ({ adapter }) => (adapter ? heatMaps(adapter) : ""));
   const scripts = [`/*\n${library.license}\n*/\n${library.script}`, pageScript];
   const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src ${(await Promise.all(scripts.map(hashOf))).join(" ")}`;
   return `<!doctype html>
@@ -51,8 +53,8 @@ export async function reportPage(runs: readonly ReportedRun[], library: ChartLib
 <main>
 ${header(title, runs)}
 ${chartSection(charts)}
-${sampleSection(runs)}
-${updateSection(runs)}
+${section("Samples during training", samples)}
+${section("What training changed", updates)}
 ${section("Data", factTable(dataFacts(runs), runs))}
 ${section("Run", factTable(detailFacts(runs), runs))}
 ${optionSection(runs)}
@@ -109,18 +111,6 @@ function perRun(runs: readonly ReportedRun[], content: (run: ReportedRun) => str
     )
     .join("\n");
 }
-
-const sampleSection = (runs: readonly ReportedRun[]): string =>
-  section(
-    "Samples during training",
-    perRun(runs, ({ metrics }) => samplesHtml(metrics)),
-  );
-
-const updateSection = (runs: readonly ReportedRun[]): string =>
-  section(
-    "What training changed",
-    perRun(runs, ({ adapter }) => (adapter ? heatMaps(adapter) : "")),
-  );
 
 function optionSection(runs: readonly ReportedRun[]): string {
   const facts = optionFacts(runs);

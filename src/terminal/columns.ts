@@ -69,15 +69,16 @@ export function growing(width: () => number, write: (text: string) => void): { p
   return { push: (delta) => write([...delta].map(put).join("")) };
 }
 
+/** A line of two columns; the left one is `width` cells wide. */
+export const besideLine = (left = "", width: number, right = ""): string =>
+  `${left}${" ".repeat(Math.max(0, width - cells(left)))} │ ${right}`.trimEnd();
+
 /** Writes `left` beside a text that grows: each line when it can no longer change, and at the end what is left of both. */
 export function besideGrowing(left: string, columnWidth: number, write: (line: string) => void) {
   const lines = wrap(left, columnWidth);
   let right = "";
   let done = 0;
-  const put = (text: string) => {
-    const cell = lines[done++] ?? "";
-    write(`${cell}${" ".repeat(columnWidth - cells(cell))} │ ${text}`.trimEnd());
-  };
+  const put = (text: string) => write(besideLine(lines[done++], columnWidth, text));
   return {
     push(delta: string): void {
       right += delta;

@@ -23,26 +23,17 @@ export const givenInputs = ({ text = [], image = [], files = [] }: Given<typeof 
   images: [...image, ...files],
 });
 
-/** The lines of standard input that are not empty. Fails where nobody pipes anything in. */
-export function inputLines(expected: string): AsyncIterable<string> {
-  if (process.stdin.isTTY) {
-    throw new LowrankError("cli/usage", "there is no input", {
-      expected: `${expected}, or lines on standard input`,
-      next: "Give one of them.",
-    });
-  }
-  return filledLines(expected);
-}
-
-async function* filledLines(expected: string): AsyncGenerator<string, void, void> {
+/** The lines of standard input that are not empty. Fails where there are none, and where nobody pipes anything in. */
+export async function* inputLines(expected: string): AsyncGenerator<string, void, void> {
   let isEmpty = true;
-  for await (const line of createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY })) {
+  const isTerminal = process.stdin.isTTY;
+  for await (const line of isTerminal ? [] : createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY })) {
     if (line.trim() === "") continue;
     isEmpty = false;
     yield line;
   }
   if (!isEmpty) return;
-  throw new LowrankError("cli/usage", "there is no input: standard input has no line", {
+  throw new LowrankError("cli/usage", `there is no input${isTerminal ? "" : ": standard input has no line"}`, {
     expected: `${expected}, or lines on standard input`,
     next: "Give one of them.",
   });

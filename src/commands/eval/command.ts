@@ -3,6 +3,9 @@ import { z } from "zod";
 import type { Files } from "../../files.ts";
 import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
+import { classificationScores } from "../../tasks/common/classification.ts";
+import { taskOf } from "../../tasks/index.ts";
+import type { Score, ScoreTable } from "../../tasks/task.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
 import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
@@ -10,8 +13,7 @@ import { readRunChoices } from "../../train/run-file.ts";
 import { grouped, percent } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
 import { type AnswerOptions, answers } from "./answers.ts";
-import { evaluate } from "./evaluate.ts";
-import { evaluationText } from "./table.ts";
+import { type Evaluation, evaluate } from "./evaluate.ts";
 
 export const command = defineCommand({
   summary:
@@ -89,3 +91,32 @@ async function compareAnswers(options: AnswerOptions, { platform, json }: Contex
 /** Wrong answers that are shown: the first ones. */
 const SHOWN = 5;
 const SHOWN_CHARS = 60;
+
+/** Of a template. */
+const TEMPLATE_CHARS = 40;
+
+/** What an evaluation prints: tables and lines, in their order. */
+function evaluationText(evaluation: Evaluation): string[] {
+  if (evaluation.task !== "zero-shot") return scoresText<Score>(taskOf(evaluation.task).scores, evaluation, evaluation.batchSize);
+  const [first, ...others] = evaluation.template;
+  const more = others.length > 0 ? ` and ${others.length} more` : "";
+  return [
+    `zero-shot: each class as "${oneLine(first!, TEMPLATE_CHARS)}"${more} (--template)`,
+    ...scoresText(classificationScores, evaluation, 1),
+  ];
+}
+
+/** Base and adapter under each other, and the details below them. */
+function scoresText<S>(
+  { columns, details }: ScoreTable<S>,
+  { base, adapter }: { base: S | null; adapter: S | null },
+  batchSize: number,
+): string[] {
+  const row = (name: string, score: S | null) => [name, ...columns.map(([, cell]) => (score ? cell(score) : "—"))];
+  const rows = [["", ...columns.map(([title]) => title)], row("base", base)];
+  const below = details?.({ base, adapter, batchSize }) ?? [];
+  return [
+    table(adapter ? [...rows, row("with the adapter", adapter)] : rows),
+    ...below.map((part) => (typeof part === "string" ? part : table(part))),
+  ];
+}

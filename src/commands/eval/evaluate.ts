@@ -89,7 +89,8 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
     const { examples, report } = await finished(reader.read(options.data));
     const plain = reader.collate(examples);
     const loss = task.loss(base.config, shapeOf(evaluationBatches(plain, batchSize).sizes), { ...options });
-    const measures = sides.map((side) => side && task.measure({ examples, labels: reader.labels() ?? [], engine }));
+    const measured = { examples, labels: reader.labels() ?? [], engine };
+    const compared = sides.map((side) => side && { side, measure: task.measure(measured) });
     const scoring = await openScoring(base, adapter, loss, engine);
     try {
       const off = sides[0] ?? { adapter: null, saved: sides[1]!.saved };
@@ -98,16 +99,17 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
       let number = 0;
       for await (const batch of batches) {
         const rows = batches.rows[number++]!;
-        for (const [i, side] of sides.entries()) {
-          if (side && batch.targets > 0) await measures[i]!.add({ batch, rows, results: await scoring.run(batch, side) });
+        for (const one of compared) {
+          if (one && batch.targets > 0) await one.measure.add({ batch, rows, results: await scoring.run(batch, one.side) });
         }
       }
     } finally {
       await scoring.close();
     }
-    const [own, adapted] = [await measures[0]?.score(), await measures[1]?.score()];
+    const scores: unknown[] = [];
+    for (const one of compared) scores.push(one && (await one.measure.score()));
     // The scores are those of the task's measure.
-    return { task: name, data: report, base: own ?? null, adapter: adapted ?? null, batchSize } as Evaluation;
+    return { task: name, data: report, base: scores[0], adapter: scores[1], batchSize } as Evaluation;
   } finally {
     await reader.close();
   }

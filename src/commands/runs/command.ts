@@ -22,7 +22,7 @@ export const command = defineCommand({
   argument: "folder",
   examples: ["", "first-adapter second-adapter --compare"],
   async run({ folder = [], compare }, { platform, json }) {
-    const { runs, complete } = await findRuns(platform.files, folder.length > 0 ? folder : ["."], { isLocked });
+    const { runs, complete } = await findRuns(platform.files, folder.length > 0 ? folder : ["."], isLocked);
     if (!complete) note("There is too much below these folders to look through it all; name the folders of the runs.");
     const named = folder.length > 1 && runs.length === folder.length;
     if (json) for (const each of runs) printJson(each);
@@ -36,20 +36,17 @@ function list(runs: readonly Run[]): string {
   const heading = ["run", "state", "steps", "loss", "best evaluation", "method", "base", "data", "time", "speed", "started"];
   const rows = runs.map((run) => [
     cell(run.folder, 60),
-    run.early ? "finished early" : run.state,
-    ...[stepsOf(run), lossOf(run), bestOf(run), methodOf(run)],
-    ...[cell(baseOf(run)), cell(lastName(run.options["data"]))],
+    stateOf(run),
+    ...[stepsOf(run), lossOf(run), bestOf(run), methodOf(run), cell(baseOf(run)), cell(lastName(run.options["data"]))],
     ...[duration(run.seconds), speedOf(run), startOf(run)],
   ]);
-  const failed = runs
-    .filter(({ error }) => error !== null)
-    .map(({ folder, error }) => `${cell(folder, 60)}: ${cell(error!, 300)}`);
+  const failed = runs.flatMap(({ folder, error }) => (error === null ? [] : [`${cell(folder, 60)}: ${cell(error, 300)}`]));
   return [table([heading, ...rows]), ...failed].join("\n");
 }
 
 function comparison(runs: readonly Run[]): string {
   const results: [string, (run: Run) => string][] = [
-    ["state", (run) => (run.early ? "finished early" : run.state)],
+    ["state", stateOf],
     ["steps", stepsOf],
     ["loss", lossOf],
     ["best evaluation", bestOf],
@@ -67,18 +64,17 @@ function comparison(runs: readonly Run[]): string {
   ]);
 }
 
+const stateOf = ({ early, state }: Run): string => (early ? "finished early" : state);
 const stepsOf = ({ step, steps }: Run): string => `${step ?? "-"}/${steps ?? "-"}`;
 const lossOf = ({ loss }: Run): string => loss?.toFixed(4) ?? "-";
 const bestOf = ({ bestEval, accuracy }: Run): string => {
   const right = accuracy === null ? "" : ` (${percent(accuracy)})`;
   return bestEval ? `${bestEval.loss.toFixed(4)}${right} @ ${bestEval.step}` : "-";
 };
-const speedOf = ({ tokensPerSecond, examplesPerSecond }: Run): string =>
-  examplesPerSecond !== null
-    ? `${Number(examplesPerSecond.toPrecision(3))} examples/s`
-    : tokensPerSecond === null
-      ? "-"
-      : `${Math.round(tokensPerSecond)} tokens/s`;
+const speedOf = ({ tokensPerSecond, examplesPerSecond }: Run): string => {
+  if (examplesPerSecond !== null) return `${Number(examplesPerSecond.toPrecision(3))} examples/s`;
+  return tokensPerSecond === null ? "-" : `${Math.round(tokensPerSecond)} tokens/s`;
+};
 const startOf = ({ started }: Run): string => (started === null ? "-" : cell(started.slice(0, 16).replace("T", " ")));
 
 function methodOf({ options }: Run): string {
