@@ -133,17 +133,8 @@ export async function openChat(options: ChatOptions, platform: Platform): Promis
   const side = imageSide(base, tokenizer, platform);
   const opened = { files, base, baseFormat, tokenizer, side, generator, adapters };
   const chosen = { raw, system, compare, sampling, maxNewTokens, stop, active, last: active };
-  return {
-    ...opened,
-    ...chosen,
-    stats,
-    noted: "",
-    firstSeen: 0,
-    exchanges: [],
-    pending: [],
-    prepared: new Map(),
-    saved: new Set(),
-  };
+  const said = { noted: "", firstSeen: 0, exchanges: [], pending: [], prepared: new Map(), saved: new Set<string>() };
+  return { ...opened, ...chosen, ...said, stats };
 }
 
 /** Reads an adapter, checks that it fits, and gives it a name. */
@@ -164,6 +155,9 @@ export async function switchTo(chat: Chat, name: string | null): Promise<void> {
   chat.active = name;
   chat.last = name ?? chat.last;
 }
+
+/** Whether the messages are answered by the base and by an adapter. */
+export const isComparing = ({ compare, active }: Chat): boolean => compare && active !== null;
 
 /** How messages are sent now: as asked for, as the adapter or the base was trained, or by the template where there is one. */
 export function formatOf({ raw, adapters, active, baseFormat, tokenizer }: Chat): PromptFormat {
@@ -189,16 +183,14 @@ function describeFormat(chat: Chat): string {
     if (chat.raw) return `${alone} (--raw)`;
     return chat.tokenizer.template ? `Trained on plain texts. ${alone}` : `The model has no chat template. ${alone}`;
   }
-  const added = [
-    format.before && `${JSON.stringify(format.before)} in front`,
-    format.after && `${JSON.stringify(format.after)} behind it`,
-  ].filter(Boolean);
+  const { before, after } = format;
+  const added = [before && `${JSON.stringify(before)} in front`, after && `${JSON.stringify(after)} behind it`].filter(Boolean);
   const around = added.length > 0 ? `, with ${added.join(" and ")}` : "";
   return `Trained on prompts and completions: what you write is a prompt as in the data${around}. ${alone}`;
 }
 
 /** Prepares an image for the next message; resolves to its path. Fails with `model/no-images` and `image/…`. */
-export async function attach(chat: Chat, file: string): Promise<string> {
+export async function attachImage(chat: Chat, file: string): Promise<string> {
   if (!chat.side) throw noImages(chat.base);
   const image = await chat.side.prepare(file);
   const path = await chat.files.realPath(file);
@@ -219,7 +211,7 @@ export async function* say(
 ): AsyncGenerator<ChatEvent, void, undefined> {
   const { prompt, ids, images, firstSeen } = fitted(chat, user, paths);
   if (firstSeen > chat.firstSeen) yield { type: "note", text: forgotten(firstSeen, chat.base.config.maxPositions) };
-  const speakers = chat.compare && chat.active !== null ? [null, chat.active] : [chat.active];
+  const speakers = isComparing(chat) ? [null, chat.active] : [chat.active];
   // Each answer has a seed of its own, so that another try is another answer.
   const seed = chat.sampling.seed + chat.stats.answers;
   let answer: string | null = null;
@@ -269,11 +261,10 @@ export function messagesOf({ system, exchanges }: Chat, first = 0): ChatMessage[
   return system === null ? turns : [{ role: "system", content: system }, ...turns];
 }
 
-const question = (user: string, images: readonly string[]): ChatMessage => ({
-  role: "user",
-  content:
-    images.length === 0 ? user : [...images.map((image) => ({ type: "image", image }) as const), { type: "text", text: user }],
-});
+function question(user: string, images: readonly string[]): ChatMessage {
+  const parts = images.map((image) => ({ type: "image", image }) as const);
+  return { role: "user", content: images.length === 0 ? user : [...parts, { type: "text", text: user }] };
+}
 
 /** What the model is given for a message: of the conversation as much as leaves room for an answer, the newest first. */
 function fitted(chat: Chat, user: string, paths: readonly string[]) {

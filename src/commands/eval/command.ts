@@ -12,7 +12,7 @@ import { columnOptions, readingOptions, runOptions, taskOption } from "../../tra
 import { readRunChoices } from "../../train/run-file.ts";
 import { grouped, percent } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
-import { type AnswerOptions, answers } from "./answers.ts";
+import { type AnswerOptions, answers, isMatch } from "./answers.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 
 export const command = defineCommand({
@@ -74,7 +74,7 @@ async function compareAnswers(options: AnswerOptions, { platform, json }: Contex
     else if (event.type === "answer") {
       status(`${grouped(++done)} answers`);
       const found = (event.adapter ?? event.base).trim();
-      if (found !== event.expected.trim() && wrong.length < SHOWN)
+      if (!isMatch(found, event) && wrong.length < SHOWN)
         wrong.push([oneLine(event.expected, SHOWN_CHARS), oneLine(found, SHOWN_CHARS)]);
     } else {
       status("");

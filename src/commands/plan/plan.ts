@@ -119,17 +119,16 @@ export async function planTraining(
   const graphs = new Map<number, Graph>();
   const graphAt = (width: number): Graph => {
     const blocks = attentionBlocksOf(width);
-    const made = graphs.get(blocks) ?? graph(task.loss(config, shapeOf(config, width), options));
-    graphs.set(blocks, made);
-    return made;
+    if (!graphs.has(blocks)) graphs.set(blocks, graph(task.loss(config, shapeOf(config, width), options)));
+    return graphs.get(blocks)!;
   };
   const memoryOf = (rows: number, width: number) => {
     const size = fullBatch(config, task, rows, width);
     return trainingMemory(graphAt(width), trainable, { ...lengthsOf(size), chunks: lossChunksOf(size.targets) });
   };
   const memory = memoryOf(batchSize, maxLength);
-  const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
-  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
+  const outputBytes = diskBytes(trainable, resultBytes, options.keepCheckpoints);
+  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk: outputBytes };
   const warnings = [
     ...headWarning(config),
     ...(visionOf(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
@@ -154,7 +153,7 @@ export async function planTraining(
     baseParameters: countParameters(config),
     groups: modules ? groupsOf(modules, loraConfigOf(options, task)) : [],
     resultBytes,
-    outputBytes: disk,
+    outputBytes,
     batchSize,
     maxLength,
     gradientAccumulation,
@@ -197,12 +196,8 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
   },
   full: (config, options, task) => {
     const trainable = lengthOfTheta(fullEntries(task.loss(config, shapeOf(config, 1), options)));
-    return {
-      modules: null,
-      trainable,
-      resultBytes: trainable * (config.dtype === "float32" || config.dtype === null ? 4 : 2),
-      graph: fullGraph,
-    };
+    const width = config.dtype === "float32" || config.dtype === null ? 4 : 2;
+    return { modules: null, trainable, resultBytes: trainable * width, graph: fullGraph };
   },
 };
 
@@ -211,9 +206,8 @@ function headWarning(config: ModelConfig): string[] {
   const head = config.uninitializedHead;
   if (head === null) return [];
   const added = savedWeights(modulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
-  return [
-    `config.json describes a model without ${head}: training adds one, ${lengthOfTheta(added)} parameters beside those counted`,
-  ];
+  const parameters = lengthOfTheta(added);
+  return [`config.json describes a model without ${head}: training adds one, ${parameters} parameters beside those counted`];
 }
 
 /** Steps of a run over so many examples; the last one of an epoch can have fewer micro-batches. */

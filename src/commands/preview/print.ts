@@ -3,7 +3,7 @@
 import type { ContinuedStats, DatasetStats, Lengths, ShownExample, TextPart } from "../../tasks/common/preview.ts";
 import { recognizedText } from "../../terminal/data.ts";
 import { oneLine, print, shown, table } from "../../terminal/terminal.ts";
-import { grouped } from "../../units.ts";
+import { grouped, percent } from "../../units.ts";
 import type { Preview } from "./preview.ts";
 
 /** Classes that are listed; --json has all. */
@@ -35,23 +35,19 @@ const coloured = (text: string): string =>
 function exampleLines(example: ShownExample, number: number, marks: (text: string) => string): string[] {
   const { place, label, words, text = [], tokens, isCut, trained, cut = 0, parts, texts = [], image } = example;
   const counts = [
-    ...(tokens === undefined ? [] : [`${grouped(tokens)} tokens`]),
-    ...(trained === undefined ? [] : [`${grouped(trained)} of them trained`]),
-    ...(cut > 0 ? [`${grouped(cut)} more cut off`] : []),
-    ...(isCut ? ["the rest is cut off"] : []),
-  ].join(", ");
-  const marked = (pieces: readonly TextPart[]): string =>
-    pieces
-      .map((part) => (part.trained ? marks(shown(part.text)) : shown(part.text)))
-      .join("")
-      .trimEnd();
+    tokens !== undefined && `${grouped(tokens)} tokens`,
+    trained !== undefined && `${grouped(trained)} of them trained`,
+    cut > 0 && `${grouped(cut)} more cut off`,
+    isCut && "the rest is cut off",
+  ].filter(Boolean);
+  const markedPart = (part: TextPart) => (part.trained ? marks(shown(part.text)) : shown(part.text));
+  const marked = (pieces: readonly TextPart[]): string => pieces.map(markedPart).join("").trimEnd();
+  const wordTexts = words?.map((word) => `${oneLine(word.text)} (${oneLine(word.label, LABEL_CHARS)})`);
   return [
-    `example ${number}, ${place}${counts === "" ? "" : `: ${counts}`}`,
+    `example ${number}, ${place}${counts.length === 0 ? "" : `: ${counts.join(", ")}`}`,
     ...(image ? [`  image:  ${oneLine(image.path)}, ${imageText(image)}`] : []),
     ...text.map((part, i) => `  ${text.length > 1 ? `text ${i + 1}: ` : "text:   "}${oneLine(part)}`),
-    ...(words
-      ? [`  words:  ${words.map((word) => `${oneLine(word.text)} (${oneLine(word.label, LABEL_CHARS)})`).join(" ")}`]
-      : []),
+    ...(wordTexts ? [`  words:  ${wordTexts.join(" ")}`] : []),
     ...(label === undefined ? [] : [`  label:  ${oneLine(label, LABEL_CHARS)}`]),
     ...(parts ? [marked(parts)] : []),
     ...texts.flatMap((one) => [`  ${one.name}:`, marked(one.parts)]),
@@ -79,15 +75,18 @@ function printFile(stats: DatasetStats, maxLength: number | null, what: string):
 
 function* classLines(classes: NonNullable<DatasetStats["classes"]>, records: number): Generator<string> {
   yield `${grouped(classes.length)} classes:`;
-  const share = (count: number) => `${((100 * count) / Math.max(1, records)).toFixed(1)} %`;
   const rows = classes.slice(0, MAX_CLASSES);
-  yield table(rows.map(({ label, count }) => [`  ${oneLine(label, LABEL_CHARS)}`, grouped(count), share(count)]));
+  yield table(
+    rows.map(({ label, count }) => [`  ${oneLine(label, LABEL_CHARS)}`, grouped(count), percent(count / Math.max(1, records))]),
+  );
   if (classes.length > MAX_CLASSES) yield `  and ${grouped(classes.length - MAX_CLASSES)} more (--json has all)`;
 }
 
 function* lengthLines({ tokens, truncated, continued }: DatasetStats, lengths: Lengths, maxLength: number): Generator<string> {
   const { shortest, longest, median, most, histogram } = lengths;
-  const trained = continued ? `, of which ${grouped(continued.trained)} are trained (${percent(continued.trained, tokens)})` : "";
+  const trained = continued
+    ? `, of which ${grouped(continued.trained)} are trained (${percent(continued.trained / Math.max(1, tokens))})`
+    : "";
   yield `tokens: ${grouped(tokens)}${trained}`;
   yield `lengths: ${shortest} to ${grouped(longest)} tokens, half up to ${median}, 95 % up to ${most}`;
   yield bars(histogram);
@@ -99,8 +98,8 @@ function* lengthLines({ tokens, truncated, continued }: DatasetStats, lengths: L
 
 function leftOut({ dropped, examples }: ContinuedStats, records: number): string {
   const reasons = [
-    dropped.cut > 0 ? `${grouped(dropped.cut)} truncated before any target` : "",
-    dropped.empty > 0 ? `${grouped(dropped.empty)} without anything to train` : "",
+    dropped.cut > 0 && `${grouped(dropped.cut)} truncated before any target`,
+    dropped.empty > 0 && `${grouped(dropped.empty)} without anything to train`,
   ].filter(Boolean);
   const more = records - examples > dropped.places.length ? ", …" : "";
   return `left out: ${reasons.length === 0 ? "none" : `${reasons.join(", ")} (${dropped.places.join(", ")}${more})`}`;
@@ -114,8 +113,6 @@ function bars(histogram: Lengths["histogram"]): string {
   });
   return rows.length === 0 ? "" : table(rows);
 }
-
-const percent = (part: number, whole: number): string => `${whole === 0 ? 0 : ((100 * part) / whole).toFixed(1)} %`;
 
 function duplicateLines({ duplicates, train, evaluation }: Omit<Preview, "shown">): string[] {
   const again = `duplicates: ${grouped(duplicates.train)} of ${grouped(train.records)} training records`;
