@@ -29,10 +29,7 @@ export interface Chart {
 
 type Steps = RunMetrics["steps"][number];
 
-interface ChartOf {
-  id: string;
-  title: string;
-  unit: Unit;
+interface ChartOf extends Omit<Chart, "series" | "text"> {
   of: (row: Steps) => number | null;
   /** It jumps from step to step: shown smoothed, over the steps themselves where there is one run. */
   smooth?: boolean;

@@ -50,12 +50,13 @@ const secondsOf = ({ metrics }: ReportedRun): number => total(metrics.steps.map(
 
 const lossText = (value: number | undefined): string | undefined => value?.toFixed(4);
 
+/** The figures of an evaluation, each behind a comma. */
+export const figuresText = (row: Parameters<typeof figuresOf>[0]): string =>
+  [...figuresOf(row)].map(([name, value]) => `, ${name} ${figureText(name, value)}`).join("");
+
 /** The loss of an evaluation, its step, and the task's figures. */
-function evalText(row: RunMetrics["evals"][number] | null | undefined): string | undefined {
-  if (!row) return undefined;
-  const figures = [...figuresOf(row)].map(([name, value]) => `, ${name} ${figureText(name, value)}`);
-  return `${lossText(row.loss)} at step ${grouped(row.step)}${figures.join("")}`;
-}
+const evalText = (row: RunMetrics["evals"][number] | null | undefined): string | undefined =>
+  row ? `${lossText(row.loss)} at step ${grouped(row.step)}${figuresText(row)}` : undefined;
 
 /** A rate, to three figures where it is small. */
 export const rateText = (rate: number): string => (rate < 100 ? String(Number(rate.toPrecision(3))) : grouped(Math.round(rate)));

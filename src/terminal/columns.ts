@@ -44,7 +44,7 @@ function wrapLine(line: string, width: number): string[] {
  * Writes a text as it grows, at most `width()` cells a line. Nothing is held back: a word that turns out too long for its line is
  * taken from it again and put on the next. The terminal has to be wider than that, or it breaks the line itself.
  */
-export function growing(width: () => number, write: (text: string) => void): { push(delta: string): void } {
+export function wrapping(width: () => number, write: (text: string) => void): { push(delta: string): void } {
   let column = 0;
   let word = "";
   const put = (character: string): string => {

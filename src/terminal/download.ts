@@ -38,24 +38,20 @@ function sparse(seconds: number): (event: HubEvent) => boolean {
 }
 
 function printEvent(event: HubEvent, isDue: (event: HubEvent) => boolean): void {
-  const line = (text: string) => {
-    status("");
-    note(text);
-  };
   switch (event.type) {
     case "download": {
       const there = event.there > 0 ? `, ${bytes(event.there)} of them there already` : "";
-      line(`downloading ${event.model} (${event.commit.slice(0, 12)}): ${event.files} files, ${bytes(event.bytes)}${there}`);
+      note(`downloading ${event.model} (${event.commit.slice(0, 12)}): ${event.files} files, ${bytes(event.bytes)}${there}`);
       break;
     }
     case "downloading":
       if (!status(progressLine(event)) && isDue(event)) note(progressLine(event));
       break;
     case "waiting":
-      line(`${event.reason}; trying again in ${duration(event.seconds)}`);
+      note(`${event.reason}; trying again in ${duration(event.seconds)}`);
       break;
     case "downloaded":
-      line(`downloaded to ${event.folder}`);
+      note(`downloaded to ${event.folder}`);
   }
 }
 

@@ -6,8 +6,8 @@ import {
   BASE_NAME,
   type Chat,
   type ChatEvent,
-  formatOf,
   isComparing,
+  messageFormat,
   messagesOf,
   nothingToCompare,
   say,
@@ -148,7 +148,7 @@ function* reset(chat: Chat): Generator<ChatEvent> {
 function* setSystem(chat: Chat, argument: string): Generator<ChatEvent> {
   chat.system = argument === "" ? null : argument;
   yield note(argument === "" ? "There is no system message." : "The system message is set.");
-  if (chat.system !== null && formatOf(chat).kind !== "messages") {
+  if (chat.system !== null && messageFormat(chat).kind !== "messages") {
     yield note("It has no effect on this model: messages are sent without a template.");
   }
 }
@@ -165,7 +165,7 @@ async function* save(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
   if (!chat.saved.has(file) && (await chat.files.exists(file))) {
     throw new LowrankError("chat/save", "the file is there already", { subject: file, next: "Choose another name." });
   }
-  const isChat = formatOf(chat).kind === "messages";
+  const isChat = messageFormat(chat).kind === "messages";
   const pairs = chat.exchanges.map(({ user, prompt, images, answer }) => {
     return { prompt: prompt ?? user, completion: answer, ...(images.length > 0 && { images }) };
   });

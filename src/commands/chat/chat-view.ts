@@ -1,6 +1,6 @@
 // How the events of a conversation look: as JSON lines, as plain text, and on a terminal with two answers side by side.
 
-import { besideGrowing, growing, wrap } from "../../terminal/columns.ts";
+import { besideGrowing, wrap, wrapping } from "../../terminal/columns.ts";
 import { faint, note, print, shown } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import { BASE_NAME, type ChatEvent } from "./chat.ts";
@@ -33,13 +33,13 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
   /** The base's answer, kept until the adapter's stands beside it. */
   let left: string | null = null;
   let right: ReturnType<typeof besideGrowing> | null = null;
-  let alone = growing(() => screen.columns() - 1, screen.write);
+  let alone = wrapping(() => screen.columns() - 1, screen.write);
   const wide = () => compare() && screen.columns() >= SIDE_BY_SIDE_COLUMNS;
   const status = (text: string) => screen.write(`\r\x1b[K${faint(text)}`);
   return (event) => {
     switch (event.type) {
       case "answer":
-        alone = growing(() => screen.columns() - 1, screen.write);
+        alone = wrapping(() => screen.columns() - 1, screen.write);
         if (event.by === BASE_NAME && wide()) {
           left = "";
           status(`${BASE_NAME} …`);

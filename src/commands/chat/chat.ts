@@ -160,7 +160,7 @@ export async function switchTo(chat: Chat, name: string | null): Promise<void> {
 export const isComparing = ({ compare, active }: Chat): boolean => compare && active !== null;
 
 /** How messages are sent now: as asked for, as the adapter or the base was trained, or by the template where there is one. */
-export function formatOf({ raw, adapters, active, baseFormat, tokenizer }: Chat): PromptFormat {
+export function messageFormat({ raw, adapters, active, baseFormat, tokenizer }: Chat): PromptFormat {
   if (raw === true) return { kind: "text" };
   const trained = active === null ? null : adapters.get(active)!.format;
   const format = raw === false ? null : (trained ?? baseFormat);
@@ -176,7 +176,7 @@ export function* tellFormat(chat: Chat): Iterable<ChatEvent> {
 }
 
 function describeFormat(chat: Chat): string {
-  const format = formatOf(chat);
+  const format = messageFormat(chat);
   if (format.kind === "messages") return "";
   const alone = "Each message is continued on its own: the model does not see the ones before, nor a system message.";
   if (format.kind === "text") {
@@ -270,7 +270,7 @@ function question(user: string, images: readonly string[]): ChatMessage {
 function fitted(chat: Chat, user: string, paths: readonly string[]) {
   const { tokenizer, maxNewTokens, exchanges, side } = chat;
   const prepared = (all: readonly string[]): ProcessedImage[] => all.map((path) => chat.prepared.get(path)!);
-  const format = formatOf(chat);
+  const format = messageFormat(chat);
   if (format.kind !== "messages") {
     const { firstSeen } = chat;
     const own = format.kind === "completion" ? asPrompt(user, format) : user;

@@ -7,7 +7,7 @@ import { note, oneLine, print, printJson, table } from "../../terminal/terminal.
 import { taskOption } from "../../train/options.ts";
 import { percent } from "../../units.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
-import { blocks, givenInputs, inputLines, inputOptions } from "./inputs.ts";
+import { givenInputs, inBatches, inputLines, inputOptions } from "./inputs.ts";
 
 /** Characters of an input that are shown beside its classes. */
 const SHOWN_CHARS = 60;
@@ -50,7 +50,7 @@ export const command = defineCommand({
       const inputs = inputsFor(classifier, values, textPair);
       const isOne = Array.isArray(inputs) && inputs.length === 1;
       let cut = 0;
-      for await (const block of blocks(inputs)) {
+      for await (const block of inBatches(inputs)) {
         const found = await classifier.classify(
           textPair === undefined ? block : block.map((text) => ({ text, textPair })),
           options,

@@ -40,7 +40,7 @@ export async function* inputLines(expected: string): AsyncGenerator<string, void
 }
 
 /** Some items together, in order. */
-export async function* blocks<T>(items: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T[], void, void> {
+export async function* inBatches<T>(items: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T[], void, void> {
   let block: T[] = [];
   for await (const item of items) {
     block.push(item);

@@ -67,7 +67,6 @@ function story(): (event: DemoEvent) => void {
         status(`training: step ${event.step} of ${steps}, loss ${event.loss.toFixed(3)}, ${duration(event.etaSeconds)} left`);
         break;
       case "done":
-        status("");
         print(`${lossChart(losses, columns()).trim()}\n`);
         break;
       case "answer":
@@ -75,7 +74,6 @@ function story(): (event: DemoEvent) => void {
         status(`answering held-out texts without and with the adapter: ${given.length}`);
         break;
       case "matches":
-        status("");
         print("Held-out examples, before and after\n");
         for (const answer of given.slice(0, SHOWN)) print(`${beside(answer)}\n`);
         break;

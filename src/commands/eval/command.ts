@@ -77,7 +77,6 @@ async function compareAnswers(options: AnswerOptions, { platform, json }: Contex
       if (!isMatch(found, event) && wrong.length < SHOWN)
         wrong.push([oneLine(event.expected, SHOWN_CHARS), oneLine(found, SHOWN_CHARS)]);
     } else {
-      status("");
       const row = (name: string, exact: number) => [name, `${exact} of ${event.count}`, `${percent(exact / event.count)}`];
       const rows = [["", "exact answers", "share"], row("base", event.base)];
       print(`\n${table(event.adapter === null ? rows : [...rows, row("with the adapter", event.adapter)])}`);

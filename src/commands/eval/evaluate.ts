@@ -22,7 +22,7 @@ import {
 import { dataReader, finished, shapeOf } from "../../train/datasets.ts";
 import type { readingOptions } from "../../train/options.ts";
 import { comparison, openScoring } from "./scoring.ts";
-import { hasClasses, zeroShot } from "./zero-shot.ts";
+import { hasClasses, scoreZeroShot } from "./zero-shot.ts";
 
 export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends Given<typeof readingOptions> {
   /** Folder of the base checkpoint. */
@@ -76,7 +76,7 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, { ...options, task: wanted });
   checkOptions(opened.config, name, options);
   if (wanted === undefined && task.prediction.zeroShot && (await hasClasses(base, options, platform))) {
-    return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };
+    return { task: "zero-shot", ...(await scoreZeroShot(base, adapter, options, platform)) };
   }
   const sides = await comparison(files, base, adapter);
 

@@ -41,7 +41,7 @@ export async function hasClasses(base: AnyBase, options: EvaluateOptions, platfo
 }
 
 /** Classifies the images of `options.data` by the base, and by the adapter on it. The classes are those of the file. */
-export async function zeroShot(
+export async function scoreZeroShot(
   base: AnyBase,
   adapter: Adapter | null,
   options: EvaluateOptions,

@@ -17,10 +17,7 @@ export const command = defineCommand({
     };
     await mergeAdapter(platform.files, { ...options, onProgress });
     if (json) printJson({ type: "done", output: options.output, bytes: total });
-    else {
-      status("");
-      print(`merged into ${options.output}, ${bytes(total)} of weights`);
-    }
+    else print(`merged into ${options.output}, ${bytes(total)} of weights`);
     return 0;
   },
 });
