@@ -49,12 +49,6 @@ export interface Exchange {
   answer: string;
 }
 
-export interface ChatAdapter {
-  adapter: Adapter;
-  /** How it was trained to be asked; null if its folder does not say. */
-  format: PromptFormat | null;
-}
-
 /** A conversation. Close its generator to free the weights. */
 export interface Chat {
   readonly files: Files;
@@ -67,8 +61,11 @@ export interface Chat {
   readonly prepared: Map<string, ProcessedImage>;
   pending: readonly string[];
   readonly generator: Generator;
-  /** By name: the last part of the folder, or the whole path where that name is in use. */
-  readonly adapters: Map<string, ChatAdapter>;
+  /**
+   * By name: the last part of the folder, or the whole path where that name is in use. `format`: how it was trained to be asked;
+   * null if its folder does not say.
+   */
+  readonly adapters: Map<string, { adapter: Adapter; format: PromptFormat | null }>;
   active: string | null;
   /** The one that was attached last, for comparisons while none is. */
   last: string | null;
@@ -113,15 +110,13 @@ export type ChatEvent =
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
 export async function openChat(options: ChatOptions, platform: Platform): Promise<Chat> {
   const { files, openSession, timeLimit } = platform;
-  const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS, stop = [], seed = 0 } = options;
+  const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS } = options;
   const base = await loadBase(files, options.base, timeLimit);
   const tokenizer = await base.tokenizer();
   const defaults = await readSamplingDefaults(files, options.base);
-  const { temperature = defaults.temperature, repetitionPenalty = defaults.repetitionPenalty } = options;
-  const { topK = defaults.topK, topP = defaults.topP } = options;
-  const { sampling } = readOptions({ temperature, topK, topP, repetitionPenalty, seed, maxNewTokens, stop });
+  const { sampling, stop } = readOptions({ ...defaults, ...options, maxNewTokens });
   if (raw === false && !tokenizer.template) encodeChat(tokenizer, []);
-  const adapters = new Map<string, ChatAdapter>();
+  const adapters: Chat["adapters"] = new Map();
   for (const folder of options.adapter ?? []) await addAdapter({ files, base, adapters }, folder);
   const [active = null] = adapters.keys();
   if (compare && active === null) throw nothingToCompare();
@@ -237,7 +232,12 @@ export async function* say(
         if (!signal?.aborted) throw error;
       }
       const seconds = (performance.now() - began) / 1000;
-      count(chat.stats, tokens, seconds, ids.length);
+      const { stats } = chat;
+      stats.answers++;
+      stats.tokens += tokens;
+      stats.seconds += seconds;
+      stats.lastTokensPerSecond = tokens > 0 ? tokens / seconds : null;
+      stats.contextTokens = ids.length + tokens;
       answer = text;
       yield { type: "answered", by, text, reason, tokens, seconds };
       if (reason === "stopped" && speaker !== speakers.at(-1)) return;
@@ -287,14 +287,6 @@ function fitted(chat: Chat, user: string, paths: readonly string[]) {
     const ids = encodeChat(tokenizer, messages, side ? { text: side.text, images } : undefined);
     if (ids.length + room <= maxPositions || firstSeen >= exchanges.length) return { prompt: null, ids, images, firstSeen };
   }
-}
-
-function count(stats: ChatStats, tokens: number, seconds: number, promptTokens: number): void {
-  stats.answers++;
-  stats.tokens += tokens;
-  stats.seconds += seconds;
-  stats.lastTokensPerSecond = tokens > 0 ? tokens / seconds : null;
-  stats.contextTokens = promptTokens + tokens;
 }
 
 const forgotten = (count: number, maxPositions: number): string =>

@@ -65,12 +65,15 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   const first: Parameters<typeof show>[0][] = [];
   /** The records for evaluation; those of a split are compared when all of the training's are known. */
   const others: RecordKey[] = [];
+  const hold = (made: Parameters<typeof show>[0]) => {
+    evaluation!.add(made);
+    others.push(made.key);
+  };
   let index = 0;
   const read = reader.open(path);
   for await (const made of read.examples) {
     if (held.has(index++)) {
-      evaluation!.add(made);
-      others.push(made.key);
+      hold(made);
       continue;
     }
     train.add(made);
@@ -82,12 +85,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   // From here on other classes are refused, as in training.
   if (index > 0) reader.classes?.settle(path);
   const readToo = evalData === undefined ? read : reader.open(evalData);
-  if (readToo !== read) {
-    for await (const made of readToo.examples) {
-      evaluation!.add(made);
-      others.push(made.key);
-    }
-  }
+  if (readToo !== read) for await (const made of readToo.examples) hold(made);
   for (const key of others) {
     if (evaluated.has(key)) duplicates.evaluation++;
     evaluated.add(key);

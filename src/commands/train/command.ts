@@ -110,8 +110,6 @@ function progress(): (event: FinetuneEvent) => void {
       case "samples":
         for (const sample of event.samples) print(sampleText(sample));
         break;
-      case "checkpoint":
-        break;
       case "done":
         if (!event.stopped && event.best && event.best.step !== event.step) print(bestLine(event.best, event));
         print(`${endOf(event)} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
