@@ -121,7 +121,7 @@ export async function openChat(options: ChatOptions, platform: Platform): Promis
   const [active = null] = adapters.keys();
   if (compare && active === null) throw nothingToCompare();
   const baseFormat = await readPromptFormat(files, options.base);
-  const adapter = active === null ? null : adapters.get(active)!.adapter;
+  const adapter = adapterOf({ adapters }, active);
   const generator = await openGenerator(base, { adapter, openSession, threads, reading: platform });
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
@@ -144,9 +144,12 @@ export async function addAdapter(
   return name;
 }
 
+const adapterOf = ({ adapters }: Pick<Chat, "adapters">, name: string | null): Adapter | null =>
+  name === null ? null : adapters.get(name)!.adapter;
+
 /** Attaches another adapter by name, or none. */
 export async function switchTo(chat: Chat, name: string | null): Promise<void> {
-  await chat.generator.useAdapter(name === null ? null : chat.adapters.get(name)!.adapter);
+  await chat.generator.useAdapter(adapterOf(chat, name));
   chat.active = name;
   chat.last = name ?? chat.last;
 }
@@ -213,7 +216,7 @@ export async function* say(
   try {
     for (const speaker of speakers) {
       answer = null;
-      if (speakers.length > 1) await chat.generator.useAdapter(speaker === null ? null : chat.adapters.get(speaker)!.adapter);
+      if (speakers.length > 1) await chat.generator.useAdapter(adapterOf(chat, speaker));
       const by = speaker ?? BASE_NAME;
       yield { type: "answer", by };
       const began = performance.now();

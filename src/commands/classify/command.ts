@@ -7,7 +7,7 @@ import { note, oneLine, print, printJson, table } from "../../terminal/terminal.
 import { taskOption } from "../../train/options.ts";
 import { percent } from "../../units.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
-import { givenInputs, inBatches, inputLines, inputOptions } from "./inputs.ts";
+import { inBatches, inputLines, inputOptions } from "./inputs.ts";
 
 /** Characters of an input that are shown beside its classes. */
 const SHOWN_CHARS = 60;
@@ -76,7 +76,8 @@ function inputsFor(
   given: Given<typeof inputOptions>,
   textPair?: string,
 ): string[] | AsyncIterable<string> {
-  const { texts, images } = givenInputs(given);
+  const { text: texts = [], image = [], files = [] } = given;
+  const images = [...image, ...files];
   const readsTexts = reads === "text";
   const wrong = readsTexts ? images[0] : (texts[0] ?? textPair);
   if (wrong !== undefined) {

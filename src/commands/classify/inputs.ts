@@ -2,7 +2,7 @@
 import { createInterface } from "node:readline";
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
-import { type Given, option } from "../../options.ts";
+import { option } from "../../options.ts";
 
 /** Inputs that are read, predicted and printed at once; their results are in memory. */
 const BLOCK = 64;
@@ -16,12 +16,6 @@ export const inputOptions = {
   }),
   files: option(z.array(z.string()).optional(), { help: "image files" }),
 };
-
-/** Both kinds of input as they were given. */
-export const givenInputs = ({ text = [], image = [], files = [] }: Given<typeof inputOptions>) => ({
-  texts: text,
-  images: [...image, ...files],
-});
 
 /** The lines of standard input that are not empty. Fails where there are none, and where nobody pipes anything in. */
 export async function* inputLines(expected: string): AsyncGenerator<string, void, void> {

@@ -9,7 +9,7 @@ import { option } from "../../options.ts";
 import { print, printJson } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
-import { givenInputs, inBatches, inputLines, inputOptions } from "../classify/inputs.ts";
+import { inBatches, inputLines, inputOptions } from "../classify/inputs.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 
 /** The tensor in the file. */
@@ -55,9 +55,10 @@ export const command = defineCommand({
           printJson({ type: "embedding", [kind]: inputs[i], embedding: numbers(vector) });
     };
     try {
-      const { texts, images } = givenInputs(values);
-      const isGiven = texts.length + images.length > 0;
-      for await (const block of inBatches(isGiven ? texts : inputLines("--text TEXT, image files"))) {
+      const { text = [], image = [], files = [] } = values;
+      const images = [...image, ...files];
+      const isGiven = text.length + images.length > 0;
+      for await (const block of inBatches(isGiven ? text : inputLines("--text TEXT, image files"))) {
         put("text", block, await embedder.embedTexts(block));
       }
       for await (const block of inBatches(images)) put("image", block, await embedder.embedImages(block));

@@ -1,6 +1,7 @@
 // Exact match: what a base answers to the prompts of a data file, alone and with an adapter, beside the file's own answers.
 
 import { readAdapter } from "../../adapters/peft-files.ts";
+import { noRecords } from "../../data/dataset.ts";
 import { readRecords } from "../../data/readers.ts";
 import type { ColumnNames, DataRecord } from "../../data/records.ts";
 import { LowrankError } from "../../errors.ts";
@@ -105,12 +106,7 @@ async function readQuestions(files: Files, { data, limit = Number.POSITIVE_INFIN
     questions.push({ place, ...found });
   }
   if (questions.length > 0) return questions;
-  throw new LowrankError("data/empty", "there are no records", {
-    subject: data,
-    expected: "at least one record",
-    got: "none",
-    next: "Check that it is the file you mean.",
-  });
+  throw noRecords(data);
 }
 
 function questionOf(record: DataRecord): Omit<Question, "place"> | undefined {

@@ -108,7 +108,7 @@ export async function planTraining(
   const task = taskOf(options.task);
   const config = withHead(described, headOf(task, options), new Map());
   const { method, batchSize, gradientAccumulation } = options;
-  checkCounts("train/option", { batchSize, gradientAccumulation, examples });
+  checkCounts("train/option", { examples });
   checkCounts("train/option", { maxLength: options.maxLength }, 2);
   // An image has as many tokens as its model cuts it into.
   const isFixed = config.vocabSize === 0;

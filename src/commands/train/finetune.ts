@@ -88,14 +88,13 @@ export async function* finetune(
 
     const { seed, batchSize, gradientAccumulation, threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
-    const [rows, heldRows] = [data.train.examples, data.held?.examples ?? inMemory([])].map((examples) =>
-      reader.collate(examples, packLength),
-    );
+    const rows = reader.collate(data.train.examples, packLength);
+    const heldRows = reader.collate(data.held?.examples ?? inMemory([]), packLength);
     const loading = { batchSize, gradientAccumulation, seed };
-    const planned = await dataLoader(rows!, loading);
+    const planned = await dataLoader(rows, loading);
     const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
     const perEpoch = Math.min(steps, planned.stepsPerEpoch);
-    const heldSizes = evaluationBatches(heldRows!, batchSize).sizes;
+    const heldSizes = evaluationBatches(heldRows, batchSize).sizes;
     function* sizes(): Generator<BatchSize> {
       for (let step = 0; step < perEpoch; step++) yield* planned.sizes(step);
       yield* heldSizes;
@@ -123,8 +122,8 @@ export async function* finetune(
     const off = task.prepare && (await model.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
-      ? [await task.prepare(rows!, start), await task.prepare(heldRows!, start)]
-      : [rows!, heldRows!];
+      ? [await task.prepare(rows, start), await task.prepare(heldRows, start)]
+      : [rows, heldRows];
     const { adapterOf } = model;
     const sampling = { openSession, threads, reading: platform, images: reader };
     const isSampled = adapterOf && sampled.length > 0;
