@@ -19,6 +19,8 @@ export interface ReportedRun {
 export interface Fact {
   name: string;
   values: (string | undefined)[];
+  /** Of an option: the runs do not agree on it or, where there is only one, it is not the default. */
+  marked?: boolean;
 }
 
 /** Options of a run that are listed, and facts about its machine. */
@@ -166,16 +168,11 @@ export function optionText(options: Readonly<Record<string, unknown>> | undefine
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-export interface OptionFact extends Fact {
-  /** The runs do not agree on it or, where there is only one, it is not the default. */
-  marked: boolean;
-}
-
 /** The options of the runs, the marked ones first. */
-export function optionFacts(runs: readonly ReportedRun[]): OptionFact[] {
+export function optionFacts(runs: readonly ReportedRun[]): Fact[] {
   const options = runs.map((run) => lastRun(run)?.options ?? {});
   const names = [...new Set(options.flatMap((of) => Object.keys(of)))].slice(0, MAX_OPTIONS);
-  const facts = names.map((name): OptionFact => {
+  const facts = names.map((name) => {
     const values = options.map((of) => optionText(of, name));
     const differs = values.some((value) => value !== values[0]);
     return { name, values, marked: runs.length > 1 ? differs : values[0] !== optionText(finetuneDefaults, name) };

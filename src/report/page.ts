@@ -122,7 +122,7 @@ function optionSection(runs: readonly ReportedRun[]): string {
   return section("Options", `<p class="note">${note}</p>${factTable(facts, runs)}`);
 }
 
-function factTable(facts: readonly (Fact & { marked?: boolean })[], runs: readonly ReportedRun[]): string {
+function factTable(facts: readonly Fact[], runs: readonly ReportedRun[]): string {
   if (facts.length === 0) return "";
   const names = runs.map(({ name }) => `<th scope="col">${escapeHtml(name, MAX_NAME_CHARS)}</th>`);
   const head = runs.length > 1 ? `<thead><tr><th scope="col"></th>${names.join("")}</tr></thead>` : "";

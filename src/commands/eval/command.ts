@@ -77,9 +77,8 @@ async function compareAnswers(options: AnswerOptions, { platform, json }: Contex
       if (!isMatch(found, event) && wrong.length < SHOWN)
         wrong.push([oneLine(event.expected, SHOWN_CHARS), oneLine(found, SHOWN_CHARS)]);
     } else {
-      const row = (name: string, exact: number) => [name, `${exact} of ${event.count}`, `${percent(exact / event.count)}`];
-      const rows = [["", "exact answers", "share"], row("base", event.base)];
-      print(`\n${table(event.adapter === null ? rows : [...rows, row("with the adapter", event.adapter)])}`);
+      const cells = (exact: number) => [`${exact} of ${event.count}`, percent(exact / event.count)];
+      print(`\n${sidesTable(["exact answers", "share"], cells, event.base, event.adapter)}`);
       if (wrong.length > 0) print("\nSome that are not:");
       for (const [expected, found] of wrong) print(`  expected  ${expected}\n  found     ${found}`);
       note("--json prints every answer beside the expected one.");
@@ -105,17 +104,20 @@ function evaluationText(evaluation: Evaluation): string[] {
   ];
 }
 
-/** Base and adapter under each other, and the details below them. */
+/** Base and adapter under each other. */
+function sidesTable<S>(titles: readonly string[], cells: (score: S) => string[], base: S, adapter: S | null): string {
+  const below = adapter === null ? [] : [["with the adapter", ...cells(adapter)]];
+  return table([["", ...titles], ["base", ...cells(base)], ...below]);
+}
+
+/** The scores of base and adapter, and the details below them. */
 function scoresText<S>(
   { columns, details }: ScoreTable<S>,
   { base, adapter }: { base: S | null; adapter: S | null },
   batchSize: number,
 ): string[] {
-  const row = (name: string, score: S | null) => [name, ...columns.map(([, cell]) => (score ? cell(score) : "—"))];
-  const rows = [["", ...columns.map(([title]) => title)], row("base", base)];
+  const titles = columns.map(([title]) => title);
+  const cells = (score: S | null) => columns.map(([, cell]) => (score ? cell(score) : "—"));
   const below = details?.({ base, adapter, batchSize }) ?? [];
-  return [
-    table(adapter ? [...rows, row("with the adapter", adapter)] : rows),
-    ...below.map((part) => (typeof part === "string" ? part : table(part))),
-  ];
+  return [sidesTable(titles, cells, base, adapter), ...below.map((part) => (typeof part === "string" ? part : table(part)))];
 }

@@ -6,7 +6,7 @@ import { isLocked } from "../../platform/node/lock.ts";
 import { note, print, printJson, shown, table } from "../../terminal/terminal.ts";
 import { duration, grouped, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
-import { type Difference, differences, findRuns, type Run } from "./runs.ts";
+import { differences, findRuns, type Run } from "./runs.ts";
 
 /** Longer values are cut in tables. */
 const MAX_CELL_CHARS = 40;
@@ -54,13 +54,13 @@ function comparison(runs: readonly Run[]): string {
     ["time", ({ seconds }) => duration(seconds)],
     ["speed", speedOf],
   ];
-  const differing = differences(runs);
-  const same = ({ values }: Difference) => values.map((value) => (value === undefined ? "-" : cell(value)));
+  const differing = differences(runs).map(({ name, values }) => [name, ...values.map((value = "-") => cell(value))]);
+  const none = runs.map(() => "");
   return table([
     ["", ...runs.map(({ folder }) => cell(folder))],
     ...results.map(([name, of]) => [name, ...runs.map(of)]),
-    ["", ...runs.map(() => "")],
-    ...(differing.length > 0 ? differing.map((row) => [row.name, ...same(row)]) : [["no option differs", ...runs.map(() => "")]]),
+    ["", ...none],
+    ...(differing.length > 0 ? differing : [["no option differs", ...none]]),
   ]);
 }
 

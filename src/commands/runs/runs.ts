@@ -1,7 +1,7 @@
 // The runs below some folders: what each trains, how far it is, how it ended; and what two or more of them differ in.
 import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
-import { optionText } from "../../report/facts.ts";
+import { type Fact, optionText } from "../../report/facts.ts";
 import { bestOf } from "../../train/evals.ts";
 import { RUN_NAME } from "../../train/run-file.ts";
 import { figuresOf, type RunMetrics, readMetrics } from "../../train/run-log.ts";
@@ -135,14 +135,8 @@ function stateOf(metrics: RunMetrics | null): RunState {
   return end.stopped ? "stopped" : "finished";
 }
 
-/** One thing that runs differ in: its value in each, as text; undefined where a run does not set it. */
-export interface Difference {
-  name: string;
-  values: (string | undefined)[];
-}
-
-/** The options that are not the same in all of `runs`. */
-export function differences(runs: readonly Run[]): Difference[] {
+/** The options that are not the same in all of `runs`, with their value in each. */
+export function differences(runs: readonly Run[]): Fact[] {
   const names = [...new Set(runs.flatMap(({ options }) => Object.keys(options)))].sort();
   return names.flatMap((name) => {
     const values = runs.map(({ options }) => optionText(options, name));
