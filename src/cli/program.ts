@@ -77,7 +77,7 @@ function addCommand(program: Commander, name: string, command: Command, exit: (s
   });
 }
 
-/** Of two options that exclude each other, the one on the command line silences the config file's other. */
+/** Of two options that exclude each other, the one on the command line silences the config file's other (and its own value there). */
 function withoutAlternatives(file: Values, given: Values, flags: readonly DescribedOption[]): Values {
   const silenced = flags.flatMap(({ name, excludes = name }) => [name in given && excludes, excludes in given && name]);
   return Object.fromEntries(Object.entries(file).filter(([name]) => !silenced.includes(name)));

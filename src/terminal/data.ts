@@ -59,10 +59,10 @@ export function recognizedText({ format, spelling, used, ignored, leftOut }: Rec
 const listed = (names: readonly string[]): string => `${names.slice(0, 8).join(", ")}${names.length > 8 ? ", …" : ""}`;
 
 function leftOutText({ hidden, others, first, empty }: LeftOut): string {
-  const isAre = others === 1 ? "is" : "are";
+  const verb = others === 1 ? "is" : "are";
   const parts = [
     others > 0 &&
-      `${plural(others, "file")} that ${isAre} no image by the name (${oneLine(first ?? "")}${others > 1 ? ", …" : ""})`,
+      `${plural(others, "file")} that ${verb} no image by the name (${oneLine(first ?? "")}${others > 1 ? ", …" : ""})`,
     hidden > 0 && plural(hidden, "hidden name"),
     empty > 0 && `${plural(empty, "folder")} without an image`,
   ];

@@ -7,6 +7,7 @@ export { oneLine, shown } from "../units.ts";
 /** Whether the line of `status` is on the terminal. */
 let isStatusShown = false;
 
+/** A line of text, in the place of that of `status`. */
 function write(stream: NodeJS.WriteStream, text: string): void {
   if (isStatusShown) process.stderr.write("\r\x1b[K");
   isStatusShown = false;
