@@ -1,5 +1,6 @@
 // Options, each declared once: the type and the default in zod's terms, beside them what flags, config files, help and docs/cli.md need.
 import { z } from "zod";
+import { LowrankError } from "./errors.ts";
 
 /** The sections of a config file that `lowrank init` writes, in order. */
 export const sections = {
@@ -89,32 +90,35 @@ export const describeOptions = (options: Options): DescribedOption[] =>
 /** `learningRate` → `--learning-rate`. */
 export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 
+/** Fails with `code` for a count that is given and is no whole number of at least `least`. */
+export function checkCounts(code: string, counts: Record<string, number | undefined>, least = 1): void {
+  for (const [subject, count = least] of Object.entries(counts)) {
+    if (Number.isSafeInteger(count) && count >= least) continue;
+    const [expected, next] = [`a whole number of at least ${least}`, `Change ${subject}, or leave it out.`];
+    throw new LowrankError(code, "this number cannot be used", { subject, expected, got: String(count), next });
+  }
+}
+
 /** The help with the choices behind it. */
 export const helpOf = ({ help, choices }: OptionInfo): string => `${help}${choices ? ` (${choices.join(", ")})` : ""}`;
 
-/** The type that one around it makes optional, nullable, or gives a default or a transformation. */
-function innerOf(type: z.ZodType): z.ZodType | undefined {
-  if (type instanceof z.ZodPipe) return type.in as z.ZodType;
+/** The type and those inside it, from the outside: what is around a type makes it optional or nullable, or gives a default or a transformation. */
+function layersOf(type: z.ZodType): z.ZodType[] {
+  if (type instanceof z.ZodPipe) return [type, ...layersOf(type.in as z.ZodType)];
   const isAround = type instanceof z.ZodOptional || type instanceof z.ZodNullable || type instanceof z.ZodDefault;
-  return isAround ? (type.unwrap() as z.ZodType) : undefined;
+  return [type, ...(isAround ? layersOf(type.unwrap() as z.ZodType) : [])];
 }
 
 /** What a value is when it is given. */
-export function coreOf(type: z.ZodType): z.ZodType {
-  const inner = innerOf(type);
-  return inner ? coreOf(inner) : type;
-}
+export const coreOf = (type: z.ZodType): z.ZodType => layersOf(type).at(-1)!;
 
 function infoOf(type: z.ZodType): OptionInfo {
-  const inner = innerOf(type);
-  const info = infos.get(type) ?? (inner && infoOf(inner));
+  const [info] = layersOf(type).flatMap((layer) => infos.get(layer) ?? []);
   if (info) return info;
   throw new Error("a type without help is no option");
 }
 
 function inWords(type: z.ZodType): string | undefined {
-  const inner = innerOf(type);
-  if (!(type instanceof z.ZodDefault)) return inner && inWords(inner);
-  const value: unknown = type.def.defaultValue;
-  return value === null || value === false || JSON.stringify(value) === "{}" ? undefined : String(value);
+  const value: unknown = layersOf(type).find((layer) => layer instanceof z.ZodDefault)?.def.defaultValue;
+  return value === undefined || value === null || value === false || JSON.stringify(value) === "{}" ? undefined : String(value);
 }

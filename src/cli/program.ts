@@ -6,6 +6,7 @@ import { LowrankError } from "../errors.ts";
 import { lowrank as api, nodePlatform as platform } from "../node.ts";
 import { type DescribedOption, describeOptions, helpOf } from "../options.ts";
 import { version } from "../platform/node/host.ts";
+import type { ModelFolder } from "../platform/platform.ts";
 import { resolveAndReport } from "../terminal/download.ts";
 import { printError } from "../terminal/terminal.ts";
 import { loadCommands } from "./commands.ts";
@@ -72,17 +73,13 @@ function addCommand(program: Commander, name: string, command: Command, exit: (s
     const values: Values = { ...withoutAlternatives(file, given, flags), ...given };
     if (argument) values[argument.name] = argument.isRepeatable ? row.args : row.args[0];
     requireFlags(name, flags, values, command.required?.(values));
-    const context = { platform, api, json };
-    exit(await command.run(await withFolders(command, values, offline, json), context));
+    exit(await command.run(await withFolders(command, values, offline, json), { platform, api, json }));
   });
 }
 
-/** Of two options that exclude each other, the one on the command line silences the config file's other. */
+/** Of two options that exclude each other, the one on the command line silences the config file's other (and its own value there). */
 function withoutAlternatives(file: Values, given: Values, flags: readonly DescribedOption[]): Values {
-  const silenced = flags.flatMap(({ name, excludes }) => {
-    if (excludes === undefined) return [];
-    return [...(name in given ? [excludes] : []), ...(excludes in given ? [name] : [])];
-  });
+  const silenced = flags.flatMap(({ name, excludes = name }) => [name in given && excludes, excludes in given && name]);
   return Object.fromEntries(Object.entries(file).filter(([name]) => !silenced.includes(name)));
 }
 
@@ -132,15 +129,12 @@ async function withFolders(command: Command, values: Values, offline: boolean | 
   const resolved: Values = { ...values };
   for (const { name: key } of modelsOf(command)) {
     const given = values[key];
-    if (Array.isArray(given)) {
-      const folders: string[] = [];
-      for (const one of given) folders.push((await folderOf(one)).folder);
-      resolved[key] = folders;
-    } else if (typeof given === "string") {
-      const { folder, name } = await folderOf(given);
-      resolved[key] = folder;
-      if (key === "base" && "baseName" in command.options && name !== folder) resolved["baseName"] ??= name;
-    }
+    if (given === undefined) continue;
+    const found: ModelFolder[] = [];
+    for (const one of [given].flat() as string[]) found.push(await folderOf(one));
+    resolved[key] = Array.isArray(given) ? found.map(({ folder }) => folder) : found[0]!.folder;
+    if (key === "base" && "baseName" in command.options && found[0]!.name !== resolved[key])
+      resolved["baseName"] ??= found[0]!.name;
   }
   return resolved;
 }

@@ -6,6 +6,7 @@ import { LowrankError, nearest, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject, readText } from "../formats/json.ts";
 import { coreOf, type DescribedOption, describeOptions, helpOf, type Options, sections } from "../options.ts";
+import { wrap } from "../terminal/columns.ts";
 
 export type Values = Record<string, unknown>;
 
@@ -73,7 +74,7 @@ function kindOf(type: z.ZodType, commas?: boolean): Kind {
 
 /** What the text behind a flag means. Throws `cli/value` that names the flag. */
 export function parseValue(option: DescribedOption, given: string): unknown {
-  const { parse } = option.parse ? { parse: option.parse } : kindOf(option.type, option.commas);
+  const parse = option.parse ?? kindOf(option.type, option.commas).parse;
   return checked(option, parse(given), option.flag, given);
 }
 
@@ -132,21 +133,17 @@ function parseYaml(source: string, path: string): Values {
       cause,
     });
   };
-  const read = (): unknown => {
-    try {
-      const document = parseDocument(source, { uniqueKeys: true, prettyErrors: true, logLevel: "error" });
-      const [error] = document.errors;
-      if (error) return fail("the config file is not valid YAML", error.message);
-      return document.toJS({ maxAliasCount: MAX_ALIASES });
-    } catch (error) {
-      if (error instanceof LowrankError) throw error;
-      return fail("the config file cannot be read as YAML", (error as Error).message, error);
-    }
-  };
-  const value = read();
+  let value: unknown;
+  try {
+    const document = parseDocument(source, { uniqueKeys: true, prettyErrors: true, logLevel: "error" });
+    if (document.errors.length > 0) throw document.errors[0];
+    value = document.toJS({ maxAliasCount: MAX_ALIASES });
+  } catch (error) {
+    return fail("the config file cannot be read as YAML", (error as Error).message, error);
+  }
   if (value === null || value === undefined) return {};
-  if (typeof value === "object" && !Array.isArray(value)) return value as Values;
-  return fail("the config file does not hold names and values", JSON.stringify(value)?.slice(0, 80) ?? typeof value);
+  if (object.accepts(value)) return value as Values;
+  return fail("the config file does not hold names and values", valueText(value).slice(0, 80));
 }
 
 /** A config file in YAML: the options given are set, the others are comments with their default. */
@@ -156,25 +153,15 @@ export function writeConfig(options: Options, values: Record<string, unknown>, i
   for (const [id, title] of Object.entries(sections)) {
     lines.push("", `# --- ${title} ---`);
     for (const option of described.filter(({ section = "more" }) => section === id)) {
-      lines.push("", ...commentOf(option), lineOf(option, values[option.name]));
+      lines.push("", ...wrap(helpOf(option), 95).map((line) => `# ${line}`), lineOf(option, values[option.name]));
     }
   }
   return `${lines.join("\n")}\n`;
 }
 
-function commentOf(option: DescribedOption): string[] {
-  const text = helpOf(option);
-  const wrapped = text.match(/\S.{0,94}(?=\s|$)|\S+/g) ?? [text];
-  return wrapped.map((line) => `# ${line}`);
-}
-
+/** An option on one line. */
 function lineOf({ name, usual, isSwitch }: DescribedOption, value: unknown): string {
-  if (value !== undefined) return `${name}: ${inline(value)}`;
-  return `#${name}: ${usual ?? (isSwitch ? "false" : "")}`.trimEnd();
-}
-
-/** A value on one line. */
-function inline(value: unknown): string {
+  if (value === undefined) return `#${name}: ${usual ?? (isSwitch ? "false" : "")}`.trimEnd();
   const text = stringify(value, { collectionStyle: "flow", lineWidth: 0 }).trim();
-  return text.includes("\n") ? JSON.stringify(value) : text;
+  return `${name}: ${text.includes("\n") ? JSON.stringify(value) : text}`;
 }

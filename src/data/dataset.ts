@@ -167,15 +167,16 @@ export function alsoIn(train: Dataset, held: Dataset): number {
   return count;
 }
 
+export const noRecords = (subject: string): LowrankError =>
+  new LowrankError("data/empty", "there are no records", {
+    subject,
+    expected: "at least one record",
+    got: "none",
+    next: "Check that it is the file you mean.",
+  });
+
 function checkReport({ count, dropped, droppedCut, truncated }: ExampleReport, source: string, maxLength: number): void {
-  if (count + dropped === 0) {
-    throw new LowrankError("data/empty", "there are no records", {
-      subject: source,
-      expected: "at least one record",
-      got: "none",
-      next: "check that it is the file you mean",
-    });
-  }
+  if (count + dropped === 0) throw noRecords(source);
   if (count > 0) return;
   throw new LowrankError("data/no-targets", "no token is a target, so there is nothing to learn", {
     subject: source,

@@ -29,10 +29,7 @@ export interface Chart {
 
 type Steps = RunMetrics["steps"][number];
 
-interface ChartOf {
-  id: string;
-  title: string;
-  unit: Unit;
+interface ChartOf extends Omit<Chart, "series" | "text"> {
   of: (row: Steps) => number | null;
   /** It jumps from step to step: shown smoothed, over the steps themselves where there is one run. */
   smooth?: boolean;
@@ -74,43 +71,31 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
   ]);
   // A perplexity is a function of the loss.
   const figures = figureNames(runs).filter((figure) => figure !== "perplexity");
-  const figureCharts = figures.map((figure, i) => ({
-    id: `figure-${i}`,
-    title: `${figure.charAt(0).toUpperCase()}${figure.slice(1)}`,
-    unit: "plain" as const,
-    series: runs.map(({ name, metrics }, run): ChartSeries => {
-      const evaluated = curve(metrics.evals, (row) => figuresOf(row).get(figure) ?? null);
-      return { label: several ? name : "evaluation", run, style: "dotted", ...evaluated };
-    }),
-  }));
-  const others = perStep(runs).map(({ id, title, unit, ...how }) => ({
-    id,
-    title,
-    unit,
-    series: runs.flatMap((_, run) => curves(run, how, "")),
-  }));
-  return [
+  const evaluated = (figure: string, run: number): ChartSeries => {
+    const points = curve(runs[run]!.metrics.evals, (row) => figuresOf(row).get(figure) ?? null);
+    return { label: several ? runs[run]!.name : "evaluation", run, style: "dotted", ...points };
+  };
+  const charts: Omit<Chart, "text">[] = [
     {
       id: "loss",
       title: `Loss (nats${oneUnit(runs, { token: " a token", example: " an example" })})`,
-      unit: "plain" as const,
+      unit: "plain",
       series: loss,
     },
-    ...figureCharts,
-    ...others,
-  ]
-    .map((chart) => ({ ...chart, series: chart.series.filter(({ x }) => x.length > 0) }))
-    .filter(({ series }) => series.length > 0)
-    .map((chart) => ({
-      ...chart,
-      text: several
-        ? ""
-        : chart.series
-            .filter(({ style }) => style !== "faint")
-            .map((one) => curveText(one, chart.unit))
-            .join("; "),
-      series: chart.series.map(forScript),
-    }));
+    ...figures.map((figure, i) => {
+      const title = `${figure.charAt(0).toUpperCase()}${figure.slice(1)}`;
+      return { id: `figure-${i}`, title, unit: "plain" as const, series: runs.map((_, run) => evaluated(figure, run)) };
+    }),
+    ...perStep(runs).map(({ id, title, unit, ...how }) => {
+      return { id, title, unit, series: runs.flatMap((_, run) => curves(run, how, "")) };
+    }),
+  ];
+  return charts.flatMap(({ series, ...chart }) => {
+    const drawn = series.filter(({ x }) => x.length > 0);
+    const told = several ? [] : drawn.filter(({ style }) => style !== "faint");
+    const text = told.map((one) => curveText(one, chart.unit)).join("; ");
+    return drawn.length === 0 ? [] : [{ ...chart, text, series: drawn.map(forScript) }];
+  });
 }
 
 /** The word for what all runs are counted in; nothing where they differ. */

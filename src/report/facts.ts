@@ -1,5 +1,6 @@
 // What a run came to, in words: the rows of a report's tables, each with one value a run.
 import type { AdapterDescription } from "../adapters/describe.ts";
+import { bestOf } from "../train/evals.ts";
 import { finetuneDefaults } from "../train/options.ts";
 import { figuresOf, MAX_FIGURES, type RunMetrics } from "../train/run-log.ts";
 import { bytes, duration, figureText, grouped } from "../units.ts";
@@ -18,13 +19,14 @@ export interface ReportedRun {
 export interface Fact {
   name: string;
   values: (string | undefined)[];
+  /** Of an option: the runs do not agree on it or, where there is only one, it is not the default. */
+  marked?: boolean;
 }
 
 /** Options of a run that are listed, and facts about its machine. */
 const MAX_OPTIONS = 200;
 const MAX_ENVIRONMENT = 20;
 
-/** `of` for each run, under `name`. */
 type FactOf = (run: ReportedRun) => string | undefined;
 
 const lastRun = ({ metrics }: ReportedRun) => metrics.runs.at(-1);
@@ -42,27 +44,21 @@ export const rateOf = ({ examples, seconds, tokensPerSecond }: RunMetrics["steps
 /** How many all steps did. */
 const countOf = ({ metrics }: ReportedRun): number => total(metrics.steps.map(({ tokens, examples }) => examples ?? tokens));
 
-/** Mean training loss of the last steps, as the smoothed curve ends; undefined before the first step. */
-const finalLoss = ({ metrics }: ReportedRun): number | undefined => smoothed(curve(metrics.steps, ({ loss }) => loss)).y.at(-1);
-
 /** The names of the figures that evaluations have beside the loss. */
 export const figureNames = (runs: readonly ReportedRun[]): string[] =>
   [...new Set(runs.flatMap(({ metrics }) => metrics.evals.flatMap((row) => [...figuresOf(row).keys()])))].slice(0, MAX_FIGURES);
 
-/** The evaluation with the lowest loss. */
-function bestEval({ metrics }: ReportedRun) {
-  const [first, ...others] = metrics.evals;
-  return first && others.reduce((best, row) => (row.loss < best.loss ? row : best), first);
-}
+const secondsOf = ({ metrics }: ReportedRun): number => total(metrics.steps.map(({ seconds }) => seconds));
 
 const lossText = (value: number | undefined): string | undefined => value?.toFixed(4);
 
+/** The figures of an evaluation, each behind a comma. */
+export const figuresText = (row: Parameters<typeof figuresOf>[0]): string =>
+  [...figuresOf(row)].map(([name, value]) => `, ${name} ${figureText(name, value)}`).join("");
+
 /** The loss of an evaluation, its step, and the task's figures. */
-const evalText = (row: RunMetrics["evals"][number]): string =>
-  [
-    `${lossText(row.loss)} at step ${grouped(row.step)}`,
-    ...[...figuresOf(row)].map(([name, value]) => `${name} ${figureText(name, value)}`),
-  ].join(", ");
+const evalText = (row: RunMetrics["evals"][number] | null | undefined): string | undefined =>
+  row ? `${lossText(row.loss)} at step ${grouped(row.step)}${figuresText(row)}` : undefined;
 
 /** A rate, to three figures where it is small. */
 export const rateText = (rate: number): string => (rate < 100 ? String(Number(rate.toPrecision(3))) : grouped(Math.round(rate)));
@@ -79,79 +75,49 @@ export function statusOf(run: ReportedRun): { text: string; kind: "good" | "open
   return { text: `finished, ${grouped(step)} steps`, kind: "good" };
 }
 
-/** What matters most, for the top of the page. */
-const headlines: [string, FactOf][] = [
-  ["training loss", (run) => lossText(finalLoss(run))],
-  [
-    "best evaluation loss",
-    (run) => {
-      const best = bestEval(run);
-      return best && evalText(best);
-    },
-  ],
-  ["trained for", ({ metrics }) => duration(total(metrics.steps.map(({ seconds }) => seconds)))],
-  [
-    "speed",
-    (run) => {
-      const seconds = total(run.metrics.steps.map((row) => row.seconds));
-      return seconds > 0 ? `${rateText(countOf(run) / seconds)} ${countedIn(run)}s/s` : undefined;
-    },
-  ],
-  [
-    "highest memory",
-    ({ metrics }) => {
-      const highest = metrics.steps.reduce((most, { memoryBytes }) => Math.max(most, memoryBytes ?? 0), 0);
-      return highest > 0 ? bytes(highest) : undefined;
-    },
-  ],
-  [
-    "trained parameters",
-    (run) => {
-      const prepared = lastRun(run)?.prepared;
-      if (!prepared) return undefined;
-      const share = `${((100 * prepared.trainable) / prepared.parameters).toPrecision(2)} %`;
-      return `${grouped(prepared.trainable)} (${share})`;
-    },
-  ],
-];
+/** What matters most, for the top of the page. The training loss is the mean of the last steps, as the smoothed curve ends. */
+const headlines: Record<string, FactOf> = {
+  "training loss": ({ metrics }) => lossText(smoothed(curve(metrics.steps, ({ loss }) => loss)).y.at(-1)),
+  "best evaluation loss": ({ metrics }) => evalText(bestOf(metrics.evals)),
+  "trained for": (run) => duration(secondsOf(run)),
+  speed: (run) => {
+    const seconds = secondsOf(run);
+    return seconds > 0 ? `${rateText(countOf(run) / seconds)} ${countedIn(run)}s/s` : undefined;
+  },
+  "highest memory": ({ metrics }) => {
+    const highest = metrics.steps.reduce((most, { memoryBytes }) => Math.max(most, memoryBytes ?? 0), 0);
+    return highest > 0 ? bytes(highest) : undefined;
+  },
+  "trained parameters": (run) => {
+    const prepared = lastRun(run)?.prepared;
+    if (!prepared) return undefined;
+    const share = `${((100 * prepared.trainable) / prepared.parameters).toPrecision(2)} %`;
+    return `${grouped(prepared.trainable)} (${share})`;
+  },
+};
 
-const details: [string, FactOf][] = [
-  ["status", (run) => statusOf(run).text],
-  ["failure", ({ metrics: { end } }) => (end?.type === "error" ? `${end.message} (${end.code})` : undefined)],
-  [
-    "result",
-    ({ metrics: { end } }) =>
-      end?.type === "done" && end.result !== null && end.result !== end.step
-        ? `the weights of step ${grouped(end.result)}`
-        : undefined,
-  ],
-  ["started", ({ metrics }) => metrics.runs[0]?.time],
-  ["last step", (run) => lastStep(run)?.time],
-  ["went on", ({ metrics }) => (metrics.runs.length > 1 ? `${metrics.runs.length - 1} times` : undefined)],
-  ["last training loss", (run) => lossText(lastStep(run)?.loss)],
-  [
-    "last evaluation",
-    ({ metrics }) => {
-      const last = metrics.evals.at(-1);
-      return last && evalText(last);
-    },
-  ],
-  ["tokens trained on", (run) => (countedIn(run) === "token" ? grouped(countOf(run)) : undefined)],
-  ["examples trained on", (run) => (countedIn(run) === "example" ? grouped(countOf(run)) : undefined)],
-  ["adapted modules", (run) => lastRun(run)?.prepared.modules?.toString()],
-  [
-    "parameters of the model",
-    (run) => {
-      const parameters = lastRun(run)?.prepared.parameters;
-      return parameters === undefined ? undefined : grouped(parameters);
-    },
-  ],
-  ["norm of the update", ({ adapter }) => adapter?.normDelta.toPrecision(4)],
-  ["checkpoints", ({ metrics }) => metrics.checkpoints.length.toString()],
-  ["unreadable log lines", ({ metrics }) => metrics.skipped.toString().replace(/^0$/, "") || undefined],
-  ["log", ({ metrics }) => (metrics.cut ? "longer than is read; its end is missing here" : undefined)],
-  ["version of lowrank", (run) => lastRun(run)?.lowrank ?? undefined],
-];
+const details: Record<string, FactOf> = {
+  status: (run) => statusOf(run).text,
+  failure: ({ metrics: { end } }) => (end?.type === "error" ? `${end.message} (${end.code})` : undefined),
+  result: ({ metrics: { end } }) => {
+    const isOfAnotherStep = end?.type === "done" && end.result !== null && end.result !== end.step;
+    return isOfAnotherStep ? `the weights of step ${grouped(end.result!)}` : undefined;
+  },
+  started: ({ metrics }) => metrics.runs[0]?.time,
+  "last step": (run) => lastStep(run)?.time,
+  "went on": ({ metrics }) => (metrics.runs.length > 1 ? `${metrics.runs.length - 1} times` : undefined),
+  "last training loss": (run) => lossText(lastStep(run)?.loss),
+  "last evaluation": ({ metrics }) => evalText(metrics.evals.at(-1)),
+  "tokens trained on": (run) => (countedIn(run) === "token" ? grouped(countOf(run)) : undefined),
+  "examples trained on": (run) => (countedIn(run) === "example" ? grouped(countOf(run)) : undefined),
+  "adapted modules": (run) => lastRun(run)?.prepared.modules?.toString(),
+  "parameters of the model": (run) => lastRun(run) && grouped(lastRun(run)!.prepared.parameters),
+  "norm of the update": ({ adapter }) => adapter?.normDelta.toPrecision(4),
+  checkpoints: ({ metrics }) => metrics.checkpoints.length.toString(),
+  "unreadable log lines": ({ metrics }) => (metrics.skipped > 0 ? metrics.skipped.toString() : undefined),
+  log: ({ metrics }) => (metrics.cut ? "longer than is read; its end is missing here" : undefined),
+  "version of lowrank": (run) => lastRun(run)?.lowrank ?? undefined,
+};
 
 type Examples = NonNullable<ReturnType<typeof lastRun>>["prepared"]["train"];
 
@@ -161,26 +127,29 @@ function dataText(data: Examples | null | undefined): string | undefined {
   const isLanguage = images === undefined && classes === undefined;
   return [
     `${grouped(count)} examples`,
-    tokens === 0 ? [] : [`${grouped(tokens)} tokens`, isLanguage ? `${grouped(targets)} of them targets` : []].flat(),
-    images === undefined ? [] : `${grouped(images)} images`,
-    classes === undefined ? [] : `${grouped(classes)} classes`,
-    longest ? `longest ${grouped(longest)}` : [],
-    truncated ? `${grouped(truncated)} truncated to the maximum length` : [],
-    dropped ? `${grouped(dropped)} without a target left out` : [],
+    tokens > 0 && `${grouped(tokens)} tokens`,
+    tokens > 0 && isLanguage && `${grouped(targets)} of them targets`,
+    images !== undefined && `${grouped(images)} images`,
+    classes !== undefined && `${grouped(classes)} classes`,
+    longest && `longest ${grouped(longest)}`,
+    truncated && `${grouped(truncated)} truncated to the maximum length`,
+    dropped && `${grouped(dropped)} without a target left out`,
   ]
-    .flat()
+    .filter(Boolean)
     .join(", ");
 }
 
-const data: [string, FactOf][] = [
-  ["training data", (run) => optionText(lastRun(run)?.options["data"])],
-  ["trained on", (run) => dataText(lastRun(run)?.prepared.train)],
-  ["evaluation data", (run) => optionText(lastRun(run)?.options["evalData"])],
-  ["evaluated on", (run) => dataText(lastRun(run)?.prepared.eval)],
-];
+const data: Record<string, FactOf> = {
+  "training data": (run) => optionText(lastRun(run)?.options, "data"),
+  "trained on": (run) => dataText(lastRun(run)?.prepared.train),
+  "evaluation data": (run) => optionText(lastRun(run)?.options, "evalData"),
+  "evaluated on": (run) => dataText(lastRun(run)?.prepared.eval),
+};
 
-const table = (rows: readonly [string, FactOf][], runs: readonly ReportedRun[]): Fact[] =>
-  rows.map(([name, of]) => ({ name, values: runs.map(of) })).filter(({ values }) => values.some((value) => value !== undefined));
+const table = (rows: Readonly<Record<string, FactOf>>, runs: readonly ReportedRun[]): Fact[] =>
+  Object.entries(rows)
+    .map(([name, of]) => ({ name, values: runs.map(of) }))
+    .filter(({ values }) => values.some((value) => value !== undefined));
 
 export const headlineFacts = (runs: readonly ReportedRun[]): Fact[] => table(headlines, runs);
 export const detailFacts = (runs: readonly ReportedRun[]): Fact[] => [...table(details, runs), ...environmentFacts(runs)];
@@ -193,27 +162,20 @@ function environmentFacts(runs: readonly ReportedRun[]): Fact[] {
   return names.map((name) => ({ name, values: found.map((one) => one.get(name)) }));
 }
 
-/** An option's value as it would be written in a config file, without the quotes around a text. */
-function optionText(value: unknown): string | undefined {
-  return value === undefined ? undefined : typeof value === "string" ? value : JSON.stringify(value);
-}
-
-export interface OptionFact extends Fact {
-  /** The runs do not agree on it or, where there is only one, it is not the default. */
-  marked: boolean;
+/** An option's value as it would be written in a config file, without the quotes around a text; undefined if it is not set. */
+export function optionText(options: Readonly<Record<string, unknown>> | undefined, name: string): string | undefined {
+  const value = options && Object.hasOwn(options, name) ? options[name] : undefined;
+  return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 /** The options of the runs, the marked ones first. */
-export function optionFacts(runs: readonly ReportedRun[]): OptionFact[] {
+export function optionFacts(runs: readonly ReportedRun[]): Fact[] {
   const options = runs.map((run) => lastRun(run)?.options ?? {});
   const names = [...new Set(options.flatMap((of) => Object.keys(of)))].slice(0, MAX_OPTIONS);
-  const facts = names.map((name): OptionFact => {
-    const values = options.map((of) => (Object.hasOwn(of, name) ? optionText(of[name]) : undefined));
-    const fallback = optionText(
-      Object.hasOwn(finetuneDefaults, name) ? finetuneDefaults[name as keyof typeof finetuneDefaults] : undefined,
-    );
+  const facts = names.map((name) => {
+    const values = options.map((of) => optionText(of, name));
     const differs = values.some((value) => value !== values[0]);
-    return { name, values, marked: runs.length > 1 ? differs : values[0] !== fallback };
+    return { name, values, marked: runs.length > 1 ? differs : values[0] !== optionText(finetuneDefaults, name) };
   });
   return [...facts.filter(({ marked }) => marked), ...facts.filter(({ marked }) => !marked)];
 }

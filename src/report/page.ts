@@ -18,7 +18,6 @@ import {
   statusOf,
 } from "./facts.ts";
 import { heatMaps } from "./heat-map.ts";
-import { samplesHtml, spread } from "./samples.ts";
 import { pageScript } from "./script.ts";
 import { curve, smoothed } from "./series.ts";
 import { pageStyle } from "./style.ts";
@@ -28,6 +27,10 @@ const MAX_CELL_CHARS = 600;
 const MAX_NAME_CHARS = 200;
 /** Rows of the tables of numbers. */
 const MAX_NUMBER_ROWS = 50;
+/** Prompts of the samples, their steps, and characters of their texts. */
+const MAX_PROMPTS = 8;
+const MAX_STEPS = 10;
+const MAX_TEXT_CHARS = 1500;
 
 /**
  * The page for one run, or for several side by side. `made` says when and with what it was made. The page's own policy lets
@@ -36,6 +39,8 @@ const MAX_NUMBER_ROWS = 50;
 export async function reportPage(runs: readonly ReportedRun[], library: ChartLibrary, made: string): Promise<string> {
   const title = runs.length === 1 ? runs[0]!.name : `${runs.length} runs compared`;
   const charts = chartsOf(runs);
+  const samples = perRun(runs, ({ metrics }) => samplesHtml(metrics));
+  const updates = perRun(runs, ({ adapter }) => (adapter ? heatMaps(adapter) : ""));
   const scripts = [`/*\n${library.license}\n*/\n${library.script}`, pageScript];
   const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src ${(await Promise.all(scripts.map(hashOf))).join(" ")}`;
   return `<!doctype html>
@@ -51,8 +56,8 @@ export async function reportPage(runs: readonly ReportedRun[], library: ChartLib
 <main>
 ${header(title, runs)}
 ${chartSection(charts)}
-${sampleSection(runs)}
-${updateSection(runs)}
+${section("Samples during training", samples)}
+${section("What training changed", updates)}
 ${section("Data", factTable(dataFacts(runs), runs))}
 ${section("Run", factTable(detailFacts(runs), runs))}
 ${optionSection(runs)}
@@ -110,18 +115,6 @@ function perRun(runs: readonly ReportedRun[], content: (run: ReportedRun) => str
     .join("\n");
 }
 
-const sampleSection = (runs: readonly ReportedRun[]): string =>
-  section(
-    "Samples during training",
-    perRun(runs, ({ metrics }) => samplesHtml(metrics)),
-  );
-
-const updateSection = (runs: readonly ReportedRun[]): string =>
-  section(
-    "What training changed",
-    perRun(runs, ({ adapter }) => (adapter ? heatMaps(adapter) : "")),
-  );
-
 function optionSection(runs: readonly ReportedRun[]): string {
   const facts = optionFacts(runs);
   if (facts.length === 0) return "";
@@ -129,7 +122,7 @@ function optionSection(runs: readonly ReportedRun[]): string {
   return section("Options", `<p class="note">${note}</p>${factTable(facts, runs)}`);
 }
 
-function factTable(facts: readonly (Fact & { marked?: boolean })[], runs: readonly ReportedRun[]): string {
+function factTable(facts: readonly Fact[], runs: readonly ReportedRun[]): string {
   if (facts.length === 0) return "";
   const names = runs.map(({ name }) => `<th scope="col">${escapeHtml(name, MAX_NAME_CHARS)}</th>`);
   const head = runs.length > 1 ? `<thead><tr><th scope="col"></th>${names.join("")}</tr></thead>` : "";
@@ -186,4 +179,35 @@ function numberTable(title: string, head: readonly string[], rows: readonly (rea
   return `<details><summary>${title} in numbers</summary>${note}<div class="card wide"><table class="numbers">
 <thead><tr>${head.map((name) => `<th scope="col">${name}</th>`).join("")}</tr></thead>
 <tbody>${rows.map(line).join("\n")}</tbody></table></div></details>`;
+}
+
+/** At most `count` items: the first, the last, and between them as evenly as it goes. */
+function spread<T>(items: readonly T[], count: number): T[] {
+  if (items.length <= count) return [...items];
+  return Array.from({ length: count }, (_, i) => items[Math.round((i * (items.length - 1)) / (count - 1))]!);
+}
+
+/** What the model wrote while it was trained: for each prompt its texts from the first step to the last; empty if it has none. */
+function samplesHtml({ samples }: RunMetrics): string {
+  const byPrompt = new Map<string, { expected?: string; texts: { step: number; text: string }[] }>();
+  for (const { step, samples: ofStep } of samples) {
+    for (const { prompt, expected, text } of ofStep) {
+      const found = byPrompt.get(prompt) ?? { texts: [] };
+      byPrompt.set(prompt, found);
+      if (expected !== undefined) found.expected = expected;
+      found.texts.push({ step, text });
+    }
+  }
+  const row = (name: string, value: string) =>
+    `<tr><th scope="row">${name}</th><td><pre dir="auto">${escapeHtml(value, MAX_TEXT_CHARS)}</pre></td></tr>`;
+  const cards = [...byPrompt].slice(0, MAX_PROMPTS).map(([prompt, { expected, texts }]) => {
+    const rows = [
+      row("prompt", prompt),
+      ...spread(texts, MAX_STEPS).map(({ step, text }) => row(`step ${grouped(step)}`, text)),
+      ...(expected === undefined ? [] : [row("expected", expected)]),
+    ];
+    return `<div class="card"><table class="sample">${rows.join("\n")}</table></div>`;
+  });
+  const left = byPrompt.size - cards.length;
+  return [...cards, ...(left > 0 ? [`<p class="note">${left} more prompts are not shown.</p>`] : [])].join("\n");
 }

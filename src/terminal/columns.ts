@@ -44,7 +44,7 @@ function wrapLine(line: string, width: number): string[] {
  * Writes a text as it grows, at most `width()` cells a line. Nothing is held back: a word that turns out too long for its line is
  * taken from it again and put on the next. The terminal has to be wider than that, or it breaks the line itself.
  */
-export function growing(width: () => number, write: (text: string) => void): { push(delta: string): void } {
+export function wrapping(width: () => number, write: (text: string) => void): { push(delta: string): void } {
   let column = 0;
   let word = "";
   const put = (character: string): string => {
@@ -69,15 +69,16 @@ export function growing(width: () => number, write: (text: string) => void): { p
   return { push: (delta) => write([...delta].map(put).join("")) };
 }
 
+/** A line of two columns; the left one is `width` cells wide. */
+export const besideLine = (left = "", width: number, right = ""): string =>
+  `${left}${" ".repeat(Math.max(0, width - cells(left)))} │ ${right}`.trimEnd();
+
 /** Writes `left` beside a text that grows: each line when it can no longer change, and at the end what is left of both. */
 export function besideGrowing(left: string, columnWidth: number, write: (line: string) => void) {
   const lines = wrap(left, columnWidth);
   let right = "";
   let done = 0;
-  const put = (text: string) => {
-    const cell = lines[done++] ?? "";
-    write(`${cell}${" ".repeat(columnWidth - cells(cell))} │ ${text}`.trimEnd());
-  };
+  const put = (text: string) => write(besideLine(lines[done++], columnWidth, text));
   return {
     push(delta: string): void {
       right += delta;

@@ -59,18 +59,14 @@ export function recognizedText({ format, spelling, used, ignored, leftOut }: Rec
 const listed = (names: readonly string[]): string => `${names.slice(0, 8).join(", ")}${names.length > 8 ? ", …" : ""}`;
 
 function leftOutText({ hidden, others, first, empty }: LeftOut): string {
-  const parts: [number, string][] = [
-    [
-      others,
-      `${plural(others, "file")} that ${others === 1 ? "is" : "are"} no image by the name (${oneLine(first ?? "")}${others > 1 ? ", …" : ""})`,
-    ],
-    [hidden, `${plural(hidden, "hidden name")}`],
-    [empty, `${plural(empty, "folder")} without an image`],
+  const verb = others === 1 ? "is" : "are";
+  const parts = [
+    others > 0 &&
+      `${plural(others, "file")} that ${verb} no image by the name (${oneLine(first ?? "")}${others > 1 ? ", …" : ""})`,
+    hidden > 0 && plural(hidden, "hidden name"),
+    empty > 0 && `${plural(empty, "folder")} without an image`,
   ];
-  return parts
-    .filter(([count]) => count > 0)
-    .map(([, text]) => text)
-    .join(", ");
+  return parts.filter(Boolean).join(", ");
 }
 
 const plural = (count: number, what: string): string => `${grouped(count)} ${what}${count === 1 ? "" : "s"}`;

@@ -9,14 +9,15 @@ const PLAIN_SECONDS = { text: 10, json: 1 };
 
 /** The folder of a model, with progress where it is downloaded. Ctrl+C ends the process; what has come stays. */
 export async function resolveAndReport(reference: string, options: HubOptions, json: boolean): Promise<ModelFolder> {
-  const report = json ? jsonReport() : textReport();
+  const isDue = sparse(json ? PLAIN_SECONDS.json : PLAIN_SECONDS.text);
   const stop = () => {
     note(`\nStopped. Run the same again: the download resumes where it stopped.`);
     process.exit(130);
   };
   const onEvent = (event: HubEvent): void => {
     if (event.type === "download") process.once("SIGINT", stop);
-    report(event);
+    if (!json) printEvent(event, isDue);
+    else if (isDue(event)) printJson(event);
   };
   try {
     return await resolveModel(reference, { ...options, onEvent });
@@ -36,46 +37,27 @@ function sparse(seconds: number): (event: HubEvent) => boolean {
   };
 }
 
-function jsonReport(): (event: HubEvent) => void {
-  const isDue = sparse(PLAIN_SECONDS.json);
-  return (event) => {
-    if (isDue(event)) printJson(event);
-  };
-}
-
-function textReport(): (event: HubEvent) => void {
-  const isDue = sparse(PLAIN_SECONDS.text);
-  const line = (text: string) => {
-    status("");
-    note(text);
-  };
-  return (event) => {
-    switch (event.type) {
-      case "download": {
-        const there = event.there > 0 ? `, ${bytes(event.there)} of them there already` : "";
-        line(`downloading ${event.model} (${event.commit.slice(0, 12)}): ${event.files} files, ${bytes(event.bytes)}${there}`);
-        break;
-      }
-      case "downloading":
-        if (!status(progressLine(event)) && isDue(event)) note(progressLine(event));
-        break;
-      case "waiting":
-        line(`${event.reason}; trying again in ${duration(event.seconds)}`);
-        break;
-      case "downloaded":
-        line(`downloaded to ${event.folder}`);
+function printEvent(event: HubEvent, isDue: (event: HubEvent) => boolean): void {
+  switch (event.type) {
+    case "download": {
+      const there = event.there > 0 ? `, ${bytes(event.there)} of them there already` : "";
+      note(`downloading ${event.model} (${event.commit.slice(0, 12)}): ${event.files} files, ${bytes(event.bytes)}${there}`);
+      break;
     }
-  };
+    case "downloading":
+      if (!status(progressLine(event)) && isDue(event)) note(progressLine(event));
+      break;
+    case "waiting":
+      note(`${event.reason}; trying again in ${duration(event.seconds)}`);
+      break;
+    case "downloaded":
+      note(`downloaded to ${event.folder}`);
+  }
 }
 
-function progressLine({
-  file,
-  done,
-  bytes: all,
-  bytesPerSecond,
-  secondsLeft,
-}: Extract<HubEvent, { type: "downloading" }>): string {
-  const share = `${Math.floor((100 * done) / Math.max(1, all))}%, ${bytes(done)} of ${bytes(all)}`;
+function progressLine({ file, done, ...event }: Extract<HubEvent, { type: "downloading" }>): string {
+  const share = `${Math.floor((100 * done) / Math.max(1, event.bytes))}%, ${bytes(done)} of ${bytes(event.bytes)}`;
+  const { bytesPerSecond, secondsLeft } = event;
   const speed = bytesPerSecond === null ? "" : `, ${bytes(bytesPerSecond)}/s, ${duration(secondsLeft!)} left`;
   return `${share}${speed}  ${file}`;
 }

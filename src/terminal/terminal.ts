@@ -4,19 +4,30 @@ import { cells } from "./columns.ts";
 
 export { oneLine, shown } from "../units.ts";
 
+/** Whether the line of `status` is on the terminal. */
+let isStatusShown = false;
+
+/** A line of text, in the place of that of `status`. */
+function write(stream: NodeJS.WriteStream, text: string): void {
+  if (isStatusShown) process.stderr.write("\r\x1b[K");
+  isStatusShown = false;
+  stream.write(`${text}\n`);
+}
+
 /** One line of results. */
-export const print = (text: string): void => void process.stdout.write(`${text}\n`);
+export const print = (text: string): void => write(process.stdout, text);
 
 /** One JSON object on a line of its own. Numbers that JSON has no way to write become null. */
 export const printJson = (value: unknown): void => print(JSON.stringify(value));
 
 /** A line that is no result: progress, notes. */
-export const note = (text: string): void => void process.stderr.write(`${text}\n`);
+export const note = (text: string): void => write(process.stderr, text);
 
-/** A line that the next one overwrites, where standard error is a terminal; elsewhere nothing, and false. */
+/** A line that whatever is printed next overwrites, where standard error is a terminal; elsewhere nothing, and false. */
 export function status(text: string): boolean {
   if (process.stderr.isTTY !== true) return false;
   process.stderr.write(`\r\x1b[K${text.slice(0, (process.stderr.columns || 80) - 1)}`);
+  isStatusShown = true;
   return true;
 }
 
@@ -36,15 +47,12 @@ export function outputFailed(error: NodeJS.ErrnoException): void {
 /** Prints a failure and returns the process's exit status: the error's own, or 1 for one that nobody foresaw. */
 export function printError(error: unknown, json: boolean): number {
   if (error instanceof LowrankError) {
-    process.stderr.write(`${json ? JSON.stringify(error) : `lowrank: ${error.describe()}`}\n`);
+    note(json ? JSON.stringify(error) : `lowrank: ${error.describe()}`);
     return error.exitCode;
   }
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  process.stderr.write(
-    json
-      ? `${JSON.stringify({ error: "internal", message: text })}\n`
-      : `${text}\nlowrank: this is a bug in lowrank. Please report it with the command, the lines above and the output of lowrank --version.\n`,
-  );
+  const bug = "this is a bug in lowrank. Please report it with the command, the lines above and the output of lowrank --version.";
+  note(json ? JSON.stringify({ error: "internal", message: text }) : `${text}\nlowrank: ${bug}`);
   return 1;
 }
 

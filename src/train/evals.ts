@@ -50,8 +50,8 @@ export async function evaluateTheta(
 }
 
 /** The evaluation with the lowest loss, the first of equal ones; null if there was none. */
-export const bestOf = (evals: readonly Eval[]): Eval | null =>
-  evals.reduce<Eval | null>((best, now) => (best && best.loss <= now.loss ? best : now), null);
+export const bestOf = <E extends Eval>(evals: readonly E[]): E | null =>
+  evals.reduce<E | null>((best, now) => (best && best.loss <= now.loss ? best : now), null);
 
 /** When a run ends before its last step: after `patience` evaluations without one that is better by more than `minDelta`. */
 export interface EarlyStop {

@@ -9,7 +9,14 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { writeAdapter } from "../../src/adapters/peft-files.ts";
-import { type Chat, type ChatEvent, type ChatOptions, formatOf, openChat, tellFormat } from "../../src/commands/chat/chat.ts";
+import {
+  type Chat,
+  type ChatEvent,
+  type ChatOptions,
+  messageFormat,
+  openChat,
+  tellFormat,
+} from "../../src/commands/chat/chat.ts";
 import { enter } from "../../src/commands/chat/chat-commands.ts";
 import { type ChatView, terminalView } from "../../src/commands/chat/chat-view.ts";
 import { readRecords } from "../../src/data/readers.ts";
@@ -165,9 +172,9 @@ test("an adapter trained on prompts and completions is asked as in its data, wha
     assert.deepEqual(saved[1]!.record, { prompt: "Q: why\n", completion: chat.exchanges[1]!.answer });
     assert.match(notes(await line("/system Be brief")), /no effect/);
     await line("/adapter off");
-    assert.equal(formatOf(chat).kind, "messages");
+    assert.equal(messageFormat(chat).kind, "messages");
   });
-  await chatting({ adapter: [folder], raw: false }, async (chat) => assert.equal(formatOf(chat).kind, "messages"));
+  await chatting({ adapter: [folder], raw: false }, async (chat) => assert.equal(messageFormat(chat).kind, "messages"));
   await chatting({ adapter: [folder], raw: true }, async (chat, line) => {
     await line("why");
     assert.equal(chat.exchanges[0]!.prompt, "why");
@@ -399,9 +406,9 @@ test("words are wrapped by cells", () => {
   assert.deepEqual(wrap("日本語です", 4), ["日本", "語で", "す"]);
   assert.equal(cells("e\u0301日🙂"), 5);
   const lines: string[] = [];
-  const growing = besideGrowing("left side", 4, (line) => lines.push(line));
-  for (const part of ["aa b", "b c", "c dd"]) growing.push(part);
+  const wrapping = besideGrowing("left side", 4, (line) => lines.push(line));
+  for (const part of ["aa b", "b c", "c dd"]) wrapping.push(part);
   assert.deepEqual(lines, ["left │ aa", "side │ bb", "     │ cc"]);
-  growing.end();
+  wrapping.end();
   assert.deepEqual(lines, ["left │ aa", "side │ bb", "     │ cc", "     │ dd"]);
 });

@@ -77,7 +77,7 @@ mkdirSync(`${root}/no-log`);
 writeFileSync(`${root}/no-log/run.json`, JSON.stringify({ version: 1, options: { base: 5, rank: { a: "b" } } }));
 writeFileSync(`${root}/file`, "");
 
-const find = async (...folders: string[]) => (await findRuns(nodeFiles, folders, { isLocked })).runs;
+const find = async (...folders: string[]) => (await findRuns(nodeFiles, folders, isLocked)).runs;
 
 test("runs are found below a folder, each once, and nothing else", async () => {
   const runs = await find(root, `${root}/a`);

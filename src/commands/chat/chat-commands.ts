@@ -2,11 +2,12 @@
 import { LowrankError, nearest } from "../../errors.ts";
 import {
   addAdapter,
-  attach,
+  attachImage,
   BASE_NAME,
   type Chat,
   type ChatEvent,
-  formatOf,
+  isComparing,
+  messageFormat,
   messagesOf,
   nothingToCompare,
   say,
@@ -54,8 +55,7 @@ export const commandNames: readonly string[] = Object.keys(commands).map((name) 
 export async function* enter(chat: Chat, line: string, signal?: AbortSignal): AsyncGenerator<ChatEvent, void, undefined> {
   if (line.trim() === "") return;
   if (!line.startsWith("/") || line.startsWith("//")) {
-    yield* say(chat, line.replace(/^\/\//, "/"), signal);
-    return;
+    return yield* say(chat, line.replace(/^\/\//, "/"), signal);
   }
   const [, name, argument] = /^\/(\S*)\s*([\s\S]*)$/.exec(line)!;
   const command = Object.hasOwn(commands, name!) ? commands[name!]! : undefined;
@@ -79,8 +79,7 @@ function help(): string {
 async function* useAdapter(chat: Chat, argument: string): AsyncGenerator<ChatEvent> {
   if (argument === "") {
     const rows = [...chat.adapters.keys(), BASE_NAME].map((name) => `${name === (chat.active ?? BASE_NAME) ? "*" : " "} ${name}`);
-    yield note(rows.join("\n"));
-    return;
+    return yield note(rows.join("\n"));
   }
   const none = argument === "off" || argument === BASE_NAME;
   if (!none && !chat.adapters.has(argument)) await requireFolder(chat, argument);
@@ -102,31 +101,23 @@ async function requireFolder({ files, adapters }: Chat, folder: string): Promise
 
 /** While the base answers alone, comparing begins with the adapter that was attached last. */
 async function* toggleCompare(chat: Chat, argument: string): AsyncGenerator<ChatEvent> {
-  const isOn = chat.compare && chat.active !== null;
-  if (argument === "off" || (isOn && argument === "")) chat.compare = false;
+  if (argument === "off" || (isComparing(chat) && argument === "")) chat.compare = false;
   else {
     const wanted = argument || (chat.active ?? chat.last);
     if (wanted === null) throw nothingToCompare();
     if (wanted !== chat.active) yield* useAdapter(chat, wanted);
     chat.compare = true;
   }
-  yield note(
-    chat.compare && chat.active !== null
-      ? `Every message is answered by the base and by ${chat.active}.`
-      : "One answer a message.",
-  );
+  yield note(isComparing(chat) ? `Every message is answered by the base and by ${chat.active}.` : "One answer a message.");
 }
 
 async function* showImage(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
   if (file === "") chat.pending = [];
-  else await attach(chat, file);
+  else await attachImage(chat, file);
   const count = chat.pending.length;
   const names = chat.pending.map((path) => path.split(/[\\/]/).at(-1)).join(", ");
-  yield note(
-    count === 0
-      ? "The next message has no image."
-      : `The next message has ${count === 1 ? "an image" : `${count} images`}: ${names}`,
-  );
+  const images = count === 1 ? "an image" : `${count} images`;
+  yield note(`The next message has ${count === 0 ? "no image." : `${images}: ${names}`}`);
 }
 
 function* undo(chat: Chat): Generator<ChatEvent> {
@@ -139,14 +130,12 @@ function* undo(chat: Chat): Generator<ChatEvent> {
 async function* retry(chat: Chat, _: string, signal?: AbortSignal): AsyncGenerator<ChatEvent> {
   const last = lastOf(chat);
   if (chat.sampling.temperature === 0) yield note("Without sampling the answer to the same words is the same (--temperature).");
-  const before = chat.exchanges;
-  const { firstSeen } = chat;
-  chat.exchanges = before.slice(0, -1);
-  const { length } = chat.exchanges;
+  const { exchanges, firstSeen } = chat;
+  chat.exchanges = exchanges.slice(0, -1);
   try {
     yield* say(chat, last.user, signal, last.images);
   } finally {
-    if (chat.exchanges.length === length) Object.assign(chat, { exchanges: before, firstSeen });
+    if (chat.exchanges.length < exchanges.length) Object.assign(chat, { exchanges, firstSeen });
   }
 }
 
@@ -159,7 +148,7 @@ function* reset(chat: Chat): Generator<ChatEvent> {
 function* setSystem(chat: Chat, argument: string): Generator<ChatEvent> {
   chat.system = argument === "" ? null : argument;
   yield note(argument === "" ? "There is no system message." : "The system message is set.");
-  if (chat.system !== null && formatOf(chat).kind !== "messages") {
+  if (chat.system !== null && messageFormat(chat).kind !== "messages") {
     yield note("It has no effect on this model: messages are sent without a template.");
   }
 }
@@ -176,14 +165,11 @@ async function* save(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
   if (!chat.saved.has(file) && (await chat.files.exists(file))) {
     throw new LowrankError("chat/save", "the file is there already", { subject: file, next: "Choose another name." });
   }
-  const records =
-    formatOf(chat).kind === "messages"
-      ? [{ messages: messagesOf(chat) }]
-      : chat.exchanges.map(({ user, prompt, images, answer }) => ({
-          prompt: prompt ?? user,
-          completion: answer,
-          ...(images.length > 0 && { images }),
-        }));
+  const isChat = messageFormat(chat).kind === "messages";
+  const pairs = chat.exchanges.map(({ user, prompt, images, answer }) => {
+    return { prompt: prompt ?? user, completion: answer, ...(images.length > 0 && { images }) };
+  });
+  const records = isChat ? [{ messages: messagesOf(chat) }] : pairs;
   const text = records.map((record) => `${JSON.stringify(record)}\n`).join("");
   await chat.files.write(file, new TextEncoder().encode(text));
   chat.saved.add(file);

@@ -18,22 +18,17 @@ const MORE = "… ";
 const EXIT_INTERRUPTED = 130;
 
 /** A line that ends with a backslash goes on in the next. */
-function assemble(): { add(line: string): string | null; readonly open: boolean; clear(): void } {
-  let parts: string[] = [];
+function assemble() {
+  const parts: string[] = [];
   return {
-    add(line) {
+    /** The message that the line completes; null where it goes on. */
+    add(line: string): string | null {
       parts.push(line.replace(/\\$/, ""));
       if (line.endsWith("\\")) return null;
-      const message = parts.join("\n");
-      parts = [];
-      return message;
+      return parts.splice(0).join("\n");
     },
-    get open() {
-      return parts.length > 0;
-    },
-    clear() {
-      parts = [];
-    },
+    isOpen: (): boolean => parts.length > 0,
+    clear: (): void => void parts.splice(0),
   };
 }
 
@@ -46,7 +41,7 @@ export function pipedInput(stream: NodeJS.ReadableStream): ChatInput {
     async next() {
       for (;;) {
         const { value, done } = await lines.next();
-        if (done) return message.open ? message.add("") : null;
+        if (done) return message.isOpen() ? message.add("") : null;
         const whole = message.add(value);
         if (whole !== null) return whole;
       }
@@ -95,7 +90,7 @@ export function terminalInput(): ChatInput {
   let closed = false;
   let wake = () => {};
   const ask = () => {
-    reader.setPrompt(message.open ? MORE : PROMPT);
+    reader.setPrompt(message.isOpen() ? MORE : PROMPT);
     reader.prompt(true);
   };
   reader.on("line", (line) => {
@@ -110,7 +105,7 @@ export function terminalInput(): ChatInput {
       process.exit(EXIT_INTERRUPTED);
     }
     if (answering) answering.abort();
-    else if (message.open || reader.line !== "") {
+    else if (message.isOpen() || reader.line !== "") {
       message.clear();
       process.stdout.write("\n");
       reader.write(null, { ctrl: true, name: "e" });

@@ -1,7 +1,7 @@
 // How the events of a conversation look: as JSON lines, as plain text, and on a terminal with two answers side by side.
 
-import { besideGrowing, growing, wrap } from "../../terminal/columns.ts";
-import { faint, note, print, printJson, shown } from "../../terminal/terminal.ts";
+import { besideGrowing, wrap, wrapping } from "../../terminal/columns.ts";
+import { faint, note, print, shown } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import { BASE_NAME, type ChatEvent } from "./chat.ts";
 
@@ -15,8 +15,6 @@ export interface Screen {
   write(text: string): void;
   columns(): number;
 }
-
-export const jsonView: ChatView = printJson;
 
 /** For pipes: answers on standard output, under their names when there are two; what else is said on standard error. */
 export function plainView(compare: () => boolean): ChatView {
@@ -35,13 +33,13 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
   /** The base's answer, kept until the adapter's stands beside it. */
   let left: string | null = null;
   let right: ReturnType<typeof besideGrowing> | null = null;
-  let alone = growing(() => screen.columns() - 1, screen.write);
+  let alone = wrapping(() => screen.columns() - 1, screen.write);
   const wide = () => compare() && screen.columns() >= SIDE_BY_SIDE_COLUMNS;
   const status = (text: string) => screen.write(`\r\x1b[K${faint(text)}`);
   return (event) => {
     switch (event.type) {
       case "answer":
-        alone = growing(() => screen.columns() - 1, screen.write);
+        alone = wrapping(() => screen.columns() - 1, screen.write);
         if (event.by === BASE_NAME && wide()) {
           left = "";
           status(`${BASE_NAME} …`);
@@ -57,11 +55,13 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
         else if (left === null) alone.push(shown(event.text));
         else {
           left += shown(event.text);
+          const label = `${BASE_NAME}: `;
           status(
-            `${BASE_NAME}: ${left
-              .split("\n")
-              .at(-1)!
-              .slice(1 - screen.columns() + BASE_NAME.length + 2)}`,
+            label +
+              left
+                .split("\n")
+                .at(-1)!
+                .slice(1 + label.length - screen.columns()),
           );
         }
         break;

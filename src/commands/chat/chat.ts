@@ -49,12 +49,6 @@ export interface Exchange {
   answer: string;
 }
 
-export interface ChatAdapter {
-  adapter: Adapter;
-  /** How it was trained to be asked; null if its folder does not say. */
-  format: PromptFormat | null;
-}
-
 /** A conversation. Close its generator to free the weights. */
 export interface Chat {
   readonly files: Files;
@@ -67,8 +61,11 @@ export interface Chat {
   readonly prepared: Map<string, ProcessedImage>;
   pending: readonly string[];
   readonly generator: Generator;
-  /** By name: the last part of the folder, or the whole path where that name is in use. */
-  readonly adapters: Map<string, ChatAdapter>;
+  /**
+   * By name: the last part of the folder, or the whole path where that name is in use. `format`: how it was trained to be asked;
+   * null if its folder does not say.
+   */
+  readonly adapters: Map<string, { adapter: Adapter; format: PromptFormat | null }>;
   active: string | null;
   /** The one that was attached last, for comparisons while none is. */
   last: string | null;
@@ -113,37 +110,26 @@ export type ChatEvent =
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
 export async function openChat(options: ChatOptions, platform: Platform): Promise<Chat> {
   const { files, openSession, timeLimit } = platform;
-  const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS, stop = [], seed = 0 } = options;
+  const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS } = options;
   const base = await loadBase(files, options.base, timeLimit);
   const tokenizer = await base.tokenizer();
   const defaults = await readSamplingDefaults(files, options.base);
-  const { temperature = defaults.temperature, repetitionPenalty = defaults.repetitionPenalty } = options;
-  const { topK = defaults.topK, topP = defaults.topP } = options;
-  const { sampling } = readGenerateOptions({ temperature, topK, topP, repetitionPenalty, seed, maxNewTokens, stop });
+  const { sampling, stop } = readGenerateOptions({ ...defaults, ...options, maxNewTokens });
   if (raw === false && !tokenizer.template) encodeChat(tokenizer, []);
-  const adapters = new Map<string, ChatAdapter>();
+  const adapters: Chat["adapters"] = new Map();
   for (const folder of options.adapter ?? []) await addAdapter({ files, base, adapters }, folder);
   const [active = null] = adapters.keys();
   if (compare && active === null) throw nothingToCompare();
   const baseFormat = await readPromptFormat(files, options.base);
-  const adapter = active === null ? null : adapters.get(active)!.adapter;
+  const adapter = adapterOf({ adapters }, active);
   const generator = await openGenerator(base, { adapter, openSession, threads, reading: platform });
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
   const side = imageSide(base, tokenizer, platform);
   const opened = { files, base, baseFormat, tokenizer, side, generator, adapters };
   const chosen = { raw, system, compare, sampling, maxNewTokens, stop, active, last: active };
-  return {
-    ...opened,
-    ...chosen,
-    stats,
-    noted: "",
-    firstSeen: 0,
-    exchanges: [],
-    pending: [],
-    prepared: new Map(),
-    saved: new Set(),
-  };
+  const said = { noted: "", firstSeen: 0, exchanges: [], pending: [], prepared: new Map(), saved: new Set<string>() };
+  return { ...opened, ...chosen, ...said, stats };
 }
 
 /** Reads an adapter, checks that it fits, and gives it a name. */
@@ -158,15 +144,21 @@ export async function addAdapter(
   return name;
 }
 
+const adapterOf = ({ adapters }: Pick<Chat, "adapters">, name: string | null): Adapter | null =>
+  name === null ? null : adapters.get(name)!.adapter;
+
 /** Attaches another adapter by name, or none. */
 export async function switchTo(chat: Chat, name: string | null): Promise<void> {
-  await chat.generator.useAdapter(name === null ? null : chat.adapters.get(name)!.adapter);
+  await chat.generator.useAdapter(adapterOf(chat, name));
   chat.active = name;
   chat.last = name ?? chat.last;
 }
 
+/** Whether the messages are answered by the base and by an adapter. */
+export const isComparing = ({ compare, active }: Chat): boolean => compare && active !== null;
+
 /** How messages are sent now: as asked for, as the adapter or the base was trained, or by the template where there is one. */
-export function formatOf({ raw, adapters, active, baseFormat, tokenizer }: Chat): PromptFormat {
+export function messageFormat({ raw, adapters, active, baseFormat, tokenizer }: Chat): PromptFormat {
   if (raw === true) return { kind: "text" };
   const trained = active === null ? null : adapters.get(active)!.format;
   const format = raw === false ? null : (trained ?? baseFormat);
@@ -182,23 +174,21 @@ export function* tellFormat(chat: Chat): Iterable<ChatEvent> {
 }
 
 function describeFormat(chat: Chat): string {
-  const format = formatOf(chat);
+  const format = messageFormat(chat);
   if (format.kind === "messages") return "";
   const alone = "Each message is continued on its own: the model does not see the ones before, nor a system message.";
   if (format.kind === "text") {
     if (chat.raw) return `${alone} (--raw)`;
     return chat.tokenizer.template ? `Trained on plain texts. ${alone}` : `The model has no chat template. ${alone}`;
   }
-  const added = [
-    format.before && `${JSON.stringify(format.before)} in front`,
-    format.after && `${JSON.stringify(format.after)} behind it`,
-  ].filter(Boolean);
+  const { before, after } = format;
+  const added = [before && `${JSON.stringify(before)} in front`, after && `${JSON.stringify(after)} behind it`].filter(Boolean);
   const around = added.length > 0 ? `, with ${added.join(" and ")}` : "";
   return `Trained on prompts and completions: what you write is a prompt as in the data${around}. ${alone}`;
 }
 
 /** Prepares an image for the next message; resolves to its path. Fails with `model/no-images` and `image/…`. */
-export async function attach(chat: Chat, file: string): Promise<string> {
+export async function attachImage(chat: Chat, file: string): Promise<string> {
   if (!chat.side) throw noImages(chat.base);
   const image = await chat.side.prepare(file);
   const path = await chat.files.realPath(file);
@@ -219,14 +209,14 @@ export async function* say(
 ): AsyncGenerator<ChatEvent, void, undefined> {
   const { prompt, ids, images, firstSeen } = fitted(chat, user, paths);
   if (firstSeen > chat.firstSeen) yield { type: "note", text: forgotten(firstSeen, chat.base.config.maxPositions) };
-  const speakers = chat.compare && chat.active !== null ? [null, chat.active] : [chat.active];
+  const speakers = isComparing(chat) ? [null, chat.active] : [chat.active];
   // Each answer has a seed of its own, so that another try is another answer.
   const seed = chat.sampling.seed + chat.stats.answers;
   let answer: string | null = null;
   try {
     for (const speaker of speakers) {
       answer = null;
-      if (speakers.length > 1) await chat.generator.useAdapter(speaker === null ? null : chat.adapters.get(speaker)!.adapter);
+      if (speakers.length > 1) await chat.generator.useAdapter(adapterOf(chat, speaker));
       const by = speaker ?? BASE_NAME;
       yield { type: "answer", by };
       const began = performance.now();
@@ -245,7 +235,12 @@ export async function* say(
         if (!signal?.aborted) throw error;
       }
       const seconds = (performance.now() - began) / 1000;
-      count(chat.stats, tokens, seconds, ids.length);
+      const { stats } = chat;
+      stats.answers++;
+      stats.tokens += tokens;
+      stats.seconds += seconds;
+      stats.lastTokensPerSecond = tokens > 0 ? tokens / seconds : null;
+      stats.contextTokens = ids.length + tokens;
       answer = text;
       yield { type: "answered", by, text, reason, tokens, seconds };
       if (reason === "stopped" && speaker !== speakers.at(-1)) return;
@@ -269,17 +264,16 @@ export function messagesOf({ system, exchanges }: Chat, first = 0): ChatMessage[
   return system === null ? turns : [{ role: "system", content: system }, ...turns];
 }
 
-const question = (user: string, images: readonly string[]): ChatMessage => ({
-  role: "user",
-  content:
-    images.length === 0 ? user : [...images.map((image) => ({ type: "image", image }) as const), { type: "text", text: user }],
-});
+function question(user: string, images: readonly string[]): ChatMessage {
+  const parts = images.map((image) => ({ type: "image", image }) as const);
+  return { role: "user", content: images.length === 0 ? user : [...parts, { type: "text", text: user }] };
+}
 
 /** What the model is given for a message: of the conversation as much as leaves room for an answer, the newest first. */
 function fitted(chat: Chat, user: string, paths: readonly string[]) {
   const { tokenizer, maxNewTokens, exchanges, side } = chat;
   const prepared = (all: readonly string[]): ProcessedImage[] => all.map((path) => chat.prepared.get(path)!);
-  const format = formatOf(chat);
+  const format = messageFormat(chat);
   if (format.kind !== "messages") {
     const { firstSeen } = chat;
     const own = format.kind === "completion" ? asPrompt(user, format) : user;
@@ -296,14 +290,6 @@ function fitted(chat: Chat, user: string, paths: readonly string[]) {
     const ids = encodeChat(tokenizer, messages, side ? { text: side.text, images } : undefined);
     if (ids.length + room <= maxPositions || firstSeen >= exchanges.length) return { prompt: null, ids, images, firstSeen };
   }
-}
-
-function count(stats: ChatStats, tokens: number, seconds: number, promptTokens: number): void {
-  stats.answers++;
-  stats.tokens += tokens;
-  stats.seconds += seconds;
-  stats.lastTokensPerSecond = tokens > 0 ? tokens / seconds : null;
-  stats.contextTokens = promptTokens + tokens;
 }
 
 const forgotten = (count: number, maxPositions: number): string =>

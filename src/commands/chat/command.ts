@@ -3,13 +3,13 @@
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { option } from "../../options.ts";
-import { faint, print, printError } from "../../terminal/terminal.ts";
+import { faint, print, printError, printJson } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { base, defineCommand, threads } from "../command.ts";
-import { CHAT_NEW_TOKENS, openChat, tellFormat } from "./chat.ts";
+import { CHAT_NEW_TOKENS, isComparing, openChat, tellFormat } from "./chat.ts";
 import { enter } from "./chat-commands.ts";
 import { pipedInput, terminalInput } from "./chat-input.ts";
-import { jsonView, plainView, type Screen, terminalView } from "./chat-view.ts";
+import { plainView, type Screen, terminalView } from "./chat-view.ts";
 
 const screen: Screen = { write: (text) => void process.stdout.write(text), columns: () => process.stdout.columns || 80 };
 
@@ -45,12 +45,9 @@ export const command = defineCommand({
   async run(values, { platform, json }) {
     const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
     const chat = await openChat(values, platform);
-    const compare = () => chat.compare && chat.active !== null;
-    const view = json
-      ? jsonView
-      : terminal
-        ? terminalView(screen, { compare, label: () => chat.adapters.size > 0 })
-        : plainView(compare);
+    const compare = () => isComparing(chat);
+    const forPeople = terminal ? terminalView(screen, { compare, label: () => chat.adapters.size > 0 }) : plainView(compare);
+    const view = json ? printJson : forPeople;
     if (terminal) print(faint(`${values.base}${chat.active === null ? "" : ` with ${chat.active}`}. /help lists the commands.`));
     for (const event of tellFormat(chat)) view(event);
     const input = terminal ? terminalInput() : pipedInput(process.stdin);

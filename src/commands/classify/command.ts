@@ -2,12 +2,12 @@
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { type Given, option } from "../../options.ts";
-import type { Classification, Classifier, ClassifyOptions, LabelledSpan, LabelScore } from "../../predict/types.ts";
+import type { Classification, Classifier, LabelledSpan, LabelScore } from "../../predict/types.ts";
 import { note, oneLine, print, printJson, table } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { percent } from "../../units.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
-import { blocks, givenInputs, inputLines, inputOptions } from "./inputs.ts";
+import { inBatches, inputLines, inputOptions } from "./inputs.ts";
 
 /** Characters of an input that are shown beside its classes. */
 const SHOWN_CHARS = 60;
@@ -44,25 +44,22 @@ export const command = defineCommand({
   ],
   async run(values, { api, json }) {
     const { textPair, labels, template, top = SHOWN_CLASSES } = values;
-    const options: ClassifyOptions = { top, labels, template };
     const classifier = await api.openClassifier(values.base, values);
     try {
       const inputs = inputsFor(classifier, values, textPair);
       const isOne = Array.isArray(inputs) && inputs.length === 1;
       let cut = 0;
-      for await (const block of blocks(inputs)) {
-        const found = await classifier.classify(
-          textPair === undefined ? block : block.map((text) => ({ text, textPair })),
-          options,
-        );
+      for await (const block of inBatches(inputs)) {
+        const asked = textPair === undefined ? block : block.map((text) => ({ text, textPair }));
+        const found = await classifier.classify(asked, { top, labels, template });
         cut += found.filter((one) => one.cut).length;
         for (const [i, one] of found.entries()) {
           if (json) printJson({ type: "classification", input: block[i], textPair, ...one });
           else print(isOne ? alone(one) : beside(block[i]!, one));
         }
       }
-      if (cut > 0 && !json)
-        note(`${cut === 1 ? "One text was" : `${cut} texts were`} longer than the model reads, and truncated.`);
+      const were = cut === 1 ? "One text was" : `${cut} texts were`;
+      if (cut > 0 && !json) note(`${were} longer than the model reads, and truncated.`);
     } finally {
       await classifier.close();
     }
@@ -76,7 +73,8 @@ function inputsFor(
   given: Given<typeof inputOptions>,
   textPair?: string,
 ): string[] | AsyncIterable<string> {
-  const { texts, images } = givenInputs(given);
+  const { text: texts = [], image = [], files = [] } = given;
+  const images = [...image, ...files];
   const readsTexts = reads === "text";
   const wrong = readsTexts ? images[0] : (texts[0] ?? textPair);
   if (wrong !== undefined) {

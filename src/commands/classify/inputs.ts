@@ -2,7 +2,7 @@
 import { createInterface } from "node:readline";
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
-import { type Given, option } from "../../options.ts";
+import { option } from "../../options.ts";
 
 /** Inputs that are read, predicted and printed at once; their results are in memory. */
 const BLOCK = 64;
@@ -17,39 +17,24 @@ export const inputOptions = {
   files: option(z.array(z.string()).optional(), { help: "image files" }),
 };
 
-/** Both kinds of input as they were given. */
-export const givenInputs = ({ text = [], image = [], files = [] }: Given<typeof inputOptions>) => ({
-  texts: text,
-  images: [...image, ...files],
-});
-
-/** The lines of standard input that are not empty. Fails where nobody pipes anything in. */
-export function inputLines(expected: string): AsyncIterable<string> {
-  if (process.stdin.isTTY) {
-    throw new LowrankError("cli/usage", "there is no input", {
-      expected: `${expected}, or lines on standard input`,
-      next: "Give one of them.",
-    });
-  }
-  return filledLines(expected);
-}
-
-async function* filledLines(expected: string): AsyncGenerator<string, void, void> {
+/** The lines of standard input that are not empty. Fails where there are none, and where nobody pipes anything in. */
+export async function* inputLines(expected: string): AsyncGenerator<string, void, void> {
   let isEmpty = true;
-  for await (const line of createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY })) {
+  const isTerminal = process.stdin.isTTY;
+  for await (const line of isTerminal ? [] : createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY })) {
     if (line.trim() === "") continue;
     isEmpty = false;
     yield line;
   }
   if (!isEmpty) return;
-  throw new LowrankError("cli/usage", "there is no input: standard input has no line", {
+  throw new LowrankError("cli/usage", `there is no input${isTerminal ? "" : ": standard input has no line"}`, {
     expected: `${expected}, or lines on standard input`,
     next: "Give one of them.",
   });
 }
 
 /** Some items together, in order. */
-export async function* blocks<T>(items: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T[], void, void> {
+export async function* inBatches<T>(items: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T[], void, void> {
   let block: T[] = [];
   for await (const item of items) {
     block.push(item);

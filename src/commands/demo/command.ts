@@ -1,7 +1,7 @@
 // lowrank demo: fine-tunes the embedded base on a task that comes with the package and shows what that changed. Every number is measured here.
 import { z } from "zod";
 import { option } from "../../options.ts";
-import { cells, wrap } from "../../terminal/columns.ts";
+import { besideLine, wrap } from "../../terminal/columns.ts";
 import { faint, print, printJson, shown, status, table } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped, percent } from "../../units.ts";
 import { defineCommand, freeName } from "../command.ts";
@@ -67,7 +67,6 @@ function story(): (event: DemoEvent) => void {
         status(`training: step ${event.step} of ${steps}, loss ${event.loss.toFixed(3)}, ${duration(event.etaSeconds)} left`);
         break;
       case "done":
-        status("");
         print(`${lossChart(losses, columns()).trim()}\n`);
         break;
       case "answer":
@@ -75,7 +74,6 @@ function story(): (event: DemoEvent) => void {
         status(`answering held-out texts without and with the adapter: ${given.length}`);
         break;
       case "matches":
-        status("");
         print("Held-out examples, before and after\n");
         for (const answer of given.slice(0, SHOWN)) print(`${beside(answer)}\n`);
         break;
@@ -89,18 +87,15 @@ const columns = (): number => Math.min(MAX_COLUMNS, process.stdout.columns || DE
 function beside({ prompt, expected, base, adapter }: Answer): string {
   const width = columns();
   const half = Math.floor((width - 7) / 2);
-  const text = askedText(prompt);
   const left = ["before", ...wrap(shown(base.trim()), half)];
   const right = [
     `after ${adapter === expected ? "✓" : "✗"}`,
     ...wrap(shown(adapter ?? ""), half),
     ...(adapter === expected ? [] : ["expected", ...wrap(shown(expected), half)]),
   ];
-  const rows = Array.from({ length: Math.max(left.length, right.length) }, (_, i) => {
-    const cell = left[i] ?? "";
-    return `  ${cell}${" ".repeat(Math.max(0, half - cells(cell)))} │ ${right[i] ?? ""}`.trimEnd();
-  });
-  return [...wrap(shown(text), width).map(dim), ...rows].join("\n");
+  const longer = left.length > right.length ? left : right;
+  const rows = longer.map((_, i) => `  ${besideLine(left[i], half, right[i])}`);
+  return [...wrap(shown(askedText(prompt)), width).map(dim), ...rows].join("\n");
 }
 
 function printResult(result: DemoResult, peakMemoryBytes: number, totalSeconds: number, folder: string): void {
@@ -123,5 +118,3 @@ What next
 
 /** Text of lesser weight, on a terminal. */
 const dim = (text: string): string => (process.stdout.isTTY === true ? faint(text) : text);
-
-/** 0.925 → "92.5 %". */

@@ -9,7 +9,7 @@ import { option } from "../../options.ts";
 import { print, printJson } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
-import { blocks, givenInputs, inputLines, inputOptions } from "../classify/inputs.ts";
+import { inBatches, inputLines, inputOptions } from "../classify/inputs.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 
 /** The tensor in the file. */
@@ -55,22 +55,21 @@ export const command = defineCommand({
           printJson({ type: "embedding", [kind]: inputs[i], embedding: numbers(vector) });
     };
     try {
-      const { texts, images } = givenInputs(values);
-      const isGiven = texts.length + images.length > 0;
-      for await (const block of blocks(isGiven ? texts : inputLines("--text TEXT, image files"))) {
+      const { text = [], image = [], files = [] } = values;
+      const images = [...image, ...files];
+      const isGiven = text.length + images.length > 0;
+      for await (const block of inBatches(isGiven ? text : inputLines("--text TEXT, image files"))) {
         put("text", block, await embedder.embedTexts(block));
       }
-      for await (const block of blocks(images)) put("image", block, await embedder.embedImages(block));
+      for await (const block of inBatches(images)) put("image", block, await embedder.embedImages(block));
     } finally {
       await embedder.close();
     }
     if (output !== undefined) {
       const shape = await writeVectors(platform.files, output, kept);
+      const count = `${grouped(shape[0])} ${shape[0] === 1 ? "vector" : "vectors"}`;
       if (json) printJson({ type: "embedded", output, tensor: TENSOR, shape });
-      else
-        print(
-          `${grouped(shape[0])} ${shape[0] === 1 ? "vector" : "vectors"} of ${shape[1]} numbers: ${output}, tensor ${TENSOR}`,
-        );
+      else print(`${count} of ${shape[1]} numbers: ${output}, tensor ${TENSOR}`);
     }
     return 0;
   },
@@ -95,8 +94,7 @@ async function writeVectors(files: Files, output: string, vectors: readonly Floa
   const data = new Float32Array(vectors.length * width);
   for (const [row, vector] of vectors.entries()) data.set(vector, row * width);
   const shape: [number, number] = [vectors.length, width];
-  await writeSafetensors(files, output, [{ name: TENSOR, dtype: "float32", shape, data: () => bytesOf(data) }], {
-    format: "pt",
-  });
+  const tensor = { name: TENSOR, dtype: "float32", shape, data: () => bytesOf(data) } as const;
+  await writeSafetensors(files, output, [tensor], { format: "pt" });
   return shape;
 }

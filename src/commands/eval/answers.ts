@@ -1,6 +1,7 @@
 // Exact match: what a base answers to the prompts of a data file, alone and with an adapter, beside the file's own answers.
 
 import { readAdapter } from "../../adapters/peft-files.ts";
+import { noRecords } from "../../data/dataset.ts";
 import { readRecords } from "../../data/readers.ts";
 import type { ColumnNames, DataRecord } from "../../data/records.ts";
 import { LowrankError } from "../../errors.ts";
@@ -8,29 +9,22 @@ import type { Files } from "../../files.ts";
 import { type Generator, openGenerator } from "../../generate/generator.ts";
 import type { ImagePrompt } from "../../generate/prompts.ts";
 import { loadBase } from "../../models/base.ts";
+import { checkCounts } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { textOf } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
+import type { EvaluateOptions } from "./evaluate.ts";
 
 /** Tokens that an answer may have beyond the longest expected one: enough to see where it goes on. */
 const MORE_TOKENS = 8;
 
-export interface AnswerOptions extends ColumnNames {
-  /** Folder of the base checkpoint. */
-  base: string;
-  /** Records with a prompt and an answer: `{prompt, completion}`, or `{messages}` that end with the assistant's turn. */
-  data: string;
-  /** Folder of an adapter that answers beside the base. */
-  adapter?: string;
-  /** Take an adapter that was made for another base of the same shape. */
-  anyBase?: boolean;
+/** What is answered: records with prompts and answers, `{prompt, completion}` or `{messages}` that end with the assistant's turn. */
+export interface AnswerOptions extends ColumnNames, Pick<EvaluateOptions, "base" | "data" | "adapter" | "anyBase" | "threads"> {
   /** Only this many records, from the first. Default: all. */
   limit?: number;
   /** Prompts that are answered at once. Default 4. */
   batchSize?: number;
-  /** Threads of one matrix product. Default: all cores. */
-  threads?: number;
 }
 
 interface Question {
@@ -57,7 +51,7 @@ export type AnswerEvent =
 export async function* answers(options: AnswerOptions, platform: Platform): AsyncGenerator<AnswerEvent, void, void> {
   const { files, openSession, timeLimit } = platform;
   const { batchSize = 4, threads, anyBase } = options;
-  checkCounts({ batchSize, limit: options.limit ?? 1 });
+  checkCounts("eval/option", { batchSize, limit: options.limit });
   const base = await loadBase(files, options.base, timeLimit);
   const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const questions = await readQuestions(files, options);
@@ -112,12 +106,7 @@ async function readQuestions(files: Files, { data, limit = Number.POSITIVE_INFIN
     questions.push({ place, ...found });
   }
   if (questions.length > 0) return questions;
-  throw new LowrankError("data/empty", "there are no records", {
-    subject: data,
-    expected: "at least one record",
-    got: "none",
-    next: "Check that it is the file you mean.",
-  });
+  throw noRecords(data);
 }
 
 function questionOf(record: DataRecord): Omit<Question, "place"> | undefined {
@@ -136,16 +125,4 @@ export function askedText(prompt: Question["prompt"]): string {
   if (typeof prompt === "string") return prompt;
   if ("text" in prompt) return prompt.text;
   return textOf(("messages" in prompt ? prompt.messages : prompt).at(-1)!.content);
-}
-
-function checkCounts(counts: Record<string, number>): void {
-  for (const [subject, count] of Object.entries(counts)) {
-    if (Number.isSafeInteger(count) && count >= 1) continue;
-    throw new LowrankError("eval/option", "this number cannot be used", {
-      subject,
-      expected: "an integer of at least 1",
-      got: String(count),
-      next: `Give ${subject} another value.`,
-    });
-  }
 }

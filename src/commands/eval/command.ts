@@ -3,15 +3,17 @@ import { z } from "zod";
 import type { Files } from "../../files.ts";
 import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
+import { classificationScores } from "../../tasks/common/classification.ts";
+import { taskOf } from "../../tasks/index.ts";
+import type { Score, ScoreTable } from "../../tasks/task.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
 import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunChoices } from "../../train/run-file.ts";
 import { grouped, percent } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
-import { type AnswerOptions, answers } from "./answers.ts";
-import { evaluate } from "./evaluate.ts";
-import { evaluationText } from "./table.ts";
+import { type AnswerOptions, answers, isMatch } from "./answers.ts";
+import { type Evaluation, evaluate } from "./evaluate.ts";
 
 export const command = defineCommand({
   summary:
@@ -72,13 +74,11 @@ async function compareAnswers(options: AnswerOptions, { platform, json }: Contex
     else if (event.type === "answer") {
       status(`${grouped(++done)} answers`);
       const found = (event.adapter ?? event.base).trim();
-      if (found !== event.expected.trim() && wrong.length < SHOWN)
+      if (!isMatch(found, event) && wrong.length < SHOWN)
         wrong.push([oneLine(event.expected, SHOWN_CHARS), oneLine(found, SHOWN_CHARS)]);
     } else {
-      status("");
-      const row = (name: string, exact: number) => [name, `${exact} of ${event.count}`, `${percent(exact / event.count)}`];
-      const rows = [["", "exact answers", "share"], row("base", event.base)];
-      print(`\n${table(event.adapter === null ? rows : [...rows, row("with the adapter", event.adapter)])}`);
+      const cells = (exact: number) => [`${exact} of ${event.count}`, percent(exact / event.count)];
+      print(`\n${sidesTable(["exact answers", "share"], cells, event.base, event.adapter)}`);
       if (wrong.length > 0) print("\nSome that are not:");
       for (const [expected, found] of wrong) print(`  expected  ${expected}\n  found     ${found}`);
       note("--json prints every answer beside the expected one.");
@@ -89,3 +89,35 @@ async function compareAnswers(options: AnswerOptions, { platform, json }: Contex
 /** Wrong answers that are shown: the first ones. */
 const SHOWN = 5;
 const SHOWN_CHARS = 60;
+
+/** Of a template. */
+const TEMPLATE_CHARS = 40;
+
+/** What an evaluation prints: tables and lines, in their order. */
+function evaluationText(evaluation: Evaluation): string[] {
+  if (evaluation.task !== "zero-shot") return scoresText<Score>(taskOf(evaluation.task).scores, evaluation, evaluation.batchSize);
+  const [first, ...others] = evaluation.template;
+  const more = others.length > 0 ? ` and ${others.length} more` : "";
+  return [
+    `zero-shot: each class as "${oneLine(first!, TEMPLATE_CHARS)}"${more} (--template)`,
+    ...scoresText(classificationScores, evaluation, 1),
+  ];
+}
+
+/** Base and adapter under each other. */
+function sidesTable<S>(titles: readonly string[], cells: (score: S) => string[], base: S, adapter: S | null): string {
+  const below = adapter === null ? [] : [["with the adapter", ...cells(adapter)]];
+  return table([["", ...titles], ["base", ...cells(base)], ...below]);
+}
+
+/** The scores of base and adapter, and the details below them. */
+function scoresText<S>(
+  { columns, details }: ScoreTable<S>,
+  { base, adapter }: { base: S | null; adapter: S | null },
+  batchSize: number,
+): string[] {
+  const titles = columns.map(([title]) => title);
+  const cells = (score: S | null) => columns.map(([, cell]) => (score ? cell(score) : "—"));
+  const below = details?.({ base, adapter, batchSize }) ?? [];
+  return [sidesTable(titles, cells, base, adapter), ...below.map((part) => (typeof part === "string" ? part : table(part)))];
+}

@@ -4,10 +4,9 @@ import { readAdapter } from "../../adapters/peft-files.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { Batch } from "../../data/types.ts";
-import { LowrankError } from "../../errors.ts";
 import { openBase } from "../../models/base.ts";
 import type { ModelConfig } from "../../models/registry.ts";
-import type { Given } from "../../options.ts";
+import { checkCounts, type Given } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { ClassifierScore } from "../../tasks/common/classification.ts";
 import {
@@ -24,7 +23,7 @@ import { dataReader, finished, shapeOf } from "../../train/datasets.ts";
 import { measureBatches } from "../../train/evals.ts";
 import type { readingOptions } from "../../train/options.ts";
 import { comparison, openScoring } from "./scoring.ts";
-import { hasClasses, zeroShot } from "./zero-shot.ts";
+import { hasClasses, scoreZeroShot } from "./zero-shot.ts";
 
 export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extends Given<typeof readingOptions> {
   /** Folder of the base checkpoint. */
@@ -71,17 +70,14 @@ export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: 
  */
 export async function evaluate(options: EvaluateOptions, platform: Platform): Promise<Evaluation> {
   const { files, openSession, timeLimit, temporaryFolder } = platform;
-  checkBatchSize(options.batchSize);
+  checkCounts("evaluate/option", { batchSize: options.batchSize });
   const opened = await openBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
   const wanted = options.task === "zero-shot" ? undefined : options.task;
-  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, {
-    ...options,
-    task: wanted,
-  });
+  const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, { ...options, task: wanted });
   checkOptions(opened.config, name, options);
   if (wanted === undefined && task.prediction.zeroShot && (await hasClasses(base, options, platform))) {
-    return { task: "zero-shot", ...(await zeroShot(base, adapter, options, platform)) };
+    return { task: "zero-shot", ...(await scoreZeroShot(base, adapter, options, platform)) };
   }
   const sides = await comparison(files, base, adapter);
 
@@ -94,35 +90,27 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
     const { examples, report } = await finished(reader.read(options.data));
     const plain = reader.collate(examples);
     const loss = task.loss(base.config, shapeOf(evaluationBatches(plain, batchSize).sizes), { ...options });
-    const measures = sides.map((side) => side && task.measure({ examples, labels: reader.labels() ?? [], engine }));
+    const measured = { examples, labels: reader.labels() ?? [], engine };
+    const compared = sides.map((side) => side && { side, measure: task.measure(measured) });
     const scoring = await openScoring(base, adapter, loss, engine);
     try {
       const off = sides[0] ?? { adapter: null, saved: sides[1]!.saved };
       const start = { batchSize, run: (batch: Batch) => scoring.run(batch, off) };
       const batches = evaluationBatches(task.prepare ? await task.prepare(plain, start) : plain, batchSize);
-      const measured = sides.flatMap((side, i) =>
-        side ? [{ run: (batch: Batch) => scoring.run(batch, side), measure: measures[i]! }] : [],
+      const runs = compared.flatMap((one) =>
+        one ? [{ run: (batch: Batch) => scoring.run(batch, one.side), measure: one.measure }] : [],
       );
-      await measureBatches(batches, measured);
+      await measureBatches(batches, runs);
     } finally {
       await scoring.close();
     }
-    const [own, adapted] = [await measures[0]?.score(), await measures[1]?.score()];
+    const scores: unknown[] = [];
+    for (const one of compared) scores.push(one && (await one.measure.score()));
     // The scores are those of the task's measure.
-    return { task: name, data: report, base: own ?? null, adapter: adapted ?? null, batchSize } as Evaluation;
+    return { task: name, data: report, base: scores[0], adapter: scores[1], batchSize } as Evaluation;
   } finally {
     await reader.close();
   }
-}
-
-function checkBatchSize(batchSize = 1): void {
-  if (Number.isSafeInteger(batchSize) && batchSize > 0) return;
-  throw new LowrankError("evaluate/option", "the number of rows that are run at once is no whole number above 0", {
-    subject: "batchSize",
-    expected: "1 or more",
-    got: String(batchSize),
-    next: "Correct it, or leave it out.",
-  });
 }
 
 /** Fails if the options are for another task than `name`. */

@@ -42,19 +42,8 @@ export async function comparison(
   return [{ adapter: null, saved: own }, adapter && { adapter, saved }];
 }
 
-export interface Scoring {
-  /** All outputs of the graph for a batch. */
-  run(batch: Batch, side: Side): Promise<Record<string, Tensor>>;
-  close(): Promise<void>;
-}
-
 /** Opens `graph`, of `base`, with room for `adapter`. Close it to free the weights. */
-export async function openScoring(
-  { checkpoint }: AnyBase,
-  adapter: Adapter | null,
-  graph: Graph,
-  engine: Engine,
-): Promise<Scoring> {
+export async function openScoring({ checkpoint }: AnyBase, adapter: Adapter | null, graph: Graph, engine: Engine) {
   const weights = weightFiles(checkpoint);
   const modules = adapter?.modules ?? [];
   const ranks = new Map(modules.map(({ path, rank }) => [path, rank]));
@@ -73,7 +62,8 @@ export async function openScoring(
   };
   const feeds = new Map<Side, Record<string, Tensor>>();
   return {
-    run: (batch, side) => {
+    /** All outputs of the graph for a batch. */
+    run: (batch: Batch, side: Side): Promise<Record<string, Tensor>> => {
       if (!feeds.has(side)) feeds.set(side, feedsOf(side));
       return session.run({ ...batch.feeds, ...feeds.get(side)! });
     },

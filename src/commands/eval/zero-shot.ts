@@ -1,7 +1,6 @@
 // How well a model that compares images and texts classifies images by classes that it was never trained on: each label as a text (zero-shot).
 
 import type { Adapter } from "../../adapters/peft-files.ts";
-import type { ExampleReport } from "../../data/dataset.ts";
 import { inOrder } from "../../data/store.ts";
 import { LowrankError } from "../../errors.ts";
 import type { AnyBase } from "../../models/base.ts";
@@ -40,12 +39,7 @@ export async function hasClasses(base: AnyBase, options: EvaluateOptions, platfo
 }
 
 /** Classifies the images of `options.data` by the base, and by the adapter on it. The classes are those of the file. */
-export async function zeroShot(
-  base: AnyBase,
-  adapter: Adapter | null,
-  options: EvaluateOptions,
-  platform: Platform,
-): Promise<{ data: ExampleReport; template: readonly string[]; base: ClassifierScore; adapter: ClassifierScore | null }> {
+export async function scoreZeroShot(base: AnyBase, adapter: Adapter | null, options: EvaluateOptions, platform: Platform) {
   const { template: given = DEFAULT_TEMPLATE, anyBase, threads } = options;
   const template = typeof given === "string" ? [given] : given;
   const reader = dataReader(platform.files, await classifiedImages(base, { ...options, trainOn: "all" }, platform));
@@ -80,10 +74,8 @@ async function scoreOf(
   let loss = 0;
   for (let from = 0; from < images.length; from += BATCH_IMAGES) {
     const some = images.slice(from, from + BATCH_IMAGES);
-    const found = await classifier.classify(
-      some.map(({ path }) => path),
-      { labels, template },
-    );
+    const paths = some.map(({ path }) => path);
+    const found = await classifier.classify(paths, { labels, template });
     for (const [i, { scores }] of found.entries()) {
       predicted.push(places.get(scores[0]!.label)!);
       loss -= Math.log(scores.find(({ label }) => label === labels[some[i]!.label])!.probability);

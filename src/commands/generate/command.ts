@@ -54,13 +54,8 @@ export const command = defineCommand({
     const { files, timeLimit, openSession } = platform;
     const base = await loadBase(files, folder, timeLimit);
     const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
-    const generator = await openGenerator(base, {
-      adapter: adapter === undefined ? null : await readAdapter(files, adapter),
-      anyBase,
-      threads,
-      openSession,
-      reading: platform,
-    });
+    const attached = adapter === undefined ? null : await readAdapter(files, adapter);
+    const generator = await openGenerator(base, { adapter: attached, anyBase, threads, openSession, reading: platform });
     try {
       for await (const event of generator.generate([given], options)) {
         if (json) printJson(event.type === "done" ? { ...event, ids: [...event.ids] } : event);
@@ -106,8 +101,8 @@ function parseMessages(source: string, subject: string): Read {
   } catch (cause) {
     throw malformed(subject, (cause as Error).message);
   }
-  const whole = Array.isArray(value) ? { messages: value } : ((value ?? {}) as { messages?: unknown; images?: unknown });
-  const { messages: list, images = [] } = whole as { messages?: unknown; images?: unknown };
+  const whole = (Array.isArray(value) ? { messages: value } : (value ?? {})) as { messages?: unknown; images?: unknown };
+  const { messages: list, images = [] } = whole;
   const isMessage = (each: unknown) => typeof (each as ChatMessage | null)?.role === "string";
   if (!Array.isArray(list) || list.length === 0 || !list.every(isMessage)) throw malformed(subject, "something else");
   if (!Array.isArray(images) || !images.every((image) => typeof image === "string")) throw malformed(subject, "other images");

@@ -11,14 +11,9 @@ import { runOptions } from "../../train/options.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { base, defineCommand, freeName } from "../command.ts";
 import { writeConfig } from "../config-file.ts";
-import { type Goal, goals, type Suggestion, suggest } from "./suggest.ts";
+import { type Goal, goals, type Suggestion, type SuggestOptions, suggest } from "./suggest.ts";
 
-interface Answers {
-  base: string;
-  data: string;
-  goal: Goal;
-  output: string;
-}
+type Answers = Pick<SuggestOptions, "base" | "data" | "goal"> & { output: string };
 
 /** What the config file is called if nobody names one. */
 const FILE = "lowrank.yaml";
@@ -49,10 +44,8 @@ export const command = defineCommand({
     const asks = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
     if (missing.length > 0 && !asks) throw unanswered(missing);
     if ((await files.exists(file)) && !force && !(asks && missing.length > 0)) throw exists(file);
-    const answers =
-      missing.length > 0
-        ? await ask(values, file, files)
-        : { ...(values as Answers), output: values.output ?? (await freeName(files, OUTPUT)) };
+    const given = { ...(values as Answers), output: values.output ?? (await freeName(files, OUTPUT)) };
+    const answers = missing.length > 0 ? await ask(values, file, files) : given;
     if (answers === null) return 130;
 
     const { evalData, promptColumn, completionColumn, textColumn } = values;
@@ -133,22 +126,16 @@ const dataText = ({ records, more, kind, median, longest }: Suggestion["data"]):
 
 function summary({ data, options, parameters, trainableParameters, memory, seconds, warnings }: Suggestion): string {
   const cut = data.cut > 0 ? `; of ${grouped(data.lookedAt)} looked at ${data.cut} will be cut` : "";
+  const share = options.evalSplit && (100 * options.evalSplit).toPrecision(2);
+  const step = `${options.batchSize} × ${options.gradientAccumulation} examples a step`;
   const facts = [
     ["base", `${grouped(parameters)} parameters`],
     ["data", dataText(data)],
     ["read as", `${data.file.format}: ${data.file.used.join(", ")}`],
     ["cut at", `${options.maxLength} tokens${cut}`],
-    [
-      "held out",
-      options.evalSplit === undefined
-        ? "nothing: too few records, or a file of their own"
-        : `${(100 * options.evalSplit).toPrecision(2)}% for evaluation`,
-    ],
+    ["held out", share === undefined ? "nothing: too few records, or a file of their own" : `${share}% for evaluation`],
     ["adapter", `rank ${options.rank}, ${grouped(trainableParameters)} parameters`],
-    [
-      "run",
-      `${options.epochs} epochs, ${options.batchSize} × ${options.gradientAccumulation} examples a step, learning rate ${options.learningRate}`,
-    ],
+    ["run", `${options.epochs} epochs, ${step}, learning rate ${options.learningRate}`],
     ["memory", `about ${bytes(memory)}`],
     ...(seconds === null ? [] : [["time", seconds < 5 ? "a few seconds" : `at most about ${duration(seconds)}`]]),
     ...warnings.map((warning) => ["warning", warning]),

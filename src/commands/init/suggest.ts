@@ -102,17 +102,12 @@ export async function suggest(options: SuggestOptions, runtime: Platform): Promi
 
   const trained = Math.max(1, Math.round(records * (1 - (evalSplit ?? 0))));
   const free = memoryLimits?.().available ?? Number.POSITIVE_INFINITY;
-  const planned = async (batchSize: number) =>
-    planTraining(
-      base.checkpoint.config,
-      { ...method, maxLength, epochs, batchSize, examples: trained, gradientAccumulation: stepExamples / batchSize },
-      runtime,
-    );
+  const planned = (batchSize: number) => {
+    const batches = { batchSize, gradientAccumulation: stepExamples / batchSize };
+    return planTraining(base.checkpoint.config, { ...method, ...batches, maxLength, epochs, examples: trained }, runtime);
+  };
   let plan = await planned(stepExamples);
-  for (let batch = stepExamples; plan.memory.total > MEMORY_SHARE * free && batch > 1; ) {
-    batch /= 2;
-    plan = await planned(batch);
-  }
+  while (plan.memory.total > MEMORY_SHARE * free && plan.batchSize > 1) plan = await planned(plan.batchSize / 2);
   const { batchSize, gradientAccumulation } = plan;
   const curve = { schedule: "cosine", warmup: 0.05 } as const;
   return {

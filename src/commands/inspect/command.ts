@@ -49,28 +49,22 @@ function adapterText(adapter: AdapterInspection): string {
   ];
   if (madeForBase !== null) facts.push(["made for this base", madeForBase ? "yes" : "no: its settings or weights differ"]);
   const names = Object.keys(modules[0]?.norms ?? {});
-  const rows = modules.map((module) => [
-    module.path,
-    String(module.rank),
-    module.scale.toPrecision(3),
-    grouped(module.parameters),
-    ...[module.normA, module.normB, module.normDelta, ...names.map((name) => module.norms![name]!)].map((norm) =>
-      norm.toPrecision(4),
-    ),
-    module.effectiveRank?.toFixed(2) ?? "-",
+  const head = ["module", "rank", "scale", "parameters", "|A|", "|B|", "|s·B·A|", ...names.map((name) => `|${name}|`)];
+  const rows = modules.map(({ path, rank, scale, parameters, normA, normB, normDelta, norms, effectiveRank }) => [
+    ...[path, String(rank), scale.toPrecision(3), grouped(parameters)],
+    ...[normA, normB, normDelta, ...names.map((name) => norms![name]!)].map((norm) => norm.toPrecision(4)),
+    effectiveRank?.toFixed(2) ?? "-",
   ]);
-  return `${list(facts)}\n\n${table([["module", "rank", "scale", "parameters", "|A|", "|B|", "|s·B·A|", ...names.map((name) => `|${name}|`), "effective rank"], ...rows])}`;
+  return `${list(facts)}\n\n${table([[...head, "effective rank"], ...rows])}`;
 }
 
 function baseText({ config, parameters, modules, weights }: BaseInspection): string {
+  const stored = weights && `${weights.tensors} tensors, ${bytes(weights.bytes)}, ${weights.dtypes.join(" and ")}`;
   const facts = [
     [`${config.modelType} model for ${taskOf(ownTask(config)).what}`, ""],
     ["parameters", grouped(parameters)],
     ...sizeFacts(config),
-    [
-      "weights",
-      weights ? `${weights.tensors} tensors, ${bytes(weights.bytes)}, ${weights.dtypes.join(" and ")}` : "none in the folder",
-    ],
+    ["weights", stored ?? "none in the folder"],
   ];
   return `${list(facts)}\n\n${table([["module", "in", "out", "count"], ...kindsOf(modules)])}`;
 }

@@ -1,27 +1,28 @@
 // An adapter folder merged into its base: a checkpoint that needs no adapter.
 
+import { z } from "zod";
 import { mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
-import { type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
+import { MAX_SHARD_BYTES, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
 import { writeHead } from "../../models/heads/index.ts";
-import { prepareBase, type TaskName } from "../../tasks/index.ts";
+import { type Given, option } from "../../options.ts";
+import { prepareBase } from "../../tasks/index.ts";
+import { runOptions, taskOption } from "../../train/options.ts";
 
-export interface MergeAdapterOptions extends Pick<MergeOptions, "maxShardBytes" | "onProgress"> {
-  /** Folder of the base checkpoint; it is only read. */
-  base: string;
-  /** Folder of the adapter. */
-  adapter: string;
-  /** Take an adapter that was made for another base of the same shape. */
-  anyBase?: boolean;
-  /** What the adapter was trained for; it, or the base, says so if absent. */
-  task?: TaskName;
-  /** Folder of the merged checkpoint: a new or an empty one. */
-  output: string;
-}
+/** The base and the adapter are only read. */
+export const mergeOptions = {
+  base: runOptions.base,
+  adapter: option(z.string(), { value: "ADAPTER", model: true, help: "the adapter" }),
+  anyBase: runOptions.anyBase,
+  task: taskOption,
+  output: option(z.string(), { value: "FOLDER", help: "a new or an empty folder" }),
+  maxShardBytes: option(z.number().default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
+};
+export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions, "onProgress">;
 
 /**
  * Writes the base with the adapter merged into its weights, in the base's dtype, with its config and tokenizer files. An adapter

@@ -49,17 +49,17 @@ async function readStdin(): Promise<string> {
 
 function planText(found: Plan): string {
   const { memory, machine, warnings, batchSize, maxLength } = found;
-  const parts: [string, number][] = [
-    ["base weights, as the engine packs them", memory.weights],
-    ["activations", memory.activations],
-    ["trained parameters, gradient, optimizer", memory.trained],
-    ["program and engine", memory.process],
+  const parts = [
+    ["  base weights, as the engine packs them", bytes(memory.weights)],
+    ["  activations", bytes(memory.activations)],
+    ["  trained parameters, gradient, optimizer", bytes(memory.trained)],
+    ["  program and engine", bytes(memory.process)],
   ];
   return [
     list(facts(found)),
     modulesTable(found),
     `peak memory, batch ${batchSize} × ${maxLength} tokens, computed in float32: about ${bytes(memory.total)}`,
-    table(parts.map(([name, size]) => [`  ${name}`, bytes(size)])),
+    table(parts),
     machine && `this machine: ${bytes(machine.available)} free, ${bytes(machine.total)} in all`,
     ...warnings.map((warning) => `warning: ${warning}`),
     `\npeak memory at other sizes\n${memoryTable(found)}`,

@@ -8,7 +8,6 @@ import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
-import { LowrankError } from "../../errors.ts";
 import type { Graph } from "../../graph/graph.ts";
 import { withHeadBeside } from "../../models/base.ts";
 import {
@@ -20,7 +19,7 @@ import {
   visionOf,
   withHead,
 } from "../../models/registry.ts";
-import { type Given, option, pick } from "../../options.ts";
+import { checkCounts, type Given, option, pick } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
@@ -109,10 +108,8 @@ export async function planTraining(
   const task = taskOf(options.task);
   const config = withHead(described, headOf(task, options), new Map());
   const { method, batchSize, gradientAccumulation } = options;
-  checkCount("batchSize", batchSize, 1);
-  checkCount("gradientAccumulation", gradientAccumulation, 1);
-  checkCount("examples", examples, 1);
-  checkCount("maxLength", options.maxLength, 2);
+  checkCounts("train/option", { examples });
+  checkCounts("train/option", { maxLength: options.maxLength }, 2);
   // An image has as many tokens as its model cuts it into.
   const isFixed = config.vocabSize === 0;
   const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);
@@ -122,17 +119,16 @@ export async function planTraining(
   const graphs = new Map<number, Graph>();
   const graphAt = (width: number): Graph => {
     const blocks = attentionBlocksOf(width);
-    const made = graphs.get(blocks) ?? graph(task.loss(config, shapeOf(config, width), options));
-    graphs.set(blocks, made);
-    return made;
+    if (!graphs.has(blocks)) graphs.set(blocks, graph(task.loss(config, shapeOf(config, width), options)));
+    return graphs.get(blocks)!;
   };
   const memoryOf = (rows: number, width: number) => {
     const size = fullBatch(config, task, rows, width);
     return trainingMemory(graphAt(width), trainable, { ...lengthsOfBatch(size), chunks: lossChunksOf(size.targets) });
   };
   const memory = memoryOf(batchSize, maxLength);
-  const disk = diskBytes(trainable, resultBytes, options.keepCheckpoints);
-  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk };
+  const outputBytes = diskBytes(trainable, resultBytes, options.keepCheckpoints);
+  const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk: outputBytes };
   const warnings = [
     ...headWarning(config),
     ...(visionOf(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
@@ -157,7 +153,7 @@ export async function planTraining(
     baseParameters: countParameters(config),
     groups: modules ? groupsOf(modules, loraConfigOf(options, task)) : [],
     resultBytes,
-    outputBytes: disk,
+    outputBytes,
     batchSize,
     maxLength,
     gradientAccumulation,
@@ -200,12 +196,8 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
   },
   full: (config, options, task) => {
     const trainable = lengthOfTheta(fullEntries(task.loss(config, shapeOf(config, 1), options)));
-    return {
-      modules: null,
-      trainable,
-      resultBytes: trainable * (config.dtype === "float32" || config.dtype === null ? 4 : 2),
-      graph: fullGraph,
-    };
+    const width = config.dtype === "float32" || config.dtype === null ? 4 : 2;
+    return { modules: null, trainable, resultBytes: trainable * width, graph: fullGraph };
   },
 };
 
@@ -214,9 +206,8 @@ function headWarning(config: ModelConfig): string[] {
   const head = config.uninitializedHead;
   if (head === null) return [];
   const added = savedWeights(modulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
-  return [
-    `config.json describes a model without ${head}: training adds one, ${lengthOfTheta(added)} parameters beside those counted`,
-  ];
+  const parameters = lengthOfTheta(added);
+  return [`config.json describes a model without ${head}: training adds one, ${parameters} parameters beside those counted`];
 }
 
 /** Steps of a run over so many examples; the last one of an epoch can have fewer micro-batches. */
@@ -245,14 +236,4 @@ function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedG
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];
-}
-
-function checkCount(name: string, value: number | undefined, least: number): void {
-  if (value === undefined || (Number.isSafeInteger(value) && value >= least)) return;
-  throw new LowrankError("train/option", "this value can't be planned with", {
-    subject: name,
-    expected: `a whole number of at least ${least}`,
-    got: String(value),
-    next: `Change ${name}, or leave it out.`,
-  });
 }

@@ -1,31 +1,25 @@
 // What a run would train on: examples, lengths, classes, what is lost, duplicates. No weight is read.
+import { z } from "zod";
 import { type RecordKey, seenRecords } from "../../data/duplicates.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadTextBase } from "../../models/base.ts";
-import type { Given } from "../../options.ts";
+import { checkCounts, type Given, option, pick, reworded } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { ShownExample } from "../../tasks/common/preview.ts";
 import { baseFor, checkColumns, chooseTask, type TaskName, taskOf } from "../../tasks/index.ts";
 import type { PreviewedFiles } from "../../tasks/task.ts";
 import { dataReader } from "../../train/datasets.ts";
-import type { readingOptions } from "../../train/options.ts";
+import { readingOptions, runOptions } from "../../train/options.ts";
 
-export interface PreviewOptions extends Given<typeof readingOptions> {
-  /** Folder of the base: config.json and the tokenizer's files are read. */
-  base: string;
-  /** Training records. */
-  data: string;
-  /** What the base would be trained for, as in training. */
-  task?: TaskName;
-  /** As in training: records to evaluate on, or the share of the training records that is kept for it, chosen by `seed`. */
-  evalData?: string;
-  evalSplit?: number;
-  seed?: number;
-  /** How many training examples are shown, from the first. Default 3. */
-  examples?: number;
-  /** Gives their token ids too. */
-  ids?: boolean;
-}
+/** Options of a run that say what it reads, and how much of it is shown. */
+export const previewOptions = {
+  ...pick(runOptions, "base", "data", "task", "evalData", "evalSplit"),
+  seed: reworded(runOptions.seed, { help: "the run's, which chooses the records of --eval-split" }),
+  ...readingOptions,
+  examples: option(z.number().default(3), { help: "how many examples are shown" }),
+  ids: option(z.boolean().optional(), { help: "with --json, the examples' token ids too" }),
+};
+export type PreviewOptions = Given<typeof previewOptions>;
 
 export interface Preview extends PreviewedFiles {
   task: TaskName;
@@ -71,12 +65,15 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   const first: Parameters<typeof show>[0][] = [];
   /** The records for evaluation; those of a split are compared when all of the training's are known. */
   const others: RecordKey[] = [];
+  const hold = (made: Parameters<typeof show>[0]) => {
+    evaluation!.add(made);
+    others.push(made.key);
+  };
   let index = 0;
   const read = reader.open(path);
   for await (const made of read.examples) {
     if (held.has(index++)) {
-      evaluation!.add(made);
-      others.push(made.key);
+      hold(made);
       continue;
     }
     train.add(made);
@@ -88,12 +85,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   // From here on other classes are refused, as in training.
   if (index > 0) reader.classes?.settle(path);
   const readToo = evalData === undefined ? read : reader.open(evalData);
-  if (readToo !== read) {
-    for await (const made of readToo.examples) {
-      evaluation!.add(made);
-      others.push(made.key);
-    }
-  }
+  if (readToo !== read) for await (const made of readToo.examples) hold(made);
   for (const key of others) {
     if (evaluated.has(key)) duplicates.evaluation++;
     evaluated.add(key);
@@ -115,16 +107,13 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
 }
 
 function checkOptions({ evalData, evalSplit, examples }: PreviewOptions): void {
-  const refuse = (subject: string, message: string, expected: string, got: string): never => {
-    throw new LowrankError("preview/option", message, { subject, expected, got, next: `Change ${subject}, or leave it out.` });
+  checkCounts("preview/option", { examples }, 0);
+  const refuse = (message: string, expected: string, got: string): never => {
+    const facts = { subject: "evalSplit", expected, got, next: "Change evalSplit, or leave it out." };
+    throw new LowrankError("preview/option", message, facts);
   };
-  if (evalData !== undefined && evalSplit !== undefined) {
-    refuse("evalSplit", "evalData and evalSplit cannot both be given", "one of evalData and evalSplit", "both");
-  }
-  if (evalSplit !== undefined && !(evalSplit > 0 && evalSplit < 1)) {
-    refuse("evalSplit", "this share cannot be kept for evaluation", "a number above 0 and below 1", String(evalSplit));
-  }
-  if (examples !== undefined && !(Number.isSafeInteger(examples) && examples >= 0)) {
-    refuse("examples", "this many examples cannot be shown", "an integer of at least 0", String(examples));
-  }
+  if (evalSplit === undefined) return;
+  if (evalData !== undefined) refuse("evalData and evalSplit cannot both be given", "one of evalData and evalSplit", "both");
+  if (evalSplit > 0 && evalSplit < 1) return;
+  refuse("this share cannot be kept for evaluation", "a number above 0 and below 1", String(evalSplit));
 }

@@ -6,7 +6,7 @@ import { isLocked } from "../../platform/node/lock.ts";
 import { note, print, printJson, shown, table } from "../../terminal/terminal.ts";
 import { duration, grouped, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
-import { type Difference, differences, findRuns, type Run } from "./runs.ts";
+import { differences, findRuns, type Run } from "./runs.ts";
 
 /** Longer values are cut in tables. */
 const MAX_CELL_CHARS = 40;
@@ -22,7 +22,7 @@ export const command = defineCommand({
   argument: "folder",
   examples: ["", "first-adapter second-adapter --compare"],
   async run({ folder = [], compare }, { platform, json }) {
-    const { runs, complete } = await findRuns(platform.files, folder.length > 0 ? folder : ["."], { isLocked });
+    const { runs, complete } = await findRuns(platform.files, folder.length > 0 ? folder : ["."], isLocked);
     if (!complete) note("There is too much below these folders to look through it all; name the folders of the runs.");
     const named = folder.length > 1 && runs.length === folder.length;
     if (json) for (const each of runs) printJson(each);
@@ -36,20 +36,17 @@ function list(runs: readonly Run[]): string {
   const heading = ["run", "state", "steps", "loss", "best evaluation", "method", "base", "data", "time", "speed", "started"];
   const rows = runs.map((run) => [
     cell(run.folder, 60),
-    run.early ? "finished early" : run.state,
-    ...[stepsOf(run), lossOf(run), bestOf(run), methodOf(run)],
-    ...[cell(baseOf(run)), cell(lastName(run.options["data"]))],
+    stateOf(run),
+    ...[stepsOf(run), lossOf(run), bestOf(run), methodOf(run), cell(baseOf(run)), cell(lastName(run.options["data"]))],
     ...[duration(run.seconds), speedOf(run), startOf(run)],
   ]);
-  const failed = runs
-    .filter(({ error }) => error !== null)
-    .map(({ folder, error }) => `${cell(folder, 60)}: ${cell(error!, 300)}`);
+  const failed = runs.flatMap(({ folder, error }) => (error === null ? [] : [`${cell(folder, 60)}: ${cell(error, 300)}`]));
   return [table([heading, ...rows]), ...failed].join("\n");
 }
 
 function comparison(runs: readonly Run[]): string {
   const results: [string, (run: Run) => string][] = [
-    ["state", (run) => (run.early ? "finished early" : run.state)],
+    ["state", stateOf],
     ["steps", stepsOf],
     ["loss", lossOf],
     ["best evaluation", bestOf],
@@ -57,28 +54,27 @@ function comparison(runs: readonly Run[]): string {
     ["time", ({ seconds }) => duration(seconds)],
     ["speed", speedOf],
   ];
-  const differing = differences(runs);
-  const same = ({ values }: Difference) => values.map((value) => (value === undefined ? "-" : cell(value)));
+  const differing = differences(runs).map(({ name, values }) => [name, ...values.map((value = "-") => cell(value))]);
+  const none = runs.map(() => "");
   return table([
     ["", ...runs.map(({ folder }) => cell(folder))],
     ...results.map(([name, of]) => [name, ...runs.map(of)]),
-    ["", ...runs.map(() => "")],
-    ...(differing.length > 0 ? differing.map((row) => [row.name, ...same(row)]) : [["no option differs", ...runs.map(() => "")]]),
+    ["", ...none],
+    ...(differing.length > 0 ? differing : [["no option differs", ...none]]),
   ]);
 }
 
+const stateOf = ({ early, state }: Run): string => (early ? "finished early" : state);
 const stepsOf = ({ step, steps }: Run): string => `${step ?? "-"}/${steps ?? "-"}`;
 const lossOf = ({ loss }: Run): string => loss?.toFixed(4) ?? "-";
 const bestOf = ({ bestEval, accuracy }: Run): string => {
   const right = accuracy === null ? "" : ` (${percent(accuracy)})`;
   return bestEval ? `${bestEval.loss.toFixed(4)}${right} @ ${bestEval.step}` : "-";
 };
-const speedOf = ({ tokensPerSecond, examplesPerSecond }: Run): string =>
-  examplesPerSecond !== null
-    ? `${Number(examplesPerSecond.toPrecision(3))} examples/s`
-    : tokensPerSecond === null
-      ? "-"
-      : `${Math.round(tokensPerSecond)} tokens/s`;
+const speedOf = ({ tokensPerSecond, examplesPerSecond }: Run): string => {
+  if (examplesPerSecond !== null) return `${Number(examplesPerSecond.toPrecision(3))} examples/s`;
+  return tokensPerSecond === null ? "-" : `${Math.round(tokensPerSecond)} tokens/s`;
+};
 const startOf = ({ started }: Run): string => (started === null ? "-" : cell(started.slice(0, 16).replace("T", " ")));
 
 function methodOf({ options }: Run): string {

@@ -1,6 +1,7 @@
 // The runs below some folders: what each trains, how far it is, how it ended; and what two or more of them differ in.
 import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
+import { type Fact, optionText } from "../../report/facts.ts";
 import { bestOf } from "../../train/evals.ts";
 import { RUN_NAME } from "../../train/run-file.ts";
 import { figuresOf, type RunMetrics, readMetrics } from "../../train/run-log.ts";
@@ -46,7 +47,7 @@ export interface Run {
   trainable: number | null;
 }
 
-/** Whether a process trains into a folder, where the host reports it. */
+/** Whether a process trains into a folder. */
 type IsLocked = (folder: string) => Promise<boolean>;
 
 /**
@@ -56,7 +57,7 @@ type IsLocked = (folder: string) => Promise<boolean>;
 export async function findRuns(
   files: Files,
   folders: readonly string[],
-  { isLocked }: { isLocked?: IsLocked } = {},
+  isLocked: IsLocked = async () => false,
 ): Promise<{ runs: Run[]; complete: boolean }> {
   const runs = new Map<string, Run>();
   let names = 0;
@@ -97,30 +98,19 @@ async function readRunOptions(files: Files, folder: string): Promise<Record<stri
   }
 }
 
-async function readRun(
-  files: Files,
-  folder: string,
-  options: Record<string, unknown>,
-  isLocked: IsLocked | undefined,
-): Promise<Run> {
+async function readRun(files: Files, folder: string, options: Record<string, unknown>, isLocked: IsLocked): Promise<Run> {
   const metrics = await readMetrics(files, folder);
-  const locked = (await isLocked?.(folder)) ?? false;
   const steps = metrics?.steps ?? [];
   const seconds = steps.reduce((sum, row) => sum + row.seconds, 0);
   const tokens = steps.reduce((sum, row) => sum + row.tokens, 0);
   const examples = steps.reduce((sum, row) => sum + (row.examples ?? 0), 0);
   const best = bestOf(metrics?.evals ?? []);
-  const evaluated = metrics?.evals.find(({ step }) => step === best?.step);
   const end = metrics?.end ?? null;
   const last = [metrics?.start, steps.at(-1), metrics?.evals.at(-1), metrics?.checkpoints.at(-1), end];
-  const updated =
-    last
-      .flatMap((row) => row?.time ?? [])
-      .sort()
-      .at(-1) ?? null;
+  const times = last.flatMap((row) => row?.time ?? []).sort();
   return {
     folder,
-    state: locked ? "running" : stateOf(metrics),
+    state: (await isLocked(folder)) ? "running" : stateOf(metrics),
     error: end?.type === "error" ? `${end.code}: ${end.message}` : null,
     early: end?.type === "done" && end.early,
     options,
@@ -128,12 +118,12 @@ async function readRun(
     steps: metrics?.start?.steps ?? null,
     loss: steps.at(-1)?.loss ?? null,
     bestEval: best && { step: best.step, loss: best.loss },
-    accuracy: (evaluated && figuresOf(evaluated).get("accuracy")) ?? null,
+    accuracy: (best && figuresOf(best).get("accuracy")) ?? null,
     seconds,
     tokensPerSecond: seconds > 0 ? tokens / seconds : null,
     examplesPerSecond: seconds > 0 && examples > 0 ? examples / seconds : null,
     started: metrics?.runs[0]?.time ?? null,
-    updated,
+    updated: times.at(-1) ?? null,
     trainable: metrics?.runs.at(-1)?.prepared.trainable ?? null,
   };
 }
@@ -145,20 +135,11 @@ function stateOf(metrics: RunMetrics | null): RunState {
   return end.stopped ? "stopped" : "finished";
 }
 
-/** One thing that runs differ in: its value in each, as text; undefined where a run does not set it. */
-export interface Difference {
-  name: string;
-  values: (string | undefined)[];
-}
-
-/** The options that are not the same in all of `runs`. */
-export function differences(runs: readonly Run[]): Difference[] {
+/** The options that are not the same in all of `runs`, with their value in each. */
+export function differences(runs: readonly Run[]): Fact[] {
   const names = [...new Set(runs.flatMap(({ options }) => Object.keys(options)))].sort();
   return names.flatMap((name) => {
-    const values = runs.map(({ options }) => {
-      const value = Object.hasOwn(options, name) ? options[name] : undefined;
-      return typeof value === "string" ? value : JSON.stringify(value);
-    });
+    const values = runs.map(({ options }) => optionText(options, name));
     return new Set(values).size > 1 ? [{ name, values }] : [];
   });
 }

@@ -1,10 +1,10 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
+import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { note, oneLine, onLostOutput, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { resumeCommand } from "../../train/run-file.ts";
-import { figuresOf } from "../../train/run-log.ts";
-import { bytes, duration, figureText, grouped } from "../../units.ts";
+import { bytes, duration, grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type FinetuneEvent, finetune } from "./finetune.ts";
 
@@ -72,10 +72,6 @@ export const command = defineCommand({
 function progress(): (event: FinetuneEvent) => void {
   let steps = 0;
   let lastPlain = Number.NEGATIVE_INFINITY;
-  const line = (text: string) => {
-    status("");
-    print(text);
-  };
   /** What is soon out of date: a line that is rewritten, or a line now and then. */
   const passing = (text: string, isLast = false) => {
     if (status(text)) return;
@@ -93,32 +89,30 @@ function progress(): (event: FinetuneEvent) => void {
         const percent = (100 * event.trainable) / event.parameters;
         const share = percent < 10 ? percent.toPrecision(2) : grouped(Math.round(percent));
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
-        line(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
-        if (event.train.file) line(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
-        for (const text of dataLines("data", event.train)) line(text);
-        line(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
-        for (const warning of event.warnings) line(`warning: ${warning}`);
-        for (const text of event.eval ? dataLines("evaluation", event.eval) : []) line(text);
+        print(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
+        if (event.train.file) print(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
+        for (const text of dataLines("data", event.train)) print(text);
+        print(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
+        for (const warning of event.warnings) print(`warning: ${warning}`);
+        for (const text of event.eval ? dataLines("evaluation", event.eval) : []) print(text);
         break;
       }
       case "start":
         steps = event.steps;
-        if (event.resumedFrom) line(`going on from step ${event.step} of ${event.steps}: ${event.resumedFrom}`);
+        if (event.resumedFrom) print(`going on from step ${event.step} of ${event.steps}: ${event.resumedFrom}`);
         break;
       case "step":
         passing(stepLine(event, steps), event.step === steps);
         break;
       case "eval":
-        line(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figures(event)}`);
+        print(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figuresText(event)}`);
         break;
       case "samples":
-        for (const sample of event.samples) line(sampleText(sample));
-        break;
-      case "checkpoint":
+        for (const sample of event.samples) print(sampleText(sample));
         break;
       case "done":
-        if (!event.stopped && event.best && event.best.step !== event.step) line(bestLine(event.best, event));
-        line(`${endOf(event)} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
+        if (!event.stopped && event.best && event.best.step !== event.step) print(bestLine(event.best, event));
+        print(`${endOf(event)} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
     }
   };
 }
@@ -143,9 +137,6 @@ function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }
   const command = resumeCommand(folder!, " --load-best");
   return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
 }
-
-const figures = (event: Extract<FinetuneEvent, { type: "eval" }>): string =>
-  [...figuresOf(event)].map(([name, value]) => `, ${name} ${figureText(name, value)}`).join("");
 
 const rateOf = (examples: number, seconds: number): string =>
   `${seconds > 0 ? Number((examples / seconds).toPrecision(3)) : 0} examples/s`;

@@ -9,7 +9,7 @@ import { type AnyBase, languageModel, openBase, relabelled } from "../../models/
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
-import type { BatchShape, Task } from "../../tasks/task.ts";
+import type { Task } from "../../tasks/task.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
@@ -43,9 +43,6 @@ interface Prepared {
   warnings: string[];
 }
 
-/** Nothing is known of the batches yet: the loss for its weights alone. */
-const ONE_TOKEN: BatchShape = { maxTargets: 1, maxLength: 1 };
-
 /** The API's `finetune` (core.ts). */
 export async function* finetune(
   { signal, ...wanted }: FinetuneOptions,
@@ -62,7 +59,8 @@ export async function* finetune(
   const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
     trainableModels[options.method](files, of, options, {
       given: adapter,
-      loss: task.loss(of.config, { ...ONE_TOKEN, images }, options),
+      // Nothing is known of the batches yet: the loss for its weights alone.
+      loss: task.loss(of.config, { maxTargets: 1, maxLength: 1, images }, options),
       ...(task.classes && { labels: of.config.labels }),
     });
   await trainable(base, false); // for its checks: the data may bring other classes, or images
@@ -90,14 +88,13 @@ export async function* finetune(
 
     const { seed, batchSize, gradientAccumulation, threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
-    const [rows, heldRows] = [data.train.examples, data.held?.examples ?? inMemory([])].map((examples) =>
-      reader.collate(examples, packLength),
-    );
+    const rows = reader.collate(data.train.examples, packLength);
+    const heldRows = reader.collate(data.held?.examples ?? inMemory([]), packLength);
     const loading = { batchSize, gradientAccumulation, seed };
-    const planned = await dataLoader(rows!, loading);
+    const planned = await dataLoader(rows, loading);
     const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
     const perEpoch = Math.min(steps, planned.stepsPerEpoch);
-    const heldSizes = evaluationBatches(heldRows!, batchSize).sizes;
+    const heldSizes = evaluationBatches(heldRows, batchSize).sizes;
     function* sizes(): Generator<BatchSize> {
       for (let step = 0; step < perEpoch; step++) yield* planned.sizes(step);
       yield* heldSizes;
@@ -124,15 +121,15 @@ export async function* finetune(
     const off = task.prepare && (await model.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
-      ? [await task.prepare(rows!, start), await task.prepare(heldRows!, start)]
-      : [rows!, heldRows!];
+      ? [await task.prepare(rows, start), await task.prepare(heldRows, start)]
+      : [rows, heldRows];
     const { adapterOf } = model;
-    const reading = { files, decodeImage: platform.decodeImage };
-    const sampler =
-      adapterOf && sampled.length > 0
-        ? makeSampler(languageModel(own), sampled, { openSession, threads, reading, adapterOf, images: reader })
-        : undefined;
+    const sampling = { openSession, threads, reading: platform, images: reader };
+    const isSampled = adapterOf && sampled.length > 0;
+    const sampler = isSampled ? makeSampler(languageModel(own), sampled, { ...sampling, adapterOf }) : undefined;
     if (sampler) closing.push(sampler.close);
+    const { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume } = options;
+    const kept = { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume };
     const log = await openRunLog(files, options.output);
     const run = train({
       objective,
@@ -146,7 +143,7 @@ export async function* finetune(
         batches: evaluationBatches(evalRows, batchSize),
         measure: () => measureOf(task, data.held!, own.config, { openSession, threads }),
         every: options.evalEvery ?? perEpoch,
-        early: earlyOf(options),
+        early: options.patience === undefined ? undefined : { patience: options.patience, minDelta: options.minDelta },
         sample: sampler?.sample,
       },
       output: {
@@ -157,37 +154,29 @@ export async function* finetune(
           await log.flush();
           await model.saveWeights(folder, trained);
         },
-        checkpointEvery: options.checkpointEvery,
-        checkpointMinutes: options.checkpointMinutes,
-        keepCheckpoints: options.keepCheckpoints,
-        loadBest: options.loadBest,
-        resume: options.resume,
+        ...kept,
       },
       facts: { method: options.method, task: name, ...ownOptions(task, options), base: await own.fingerprint(), ...model.facts },
       signal,
       memoryBytes,
     });
     const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
-    const keepOptions = async (event: TrainEvent) => {
-      // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
-      if (event.type === "start") {
-        const kept = await writeRun(files, options, data.train.report.prompts);
-        await log.add({ type: "run", lowrank: version ?? null, environment: environment?.(), options: kept, prepared: logged });
+    async function* recorded(): AsyncGenerator<TrainEvent, void, void> {
+      for await (const event of run) {
+        // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
+        if (event.type === "start") {
+          const stored = await writeRun(files, options, data.train.report.prompts);
+          const ran = { lowrank: version ?? null, environment: environment?.(), options: stored, prepared: logged };
+          await log.add({ type: "run", ...ran });
+        }
+        // What preparing and saving leave behind is large, and would wait for thousands of steps.
+        if (event.type === "start" || event.type === "checkpoint") collect?.();
+        yield event;
       }
-      // What preparing and saving leave behind is large, and would wait for thousands of steps.
-      if (event.type === "start" || event.type === "checkpoint") collect?.();
-    };
-    yield* logEvents(log, tapped(run, keepOptions));
+    }
+    yield* logEvents(log, recorded());
   } finally {
     for (const close of closing.reverse()) await close();
-  }
-}
-
-/** The events, each after `tap` has seen it. */
-async function* tapped<E>(events: AsyncIterable<E>, tap: (event: E) => Promise<void>): AsyncGenerator<E, void, void> {
-  for await (const event of events) {
-    await tap(event);
-    yield event;
   }
 }
 
@@ -213,11 +202,11 @@ function measureOf(task: Task, { examples }: Dataset, { labels }: ModelConfig, e
 
 /** Fails if the options are for another task than that of the run. */
 function checkTask(base: AnyBase, name: TaskName, task: Task, options: RunOptions): void {
-  const { packing, samples, trainOn, batchSize, ...columns } = options;
+  const { packing, samples, trainOn, batchSize } = options;
   const refuse = (subject: string, expected: string, got: string, next: string): never => {
     throw optionMismatch("train/option", base.config, name, { subject, expected, got, next });
   };
-  checkColumns(name, columns);
+  checkColumns(name, options);
   checkOwnOptions("train/option", base.config, name, options);
   const takes = (option: Task["takes"][number]) => task.takes.includes(option);
   if (packing && !takes("packing")) refuse("packing", "an example a row", "true", "Leave out packing.");
@@ -247,8 +236,6 @@ async function* sampledExamples(
   const count = Math.min(examples.length, typeof samples === "number" ? samples : MAX_SAMPLES);
   return examples.read(Array.from({ length: count }, (_, i) => i));
 }
-
-const earlyOf = ({ patience, minDelta }: RunOptions) => (patience === undefined ? undefined : { patience, minDelta });
 
 const optimizerOf = ({ learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup }: RunOptions, steps: number) => ({
   ...optimizerDefaults,
