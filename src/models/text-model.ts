@@ -29,14 +29,16 @@ interface TextPart {
   modelType: string;
   /** Its module. */
   root: string;
+  /** Its family, where `text_config` names none. */
+  usual: string;
   /** Its keys, where there is no `text_config`. */
   absent?: object;
 }
 
 /** The language model of a config.json, from its `text_config`, with the dtype and the tying of embeddings of the whole. */
-export function textModel(json: unknown, file: string, { modelType, root, absent = {} }: TextPart): WithText {
+export function textModel(json: unknown, file: string, { modelType, root, usual, absent = {} }: TextPart): WithText {
   const { text_config: given, tie_word_embeddings: tied, ...whole } = readJson(wholeKeys, json, file);
-  const [textType, families] = [given?.model_type ?? "llama", parts()];
+  const [textType, families] = [given?.model_type ?? usual, parts()];
   if (!Object.hasOwn(families, textType)) {
     throw unsupported(file, "text_config.model_type", `a ${modelType} around this language model is not supported`, {
       expected: Object.keys(families).join(", "),

@@ -44,7 +44,12 @@ export const idefics3: Family<Idefics3Config> = {
       throw contradiction(file, "scale_factor", `a divisor of the ${edge} patches along an edge`, keys.scale_factor);
     }
     return {
-      ...textModel(json, file, { modelType: keys.model_type, root: "model.text_model", absent: { rms_norm_eps: 1e-5 } }),
+      ...textModel(json, file, {
+        modelType: keys.model_type,
+        root: "model.text_model",
+        usual: "llama",
+        absent: { rms_norm_eps: 1e-5 },
+      }),
       vision,
       imageToken: keys.image_token_id,
       scale: keys.scale_factor,

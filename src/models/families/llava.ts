@@ -101,7 +101,7 @@ export const llava: Family<LlavaConfig> = {
     const tied = (json as { text_config?: { tie_word_embeddings?: unknown } }).text_config?.tie_word_embeddings === true;
     const whole = tied ? { ...(json as object), tie_word_embeddings: true } : json;
     return {
-      ...textModel(whole, file, { modelType: "llava", root: "model.language_model" }),
+      ...textModel(whole, file, { modelType: "llava", root: "model.language_model", usual: "llama" }),
       vision,
       visionType,
       imageToken: keys.image_token_index ?? keys.image_token_id ?? 32000,
