@@ -5,6 +5,8 @@ export interface Files {
   /** Size in bytes; rejects with a LowrankError that names the path if it is missing or not a regular file. */
   size(path: string): Promise<number>;
   exists(path: string): Promise<boolean>;
+  /** Changes whenever the file does (size, times, inode), in a form that only compares; follows links. */
+  stamp(path: string): Promise<string>;
   read(path: string, offset: number, length: number): Promise<Uint8Array>;
   /** The path with every symbolic link resolved (the Hugging Face cache is made of links). */
   realPath(path: string): Promise<string>;

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { createLowrank, type Lowrank } from "./core.ts";
 import { resolveModel } from "./hub/reference.ts";
 import { nodeFiles } from "./platform/node/files.ts";
-import { chartLibrary, collect, environment, freeDisk, memoryLimits, version } from "./platform/node/host.ts";
+import { chartLibrary, collect, digest, environment, freeDisk, memoryLimits, version } from "./platform/node/host.ts";
 import { decodeImage } from "./platform/node/images.ts";
 import { lockFolder } from "./platform/node/lock.ts";
 import { openNodeSession } from "./platform/node/session.ts";
@@ -14,6 +14,7 @@ import type { Platform } from "./platform/platform.ts";
 export const nodePlatform: Platform = {
   version,
   files: nodeFiles,
+  digest,
   openSession: openNodeSession,
   resolveModel,
   demoData: fileURLToPath(new URL("../models/demo", import.meta.url)),

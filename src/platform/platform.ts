@@ -9,6 +9,8 @@ export interface Platform {
   /** The version of lowrank, for logs. */
   version?: string;
   files: Files;
+  /** A SHA-256 over bytes that come in parts. Without it there are no checksums. */
+  digest?: () => Digest;
   /** The engine. */
   openSession: OpenSession;
   /** The folder of a model by its name. Without it a name is a folder. */
@@ -38,6 +40,13 @@ export interface Platform {
   collect?: () => void;
   /** What it runs on, for logs: names and values in words. */
   environment?: () => Record<string, string>;
+}
+
+/** A hash over bytes that come in parts. */
+export interface Digest {
+  add(bytes: Uint8Array): void;
+  /** In hexadecimal digits. Nothing can be added afterwards. */
+  end(): string;
 }
 
 export interface ChartLibrary {

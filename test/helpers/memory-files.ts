@@ -1,6 +1,7 @@
 // Files in memory that record every read, so that a test can check what was read of each.
 import { LowrankError } from "../../src/errors.ts";
 import type { Files } from "../../src/files.ts";
+import { fingerprint } from "../../src/formats/fingerprint.ts";
 
 export interface MemoryFiles extends Files {
   contents: Map<string, Uint8Array>;
@@ -19,6 +20,7 @@ export function memoryFiles(contents: Record<string, Uint8Array | string> = {}):
     contents: held,
     reads,
     size: async (path) => get(path).length,
+    stamp: async (path) => `${get(path).length} ${fingerprint([get(path)])}`,
     exists: async (path) => held.has(path),
     read: async (path, offset, length) => {
       reads.push({ path, offset, length });

@@ -18,7 +18,13 @@ const page = readFileSync(path.join(root, "docs/add-a-model.md"), "utf8");
 const copy = temporaryFolder();
 const copied = [
   ...["package.json", "tsconfig.json", "src", "scripts/oracle", "test/fixtures/graphs"],
-  ...["test/helpers/assert.ts", "test/helpers/print-graph.ts", "test/helpers/tiny-decoder.ts", "test/models/decoder.test.ts", "test/graph/graph.test.ts"],
+  ...[
+    "test/helpers/assert.ts",
+    "test/helpers/print-graph.ts",
+    "test/helpers/tiny-decoder.ts",
+    "test/models/decoder.test.ts",
+    "test/graph/graph.test.ts",
+  ],
 ];
 for (const name of copied) cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
 symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"));

@@ -190,6 +190,12 @@ async function renameDurably(from: string, to: string): Promise<void> {
 export const nodeFiles: Files = {
   size: (file) => named(file, () => regularSize(file)),
   exists: (file) => named(file, async () => (await found(file)) !== null),
+  // The time of the last change (ctime) cannot be set by hand.
+  stamp: (file) =>
+    named(file, async () => {
+      const { size, mtimeNs, ctimeNs, dev, ino } = await stat(file, { bigint: true });
+      return [size, mtimeNs, ctimeNs, dev, ino].join(" ");
+    }),
   read: (file, offset, length) => named(file, () => readRange(file, offset, length)),
   realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
   list: (folder) => named(folder, async () => (await readdir(folder)).sort()),

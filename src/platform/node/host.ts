@@ -1,4 +1,5 @@
 // What else Node and the machine give: memory and disk that are left, the engine's version, garbage collection, the charts' library.
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile, statfs } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -6,7 +7,7 @@ import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { bytes } from "../../units.ts";
-import type { ChartLibrary } from "../platform.ts";
+import type { ChartLibrary, Digest } from "../platform.ts";
 import { orEmpty } from "./files.ts";
 
 const require = createRequire(import.meta.url);
@@ -44,6 +45,12 @@ export function memoryLimits(): { available: number; total: number } {
 export async function freeDisk(folder: string): Promise<number> {
   const { bavail, bsize } = await statfs(folder);
   return bavail * bsize;
+}
+
+/** SHA-256 by OpenSSL. */
+export function digest(): Digest {
+  const hash = createHash("sha256");
+  return { add: (part) => void hash.update(part), end: () => hash.digest("hex") };
 }
 
 setFlagsFromString("--expose-gc");

@@ -44,6 +44,7 @@ export function webFiles(mounted: Readonly<Record<string, Mounted>> = {}): Files
 
   return {
     size: async (path) => (await blobOf(normal(path))).size,
+    stamp: async (path) => String((await blobOf(normal(path))).size),
     exists: async (path) => held.has(normal(path)) || folders.has(normal(path)),
     async read(path, offset, length) {
       const blob = await blobOf(normal(path));
