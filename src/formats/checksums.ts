@@ -93,20 +93,6 @@ export async function readSums(files: Files, folder: string): Promise<Map<string
   return sums;
 }
 
-/** The hash of a file's bytes, added to what is in `hash` already. `onBytes` is told how many were read, block by block. */
-export async function hashFile(
-  files: Files,
-  path: string,
-  hash: Digest,
-  onBytes?: (bytes: number) => void | Promise<void>,
-): Promise<string> {
-  for await (const block of readInBlocks(files, path, 0, await files.size(path))) {
-    hash.add(block);
-    await onBytes?.(block.length);
-  }
-  return hash.end();
-}
-
 /** The first file of a folder that is missing or not what SHA256SUMS says; null if all are, or there are no sums. */
 export async function damagedFile(
   files: Files,
@@ -115,8 +101,13 @@ export async function damagedFile(
 ): Promise<{ file: string; expected: string; got: string } | null> {
   for (const [file, expected] of (await readSums(files, folder)) ?? []) {
     const path = `${folder}/${file}`;
-    const got = (await files.exists(path)) ? await hashFile(files, path, digest()) : "no such file";
+    const got = (await files.exists(path)) ? await hashOf(files, path, digest()) : "no such file";
     if (got !== expected) return { file, expected, got };
   }
   return null;
+}
+
+async function hashOf(files: Files, path: string, hash: Digest): Promise<string> {
+  for await (const block of readInBlocks(files, path, 0, await files.size(path))) hash.add(block);
+  return hash.end();
 }

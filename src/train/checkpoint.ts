@@ -19,7 +19,8 @@ export interface TrainState extends Moments {
 /** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. `to` hashes what it writes. */
 export type SaveWeights = (to: Files, folder: string, theta: Float32Array) => Promise<void>;
 
-const STATE_FILE = "trainer_state.json";
+/** The record of a checkpoint. */
+export const STATE_FILE = "trainer_state.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
 /** Names of what is half-written or half-removed: checkpoints, and the files of `Files.write`. */
 const LEFTOVER = /^\.(checkpoint-\d+\.(new|old)|lowrank-[\da-f-]{36}\.tmp|writable)$/;
@@ -250,6 +251,16 @@ async function checkpointSteps(files: Files, out: string): Promise<number[]> {
   if (!(await files.exists(out))) return [];
   const digits = (await files.list(out)).flatMap((name) => /^checkpoint-(0|[1-9]\d{0,14})$/.exec(name)?.[1] ?? []);
   return digits.map(Number).sort((a, b) => b - a);
+}
+
+/** The other files of a checkpoint, by its record, and their sizes in bytes; null if it has none that can be read. */
+export async function listedFiles(files: Files, folder: string): Promise<Record<string, number> | null> {
+  if (!(await files.exists(`${folder}/${STATE_FILE}`))) return null;
+  try {
+    return record.parse(await readJsonObject(files, `${folder}/${STATE_FILE}`)).files;
+  } catch {
+    return null;
+  }
 }
 
 /** The record of a whole checkpoint; undefined if it can't be read or a file it lists is missing or has another size. */
