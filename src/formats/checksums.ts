@@ -25,8 +25,8 @@ const LINE = /^(\\?)([\da-fA-F]{64}) [ *](.+)$/;
 const PATH_BELOW = /^(?!\.{1,2}(?:\/|$))[^/\0]+(?:\/(?!\.{1,2}(?:\/|$))[^/\0]+)*$/;
 
 /**
- * Files whose `write` hashes what it writes, and what writes the hashes of all that lies below a folder into its SHA256SUMS. Without
- * `digest` the files are as they are, and no sums are written.
+ * Files whose `write` hashes what it writes, and what writes the hashes of all that lies below a folder, but for hidden files, into its
+ * SHA256SUMS. Without `digest` the files are as they are, and no sums are written.
  */
 export function summing(files: Files, digest?: MakeDigest): { files: Files; writeSums(folder: string): Promise<void> } {
   if (!digest) return { files, writeSums: async () => {} };
@@ -42,7 +42,8 @@ export function summing(files: Files, digest?: MakeDigest): { files: Files; writ
     },
     async writeSums(folder) {
       const below = [...sums].filter(([path]) => path.startsWith(`${folder}/`));
-      const named = below.map(([path, sum]): [string, string] => [path.slice(folder.length + 1), sum]);
+      const all = below.map(([path, sum]): [string, string] => [path.slice(folder.length + 1), sum]);
+      const named = all.filter(([name]) => !name.startsWith("."));
       const lines = named.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, sum]) => lineOf(name, sum));
       await files.write(`${folder}/${SUMS_NAME}`, new TextEncoder().encode(lines.join("")));
     },

@@ -1,12 +1,22 @@
 // lowrank verify: every file of a folder is all right, damaged, missing or not listed; by checksums, blob names or structure.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { appendFileSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
-import { type VerifyEvent, verify } from "../../src/index.ts";
+import { loadAdapter, mergeAdapter, saveAdapter, type VerifyEvent, verify } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { digest } from "../../src/platform/node/host.ts";
 import { train } from "../../src/train/trainer.ts";
@@ -83,6 +93,22 @@ test("a checkpoint alone, one without checksums, and one whose checksums are dam
   });
   const spoilt = copyOf(checkpoint, (folder) => truncateSync(`${folder}/SHA256SUMS`, 100));
   assert.deepEqual((await verified(spoilt)).others, { SHA256SUMS: "damaged" });
+});
+
+test("a merged model, in a new folder or in an empty one, and an adapter that is saved have checksums of all their files", async () => {
+  const golden = `${repository}test/fixtures/cases/lora-rslora`;
+  const [merged, inside, saved] = [fresh(), fresh(), fresh()];
+  mkdirSync(inside);
+  for (const output of [merged, inside]) await mergeAdapter({ base: `${golden}/base`, adapter: `${golden}/adapter`, output });
+  await saveAdapter(saved, await loadAdapter(`${golden}/adapter`));
+  for (const folder of [merged, inside, saved]) {
+    const { kind, others, events } = await verified(folder);
+    assert.deepEqual([kind, others], [folder === saved ? "adapter" : "model", {}]);
+    const listed = only(events, "file").map(({ file }) => file);
+    assert.deepEqual(["SHA256SUMS", ...listed].sort(), readdirSync(folder).sort());
+  }
+  flip(`${merged}/model.safetensors`);
+  assert.deepEqual((await verified(merged)).others, { "model.safetensors": "damaged" });
 });
 
 test("a model without checksums is verified by the structure of its files", async () => {
