@@ -6,6 +6,7 @@ import { readConfigFile } from "../src/commands/config-file.ts";
 import { readRecords } from "../src/data/readers.ts";
 import type { Files } from "../src/files.ts";
 import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";
+import { readSums } from "../src/formats/checksums.ts";
 import { bytesOf } from "../src/formats/dtypes.ts";
 import { readJsonObject, readText } from "../src/formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../src/formats/safetensors.ts";
@@ -396,6 +397,15 @@ export const targets: Target[] = [
       const latest = await latestCheckpoint(files, "run");
       await loadCheckpoint(files, latest?.folder ?? "run/checkpoint-3", { seed: 1 }, 4);
     },
+  },
+  {
+    name: "checksums",
+    inputs: [
+      {
+        "run/SHA256SUMS": bytesIn(`${"0a".repeat(32)}  adapter_model.safetensors\n\\${"b1".repeat(32)} *1_Pooling/a\\\\b.json\n`),
+      },
+    ],
+    read: (files) => readSums(files, "run"),
   },
   {
     name: "config-file",

@@ -187,13 +187,18 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   let learningRate = 0;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
-  async function* save(keep = output?.keepCheckpoints ?? 2): AsyncGenerator<TrainEvent, void, void> {
+  const keep = output?.keepCheckpoints ?? 2;
+  const prune = async (most: number): Promise<void> =>
+    output && pruneCheckpoints(output.files, output.folder, state.step, most, state.evals.best?.step);
+
+  /** Until the next loss shows that this state is good, the one before it stays too. */
+  async function* save(most = Math.max(keep, 2)): AsyncGenerator<TrainEvent, void, void> {
     const { step } = state;
     if (!output || saved.step === step) return;
     await checkTheta();
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
-    await pruneCheckpoints(output.files, output.folder, step, keep, state.evals.best?.step);
+    await prune(most);
     yield { type: "checkpoint", step, folder, best: state.evals.best };
   }
 
@@ -226,6 +231,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (!Number.isFinite(loss)) await fail("loss", loss, state.step + 1);
       await fail("gradient norm", gradNorm, state.step + 1, true);
     }
+    if (keep < 2 && saved.step === state.step) await prune(keep);
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
 
@@ -260,6 +266,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const { best } = state.evals;
   let result = stopped ? null : step;
   if (output && !stopped) {
+    if (keep < 2) await prune(keep);
     if (output.loadBest && best && best.step !== step) {
       theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
       result = best.step;
