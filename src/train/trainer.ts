@@ -255,11 +255,11 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       // No step follows whose loss would show what the last update did.
       const { loss } = await evaluateTheta(objective, theta, batches.filter(({ targets }) => targets > 0).slice(0, 1));
       if (!Number.isFinite(loss)) await fail("the loss after the last update", loss, step);
-      await checkTheta();
     }
     if (isDue(step, output, elapsed() - saved.time)) yield* save();
   }
   yield* save();
+  if (!output) await checkTheta();
   const { step } = state;
   const early = step < steps && stalled();
   const stopped = step < steps && !early;
