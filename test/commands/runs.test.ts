@@ -141,11 +141,11 @@ test("a log with tens of thousands of starts is read in the time of its length",
   const trained = Array.from({ length: 15_000 }, (_, i) => step(i + 1, 3));
   const starts = Array.from({ length: 50_000 }, () => ({ ...started, step: 15_000 }));
   const folder = makeRun("many-starts", {}, [...trained, ...starts, done(15_000)]);
-  const began = performance.now();
+  const began = process.cpuUsage();
   const [run] = await find(folder);
-  const seconds = (performance.now() - began) / 1000;
+  const seconds = process.cpuUsage(began).user / 1e6;
   assert.deepEqual([run!.state, run!.step, run!.seconds], ["finished", 15_000, 7500]);
-  assert.ok(seconds < 2, `${seconds.toFixed(1)} s`);
+  assert.ok(seconds < 2, `${seconds.toFixed(1)} s of processor time`);
 });
 
 test("a finished run is not taken for a crashed one, however long its log is", async () => {
