@@ -5,8 +5,9 @@ import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { option, pick, reworded } from "../../options.ts";
+import { list } from "../../terminal/columns.ts";
 import { resolveAndReport } from "../../terminal/download.ts";
-import { list, print, printJson } from "../../terminal/terminal.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { base, defineCommand, freeName } from "../command.ts";
@@ -57,7 +58,11 @@ export const command = defineCommand({
     const chosen = { base, data, output, evalData, ...columns, ...found.options };
     await files.write(file, new TextEncoder().encode(writeConfig(runOptions, chosen, introduction(file, found, goal))));
     if (json) printJson({ type: "config", file, goal, ...found, options: chosen });
-    else print(`${summary(found)}\n\nwrote ${file}; change in it what you like, then:\n\n  npx lowrank train --config ${file}\n`);
+    else
+      print(
+        ...summary(found),
+        ...["", `wrote ${file}; change in it what you like, then:`, "", `  npx lowrank train --config ${file}`, ""],
+      );
     return 0;
   },
 });
@@ -124,7 +129,7 @@ const kinds = { messages: "conversations", completion: "prompts and completions"
 const dataText = ({ records, more, kind, median, longest }: Suggestion["data"]): string =>
   `${more ? "more than " : ""}${grouped(records)} records, ${kinds[kind]}, ${median} tokens in the middle, ${longest} at most`;
 
-function summary({ data, options, parameters, trainableParameters, memory, seconds, warnings }: Suggestion): string {
+function summary({ data, options, parameters, trainableParameters, memory, seconds, warnings }: Suggestion): string[] {
   const cut = data.cut > 0 ? `; of ${grouped(data.lookedAt)} looked at ${data.cut} will be cut` : "";
   const share = options.evalSplit && (100 * options.evalSplit).toPrecision(2);
   const step = `${options.batchSize} × ${options.gradientAccumulation} examples a step`;
