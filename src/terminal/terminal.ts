@@ -1,4 +1,7 @@
-// The one way to standard output (results) and standard error (everything else): what is written is made harmless here.
+// The one way to standard output (results) and standard error (everything else): what is written is made harmless here, and what
+// cannot be written is a failure.
+import { fstatSync, writeSync } from "node:fs";
+import { getSystemErrorMap } from "node:util";
 import { LowrankError } from "../errors.ts";
 import { shown, shownLine } from "../units.ts";
 
@@ -19,10 +22,19 @@ export const terminalText = (text: string, safe = shown): string =>
 let isStatusShown = false;
 
 /** Text in the place of the line of `status`. */
-function write(stream: NodeJS.WriteStream, text: string): void {
-  if (isStatusShown) process.stderr.write("\r\x1b[K");
+function write(stream: NodeJS.WriteStream, text: string | Uint8Array): void {
+  if (failure && !isReported && !whenLost) {
+    isReported = true;
+    throw failure;
+  }
+  if (isStatusShown) put(process.stderr, "\r\x1b[K");
   isStatusShown = false;
-  stream.write(text);
+  put(stream, text);
+}
+
+/** Writes to a stream unless that has failed before. */
+function put(stream: NodeJS.WriteStream, text: string | Uint8Array): void {
+  if (!lost.has(stream)) stream.write(text);
 }
 
 const linesOf = (lines: readonly string[]): string => lines.map((line) => `${terminalText(line, shownLine)}\n`).join("");
@@ -39,7 +51,7 @@ export const note = (...lines: readonly string[]): void => write(process.stderr,
 /** A line that whatever is printed next overwrites, where standard error is a terminal; elsewhere nothing, and false. */
 export function status(text: string): boolean {
   if (process.stderr.isTTY !== true) return false;
-  process.stderr.write(`\r\x1b[K${shownLine(text).slice(0, (process.stderr.columns || 80) - 1)}`);
+  put(process.stderr, `\r\x1b[K${shownLine(text).slice(0, (process.stderr.columns || 80) - 1)}`);
   isStatusShown = true;
   return true;
 }
@@ -57,19 +69,70 @@ export const screen: Screen = {
 };
 
 /** What Node's line editor draws, with control sequences of its own: what the person at the terminal types. */
-export const echo = (drawn: string | Uint8Array): void => void process.stdout.write(drawn);
+export const echo = (drawn: string | Uint8Array): void => write(process.stdout, drawn);
 
-let outputLost: () => void = () => process.exit(0);
+/** The output streams that take nothing any more. */
+const lost = new Set<NodeJS.WriteStream>();
+/** Why one of them does not, unless its reader went away; and whether the command or `afterOutput` has it already. */
+let failure: LowrankError | null = null;
+let isReported = false;
+let whenLost: (() => void) | null = null;
 
-/** Does `work` when the output goes nowhere any more (a closed pipe or terminal), where a command would just end. */
+/**
+ * Does `work` when the output is lost. Otherwise a command ends at once, with 0, where the reader goes away (a closed pipe or
+ * terminal, as in `lowrank inspect … | head`), and with `output/failed` from its next line of output for any other reason.
+ */
 export function onLostOutput(work: () => void): void {
-  outputLost = work;
+  whenLost = work;
 }
 
-/** For errors of the output streams, of which commands hear otherwise as of nothing. */
-export function outputFailed(error: NodeJS.ErrnoException): void {
-  if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
-  outputLost();
+/** Called before anything is printed: failures of the output streams are heard of, and files take all of a text or fail. */
+export function guardOutput(): void {
+  for (const [name, stream] of [["standard output", process.stdout] as const, ["standard error", process.stderr] as const]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => outputFailed(stream, name, error));
+    if (fstatSync(stream.fd).isFile()) stream._write = wholeWrites(stream.fd);
+  }
+}
+
+function outputFailed(stream: NodeJS.WriteStream, subject: string, error: NodeJS.ErrnoException): void {
+  if (lost.has(stream)) return;
+  lost.add(stream);
+  const isUnread = error.code === "EPIPE" || error.code === "EIO";
+  if (isUnread && !whenLost) process.exit(0);
+  const reason = getSystemErrorMap().get(error.errno ?? 0)?.[1] ?? error.message;
+  if (!isUnread)
+    failure ??= new LowrankError("output/failed", `the output could not be written: ${reason}`, {
+      subject,
+      next: "Free some space, or redirect the output elsewhere, and run again; train resumes where it stopped (--resume).",
+      exitCode: 1,
+      cause: error,
+    });
+  whenLost?.();
+}
+
+/** Node writes a text to a file in one call, and takes no notice where the file has room for its beginning only. */
+function wholeWrites(file: number): NodeJS.WriteStream["_write"] {
+  return (bytes: Uint8Array, _, done) => {
+    try {
+      for (let written = 0; written < bytes.length; ) written += writeSync(file, bytes, written);
+      done();
+    } catch (error) {
+      done(error as Error);
+    }
+  };
+}
+
+/** Waits until everything printed is out. The exit status: `status`, or 1 after printing why it is not. */
+export async function afterOutput(status: number, json: boolean): Promise<number> {
+  for (const stream of [process.stdout, process.stderr]) {
+    if (stream.writableLength > 0 && !lost.has(stream)) await new Promise((resolve) => stream.write("", resolve));
+  }
+  await new Promise(setImmediate); // failures are heard of a tick later
+  if (!failure) return status;
+  const told = isReported;
+  isReported = true;
+  if (!told) printError(failure, json);
+  return 1;
 }
 
 /** Prints a failure and returns the process's exit status: the error's own, or 1 for one that nobody foresaw. */

@@ -63,7 +63,7 @@ export const command = defineCommand({
             }
           });
         } catch (error) {
-          if (!(error instanceof LowrankError)) throw error;
+          if (!(error instanceof LowrankError) || error.code === "output/failed") throw error;
           const failed = printError(error, json);
           if (!terminal) status ||= failed;
         }
