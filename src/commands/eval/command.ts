@@ -4,6 +4,7 @@ import type { Files } from "../../files.ts";
 import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
 import { classificationScores } from "../../tasks/common/classification.ts";
+import { notFinite } from "../../tasks/common/measures.ts";
 import { taskOf } from "../../tasks/index.ts";
 import type { Score, ScoreTable } from "../../tasks/task.ts";
 import { table } from "../../terminal/columns.ts";
@@ -49,10 +50,18 @@ export const command = defineCommand({
       if (data.file) print(`${data.file.path}: ${recognizedText(data.file)}`);
       print(...dataLines("data", data), ...evaluationLines(evaluation));
     }
+    checkLosses(evaluation, options);
     if (generate) await compareAnswers({ ...options, limit }, context);
     return 0;
   },
 });
+
+/** Fails with `predict/not-finite` where a loss is no number. */
+function checkLosses({ base, adapter }: Evaluation, folders: { base: string; adapter?: string }): void {
+  for (const [score, subject] of [[base, folders.base] as const, [adapter, folders.adapter] as const]) {
+    if (score && !Number.isFinite(score.loss)) throw notFinite("loss is", String(score.loss), subject);
+  }
+}
 
 /** The options, with those of the run that trained the adapter where the command line has none; either all columns or none. */
 async function asTrained<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
