@@ -90,7 +90,15 @@ export function onLostOutput(work: () => void): void {
 export function guardOutput(): void {
   for (const [name, stream] of [["standard output", process.stdout] as const, ["standard error", process.stderr] as const]) {
     stream.on("error", (error: NodeJS.ErrnoException) => outputFailed(stream, name, error));
-    if (fstatSync(stream.fd).isFile()) stream._write = wholeWrites(stream.fd);
+    if (isFile(stream.fd)) stream._write = wholeWrites(stream.fd);
+  }
+}
+
+function isFile(descriptor: number): boolean {
+  try {
+    return fstatSync(descriptor).isFile();
+  } catch {
+    return false; // Windows has no answer for a console
   }
 }
 

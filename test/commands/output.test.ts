@@ -54,9 +54,8 @@ test("where the output of train goes to a full disk, the step is finished and sa
   assert.ok(!existsSync(`${output}/${LOCK_NAME}`));
 });
 
-test("short commands end with status 1 and one error", { skip }, async () => {
+test("a short command ends with status 1 and one error", { skip }, async () => {
   assertOneError(await run(["inspect", base], full(), "pipe"), /no space left on device/);
-  assertOneError(await run(["inspect", base], "pipe", "pipe", '"$@" 1</dev/null'), /bad file descriptor/);
 });
 
 test("a file that has room for a part of the output only is a failure too", { skip: process.platform === "win32" }, async () => {
