@@ -14,7 +14,9 @@ import { type MergeAdapterOptions, mergeAdapter } from "./commands/merge/merge.t
 import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
 import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
+import { type VerifyEvent, verifyFolder } from "./commands/verify/verify.ts";
 import { LowrankError } from "./errors.ts";
+import { summing } from "./formats/checksums.ts";
 import { readJsonObject } from "./formats/json.ts";
 import { type Generator, openGenerator } from "./generate/generator.ts";
 import { type RgbImage, readImage } from "./images/image.ts";
@@ -132,8 +134,12 @@ export function createLowrank(platform: Platform) {
     /** Reads an adapter, as PEFT or this project writes it: its folder, or its name on the hub. */
     loadAdapter,
 
-    /** Writes an adapter folder that PEFT loads unchanged. */
-    saveAdapter: (folder: string, adapter: Adapter): Promise<void> => writeAdapter(files, folder, adapter),
+    /** Writes an adapter folder that PEFT loads unchanged, with checksums in SHA256SUMS. */
+    async saveAdapter(folder: string, adapter: Adapter): Promise<void> {
+      const { files: to, writeSums } = summing(files, platform.digest);
+      await writeAdapter(to, folder, adapter);
+      await writeSums(folder);
+    },
 
     /** Opens a base (its name, or what `loadBase` returned) for generation. */
     async openGenerator(base: string | Base, { adapter, ...options }: OpenOptions = {}): Promise<Generator> {
@@ -177,7 +183,8 @@ export function createLowrank(platform: Platform) {
     },
 
     /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
-    mergeAdapter: async (options: MergeAdapterOptions): Promise<void> => mergeAdapter(files, await withFolders(options)),
+    mergeAdapter: async (options: MergeAdapterOptions): Promise<void> =>
+      mergeAdapter(files, await withFolders(options), platform),
 
     /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */
     inspectAdapter: async (adapter: string, options: InspectAdapterOptions = {}): Promise<AdapterInspection> =>
@@ -185,6 +192,16 @@ export function createLowrank(platform: Platform) {
 
     /** A base model's configuration, parameters and modules. Needs its config.json only. */
     inspectBase: async (base: string): Promise<BaseInspection> => inspectBase(files, await folderOf(base)),
+
+    /**
+     * Checks the files of an adapter, a checkpoint, a run's output folder, a model or the hub's cache, given by its folder or, of what is
+     * on this machine, its name: their checksums, their names in the hub's cache, or else their structure.
+     */
+    async *verify(folder: string): AsyncGenerator<VerifyEvent, void, void> {
+      const digest = provided(platform.digest, "digest");
+      const place = (await files.exists(folder)) ? folder : (await resolve(folder, { offline: true })).folder;
+      yield* verifyFolder(place, { files, digest });
+    },
 
     /** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
     async reportRuns(options: ReportOptions): Promise<string> {

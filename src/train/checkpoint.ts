@@ -3,39 +3,45 @@ import { z } from "zod";
 import type { RunIdentity } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import { damagedFile, type MakeDigest, SUMS_NAME, summing } from "../formats/checksums.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { readJsonObject } from "../formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
-import { bestOf, type Eval } from "./evals.ts";
+import { afterEval, type EvalHistory, noEvals } from "./evals.ts";
 import type { Moments } from "./optimizer.ts";
 
 /** All that the rest of a run depends on, besides its options. `step` counts the finished steps. */
 export interface TrainState extends Moments {
   theta: Float32Array;
-  /** One row a finished step: the mean loss over its targets, before its update. */
-  log: { step: number; loss: number; learningRate: number; gradNorm: number }[];
-  evals: Eval[];
+  evals: EvalHistory;
 }
 
-/** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. */
-export type SaveWeights = (folder: string, theta: Float32Array) => Promise<void>;
+/** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. `to` hashes what it writes. */
+export type SaveWeights = (to: Files, folder: string, theta: Float32Array) => Promise<void>;
 
-const STATE_FILE = "trainer_state.json";
+/** The record of a checkpoint. */
+export const STATE_FILE = "trainer_state.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
 /** Names of what is half-written or half-removed: checkpoints, and the files of `Files.write`. */
 const LEFTOVER = /^\.(checkpoint-\d+\.(new|old)|lowrank-[\da-f-]{36}\.tmp|writable)$/;
 const VECTORS = ["theta", "m", "v"] as const;
 
-const record = z.object({
-  version: z.literal(1),
+const evaluation = z.object({ step: z.int(), loss: z.number() });
+const common = {
   step: z.int().nonnegative(),
   facts: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
-  log: z.array(z.object({ step: z.int(), loss: z.number(), learningRate: z.number(), gradNorm: z.number() })),
-  evals: z.array(z.object({ step: z.int(), loss: z.number() })),
-  bestEval: z.object({ step: z.int(), loss: z.number() }).nullable(),
   /** Size in bytes of every other file of the folder. */
   files: z.record(z.string(), z.int().nonnegative()),
+};
+/** Its size does not depend on the steps that are done; what happened at each is in the log of the run. */
+const current = z.object({
+  version: z.literal(2),
+  ...common,
+  evals: z.object({ best: evaluation.nullable(), toBeat: z.number().nullable(), without: z.int().nonnegative() }),
 });
+/** Version 1 listed all evaluations, and all steps. */
+const first = z.object({ version: z.literal(1), ...common, evals: z.array(evaluation) });
+const record = z.discriminatedUnion("version", [current, first]);
 /** What a whole checkpoint has, for errors. */
 const COMPLETE = `${STATE_FILE} and every file it lists, at its size`;
 type StateRecord = z.infer<typeof record>;
@@ -52,22 +58,25 @@ export async function saveCheckpoint(
   state: TrainState,
   facts: RunIdentity,
   saveWeights: SaveWeights,
+  digest?: MakeDigest,
 ): Promise<string> {
+  const { files: to, writeSums } = summing(files, digest);
   const folder = folderOf(out, state.step);
   const making = `${out}/.checkpoint-${state.step}.new`;
   await files.remove(making);
   await files.makeFolder(making);
-  await saveWeights(making, state.theta);
+  await saveWeights(to, making, state.theta);
   await writeSafetensors(
-    files,
+    to,
     `${making}/${OPTIMIZER_FILE}`,
     VECTORS.map((name) => ({ name, dtype: "float32", shape: [state[name].length], data: () => bytesOf(state[name]) })),
   );
   const sizes: Record<string, number> = {};
   for (const name of await filesBelow(files, making)) sizes[name] = await files.size(`${making}/${name}`);
-  const { step, log, evals } = state;
-  const saved: StateRecord = { version: 1, step, facts, bestEval: bestOf(evals), evals, log, files: sizes };
-  await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
+  const { step, evals } = state;
+  const saved: z.infer<typeof current> = { version: 2, step, facts, evals, files: sizes };
+  await to.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
+  await writeSums(making);
   await discard(files, out, state.step);
   await files.rename(making, folder);
   return folder;
@@ -86,23 +95,33 @@ async function filesBelow(files: Files, folder: string): Promise<string[]> {
   return found;
 }
 
-/** The newest whole checkpoint of `out`. Folders that are not whole (a copy cut short, a crash's leftovers) are passed over. */
-export async function latestCheckpoint(files: Files, out: string): Promise<{ step: number; folder: string } | undefined> {
+/**
+ * The newest whole checkpoint of `out`, of those of a step before `end`. Folders that are not whole (a copy cut short, a crash's
+ * leftovers) are passed over.
+ */
+export async function latestCheckpoint(
+  files: Files,
+  out: string,
+  end = Number.POSITIVE_INFINITY,
+): Promise<{ step: number; folder: string } | undefined> {
   for (const step of await checkpointSteps(files, out)) {
-    if (await readRecord(files, folderOf(out, step), step)) return { step, folder: folderOf(out, step) };
+    if (step < end && (await readRecord(files, folderOf(out, step), step))) return { step, folder: folderOf(out, step) };
   }
   return undefined;
 }
 
 /**
  * The checkpoint a run into `out` goes on from, or null when it starts at the beginning. A folder that holds checkpoints
- * is refused when `resume` is false (another run's) and when none of them is whole (starting over would lose them).
+ * is refused when `resume` is false (another run's) and when none of them is whole (starting over would lose them). With `digest`
+ * checksums are checked, and a damaged checkpoint is refused (`train/checkpoint-damaged`): an older one is taken only when asked for.
  */
-export async function resumable(files: Files, out: string, resume: boolean): Promise<string | null> {
+export async function resumable(files: Files, out: string, resume: boolean, digest?: MakeDigest): Promise<string | null> {
   const found = await checkpointSteps(files, out);
   if (found.length === 0) return null;
-  const latest = resume ? await latestCheckpoint(files, out) : undefined;
-  if (latest) return latest.folder;
+  for (const step of resume ? found : []) {
+    if (digest) await checkSums(files, out, step, digest);
+    if (await readRecord(files, folderOf(out, step), step)) return folderOf(out, step);
+  }
   throw new LowrankError("train/output", resume ? "no complete checkpoint to resume from" : "the folder holds another run", {
     subject: out,
     expected: resume ? `a checkpoint folder with ${STATE_FILE} and every file it lists` : "a folder without checkpoints",
@@ -113,9 +132,15 @@ export async function resumable(files: Files, out: string, resume: boolean): Pro
 
 /**
  * The state saved in `folder`, to the bit. Throws `train/resume-mismatch` if a fact of the run that made it differs from
- * `facts`, naming the fact. `parameters` is the length of θ.
+ * `facts`, naming the fact. `parameters` is the length of θ, `minDelta` what makes an evaluation better, for version 1.
  */
-export async function loadCheckpoint(files: Files, folder: string, facts: RunIdentity, parameters: number): Promise<TrainState> {
+export async function loadCheckpoint(
+  files: Files,
+  folder: string,
+  facts: RunIdentity,
+  parameters: number,
+  minDelta?: number,
+): Promise<TrainState> {
   const saved = await readRecord(files, folder);
   if (!saved) {
     const next = "Resume from another checkpoint.";
@@ -130,14 +155,52 @@ export async function loadCheckpoint(files: Files, folder: string, facts: RunIde
       next: "Resume with the options the run was started with, or train into another folder; to continue its adapter, give --adapter (adapter).",
     });
   }
-  const { step, log, evals } = saved;
+  const { step } = saved;
+  const evals =
+    saved.version === 1 ? saved.evals.reduce((before, one) => afterEval(before, one, minDelta), noEvals) : saved.evals;
   const vector = (name: (typeof VECTORS)[number]) => readVector(files, folder, name, parameters);
-  return { theta: await vector("theta"), m: await vector("m"), v: await vector("v"), step, log, evals };
+  return { theta: await vector("theta"), m: await vector("m"), v: await vector("v"), step, evals };
+}
+
+/**
+ * Fails if a file of `out`/checkpoint-<step> is not what its checksum says, and names the newest older checkpoint that is all right.
+ * One without checksums (of version 1, or of a host without them) is accepted.
+ */
+async function checkSums(files: Files, out: string, step: number, digest: MakeDigest): Promise<void> {
+  const folder = folderOf(out, step);
+  const damage = await damageOf(files, folder, digest);
+  if (!damage) return;
+  let older = await latestCheckpoint(files, out, step);
+  while (older && (await damageOf(files, older.folder, digest))) older = await latestCheckpoint(files, out, older.step);
+  throw new LowrankError("train/checkpoint-damaged", `a file of the checkpoint is damaged: ${damage.file}`, {
+    subject: `${folder}/${damage.file}`,
+    expected: damage.expected,
+    got: damage.got,
+    next: older
+      ? `Remove ${folder}, or move it out of the folder, and resume: the run goes on from ${older.folder}, which is not damaged.`
+      : "There is no older checkpoint that is not damaged: copy the folder again, or train into another.",
+  });
+}
+
+async function damageOf(files: Files, folder: string, digest: MakeDigest) {
+  try {
+    return await damagedFile(files, folder, digest);
+  } catch (error) {
+    if (!(error instanceof LowrankError)) throw error;
+    return { file: SUMS_NAME, expected: error.expected ?? "a file that can be read", got: error.got ?? error.message };
+  }
 }
 
 /** θ of `out`/checkpoint-<step>, a checkpoint of the run at work. */
-export async function loadTheta(files: Files, out: string, step: number, parameters: number): Promise<Float32Array> {
+export async function loadTheta(
+  files: Files,
+  out: string,
+  step: number,
+  parameters: number,
+  digest?: MakeDigest,
+): Promise<Float32Array> {
   const folder = folderOf(out, step);
+  if (digest) await checkSums(files, out, step, digest);
   if (await readRecord(files, folder, step)) return readVector(files, folder, "theta", parameters);
   throw new LowrankError("train/best", "the best evaluation's checkpoint is missing or incomplete", {
     subject: folder,
@@ -188,6 +251,16 @@ async function checkpointSteps(files: Files, out: string): Promise<number[]> {
   if (!(await files.exists(out))) return [];
   const digits = (await files.list(out)).flatMap((name) => /^checkpoint-(0|[1-9]\d{0,14})$/.exec(name)?.[1] ?? []);
   return digits.map(Number).sort((a, b) => b - a);
+}
+
+/** The other files of a checkpoint, by its record, and their sizes in bytes; null if it has none that can be read. */
+export async function listedFiles(files: Files, folder: string): Promise<Record<string, number> | null> {
+  if (!(await files.exists(`${folder}/${STATE_FILE}`))) return null;
+  try {
+    return record.parse(await readJsonObject(files, `${folder}/${STATE_FILE}`)).files;
+  } catch {
+    return null;
+  }
 }
 
 /** The record of a whole checkpoint; undefined if it can't be read or a file it lists is missing or has another size. */

@@ -2,9 +2,11 @@
 import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import { type MakeDigest, SUMS_NAME, summing } from "../formats/checksums.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import type { Measure } from "../tasks/task.ts";
 import {
+  latestCheckpoint,
   loadCheckpoint,
   loadTheta,
   pruneCheckpoints,
@@ -15,7 +17,16 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import type { DataLoader } from "./data-loader.ts";
-import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, evaluateTheta, hasStalled } from "./evals.ts";
+import {
+  afterEval,
+  type EarlyStop,
+  type Eval,
+  type EvalBatches,
+  type EvalMeasures,
+  evaluateTheta,
+  hasStalled,
+  noEvals,
+} from "./evals.ts";
 import type { Objective } from "./objective.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
@@ -44,7 +55,8 @@ export type TrainEvent =
     }
   | EvalEvent
   | { type: "samples"; step: number; samples: Sample[] }
-  | { type: "checkpoint"; step: number; folder: string }
+  /** With the best evaluation so far. */
+  | { type: "checkpoint"; step: number; folder: string; best: Eval | null }
   | {
       type: "done";
       step: number;
@@ -94,6 +106,8 @@ export const optimizerDefaults: OptimizerOptions = {
 
 export interface TrainOutput {
   files: Files;
+  /** Makes the checksums of checkpoints and of the result; without it there are none. */
+  digest?: MakeDigest;
   /** Gets checkpoint-<step>/ folders, and the final weights at the end. */
   folder: string;
   saveWeights: SaveWeights;
@@ -144,7 +158,8 @@ export interface TrainOptions {
 
 /**
  * Trains `theta` in place and reports as it goes. The same options give the same bits, whether the run is stopped, killed
- * and resumed or not. Throws `train/non-finite` when a loss or gradient is not a number; the state before that step is saved.
+ * and resumed or not. Throws `train/non-finite` when a loss, a gradient or a parameter is not a number; it names the newest
+ * checkpoint that gave a finite loss. The last update is judged by the evaluation behind it, or by the loss of a batch.
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
   const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, unit } = options;
@@ -154,15 +169,16 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const ranges = parameterRanges(objective.entries, optimizer);
   const elapsed = stopwatch();
 
+  const minDelta = evaluation?.early?.minDelta;
   const zeros = () => new Float32Array(theta.length);
-  const state: TrainState = { theta, m: zeros(), v: zeros(), step: 0, log: [], evals: [] };
+  const state: TrainState = { theta, m: zeros(), v: zeros(), step: 0, evals: noEvals };
   let resumedFrom: string | null = null;
   if (output) {
     await output.files.makeFolder(output.folder);
-    resumedFrom = await resumable(output.files, output.folder, output.resume ?? false);
+    resumedFrom = await resumable(output.files, output.folder, output.resume ?? false, output.digest);
     await removeLeftovers(output.files, output.folder);
     if (resumedFrom) {
-      const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
+      const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length, minDelta);
       theta.set(values);
       Object.assign(state, rest);
     }
@@ -174,17 +190,24 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   async function* save(keep = output?.keepCheckpoints ?? 2): AsyncGenerator<TrainEvent, void, void> {
     const { step } = state;
     if (!output || saved.step === step) return;
-    const broken = theta.find((value) => !Number.isFinite(value));
-    if (broken !== undefined) throw nonFinite("a parameter", broken, step, learningRate, saved.folder);
-    const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
+    await checkTheta();
+    const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
-    await pruneCheckpoints(output.files, output.folder, step, keep, bestOf(state.evals)?.step);
-    yield { type: "checkpoint", step, folder };
+    await pruneCheckpoints(output.files, output.folder, step, keep, state.evals.best?.step);
+    yield { type: "checkpoint", step, folder, best: state.evals.best };
   }
 
-  async function* fail(what: string, value: number, step: number): AsyncGenerator<TrainEvent, never, void> {
-    yield* save(Number.POSITIVE_INFINITY);
-    throw nonFinite(what, value, step, learningRate, saved.folder);
+  /** Stops the run on a value that θ of the finished steps gave, or its gradient: then its loss is finite. */
+  async function fail(what: string, value: number, step: number, isLossFinite = false): Promise<never> {
+    const next = state.step + (isLossFinite ? 1 : 0);
+    const good = output && (await latestCheckpoint(output.files, output.folder, next));
+    const own = saved.step === state.step ? saved.folder : null;
+    throw nonFinite(what, value, step, learningRate, { own, good: good?.folder, isUntrained: state.step === 0 });
+  }
+
+  async function checkTheta(): Promise<void> {
+    const broken = theta.find((value) => !Number.isFinite(value));
+    if (broken !== undefined) await fail("a parameter", broken, state.step);
   }
 
   const startStep = state.step;
@@ -198,11 +221,13 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const batches = await loader.microBatches(state.step);
     const { loss, gradient } = await lossAndGradient(objective, theta, batches, seed, state.step);
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
-    if (!Number.isFinite(loss)) yield* fail("loss", loss, state.step + 1);
-    if (!Number.isFinite(gradNorm)) yield* fail("gradient norm", gradNorm, state.step + 1);
+    if (!Number.isFinite(loss + gradNorm)) {
+      yield* save(Number.POSITIVE_INFINITY);
+      if (!Number.isFinite(loss)) await fail("loss", loss, state.step + 1);
+      await fail("gradient norm", gradNorm, state.step + 1, true);
+    }
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
-    state.log.push({ step, loss, learningRate, gradNorm });
 
     const now = elapsed();
     const seconds = now - stepTime;
@@ -215,11 +240,16 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
       const result = await evaluateTheta(objective, theta, evaluation.batches, evaluation.measure?.());
-      if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
-      state.evals.push({ step, loss: result.loss });
+      if (!Number.isFinite(result.loss)) await fail("evaluation loss", result.loss, step);
+      state.evals = afterEval(state.evals, { step, loss: result.loss }, minDelta);
       yield { type: "eval", step, ...result };
-      if (bestOf(state.evals)?.step === step) yield* save();
+      if (state.evals.best?.step === step) yield* save();
       if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
+    } else if (step === steps) {
+      // No step follows whose loss would show what the last update did.
+      const { loss } = await evaluateTheta(objective, theta, batches.filter(({ targets }) => targets > 0).slice(0, 1));
+      if (!Number.isFinite(loss)) await fail("the loss after the last update", loss, step);
+      await checkTheta();
     }
     if (isDue(step, output, elapsed() - saved.time)) yield* save();
   }
@@ -227,14 +257,17 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const { step } = state;
   const early = step < steps && stalled();
   const stopped = step < steps && !early;
-  const best = bestOf(state.evals);
+  const { best } = state.evals;
   let result = stopped ? null : step;
   if (output && !stopped) {
     if (output.loadBest && best && best.step !== step) {
-      theta.set(await loadTheta(output.files, output.folder, best.step, theta.length));
+      theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
       result = best.step;
     }
-    await output.saveWeights(output.folder, theta);
+    const { files: to, writeSums } = summing(output.files, output.digest);
+    await output.files.remove(`${output.folder}/${SUMS_NAME}`);
+    await output.saveWeights(to, output.folder, theta);
+    await writeSums(output.folder);
   }
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
 }
@@ -301,11 +334,21 @@ function factsOf({ objective, loader, seed, optimizer, facts }: TrainOptions, st
   };
 }
 
-function nonFinite(what: string, value: number, step: number, learningRate: number, saved: string | null): LowrankError {
+/** `own`: the checkpoint of the weights that gave the value. `good`: the newest of those before it. */
+function nonFinite(
+  what: string,
+  value: number,
+  step: number,
+  learningRate: number,
+  { own, good, isUntrained }: { own: string | null; good?: string; isUntrained: boolean },
+): LowrankError {
+  const advice = isUntrained
+    ? "No update is made yet, so that it comes from the base, the adapter to go on with or the data: check those."
+    : "Train again with a lower learning rate, more warm-up or maxGradNorm.";
   return new LowrankError("train/non-finite", `${what} is ${value} at step ${step}`, {
     expected: "finite numbers",
-    got: `${value}, at learning rate ${learningRate}`,
-    next: `Train again with a lower learning rate, more warm-up or maxGradNorm.${saved ? ` The last complete checkpoint is ${saved}.` : ""}`,
+    got: `${value}, at learning rate ${learningRate}${own ? `, from the weights of ${own}` : ""}`,
+    next: `${advice}${good ? ` The newest checkpoint with a finite loss is ${good}.` : ""}`,
     exitCode: 1,
   });
 }

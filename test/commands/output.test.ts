@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import { existsSync, openSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { LOCK_NAME } from "../../src/platform/node/lock.ts";
+import { LOCK_NAME } from "../../src/files.ts";
 import { jsonLines, programArgs, repository } from "../helpers/program.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 

@@ -1,15 +1,18 @@
 // Checkpoints: resuming gives the uninterrupted run's bits, only whole folders count, another run's options are refused.
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { fingerprint } from "../../src/formats/fingerprint.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { digest } from "../../src/platform/node/host.ts";
 import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
+import type { Objective } from "../../src/train/objective.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
-import { toyLoader, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
+import { toyBatch, toyLoader, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
 
 const root = temporaryFolder();
 let folders = 0;
@@ -60,17 +63,47 @@ test("checkpoint-0 is there before the first step", async () => {
   assert.equal((await latestCheckpoint(nodeFiles, folder))?.step, 0);
 });
 
-test("trainer_state.json has the losses, the evaluations and the best of them", () => {
-  const state = JSON.parse(readFileSync(path.join(whole, `checkpoint-${STEPS}/trainer_state.json`), "utf8"));
+const stateOf = (folder: string, step: number) =>
+  JSON.parse(readFileSync(path.join(folder, `checkpoint-${step}/trainer_state.json`), "utf8"));
+
+test("trainer_state.json has the best evaluation and what early stopping compares with", () => {
+  const state = stateOf(whole, STEPS);
   const evals = wholeEvents.filter((event) => event.type === "eval").map(({ step, loss }) => ({ step, loss }));
-  assert.deepEqual(state.evals, evals);
-  assert.deepEqual(state.bestEval, [...evals].sort((a, b) => a.loss - b.loss)[0]);
-  const steps = wholeEvents.filter((event) => event.type === "step");
-  assert.deepEqual(
-    state.log,
-    steps.map(({ step, loss, learningRate, gradNorm }) => ({ step, loss, learningRate, gradNorm })),
-  );
-  assert.equal(state.facts.seed, 3);
+  const best = [...evals].sort((a, b) => a.loss - b.loss)[0]!;
+  assert.ok(evals.length > 1);
+  assert.deepEqual(state.evals, { best, toBeat: best.loss, without: evals.length - 1 - evals.indexOf(best) });
+  assert.deepEqual([state.version, state.facts.seed], [2, 3]);
+});
+
+test("a checkpoint has as many bytes after many steps as after a few", async () => {
+  const folder = fresh();
+  const evaluation = { batches: [toyBatch(rows)], every: 30 };
+  await run(options({ folder, checkpointEvery: undefined }, { steps: 90, evaluation }));
+  const early = statSync(path.join(whole, "checkpoint-4/trainer_state.json")).size;
+  const late = statSync(path.join(folder, "checkpoint-90/trainer_state.json")).size;
+  assert.ok(late < early + 60, `${early} bytes at step 4, ${late} at step 90`);
+});
+
+test("a checkpoint of version 1, which lists every step and evaluation, is resumed to the same bits", async () => {
+  const folder = fresh();
+  const early = { patience: 2, minDelta: 0 };
+  const evaluation = { batches: [toyBatch(rows)], every: 1, early };
+  cpSync(whole, folder, { recursive: true });
+  for (const name of readdirSync(folder)) if (name > "checkpoint-3") rmSync(path.join(folder, name), { recursive: true });
+  const { facts, files } = stateOf(folder, 3);
+  const log = [1, 2, 3].map((step) => ({ step, loss: 1 / 3, learningRate: 1e-300, gradNorm: 1 }));
+  const state = (evals: { step: number; loss: number }[]) =>
+    writeFileSync(
+      path.join(folder, "checkpoint-3/trainer_state.json"),
+      JSON.stringify({ version: 1, step: 3, facts, bestEval: evals[0], evals, log, files }),
+    );
+  state([1, 2, 3].map((step) => ({ step, loss: step })));
+  const stalled = await run(options({ folder, resume: true }, { evaluation }));
+  assert.deepEqual(stalled.at(-1), { ...stalled.at(-1), type: "done", step: 3, early: true, best: { step: 1, loss: 1 } });
+  state([{ step: 2, loss: 9 }]);
+  const theta = toyTheta();
+  await run(options({ folder, resume: true }, { theta }));
+  assert.deepEqual(theta, wholeTheta);
 });
 
 for (let stop = 0; stop < STEPS; stop++) {
@@ -151,6 +184,64 @@ test("a constant schedule can be trained on for longer", async () => {
   assert.deepEqual(one, two);
 });
 
+const summed = fresh();
+await run(options({ folder: summed, digest, keepCheckpoints: 2 }));
+
+/** The file with one bit changed. */
+function flip(file: string): void {
+  const bytes = readFileSync(file);
+  bytes[bytes.length >> 1]! ^= 4;
+  writeFileSync(file, bytes);
+}
+
+test("checkpoints and the result have checksums, and the bits that they have without", () => {
+  for (const folder of [summed, path.join(summed, "checkpoint-6")]) {
+    const listed = readFileSync(path.join(folder, "SHA256SUMS"), "utf8").match(/ {2}.+$/gm)!;
+    const others = Object.keys(contents(folder)).filter((name) => name !== "SHA256SUMS");
+    assert.deepEqual(
+      listed.map((name) => name.trim()),
+      others.sort(),
+    );
+    execFileSync("sha256sum", ["-c", "--strict", "--quiet", "SHA256SUMS"], { cwd: folder });
+  }
+  const { SHA256SUMS: _, ...files } = contents(path.join(summed, "checkpoint-6"));
+  assert.deepEqual(files, contents(path.join(whole, "checkpoint-6")));
+});
+
+for (const file of ["optimizer.safetensors", "adapter_model.safetensors", "trainer_state.json", "SHA256SUMS"]) {
+  test(`one bit that changed in ${file} is found when the run is resumed, and the older checkpoint is named`, async () => {
+    const folder = fresh();
+    cpSync(summed, folder, { recursive: true });
+    flip(path.join(folder, "checkpoint-6", file));
+    const resumed = () => run(options({ folder, digest, resume: true }));
+    await refused(resumed(), "train/checkpoint-damaged", /checkpoint-6[\s\S]*goes on from \S+checkpoint-5,/);
+    flip(path.join(folder, "checkpoint-5/optimizer.safetensors"));
+    await refused(resumed(), "train/checkpoint-damaged", /no older checkpoint/);
+    flip(path.join(folder, "checkpoint-5/optimizer.safetensors"));
+    rmSync(path.join(folder, "checkpoint-6"), { recursive: true });
+    await resumed();
+    assert.deepEqual(contents(folder), contents(summed));
+  });
+}
+
+test("the best evaluation's checkpoint is checked before it becomes the result", async () => {
+  const folder = fresh();
+  cpSync(summed, folder, { recursive: true });
+  const { best } = stateOf(folder, 6).evals;
+  const worse = { ...stateOf(folder, 6), evals: { best: { ...best, step: 5 }, toBeat: best.loss, without: 1 } };
+  rmSync(path.join(folder, "checkpoint-6/SHA256SUMS"));
+  writeFileSync(path.join(folder, "checkpoint-6/trainer_state.json"), JSON.stringify(worse));
+  flip(path.join(folder, "checkpoint-5/adapter_model.safetensors"));
+  await refused(run(options({ folder, digest, resume: true, loadBest: true })), "train/checkpoint-damaged", /checkpoint-5/);
+});
+
+test("a checkpoint without checksums is resumed from", async () => {
+  const folder = fresh();
+  cpSync(whole, folder, { recursive: true });
+  const all = await run(options({ folder, digest, resume: true }));
+  assert.equal(all[0]!.type === "start" && all[0]!.step, 6);
+});
+
 const spoilt: [string, (folder: string) => void][] = [
   ["no trainer_state.json", (folder) => rmSync(path.join(folder, "trainer_state.json"))],
   ["a state cut short", (folder) => truncateSync(path.join(folder, "trainer_state.json"), 90)],
@@ -207,8 +298,8 @@ test("the state comes back to the bit, extreme numbers included", async () => {
   const folder = fresh();
   mkdirSync(folder);
   const values = Float32Array.of(0, -0, 1e-45, -3.4028234663852886e38, 1 / 3, 2 ** -126);
-  const log = [{ step: 1, loss: 1 / 3, learningRate: 1e-300, gradNorm: Number.MAX_VALUE }];
-  const state = { theta: values, m: values.slice().reverse(), v: values.map(Math.abs), step: 1, log, evals: [] };
+  const evals = { best: { step: 1, loss: 1e-300 }, toBeat: 1 / 3, without: 7 };
+  const state = { theta: values, m: values.slice().reverse(), v: values.map(Math.abs), step: 1, evals };
   const saved = await saveCheckpoint(nodeFiles, folder, state, { a: null }, async () => {});
   assert.deepEqual(await loadCheckpoint(nodeFiles, saved, { a: null }, values.length), state);
   await refused(
@@ -228,10 +319,55 @@ test("a non-finite loss keeps every checkpoint and saves the state of before", a
   };
   const work = run(options({ folder, checkpointEvery: 2, keepCheckpoints: 1 }, { objective: { ...toy, lossAndGradient } }));
   await refused(work, "train/non-finite", /loss is Infinity at step 4[\s\S]*checkpoint-3/);
+  await refused(work, "train/non-finite", /with a finite loss is \S+checkpoint-2\./);
   assert.deepEqual(readdirSync(folder).sort(), ["checkpoint-2", "checkpoint-3"]);
   for (const name of ["optimizer.safetensors", "adapter_model.safetensors"]) {
     assert.equal(contents(path.join(folder, "checkpoint-3"))[name], contents(path.join(whole, "checkpoint-3"))[name]);
   }
+});
+
+/** The toy, whose loss is no number once a parameter is larger than `most`, in training and in evaluation. */
+function fragile(most: number): Objective {
+  const toy = toyObjective(0.2);
+  const spoilt = (theta: Float32Array) => theta.some((value) => Math.abs(value) > most);
+  return {
+    ...toy,
+    lossAndGradient: async (batch, theta, divisor, key) => {
+      const result = await toy.lossAndGradient(batch, theta, divisor, key);
+      return spoilt(theta) ? { ...result, loss: Number.NaN } : result;
+    },
+    evaluate: async (batch, theta) => {
+      const { loss } = await toy.evaluate(batch, theta);
+      return { loss: spoilt(theta) ? { ...loss!, data: Float64Array.of(Number.NaN) } : loss! };
+    },
+  };
+}
+
+const diverging = { ...toyOptimizer, learningRate: 1e30, warmupSteps: 0, maxGradNorm: undefined };
+
+for (const [what, evaluation] of [
+  ["without an evaluation", undefined],
+  ["with one", { batches: [toyBatch(rows)], every: 1 }],
+] as const) {
+  test(`a last update that broke the model is seen, ${what}, and is no result, now or when the run is resumed`, async () => {
+    const folder = fresh();
+    const broken = options({ folder }, { optimizer: diverging, steps: 1, objective: fragile(1e20), evaluation });
+    await refused(run(broken), "train/non-finite", /at step 1[\s\S]*with a finite loss is \S+checkpoint-0\./);
+    assert.deepEqual(readdirSync(folder), ["checkpoint-0"]);
+    const { output, ...others } = broken;
+    await refused(run({ ...others, theta: toyTheta() }), "train/non-finite", /at step 1/);
+    await refused(run({ ...others, theta: toyTheta(), output: { ...output!, resume: true } }), "train/non-finite", /at step 1/);
+  });
+}
+
+test("a checkpoint made after the update that broke the model is not offered, now or when the run is resumed", async () => {
+  const folder = fresh();
+  const optimizer = { ...diverging, learningRate: 0.9 };
+  const change = { optimizer, objective: fragile(1), evaluation: undefined };
+  const offered = /loss is NaN at step 2[\s\S]*with a finite loss is \S+checkpoint-0\./;
+  await refused(run(options({ folder }, change)), "train/non-finite", offered);
+  assert.deepEqual(readdirSync(folder), ["checkpoint-0", "checkpoint-1"]);
+  await refused(run(options({ folder, resume: true }, change)), "train/non-finite", offered);
 });
 
 test("parameters that are not finite are never saved", async () => {
