@@ -44,6 +44,7 @@ async function download(cache: string, name: HubName, options: HubOptions): Prom
     await (options.wait?.(seconds, reason) ?? sleep(1000 * seconds, undefined, { signal }));
   };
   const hub = connect(environment, { name, signal, wait });
+  if (hub.plainToken) onEvent({ type: "plain-token", endpoint: hub.endpoint, sent: hub.plainToken === "sent" });
   const listing = await listModel(hub);
   checkWeights(listing, hub);
   const { commit } = listing;

@@ -6,6 +6,7 @@ import { LowrankError } from "../errors.ts";
 import { withFile } from "../platform/node/files.ts";
 import { statOf } from "./cache.ts";
 import { type Answer, type Hub, MAX_RETRIES, pause, request } from "./client.ts";
+import type { HubResponse } from "./connection.ts";
 import { hubError, stopped, unreachable } from "./failures.ts";
 import type { HubFile } from "./listing.ts";
 
@@ -130,7 +131,7 @@ async function startOver(partial: Partial, file: HubFile): Promise<void> {
 }
 
 /** Refuses an answer whose length is not the one the listing has, before anything of it is written. */
-function checkLength({ status, headers }: Response, task: Transfer, from: number): void {
+function checkLength({ status, headers }: HubResponse, task: Transfer, from: number): void {
   const [, start, , whole] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
   const [, there] = /^bytes \*\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
   const isEncoded = ![null, "identity"].includes(headers.get("content-encoding"));
@@ -142,7 +143,7 @@ function checkLength({ status, headers }: Response, task: Transfer, from: number
 }
 
 async function writeBody({ response, alive }: Answer, task: Transfer, partial: Partial): Promise<void> {
-  for await (const part of (response.body ?? []) as AsyncIterable<Uint8Array>) {
+  for await (const part of response.body) {
     alive();
     if (partial.done + part.length > task.file.size) throw wrongSize(task, "more bytes than that");
     for (let written = 0; written < part.length; ) {

@@ -39,6 +39,9 @@ function sparse(seconds: number): (event: HubEvent) => boolean {
 
 function printEvent(event: HubEvent, isDue: (event: HubEvent) => boolean): void {
   switch (event.type) {
+    case "plain-token":
+      note(`HF_ENDPOINT is http: the access token is ${event.sent ? "sent unencrypted" : "not sent"} to ${event.endpoint}`);
+      break;
     case "download": {
       const there = event.there > 0 ? `, ${bytes(event.there)} of them there already` : "";
       note(`downloading ${event.model} (${event.commit.slice(0, 12)}): ${event.files} files, ${bytes(event.bytes)}${there}`);
