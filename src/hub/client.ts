@@ -185,10 +185,11 @@ export async function getJson(hub: Hub, url: string): Promise<{ value: unknown; 
   }
 }
 
-/** Seconds of a Retry-After header: a number, or a date. */
-function retryAfter(response: HubResponse): number | null {
-  const text = response.headers.get("retry-after") ?? "";
-  const seconds = /^\d{1,9}$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1000;
+/** Seconds of a Retry-After header: a number, or a date by the clock of the server, which its header Date gives. */
+function retryAfter({ headers }: HubResponse): number | null {
+  const text = headers.get("retry-after") ?? "";
+  const now = headers.has("date") ? Date.parse(headers.get("date")!) : Date.now();
+  const seconds = /^\d{1,9}$/.test(text) ? Number(text) : (Date.parse(text) - now) / 1000;
   return Number.isNaN(seconds) ? null : Math.max(0, seconds);
 }
 

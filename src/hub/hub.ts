@@ -2,6 +2,7 @@
 import { copyFile, rm, symlink } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pace, stopwatch } from "../clock.ts";
 import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { named, nodeFiles } from "../platform/node/files.ts";
@@ -15,8 +16,8 @@ import { bytesThere, fileSize, transfer } from "./transfer.ts";
 
 /** Of the disk, left free by a download. */
 const DISK_MARGIN_BYTES = 100e6;
-/** Least milliseconds between two reports of progress. */
-const PROGRESS_MS = 200;
+/** Least seconds between two reports of progress. */
+const PROGRESS_SECONDS = 0.2;
 
 /**
  * The folder of a model: its snapshot in the cache, after a download of what is missing there. A snapshot that is whole is
@@ -93,13 +94,12 @@ const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b
 
 /** Reports the progress of a download, some times a second; the speed is that of this download so far. */
 function progress(bytes: number, there: number, onEvent: (event: HubEvent) => void): (file: string, done: number) => void {
-  const began = performance.now();
-  let lastEvent = began;
+  const elapsed = stopwatch();
+  const isDue = pace(PROGRESS_SECONDS);
   return (file, done) => {
-    const now = performance.now();
-    if (done < bytes && now - lastEvent < PROGRESS_MS) return;
-    lastEvent = now;
-    const bytesPerSecond = now - began > 1000 && done > there ? (1000 * (done - there)) / (now - began) : null;
+    if (!isDue() && done < bytes) return;
+    const seconds = elapsed();
+    const bytesPerSecond = seconds > 1 && done > there ? (done - there) / seconds : null;
     const secondsLeft = bytesPerSecond && (bytes - done) / bytesPerSecond;
     onEvent({ type: "downloading", file, done, bytes, bytesPerSecond, secondsLeft });
   };
