@@ -78,11 +78,13 @@ function tokenOf(environment: Environment): string | null {
   });
 }
 
-/** One answer of the hub, and how to stop reading it. */
+/** What is done with an answer: its next part is waited for, something else is waited for, or it is not read any more. */
+type Watch = (now: "waiting" | "busy" | "ended") => void;
+
+/** One answer of the hub, and how its silence is watched. */
 export interface Answer {
   response: HubResponse;
-  /** Call it with each part of the body that has come, and at the end with `true`. */
-  alive: (ended?: boolean) => void;
+  watch: Watch;
 }
 
 /** One request, tried again where the failure may pass. Resolves to an answer with a status of success, or one of `statuses`. */
@@ -100,7 +102,7 @@ export async function request(
       const { status } = response;
       if ((status >= 200 && status < 300) || statuses.includes(status)) return answer;
       const code = response.headers.get("x-error-code") ?? "";
-      const said = await messageOf(response).finally(() => answer.alive(true));
+      const said = await messageOf(response).finally(() => answer.watch("ended"));
       failure = refusal(hub, { status, code, said });
       if (status !== 429 && status < 500) throw failure;
       if (status === 429) seconds = retryAfter(response) ?? 4 * seconds;
@@ -124,15 +126,15 @@ async function follow(hub: Hub, start: string, headers: Record<string, string>):
   for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
     const authorization: Record<string, string> =
       hub.token !== null && url.origin === own ? { authorization: `Bearer ${hub.token}` } : {};
-    const { signal, alive } = watched(hub);
+    const { signal, watch } = watched(hub);
     const all = { "user-agent": "lowrank", "accept-encoding": "identity", ...headers, ...authorization };
     const response = await hub.send(url, all, signal).catch((error) => {
-      alive(true);
+      watch("ended");
       throw error;
     });
     const location = response.headers.get("location");
-    if (response.status < 300 || response.status > 399 || location === null) return { response, alive };
-    alive(true);
+    if (response.status < 300 || response.status > 399 || location === null) return { response, watch };
+    watch("ended");
     const next = addressFrom(location, url);
     if (next === null) throw badRedirect(hub, `from ${url.origin} to ${location.slice(0, 200)}`);
     url = next;
@@ -140,20 +142,18 @@ async function follow(hub: Hub, start: string, headers: Record<string, string>):
   throw badRedirect(hub, `more than ${MAX_REDIRECTS} redirects, the last to ${url.origin}${url.pathname.slice(0, 100)}`);
 }
 
-/** A signal that fires when the user stops, or when nothing came for too long. */
-function watched({ signal, timeoutSeconds }: Hub): { signal: AbortSignal; alive: (ended?: boolean) => void } {
+/** A signal that fires when the user stops, or when nothing came for too long while it was waited for. */
+function watched({ signal, timeoutSeconds }: Hub): { signal: AbortSignal; watch: Watch } {
   const own = new AbortController();
-  const timer = setTimeout(() => own.abort(new Error(`nothing came for ${timeoutSeconds} seconds`)), 1000 * timeoutSeconds);
-  return {
-    signal: AbortSignal.any(signal ? [own.signal, signal] : [own.signal]),
-    alive: (ended = false) => {
-      if (!ended) timer.refresh();
-      else {
-        clearTimeout(timer);
-        own.abort();
-      }
-    },
+  let timer: NodeJS.Timeout | undefined;
+  const watch: Watch = (now) => {
+    clearTimeout(timer);
+    if (now === "ended") own.abort();
+    if (now !== "waiting") return;
+    timer = setTimeout(() => own.abort(new Error(`nothing came for ${timeoutSeconds} seconds`)), 1000 * timeoutSeconds);
   };
+  watch("waiting");
+  return { signal: AbortSignal.any(signal ? [own.signal, signal] : [own.signal]), watch };
 }
 
 /** The whole body as text; null if it has more than `limit` bytes. All of it must come in the time of one silence. */
@@ -170,10 +170,10 @@ async function textOf(response: HubResponse, limit: number): Promise<string | nu
 
 /** An answer that is no file: what its JSON holds, and the address of the page after it. */
 export async function getJson(hub: Hub, url: string): Promise<{ value: unknown; next: string | null }> {
-  const { response, alive } = await request(hub, url);
+  const { response, watch } = await request(hub, url);
   const text = await textOf(response, MAX_ANSWER_BYTES)
     .catch((error) => Promise.reject(hub.signal?.aborted ? stopped(hub) : unreachable(hub, url, error)))
-    .finally(() => alive(true));
+    .finally(() => watch("ended"));
   if (text === null) throw malformed(hub, `more than ${MAX_ANSWER_BYTES} bytes`);
   const [, link] = /<([^>]*)>\s*;\s*rel="next"/.exec(response.headers.get("link") ?? "") ?? [];
   const next = link === undefined ? null : addressFrom(link, new URL(url));

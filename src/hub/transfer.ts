@@ -80,7 +80,8 @@ async function fill(task: Transfer, incomplete: string): Promise<boolean> {
       if (failures > MAX_RETRIES) throw failure;
       await pause(hub, Math.min(8, 2 ** failures / 4), failure.message);
     }
-    await handle.sync();
+    // What could not be synced may read back right and not be on the disk.
+    await handle.sync().catch((error) => rm(incomplete, { force: true }).finally(() => Promise.reject(error)));
     return partial.hash.digest("hex") === file.blob;
   });
 }
@@ -117,7 +118,7 @@ async function fetchRest(task: Transfer, partial: Partial): Promise<LowrankError
     if (error instanceof LowrankError || (error as NodeJS.ErrnoException).syscall === "write") throw error;
     return unreachable(hub, url, error);
   } finally {
-    answer.alive(true);
+    answer.watch("ended");
   }
   if (partial.done === file.size) return null;
   return unreachable(hub, url, new Error(`the connection ended ${file.size - partial.done} bytes too early`));
@@ -142,9 +143,10 @@ function checkLength({ status, headers }: HubResponse, task: Transfer, from: num
     throw wrongSize(task, `${sent ?? "?"} bytes`);
 }
 
-async function writeBody({ response, alive }: Answer, task: Transfer, partial: Partial): Promise<void> {
+/** A disk that stalls is waited for; it is no silence of the hub. */
+async function writeBody({ response, watch }: Answer, task: Transfer, partial: Partial): Promise<void> {
   for await (const part of response.body) {
-    alive();
+    watch("busy");
     if (partial.done + part.length > task.file.size) throw wrongSize(task, "more bytes than that");
     for (let written = 0; written < part.length; ) {
       written += (await partial.handle.write(part, written, part.length - written, partial.done + written)).bytesWritten;
@@ -152,6 +154,7 @@ async function writeBody({ response, alive }: Answer, task: Transfer, partial: P
     partial.hash.update(part);
     partial.done += part.length;
     task.onProgress(partial.done);
+    watch("waiting");
   }
 }
 

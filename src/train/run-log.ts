@@ -230,7 +230,11 @@ export async function openRunLog(files: Files, folder: string): Promise<RunLog> 
     if (pending === "") return;
     const bytes = new TextEncoder().encode(pending);
     pending = "";
-    await files.append(file, bytes);
+    await files.append(file, bytes).catch((error) => {
+      // A part of it may be there: the next row begins a line of its own.
+      pending = `\n${pending}`;
+      throw error;
+    });
   };
   return {
     async add({ type, ...row }) {
