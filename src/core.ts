@@ -177,7 +177,8 @@ export function createLowrank(platform: Platform) {
     },
 
     /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
-    mergeAdapter: async (options: MergeAdapterOptions): Promise<void> => mergeAdapter(files, await withFolders(options)),
+    mergeAdapter: async (options: MergeAdapterOptions): Promise<void> =>
+      mergeAdapter(files, await withFolders(options), platform),
 
     /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */
     inspectAdapter: async (adapter: string, options: InspectAdapterOptions = {}): Promise<AdapterInspection> =>

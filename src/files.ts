@@ -17,12 +17,29 @@ export interface Files {
   write(path: string, chunks: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void>;
   /** Adds to the end of a file, which is made if it is missing, and syncs. A crash can leave a part of `bytes`. */
   append(path: string, bytes: Uint8Array): Promise<void>;
-  makeFolder(folder: string): Promise<void>;
+  /** Makes a folder and those it is in; with `mustBeNew` it fails with `file/exists` if anything is there, and makes no other. */
+  makeFolder(folder: string, mustBeNew?: boolean): Promise<void>;
   /** Renames a file or a folder in one step and syncs the folder it is in; `to` must not exist if `from` is a folder. */
   rename(from: string, to: string): Promise<void>;
   /** Removes a file, or a folder with all that is in it; nothing happens if the path is missing. */
   remove(path: string): Promise<void>;
 }
+
+/** A lock that keeps other runs out of a folder. */
+export interface Lock {
+  /** Fails with `file/lock-lost` if another run may have the lock by now. */
+  check(): Promise<void>;
+  release(): Promise<void>;
+}
+
+/** The lock file of a folder, unless it has another name. */
+export const LOCK_NAME = ".lowrank.lock";
+
+/**
+ * Locks `folder`, which exists, by a file of this name in it. Fails with `file/locked` if another run has it; the lock of a
+ * killed run is replaced.
+ */
+export type LockFolder = (folder: string, name?: string) => Promise<Lock>;
 
 /** Largest JSON or text side file (config.json, tokenizer.json, index) that is read whole. */
 export const MAX_TEXT_BYTES = 128 * 1024 * 1024;

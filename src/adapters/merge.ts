@@ -1,6 +1,6 @@
 // Merging: W' = W + s·B·A, and every other byte of the checkpoint as it was. Follows PEFT's merge_and_unload and Transformers' sharding.
 import { type Failure, LowrankError } from "../errors.ts";
-import type { Files } from "../files.ts";
+import type { Files, LockFolder } from "../files.ts";
 import { type Checkpoint, type CheckpointTensor, findTensor, INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { bytesOf, readableDType, tensorFromBytes } from "../formats/dtypes.ts";
 import { type FloatDType, fromFloat32, isFloat, toFloat32 } from "../formats/float.ts";
@@ -8,6 +8,7 @@ import { writeFolder } from "../formats/folder.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { copySideFiles, readInBlocks } from "../formats/side-files.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
+import { bytes as size } from "../units.ts";
 import type { SavedTensor } from "./saved.ts";
 
 /** Transformers' `max_shard_size`, "5GB". */
@@ -56,8 +57,20 @@ export interface MergeOptions {
   tiedWeights?: readonly string[];
   /** Size limit of a weight file; a tensor larger than it gets a file of its own. */
   maxShardBytes?: number;
+  /** Writes more files into the folder before it is shown. */
+  writeBeside?: (folder: string) => Promise<void>;
+  /** Try even if the disk looks too small. */
+  force?: boolean;
+  /** Aborting ends the work with `merge/stopped`; nothing is left of it. */
+  signal?: AbortSignal;
   /** Called after each tensor, with bytes. */
   onProgress?: (progress: { tensor: string; done: number; total: number }) => void;
+}
+
+/** What the host has for a large output. */
+export interface MergeHost {
+  lock?: LockFolder;
+  freeDisk?: (folder: string) => Promise<number>;
 }
 
 /**
@@ -65,8 +78,8 @@ export interface MergeOptions {
  * tensors byte for byte, the config and tokenizer files. The base is only read; a few megabytes are in memory at once.
  * Errors: `merge/*`.
  */
-export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): Promise<void> {
-  const { checkpoint, outFolder, replaced = new Map(), maxShardBytes = MAX_SHARD_BYTES, onProgress } = options;
+export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, host: MergeHost = {}): Promise<void> {
+  const { checkpoint, outFolder, replaced = new Map(), maxShardBytes = MAX_SHARD_BYTES, onProgress, signal } = options;
   const targets = checkTargets(checkpoint, options.targets, options.tiedWeights ?? []);
   if (targets.size + replaced.size === 0)
     refuse("nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
@@ -82,21 +95,39 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions): 
     const blocks = target ? mergedRows(files, entry, target) : whole && [whole.data];
     const { dtype, shape, file, offset, length } = entry;
     const data = async function* () {
-      yield* blocks ? mergedBytes(dtype as FloatDType, blocks, name) : readInBlocks(files, file, offset, length);
+      for await (const bytes of blocks
+        ? mergedBytes(dtype as FloatDType, blocks, name)
+        : readInBlocks(files, file, offset, length)) {
+        if (signal?.aborted)
+          refuse("stopped", "merging was stopped, and nothing is left of it", { exitCode: 1, next: "Run it again." });
+        yield bytes;
+      }
       done += length;
       onProgress?.({ tensor: name, done, total });
     };
     return { name, dtype, shape, data };
   };
 
-  await writeFolder(files, outFolder, async (folder) => {
+  const fill = async (folder: string) => {
     await copySideFiles(files, checkpoint.folder, folder);
     if (options.config !== undefined) await files.write(`${folder}/config.json`, new TextEncoder().encode(options.config));
     const shards = splitIntoShards(tensors, maxShardBytes);
     const metadata = { format: "pt", ...checkpoint.metadata };
     for (const { file, names } of shards) await writeSafetensors(files, `${folder}/${file}`, names.map(source), metadata);
     if (shards.length > 1) await files.write(`${folder}/${INDEX_NAME}`, encodeIndex(tensors, shards, total));
-  });
+    await options.writeBeside?.(folder);
+  };
+  const check = async (folder: string) => {
+    const free = await host.freeDisk?.(folder);
+    if (free === undefined || free >= total || options.force) return;
+    refuse("disk", "the merged model is larger than the free disk space", {
+      subject: outFolder,
+      expected: `${size(total)} for the weights`,
+      got: `${size(free)} free`,
+      next: "Choose an output folder on another disk, or try anyway (--force, force).",
+    });
+  };
+  await writeFolder(files, outFolder, fill, { lock: host.lock, check });
 }
 
 function refuse(reason: string, message: string, facts: Failure): never {

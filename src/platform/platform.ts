@@ -1,6 +1,6 @@
 // What a host (Node, a browser) gives to the functions of the public API. Time, text and randomness come from JavaScript and the
 // web's own globals (performance, TextEncoder, crypto), which every host has.
-import type { Files } from "../files.ts";
+import type { Files, LockFolder } from "../files.ts";
 import type { DecodeImage } from "../images/image.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import type { TimeLimit } from "../text/limit.ts";
@@ -29,11 +29,8 @@ export interface Platform {
   memoryLimits?: () => { available: number; total: number };
   /** Free bytes on the disk that `folder`, which exists, is on. */
   freeDisk?: (folder: string) => Promise<number>;
-  /**
-   * Locks `folder`, which exists, for one run, and returns what unlocks it; fails with `file/locked` if another run has it. The
-   * lock of a killed run is replaced.
-   */
-  lock?: (folder: string) => Promise<() => Promise<void>>;
+  /** Keeps other runs out of a folder that is written to. */
+  lock?: LockFolder;
   /** Where a job without a folder of its own keeps temporary files. */
   temporaryFolder?: string;
   /** Collects garbage now. */

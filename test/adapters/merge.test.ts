@@ -9,7 +9,8 @@ import { bytesOf } from "../../src/formats/dtypes.ts";
 import { float32ToBfloat16, fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readHeader, readTensor, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { greatestDifference, near } from "../helpers/assert.ts";
+import { lockFolder } from "../../src/platform/node/lock.ts";
+import { greatestDifference, near, refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -281,5 +282,50 @@ describe("a merge refuses", () => {
     await assert.rejects(mergeIntoCheckpoint(nodeFiles, { checkpoint, targets, outFolder }), { code: "file/past-end" });
     assert.ok(!existsSync(outFolder));
     assert.deepEqual(readdirSync(path.dirname(outFolder)), []);
+  });
+
+  const stays = async (code: string, work: (folder: string) => Promise<void>) => {
+    const folder = mkdtempSync(path.join(root, "nothing-"));
+    const { next } = await refused(work(`${folder}/merged`), code);
+    assert.deepEqual(readdirSync(folder), []);
+    return next!;
+  };
+
+  it("a disk that is too small, before it writes, unless it is forced to", async () => {
+    const { checkpoint, targets } = await openCase("lora-rslora");
+    const writes: string[] = [];
+    const write: typeof nodeFiles.write = (file, chunks) => {
+      writes.push(file);
+      return nodeFiles.write(file, chunks);
+    };
+    const host = { freeDisk: async () => 1000 };
+    const merge = (outFolder: string, force?: boolean) =>
+      mergeIntoCheckpoint({ ...nodeFiles, write }, { checkpoint, targets, outFolder, force }, host);
+    assert.match(await stays("merge/disk", merge), /--force/);
+    assert.deepEqual(writes, []);
+    await merge(`${root}/forced`, true);
+    assert.deepEqual(readdirSync(`${root}/forced`), ["config.json", "model.safetensors"]);
+  });
+
+  it("to go on when it is stopped, or to show a model without all of its files", async () => {
+    const { checkpoint, targets } = await openCase("lora-rslora");
+    const stop = new AbortController();
+    let seen = 0;
+    await stays("merge/stopped", (outFolder) => {
+      const { signal } = stop;
+      const onProgress = () => {
+        seen++;
+        stop.abort();
+      };
+      return mergeIntoCheckpoint(nodeFiles, { checkpoint, targets, outFolder, signal, onProgress }, { lock: lockFolder });
+    });
+    assert.equal(seen, 1);
+    await stays("file/missing", (outFolder) => {
+      const writeBeside = async (folder: string) => {
+        assert.ok(!existsSync(outFolder));
+        await nodeFiles.size(`${folder}/1_Pooling`);
+      };
+      return mergeIntoCheckpoint(nodeFiles, { checkpoint, targets, outFolder, writeBeside });
+    });
   });
 });

@@ -258,6 +258,48 @@ describe("an interrupt", {
   });
 });
 
+describe("a merge", { skip: slow.skip || (process.platform === "win32" && "Windows has no signals between processes") }, () => {
+  it("that gets a signal leaves nothing, and exits as the signal asks", async () => {
+    const adapter = `${fixtures}/cases/lora-rslora/adapter`;
+    const args = [
+      "merge",
+      "--base",
+      `${fixtures}/cases/lora-rslora/base`,
+      "--adapter",
+      adapter,
+      "--max-shard-bytes",
+      "1",
+      "--json",
+    ];
+    const folder = path.join(root, "merges");
+    for (const [signal, expected] of [
+      ["SIGINT", 130],
+      ["SIGTERM", 143],
+    ] as const) {
+      for (let attempt = 1; ; attempt++) {
+        let sent = false;
+        const onOutput = (_: string, kill: (signal: NodeJS.Signals) => void) => {
+          if (!sent) kill(signal);
+          sent = true;
+        };
+        const { status, stderr } = await lowrank([...args, "--output", `${folder}/${signal}${attempt}`], { onOutput });
+        if (status === 0 && attempt < 5) continue; // it was done before the signal came
+        assert.equal(status, expected, stderr);
+        assert.match(stderr, /merge\/stopped/);
+        assert.deepEqual(
+          readdirSync(folder).filter((name) => name.endsWith(`${attempt}`) && name.startsWith(signal)),
+          [],
+        );
+        assert.deepEqual(
+          readdirSync(folder).filter((name) => name.startsWith(".")),
+          [],
+        );
+        break;
+      }
+    }
+  });
+});
+
 describe("a lost terminal", {
   skip: slow.skip || (process.platform === "win32" && "Windows has no SIGHUP between processes"),
 }, () => {

@@ -122,9 +122,9 @@ test("a run is recognized by its log", async () => {
 });
 
 test("a run is running while its folder is locked", async () => {
-  const unlock = await lockFolder(crashed);
+  const lock = await lockFolder(crashed);
   assert.equal((await find(crashed))[0]!.state, "running");
-  await unlock();
+  await lock.release();
   assert.equal((await find(crashed))[0]!.state, "crashed");
 });
 

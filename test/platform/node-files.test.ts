@@ -182,14 +182,6 @@ describe("writeFolder", () => {
     assert.deepEqual(readdirSync(folder), ["out"]);
     assert.deepEqual(readdirSync(at("out")), ["other"]);
   });
-
-  it("starts afresh after an interrupted run", async () => {
-    mkdirSync(at(".out.new"));
-    writeFileSync(at(".out.new/stale"), "");
-    await writeFolder(nodeFiles, at("out"), fill);
-    assert.deepEqual(readdirSync(at("out")), ["one", "two"]);
-    assert.deepEqual(readdirSync(folder), ["out"]);
-  });
 });
 
 describe("nodeFiles appends", () => {

@@ -6,7 +6,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFile
 import path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { isLocked, LOCK_NAME, lockFolder } from "../../src/platform/node/lock.ts";
+import { LOCK_NAME } from "../../src/files.ts";
+import { isLocked, lockFolder } from "../../src/platform/node/lock.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -23,9 +24,9 @@ const fileOf = (folder: string) => path.join(folder, LOCK_NAME);
 /** A lock as this process would write it now. */
 async function holder(): Promise<Record<string, unknown>> {
   const folder = fresh();
-  const unlock = await lockFolder(folder);
+  const lock = await lockFolder(folder);
   const text = readFileSync(fileOf(folder), "utf8");
-  await unlock();
+  await lock.release();
   return JSON.parse(text);
 }
 
@@ -36,13 +37,13 @@ const heldBy = async (work: Promise<unknown>, pid: number) => {
 
 test("a folder is locked once, and free again behind it", async () => {
   const folder = fresh();
-  const unlock = await lockFolder(folder);
+  const lock = await lockFolder(folder);
   assert.equal(await isLocked(folder), true);
   await heldBy(lockFolder(folder), process.pid);
-  await unlock();
+  await lock.release();
   assert.equal(await isLocked(folder), false);
   assert.deepEqual(readdirSync(folder), []);
-  await (await lockFolder(folder))();
+  await (await lockFolder(folder)).release();
 });
 
 test("a live process holds its lock; when it is killed, the lock is replaced at once", async () => {
@@ -57,7 +58,7 @@ test("a live process holds its lock; when it is killed, the lock is replaced at 
   await once(child, "close");
   assert.equal(await isLocked(folder), false);
   const began = performance.now();
-  await (await lockFolder(folder))();
+  await (await lockFolder(folder)).release();
   assert.ok(performance.now() - began < 5000, "it waited for a process that is gone");
 });
 
@@ -67,13 +68,13 @@ test("a process number that was given to another process is not the holder", {
   const folder = fresh();
   writeFileSync(fileOf(folder), JSON.stringify({ ...(await holder()), started: "1" }));
   assert.equal(await isLocked(folder), false);
-  await (await lockFolder(folder))();
+  await (await lockFolder(folder)).release();
 });
 
 test("where the start of a process is unknown, this process knows its own locks", async () => {
   const folder = fresh();
   writeFileSync(fileOf(folder), JSON.stringify({ ...(await holder()), started: null }));
-  await (await lockFolder(folder))();
+  await (await lockFolder(folder)).release();
 });
 
 test("a lock of another machine is held while it is touched", async () => {
@@ -83,14 +84,14 @@ test("a lock of another machine is held while it is touched", async () => {
   let at = 1_000_000;
   const beat = setInterval(() => utimesSync(fileOf(folder), at, at++), 50);
   try {
-    await heldBy(lockFolder(folder, WATCH_MS), 4711);
+    await heldBy(lockFolder(folder, LOCK_NAME, WATCH_MS), 4711);
   } finally {
     clearInterval(beat);
   }
   assert.equal(await isLocked(folder), false, "touched long ago");
-  const unlock = await lockFolder(folder, WATCH_MS);
+  const lock = await lockFolder(folder, LOCK_NAME, WATCH_MS);
   assert.notEqual(readFileSync(fileOf(folder), "utf8"), elsewhere);
-  await unlock();
+  await lock.release();
 });
 
 test("a lock that was cut off while it was written is replaced", async () => {
@@ -98,7 +99,7 @@ test("a lock that was cut off while it was written is replaced", async () => {
     const folder = fresh();
     writeFileSync(fileOf(folder), text);
     assert.equal(await isLocked(folder), false);
-    await (await lockFolder(folder, WATCH_MS))();
+    await (await lockFolder(folder, LOCK_NAME, WATCH_MS)).release();
   }
 });
 
@@ -108,7 +109,7 @@ test("what is no lock at all holds nobody up", { skip: process.platform === "win
   writeFileSync(fileOf(large), "{".repeat(5000));
   for (const folder of [pipe, large]) {
     assert.equal(await isLocked(folder), false);
-    await (await lockFolder(folder, WATCH_MS))();
+    await (await lockFolder(folder, LOCK_NAME, WATCH_MS)).release();
   }
 });
 
@@ -125,10 +126,10 @@ test("of many that find an abandoned lock at the same time, one gets it", async 
 
 test("unlocking leaves a lock alone that is another's", async () => {
   const folder = fresh();
-  const unlock = await lockFolder(folder);
+  const lock = await lockFolder(folder);
   const other = JSON.stringify(await holder());
   writeFileSync(fileOf(folder), other);
-  await unlock();
+  await lock.release();
   assert.equal(readFileSync(fileOf(folder), "utf8"), other);
 });
 

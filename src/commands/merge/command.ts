@@ -1,4 +1,5 @@
 // lowrank merge: a checkpoint that needs no adapter.
+import { stoppable, stoppedStatus } from "../../terminal/signals.ts";
 import { print, printJson, status } from "../../terminal/terminal.ts";
 import { bytes } from "../../units.ts";
 import { defineCommand } from "../command.ts";
@@ -15,9 +16,18 @@ export const command = defineCommand({
       if (json) printJson({ type: "tensor", ...progress });
       else status(`${bytes(progress.done)} of ${bytes(total)}`);
     };
-    await mergeAdapter(platform.files, { ...options, onProgress });
-    if (json) printJson({ type: "done", output: options.output, bytes: total });
-    else print(`merged into ${options.output}, ${bytes(total)} of weights`);
-    return 0;
+    return stoppable(
+      () => "Stopping.",
+      async (stopping) => {
+        try {
+          await mergeAdapter(platform.files, { ...options, onProgress, signal: stopping.signal }, platform);
+        } catch (error) {
+          return stoppedStatus(error, stopping, json);
+        }
+        if (json) printJson({ type: "done", output: options.output, bytes: total });
+        else print(`merged into ${options.output}, ${bytes(total)} of weights`);
+        return 0;
+      },
+    );
   },
 });

@@ -2,14 +2,14 @@
 
 import { z } from "zod";
 import { mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
-import { MAX_SHARD_BYTES, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
+import { MAX_SHARD_BYTES, type MergeHost, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
 import { writeHead } from "../../models/heads/index.ts";
-import { type Given, option } from "../../options.ts";
+import { type Given, option, reworded } from "../../options.ts";
 import { prepareBase } from "../../tasks/index.ts";
 import { runOptions, taskOption } from "../../train/options.ts";
 
@@ -21,15 +21,16 @@ export const mergeOptions = {
   task: taskOption,
   output: option(z.string(), { value: "FOLDER", help: "a new or an empty folder" }),
   maxShardBytes: option(z.number().default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
+  force: reworded(runOptions.force, { help: "merge even if the disk looks too small" }),
 };
-export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions, "onProgress">;
+export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions, "onProgress" | "signal">;
 
 /**
  * Writes the base with the adapter merged into its weights, in the base's dtype, with its config and tokenizer files. An adapter
  * that brings a classifier's head makes a classifier of the base: config.json says so.
  * Throws `adapter/*` if the adapter does not fit the base and `merge/*` if it cannot be merged; then nothing is written.
  */
-export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
+export async function mergeAdapter(files: Files, options: MergeAdapterOptions, host?: MergeHost): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, task, output, ...rest } = options;
   const given = await readAdapter(files, adapterFolder);
   const prepared = await prepareBase("merge/option", await openBase(files, folder), given, { task, anyBase });
@@ -46,7 +47,7 @@ export async function mergeAdapter(files: Files, options: MergeAdapterOptions): 
     "tieWordEmbeddings" in config && config.tieWordEmbeddings && embedding
       ? [storedName(checkpoint, `${embedding.path}.weight`)]
       : [];
-  const merging = { checkpoint, targets, replaced, tiedWeights, config: headed?.config, outFolder: output };
-  await mergeIntoCheckpoint(files, { ...merging, ...rest });
-  await writeHead(files, output, config);
+  const writeBeside = async (folder: string) => void (await writeHead(files, folder, config));
+  const merging = { checkpoint, targets, replaced, tiedWeights, config: headed?.config, outFolder: output, writeBeside };
+  await mergeIntoCheckpoint(files, { ...merging, ...rest }, host);
 }

@@ -2,7 +2,8 @@
 import { pace } from "../../clock.ts";
 import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
-import { note, oneLine, onLostOutput, print, printError, printJson, status } from "../../terminal/terminal.ts";
+import { stoppable } from "../../terminal/signals.ts";
+import { note, oneLine, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { resumeCommand } from "../../train/run-file.ts";
 import { bytes, duration, grouped } from "../../units.ts";
@@ -19,9 +20,6 @@ const SAMPLE_CHARS = 160;
 /** Without a terminal, steps are printed about this often. */
 const PLAIN_SECONDS = 10;
 
-/** Exit status of a process that ended on a signal, as shells give it. */
-const signals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
-
 export const command = defineCommand({
   summary: "fine-tune a model on a data file",
   options: runOptions,
@@ -32,32 +30,21 @@ export const command = defineCommand({
   ],
   required: ({ resume }) => (resume ? ["output"] : ["base", "data", "output"]),
   async run(options, { platform, api, json }) {
-    const stop = new AbortController();
-    let interrupted = 0;
-    let started = false;
-    const interrupt = (signal: keyof typeof signals) => {
-      // A terminal that closes sends its SIGHUP twice: from the system, and from the shell.
-      if (interrupted && signal === "SIGHUP") return;
-      if (interrupted) process.exit(signals[signal]);
-      interrupted = signals[signal];
-      stop.abort();
-      note(started ? "\nFinishing the step and saving. Ctrl+C again stops at once." : "\nStopping. Ctrl+C again stops at once.");
-    };
-    const names = Object.keys(signals) as (keyof typeof signals)[];
-    for (const name of names) process.on(name, interrupt);
-    // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
-    onLostOutput(() => interrupt("SIGHUP"));
     const report = json ? printJson : progress();
+    let started = false;
     let stopped = false;
-    try {
-      for await (const event of finetune({ ...options, signal: stop.signal }, platform)) {
-        report(event);
-        started ||= event.type === "start";
-        if (event.type === "done") stopped = event.stopped;
-      }
-    } finally {
-      for (const name of names) process.off(name, interrupt);
-    }
+    // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
+    const interrupted = await stoppable(
+      () => (started ? "Finishing the step and saving." : "Stopping."),
+      async ({ signal, status }) => {
+        for await (const event of finetune({ ...options, signal }, platform)) {
+          report(event);
+          started ||= event.type === "start";
+          if (event.type === "done") stopped = event.stopped;
+        }
+        return status();
+      },
+    );
     // The run is safe without its report, so that a failure is reported and no more.
     try {
       note(`report: ${await api.reportRuns({ folders: [options.output] })}`);

@@ -69,9 +69,9 @@ export async function* finetune(
   try {
     const isNew = !(await files.exists(options.output));
     await makeOutput(files, options);
-    const unlock = await lock?.(options.output);
+    const held = await lock?.(options.output);
     closing.push(async () => {
-      await unlock?.();
+      await held?.release();
       // A run that was refused leaves no folder behind.
       if (isNew && (await files.list(options.output)).length === 0) await files.remove(options.output);
     });

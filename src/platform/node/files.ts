@@ -223,7 +223,7 @@ export const nodeFiles: Files = {
   isFolder: (file) => named(file, async () => (await found(file))?.isDirectory() ?? false),
   write: (file, chunks) => named(file, () => writeWhole(file, chunks)),
   append: (file, bytes) => named(file, () => appendDurably(file, bytes)),
-  makeFolder: (folder) => named(folder, () => makeFolders(path.resolve(folder))),
+  makeFolder: (folder, mustBeNew) => named(folder, () => (mustBeNew ? mkdir(folder) : makeFolders(path.resolve(folder)))),
   rename: (from, to) => named(to, () => renameDurably(from, to)),
   remove: (file) => named(file, () => rm(file, { recursive: true, force: true })),
 };

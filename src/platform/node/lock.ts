@@ -6,9 +6,9 @@ import { rm, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../../errors.ts";
+import { LOCK_NAME, type Lock } from "../../files.ts";
 import { named, orEmpty, withFile } from "./files.ts";
 
-export const LOCK_NAME = ".lowrank.lock";
 /** A larger file is no lock. */
 const MAX_LOCK_BYTES = 4096;
 /** The file of a lock that is held is touched this often. */
@@ -122,11 +122,11 @@ async function removeAbandoned(file: string, text: string): Promise<void> {
 }
 
 /**
- * Locks `folder`, which exists, and returns what unlocks it. Fails with `file/locked` if another process, or another run of
- * this one, holds it.
+ * Locks `folder`, which exists, by the file `name` in it. Fails with `file/locked` if another process, or another run of this one,
+ * holds it.
  */
-export async function lockFolder(folder: string, watchMs = WATCH_MS): Promise<() => Promise<void>> {
-  const file = `${folder}/${LOCK_NAME}`;
+export async function lockFolder(folder: string, name = LOCK_NAME, watchMs = WATCH_MS): Promise<Lock> {
+  const file = `${folder}/${name}`;
   const token = randomUUID();
   const mine: Holder = { pid: process.pid, place, started: startOf(process.pid), since: new Date().toISOString(), token };
   tokens.add(token);
@@ -149,11 +149,20 @@ export async function lockFolder(folder: string, watchMs = WATCH_MS): Promise<()
     utimes(file, now, now).catch(() => {});
   }, BEAT_MS);
   beat.unref();
-  return async () => {
-    clearInterval(beat);
+  const isMine = async () => {
     const found = await look(file);
-    if (found && parseHolder(found.text)?.token === token) await rm(file, { force: true });
-    tokens.delete(token);
+    return found !== undefined && parseHolder(found.text)?.token === token;
+  };
+  return {
+    async check() {
+      if (!(await isMine()))
+        throw new LowrankError("file/lock-lost", "the folder's lock was lost", { subject: folder, exitCode: 1 });
+    },
+    async release() {
+      clearInterval(beat);
+      if (await isMine()) await rm(file, { force: true });
+      tokens.delete(token);
+    },
   };
 }
 
@@ -183,9 +192,9 @@ export async function isLocked(folder: string): Promise<boolean> {
 
 function locked(folder: string, file: string, { pid, place: where, since }: Holder): LowrankError {
   const host = where.split(" ")[0];
-  return new LowrankError("file/locked", "another run is training into the folder", {
+  return new LowrankError("file/locked", "another run is writing into the folder", {
     subject: folder,
-    expected: "a folder that nobody trains into",
+    expected: "a folder that nobody writes into",
     got: `process ${pid} on ${host}, since ${since}`,
     next: `Let it end, stop it (it saves what it has: kill ${pid}), or choose another folder. If there is no such process, remove ${file}.`,
   });

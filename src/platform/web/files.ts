@@ -75,7 +75,10 @@ export function webFiles(mounted: Readonly<Record<string, Mounted>> = {}): Files
       if (!folders.has(parentOf(at))) throw fail("file/missing", path);
       held.set(at, new Blob([...before, blobFrom(bytes)]));
     },
-    makeFolder: async (folder) => addFolder(normal(folder)),
+    async makeFolder(folder, mustBeNew) {
+      if (mustBeNew && folders.has(normal(folder))) throw fail("file/exists", folder);
+      addFolder(normal(folder));
+    },
     async rename(from, to) {
       const [source, target] = [normal(from), normal(to)];
       const isFolder = folders.has(source);
@@ -106,6 +109,7 @@ const REASONS: Record<string, [message: string, next: string]> = {
   "file/not-folder": ["part of the path is not a folder", "Check the path."],
   "file/not-regular": ["is a folder, not a file", "Give the path of a file."],
   "file/not-empty": ["the folder is not empty", "Choose another folder, or empty this one."],
+  "file/exists": ["exists already", "Choose another name, or remove it."],
   "file/past-end": ["a read past the end of the file", "The file is shorter than its header or index states; fetch it again."],
 };
 
