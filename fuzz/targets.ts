@@ -190,8 +190,8 @@ async function useTokenizer(files: Files): Promise<void> {
 
 const trained = memoryFiles();
 const state = { theta: new Float32Array(4), m: new Float32Array(4), v: new Float32Array(4), step: 3 };
-const log = [1, 2, 3].map((step) => ({ step, loss: 1 / step, learningRate: 0.1, gradNorm: 1 }));
-await saveCheckpoint(trained, "run", { ...state, log, evals: [{ step: 2, loss: 0.5 }] }, { seed: 1 }, async (place) => {
+const evals = { best: { step: 2, loss: 0.5 }, toBeat: 0.5, without: 0 };
+await saveCheckpoint(trained, "run", { ...state, evals }, { seed: 1 }, async (place) => {
   await trained.write(`${place}/adapter_model.safetensors`, adapterWeights);
 });
 

@@ -3,7 +3,7 @@ import { figuresOf, type RunMetrics } from "../train/run-log.ts";
 import { bytes } from "../units.ts";
 import { visible } from "./escape.ts";
 import { countedIn, figureNames, type ReportedRun, rateOf } from "./facts.ts";
-import { type Curve, curve, rounded, smoothed, smoothSteps, thinned } from "./series.ts";
+import { type Curve, curve, rounded, smoothed, smoothSteps, spacing, thinned } from "./series.ts";
 
 /** Longest label in a legend. */
 const MAX_LABEL_CHARS = 120;
@@ -59,7 +59,7 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
     const name = runs[run]!.name;
     const every = curve(runs[run]!.metrics.steps, of);
     if (!smooth) return [{ label: several ? name : what || "each step", run, style: "line", ...every }];
-    const label = `${what ? `${what}, ` : ""}mean of about ${smoothSteps(every.x.length)} steps`;
+    const label = `${what ? `${what}, ` : ""}mean of about ${Math.round(smoothSteps(every.x.length) * spacing(every))} steps`;
     return [
       ...(several ? [] : [{ label: "each step", run, style: "faint" as const, ...every }]),
       { label: several ? `${name}: ${label}` : label, run, style: "line", ...smoothed(every) },

@@ -1,6 +1,5 @@
 // What a run came to, in words: the rows of a report's tables, each with one value a run.
 import type { AdapterDescription } from "../adapters/describe.ts";
-import { bestOf } from "../train/evals.ts";
 import { finetuneDefaults } from "../train/options.ts";
 import { figuresOf, MAX_FIGURES, type RunMetrics } from "../train/run-log.ts";
 import { bytes, duration, figureText, grouped } from "../units.ts";
@@ -53,11 +52,11 @@ const secondsOf = ({ metrics }: ReportedRun): number => total(metrics.steps.map(
 const lossText = (value: number | undefined): string | undefined => value?.toFixed(4);
 
 /** The figures of an evaluation, each behind a comma. */
-export const figuresText = (row: Parameters<typeof figuresOf>[0]): string =>
+export const figuresText = (row: object): string =>
   [...figuresOf(row)].map(([name, value]) => `, ${name} ${figureText(name, value)}`).join("");
 
 /** The loss of an evaluation, its step, and the task's figures. */
-const evalText = (row: RunMetrics["evals"][number] | null | undefined): string | undefined =>
+const evalText = (row: RunMetrics["bestEval"] | undefined): string | undefined =>
   row ? `${lossText(row.loss)} at step ${grouped(row.step)}${figuresText(row)}` : undefined;
 
 /** A rate, to three figures where it is small. */
@@ -78,7 +77,7 @@ export function statusOf(run: ReportedRun): { text: string; kind: "good" | "open
 /** What matters most, for the top of the page. The training loss is the mean of the last steps, as the smoothed curve ends. */
 const headlines: Record<string, FactOf> = {
   "training loss": ({ metrics }) => lossText(smoothed(curve(metrics.steps, ({ loss }) => loss)).y.at(-1)),
-  "best evaluation loss": ({ metrics }) => evalText(bestOf(metrics.evals)),
+  "best evaluation loss": ({ metrics }) => evalText(metrics.bestEval),
   "trained for": (run) => duration(secondsOf(run)),
   speed: (run) => {
     const seconds = secondsOf(run);
@@ -105,7 +104,7 @@ const details: Record<string, FactOf> = {
   },
   started: ({ metrics }) => metrics.runs[0]?.time,
   "last step": (run) => lastStep(run)?.time,
-  "went on": ({ metrics }) => (metrics.runs.length > 1 ? `${metrics.runs.length - 1} times` : undefined),
+  "went on": ({ metrics }) => (metrics.resumes > 0 ? `${metrics.resumes} times` : undefined),
   "last training loss": (run) => lossText(lastStep(run)?.loss),
   "last evaluation": ({ metrics }) => evalText(metrics.evals.at(-1)),
   "tokens trained on": (run) => (countedIn(run) === "token" ? grouped(countOf(run)) : undefined),
@@ -115,7 +114,8 @@ const details: Record<string, FactOf> = {
   "norm of the update": ({ adapter }) => adapter?.normDelta.toPrecision(4),
   checkpoints: ({ metrics }) => metrics.checkpoints.length.toString(),
   "unreadable log lines": ({ metrics }) => (metrics.skipped > 0 ? metrics.skipped.toString() : undefined),
-  log: ({ metrics }) => (metrics.cut ? "longer than is read; its end is missing here" : undefined),
+  log: ({ metrics: { bytes: of } }) =>
+    of.read < of.size ? `${bytes(of.size)}, of which ${bytes(of.read)} were read, spread evenly` : undefined,
   "version of lowrank": (run) => lastRun(run)?.lowrank ?? undefined,
 };
 

@@ -19,7 +19,7 @@ import {
 } from "./facts.ts";
 import { heatMaps } from "./heat-map.ts";
 import { pageScript } from "./script.ts";
-import { curve, smoothed } from "./series.ts";
+import { curve, smoothed, spacing } from "./series.ts";
 import { pageStyle } from "./style.ts";
 
 /** Longest text in a cell. */
@@ -138,7 +138,8 @@ function numbers(run: ReportedRun, several: boolean): string {
   const { name, metrics } = run;
   const of = several ? ` of ${escapeHtml(name, MAX_NAME_CHARS)}` : "";
   const measured = figureNames([run]);
-  const smooth = smoothed(curve(metrics.steps, ({ loss }) => loss)).y;
+  const every = curve(metrics.steps, ({ loss }) => loss);
+  const smooth = smoothed(every).y;
   const steps = spread(
     metrics.steps.map((row, at) => ({ ...row, smooth: smooth[at] })),
     MAX_NUMBER_ROWS,
@@ -156,7 +157,7 @@ function numbers(run: ReportedRun, several: boolean): string {
         rateOf(row) === null ? "–" : rateText(rateOf(row)!),
         row.memoryBytes === null ? "–" : bytes(row.memoryBytes),
       ]),
-      metrics.steps.length,
+      Math.round(metrics.steps.length * spacing(every)),
     ),
     numberTable(
       `Evaluations${of}`,

@@ -38,7 +38,10 @@ export function thinned({ x, y }: Curve): Curve {
   return { x: kept.map((at) => x[at]!), y: kept.map((at) => y[at]!) };
 }
 
-/** Steps that the smoothed curve of `count` points averages over. */
+/** Steps from one point to the next: more than one where the log of a long run is read in parts. */
+export const spacing = ({ x }: Curve): number => (x.length > 1 ? (x.at(-1)! - x[0]!) / (x.length - 1) : 1);
+
+/** Points that the smoothed curve of `count` points averages over. */
 export const smoothSteps = (count: number): number => Math.max(MIN_SMOOTH_STEPS, Math.round(count * SMOOTH_SHARE));
 
 /** Exponential moving average over about `steps` points, without the pull of a first value (as Adam corrects its moments). */

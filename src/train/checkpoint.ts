@@ -6,15 +6,13 @@ import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { readJsonObject } from "../formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
-import { bestOf, type Eval } from "./evals.ts";
+import { afterEval, type EvalHistory, noEvals } from "./evals.ts";
 import type { Moments } from "./optimizer.ts";
 
 /** All that the rest of a run depends on, besides its options. `step` counts the finished steps. */
 export interface TrainState extends Moments {
   theta: Float32Array;
-  /** One row a finished step: the mean loss over its targets, before its update. */
-  log: { step: number; loss: number; learningRate: number; gradNorm: number }[];
-  evals: Eval[];
+  evals: EvalHistory;
 }
 
 /** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. */
@@ -26,16 +24,22 @@ const OPTIMIZER_FILE = "optimizer.safetensors";
 const LEFTOVER = /^\.(checkpoint-\d+\.(new|old)|lowrank-[\da-f-]{36}\.tmp|writable)$/;
 const VECTORS = ["theta", "m", "v"] as const;
 
-const record = z.object({
-  version: z.literal(1),
+const evaluation = z.object({ step: z.int(), loss: z.number() });
+const common = {
   step: z.int().nonnegative(),
   facts: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
-  log: z.array(z.object({ step: z.int(), loss: z.number(), learningRate: z.number(), gradNorm: z.number() })),
-  evals: z.array(z.object({ step: z.int(), loss: z.number() })),
-  bestEval: z.object({ step: z.int(), loss: z.number() }).nullable(),
   /** Size in bytes of every other file of the folder. */
   files: z.record(z.string(), z.int().nonnegative()),
+};
+/** Its size does not depend on the steps that are done; what happened at each is in the log of the run. */
+const current = z.object({
+  version: z.literal(2),
+  ...common,
+  evals: z.object({ best: evaluation.nullable(), toBeat: z.number().nullable(), without: z.int().nonnegative() }),
 });
+/** Version 1 listed all evaluations, and all steps. */
+const first = z.object({ version: z.literal(1), ...common, evals: z.array(evaluation) });
+const record = z.discriminatedUnion("version", [current, first]);
 /** What a whole checkpoint has, for errors. */
 const COMPLETE = `${STATE_FILE} and every file it lists, at its size`;
 type StateRecord = z.infer<typeof record>;
@@ -65,8 +69,8 @@ export async function saveCheckpoint(
   );
   const sizes: Record<string, number> = {};
   for (const name of await filesBelow(files, making)) sizes[name] = await files.size(`${making}/${name}`);
-  const { step, log, evals } = state;
-  const saved: StateRecord = { version: 1, step, facts, bestEval: bestOf(evals), evals, log, files: sizes };
+  const { step, evals } = state;
+  const saved: z.infer<typeof current> = { version: 2, step, facts, evals, files: sizes };
   await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
   await discard(files, out, state.step);
   await files.rename(making, folder);
@@ -113,9 +117,15 @@ export async function resumable(files: Files, out: string, resume: boolean): Pro
 
 /**
  * The state saved in `folder`, to the bit. Throws `train/resume-mismatch` if a fact of the run that made it differs from
- * `facts`, naming the fact. `parameters` is the length of θ.
+ * `facts`, naming the fact. `parameters` is the length of θ, `minDelta` what makes an evaluation better, for version 1.
  */
-export async function loadCheckpoint(files: Files, folder: string, facts: RunIdentity, parameters: number): Promise<TrainState> {
+export async function loadCheckpoint(
+  files: Files,
+  folder: string,
+  facts: RunIdentity,
+  parameters: number,
+  minDelta?: number,
+): Promise<TrainState> {
   const saved = await readRecord(files, folder);
   if (!saved) {
     const next = "Resume from another checkpoint.";
@@ -130,9 +140,11 @@ export async function loadCheckpoint(files: Files, folder: string, facts: RunIde
       next: "Resume with the options the run was started with, or train into another folder; to continue its adapter, give --adapter (adapter).",
     });
   }
-  const { step, log, evals } = saved;
+  const { step } = saved;
+  const evals =
+    saved.version === 1 ? saved.evals.reduce((before, one) => afterEval(before, one, minDelta), noEvals) : saved.evals;
   const vector = (name: (typeof VECTORS)[number]) => readVector(files, folder, name, parameters);
-  return { theta: await vector("theta"), m: await vector("m"), v: await vector("v"), step, log, evals };
+  return { theta: await vector("theta"), m: await vector("m"), v: await vector("v"), step, evals };
 }
 
 /** θ of `out`/checkpoint-<step>, a checkpoint of the run at work. */

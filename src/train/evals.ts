@@ -59,15 +59,26 @@ export interface EarlyStop {
   minDelta: number;
 }
 
-/** Whether a run with these evaluations has ended early. It depends on nothing else, so that a resumed run ends at the same step. */
-export function hasStalled(evals: readonly Eval[], { patience, minDelta }: EarlyStop): boolean {
-  let toBeat = Number.POSITIVE_INFINITY;
-  let without = 0;
-  for (const { loss } of evals) {
-    const isBetter = loss < toBeat - minDelta;
-    if (isBetter) toBeat = loss;
-    without = isBetter ? 0 : without + 1;
-    if (without >= patience) return true;
-  }
-  return false;
+/** What a run keeps of its evaluations, however many there were. A resumed run ends early at the same step by it. */
+export interface EvalHistory {
+  best: Eval | null;
+  /** The loss that the next one is compared with; null before the first. */
+  toBeat: number | null;
+  /** Evaluations since the one that set it. */
+  without: number;
 }
+
+export const noEvals: EvalHistory = { best: null, toBeat: null, without: 0 };
+
+/** `history` with one more evaluation. One that is better by more than `minDelta` sets what the next ones have to beat. */
+export function afterEval({ best, toBeat, without }: EvalHistory, { step, loss }: Eval, minDelta = 0): EvalHistory {
+  const isBetter = toBeat === null || loss < toBeat - minDelta;
+  return {
+    best: bestOf([...(best ? [best] : []), { step, loss }]),
+    toBeat: isBetter ? loss : toBeat,
+    without: isBetter ? 0 : without + 1,
+  };
+}
+
+/** Whether a run with these evaluations ends early. */
+export const hasStalled = ({ without }: EvalHistory, { patience }: EarlyStop): boolean => without >= patience;

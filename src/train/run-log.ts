@@ -2,7 +2,8 @@
 import { z } from "zod";
 import { pace } from "../clock.ts";
 import { LowrankError } from "../errors.ts";
-import { type Files, MAX_TEXT_BYTES } from "../files.ts";
+import type { Files } from "../files.ts";
+import { bestOf, type Eval } from "./evals.ts";
 import type { TrainEvent } from "./trainer.ts";
 
 /** The log of a run, in its output folder. */
@@ -13,14 +14,20 @@ const FLUSH_SECONDS = 2;
 const FLUSH_CHARS = 1 << 16;
 /** Longer lines are skipped by the reader. */
 const MAX_LINE_CHARS = 1 << 20;
-/** Of a longer file only this much is read, from its beginning. */
-const MAX_METRICS_BYTES = MAX_TEXT_BYTES;
+/** Of a longer file this much is read: its beginning, its end, and pieces spread evenly between them. */
+const MAX_METRICS_BYTES = 64 * 1024 * 1024;
+/** Such pieces, the beginning and the end among them. */
+const PIECES = 64;
 const READ_BLOCK_BYTES = 1 << 20;
+/** Rows that are kept of each kind; of more, neighbours become one. */
+const MAX_ROWS = { step: 20_000, eval: 20_000, samples: 100, checkpoint: 20_000, run: 100 };
 
 const time = z.string().max(40);
 const step = z.int().nonnegative();
 /** What JSON has no number for (an infinite perplexity) is null. */
 const measured = z.number().nullable();
+/** The best evaluation so far; null if there was none. */
+const best = z.object({ step, loss: z.number() }).nullable().optional();
 const examples = z.object({
   count: z.number(),
   tokens: z.number(),
@@ -76,7 +83,7 @@ const rows = {
     step,
     samples: z.array(z.object({ prompt: z.string(), expected: z.string().optional(), text: z.string() })),
   }),
-  checkpoint: z.object({ type: z.literal("checkpoint"), time, step }),
+  checkpoint: z.object({ type: z.literal("checkpoint"), time, step, best }),
   done: z.object({
     type: z.literal("done"),
     time,
@@ -87,6 +94,7 @@ const rows = {
     early: z.boolean(),
     /** The step whose weights are the result. */
     result: step.nullable(),
+    best,
     seconds: z.number(),
   }),
   /** The run ended on a failure. */
@@ -98,86 +106,184 @@ const anyRow = z.discriminatedUnion("type", [firstRow!, ...otherRows]);
 
 export type MetricsRow = z.output<typeof anyRow>;
 export type RowOf<T extends keyof Rows> = z.output<Rows[T]>;
-/** What is logged of a step; of a step that was trained again the last row counts. */
-type StepKind = "step" | "eval" | "samples" | "checkpoint";
 
 /** Figures of an evaluation that are shown. */
 export const MAX_FIGURES = 8;
 
+const NO_FIGURES = new Set(["type", "time", "step", "loss"]);
+
 /** The figures of the task in an evaluation, by name, beside its loss. */
-export const figuresOf = ({
-  type: _type,
-  time: _time,
-  step: _step,
-  loss: _loss,
-  ...others
-}: Record<string, unknown>): Map<string, number> =>
+export const figuresOf = (row: object): Map<string, number> =>
   new Map(
-    Object.entries(others)
-      .filter((entry): entry is [string, number] => typeof entry[1] === "number")
+    Object.entries(row)
+      .filter((entry): entry is [string, number] => typeof entry[1] === "number" && !NO_FIGURES.has(entry[0]))
       .slice(0, MAX_FIGURES),
   );
 
 /** What a log says, each step once. */
 export interface RunMetrics {
-  /** The start of the run, and each time it went on. */
+  /** The start of the run, and times it went on: the first, and the last ones. */
   runs: RowOf<"run">[];
+  /** How often it went on. */
+  resumes: number;
   /** Where training last began, and the run's length. */
   start: RowOf<"start"> | null;
-  /** In order of steps, like the three after it. */
+  /**
+   * In order of steps, like the three after it. Of a long run a row stands for those since the row before it: its `seconds`,
+   * `tokens` and `examples` are theirs together, its memory the highest.
+   */
   steps: RowOf<"step">[];
   evals: RowOf<"eval">[];
   samples: RowOf<"samples">[];
   checkpoints: RowOf<"checkpoint">[];
+  /** The best of all evaluations, also of those that are not among `evals`. */
+  bestEval: RowOf<"eval"> | Eval | null;
   /** How it ended; null if it is at work, or ended without a word. */
   end: RowOf<"done"> | RowOf<"error"> | null;
   /** Lines that say nothing: torn by a crash, or not from a run. */
   skipped: number;
-  /** The file is longer than is read. */
-  cut: boolean;
+  /** Size of the file, and how much of it was read. */
+  bytes: { size: number; read: number };
 }
 
 /**
- * Reads the log in `folder`; null if there is none. Lines that can't be read are counted and passed over; of a step that was
- * trained again after a crash the last row counts. Fails with `file/*` only.
+ * Rows in order of their steps; one of a step that is there takes its place and that of all later ones. When there are more than
+ * `most`, neighbours become one, so that those that stay are spread evenly over the steps. The first and the last stay as they are.
  */
-export async function readMetrics(files: Files, folder: string): Promise<RunMetrics | null> {
+function inOrder<R extends { step: number }>(most: number, merge: (row: R, next: R) => R = (_, next) => next) {
+  let rows: R[] = [];
+  let stride = 1;
+  const stretch = ({ step }: R): number => Math.ceil((step - rows[0]!.step) / stride);
+  /** Puts a row behind the others, with which the last of them is merged if they share a stretch. */
+  const append = (row: R): void => {
+    const [before, last] = [rows.at(-2), rows.at(-1)];
+    if (before && last && stretch(before) === stretch(last)) rows.splice(-2, 2, merge(before, last));
+    rows.push(row);
+  };
+  const cut = (step: number): void => {
+    while (rows.length > 0 && rows.at(-1)!.step > step) rows.pop();
+  };
+  return {
+    add(row: R): void {
+      cut(row.step - 1);
+      append(row);
+      while (rows.length > most) {
+        stride *= 2;
+        const all = rows;
+        rows = [];
+        for (const one of all) append(one);
+      }
+    },
+    cut,
+    last: () => rows.at(-1),
+    rows: () => rows,
+  };
+}
+
+const mergedSteps = (row: RowOf<"step">, next: RowOf<"step">): RowOf<"step"> => ({
+  ...next,
+  ...added(row, next),
+  memoryBytes: row.memoryBytes === null ? next.memoryBytes : Math.max(row.memoryBytes, next.memoryBytes ?? 0),
+});
+
+/** What two rows spent together. */
+const added = (a: RowOf<"step">, b: RowOf<"step">) => ({
+  seconds: a.seconds + b.seconds,
+  tokens: a.tokens + b.tokens,
+  ...(b.examples !== undefined && { examples: (a.examples ?? 0) + b.examples }),
+});
+
+/** A step that stands for `count`, all like it. */
+const repeated = (row: RowOf<"step">, count: number): RowOf<"step"> => ({
+  ...row,
+  seconds: row.seconds * count,
+  tokens: row.tokens * count,
+  ...(row.examples !== undefined && { examples: row.examples * count }),
+});
+
+/**
+ * Reads the log in `folder`; null if there is none. Lines that can't be read are counted and passed over; of a step that was
+ * trained again after a crash the last row counts. Of a file longer than `maxBytes` only pieces are read, its beginning and its end
+ * among them, and what the steps between them took is estimated. Fails with `file/*` only.
+ */
+export async function readMetrics(files: Files, folder: string, maxBytes = MAX_METRICS_BYTES): Promise<RunMetrics | null> {
   const file = `${folder}/${METRICS_NAME}`;
   if (!(await files.exists(file))) return null;
-  let runs: RowOf<"run">[] = [];
+  const runs: RowOf<"run">[] = [];
+  let resumes = 0;
   let start: RowOf<"start"> | null = null;
   let end: RunMetrics["end"] = null;
   let skipped = 0;
-  /** By kind and step. */
-  const found = new Map<string, RowOf<StepKind>>();
+  /** The best evaluation that a row named; those that are read count beside it. */
+  let named: Eval | null = null;
+  /** Whether a part of the file was left out before this line. */
+  let isBehindGap = false;
+  const steps = inOrder(MAX_ROWS.step, mergedSteps);
+  const evals = inOrder<RowOf<"eval">>(MAX_ROWS.eval, (row, next) => (row.loss <= next.loss ? row : next));
+  const samples = inOrder<RowOf<"samples">>(MAX_ROWS.samples);
+  const checkpoints = inOrder<RowOf<"checkpoint">>(MAX_ROWS.checkpoint);
   const take = (row: MetricsRow): void => {
-    if (row.type === "run") runs.push(row);
-    else if (row.type === "done" || row.type === "error") end = row;
-    else if (row.type !== "start") found.set(`${row.type} ${row.step}`, row);
-    else {
+    if (row.type === "run") {
+      resumes = runs.push(row) === 1 ? 0 : resumes + 1;
+      if (runs.length > MAX_ROWS.run) runs.splice(1, 1);
+    } else if (row.type === "start") {
       [start, end] = [row, null];
-      if (row.step === 0) runs = runs.slice(-1);
-      for (const [key, { step }] of found) if (step > row.step) found.delete(key);
+      if (row.step === 0) {
+        resumes = 0;
+        runs.splice(0, runs.length - 1);
+      }
+      for (const kind of [steps, evals, samples, checkpoints]) kind.cut(row.step);
+      if (named && named.step > row.step) named = null;
+    } else if (row.type === "error") end = row;
+    else {
+      end = row.type === "done" ? row : null;
+      if (row.type === "step") {
+        const missing = isBehindGap ? row.step - (steps.last()?.step ?? row.step) : 1;
+        steps.add(missing > 1 ? repeated(row, missing) : row);
+        isBehindGap = false;
+      } else if (row.type === "eval") evals.add(row);
+      else if (row.type === "samples") samples.add(row);
+      else {
+        if (row.type === "checkpoint") checkpoints.add(row);
+        named = row.best ?? named;
+      }
     }
   };
-  for await (const line of lines(files, file)) {
-    const row = line === null ? undefined : parseRow(line);
-    if (row) take(row);
-    else if (line !== "") skipped++;
+  const size = await files.size(file);
+  let read = 0;
+  for (const { from, to } of piecesOf(size, maxBytes)) {
+    read += to - from;
+    isBehindGap ||= from > 0;
+    for await (const line of lines(files, file, from, to, size)) {
+      const row = line === null ? undefined : parseRow(line);
+      if (row) take(row);
+      else if (line !== "") skipped++;
+    }
   }
-  const inOrder = <T extends StepKind>(type: T): RowOf<T>[] =>
-    [...found.values()].filter((row): row is RowOf<T> => row.type === type).sort((a, b) => a.step - b.step);
+  const best = bestOf<Eval>([...(named ? [named] : []), ...evals.rows()]);
   return {
     runs,
+    resumes,
     start,
-    steps: inOrder("step"),
-    evals: inOrder("eval"),
-    samples: inOrder("samples"),
-    checkpoints: inOrder("checkpoint"),
+    steps: steps.rows(),
+    evals: evals.rows(),
+    samples: samples.rows(),
+    checkpoints: checkpoints.rows(),
+    bestEval: evals.rows().find((row) => row.step === best?.step) ?? best,
     end,
     skipped,
-    cut: (await files.size(file)) > MAX_METRICS_BYTES,
+    bytes: { size, read },
   };
+}
+
+/** The parts of a file that are read: all of it, or pieces of `most` bytes together, from its beginning to its end. */
+function piecesOf(size: number, most: number): { from: number; to: number }[] {
+  if (size <= most) return [{ from: 0, to: size }];
+  const length = Math.floor(most / PIECES);
+  return Array.from({ length: PIECES }, (_, i) => {
+    const from = Math.round((i * (size - length)) / (PIECES - 1));
+    return { from, to: from + length };
+  });
 }
 
 function parseRow(line: string): MetricsRow | undefined {
@@ -188,18 +294,28 @@ function parseRow(line: string): MetricsRow | undefined {
   }
 }
 
-/** The lines of a file, the last one too if it has no end; null for one that is too long. */
-async function* lines(files: Files, file: string): AsyncGenerator<string | null, void, void> {
+/**
+ * The lines of a part of a file, null for one that is too long. Lines that begin before it or end behind it are left out; the last
+ * one of the file counts without an end too.
+ */
+async function* lines(
+  files: Files,
+  file: string,
+  from: number,
+  to: number,
+  size: number,
+): AsyncGenerator<string | null, void, void> {
   const decoder = new TextDecoder();
-  const size = Math.min(await files.size(file), MAX_METRICS_BYTES);
   let rest = "";
   let isTooLong = false;
-  for (let offset = 0; offset < size; offset += READ_BLOCK_BYTES) {
-    const block = await files.read(file, offset, Math.min(READ_BLOCK_BYTES, size - offset));
+  let isInside = from === 0;
+  for (let offset = from; offset < to; offset += READ_BLOCK_BYTES) {
+    const block = await files.read(file, offset, Math.min(READ_BLOCK_BYTES, to - offset));
     const [first, ...others] = decoder.decode(block, { stream: true }).split("\n");
     rest += first;
     for (const next of others) {
-      yield isTooLong || rest.length > MAX_LINE_CHARS ? null : rest;
+      if (isInside) yield isTooLong || rest.length > MAX_LINE_CHARS ? null : rest;
+      isInside = true;
       rest = next;
       isTooLong = false;
     }
@@ -207,7 +323,7 @@ async function* lines(files: Files, file: string): AsyncGenerator<string | null,
     if (isTooLong) rest = "";
   }
   rest += decoder.decode();
-  if (isTooLong || rest !== "") yield isTooLong ? null : rest;
+  if (to === size && isInside && (isTooLong || rest !== "")) yield isTooLong ? null : rest;
 }
 
 /** What is logged, without the time. */
@@ -264,6 +380,6 @@ export async function* logEvents(log: RunLog, events: AsyncIterable<TrainEvent>)
 
 /** The event without what only its receiver needs: folders of this machine, and what follows from other rows. */
 function loggedOf(event: TrainEvent): LoggedRow {
-  const { etaSeconds, folder, best, parameters, resumedFrom, ...row } = event as TrainEvent & Record<string, unknown>;
+  const { etaSeconds, folder, parameters, resumedFrom, ...row } = event as TrainEvent & Record<string, unknown>;
   return row as LoggedRow;
 }

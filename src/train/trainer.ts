@@ -17,7 +17,16 @@ import {
   type TrainState,
 } from "./checkpoint.ts";
 import type { DataLoader } from "./data-loader.ts";
-import { bestOf, type EarlyStop, type Eval, type EvalBatches, type EvalMeasures, evaluateTheta, hasStalled } from "./evals.ts";
+import {
+  afterEval,
+  type EarlyStop,
+  type Eval,
+  type EvalBatches,
+  type EvalMeasures,
+  evaluateTheta,
+  hasStalled,
+  noEvals,
+} from "./evals.ts";
 import type { Objective } from "./objective.ts";
 import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
@@ -46,7 +55,8 @@ export type TrainEvent =
     }
   | EvalEvent
   | { type: "samples"; step: number; samples: Sample[] }
-  | { type: "checkpoint"; step: number; folder: string }
+  /** With the best evaluation so far. */
+  | { type: "checkpoint"; step: number; folder: string; best: Eval | null }
   | {
       type: "done";
       step: number;
@@ -156,15 +166,16 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const ranges = parameterRanges(objective.entries, optimizer);
   const elapsed = stopwatch();
 
+  const minDelta = evaluation?.early?.minDelta;
   const zeros = () => new Float32Array(theta.length);
-  const state: TrainState = { theta, m: zeros(), v: zeros(), step: 0, log: [], evals: [] };
+  const state: TrainState = { theta, m: zeros(), v: zeros(), step: 0, evals: noEvals };
   let resumedFrom: string | null = null;
   if (output) {
     await output.files.makeFolder(output.folder);
     resumedFrom = await resumable(output.files, output.folder, output.resume ?? false);
     await removeLeftovers(output.files, output.folder);
     if (resumedFrom) {
-      const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length);
+      const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length, minDelta);
       theta.set(values);
       Object.assign(state, rest);
     }
@@ -180,8 +191,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (broken !== undefined) throw nonFinite("a parameter", broken, step, learningRate, saved.folder);
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
     saved = { step, folder, time: elapsed() };
-    await pruneCheckpoints(output.files, output.folder, step, keep, bestOf(state.evals)?.step);
-    yield { type: "checkpoint", step, folder };
+    await pruneCheckpoints(output.files, output.folder, step, keep, state.evals.best?.step);
+    yield { type: "checkpoint", step, folder, best: state.evals.best };
   }
 
   async function* fail(what: string, value: number, step: number): AsyncGenerator<TrainEvent, never, void> {
@@ -204,7 +215,6 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (!Number.isFinite(gradNorm)) yield* fail("gradient norm", gradNorm, state.step + 1);
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
-    state.log.push({ step, loss, learningRate, gradNorm });
 
     const now = elapsed();
     const seconds = now - stepTime;
@@ -218,9 +228,9 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
       const result = await evaluateTheta(objective, theta, evaluation.batches, evaluation.measure?.());
       if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
-      state.evals.push({ step, loss: result.loss });
+      state.evals = afterEval(state.evals, { step, loss: result.loss }, minDelta);
       yield { type: "eval", step, ...result };
-      if (bestOf(state.evals)?.step === step) yield* save();
+      if (state.evals.best?.step === step) yield* save();
       if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
     }
     if (isDue(step, output, elapsed() - saved.time)) yield* save();
@@ -229,7 +239,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const { step } = state;
   const early = step < steps && stalled();
   const stopped = step < steps && !early;
-  const best = bestOf(state.evals);
+  const { best } = state.evals;
   let result = stopped ? null : step;
   if (output && !stopped) {
     if (output.loadBest && best && best.step !== step) {

@@ -14,6 +14,7 @@ import { heatMaps } from "../../src/report/heat-map.ts";
 import { reportPage } from "../../src/report/page.ts";
 import { shortNames } from "../../src/report/report.ts";
 import { curve, MAX_POINTS, smoothed, thinned } from "../../src/report/series.ts";
+import { bestOf } from "../../src/train/evals.ts";
 import type { RunMetrics } from "../../src/train/run-log.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -54,7 +55,9 @@ function metrics(steps: number, change: Partial<RunMetrics> = {}): RunMetrics {
     checkpoints: [],
     end: null,
     skipped: 0,
-    cut: false,
+    bytes: { size: 1000, read: 1000 },
+    resumes: 0,
+    bestEval: bestOf(change.evals ?? []),
     ...change,
   };
 }

@@ -1,6 +1,6 @@
 // lowrank runs: which folders are runs, what their logs say they are, what they differ in; folders of strangers included.
 import assert from "node:assert/strict";
-import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { differences, findRuns } from "../../src/commands/runs/runs.ts";
@@ -135,6 +135,26 @@ test("runs differ in the options that are not the same in all", async () => {
     { name: "schedule", values: ["cosine", undefined] },
   ]);
   assert.deepEqual(differences(await find(finished, stopped)), []);
+});
+
+test("a log with tens of thousands of starts is read in the time of its length", async () => {
+  const trained = Array.from({ length: 15_000 }, (_, i) => step(i + 1, 3));
+  const starts = Array.from({ length: 50_000 }, () => ({ ...started, step: 15_000 }));
+  const folder = makeRun("many-starts", {}, [...trained, ...starts, done(15_000)]);
+  const began = performance.now();
+  const [run] = await find(folder);
+  const seconds = (performance.now() - began) / 1000;
+  assert.deepEqual([run!.state, run!.step, run!.seconds], ["finished", 15_000, 7500]);
+  assert.ok(seconds < 2, `${seconds.toFixed(1)} s`);
+});
+
+test("a finished run is not taken for a crashed one, however long its log is", async () => {
+  const folder = makeRun("long", {}, [step(1, 5)]);
+  const log = `${folder}/metrics.jsonl`;
+  truncateSync(log, 200 << 20);
+  appendFileSync(log, `\n${JSON.stringify(step(4, 3))}\n${JSON.stringify(done(4))}\n`);
+  const [run] = await find(folder);
+  assert.deepEqual([run!.state, run!.step, run!.loss, run!.started], ["finished", 4, 3, time(0)]);
 });
 
 async function runs(...args: string[]): Promise<string> {

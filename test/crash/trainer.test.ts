@@ -56,7 +56,6 @@ async function checkWhole(folder: string): Promise<number> {
   for (const name of readdirSync(folder).filter((name) => name.startsWith("checkpoint-"))) {
     const state = await loadCheckpoint(nodeFiles, `${folder}/${name}`, facts, length);
     assert.equal(name, `checkpoint-${state.step}`);
-    assert.equal(state.log.length, state.step);
     assert.equal((await readHeader(nodeFiles, `${folder}/${name}/adapter_model.safetensors`)).tensors.size, 2);
   }
   const latest = await latestCheckpoint(nodeFiles, folder);

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, renameSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { bestOf, hasStalled } from "../../src/train/evals.ts";
+import { afterEval, bestOf, hasStalled, noEvals } from "../../src/train/evals.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { saveToy, toyBatch, toyObjective, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
@@ -54,8 +54,13 @@ const checkpointsOf = (folder: string) => readdirSync(folder).filter((name) => n
 
 test("a run has stalled after `patience` evaluations that are not better by more than minDelta", () => {
   const evals = (...losses: number[]) => losses.map((loss, i) => ({ step: i + 1, loss }));
-  const stalled = (patience: number, minDelta: number, ...losses: number[]) =>
-    hasStalled(evals(...losses), { patience, minDelta });
+  const stalled = (patience: number, minDelta: number, ...losses: number[]) => {
+    let history = noEvals;
+    return evals(...losses).some((one) => {
+      history = afterEval(history, one, minDelta);
+      return hasStalled(history, { patience, minDelta });
+    });
+  };
   assert.equal(stalled(1, 0), false);
   assert.equal(stalled(1, 0, 5), false);
   assert.equal(stalled(1, 0, 5, 4), false);

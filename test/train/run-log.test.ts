@@ -4,6 +4,7 @@ import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path";
 import { test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
+import type { Files } from "../../src/files.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { logEvents, METRICS_NAME, openRunLog, readMetrics } from "../../src/train/run-log.ts";
 import { type TrainEvent, train } from "../../src/train/trainer.ts";
@@ -70,7 +71,8 @@ test("events of a training come back with their time", async () => {
     metrics.evals.map(({ time: _, ...row }) => row),
     evals,
   );
-  assert.deepEqual([metrics.start!.step, metrics.start!.steps, metrics.skipped, metrics.cut], [0, 6, 0, false]);
+  assert.deepEqual([metrics.start!.step, metrics.start!.steps, metrics.skipped], [0, 6, 0]);
+  assert.equal(metrics.bytes.read, metrics.bytes.size);
   assert.deepEqual(
     metrics.checkpoints.map((row) => row.step),
     events.filter((event) => event.type === "checkpoint").map((event) => event.step),
@@ -176,4 +178,68 @@ test("whatever a stranger's log holds, rows that can be read are read", async ()
   );
   assert.equal(metrics.skipped, bad.length - 1 + 1);
   assert.equal(metrics.end?.type, "done", "the last line needs no end");
+});
+
+/** A log of a run of `steps` steps, an evaluation and a checkpoint every thousand, that is made as it is read. */
+function endless(steps: number) {
+  const width = 256;
+  const time = new Date(0).toISOString();
+  const best = { step: 7_000, loss: 0.5 };
+  const rowAt = (i: number): object => {
+    if (i === 0) return { type: "start", time, step: 0, steps };
+    if (i > steps) return { ...done(steps), time, best };
+    if (i % 1000 === 1 && i > 1000) return { type: "checkpoint", time, step: i, best };
+    return { ...step(i, 1 + 1 / i), time };
+  };
+  const size = (steps + 2) * width;
+  let read = 0;
+  const files: Files = {
+    ...nodeFiles,
+    exists: async () => true,
+    size: async () => size,
+    read: async (_, offset, length) => {
+      read += length;
+      const first = Math.floor(offset / width);
+      const rows = Array.from(
+        { length: Math.ceil((offset + length) / width) - first },
+        (_, i) => `${JSON.stringify(rowAt(first + i)).padEnd(width - 1)}\n`,
+      );
+      return new TextEncoder().encode(rows.join("")).subarray(offset - first * width, offset - first * width + length);
+    },
+  };
+  return { files, size, best, bytesRead: () => read };
+}
+
+test("of a log of any length the beginning and the end are seen, the steps between them evenly, in little memory", async () => {
+  const steps = 20_000_000;
+  const { files, size, best, bytesRead } = endless(steps);
+  const limit = 2 << 20;
+  const metrics = (await readMetrics(files, "run", limit))!;
+  assert.ok(size > 5e9 && bytesRead() <= limit, `${bytesRead()} bytes are read`);
+  assert.deepEqual(metrics.bytes, { size, read: bytesRead() });
+  assert.ok(metrics.end?.type === "done" && metrics.end.step === steps, "a finished run is seen to be finished");
+  assert.deepEqual([metrics.start!.steps, metrics.steps[0]!.step, metrics.steps.at(-1)!.step], [steps, 1, steps]);
+  assert.deepEqual(metrics.bestEval, best, "the best evaluation is known from the rows after it");
+  const gaps = metrics.steps.slice(1).map((row, i) => row.step - metrics.steps[i]!.step);
+  assert.ok(Math.max(...gaps) < steps / 50, `a gap of ${Math.max(...gaps)} steps`);
+  const seconds = metrics.steps.reduce((sum, row) => sum + row.seconds, 0);
+  assert.ok(Math.abs(seconds / (0.1 * steps) - 1) < 0.01, `${seconds} s for ${steps} steps of 0.1 s`);
+  assert.equal(metrics.skipped, 0);
+});
+
+test("of more steps than are kept, neighbours become one, and the sums stay", async () => {
+  const folder = fresh();
+  const steps = 45_000;
+  const rows = Array.from({ length: steps }, (_, i) =>
+    JSON.stringify({ ...step(i + 1, 1 + (i % 7)), time: "t", memoryBytes: i }),
+  );
+  writeFileSync(fileOf(folder), `${JSON.stringify({ ...start(0, steps), time: "t" })}\n${rows.join("\n")}\n`);
+  const metrics = await metricsOf(folder);
+  assert.ok(metrics.steps.length > 5_000 && metrics.steps.length <= 20_000, `${metrics.steps.length} rows`);
+  assert.deepEqual([metrics.steps[0]!.step, metrics.steps.at(-1)!.step], [1, steps]);
+  assert.equal(
+    metrics.steps.reduce((sum, { tokens }) => sum + tokens, 0),
+    10 * steps,
+  );
+  assert.equal(Math.max(...metrics.steps.map(({ memoryBytes }) => memoryBytes ?? 0)), steps - 1);
 });

@@ -1,6 +1,6 @@
 // Checkpoints: resuming gives the uninterrupted run's bits, only whole folders count, another run's options are refused.
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { fingerprint } from "../../src/formats/fingerprint.ts";
@@ -9,7 +9,7 @@ import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/trai
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
-import { toyLoader, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
+import { toyBatch, toyLoader, toyObjective, toyOptimizer, toyRows, toyRun, toyTheta } from "../helpers/toy.ts";
 
 const root = temporaryFolder();
 let folders = 0;
@@ -60,17 +60,47 @@ test("checkpoint-0 is there before the first step", async () => {
   assert.equal((await latestCheckpoint(nodeFiles, folder))?.step, 0);
 });
 
-test("trainer_state.json has the losses, the evaluations and the best of them", () => {
-  const state = JSON.parse(readFileSync(path.join(whole, `checkpoint-${STEPS}/trainer_state.json`), "utf8"));
+const stateOf = (folder: string, step: number) =>
+  JSON.parse(readFileSync(path.join(folder, `checkpoint-${step}/trainer_state.json`), "utf8"));
+
+test("trainer_state.json has the best evaluation and what early stopping compares with", () => {
+  const state = stateOf(whole, STEPS);
   const evals = wholeEvents.filter((event) => event.type === "eval").map(({ step, loss }) => ({ step, loss }));
-  assert.deepEqual(state.evals, evals);
-  assert.deepEqual(state.bestEval, [...evals].sort((a, b) => a.loss - b.loss)[0]);
-  const steps = wholeEvents.filter((event) => event.type === "step");
-  assert.deepEqual(
-    state.log,
-    steps.map(({ step, loss, learningRate, gradNorm }) => ({ step, loss, learningRate, gradNorm })),
-  );
-  assert.equal(state.facts.seed, 3);
+  const best = [...evals].sort((a, b) => a.loss - b.loss)[0]!;
+  assert.ok(evals.length > 1);
+  assert.deepEqual(state.evals, { best, toBeat: best.loss, without: evals.length - 1 - evals.indexOf(best) });
+  assert.deepEqual([state.version, state.facts.seed], [2, 3]);
+});
+
+test("a checkpoint has as many bytes after many steps as after a few", async () => {
+  const folder = fresh();
+  const evaluation = { batches: [toyBatch(rows)], every: 30 };
+  await run(options({ folder, checkpointEvery: undefined }, { steps: 90, evaluation }));
+  const early = statSync(path.join(whole, "checkpoint-4/trainer_state.json")).size;
+  const late = statSync(path.join(folder, "checkpoint-90/trainer_state.json")).size;
+  assert.ok(late < early + 60, `${early} bytes at step 4, ${late} at step 90`);
+});
+
+test("a checkpoint of version 1, which lists every step and evaluation, is resumed to the same bits", async () => {
+  const folder = fresh();
+  const early = { patience: 2, minDelta: 0 };
+  const evaluation = { batches: [toyBatch(rows)], every: 1, early };
+  cpSync(whole, folder, { recursive: true });
+  for (const name of readdirSync(folder)) if (name > "checkpoint-3") rmSync(path.join(folder, name), { recursive: true });
+  const { facts, files } = stateOf(folder, 3);
+  const log = [1, 2, 3].map((step) => ({ step, loss: 1 / 3, learningRate: 1e-300, gradNorm: 1 }));
+  const state = (evals: { step: number; loss: number }[]) =>
+    writeFileSync(
+      path.join(folder, "checkpoint-3/trainer_state.json"),
+      JSON.stringify({ version: 1, step: 3, facts, bestEval: evals[0], evals, log, files }),
+    );
+  state([1, 2, 3].map((step) => ({ step, loss: step })));
+  const stalled = await run(options({ folder, resume: true }, { evaluation }));
+  assert.deepEqual(stalled.at(-1), { ...stalled.at(-1), type: "done", step: 3, early: true, best: { step: 1, loss: 1 } });
+  state([{ step: 2, loss: 9 }]);
+  const theta = toyTheta();
+  await run(options({ folder, resume: true }, { theta }));
+  assert.deepEqual(theta, wholeTheta);
 });
 
 for (let stop = 0; stop < STEPS; stop++) {
@@ -207,8 +237,8 @@ test("the state comes back to the bit, extreme numbers included", async () => {
   const folder = fresh();
   mkdirSync(folder);
   const values = Float32Array.of(0, -0, 1e-45, -3.4028234663852886e38, 1 / 3, 2 ** -126);
-  const log = [{ step: 1, loss: 1 / 3, learningRate: 1e-300, gradNorm: Number.MAX_VALUE }];
-  const state = { theta: values, m: values.slice().reverse(), v: values.map(Math.abs), step: 1, log, evals: [] };
+  const evals = { best: { step: 1, loss: 1e-300 }, toBeat: 1 / 3, without: 7 };
+  const state = { theta: values, m: values.slice().reverse(), v: values.map(Math.abs), step: 1, evals };
   const saved = await saveCheckpoint(nodeFiles, folder, state, { a: null }, async () => {});
   assert.deepEqual(await loadCheckpoint(nodeFiles, saved, { a: null }, values.length), state);
   await refused(

@@ -2,7 +2,6 @@
 import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { type Fact, optionText } from "../../report/facts.ts";
-import { bestOf } from "../../train/evals.ts";
 import { RUN_NAME } from "../../train/run-file.ts";
 import { figuresOf, type RunMetrics, readMetrics } from "../../train/run-log.ts";
 
@@ -10,6 +9,8 @@ import { figuresOf, type RunMetrics, readMetrics } from "../../train/run-log.ts"
 const MAX_DEPTH = 4;
 /** A search ends at this many names. */
 const MAX_NAMES = 50_000;
+/** What is read of a run's log. Of a longer one the time and the speed are estimates. */
+const MAX_LOG_BYTES = 8 * 1024 * 1024;
 /** Folders that hold no runs: other people's code, what belongs to a run, what is hidden. */
 const PASSED_OVER = /^(\..*|node_modules|checkpoint-\d+)$/;
 
@@ -99,12 +100,12 @@ async function readRunOptions(files: Files, folder: string): Promise<Record<stri
 }
 
 async function readRun(files: Files, folder: string, options: Record<string, unknown>, isLocked: IsLocked): Promise<Run> {
-  const metrics = await readMetrics(files, folder);
+  const metrics = await readMetrics(files, folder, MAX_LOG_BYTES);
   const steps = metrics?.steps ?? [];
   const seconds = steps.reduce((sum, row) => sum + row.seconds, 0);
   const tokens = steps.reduce((sum, row) => sum + row.tokens, 0);
   const examples = steps.reduce((sum, row) => sum + (row.examples ?? 0), 0);
-  const best = bestOf(metrics?.evals ?? []);
+  const best = metrics?.bestEval ?? null;
   const end = metrics?.end ?? null;
   const last = [metrics?.start, steps.at(-1), metrics?.evals.at(-1), metrics?.checkpoints.at(-1), end];
   const times = last.flatMap((row) => row?.time ?? []).sort();
