@@ -4,9 +4,10 @@ import { mkdirSync, readFileSync, utimesSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { pace, stopwatch } from "../../src/clock.ts";
+import { LOCK_NAME } from "../../src/files.ts";
 import { resolveModel } from "../../src/hub/reference.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { isLocked, LOCK_NAME, lockFolder } from "../../src/platform/node/lock.ts";
+import { isLocked, lockFolder } from "../../src/platform/node/lock.ts";
 import { openRunLog } from "../../src/train/run-log.ts";
 import { withReplaced } from "../helpers/hostile.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -88,6 +89,6 @@ test("a lock stays held while the clock is hours away from its file's times", as
     const time = new Date(Date.now() + hours * HOUR);
     utimesSync(path.join(folder, LOCK_NAME), time, time);
     assert.equal(await isLocked(folder), true);
-    await assert.rejects(lockFolder(folder, 10), { code: "file/locked" });
+    await assert.rejects(lockFolder(folder, LOCK_NAME, 10), { code: "file/locked" });
   }
 });
