@@ -4,7 +4,7 @@ import type { RunIdentity } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
-import { readJsonObject } from "../formats/json.ts";
+import { isNewer, readVersioned } from "../formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
 import { afterEval, type EvalHistory, noEvals } from "./evals.ts";
 import type { Moments } from "./optimizer.ts";
@@ -18,6 +18,7 @@ export interface TrainState extends Moments {
 /** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. */
 export type SaveWeights = (folder: string, theta: Float32Array) => Promise<void>;
 
+export const STATE_VERSION = 2;
 const STATE_FILE = "trainer_state.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
 /** Names of what is half-written or half-removed: checkpoints, and the files of `Files.write`. */
@@ -33,7 +34,7 @@ const common = {
 };
 /** Its size does not depend on the steps that are done; what happened at each is in the log of the run. */
 const current = z.object({
-  version: z.literal(2),
+  version: z.literal(STATE_VERSION),
   ...common,
   evals: z.object({ best: evaluation.nullable(), toBeat: z.number().nullable(), without: z.int().nonnegative() }),
 });
@@ -70,7 +71,7 @@ export async function saveCheckpoint(
   const sizes: Record<string, number> = {};
   for (const name of await filesBelow(files, making)) sizes[name] = await files.size(`${making}/${name}`);
   const { step, evals } = state;
-  const saved: z.infer<typeof current> = { version: 2, step, facts, evals, files: sizes };
+  const saved: z.infer<typeof current> = { version: STATE_VERSION, step, facts, evals, files: sizes };
   await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
   await discard(files, out, state.step);
   await files.rename(making, folder);
@@ -205,13 +206,14 @@ async function checkpointSteps(files: Files, out: string): Promise<number[]> {
 /** The record of a whole checkpoint; undefined if it can't be read or a file it lists is missing or has another size. */
 async function readRecord(files: Files, folder: string, step?: number): Promise<StateRecord | undefined> {
   try {
-    const saved = record.parse(await readJsonObject(files, `${folder}/${STATE_FILE}`));
+    const saved = record.parse(await readVersioned(files, `${folder}/${STATE_FILE}`, STATE_VERSION));
     if ((step !== undefined && saved.step !== step) || !(OPTIMIZER_FILE in saved.files)) return undefined;
     for (const [name, bytes] of Object.entries(saved.files)) {
       if (!PATH_BELOW.test(name) || (await files.size(`${folder}/${name}`)) !== bytes) return undefined;
     }
     return saved;
-  } catch {
+  } catch (error) {
+    if (isNewer(error)) throw error;
     return undefined;
   }
 }
