@@ -91,10 +91,17 @@ async function filesBelow(files: Files, folder: string): Promise<string[]> {
   return found;
 }
 
-/** The newest whole checkpoint of `out`. Folders that are not whole (a copy cut short, a crash's leftovers) are passed over. */
-export async function latestCheckpoint(files: Files, out: string): Promise<{ step: number; folder: string } | undefined> {
+/**
+ * The newest whole checkpoint of `out`, of those of a step before `end`. Folders that are not whole (a copy cut short, a crash's
+ * leftovers) are passed over.
+ */
+export async function latestCheckpoint(
+  files: Files,
+  out: string,
+  end = Number.POSITIVE_INFINITY,
+): Promise<{ step: number; folder: string } | undefined> {
   for (const step of await checkpointSteps(files, out)) {
-    if (await readRecord(files, folderOf(out, step), step)) return { step, folder: folderOf(out, step) };
+    if (step < end && (await readRecord(files, folderOf(out, step), step))) return { step, folder: folderOf(out, step) };
   }
   return undefined;
 }

@@ -7,6 +7,7 @@ import type { Files } from "../files.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import type { Measure } from "../tasks/task.ts";
 import {
+  latestCheckpoint,
   loadCheckpoint,
   loadTheta,
   pruneCheckpoints,
@@ -156,7 +157,8 @@ export interface TrainOptions {
 
 /**
  * Trains `theta` in place and reports as it goes. The same options give the same bits, whether the run is stopped, killed
- * and resumed or not. Throws `train/non-finite` when a loss or gradient is not a number; the state before that step is saved.
+ * and resumed or not. Throws `train/non-finite` when a loss, a gradient or a parameter is not a number; it names the newest
+ * checkpoint that gave a finite loss. The last update is judged by the evaluation behind it, or by the loss of a batch.
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
   const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, unit } = options;
@@ -187,17 +189,24 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   async function* save(keep = output?.keepCheckpoints ?? 2): AsyncGenerator<TrainEvent, void, void> {
     const { step } = state;
     if (!output || saved.step === step) return;
-    const broken = theta.find((value) => !Number.isFinite(value));
-    if (broken !== undefined) throw nonFinite("a parameter", broken, step, learningRate, saved.folder);
+    await checkTheta();
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
     saved = { step, folder, time: elapsed() };
     await pruneCheckpoints(output.files, output.folder, step, keep, state.evals.best?.step);
     yield { type: "checkpoint", step, folder, best: state.evals.best };
   }
 
-  async function* fail(what: string, value: number, step: number): AsyncGenerator<TrainEvent, never, void> {
-    yield* save(Number.POSITIVE_INFINITY);
-    throw nonFinite(what, value, step, learningRate, saved.folder);
+  /** Stops the run on a value that θ of the finished steps gave, or its gradient: then its loss is finite. */
+  async function fail(what: string, value: number, step: number, isLossFinite = false): Promise<never> {
+    const next = state.step + (isLossFinite ? 1 : 0);
+    const good = output && (await latestCheckpoint(output.files, output.folder, next));
+    const own = saved.step === state.step ? saved.folder : null;
+    throw nonFinite(what, value, step, learningRate, { own, good: good?.folder, isUntrained: state.step === 0 });
+  }
+
+  async function checkTheta(): Promise<void> {
+    const broken = theta.find((value) => !Number.isFinite(value));
+    if (broken !== undefined) await fail("a parameter", broken, state.step);
   }
 
   const startStep = state.step;
@@ -211,8 +220,11 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const batches = await loader.microBatches(state.step);
     const { loss, gradient } = await lossAndGradient(objective, theta, batches, seed, state.step);
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
-    if (!Number.isFinite(loss)) yield* fail("loss", loss, state.step + 1);
-    if (!Number.isFinite(gradNorm)) yield* fail("gradient norm", gradNorm, state.step + 1);
+    if (!Number.isFinite(loss + gradNorm)) {
+      yield* save(Number.POSITIVE_INFINITY);
+      if (!Number.isFinite(loss)) await fail("loss", loss, state.step + 1);
+      await fail("gradient norm", gradNorm, state.step + 1, true);
+    }
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
 
@@ -227,11 +239,16 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
       const result = await evaluateTheta(objective, theta, evaluation.batches, evaluation.measure?.());
-      if (!Number.isFinite(result.loss)) yield* fail("evaluation loss", result.loss, step);
+      if (!Number.isFinite(result.loss)) await fail("evaluation loss", result.loss, step);
       state.evals = afterEval(state.evals, { step, loss: result.loss }, minDelta);
       yield { type: "eval", step, ...result };
       if (state.evals.best?.step === step) yield* save();
       if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
+    } else if (step === steps) {
+      // No step follows whose loss would show what the last update did.
+      const { loss } = await evaluateTheta(objective, theta, batches.filter(({ targets }) => targets > 0).slice(0, 1));
+      if (!Number.isFinite(loss)) await fail("the loss after the last update", loss, step);
+      await checkTheta();
     }
     if (isDue(step, output, elapsed() - saved.time)) yield* save();
   }
@@ -301,11 +318,21 @@ function factsOf({ objective, loader, seed, optimizer, facts }: TrainOptions, st
   };
 }
 
-function nonFinite(what: string, value: number, step: number, learningRate: number, saved: string | null): LowrankError {
+/** `own`: the checkpoint of the weights that gave the value. `good`: the newest of those before it. */
+function nonFinite(
+  what: string,
+  value: number,
+  step: number,
+  learningRate: number,
+  { own, good, isUntrained }: { own: string | null; good?: string; isUntrained: boolean },
+): LowrankError {
+  const advice = isUntrained
+    ? "No update is made yet, so that it comes from the base, the adapter to go on with or the data: check those."
+    : "Train again with a lower learning rate, more warm-up or maxGradNorm.";
   return new LowrankError("train/non-finite", `${what} is ${value} at step ${step}`, {
     expected: "finite numbers",
-    got: `${value}, at learning rate ${learningRate}`,
-    next: `Train again with a lower learning rate, more warm-up or maxGradNorm.${saved ? ` The last complete checkpoint is ${saved}.` : ""}`,
+    got: `${value}, at learning rate ${learningRate}${own ? `, from the weights of ${own}` : ""}`,
+    next: `${advice}${good ? ` The newest checkpoint with a finite loss is ${good}.` : ""}`,
     exitCode: 1,
   });
 }

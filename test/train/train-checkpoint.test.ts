@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { fingerprint } from "../../src/formats/fingerprint.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
+import type { Objective } from "../../src/train/objective.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -258,10 +259,55 @@ test("a non-finite loss keeps every checkpoint and saves the state of before", a
   };
   const work = run(options({ folder, checkpointEvery: 2, keepCheckpoints: 1 }, { objective: { ...toy, lossAndGradient } }));
   await refused(work, "train/non-finite", /loss is Infinity at step 4[\s\S]*checkpoint-3/);
+  await refused(work, "train/non-finite", /with a finite loss is \S+checkpoint-2\./);
   assert.deepEqual(readdirSync(folder).sort(), ["checkpoint-2", "checkpoint-3"]);
   for (const name of ["optimizer.safetensors", "adapter_model.safetensors"]) {
     assert.equal(contents(path.join(folder, "checkpoint-3"))[name], contents(path.join(whole, "checkpoint-3"))[name]);
   }
+});
+
+/** The toy, whose loss is no number once a parameter is larger than `most`, in training and in evaluation. */
+function fragile(most: number): Objective {
+  const toy = toyObjective(0.2);
+  const spoilt = (theta: Float32Array) => theta.some((value) => Math.abs(value) > most);
+  return {
+    ...toy,
+    lossAndGradient: async (batch, theta, divisor, key) => {
+      const result = await toy.lossAndGradient(batch, theta, divisor, key);
+      return spoilt(theta) ? { ...result, loss: Number.NaN } : result;
+    },
+    evaluate: async (batch, theta) => {
+      const { loss } = await toy.evaluate(batch, theta);
+      return { loss: spoilt(theta) ? { ...loss!, data: Float64Array.of(Number.NaN) } : loss! };
+    },
+  };
+}
+
+const diverging = { ...toyOptimizer, learningRate: 1e30, warmupSteps: 0, maxGradNorm: undefined };
+
+for (const [what, evaluation] of [
+  ["without an evaluation", undefined],
+  ["with one", { batches: [toyBatch(rows)], every: 1 }],
+] as const) {
+  test(`a last update that broke the model is seen, ${what}, and is no result, now or when the run is resumed`, async () => {
+    const folder = fresh();
+    const broken = options({ folder }, { optimizer: diverging, steps: 1, objective: fragile(1e20), evaluation });
+    await refused(run(broken), "train/non-finite", /at step 1[\s\S]*with a finite loss is \S+checkpoint-0\./);
+    assert.deepEqual(readdirSync(folder), ["checkpoint-0"]);
+    const { output, ...others } = broken;
+    await refused(run({ ...others, theta: toyTheta() }), "train/non-finite", /at step 1/);
+    await refused(run({ ...others, theta: toyTheta(), output: { ...output!, resume: true } }), "train/non-finite", /at step 1/);
+  });
+}
+
+test("a checkpoint made after the update that broke the model is not offered, now or when the run is resumed", async () => {
+  const folder = fresh();
+  const optimizer = { ...diverging, learningRate: 0.9 };
+  const change = { optimizer, objective: fragile(1), evaluation: undefined };
+  const offered = /loss is NaN at step 2[\s\S]*with a finite loss is \S+checkpoint-0\./;
+  await refused(run(options({ folder }, change)), "train/non-finite", offered);
+  assert.deepEqual(readdirSync(folder), ["checkpoint-0", "checkpoint-1"]);
+  await refused(run(options({ folder, resume: true }, change)), "train/non-finite", offered);
 });
 
 test("parameters that are not finite are never saved", async () => {
