@@ -29,7 +29,8 @@ export interface Files {
 export interface Lock {
   /** Fails with `file/lock-lost` if another run may have the lock by now. */
   check(): Promise<void>;
-  release(): Promise<void>;
+  /** Resolves to whether the lock was still held. */
+  release(): Promise<boolean>;
 }
 
 /** The lock file of a folder, unless it has another name. */

@@ -1,10 +1,21 @@
 // The lock on an output folder: one holder at a time, and a lock whose holder is gone stops nobody.
 import assert from "node:assert/strict";
-import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, execFileSync, type StdioOptions, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
-import { test } from "node:test";
+import { after, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { LOCK_NAME } from "../../src/files.ts";
 import { isLocked, lockFolder } from "../../src/platform/node/lock.ts";
@@ -84,12 +95,12 @@ test("a lock of another machine is held while it is touched", async () => {
   let at = 1_000_000;
   const beat = setInterval(() => utimesSync(fileOf(folder), at, at++), 50);
   try {
-    await heldBy(lockFolder(folder, LOCK_NAME, WATCH_MS), 4711);
+    await heldBy(lockFolder(folder, LOCK_NAME, { watchMs: WATCH_MS }), 4711);
   } finally {
     clearInterval(beat);
   }
   assert.equal(await isLocked(folder), false, "touched long ago");
-  const lock = await lockFolder(folder, LOCK_NAME, WATCH_MS);
+  const lock = await lockFolder(folder, LOCK_NAME, { watchMs: WATCH_MS });
   assert.notEqual(readFileSync(fileOf(folder), "utf8"), elsewhere);
   await lock.release();
 });
@@ -99,17 +110,18 @@ test("a lock that was cut off while it was written is replaced", async () => {
     const folder = fresh();
     writeFileSync(fileOf(folder), text);
     assert.equal(await isLocked(folder), false);
-    await (await lockFolder(folder, LOCK_NAME, WATCH_MS)).release();
+    await (await lockFolder(folder, LOCK_NAME, { watchMs: WATCH_MS })).release();
   }
 });
 
-test("what is no lock at all holds nobody up", { skip: process.platform === "win32" }, async () => {
-  const [pipe, large] = [fresh(), fresh()];
+test("what is no lock at all holds nobody up", { skip: process.platform === "win32", timeout: 20_000 }, async () => {
+  const [pipe, large, link] = [fresh(), fresh(), fresh()];
+  symlinkSync(path.join(root, "nowhere"), fileOf(link));
   execFileSync("mkfifo", [fileOf(pipe)]);
   writeFileSync(fileOf(large), "{".repeat(5000));
-  for (const folder of [pipe, large]) {
+  for (const folder of [pipe, large, link]) {
     assert.equal(await isLocked(folder), false);
-    await (await lockFolder(folder, LOCK_NAME, WATCH_MS)).release();
+    await (await lockFolder(folder, LOCK_NAME, { watchMs: WATCH_MS })).release();
   }
 });
 
@@ -135,4 +147,111 @@ test("unlocking leaves a lock alone that is another's", async () => {
 
 test("a folder that can't be written is named", async () => {
   await assert.rejects(lockFolder(path.join(root, "none")), { code: "file/missing" });
+});
+
+async function isTouched(folder: string): Promise<void> {
+  utimesSync(fileOf(folder), 1, 1);
+  for (let i = 0; i < 500 && statSync(fileOf(folder)).mtimeMs < 1e6; i++) await sleep(10);
+  assert.ok(statSync(fileOf(folder)).mtimeMs > 1e6);
+}
+
+/** A process that takes locks; of each it says whether it is held, or the code of an error and what was found instead. */
+let other: ChildProcess | undefined;
+after(() => other?.kill("SIGKILL"));
+
+async function lockInProcess(folder: string, timing: object) {
+  const source = new URL("../../src/platform/node/lock.ts", import.meta.url).href;
+  const code = `import(${JSON.stringify(source)}).then(({ lockFolder }) => {
+    const locks = new Map();
+    process.on("message", async ({ folder, timing, busyMs }) => {
+      if (timing) locks.set(folder, await lockFolder(folder, undefined, timing));
+      const end = Date.now() + busyMs;
+      while (Date.now() < end);
+      process.send(await locks.get(folder).check().then(() => null, ({ code, got }) => ({ code, got })));
+    });
+    process.send("ready");
+  });`;
+  const stdio: StdioOptions = ["ignore", "inherit", "inherit", "ipc"];
+  const answered = async (): Promise<{ code: string; got: string } | null> => (await once(other!, "message"))[0];
+  if (!other) {
+    other = spawn(process.execPath, ["--import", "tsx", "-e", code], { stdio });
+    await answered();
+  }
+  const ask = (message: object) => {
+    other!.send({ folder, busyMs: 0, ...message });
+    return answered();
+  };
+  assert.equal(await ask({ timing }), null);
+  await isTouched(folder);
+  return { child: other, check: (busyMs = 0) => ask({ busyMs }) };
+}
+
+/** Another machine, container or numbering of processes. */
+const elsewhere = { watchMs: WATCH_MS, place: "elsewhere" };
+const noStop = { skip: process.platform === "win32" && "Windows can't suspend a process" };
+
+test("a process whose main thread is busy keeps its lock", async () => {
+  const folder = fresh();
+  const { check } = await lockInProcess(folder, { beatMs: 50 });
+  const checked = check(4 * WATCH_MS);
+  await heldBy(lockFolder(folder, LOCK_NAME, elsewhere), JSON.parse(readFileSync(fileOf(folder), "utf8")).pid);
+  assert.equal(await checked, null);
+});
+
+test("a process that was suspended until its lock was taken over finds that out, and remembers it", noStop, async () => {
+  const folder = fresh();
+  const { child, check } = await lockInProcess(folder, { beatMs: 50 });
+  child.kill("SIGSTOP");
+  const lock = await lockFolder(folder, LOCK_NAME, elsewhere);
+  child.kill("SIGCONT");
+  const loss = { code: "file/lock-lost", got: `a lock of process ${process.pid} on elsewhere` };
+  const { code, got } = (await check())!;
+  assert.deepEqual({ code, got: got.split(",")[0] }, loss);
+  await lock.check();
+  await lock.release();
+  assert.equal((await check())!.code, "file/lock-lost");
+  assert.ok(!existsSync(fileOf(folder)));
+});
+
+test("a lock file that somebody removed is made again, but not after a suspension", noStop, async () => {
+  const folder = fresh();
+  const { child, check } = await lockInProcess(folder, { beatMs: 50, watchMs: WATCH_MS });
+  const text = readFileSync(fileOf(folder), "utf8");
+  rmSync(fileOf(folder));
+  assert.equal(await check(), null);
+  assert.equal(readFileSync(fileOf(folder), "utf8"), text);
+  child.kill("SIGSTOP");
+  rmSync(fileOf(folder));
+  await sleep(WATCH_MS + 50);
+  child.kill("SIGCONT");
+  assert.match((await check())!.got, /after a suspension/);
+  assert.ok(!existsSync(fileOf(folder)));
+});
+
+test("a lock does not outlive its folder, and leaves alone what came into its place", async () => {
+  for (const isReplaced of [false, true]) {
+    const folder = fresh();
+    const lock = await lockFolder(folder);
+    await lock.check();
+    rmSync(folder, { recursive: true });
+    if (isReplaced) mkdirSync(folder);
+    await refused(lock.check(), "file/lock-lost", { got: /removed or replaced/ });
+    await lock.release();
+    if (isReplaced) assert.deepEqual(readdirSync(folder), []);
+  }
+  const folder = fresh();
+  const lock = await lockFolder(folder);
+  writeFileSync(fileOf(folder), "another");
+  const { exitCode } = await refused(lock.check(), "file/lock-lost", { got: "another lock" });
+  assert.equal(exitCode, 1);
+  rmSync(fileOf(folder));
+  await refused(lock.check(), "file/lock-lost");
+  await lock.release();
+});
+
+test("a lock that is held is touched", async () => {
+  const folder = fresh();
+  const lock = await lockFolder(folder, LOCK_NAME, { beatMs: 20 });
+  await isTouched(folder);
+  await lock.release();
 });
