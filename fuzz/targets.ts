@@ -24,6 +24,7 @@ import { runOptions } from "../src/train/options.ts";
 import { readOptions, readPromptFormat } from "../src/train/run-file.ts";
 import { openRunLog, readMetrics } from "../src/train/run-log.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
+import { hubTargets } from "./hub-targets.ts";
 
 export type Contents = Record<string, Uint8Array>;
 
@@ -193,6 +194,16 @@ const state = { theta: new Float32Array(4), m: new Float32Array(4), v: new Float
 const evals = { best: { step: 2, loss: 0.5 }, toBeat: 0.5, without: 0 };
 await saveCheckpoint(trained, "run", { ...state, evals }, { seed: 1 }, async (place) => {
   await trained.write(`${place}/adapter_model.safetensors`, adapterWeights);
+});
+
+/** Its record as version 1 had it. */
+const STATE = "run/checkpoint-3/trainer_state.json";
+const firstState = bytesIn({
+  ...JSON.parse(new TextDecoder().decode(trained.contents.get(STATE))),
+  version: 1,
+  evals: [{ step: 2, loss: 0.5 }],
+  bestEval: { step: 2, loss: 0.5 },
+  log: [1, 2, 3].map((step) => ({ step, loss: 1, learningRate: 0.1, gradNorm: 1 })),
 });
 
 const lines = (rows: unknown[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
@@ -391,7 +402,7 @@ export const targets: Target[] = [
   },
   {
     name: "trainer-state",
-    inputs: [Object.fromEntries(trained.contents)],
+    inputs: [Object.fromEntries(trained.contents), { ...Object.fromEntries(trained.contents), [STATE]: firstState }],
     read: async (files) => {
       const latest = await latestCheckpoint(files, "run");
       await loadCheckpoint(files, latest?.folder ?? "run/checkpoint-3", { seed: 1 }, 4);
@@ -429,4 +440,5 @@ export const targets: Target[] = [
         [pattern.fullmatch(path), pattern.matchesEnd(path)];
     },
   },
+  ...hubTargets,
 ];

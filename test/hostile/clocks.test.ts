@@ -89,6 +89,6 @@ test("a lock stays held while the clock is hours away from its file's times", as
     const time = new Date(Date.now() + hours * HOUR);
     utimesSync(path.join(folder, LOCK_NAME), time, time);
     assert.equal(await isLocked(folder), true);
-    await assert.rejects(lockFolder(folder, LOCK_NAME, 10), { code: "file/locked" });
+    await assert.rejects(lockFolder(folder, LOCK_NAME, { watchMs: 10 }), { code: "file/locked" });
   }
 });
