@@ -192,7 +192,7 @@ async function useTokenizer(files: Files): Promise<void> {
 const trained = memoryFiles();
 const state = { theta: new Float32Array(4), m: new Float32Array(4), v: new Float32Array(4), step: 3 };
 const evals = { best: { step: 2, loss: 0.5 }, toBeat: 0.5, without: 0 };
-await saveCheckpoint(trained, "run", { ...state, evals }, { seed: 1 }, async (place) => {
+await saveCheckpoint(trained, "run", { ...state, evals }, { seed: 1 }, async (_, place) => {
   await trained.write(`${place}/adapter_model.safetensors`, adapterWeights);
 });
 

@@ -15,6 +15,7 @@ import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.
 import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
 import { LowrankError } from "./errors.ts";
+import { summing } from "./formats/checksums.ts";
 import { readJsonObject } from "./formats/json.ts";
 import { type Generator, openGenerator } from "./generate/generator.ts";
 import { type RgbImage, readImage } from "./images/image.ts";
@@ -132,8 +133,12 @@ export function createLowrank(platform: Platform) {
     /** Reads an adapter, as PEFT or this project writes it: its folder, or its name on the hub. */
     loadAdapter,
 
-    /** Writes an adapter folder that PEFT loads unchanged. */
-    saveAdapter: (folder: string, adapter: Adapter): Promise<void> => writeAdapter(files, folder, adapter),
+    /** Writes an adapter folder that PEFT loads unchanged, with checksums in SHA256SUMS. */
+    async saveAdapter(folder: string, adapter: Adapter): Promise<void> {
+      const { files: to, writeSums } = summing(files, platform.digest);
+      await writeAdapter(to, folder, adapter);
+      await writeSums(folder);
+    },
 
     /** Opens a base (its name, or what `loadBase` returned) for generation. */
     async openGenerator(base: string | Base, { adapter, ...options }: OpenOptions = {}): Promise<Generator> {

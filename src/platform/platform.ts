@@ -1,6 +1,7 @@
 // What a host (Node, a browser) gives to the functions of the public API. Time, text and randomness come from JavaScript and the
 // web's own globals (performance, TextEncoder, crypto), which every host has.
 import type { Files, LockFolder } from "../files.ts";
+import type { MakeDigest } from "../formats/checksums.ts";
 import type { DecodeImage } from "../images/image.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import type { TimeLimit } from "../text/limit.ts";
@@ -9,8 +10,8 @@ export interface Platform {
   /** The version of lowrank, for logs. */
   version?: string;
   files: Files;
-  /** A SHA-256 over bytes that come in parts. Without it there are no checksums. */
-  digest?: () => Digest;
+  /** Hashes. Without it there are no checksums. */
+  digest?: MakeDigest;
   /** The engine. */
   openSession: OpenSession;
   /** The folder of a model by its name. Without it a name is a folder. */
@@ -37,13 +38,6 @@ export interface Platform {
   collect?: () => void;
   /** What it runs on, for logs: names and values in words. */
   environment?: () => Record<string, string>;
-}
-
-/** A hash over bytes that come in parts. */
-export interface Digest {
-  add(bytes: Uint8Array): void;
-  /** In hexadecimal digits. Nothing can be added afterwards. */
-  end(): string;
 }
 
 export interface ChartLibrary {

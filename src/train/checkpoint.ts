@@ -3,6 +3,7 @@ import { z } from "zod";
 import type { RunIdentity } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import { damagedFile, type MakeDigest, SUMS_NAME, summing } from "../formats/checksums.ts";
 import { bytesOf } from "../formats/dtypes.ts";
 import { isNewer, readVersioned } from "../formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
@@ -15,8 +16,8 @@ export interface TrainState extends Moments {
   evals: EvalHistory;
 }
 
-/** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. */
-export type SaveWeights = (folder: string, theta: Float32Array) => Promise<void>;
+/** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. `to` hashes what it writes. */
+export type SaveWeights = (to: Files, folder: string, theta: Float32Array) => Promise<void>;
 
 export const STATE_VERSION = 2;
 const STATE_FILE = "trainer_state.json";
@@ -57,14 +58,16 @@ export async function saveCheckpoint(
   state: TrainState,
   facts: RunIdentity,
   saveWeights: SaveWeights,
+  digest?: MakeDigest,
 ): Promise<string> {
+  const { files: to, writeSums } = summing(files, digest);
   const folder = folderOf(out, state.step);
   const making = `${out}/.checkpoint-${state.step}.new`;
   await files.remove(making);
   await files.makeFolder(making);
-  await saveWeights(making, state.theta);
+  await saveWeights(to, making, state.theta);
   await writeSafetensors(
-    files,
+    to,
     `${making}/${OPTIMIZER_FILE}`,
     VECTORS.map((name) => ({ name, dtype: "float32", shape: [state[name].length], data: () => bytesOf(state[name]) })),
   );
@@ -72,7 +75,8 @@ export async function saveCheckpoint(
   for (const name of await filesBelow(files, making)) sizes[name] = await files.size(`${making}/${name}`);
   const { step, evals } = state;
   const saved: z.infer<typeof current> = { version: STATE_VERSION, step, facts, evals, files: sizes };
-  await files.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
+  await to.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
+  await writeSums(making);
   await discard(files, out, state.step);
   await files.rename(making, folder);
   return folder;
@@ -108,13 +112,16 @@ export async function latestCheckpoint(
 
 /**
  * The checkpoint a run into `out` goes on from, or null when it starts at the beginning. A folder that holds checkpoints
- * is refused when `resume` is false (another run's) and when none of them is whole (starting over would lose them).
+ * is refused when `resume` is false (another run's) and when none of them is whole (starting over would lose them). With `digest`
+ * checksums are checked, and a damaged checkpoint is refused (`train/checkpoint-damaged`): an older one is taken only when asked for.
  */
-export async function resumable(files: Files, out: string, resume: boolean): Promise<string | null> {
+export async function resumable(files: Files, out: string, resume: boolean, digest?: MakeDigest): Promise<string | null> {
   const found = await checkpointSteps(files, out);
   if (found.length === 0) return null;
-  const latest = resume ? await latestCheckpoint(files, out) : undefined;
-  if (latest) return latest.folder;
+  for (const step of resume ? found : []) {
+    if (digest) await checkSums(files, out, step, digest);
+    if (await readRecord(files, folderOf(out, step), step)) return folderOf(out, step);
+  }
   throw new LowrankError("train/output", resume ? "no complete checkpoint to resume from" : "the folder holds another run", {
     subject: out,
     expected: resume ? `a checkpoint folder with ${STATE_FILE} and every file it lists` : "a folder without checkpoints",
@@ -155,9 +162,45 @@ export async function loadCheckpoint(
   return { theta: await vector("theta"), m: await vector("m"), v: await vector("v"), step, evals };
 }
 
-/** θ of `out`/checkpoint-<step>, a checkpoint of the run at work. */
-export async function loadTheta(files: Files, out: string, step: number, parameters: number): Promise<Float32Array> {
+/**
+ * Fails if a file of `out`/checkpoint-<step> is not what its checksum says, and names the newest older checkpoint that is all right.
+ * One without checksums (of version 1, or of a host without them) is accepted.
+ */
+async function checkSums(files: Files, out: string, step: number, digest: MakeDigest): Promise<void> {
   const folder = folderOf(out, step);
+  const damage = await damageOf(files, folder, digest);
+  if (!damage) return;
+  let older = await latestCheckpoint(files, out, step);
+  while (older && (await damageOf(files, older.folder, digest))) older = await latestCheckpoint(files, out, older.step);
+  throw new LowrankError("train/checkpoint-damaged", `a file of the checkpoint is damaged: ${damage.file}`, {
+    subject: `${folder}/${damage.file}`,
+    expected: damage.expected,
+    got: damage.got,
+    next: older
+      ? `Remove ${folder}, or move it out of the folder, and resume: the run goes on from ${older.folder}, which is not damaged.`
+      : "There is no older checkpoint that is not damaged: copy the folder again, or train into another.",
+  });
+}
+
+async function damageOf(files: Files, folder: string, digest: MakeDigest) {
+  try {
+    return await damagedFile(files, folder, digest);
+  } catch (error) {
+    if (!(error instanceof LowrankError)) throw error;
+    return { file: SUMS_NAME, expected: error.expected ?? "a file that can be read", got: error.got ?? error.message };
+  }
+}
+
+/** θ of `out`/checkpoint-<step>, a checkpoint of the run at work. */
+export async function loadTheta(
+  files: Files,
+  out: string,
+  step: number,
+  parameters: number,
+  digest?: MakeDigest,
+): Promise<Float32Array> {
+  const folder = folderOf(out, step);
+  if (digest) await checkSums(files, out, step, digest);
   if (await readRecord(files, folder, step)) return readVector(files, folder, "theta", parameters);
   throw new LowrankError("train/best", "the best evaluation's checkpoint is missing or incomplete", {
     subject: folder,

@@ -89,11 +89,10 @@ async function adapterModel(
     theta: async () => theta,
     off: async () => thetaOf(await identityAdapter(files, base, adapter)),
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
-    async saveWeights(folder, trained) {
-      await writeAdapter(files, folder, adapterOf(trained));
+    async saveWeights(to, folder, trained) {
+      await writeAdapter(to, folder, adapterOf(trained));
       // What reads those files, reads a tokenizer beside them.
-      if (await writeHead(files, folder, base.config))
-        await copySideFiles(files, base.checkpoint.folder, folder, isTokenizerFile);
+      if (await writeHead(to, folder, base.config)) await copySideFiles(to, base.checkpoint.folder, folder, isTokenizerFile);
     },
     adapterOf,
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
@@ -169,9 +168,9 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
     off: async (theta) => theta.slice(),
     facts: {},
     adapterOf: null,
-    async saveWeights(folder, theta) {
-      await writeTheta(files, written, entries, folder, theta, { kept, head, config: headed?.config });
-      await writeHead(files, folder, config);
+    async saveWeights(to, folder, theta) {
+      await writeTheta(to, written, entries, folder, theta, { kept, head, config: headed?.config });
+      await writeHead(to, folder, config);
     },
     graph: fullGraph,
     open: fullObjective,

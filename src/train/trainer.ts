@@ -4,6 +4,7 @@ import { stopwatch } from "../clock.ts";
 import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import { type MakeDigest, SUMS_NAME, summing } from "../formats/checksums.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import type { Measure } from "../tasks/task.ts";
 import {
@@ -107,6 +108,8 @@ export const optimizerDefaults: OptimizerOptions = {
 
 export interface TrainOutput {
   files: Files;
+  /** Makes the checksums of checkpoints and of the result; without it there are none. */
+  digest?: MakeDigest;
   /** Gets checkpoint-<step>/ folders, and the final weights at the end. */
   folder: string;
   saveWeights: SaveWeights;
@@ -174,7 +177,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   let resumedFrom: string | null = null;
   if (output) {
     await output.files.makeFolder(output.folder);
-    resumedFrom = await resumable(output.files, output.folder, output.resume ?? false);
+    resumedFrom = await resumable(output.files, output.folder, output.resume ?? false, output.digest);
     await removeLeftovers(output.files, output.folder);
     if (resumedFrom) {
       const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length, minDelta);
@@ -190,7 +193,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const { step } = state;
     if (!output || saved.step === step) return;
     await checkTheta();
-    const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
+    const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
     await pruneCheckpoints(output.files, output.folder, step, keep, state.evals.best?.step);
     yield { type: "checkpoint", step, folder, best: state.evals.best };
@@ -260,10 +263,13 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   let result = stopped ? null : step;
   if (output && !stopped) {
     if (output.loadBest && best && best.step !== step) {
-      theta.set(await loadTheta(output.files, output.folder, best.step, theta.length));
+      theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
       result = best.step;
     }
-    await output.saveWeights(output.folder, theta);
+    const { files: to, writeSums } = summing(output.files, output.digest);
+    await output.files.remove(`${output.folder}/${SUMS_NAME}`);
+    await output.saveWeights(to, output.folder, theta);
+    await writeSums(output.folder);
   }
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
 }

@@ -93,6 +93,7 @@ describe("an adapter", async () => {
   it("keeps the newest checkpoints, the options of the run and how the model is asked", async () => {
     const names = readdirSync(output).sort();
     assert.deepEqual(names, [
+      "SHA256SUMS",
       "adapter_config.json",
       "adapter_model.safetensors",
       "checkpoint-20",

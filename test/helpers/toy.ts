@@ -95,14 +95,14 @@ export const toyOptimizer: OptimizerOptions = {
   warmupSteps: 2,
 };
 
-export const saveToy: SaveWeights = async (folder, theta) => {
+export const saveToy: SaveWeights = async (to, folder, theta) => {
   const tensors = toyObjective().entries.map(({ key, offset, shape }) => ({
     name: key,
     dtype: "float32" as const,
     shape,
     data: () => bytesOf(theta.subarray(offset, offset + shape[0]! * shape[1]!)),
   }));
-  await writeSafetensors(nodeFiles, `${folder}/adapter_model.safetensors`, tensors, { format: "pt" });
+  await writeSafetensors(to, `${folder}/adapter_model.safetensors`, tensors, { format: "pt" });
 };
 
 /** A run of 6 steps into a folder, with dropout, micro-batches and evaluations. */

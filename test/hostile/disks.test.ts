@@ -11,7 +11,8 @@ import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { resolveModel } from "../../src/hub/reference.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { latestCheckpoint } from "../../src/train/checkpoint.ts";
+import { digest } from "../../src/platform/node/host.ts";
+import { latestCheckpoint, type SaveWeights } from "../../src/train/checkpoint.ts";
 import { logEvents, openRunLog, readMetrics } from "../../src/train/run-log.ts";
 import { train } from "../../src/train/trainer.ts";
 import { refused } from "../helpers/assert.ts";
@@ -34,12 +35,12 @@ const RESULT = "adapter_model.safetensors";
 /** A step between two checkpoints, of which the newest stays, and its log. */
 async function run(folder: string, files: Files, resume = false): Promise<void> {
   const log = await openRunLog(files, folder);
-  const saveWeights = async (to: string, theta: Float32Array) => {
+  const saveWeights: SaveWeights = async (to, place, theta) => {
     await log.flush();
     const tensor = { name: "theta", dtype: "float32" as const, shape: [theta.length], data: () => bytesOf(theta) };
-    await writeSafetensors(files, `${to}/${RESULT}`, [tensor]);
+    await writeSafetensors(to, `${place}/${RESULT}`, [tensor]);
   };
-  const output = { folder, files, saveWeights, checkpointEvery: 1, keepCheckpoints: 1, resume };
+  const output = { folder, files, digest, saveWeights, checkpointEvery: 1, keepCheckpoints: 1, resume };
   for await (const event of logEvents(log, train(toyRun(output, { steps: STEPS })))) assert.ok(event);
 }
 

@@ -295,6 +295,7 @@ test("training every weight on text keeps the vision side, under the names of th
   });
   const theta = await subject.theta();
   await subject.saveWeights(
+    nodeFiles,
     folder,
     theta.map((value) => value + 1),
   );

@@ -99,7 +99,7 @@ test("loadBest makes the best the result; a finished run can still be asked for 
   const { done } = await run(scripted(losses, { folder, loadBest: true }, { theta }));
   assert.equal(done.result, 2);
   assert.equal(weightsOf(folder), weightsOf(`${folder}/checkpoint-2`));
-  await saveToy(root, theta);
+  await saveToy(nodeFiles, root, theta);
   assert.equal(weightsOf(root), weightsOf(folder), "θ is not what was saved");
   await run(scripted(losses, { folder, resume: true }));
   assert.equal(weightsOf(folder), weightsOf(`${folder}/checkpoint-6`));

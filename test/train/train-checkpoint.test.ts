@@ -1,10 +1,12 @@
 // Checkpoints: resuming gives the uninterrupted run's bits, only whole folders count, another run's options are refused.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { fingerprint } from "../../src/formats/fingerprint.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { digest } from "../../src/platform/node/host.ts";
 import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../../src/train/checkpoint.ts";
 import type { Objective } from "../../src/train/objective.ts";
 import { type TrainEvent, type TrainOptions, type TrainOutput, train } from "../../src/train/trainer.ts";
@@ -180,6 +182,64 @@ test("a constant schedule can be trained on for longer", async () => {
   await run(options({ folder, resume: true }, { optimizer, theta: one }));
   await run(options({ folder: other }, { optimizer, theta: two }));
   assert.deepEqual(one, two);
+});
+
+const summed = fresh();
+await run(options({ folder: summed, digest, keepCheckpoints: 2 }));
+
+/** The file with one bit changed. */
+function flip(file: string): void {
+  const bytes = readFileSync(file);
+  bytes[bytes.length >> 1]! ^= 4;
+  writeFileSync(file, bytes);
+}
+
+test("checkpoints and the result have checksums, and the bits that they have without", () => {
+  for (const folder of [summed, path.join(summed, "checkpoint-6")]) {
+    const listed = readFileSync(path.join(folder, "SHA256SUMS"), "utf8").match(/ {2}.+$/gm)!;
+    const others = Object.keys(contents(folder)).filter((name) => name !== "SHA256SUMS");
+    assert.deepEqual(
+      listed.map((name) => name.trim()),
+      others.sort(),
+    );
+    execFileSync("sha256sum", ["-c", "--strict", "--quiet", "SHA256SUMS"], { cwd: folder });
+  }
+  const { SHA256SUMS: _, ...files } = contents(path.join(summed, "checkpoint-6"));
+  assert.deepEqual(files, contents(path.join(whole, "checkpoint-6")));
+});
+
+for (const file of ["optimizer.safetensors", "adapter_model.safetensors", "trainer_state.json", "SHA256SUMS"]) {
+  test(`one bit that changed in ${file} is found when the run is resumed, and the older checkpoint is named`, async () => {
+    const folder = fresh();
+    cpSync(summed, folder, { recursive: true });
+    flip(path.join(folder, "checkpoint-6", file));
+    const resumed = () => run(options({ folder, digest, resume: true }));
+    await refused(resumed(), "train/checkpoint-damaged", /checkpoint-6[\s\S]*goes on from \S+checkpoint-5,/);
+    flip(path.join(folder, "checkpoint-5/optimizer.safetensors"));
+    await refused(resumed(), "train/checkpoint-damaged", /no older checkpoint/);
+    flip(path.join(folder, "checkpoint-5/optimizer.safetensors"));
+    rmSync(path.join(folder, "checkpoint-6"), { recursive: true });
+    await resumed();
+    assert.deepEqual(contents(folder), contents(summed));
+  });
+}
+
+test("the best evaluation's checkpoint is checked before it becomes the result", async () => {
+  const folder = fresh();
+  cpSync(summed, folder, { recursive: true });
+  const { best } = stateOf(folder, 6).evals;
+  const worse = { ...stateOf(folder, 6), evals: { best: { ...best, step: 5 }, toBeat: best.loss, without: 1 } };
+  rmSync(path.join(folder, "checkpoint-6/SHA256SUMS"));
+  writeFileSync(path.join(folder, "checkpoint-6/trainer_state.json"), JSON.stringify(worse));
+  flip(path.join(folder, "checkpoint-5/adapter_model.safetensors"));
+  await refused(run(options({ folder, digest, resume: true, loadBest: true })), "train/checkpoint-damaged", /checkpoint-5/);
+});
+
+test("a checkpoint without checksums is resumed from", async () => {
+  const folder = fresh();
+  cpSync(whole, folder, { recursive: true });
+  const all = await run(options({ folder, digest, resume: true }));
+  assert.equal(all[0]!.type === "start" && all[0]!.step, 6);
 });
 
 const spoilt: [string, (folder: string) => void][] = [

@@ -150,11 +150,12 @@ export async function* finetune(
       },
       output: {
         files: outputFiles,
+        digest: platform.digest,
         folder: options.output,
         // Steps that a checkpoint covers are never trained again, so they are in the log before it is there.
-        saveWeights: async (folder, trained) => {
+        saveWeights: async (to, folder, trained) => {
           await log.flush();
-          await model.saveWeights(folder, trained);
+          await model.saveWeights(to, folder, trained);
         },
         ...kept,
       },

@@ -6,8 +6,9 @@ import { createRequire } from "node:module";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import type { MakeDigest } from "../../formats/checksums.ts";
 import { bytes } from "../../units.ts";
-import type { ChartLibrary, Digest } from "../platform.ts";
+import type { ChartLibrary } from "../platform.ts";
 import { orEmpty } from "./files.ts";
 
 const require = createRequire(import.meta.url);
@@ -47,11 +48,11 @@ export async function freeDisk(folder: string): Promise<number> {
   return bavail * bsize;
 }
 
-/** SHA-256 by OpenSSL. */
-export function digest(): Digest {
-  const hash = createHash("sha256");
+/** Hashes by OpenSSL. */
+export const digest: MakeDigest = (algorithm = "sha256") => {
+  const hash = createHash(algorithm);
   return { add: (part) => void hash.update(part), end: () => hash.digest("hex") };
-}
+};
 
 setFlagsFromString("--expose-gc");
 /**
