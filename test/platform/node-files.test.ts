@@ -193,4 +193,17 @@ describe("nodeFiles appends", () => {
     await refused(nodeFiles.append(at("pipe"), Buffer.from("x")), "file/not-regular", { subject: at("pipe") });
     await refused(nodeFiles.append(at("no/f"), Buffer.from("x")), "file/missing", { subject: at("no/f") });
   });
+
+  it("never to a link, wherever it leads", { skip: process.platform === "win32" && "Windows makes no links" }, async () => {
+    writeFileSync(at("precious"), "as it was");
+    symlinkSync(at("precious"), at("link"));
+    symlinkSync(at("nowhere"), at("dangling"));
+    for (const name of ["link", "dangling"]) {
+      await refused(nodeFiles.append(at(name), Buffer.from("x")), "file/link", { subject: at(name) });
+    }
+    assert.equal(readFileSync(at("precious"), "utf8"), "as it was");
+    assert.ok(!existsSync(at("nowhere")));
+    await nodeFiles.write(at("link"), Buffer.from("new"));
+    assert.equal(readFileSync(at("precious"), "utf8"), "as it was", "a write takes the place of the link");
+  });
 });

@@ -1,11 +1,14 @@
 // A run and its output folder: one that lost the folder stops, and leaves alone what is there now.
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { LOCK_NAME } from "../../src/files.ts";
 import { lowrank } from "../../src/node.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
+import { pruneCheckpoints, removeLeftovers } from "../../src/train/checkpoint.ts";
+import { outputFiles } from "../../src/train/output-files.ts";
 import { refused } from "../helpers/assert.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -62,5 +65,40 @@ describe("a run whose folder is not its own any more", () => {
     await train(results[1]!, () => rmSync(`${results[1]}/${LOCK_NAME}`));
     const [one, other] = results.map((folder) => contents(folder, /run\.json|metrics\.jsonl/));
     assert.deepEqual(other, one);
+  });
+});
+
+describe("links in an output folder", { skip: process.platform === "win32" && "Windows makes no links" }, () => {
+  it("are not written through: the log, and folders of a result", async () => {
+    const [output, elsewhere] = [path.join(root, "linked"), path.join(root, "elsewhere")];
+    for (const folder of [output, elsewhere]) mkdirSync(folder);
+    for (const name of ["log", "config.json"]) writeFileSync(`${elsewhere}/${name}`, "as it was");
+    const before = contents(elsewhere, /^$/);
+    writeFileSync(`${output}/run.json`, "{}");
+    symlinkSync(`${elsewhere}/log`, `${output}/metrics.jsonl`);
+    await refused(
+      train(output, () => {}),
+      "file/link",
+      { subject: `${output}/metrics.jsonl` },
+    );
+    symlinkSync(elsewhere, `${output}/1_Pooling`);
+    const files = await outputFiles(nodeFiles, output);
+    const text = new TextEncoder().encode("{}");
+    await refused(files.write(`${output}/1_Pooling/config.json`, text), "file/link", { subject: `${output}/1_Pooling` });
+    await refused(files.remove(`${output}/1_Pooling/config.json`), "file/link");
+    await files.write(`${output}/2_Own`, text);
+    assert.deepEqual(contents(elsewhere, /^$/), before);
+  });
+
+  it("of a checkpoint are removed without what they lead to", async () => {
+    const [output, elsewhere] = [path.join(root, "pruned"), path.join(root, "kept")];
+    for (const folder of [output, elsewhere]) mkdirSync(folder);
+    writeFileSync(`${elsewhere}/precious`, "as it was");
+    for (const name of ["checkpoint-1", "checkpoint-2", ".checkpoint-3.new"]) symlinkSync(elsewhere, `${output}/${name}`);
+    const files = await outputFiles(nodeFiles, output);
+    await pruneCheckpoints(files, output, 3, 1);
+    await removeLeftovers(files, output);
+    assert.deepEqual(readdirSync(output), ["checkpoint-2"]);
+    assert.equal(readFileSync(`${elsewhere}/precious`, "utf8"), "as it was");
   });
 });

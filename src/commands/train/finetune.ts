@@ -15,7 +15,7 @@ import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf,
 import { lossMeasure } from "../../train/evals.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, withBeside } from "../../train/memory.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
-import { underLock } from "../../train/output-files.ts";
+import { outputFiles } from "../../train/output-files.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { readOptions, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
@@ -57,8 +57,8 @@ export async function* finetune(
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
-  const trainable = (of: AnyBase, images: boolean, writing = files): Promise<TrainableModel> =>
-    trainableModels[options.method](writing, of, options, {
+  const trainable = (of: AnyBase, images: boolean, through = files): Promise<TrainableModel> =>
+    trainableModels[options.method](through, of, options, {
       given: adapter,
       // Nothing is known of the batches yet: the loss for its weights alone.
       loss: task.loss(of.config, { maxTargets: 1, maxLength: 1, images }, options),
@@ -76,17 +76,17 @@ export async function* finetune(
       // A run that was refused leaves no folder behind.
       if (isNew && isOwn && (await files.list(options.output)).length === 0) await files.remove(options.output);
     });
-    const outputFiles = underLock(files, held);
-    await checkOutput(outputFiles, options);
+    const writing = await outputFiles(files, options.output, held);
+    await checkOutput(writing, options);
 
     const taskData = await task.data(base, { ...options, fixedClasses: options.adapter !== undefined }, platform);
-    const reader = dataReader(outputFiles, taskData, { spill: `${options.output}/${SPILL_NAME}`, signal });
+    const reader = dataReader(writing, taskData, { spill: `${options.output}/${SPILL_NAME}`, signal });
     closing.push(reader.close);
     const data = yield* readData(reader, options);
     const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
     const labels = reader.labels();
     const own = labels ? relabelled(base, labels) : base;
-    const model = await trainable(own, reader.hasImages(), outputFiles);
+    const model = await trainable(own, reader.hasImages(), writing);
 
     const { seed, batchSize, gradientAccumulation, threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
@@ -132,7 +132,7 @@ export async function* finetune(
     if (sampler) closing.push(sampler.close);
     const { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume } = options;
     const kept = { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume };
-    const log = await openRunLog(outputFiles, options.output);
+    const log = await openRunLog(writing, options.output);
     const run = train({
       objective,
       theta,
@@ -149,7 +149,7 @@ export async function* finetune(
         sample: sampler?.sample,
       },
       output: {
-        files: outputFiles,
+        files: writing,
         digest: platform.digest,
         folder: options.output,
         // Steps that a checkpoint covers are never trained again, so they are in the log before it is there.
@@ -168,7 +168,7 @@ export async function* finetune(
       for await (const event of run) {
         // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
         if (event.type === "start") {
-          const stored = await writeRun(outputFiles, options, data.train.report.prompts);
+          const stored = await writeRun(writing, options, data.train.report.prompts);
           const ran = { lowrank: version ?? null, environment: environment?.(), options: stored, prepared: logged };
           await log.add({ type: "run", ...ran });
         }

@@ -1,7 +1,7 @@
 // The Files interface on Node's file system: positioned reads, whole-or-absent writes. Follows rename(2) and fsync(2).
 import { constants as bufferLimits } from "node:buffer";
 import { randomUUID } from "node:crypto";
-import type { Stats } from "node:fs";
+import { constants, type Stats } from "node:fs";
 import {
   appendFile,
   type FileHandle,
@@ -9,6 +9,7 @@ import {
   mkdir,
   open,
   readdir,
+  readlink,
   realpath,
   rename,
   rm,
@@ -171,11 +172,22 @@ async function writeWhole(file: string, chunks: Parameters<Files["write"]>[1]): 
   await syncFolder(path.dirname(file));
 }
 
+/** As Node's "a", but never through a link. */
+const APPEND = constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND | (constants.O_NOFOLLOW ?? 0);
+
 async function appendDurably(file: string, bytes: Uint8Array): Promise<void> {
-  const isNew = (await found(file)) === null;
-  if (!isNew) await regularSize(file);
-  await appendFile(file, bytes, { flush: true });
-  if (isNew) await syncFolder(path.dirname(file));
+  const there = await lstat(file).catch((error) => (error.code === "ENOENT" ? null : Promise.reject(error)));
+  if (there?.isSymbolicLink()) {
+    fail("file/link", "a symbolic link leads to another place than what is written", {
+      subject: file,
+      expected: "a regular file, or none",
+      got: `a link to ${await readlink(file)}`,
+      next: "Remove the link, or choose another output folder.",
+    });
+  }
+  if (there) await regularSize(file);
+  await appendFile(file, bytes, { flag: APPEND, flush: true });
+  if (!there) await syncFolder(path.dirname(file));
 }
 
 /**
