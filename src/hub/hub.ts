@@ -1,5 +1,5 @@
 // A model on the hub to a folder: its snapshot in the cache, downloaded where it is not there.
-import { copyFile, rm, symlink } from "node:fs/promises";
+import { copyFile, rm, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pace, stopwatch } from "../clock.ts";
@@ -8,7 +8,17 @@ import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { named, nodeFiles } from "../platform/node/files.ts";
 import { freeDisk } from "../platform/node/host.ts";
 import type { HubEvent, HubOptions } from "../platform/platform.ts";
-import { ASKED_FOR, absentFolder, cachedSnapshot, cacheFolder, type HubName, modelFolder, refFile, shardsOf } from "./cache.ts";
+import {
+  ASKED_FOR,
+  absentFolder,
+  cachedCommit,
+  cachedSnapshot,
+  cacheFolder,
+  type HubName,
+  modelFolder,
+  refFile,
+  shardsOf,
+} from "./cache.ts";
 import { connect, type Hub } from "./client.ts";
 import { hubError } from "./failures.ts";
 import { checkWeights, type HubFile, type Listing, listModel, sideFilesOf, weightsOf } from "./listing.ts";
@@ -128,15 +138,24 @@ async function link(blob: string, file: string): Promise<void> {
   }
 }
 
-/** Notes what the model does not have, so that it is not asked for again, and which commit the branch is. */
+/**
+ * Notes what the model does not have, so that it is not asked for again, and which commit the branch is. Python reads every file
+ * in refs/ as a branch, so what a kill leaves is in blobs/, under a name that the next download takes again.
+ */
 async function finish(cache: string, name: HubName, { commit, files }: Listing): Promise<void> {
   const absent = absentFolder(cache, name.id, commit);
   for (const file of ASKED_FOR.model.filter((each) => !files.has(each))) {
     await nodeFiles.makeFolder(absent);
-    await nodeFiles.write(path.join(absent, file), new Uint8Array());
+    await nodeFiles.append(path.join(absent, file), new Uint8Array());
   }
   if (name.revision === commit) return;
   const ref = refFile(cache, name);
+  const made = path.join(modelFolder(cache, name.id), "blobs", `${commit}.incomplete`);
   await nodeFiles.makeFolder(path.dirname(ref));
-  await nodeFiles.write(ref, new TextEncoder().encode(commit));
+  await named(ref, async () => {
+    await writeFile(made, commit, { flush: true });
+    await nodeFiles.rename(made, ref).catch(async (error) => {
+      if ((await cachedCommit(cache, name)) !== commit) throw error; // else another process was first
+    });
+  });
 }

@@ -1,5 +1,6 @@
 // lowrank merge and lowrank download killed again and again: what is there is whole or is not there, and the next one completes it.
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, watch, writeFileSync } from "node:fs";
 import path from "node:path";
 import { LowrankError } from "../../src/errors.ts";
@@ -75,11 +76,13 @@ async function killing(
 
 const starting = (lifeMs: number): Aim => ["start", lifeMs, (_, shoot) => void shoot()];
 
-/** Files of a folder and of those in it, by path; what links lead to. */
+const hashOf = (file: string): string => createHash("sha256").update(readFileSync(file)).digest("hex");
+
+/** Hashes of the files of a folder and of those in it, by path; of what links lead to. */
 function contents(folder: string): Record<string, string> {
   const names = readdirSync(folder, { recursive: true, encoding: "utf8" });
   const files = names.filter((name) => existsSync(path.join(folder, name)) && statSync(path.join(folder, name)).isFile());
-  return Object.fromEntries(files.sort().map((name) => [name, readFileSync(path.join(folder, name)).toString("base64")]));
+  return Object.fromEntries(files.sort().map((name) => [name, hashOf(path.join(folder, name))]));
 }
 
 const visible = (folder: string) =>
@@ -181,6 +184,7 @@ export async function crashDownloads(options: Options & { files: Files }): Promi
   const environmentOf = (home: string) => ({ HF_HOME: home, HF_ENDPOINT: hub.endpoint, HF_HUB_OFFLINE: "", HF_TOKEN: "" });
   const into = (home: string) => launch(program, ["download", ID, "--json"], environmentOf(home));
   const byBlob = new Map(Object.entries(files).map(([name, bytes]) => [blobOf(name, bytes), bytes]));
+  byBlob.set(COMMIT, Buffer.from(COMMIT)); // what becomes refs/main
   try {
     const whole = path.join(folder, "whole");
     await resolveModel(ID, { environment: environmentOf(whole) });
