@@ -14,6 +14,7 @@ import { type MergeAdapterOptions, mergeAdapter } from "./commands/merge/merge.t
 import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
 import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
+import { type VerifyEvent, verifyFolder } from "./commands/verify/verify.ts";
 import { LowrankError } from "./errors.ts";
 import { summing } from "./formats/checksums.ts";
 import { readJsonObject } from "./formats/json.ts";
@@ -191,6 +192,16 @@ export function createLowrank(platform: Platform) {
 
     /** A base model's configuration, parameters and modules. Needs its config.json only. */
     inspectBase: async (base: string): Promise<BaseInspection> => inspectBase(files, await folderOf(base)),
+
+    /**
+     * Checks the files of an adapter, a checkpoint, a run's output folder, a model or the hub's cache, given by its folder or, of what is
+     * on this machine, its name: their checksums, their names in the hub's cache, or else their structure.
+     */
+    async *verify(folder: string): AsyncGenerator<VerifyEvent, void, void> {
+      const digest = provided(platform.digest, "digest");
+      const place = (await files.exists(folder)) ? folder : (await resolve(folder, { offline: true })).folder;
+      yield* verifyFolder(place, { files, digest });
+    },
 
     /** Writes a self-contained HTML page about a run, or about several beside each other; resolves to its path. */
     async reportRuns(options: ReportOptions): Promise<string> {

@@ -12,6 +12,7 @@ export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
+export type { FileState, VerifyEvent } from "./commands/verify/verify.ts";
 export type { ExampleReport } from "./data/dataset.ts";
 export { LowrankError } from "./errors.ts";
 export { type Generator, generateText } from "./generate/generator.ts";
@@ -65,4 +66,5 @@ export const {
   readImage,
   reportRuns,
   saveAdapter,
+  verify,
 } = lowrank;

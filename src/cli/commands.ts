@@ -13,6 +13,7 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   embed: () => import("../commands/embed/command.ts"),
   merge: () => import("../commands/merge/command.ts"),
   inspect: () => import("../commands/inspect/command.ts"),
+  verify: () => import("../commands/verify/command.ts"),
   report: () => import("../commands/report/command.ts"),
   init: () => import("../commands/init/command.ts"),
   download: () => import("../commands/download/command.ts"),

@@ -7,6 +7,7 @@ import type { ReportOptions } from "../report/report.ts";
 import { runOptions } from "../train/options.ts";
 import type { DemoEvent } from "./demo/demo.ts";
 import type { Plan, PlanOptions } from "./plan/plan.ts";
+import type { VerifyEvent } from "./verify/verify.ts";
 
 /** How a model is opened for predictions, its adapter by its folder. */
 type PredictionValues = Pick<PredictorOptions, "anyBase" | "task" | "threads"> & { adapter?: string };
@@ -21,6 +22,7 @@ export interface Context {
     openEmbedder(base: string, options: PredictionValues & EmbedOptions): Promise<Embedder>;
     plan(model: string | Record<string, unknown>, options: PlanOptions): Promise<Plan>;
     reportRuns(options: ReportOptions): Promise<string>;
+    verify(folder: string): AsyncIterable<VerifyEvent>;
   };
   /** Print JSON, one object a line. */
   json: boolean;

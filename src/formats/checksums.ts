@@ -25,8 +25,8 @@ const LINE = /^(\\?)([\da-fA-F]{64}) [ *](.+)$/;
 const PATH_BELOW = /^(?!\.{1,2}(?:\/|$))[^/\0]+(?:\/(?!\.{1,2}(?:\/|$))[^/\0]+)*$/;
 
 /**
- * Files whose `write` hashes what it writes, and what writes the hashes of all that lies below a folder into its SHA256SUMS. Without
- * `digest` the files are as they are, and no sums are written.
+ * Files whose `write` hashes what it writes, and what writes the hashes of all that lies below a folder, but for hidden files, into its
+ * SHA256SUMS. Without `digest` the files are as they are, and no sums are written.
  */
 export function summing(files: Files, digest?: MakeDigest): { files: Files; writeSums(folder: string): Promise<void> } {
   if (!digest) return { files, writeSums: async () => {} };
@@ -42,7 +42,8 @@ export function summing(files: Files, digest?: MakeDigest): { files: Files; writ
     },
     async writeSums(folder) {
       const below = [...sums].filter(([path]) => path.startsWith(`${folder}/`));
-      const named = below.map(([path, sum]): [string, string] => [path.slice(folder.length + 1), sum]);
+      const all = below.map(([path, sum]): [string, string] => [path.slice(folder.length + 1), sum]);
+      const named = all.filter(([name]) => !name.startsWith("."));
       const lines = named.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, sum]) => lineOf(name, sum));
       await files.write(`${folder}/${SUMS_NAME}`, new TextEncoder().encode(lines.join("")));
     },
@@ -93,20 +94,6 @@ export async function readSums(files: Files, folder: string): Promise<Map<string
   return sums;
 }
 
-/** The hash of a file's bytes, added to what is in `hash` already. `onBytes` is told how many were read, block by block. */
-export async function hashFile(
-  files: Files,
-  path: string,
-  hash: Digest,
-  onBytes?: (bytes: number) => void | Promise<void>,
-): Promise<string> {
-  for await (const block of readInBlocks(files, path, 0, await files.size(path))) {
-    hash.add(block);
-    await onBytes?.(block.length);
-  }
-  return hash.end();
-}
-
 /** The first file of a folder that is missing or not what SHA256SUMS says; null if all are, or there are no sums. */
 export async function damagedFile(
   files: Files,
@@ -115,8 +102,13 @@ export async function damagedFile(
 ): Promise<{ file: string; expected: string; got: string } | null> {
   for (const [file, expected] of (await readSums(files, folder)) ?? []) {
     const path = `${folder}/${file}`;
-    const got = (await files.exists(path)) ? await hashFile(files, path, digest()) : "no such file";
+    const got = (await files.exists(path)) ? await hashOf(files, path, digest()) : "no such file";
     if (got !== expected) return { file, expected, got };
   }
   return null;
+}
+
+async function hashOf(files: Files, path: string, hash: Digest): Promise<string> {
+  for await (const block of readInBlocks(files, path, 0, await files.size(path))) hash.add(block);
+  return hash.end();
 }

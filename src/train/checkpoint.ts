@@ -20,7 +20,8 @@ export interface TrainState extends Moments {
 export type SaveWeights = (to: Files, folder: string, theta: Float32Array) => Promise<void>;
 
 export const STATE_VERSION = 2;
-const STATE_FILE = "trainer_state.json";
+/** The record of a checkpoint. */
+export const STATE_FILE = "trainer_state.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
 /** Names of what is half-written or half-removed: checkpoints, and the files of `Files.write`. */
 const LEFTOVER = /^\.(checkpoint-\d+\.(new|old)|lowrank-[\da-f-]{36}\.tmp|writable)$/;
@@ -253,10 +254,23 @@ async function checkpointSteps(files: Files, out: string): Promise<number[]> {
   return digits.map(Number).sort((a, b) => b - a);
 }
 
+const parseRecord = async (files: Files, folder: string): Promise<StateRecord> =>
+  record.parse(await readVersioned(files, `${folder}/${STATE_FILE}`, STATE_VERSION));
+
+/** The other files of a checkpoint, by its record, and their sizes in bytes; null if it has none that can be read. */
+export async function listedFiles(files: Files, folder: string): Promise<Record<string, number> | null> {
+  if (!(await files.exists(`${folder}/${STATE_FILE}`))) return null;
+  try {
+    return (await parseRecord(files, folder)).files;
+  } catch {
+    return null;
+  }
+}
+
 /** The record of a whole checkpoint; undefined if it can't be read or a file it lists is missing or has another size. */
 async function readRecord(files: Files, folder: string, step?: number): Promise<StateRecord | undefined> {
   try {
-    const saved = record.parse(await readVersioned(files, `${folder}/${STATE_FILE}`, STATE_VERSION));
+    const saved = await parseRecord(files, folder);
     if ((step !== undefined && saved.step !== step) || !(OPTIMIZER_FILE in saved.files)) return undefined;
     for (const [name, bytes] of Object.entries(saved.files)) {
       if (!PATH_BELOW.test(name) || (await files.size(`${folder}/${name}`)) !== bytes) return undefined;

@@ -6,6 +6,7 @@ import { MAX_SHARD_BYTES, type MergeHost, type MergeOptions, mergeIntoCheckpoint
 import { readAdapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
+import { type MakeDigest, summing } from "../../formats/checksums.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
 import { writeHead } from "../../models/heads/index.ts";
@@ -27,10 +28,14 @@ export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions
 
 /**
  * Writes the base with the adapter merged into its weights, in the base's dtype, with its config and tokenizer files. An adapter
- * that brings a classifier's head makes a classifier of the base: config.json says so.
+ * that brings a classifier's head makes a classifier of the base: config.json says so. SHA256SUMS has their checksums.
  * Throws `adapter/*` if the adapter does not fit the base and `merge/*` if it cannot be merged; then nothing is written.
  */
-export async function mergeAdapter(files: Files, options: MergeAdapterOptions, host?: MergeHost): Promise<void> {
+export async function mergeAdapter(
+  files: Files,
+  options: MergeAdapterOptions,
+  host: MergeHost & { digest?: MakeDigest } = {},
+): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, task, output, ...rest } = options;
   const given = await readAdapter(files, adapterFolder);
   const prepared = await prepareBase("merge/option", await openBase(files, folder), given, { task, anyBase });
@@ -47,7 +52,11 @@ export async function mergeAdapter(files: Files, options: MergeAdapterOptions, h
     "tieWordEmbeddings" in config && config.tieWordEmbeddings && embedding
       ? [storedName(checkpoint, `${embedding.path}.weight`)]
       : [];
-  const writeBeside = async (folder: string) => void (await writeHead(files, folder, config));
+  const { files: to, writeSums } = summing(files, host.digest);
+  const writeBeside = async (folder: string) => {
+    await writeHead(to, folder, config);
+    await writeSums(folder);
+  };
   const merging = { checkpoint, targets, replaced, tiedWeights, config: headed?.config, outFolder: output, writeBeside };
-  await mergeIntoCheckpoint(files, { ...merging, ...rest }, host);
+  await mergeIntoCheckpoint(to, { ...merging, ...rest }, host);
 }

@@ -1,0 +1,72 @@
+// lowrank verify: whether the files of a folder are as they were written.
+import { z } from "zod";
+import { option } from "../../options.ts";
+import { note, oneLine, print, printJson, status } from "../../terminal/terminal.ts";
+import { bytes, duration, grouped } from "../../units.ts";
+import { defineCommand } from "../command.ts";
+import type { FileState, VerifyEvent } from "./verify.ts";
+
+/** Seconds between two lines of progress: on a terminal, in JSON, and elsewhere. */
+const SECONDS = { terminal: 0.2, json: 1, plain: 10 };
+/** Files without anything to compare with that are named. */
+const MAX_NAMED = 8;
+
+const words: Record<FileState, string> = { ok: "ok", damaged: "damaged", missing: "missing", unlisted: "not listed" };
+
+export const command = defineCommand({
+  summary: "check the files of an adapter, a checkpoint, a run, a model or the hub's cache",
+  options: {
+    folder: option(z.string(), {
+      help: "the folder, or the name of a model that is on this machine; exit status 1 if a file is damaged or missing",
+    }),
+  },
+  argument: "folder",
+  examples: ["my-adapter", "~/.cache/huggingface/hub"],
+  async run({ folder }, { api, json }) {
+    const isDue = throttle(json);
+    const began = performance.now();
+    const others: string[] = [];
+    let wrong = 0;
+    for await (const event of api.verify(folder)) {
+      if (event.type === "file" && event.state === "unlisted") others.push(event.file);
+      if (event.type === "done") wrong = event.damaged + event.missing;
+      if (event.type === "verifying" && !isDue()) continue;
+      if (json) printJson(event);
+      else if (event.type === "verifying") {
+        const line = progressLine(event, (performance.now() - began) / 1000);
+        if (!status(line)) note(line);
+      } else if (event.type === "done") print(summary(event, others));
+      else if (event.state === "damaged" || event.state === "missing") {
+        const { file, state, reason } = event;
+        print(`${words[state]}: ${oneLine(file, 300)}${reason ? ` (${oneLine(reason, 300)})` : ""}`);
+      }
+    }
+    return wrong > 0 ? 1 : 0;
+  },
+});
+
+function throttle(json: boolean): () => boolean {
+  const seconds = json ? SECONDS.json : process.stderr.isTTY ? SECONDS.terminal : SECONDS.plain;
+  let last = performance.now();
+  return () => {
+    if (performance.now() - last < 1000 * seconds) return false;
+    last = performance.now();
+    return true;
+  };
+}
+
+function progressLine({ file, done, bytes: all }: Extract<VerifyEvent, { type: "verifying" }>, seconds: number): string {
+  const rate = done / Math.max(seconds, 1e-3);
+  const share = `${Math.floor((100 * done) / Math.max(1, all))}%, ${bytes(done)} of ${bytes(all)}`;
+  return `${share}, ${bytes(rate)}/s, ${duration((all - done) / rate)} left  ${oneLine(file, 100)}`;
+}
+
+function summary(done: Extract<VerifyEvent, { type: "done" }>, others: readonly string[]): string {
+  const states = Object.keys(words) as FileState[];
+  const counts = states.filter((state) => done[state] > 0).map((state) => `${grouped(done[state])} ${words[state]}`);
+  const named = others.slice(0, MAX_NAMED).map((name) => oneLine(name, 100));
+  const rest = others.length > named.length ? ", …" : "";
+  const lines = [`${done.kind}, ${bytes(done.bytes)} read: ${counts.join(", ")}`];
+  if (named.length > 0) lines.push(`not listed, so that nothing says what it should be: ${named.join(", ")}${rest}`);
+  return lines.join("\n");
+}
