@@ -1,4 +1,5 @@
 // Data files to training and evaluation examples.
+import { pace, stopwatch } from "../clock.ts";
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
 import type { Recognized } from "../data/readers.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
@@ -74,14 +75,12 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
     const store = exampleStore({ limit, spill: place, tilesOf: images && ((number) => images.gridOf(number).tiles) });
     stores.push(store);
     const collected = collector(store, { maxLength, source: path }, task.prompts?.());
-    const began = performance.now();
-    let lastReport = began;
+    const elapsed = stopwatch();
+    const isDue = pace(READING_SECONDS);
     for await (const made of examples) {
       await collected.add(made);
-      const now = performance.now();
-      if (now - lastReport < READING_SECONDS * 1000) continue;
-      lastReport = now;
-      yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: (now - began) / 1000 };
+      if (!isDue()) continue;
+      yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: elapsed() };
       // Lets what waits have its turn: a signal, for one.
       await new Promise((resolve) => setTimeout(resolve, 0));
       if (!signal?.aborted) continue;

@@ -1,4 +1,6 @@
 // The training loop as an async iterator of events: accumulate, clip, update, evaluate, save, stop, resume.
+
+import { stopwatch } from "../clock.ts";
 import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
@@ -270,18 +272,6 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     await writeSums(output.folder);
   }
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
-}
-
-/** Gives the seconds since it was made. They never get fewer: a clock that jumps back goes on from where it was. */
-function stopwatch(): () => number {
-  let before = performance.now();
-  let elapsed = 0;
-  return () => {
-    const now = performance.now();
-    elapsed += Math.max(0, now - before) / 1000;
-    before = now;
-    return elapsed;
-  };
 }
 
 /** Whether it is time for a checkpoint, by the steps done or by the time since the last one. */

@@ -10,7 +10,7 @@ const src = fileURLToPath(new URL("../../src", import.meta.url));
 const architecture = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");
 
 /** Files at the top of src/ that every folder may import. */
-const shared = ["errors.ts", "files.ts", "options.ts", "random.ts", "tensor.ts", "units.ts"];
+const shared = ["clock.ts", "errors.ts", "files.ts", "options.ts", "random.ts", "tensor.ts", "units.ts"];
 
 /** The layers that docs/architecture.md states, top down: names of folders and of files at the top of src/; a row may have several. */
 const layers = (/```layers\n([\s\S]*?)```/.exec(architecture)?.[1] ?? "")

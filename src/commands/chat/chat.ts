@@ -2,6 +2,7 @@
 
 import { fitAdapter } from "../../adapters/attach.ts";
 import { type Adapter, readAdapter } from "../../adapters/peft-files.ts";
+import { stopwatch } from "../../clock.ts";
 import { asPrompt, type PromptFormat } from "../../data/prompts.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
@@ -219,7 +220,7 @@ export async function* say(
       if (speakers.length > 1) await chat.generator.useAdapter(adapterOf(chat, speaker));
       const by = speaker ?? BASE_NAME;
       yield { type: "answer", by };
-      const began = performance.now();
+      const elapsed = stopwatch();
       let [text, tokens, reason] = ["", 0, "stopped" as EndReason | "stopped"];
       try {
         const options = { ...chat.sampling, seed, maxNewTokens: chat.maxNewTokens, stop: chat.stop, signal };
@@ -234,12 +235,12 @@ export async function* say(
       } catch (error) {
         if (!signal?.aborted) throw error;
       }
-      const seconds = (performance.now() - began) / 1000;
+      const seconds = elapsed();
       const { stats } = chat;
       stats.answers++;
       stats.tokens += tokens;
       stats.seconds += seconds;
-      stats.lastTokensPerSecond = tokens > 0 ? tokens / seconds : null;
+      stats.lastTokensPerSecond = seconds > 0 && tokens > 0 ? tokens / seconds : null;
       stats.contextTokens = ids.length + tokens;
       answer = text;
       yield { type: "answered", by, text, reason, tokens, seconds };

@@ -1,5 +1,6 @@
 // lowrank demo: fine-tunes the embedded base on a task that comes with the package and shows what that changed. Every number is measured here.
 import { z } from "zod";
+import { stopwatch } from "../../clock.ts";
 import { option } from "../../options.ts";
 import { besideLine, table, wrap } from "../../terminal/columns.ts";
 import { faint, print, printJson, status } from "../../terminal/terminal.ts";
@@ -25,14 +26,14 @@ export const command = defineCommand({
   examples: [""],
   async run({ output }, { platform, api, json }) {
     const folder = output ?? (await freeName(platform.files, OUTPUT));
-    const began = performance.now();
+    const elapsed = stopwatch();
     const report = json ? printJson : story();
     for await (const event of api.demo({ output: folder })) {
       if (event.type !== "result") report(event);
       else {
         // The most memory that the process ever had, in kilobytes, engine and weights included.
         const peakMemoryBytes = process.resourceUsage().maxRSS * 1024;
-        const totalSeconds = (performance.now() - began) / 1000;
+        const totalSeconds = elapsed();
         if (json) printJson({ ...event, peakMemoryBytes, totalSeconds, output: folder });
         else printResult(event, peakMemoryBytes, totalSeconds, folder);
       }

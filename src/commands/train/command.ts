@@ -1,4 +1,5 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
+import { pace } from "../../clock.ts";
 import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { stoppable } from "../../terminal/signals.ts";
@@ -58,14 +59,11 @@ export const command = defineCommand({
 /** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
 function progress(): (event: FinetuneEvent) => void {
   let steps = 0;
-  let lastPlain = Number.NEGATIVE_INFINITY;
+  const isTime = pace(PLAIN_SECONDS, true);
   /** What is soon out of date: a line that is rewritten, or a line now and then. */
   const passing = (text: string, isLast = false) => {
     if (status(text)) return;
-    if (isLast || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
-      lastPlain = performance.now();
-      print(text);
-    }
+    if (isTime() || isLast) print(text);
   };
   return (event) => {
     switch (event.type) {
