@@ -140,6 +140,8 @@ export interface TrainOptions {
   /** When it fires the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
   signal?: AbortSignal;
   memoryBytes?: () => number;
+  /** Fails if what the run reads is no longer what it opened: called before every update and every save, with the newest checkpoint. */
+  check?: (saved: string | null) => Promise<void>;
 }
 
 /**
@@ -176,6 +178,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (!output || saved.step === step) return;
     const broken = theta.find((value) => !Number.isFinite(value));
     if (broken !== undefined) throw nonFinite("a parameter", broken, step, learningRate, saved.folder);
+    await options.check?.(saved.folder);
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights);
     saved = { step, folder, time: elapsed() };
     await pruneCheckpoints(output.files, output.folder, step, keep, bestOf(state.evals)?.step);
@@ -200,6 +203,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss)) yield* fail("loss", loss, state.step + 1);
     if (!Number.isFinite(gradNorm)) yield* fail("gradient norm", gradNorm, state.step + 1);
+    await options.check?.(saved.folder);
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
     state.log.push({ step, loss, learningRate, gradNorm });
@@ -234,6 +238,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       theta.set(await loadTheta(output.files, output.folder, best.step, theta.length));
       result = best.step;
     }
+    await options.check?.(saved.folder);
     await output.saveWeights(output.folder, theta);
   }
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };

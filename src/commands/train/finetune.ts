@@ -10,13 +10,15 @@ import { countParameters, forwardGraph, type ModelConfig } from "../../models/re
 import type { Platform } from "../../platform/platform.ts";
 import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
+import { watchBase } from "../../train/base-watch.ts";
+import { resumable } from "../../train/checkpoint.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
 import { diskBytes, type MemoryEstimate, peakMemory, withBeside } from "../../train/memory.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
-import { readOptions, writeRun } from "../../train/run-file.ts";
+import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
 import { type TrainableModel, trainableModels } from "../../train/trainable-model.ts";
@@ -115,6 +117,12 @@ export async function* finetune(
     };
     yield { type: "prepared", ...prepared };
 
+    const resumed = await resumable(files, options.output, options.resume);
+    const known = resumed ? await readWeightRecords(files, options.output) : undefined;
+    const watch = watchBase(files, own, platform.digest, known);
+    closing.push(watch.close);
+    watch.read().catch(() => {}); // while the engine opens
+
     const theta = await model.theta();
     const objective = await model.open({ checkpoint: own.checkpoint, loss, openSession, threads });
     closing.push(objective.close);
@@ -130,6 +138,7 @@ export async function* finetune(
     if (sampler) closing.push(sampler.close);
     const { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume } = options;
     const kept = { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume };
+    const weights = await watch.read();
     const log = await openRunLog(files, options.output);
     const run = train({
       objective,
@@ -159,13 +168,14 @@ export async function* finetune(
       facts: { method: options.method, task: name, ...ownOptions(task, options), base: await own.fingerprint(), ...model.facts },
       signal,
       memoryBytes,
+      check: watch.check,
     });
     const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
     async function* recorded(): AsyncGenerator<TrainEvent, void, void> {
       for await (const event of run) {
         // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
         if (event.type === "start") {
-          const stored = await writeRun(files, options, data.train.report.prompts);
+          const stored = await writeRun(files, options, data.train.report.prompts, weights);
           const ran = { lowrank: version ?? null, environment: environment?.(), options: stored, prepared: logged };
           await log.add({ type: "run", ...ran });
         }
