@@ -34,6 +34,8 @@ export interface Platform {
    * lock of a killed run is replaced.
    */
   lock?: (folder: string) => Promise<() => Promise<void>>;
+  /** The most that an adapter which is read may have; the defaults are in docs/safety.md. */
+  adapterLimits?: { maxRank?: number; maxModules?: number };
   /** Where a job without a folder of its own keeps temporary files. */
   temporaryFolder?: string;
   /** Collects garbage now. */

@@ -3,13 +3,14 @@
 import { z } from "zod";
 import { mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
 import { MAX_SHARD_BYTES, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
 import { writeHead } from "../../models/heads/index.ts";
 import { type Given, option } from "../../options.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { prepareBase } from "../../tasks/index.ts";
 import { runOptions, taskOption } from "../../train/options.ts";
 
@@ -29,9 +30,13 @@ export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions
  * that brings a classifier's head makes a classifier of the base: config.json says so.
  * Throws `adapter/*` if the adapter does not fit the base and `merge/*` if it cannot be merged; then nothing is written.
  */
-export async function mergeAdapter(files: Files, options: MergeAdapterOptions): Promise<void> {
+export async function mergeAdapter(
+  files: Files,
+  options: MergeAdapterOptions,
+  limits?: Platform["adapterLimits"],
+): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, task, output, ...rest } = options;
-  const given = await readAdapter(files, adapterFolder);
+  const given = await openAdapter(files, adapterFolder, limits);
   const prepared = await prepareBase("merge/option", await openBase(files, folder), given, { task, anyBase });
   const { base } = prepared;
   const adapter = prepared.adapter!;

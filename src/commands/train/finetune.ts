@@ -1,6 +1,6 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
@@ -53,7 +53,7 @@ export async function* finetune(
   const { files, lock, openSession, memoryBytes, collect, version, environment } = platform;
   const read = await readOptions(files, wanted);
   const opened = await openBase(files, read.base, platform.timeLimit);
-  const given = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
+  const given = read.adapter === undefined ? null : await openAdapter(files, read.adapter, platform.adapterLimits);
   const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));

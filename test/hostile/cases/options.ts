@@ -1,9 +1,10 @@
 // Options out of range, adapters that don't fit, config files: through the API and through the command line.
-import { readFileSync, writeFileSync } from "node:fs";
+import assert from "node:assert/strict";
+import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { bytesOf } from "../../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../../src/platform/node/files.ts";
-import { type Case, goodBase, goodData, type Place } from "../../helpers/hostile.ts";
+import { type Case, filesWith, goodBase, goodData, type Place } from "../../helpers/hostile.ts";
 
 type Json = Record<string, unknown>;
 
@@ -63,6 +64,28 @@ async function moved(place: Place): Promise<void> {
   for (let i = weights.length - 200_000; i < weights.length; i += 2) weights[i]! ^= 1;
   writeFileSync(`${base}/model.safetensors`, weights);
   await place.train({ base, adapter: place.at("output"), output: place.at("second") });
+}
+
+/** An adapter of the base's layer whose A is [700, 2^20], nearly 3 GB, of which the disk has nothing. */
+async function sparse(place: Place): Promise<void> {
+  const [rows, columns] = [700, 2 ** 20];
+  const [sizeOfA, sizeOfB] = [4 * rows * columns, 4 * 64 * rows];
+  const entry = (shape: number[], from: number, to: number) => ({ dtype: "F32", shape, data_offsets: [from, to] });
+  const header = JSON.stringify({
+    [`base_model.model.${q}.lora_A.weight`]: entry([rows, columns], 0, sizeOfA),
+    [`base_model.model.${q}.lora_B.weight`]: entry([64, rows], sizeOfA, sizeOfA + sizeOfB),
+  });
+  const length = new Uint8Array(8);
+  new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
+  const file = place.file("adapter/adapter_model.safetensors", Buffer.concat([length, Buffer.from(header)]));
+  truncateSync(file, 8 + header.length + sizeOfA + sizeOfB);
+  const json = { peft_type: "LORA", r: rows, lora_alpha: 4, target_modules: [q] };
+  const folder = place.file("adapter/adapter_config.json", JSON.stringify(json)).replace(/\/[^/]*$/, "");
+  const files = filesWith("read", (read) => (path, offset, bytes) => {
+    assert.ok(path !== file || bytes < 1000, "its values are read");
+    return read(path, offset, bytes);
+  });
+  await place.train({ adapter: folder }, { files });
 }
 
 export const optionCases: Case[] = [
@@ -140,6 +163,7 @@ export const optionCases: Case[] = [
     ends: "lora/regex",
     work: adapter({ config: { target_modules: "((a+)+)+b" }, path: "a".repeat(500) }),
   },
+  { name: "an adapter of gigabytes for a layer of 64", ends: "adapter/other-base", message: /1048576 inputs/, work: sparse },
   { name: "an adapter of another method", ends: "lora/unsupported", work: adapter({ config: { peft_type: "IA3" } }) },
   {
     name: "an adapter_config.json with __proto__",
