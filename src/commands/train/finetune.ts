@@ -15,7 +15,7 @@ import { resumable } from "../../train/checkpoint.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
-import { diskBytes, type MemoryEstimate, peakMemory, withBeside } from "../../train/memory.ts";
+import { diskBytes, type MemoryEstimate, peakMemory, thetaMemory, withBeside } from "../../train/memory.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
@@ -65,7 +65,9 @@ export async function* finetune(
       loss: task.loss(of.config, { maxTargets: 1, maxLength: 1, images }, options),
       ...(task.classes && { labels: of.config.labels }),
     });
-  await trainable(base, false); // for its checks: the data may bring other classes, or images
+  const early = await trainable(base, false); // for its checks: the data may bring other classes, or images
+  const used = memoryBytes?.() ?? 0;
+  await checkMachine({ memory: thetaMemory(early.trainable), used, disk: 0 }, options, { memoryLimits: platform.memoryLimits });
 
   const closing: (() => Promise<unknown> | undefined)[] = [];
   try {
@@ -113,7 +115,7 @@ export async function* finetune(
       eval: data.held?.report ?? null,
       memory,
       disk,
-      warnings: await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform),
+      warnings: [...model.warnings, ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform))],
     };
     yield { type: "prepared", ...prepared };
 
@@ -123,15 +125,15 @@ export async function* finetune(
     closing.push(watch.close);
     watch.read().catch(() => {}); // while the engine opens
 
-    const theta = await model.theta();
-    const objective = await model.open({ checkpoint: own.checkpoint, loss, openSession, threads });
+    const started = await model.start();
+    const { theta, adapterOf } = started;
+    const objective = await started.open({ checkpoint: own.checkpoint, loss, openSession, threads });
     closing.push(objective.close);
-    const off = task.prepare && (await model.off(theta));
+    const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
       ? [await task.prepare(rows, start), await task.prepare(heldRows, start)]
       : [rows, heldRows];
-    const { adapterOf } = model;
     const sampling = { openSession, threads, reading: platform, images: reader };
     const isSampled = adapterOf && sampled.length > 0;
     const sampler = isSampled ? makeSampler(languageModel(own), sampled, { ...sampling, adapterOf }) : undefined;
@@ -161,11 +163,17 @@ export async function* finetune(
         // Steps that a checkpoint covers are never trained again, so they are in the log before it is there.
         saveWeights: async (folder, trained) => {
           await log.flush();
-          await model.saveWeights(folder, trained);
+          await started.saveWeights(folder, trained);
         },
         ...kept,
       },
-      facts: { method: options.method, task: name, ...ownOptions(task, options), base: await own.fingerprint(), ...model.facts },
+      facts: {
+        method: options.method,
+        task: name,
+        ...ownOptions(task, options),
+        base: await own.fingerprint(),
+        ...started.facts,
+      },
       signal,
       memoryBytes,
       check: watch.check,

@@ -96,7 +96,28 @@ export const optionCases: Case[] = [
   { name: "a seed that is a word", ends: "cli/value", message: /--seed/, work: flags("--seed", "lucky") },
   { name: "a rank of a billion", ends: "lora/config", message: /rank/, work: option({ rank: 1e9 }) },
   { name: "a rank of NaN", ends: "train/option", message: /rank/, work: option({ rank: Number.NaN }) },
-  { name: "a rank above both sides of a layer", ends: "accepted", work: option({ rank: 300 }) },
+  {
+    name: "a rank above both sides of a layer, which is warned of",
+    ends: "accepted",
+    work: async (place) => {
+      const events = await place.train({ rank: 300, targetModules: ["q_proj", "v_proj"] });
+      const prepared = events.find((event) => event.type === "prepared");
+      const warning = /rank 300 .* 64 × 64 can use: model\.layers\.0\.self_attn\.q_proj, and 3 other modules/;
+      assert.match(prepared?.type === "prepared" ? prepared.warnings.join() : "", warning);
+    },
+  },
+  {
+    name: "a rank that no memory suffices for, before anything is made or read",
+    ends: "train/memory",
+    message: /--rank/,
+    work: (place) => {
+      const files = filesWith("read", (read) => (path, offset, bytes) => {
+        assert.ok(path !== goodData, "the data is read");
+        return read(path, offset, bytes);
+      });
+      return place.train({ rank: 65_536 }, { files, memoryLimits: () => ({ available: 2e9, total: 2e9 }) });
+    },
+  },
   { name: "a learning rate of NaN", ends: "train/option", message: /learningRate/, work: option({ learningRate: Number.NaN }) },
   { name: "a learning rate of infinity", ends: "cli/value", message: /--learning-rate/, work: flags("--learning-rate", "1e999") },
   { name: "a learning rate below zero", ends: "train/option", work: option({ learningRate: -1 }) },
