@@ -9,10 +9,13 @@ import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
 import { writeHead } from "../../models/heads/index.ts";
-import { type Given, option } from "../../options.ts";
+import { checkCounts, type Given, option } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { prepareBase } from "../../tasks/index.ts";
 import { runOptions, taskOption } from "../../train/options.ts";
+
+/** Smaller files of weights are refused: each tensor would be one, and a model has thousands. */
+const MIN_SHARD_BYTES = 1_000_000;
 
 /** The base and the adapter are only read. */
 export const mergeOptions = {
@@ -21,7 +24,7 @@ export const mergeOptions = {
   anyBase: runOptions.anyBase,
   task: taskOption,
   output: option(z.string(), { value: "FOLDER", help: "a new or an empty folder" }),
-  maxShardBytes: option(z.number().default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
+  maxShardBytes: option(z.int().min(MIN_SHARD_BYTES).default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
 };
 export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions, "onProgress">;
 
@@ -36,6 +39,7 @@ export async function mergeAdapter(
   limits?: Platform["adapterLimits"],
 ): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, task, output, ...rest } = options;
+  checkCounts("merge/option", { maxShardBytes: options.maxShardBytes }, { least: MIN_SHARD_BYTES });
   const given = await openAdapter(files, adapterFolder, limits);
   const prepared = await prepareBase("merge/option", await openBase(files, folder), given, { task, anyBase });
   const { base } = prepared;

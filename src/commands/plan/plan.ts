@@ -109,7 +109,7 @@ export async function planTraining(
   const config = withHead(described, headOf(task, options), new Map());
   const { method, batchSize, gradientAccumulation } = options;
   checkCounts("train/option", { examples });
-  checkCounts("train/option", { maxLength: options.maxLength }, 2);
+  checkCounts("train/option", { maxLength: options.maxLength }, { least: 2 });
   // An image has as many tokens as its model cuts it into.
   const isFixed = config.vocabSize === 0;
   const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);

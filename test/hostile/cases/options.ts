@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { bytesOf } from "../../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../../src/formats/safetensors.ts";
+import { mergeAdapter, openGenerator } from "../../../src/index.ts";
 import { nodeFiles } from "../../../src/platform/node/files.ts";
 import { type Case, filesWith, goodBase, goodData, type Place } from "../../helpers/hostile.ts";
 
@@ -127,6 +128,34 @@ export const optionCases: Case[] = [
     message: /learning rate 1e\+300[\s\S]*checkpoint-0/,
     work: option({ learningRate: 1e300, schedule: "constant" }),
   },
+  { name: "an alpha that no float holds", ends: "lora/config", message: /alpha/, work: option({ alpha: 1e300 }) },
+  {
+    name: "an alpha pattern that no float holds",
+    ends: "lora/config",
+    message: /alphaPattern/,
+    work: option({ alphaPattern: { q_proj: -1e39 } }),
+  },
+  { name: "the largest alpha of a float", ends: "accepted", work: option({ alpha: 3.4e38 }) },
+  { name: "a million threads", ends: "train/option", message: /threads[\s\S]*1024/, work: flags("--threads", "1000000") },
+  {
+    name: "a million threads, by the API",
+    ends: "runtime/option",
+    message: /threads[\s\S]*1024/,
+    work: () => openGenerator(goodBase, { threads: 1_000_000 }),
+  },
+  {
+    name: "files of weights without a byte",
+    ends: "merge/option",
+    message: /maxShardBytes/,
+    work: (place) =>
+      place.lowrank("merge", "--base", goodBase, "--adapter", goodBase, "--output", place.at("merged"), "--max-shard-bytes", "0"),
+  },
+  {
+    name: "files of weights of a byte, by the API",
+    ends: "merge/option",
+    message: /maxShardBytes[\s\S]*1000000/,
+    work: (place) => mergeAdapter({ base: goodBase, adapter: goodBase, output: place.at("merged"), maxShardBytes: 1 }),
+  },
   { name: "steps without end", ends: "train/option", message: /steps/, work: option({ steps: 1e300 }) },
   {
     name: "epochs without end",
@@ -173,6 +202,7 @@ export const optionCases: Case[] = [
   { name: "an adapter of another rank than it says", ends: "adapter/rank", work: adapter({ rank: 3 }) },
   { name: "an adapter with NaN", ends: "adapter/not-finite", work: adapter({ value: Number.NaN }) },
   { name: "an adapter with infinity", ends: "adapter/not-finite", work: adapter({ value: Number.POSITIVE_INFINITY }) },
+  { name: "an adapter with an alpha that no float holds", ends: "lora/config", work: adapter({ config: { lora_alpha: 1e300 } }) },
   { name: "an adapter of a billion ranks", ends: "lora/config", work: adapter({ config: { r: 1e9 } }) },
   {
     name: "an adapter for other modules",
