@@ -5,6 +5,7 @@ import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-ta
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { describeOptions, option, pick } from "../options.ts";
+import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
@@ -185,7 +186,7 @@ export const runOptions = {
     section: "none",
     help: "resume from the newest checkpoint of --output, with the options stored there",
   }),
-  threads: option(count.optional(), { help: "threads of one matrix product (all cores)" }),
+  threads: option(count.max(MAX_THREADS).optional(), { help: "threads of one matrix product (all cores)" }),
 };
 
 const schema = z.strictObject(runOptions);

@@ -156,6 +156,8 @@ export interface TrainOptions {
   /** When it fires the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
   signal?: AbortSignal;
   memoryBytes?: () => number;
+  /** Fails if what the run reads is no longer what it opened: called before every update and every save, with the newest checkpoint. */
+  check?: (saved: string | null) => Promise<void>;
 }
 
 /**
@@ -193,6 +195,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const { step } = state;
     if (!output || saved.step === step) return;
     await checkTheta();
+    await options.check?.(saved.folder);
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
     await pruneCheckpoints(output.files, output.folder, step, keep, state.evals.best?.step);
@@ -228,6 +231,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (!Number.isFinite(loss)) await fail("loss", loss, state.step + 1);
       await fail("gradient norm", gradNorm, state.step + 1, true);
     }
+    await options.check?.(saved.folder);
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
 
@@ -266,6 +270,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
       result = best.step;
     }
+    await options.check?.(saved.folder);
     const { files: to, writeSums } = summing(output.files, output.digest);
     await output.files.remove(`${output.folder}/${SUMS_NAME}`);
     await output.saveWeights(to, output.folder, theta);

@@ -107,7 +107,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
 }
 
 function checkOptions({ evalData, evalSplit, examples }: PreviewOptions): void {
-  checkCounts("preview/option", { examples }, 0);
+  checkCounts("preview/option", { examples }, { least: 0 });
   const refuse = (message: string, expected: string, got: string): never => {
     const facts = { subject: "evalSplit", expected, got, next: "Change evalSplit, or leave it out." };
     throw new LowrankError("preview/option", message, facts);
