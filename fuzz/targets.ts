@@ -428,6 +428,15 @@ export const targets: Target[] = [
     },
   },
   {
+    name: "checksums",
+    inputs: [
+      {
+        "run/SHA256SUMS": bytesIn(`${"0a".repeat(32)}  adapter_model.safetensors\n\\${"b1".repeat(32)} *1_Pooling/a\\\\b.json\n`),
+      },
+    ],
+    read: (files) => readSums(files, "run"),
+  },
+  {
     name: "config-file",
     inputs: [
       {

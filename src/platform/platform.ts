@@ -6,6 +6,8 @@ import type { DecodeImage } from "../images/image.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import type { TimeLimit } from "../text/limit.ts";
 
+export type { Digest } from "../formats/checksums.ts";
+
 export interface Platform {
   /** The version of lowrank, for logs. */
   version?: string;
