@@ -13,7 +13,7 @@ import type { TextBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { floatVector, intVector, type Tensor } from "../../tensor.ts";
 import { imagePartsOf } from "../../text/parts.ts";
-import { renderChat } from "../../text/template.ts";
+import { limitedRendering, renderChat } from "../../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../../text/tokenizer.ts";
 import { commonPrefix } from "../../text/turns.ts";
 import { joinTexts, paddingOf } from "../common/record-data.ts";
@@ -113,7 +113,11 @@ function encodeConversations(
   const { template } = tokenizer;
   if (!template) throw noTemplate("conversations", "{prompt, chosen, rejected} with strings");
   if (imagePartsOf([...prompt, ...chosen, ...rejected]).length > 0) throw noImages();
-  const ids = (...given: Parameters<typeof renderChat>) => encode(tokenizer, renderChat(...given));
+  const ids = (...given: Parameters<typeof renderChat>) =>
+    encode(
+      tokenizer,
+      limitedRendering(tokenizer, template, given[1], () => renderChat(...given)),
+    );
   return [
     prompt.length === 0 ? [] : ids(template, prompt, { addGenerationPrompt: true, now }),
     ids(template, [...prompt, ...chosen], { now }),
