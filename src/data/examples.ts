@@ -6,6 +6,7 @@ import { textOf } from "../text/parts.ts";
 import { type ChatMessage, type ChatTemplate, limitedRendering, renderChat } from "../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
+import type { ControlText } from "./control-text.ts";
 import { type RecordKey, recordKey } from "./duplicates.ts";
 import type { RecordImages } from "./record-images.ts";
 import type { DataRecord, NumberedRecord } from "./records.ts";
@@ -41,6 +42,8 @@ export interface MadeExample<R = object> extends NumberedRecord<R> {
   key: RecordKey;
   /** Whether nothing but that the text ends is learnt from it. */
   isEmpty?: boolean;
+  /** What of its texts does not reach the model as text. */
+  control?: ControlText;
   /** Tokens up to the last one of an image: an example that is cut before is left out. */
   imagesEnd?: number;
 }

@@ -3,6 +3,7 @@ import { text } from "node:stream/consumers";
 import { register } from "tsx/esm/api";
 
 register();
+const { LowrankError } = await import("../../src/errors.ts");
 const { renderChat } = await import("../../src/text/template.ts");
 const { timeLimit } = await import("../../src/platform/node/time-limit.ts");
 
@@ -15,10 +16,10 @@ for (const source of sources) {
   try {
     timeLimit(
       () => renderChat({ source, file: "chat_template.jinja", tokens: {} }, messages),
-      () => new Error("too slow"),
+      () => new LowrankError("too slow", "too slow"),
     );
   } catch (error) {
-    end = error.code ?? String(error);
+    end = error instanceof LowrankError ? error.code : String(error);
   }
   process.stdout.write(`${end}, ${Math.round(performance.now() - began)} ms\n`);
 }

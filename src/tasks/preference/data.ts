@@ -1,6 +1,7 @@
 // Pairs of answers to examples and batches: both answers behind the prompt, tokenized as by TRL's DPOTrainer 1.16.
 import { makeBatch } from "../../data/batch.ts";
 import { type Collator, evaluationBatches, examplesName, sizeOfRows } from "../../data/collate.ts";
+import { controlTokensOf } from "../../data/control-text.ts";
 import { fieldsKey } from "../../data/duplicates.ts";
 import { encode, type MadeExample, noTemplate, withEos, withPlace } from "../../data/examples.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
@@ -40,6 +41,7 @@ export async function preferenceData(
       const file = readFormats(files, path, preferences(options));
       return { file, examples: eachPair(file, tokenizer, maxLength, now) };
     },
+    controlTokens: controlTokensOf(tokenizer),
     collate: (examples) => collatePairs(examples, padId),
     sampled: (example) => answersOf(example)[0],
     prompts() {
