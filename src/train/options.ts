@@ -94,6 +94,9 @@ export const readingOptions = {
     section: "run",
     help: "longer examples are truncated on the right (1024, or 2048 where the model reads images; its positions if fewer)",
   }),
+  strictText: option(z.boolean().default(false), {
+    help: "refuse records whose texts hold control tokens (<|im_start|>) or halves of characters, instead of counting them",
+  }),
   date: option(z.iso.date().optional(), { value: "YYYY-MM-DD", help: "the date that chat templates see (today)" }),
   ...taskOptions,
 };

@@ -85,7 +85,10 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   const engine = { openSession, threads };
   task.check?.(base, { batchSize });
   const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
-  const reader = dataReader(files, await task.data(base, { ...options, trainOn, fixedClasses: true }, platform), { spill });
+  const reader = dataReader(files, await task.data(base, { ...options, trainOn, fixedClasses: true }, platform), {
+    spill,
+    strictText: options.strictText,
+  });
   try {
     const { examples, report } = await finished(reader.read(options.data));
     const plain = reader.collate(examples);

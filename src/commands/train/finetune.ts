@@ -84,7 +84,11 @@ export async function* finetune(
     await checkOutput(writing, options);
 
     const taskData = await task.data(base, { ...options, fixedClasses: options.adapter !== undefined }, platform);
-    const reader = dataReader(writing, taskData, { spill: `${options.output}/${SPILL_NAME}`, signal });
+    const reader = dataReader(writing, taskData, {
+      spill: `${options.output}/${SPILL_NAME}`,
+      strictText: options.strictText,
+      signal,
+    });
     closing.push(reader.close);
     const data = yield* readData(reader, options);
     const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
