@@ -6,7 +6,7 @@ import { readConfigFile } from "../src/commands/config-file.ts";
 import { readRecords } from "../src/data/readers.ts";
 import type { Files } from "../src/files.ts";
 import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";
-import { readSums } from "../src/formats/checksums.ts";
+import { damagedFile, readSums } from "../src/formats/checksums.ts";
 import { bytesOf } from "../src/formats/dtypes.ts";
 import { readJsonObject, readText } from "../src/formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../src/formats/safetensors.ts";
@@ -15,16 +15,18 @@ import { readImage } from "../src/images/image.ts";
 import { loadImageProcessor } from "../src/images/processor.ts";
 import { countParameters, forwardGraph, modelConfig, modulesOf } from "../src/models/registry.ts";
 import { describeOptions } from "../src/options.ts";
+import { digest } from "../src/platform/node/host.ts";
 import { decodeImage } from "../src/platform/node/images.ts";
 import { timeLimitOf } from "../src/platform/node/time-limit.ts";
 import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
 import type { ChatMessage } from "../src/text/template.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
-import { latestCheckpoint, loadCheckpoint, saveCheckpoint } from "../src/train/checkpoint.ts";
+import { latestCheckpoint, loadCheckpoint, resumable, type SaveWeights, saveCheckpoint } from "../src/train/checkpoint.ts";
 import { runOptions } from "../src/train/options.ts";
 import { readOptions, readPromptFormat } from "../src/train/run-file.ts";
 import { openRunLog, readMetrics } from "../src/train/run-log.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
+import { hubTargets } from "./hub-targets.ts";
 
 export type Contents = Record<string, Uint8Array>;
 
@@ -192,8 +194,17 @@ async function useTokenizer(files: Files): Promise<void> {
 const trained = memoryFiles();
 const state = { theta: new Float32Array(4), m: new Float32Array(4), v: new Float32Array(4), step: 3 };
 const evals = { best: { step: 2, loss: 0.5 }, toBeat: 0.5, without: 0 };
-await saveCheckpoint(trained, "run", { ...state, evals }, { seed: 1 }, async (_, place) => {
-  await trained.write(`${place}/adapter_model.safetensors`, adapterWeights);
+const saveAdapter: SaveWeights = (to, place) => to.write(`${place}/adapter_model.safetensors`, adapterWeights);
+await saveCheckpoint(trained, "run", { ...state, evals }, { seed: 1 }, saveAdapter, digest);
+
+/** Its record as version 1 had it. */
+const STATE = "run/checkpoint-3/trainer_state.json";
+const firstState = bytesIn({
+  ...JSON.parse(new TextDecoder().decode(trained.contents.get(STATE))),
+  version: 1,
+  evals: [{ step: 2, loss: 0.5 }],
+  bestEval: { step: 2, loss: 0.5 },
+  log: [1, 2, 3].map((step) => ({ step, loss: 1, learningRate: 0.1, gradNorm: 1 })),
 });
 
 const lines = (rows: unknown[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
@@ -388,13 +399,31 @@ export const targets: Target[] = [
   {
     name: "metrics",
     inputs: [Object.fromEntries(logged.contents)],
-    read: (files) => readMetrics(files, "run"),
+    read: async (files) => {
+      await readMetrics(files, "run");
+      // As of a longer file, in pieces.
+      await readMetrics(files, "run", 400);
+    },
+  },
+  {
+    name: "checksums",
+    inputs: [
+      Object.fromEntries(trained.contents),
+      {
+        "run/checkpoint-3/SHA256SUMS": bytesIn(`# made by hand\n${"a".repeat(64)} *./b\r\n\\${"B".repeat(64)}  c\\nd/e\n`),
+      },
+    ],
+    read: async (files) => {
+      await readSums(files, "run/checkpoint-3");
+      await damagedFile(files, "run/checkpoint-3", digest);
+    },
   },
   {
     name: "trainer-state",
-    inputs: [Object.fromEntries(trained.contents)],
+    inputs: [Object.fromEntries(trained.contents), { ...Object.fromEntries(trained.contents), [STATE]: firstState }],
     read: async (files) => {
       const latest = await latestCheckpoint(files, "run");
+      if (latest) await resumable(files, "run", true, digest);
       await loadCheckpoint(files, latest?.folder ?? "run/checkpoint-3", { seed: 1 }, 4);
     },
   },
@@ -439,4 +468,5 @@ export const targets: Target[] = [
         [pattern.fullmatch(path), pattern.matchesEnd(path)];
     },
   },
+  ...hubTargets,
 ];

@@ -1,8 +1,9 @@
-// npm run soak -- [--steps N] [--base FOLDER] [--data FILE]: does a long run grow? Trains in a process of its own and follows its resident memory, as each step reports it.
-// Passes when the median of the last tenth of the steps is within 2 % of that of the second tenth (the first is warming up).
-import { spawn } from "node:child_process";
+// npm run soak -- [--steps N] [--log-steps N] [--base FOLDER] [--data FILE]: does a long run grow? Trains in a process of its own and follows its resident memory, as each step reports it.
+// Passes when the median of the last tenth of the steps is within 2 % of that of the second tenth (the first is warming up), and
+// when its log, continued to a million steps and a thousand starts, is read to its end in little time and memory.
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -10,10 +11,16 @@ import { parseArgs } from "node:util";
 import { median } from "../bench/median.ts";
 
 const TOLERANCE = 0.02;
+/** JavaScript memory of a command that reads the long log, and seconds that it may take. */
+const HEAP_MB = 192;
+const MOST_SECONDS = { runs: 10, report: 20 };
+/** Steps between two starts in the long log. */
+const STEPS_OF_A_START = 1000;
 
 const { values } = parseArgs({
   options: {
     steps: { type: "string", default: "5000" },
+    "log-steps": { type: "string", default: "1000000" },
     base: { type: "string", default: "models/embedded" },
     data: { type: "string", default: "models/demo/train.jsonl" },
     "eval-data": { type: "string", default: "models/demo/test.jsonl" },
@@ -42,6 +49,7 @@ for await (const line of createInterface({ input: child.stdout })) {
   }
 }
 const [status] = await ended;
+const isLogRead = status === 0 && readLongLog(`${output}/metrics.jsonl`, Number(values["log-steps"]));
 rmSync(output, { recursive: true, force: true });
 const tenth = (n: number) => median(resident.slice(Math.floor(((n - 1) * steps) / 10), Math.floor((n * steps) / 10)));
 const [second, last] = [tenth(2), tenth(10)];
@@ -49,4 +57,35 @@ const change = last / second - 1;
 console.log(
   `${resident.length} steps: median of the second tenth ${second.toFixed(1)} MB, of the last ${last.toFixed(1)} MB (${(100 * change).toFixed(2)} %)`,
 );
-process.exitCode = status === 0 && resident.length === steps && Math.abs(change) <= TOLERANCE ? 0 : 1;
+process.exitCode = isLogRead && resident.length === steps && Math.abs(change) <= TOLERANCE ? 0 : 1;
+
+/** Continues the log up to step `last`, with a start now and then, and reads it as `runs` and `report` do. */
+function readLongLog(file: string, last: number): boolean {
+  const lines = readFileSync(file, "utf8").trimEnd().split("\n");
+  const row = (type: string) => JSON.parse(lines.findLast((line) => line.startsWith(`{"type":"${type}"`))!);
+  const [run, start, step, done] = ["run", "start", "step", "done"].map(row);
+  const log = openSync(file, "a");
+  for (let from = steps; from < last; from += STEPS_OF_A_START) {
+    const rows = [run, { ...start, step: from, steps: last }];
+    for (let at = from + 1; at <= Math.min(from + STEPS_OF_A_START, last); at++)
+      rows.push({ ...step, step: at, loss: 1 + 1 / at });
+    if (from + STEPS_OF_A_START >= last) rows.push({ ...done, step: last, result: last });
+    writeSync(log, rows.map((each) => `${JSON.stringify(each)}\n`).join(""));
+  }
+  closeSync(log);
+  const read = (command: keyof typeof MOST_SECONDS): { state?: string; step?: number } => {
+    const before = performance.now();
+    const args = [`--max-old-space-size=${HEAP_MB}`, "dist/cli/main.js", command, output, "--json"];
+    const found = JSON.parse(execFileSync(process.execPath, args, { encoding: "utf8" }));
+    const seconds = (performance.now() - before) / 1000;
+    console.log(
+      `a log of ${last} steps, ${(statSync(file).size / 1e6).toFixed(0)} MB: lowrank ${command} takes ${seconds.toFixed(1)} s`,
+    );
+    if (seconds > MOST_SECONDS[command]) throw new Error(`lowrank ${command} takes more than ${MOST_SECONDS[command]} s`);
+    return found;
+  };
+  const { state, step: shown } = read("runs");
+  read("report");
+  console.log(`lowrank runs shows: ${state}, step ${shown}`);
+  return state === "finished" && shown === last;
+}

@@ -178,6 +178,25 @@ export async function readText(files: Files, path: string): Promise<string> {
 export const readJsonObject = async (files: Files, path: string): Promise<JsonObject> =>
   parseJsonObject(await readText(files, path), path);
 
+const NEWER = "file/newer";
+export const isNewer = (error: unknown): boolean => error instanceof LowrankError && error.code === NEWER;
+
+/**
+ * A JSON object of ours whose `version` grows with its format. One above `newest` is refused (`file/newer`); whether an older
+ * one, or none, can be read is the reader's to say.
+ */
+export async function readVersioned(files: Files, path: string, newest: number): Promise<JsonObject> {
+  const record = await readJsonObject(files, path);
+  const { version } = record;
+  if (!Number.isSafeInteger(version) || (version as number) <= newest) return record;
+  throw new LowrankError(NEWER, "the file was written by a newer version of lowrank", {
+    subject: path,
+    expected: `version ${newest} or older`,
+    got: `version ${version}`,
+    next: "Update lowrank (npm install lowrank@latest), or use a folder that this version has written.",
+  });
+}
+
 /** The JSON value that `text` is; `subject` is what errors call the text. */
 export function parseJson(text: string, subject: string): unknown {
   try {

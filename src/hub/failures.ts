@@ -18,14 +18,15 @@ export function malformed(hub: Asked, got: string, cause?: unknown): LowrankErro
 
 export function badRedirect(hub: Asked, got: string): LowrankError {
   const next = "Try again later; check HF_ENDPOINT if it is set.";
-  return hubError("redirects", "the hub redirects too often", hub, { got, next });
+  const expected = "few redirects, to https and to the internet";
+  return hubError("redirects", "the hub redirects too often, or to where it must not", hub, { expected, got, next });
 }
 
 export function unreachable(hub: Hub, url: string, error: unknown): LowrankError {
   const { message, cause } = error as Error & { cause?: NodeJS.ErrnoException };
   const host = new URL(url).host;
   return hubError("unreachable", `no answer from ${host}`, hub, {
-    got: cause?.message || cause?.code || message,
+    got: cause?.message || cause?.code || message || (error as NodeJS.ErrnoException).code,
     next: `Check the network${host === new URL(hub.endpoint).host ? " and HF_ENDPOINT" : ""}; what has been downloaded stays. With --offline only folders and the cache are used.`,
     cause: error,
   });
@@ -35,7 +36,10 @@ export function unreachable(hub: Hub, url: string, error: unknown): LowrankError
 export function refusal(hub: Hub, { status, code, said }: { status: number; code: string; said: string }): LowrankError {
   const { endpoint, token, name } = hub;
   const page = `${endpoint}/${name.id}`;
-  const setToken = `set HF_TOKEN to a token of ${endpoint}/settings/tokens`;
+  const setToken =
+    hub.plainToken === "withheld"
+      ? "set HF_ENDPOINT to an https address: over http the token is not sent"
+      : `set HF_TOKEN to a token of ${endpoint}/settings/tokens`;
   const hasToken = token !== null;
   const error = (kind: string, message: string, next: string, more: Failure = {}) =>
     hubError(kind, message, hub, { got: `status ${status}${said ? `: ${said}` : ""}`, next, ...more });

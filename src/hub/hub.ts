@@ -1,13 +1,24 @@
 // A model on the hub to a folder: its snapshot in the cache, downloaded where it is not there.
-import { copyFile, rm, symlink } from "node:fs/promises";
+import { copyFile, rm, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pace, stopwatch } from "../clock.ts";
 import { LowrankError } from "../errors.ts";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
 import { named, nodeFiles } from "../platform/node/files.ts";
 import { freeDisk } from "../platform/node/host.ts";
 import type { HubEvent, HubOptions } from "../platform/platform.ts";
-import { ASKED_FOR, absentFolder, cachedSnapshot, cacheFolder, type HubName, modelFolder, refFile, shardsOf } from "./cache.ts";
+import {
+  ASKED_FOR,
+  absentFolder,
+  cachedCommit,
+  cachedSnapshot,
+  cacheFolder,
+  type HubName,
+  modelFolder,
+  refFile,
+  shardsOf,
+} from "./cache.ts";
 import { connect, type Hub } from "./client.ts";
 import { hubError } from "./failures.ts";
 import { checkWeights, type HubFile, type Listing, listModel, sideFilesOf, weightsOf } from "./listing.ts";
@@ -15,8 +26,8 @@ import { bytesThere, fileSize, transfer } from "./transfer.ts";
 
 /** Of the disk, left free by a download. */
 const DISK_MARGIN_BYTES = 100e6;
-/** Least milliseconds between two reports of progress. */
-const PROGRESS_MS = 200;
+/** Least seconds between two reports of progress. */
+const PROGRESS_SECONDS = 0.2;
 
 /**
  * The folder of a model: its snapshot in the cache, after a download of what is missing there. A snapshot that is whole is
@@ -44,6 +55,7 @@ async function download(cache: string, name: HubName, options: HubOptions): Prom
     await (options.wait?.(seconds, reason) ?? sleep(1000 * seconds, undefined, { signal }));
   };
   const hub = connect(environment, { name, signal, wait });
+  if (hub.plainToken) onEvent({ type: "plain-token", endpoint: hub.endpoint, sent: hub.plainToken === "sent" });
   const listing = await listModel(hub);
   checkWeights(listing, hub);
   const { commit } = listing;
@@ -92,13 +104,12 @@ const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b
 
 /** Reports the progress of a download, some times a second; the speed is that of this download so far. */
 function progress(bytes: number, there: number, onEvent: (event: HubEvent) => void): (file: string, done: number) => void {
-  const began = performance.now();
-  let lastEvent = began;
+  const elapsed = stopwatch();
+  const isDue = pace(PROGRESS_SECONDS);
   return (file, done) => {
-    const now = performance.now();
-    if (done < bytes && now - lastEvent < PROGRESS_MS) return;
-    lastEvent = now;
-    const bytesPerSecond = now - began > 1000 && done > there ? (1000 * (done - there)) / (now - began) : null;
+    if (!isDue() && done < bytes) return;
+    const seconds = elapsed();
+    const bytesPerSecond = seconds > 1 && done > there ? (done - there) / seconds : null;
     const secondsLeft = bytesPerSecond && (bytes - done) / bytesPerSecond;
     onEvent({ type: "downloading", file, done, bytes, bytesPerSecond, secondsLeft });
   };
@@ -127,15 +138,24 @@ async function link(blob: string, file: string): Promise<void> {
   }
 }
 
-/** Notes what the model does not have, so that it is not asked for again, and which commit the branch is. */
+/**
+ * Notes what the model does not have, so that it is not asked for again, and which commit the branch is. Python reads every file
+ * in refs/ as a branch, so what a kill leaves is in blobs/, under a name that the next download takes again.
+ */
 async function finish(cache: string, name: HubName, { commit, files }: Listing): Promise<void> {
   const absent = absentFolder(cache, name.id, commit);
   for (const file of ASKED_FOR.model.filter((each) => !files.has(each))) {
     await nodeFiles.makeFolder(absent);
-    await nodeFiles.write(path.join(absent, file), new Uint8Array());
+    await nodeFiles.append(path.join(absent, file), new Uint8Array());
   }
   if (name.revision === commit) return;
   const ref = refFile(cache, name);
+  const made = path.join(modelFolder(cache, name.id), "blobs", `${commit}.incomplete`);
   await nodeFiles.makeFolder(path.dirname(ref));
-  await nodeFiles.write(ref, new TextEncoder().encode(commit));
+  await named(ref, async () => {
+    await writeFile(made, commit, { flush: true });
+    await nodeFiles.rename(made, ref).catch(async (error) => {
+      if ((await cachedCommit(cache, name)) !== commit) throw error; // else another process was first
+    });
+  });
 }

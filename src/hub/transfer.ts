@@ -6,6 +6,7 @@ import { LowrankError } from "../errors.ts";
 import { withFile } from "../platform/node/files.ts";
 import { statOf } from "./cache.ts";
 import { type Answer, type Hub, MAX_RETRIES, pause, request } from "./client.ts";
+import type { HubResponse } from "./connection.ts";
 import { hubError, stopped, unreachable } from "./failures.ts";
 import type { HubFile } from "./listing.ts";
 
@@ -79,7 +80,8 @@ async function fill(task: Transfer, incomplete: string): Promise<boolean> {
       if (failures > MAX_RETRIES) throw failure;
       await pause(hub, Math.min(8, 2 ** failures / 4), failure.message);
     }
-    await handle.sync();
+    // What could not be synced may read back right and not be on the disk.
+    await handle.sync().catch((error) => rm(incomplete, { force: true }).finally(() => Promise.reject(error)));
     return partial.hash.digest("hex") === file.blob;
   });
 }
@@ -116,7 +118,7 @@ async function fetchRest(task: Transfer, partial: Partial): Promise<LowrankError
     if (error instanceof LowrankError || (error as NodeJS.ErrnoException).syscall === "write") throw error;
     return unreachable(hub, url, error);
   } finally {
-    answer.alive(true);
+    answer.watch("ended");
   }
   if (partial.done === file.size) return null;
   return unreachable(hub, url, new Error(`the connection ended ${file.size - partial.done} bytes too early`));
@@ -130,7 +132,7 @@ async function startOver(partial: Partial, file: HubFile): Promise<void> {
 }
 
 /** Refuses an answer whose length is not the one the listing has, before anything of it is written. */
-function checkLength({ status, headers }: Response, task: Transfer, from: number): void {
+function checkLength({ status, headers }: HubResponse, task: Transfer, from: number): void {
   const [, start, , whole] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
   const [, there] = /^bytes \*\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? [];
   const isEncoded = ![null, "identity"].includes(headers.get("content-encoding"));
@@ -141,9 +143,10 @@ function checkLength({ status, headers }: Response, task: Transfer, from: number
     throw wrongSize(task, `${sent ?? "?"} bytes`);
 }
 
-async function writeBody({ response, alive }: Answer, task: Transfer, partial: Partial): Promise<void> {
-  for await (const part of (response.body ?? []) as AsyncIterable<Uint8Array>) {
-    alive();
+/** A disk that stalls is waited for; it is no silence of the hub. */
+async function writeBody({ response, watch }: Answer, task: Transfer, partial: Partial): Promise<void> {
+  for await (const part of response.body) {
+    watch("busy");
     if (partial.done + part.length > task.file.size) throw wrongSize(task, "more bytes than that");
     for (let written = 0; written < part.length; ) {
       written += (await partial.handle.write(part, written, part.length - written, partial.done + written)).bytesWritten;
@@ -151,6 +154,7 @@ async function writeBody({ response, alive }: Answer, task: Transfer, partial: P
     partial.hash.update(part);
     partial.done += part.length;
     task.onProgress(partial.done);
+    watch("waiting");
   }
 }
 

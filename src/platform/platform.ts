@@ -34,6 +34,8 @@ export interface Platform {
   freeDisk?: (folder: string) => Promise<number>;
   /** Keeps other runs out of a folder that is written to. */
   lock?: LockFolder;
+  /** The most that an adapter which is read may have; the defaults are in docs/safety.md. */
+  adapterLimits?: { maxRank?: number; maxModules?: number };
   /** Where a job without a folder of its own keeps temporary files. */
   temporaryFolder?: string;
   /** Collects garbage now. */
@@ -60,6 +62,8 @@ export interface ModelFolder {
 
 /** The progress of a download. */
 export type HubEvent =
+  /** Before the first request: the hub's address is http and there is a token, which is sent only if that is this machine. */
+  | { type: "plain-token"; endpoint: string; sent: boolean }
   /** Before the first file: what is downloaded, and how much of it is there already. */
   | { type: "download"; model: string; commit: string; folder: string; files: number; bytes: number; there: number }
   /** `bytesPerSecond` and `secondsLeft` are null until they can be estimated. */

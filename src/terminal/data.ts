@@ -1,10 +1,10 @@
 // A data file, for the terminal: how it was recognized, how far it is read, what became of its records.
+import { controlTextNotes } from "../data/control-text.ts";
 import type { ExampleReport } from "../data/dataset.ts";
 import type { LeftOut } from "../data/readers/blocks.ts";
 import type { Recognized } from "../data/readers.ts";
 import type { ReadingEvent } from "../train/datasets.ts";
-import { bytes, duration, grouped } from "../units.ts";
-import { oneLine } from "./terminal.ts";
+import { bytes, duration, grouped, oneLine } from "../units.ts";
 
 /** Classes that are named with their number of examples. */
 const CLASSES_SHOWN = 12;
@@ -32,6 +32,7 @@ export function dataLines(what: string, report: ExampleReport): string[] {
     [report.droppedEmpty, "left out: no targets"],
     [report.emptyCompletions, "with an empty completion, of which only the end is learnt"],
     [report.duplicates, "duplicates"],
+    ...controlTextNotes(report).map(([n, text]): [number, string] => [n, oneLine(text)]),
     [report.alsoTrained ?? 0, "in the training data too, so the evaluation looks better than it is"],
   ];
   const trained = report.prompts === undefined ? "" : `, ${grouped(targets)} of them targets`;

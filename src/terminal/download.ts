@@ -1,4 +1,5 @@
 // The folder of a model, with the progress of its download on the terminal.
+import { pace } from "../clock.ts";
 import { resolveModel } from "../hub/reference.ts";
 import type { HubEvent, HubOptions, ModelFolder } from "../platform/platform.ts";
 import { bytes, duration } from "../units.ts";
@@ -11,7 +12,7 @@ const PLAIN_SECONDS = { text: 10, json: 1 };
 export async function resolveAndReport(reference: string, options: HubOptions, json: boolean): Promise<ModelFolder> {
   const isDue = sparse(json ? PLAIN_SECONDS.json : PLAIN_SECONDS.text);
   const stop = () => {
-    note(`\nStopped. Run the same again: the download resumes where it stopped.`);
+    note("", "Stopped. Run the same again: the download resumes where it stopped.");
     process.exit(130);
   };
   const onEvent = (event: HubEvent): void => {
@@ -28,17 +29,15 @@ export async function resolveAndReport(reference: string, options: HubOptions, j
 
 /** Lets progress through now and then, and its end. */
 function sparse(seconds: number): (event: HubEvent) => boolean {
-  let last = performance.now();
-  return (event) => {
-    if (event.type !== "downloading") return true;
-    if (event.done < event.bytes && performance.now() - last < 1000 * seconds) return false;
-    last = performance.now();
-    return true;
-  };
+  const isTime = pace(seconds);
+  return (event) => event.type !== "downloading" || isTime() || event.done === event.bytes;
 }
 
 function printEvent(event: HubEvent, isDue: (event: HubEvent) => boolean): void {
   switch (event.type) {
+    case "plain-token":
+      note(`HF_ENDPOINT is http: the access token is ${event.sent ? "sent unencrypted" : "not sent"} to ${event.endpoint}`);
+      break;
     case "download": {
       const there = event.there > 0 ? `, ${bytes(event.there)} of them there already` : "";
       note(`downloading ${event.model} (${event.commit.slice(0, 12)}): ${event.files} files, ${bytes(event.bytes)}${there}`);

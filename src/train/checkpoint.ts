@@ -5,7 +5,7 @@ import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { damagedFile, type MakeDigest, SUMS_NAME, summing } from "../formats/checksums.ts";
 import { bytesOf } from "../formats/dtypes.ts";
-import { readJsonObject } from "../formats/json.ts";
+import { isNewer, readVersioned } from "../formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../formats/safetensors.ts";
 import { afterEval, type EvalHistory, noEvals } from "./evals.ts";
 import type { Moments } from "./optimizer.ts";
@@ -19,6 +19,7 @@ export interface TrainState extends Moments {
 /** Writes the weights of `theta` as files that can be loaded into `folder`, which exists. `to` hashes what it writes. */
 export type SaveWeights = (to: Files, folder: string, theta: Float32Array) => Promise<void>;
 
+export const STATE_VERSION = 2;
 /** The record of a checkpoint. */
 export const STATE_FILE = "trainer_state.json";
 const OPTIMIZER_FILE = "optimizer.safetensors";
@@ -35,7 +36,7 @@ const common = {
 };
 /** Its size does not depend on the steps that are done; what happened at each is in the log of the run. */
 const current = z.object({
-  version: z.literal(2),
+  version: z.literal(STATE_VERSION),
   ...common,
   evals: z.object({ best: evaluation.nullable(), toBeat: z.number().nullable(), without: z.int().nonnegative() }),
 });
@@ -74,7 +75,7 @@ export async function saveCheckpoint(
   const sizes: Record<string, number> = {};
   for (const name of await filesBelow(files, making)) sizes[name] = await files.size(`${making}/${name}`);
   const { step, evals } = state;
-  const saved: z.infer<typeof current> = { version: 2, step, facts, evals, files: sizes };
+  const saved: z.infer<typeof current> = { version: STATE_VERSION, step, facts, evals, files: sizes };
   await to.write(`${making}/${STATE_FILE}`, new TextEncoder().encode(`${JSON.stringify(saved, null, 2)}\n`));
   await writeSums(making);
   await discard(files, out, state.step);
@@ -253,11 +254,14 @@ async function checkpointSteps(files: Files, out: string): Promise<number[]> {
   return digits.map(Number).sort((a, b) => b - a);
 }
 
+const parseRecord = async (files: Files, folder: string): Promise<StateRecord> =>
+  record.parse(await readVersioned(files, `${folder}/${STATE_FILE}`, STATE_VERSION));
+
 /** The other files of a checkpoint, by its record, and their sizes in bytes; null if it has none that can be read. */
 export async function listedFiles(files: Files, folder: string): Promise<Record<string, number> | null> {
   if (!(await files.exists(`${folder}/${STATE_FILE}`))) return null;
   try {
-    return record.parse(await readJsonObject(files, `${folder}/${STATE_FILE}`)).files;
+    return (await parseRecord(files, folder)).files;
   } catch {
     return null;
   }
@@ -266,13 +270,14 @@ export async function listedFiles(files: Files, folder: string): Promise<Record<
 /** The record of a whole checkpoint; undefined if it can't be read or a file it lists is missing or has another size. */
 async function readRecord(files: Files, folder: string, step?: number): Promise<StateRecord | undefined> {
   try {
-    const saved = record.parse(await readJsonObject(files, `${folder}/${STATE_FILE}`));
+    const saved = await parseRecord(files, folder);
     if ((step !== undefined && saved.step !== step) || !(OPTIMIZER_FILE in saved.files)) return undefined;
     for (const [name, bytes] of Object.entries(saved.files)) {
       if (!PATH_BELOW.test(name) || (await files.size(`${folder}/${name}`)) !== bytes) return undefined;
     }
     return saved;
-  } catch {
+  } catch (error) {
+    if (isNewer(error)) throw error;
     return undefined;
   }
 }

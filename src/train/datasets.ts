@@ -1,5 +1,8 @@
 // Data files to training and evaluation examples.
+import { pace, stopwatch } from "../clock.ts";
+import { controlTextError, controlTextFinder } from "../data/control-text.ts";
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
+import type { MadeExample } from "../data/examples.ts";
 import type { Recognized } from "../data/readers.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
 import type { BatchSize } from "../data/types.ts";
@@ -58,30 +61,45 @@ export interface DataReader extends TaskData {
 export interface ReadingOptions {
   /** How the paths of files begin that tokens beyond `STORE_MEMORY_BYTES` go to; they stay in memory if absent. */
   spill?: string;
+  /** Records whose texts would not reach the model as text are refused. */
+  strictText?: boolean;
   /** When it fires, reading ends with `train/stopped`. */
   signal?: AbortSignal;
 }
 
-export function dataReader(files: Files, task: TaskData, { spill, signal }: ReadingOptions = {}): DataReader {
-  const { maxLength, limit, classes, images } = task;
+export function dataReader(files: Files, task: TaskData, { spill, strictText = false, signal }: ReadingOptions = {}): DataReader {
+  const { maxLength, limit, classes, images, controlTokens } = task;
   const stores: ExampleStore[] = [];
+  const find = controlTokens && controlTextFinder(controlTokens);
+
+  /** The examples of a file, with what of their records' texts does not reach the model as text. */
+  function open(path: string): ReturnType<TaskData["open"]> {
+    const { file, examples } = task.open(path);
+    if (!find) return { file, examples };
+    async function* looked(): AsyncGenerator<MadeExample> {
+      for await (const made of examples) {
+        const control = find!(made.record);
+        if (control && strictText) throw controlTextError(control, file.where(made.place));
+        yield control ? { ...made, control } : made;
+      }
+    }
+    return { file, examples: looked() };
+  }
 
   async function* readAll(path: string): Reading<Collector> {
-    const { file, examples } = task.open(path);
+    const { file, examples } = open(path);
     const place = spill === undefined ? undefined : { files, path: `${spill}-${stores.length}` };
     // One that was killed left its file.
     if (place) await files.remove(place.path);
     const store = exampleStore({ limit, spill: place, tilesOf: images && ((number) => images.gridOf(number).tiles) });
     stores.push(store);
     const collected = collector(store, { maxLength, source: path }, task.prompts?.());
-    const began = performance.now();
-    let lastReport = began;
+    const elapsed = stopwatch();
+    const isDue = pace(READING_SECONDS);
     for await (const made of examples) {
       await collected.add(made);
-      const now = performance.now();
-      if (now - lastReport < READING_SECONDS * 1000) continue;
-      lastReport = now;
-      yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: (now - began) / 1000 };
+      if (!isDue()) continue;
+      yield { type: "reading", path, ...file.progress(), records: collected.records, seconds: elapsed() };
       // Lets what waits have its turn: a signal, for one.
       await new Promise((resolve) => setTimeout(resolve, 0));
       if (!signal?.aborted) continue;
@@ -118,6 +136,7 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
 
   return {
     ...task,
+    open,
     read: async function* (path) {
       const dataset = (yield* readAll(path)).dataset();
       classes?.settle(path);

@@ -3,11 +3,13 @@ import { z } from "zod";
 import type { PromptFormat } from "../data/prompts.ts";
 import { LowrankError, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { readJsonObject } from "../formats/json.ts";
+import { readVersioned } from "../formats/json.ts";
 import { taskOptions } from "../tasks/index.ts";
+import type { WeightRecords } from "./base-watch.ts";
 import { columnOptions, completeOptions, isAdapterOption, type RunOptions } from "./options.ts";
 
 export const RUN_NAME = "run.json";
+export const RUN_VERSION = 1;
 
 /**
  * The options of a run, complete and checked: those given, for a resumed run over those its output folder keeps.
@@ -17,17 +19,25 @@ export const readOptions = async (files: Files, given: Record<string, unknown>):
   completeOptions(given, given["resume"] === true ? await readRun(files, given) : {});
 
 /**
- * Keeps the options in the output folder, and how the trained model is asked; paths are made absolute, so that the run can
+ * Keeps the options in the output folder, how the trained model is asked, and the base's weight files; paths are made absolute, so that the run can
  * be resumed from anywhere. Returns the options as kept.
  */
 export async function writeRun(
   files: Files,
   options: RunOptions,
   prompts: PromptFormat | undefined,
+  weights: WeightRecords,
 ): Promise<Record<string, unknown>> {
-  const record = { version: 1, options: await keptOf(files, options), prompts };
+  const record = { version: RUN_VERSION, options: await keptOf(files, options), prompts, weights };
   await files.write(`${options.output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
   return record.options;
+}
+
+const weightRecords = z.record(z.string(), z.object({ stamp: z.string(), sha256: z.string().nullable() }));
+
+/** What the run in `output` remembers of the base's weight files; nothing if no run.json says it. */
+export async function readWeightRecords(files: Files, output: string): Promise<WeightRecords> {
+  return weightRecords.safeParse((await runOf(files, output))["weights"]).data ?? {};
 }
 
 /** The options that run.json has, with absolute paths. */
@@ -77,7 +87,7 @@ export async function readPromptFormat(files: Files, folder: string): Promise<Pr
 /** The run.json of the run whose result, or one of whose checkpoints, lies in `folder`; empty if there is none. */
 async function runOf(files: Files, folder: string): Promise<Record<string, unknown>> {
   for (const file of [`${folder}/${RUN_NAME}`, `${folder}/../${RUN_NAME}`]) {
-    if (await files.exists(file)) return readJsonObject(files, file);
+    if (await files.exists(file)) return readVersioned(files, file, RUN_VERSION);
   }
   return {};
 }
@@ -100,11 +110,11 @@ async function readRun(files: Files, given: Record<string, unknown>): Promise<Re
       next: "Give the output folder of the run, or base and data to start one.",
     });
   }
-  const { version, options } = await readJsonObject(files, file);
-  if (version === 1 && typeof options === "object" && options !== null) return { ...options };
+  const { version, options } = await readVersioned(files, file, RUN_VERSION);
+  if (version === RUN_VERSION && typeof options === "object" && options !== null) return { ...options };
   throw new LowrankError("train/no-run", "the file does not hold the options of a run", {
     subject: file,
-    expected: '{"version": 1, "options": {…}}',
+    expected: `{"version": ${RUN_VERSION}, "options": {…}}`,
     got: `version ${valueText(version)}`,
     next: "Give the options again, with a lowrank of the version that wrote the file.",
   });

@@ -1,5 +1,6 @@
 // metrics.jsonl, the log of a run: one JSON object a line, appended as training goes; and a reader that expects anything in it.
 import { z } from "zod";
+import { pace } from "../clock.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { bestOf, type Eval } from "./evals.ts";
@@ -341,18 +342,21 @@ export async function openRunLog(files: Files, folder: string): Promise<RunLog> 
   const size = (await files.exists(file)) ? await files.size(file) : 0;
   const torn = size > 0 && (await files.read(file, size - 1, 1))[0] !== 0x0a;
   let pending = torn ? "\n" : "";
-  let flushed = performance.now();
+  const isDue = pace(FLUSH_SECONDS);
   const flush = async (): Promise<void> => {
-    flushed = performance.now();
     if (pending === "") return;
     const bytes = new TextEncoder().encode(pending);
     pending = "";
-    await files.append(file, bytes);
+    await files.append(file, bytes).catch((error) => {
+      // A part of it may be there: the next row begins a line of its own.
+      pending = `\n${pending}`;
+      throw error;
+    });
   };
   return {
     async add({ type, ...row }) {
       pending += `${JSON.stringify({ type, time: new Date().toISOString(), ...row })}\n`;
-      if (pending.length > FLUSH_CHARS || performance.now() - flushed > FLUSH_SECONDS * 1000) await flush();
+      if (pending.length > FLUSH_CHARS || isDue()) await flush();
     },
     flush,
   };

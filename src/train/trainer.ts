@@ -1,4 +1,6 @@
 // The training loop as an async iterator of events: accumulate, clip, update, evaluate, save, stop, resume.
+
+import { stopwatch } from "../clock.ts";
 import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
@@ -154,6 +156,8 @@ export interface TrainOptions {
   /** When it fires the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
   signal?: AbortSignal;
   memoryBytes?: () => number;
+  /** Fails if what the run reads is no longer what it opened: called before every update and every save, with the newest checkpoint. */
+  check?: (saved: string | null) => Promise<void>;
 }
 
 /**
@@ -196,6 +200,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const { step } = state;
     if (!output || saved.step === step) return;
     await checkTheta();
+    await options.check?.(saved.folder);
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
     await prune(most);
@@ -232,6 +237,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       await fail("gradient norm", gradNorm, state.step + 1, true);
     }
     if (keep < 2 && saved.step === state.step) await prune(keep);
+    await options.check?.(saved.folder);
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
 
@@ -271,24 +277,13 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
       result = best.step;
     }
+    await options.check?.(saved.folder);
     const { files: to, writeSums } = summing(output.files, output.digest);
     await output.files.remove(`${output.folder}/${SUMS_NAME}`);
     await output.saveWeights(to, output.folder, theta);
     await writeSums(output.folder);
   }
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
-}
-
-/** Gives the seconds since it was made. They never get fewer: a clock that jumps back goes on from where it was. */
-function stopwatch(): () => number {
-  let before = performance.now();
-  let elapsed = 0;
-  return () => {
-    const now = performance.now();
-    elapsed += Math.max(0, now - before) / 1000;
-    before = now;
-    return elapsed;
-  };
 }
 
 /** Whether it is time for a checkpoint, by the steps done or by the time since the last one. */

@@ -1,9 +1,7 @@
 // lowrank train killed again and again: how it is aimed, and what has to be true after every kill and at the end. For npm run crash and the tests.
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, type FSWatcher, mkdirSync, readdirSync, readFileSync, rmSync, watch } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, watch } from "node:fs";
 import path from "node:path";
-import { createInterface } from "node:readline";
 import { damagedFile, SUMS_NAME } from "../../src/formats/checksums.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
@@ -11,6 +9,7 @@ import { digest } from "../../src/platform/node/host.ts";
 import { purpose, uniform } from "../../src/random.ts";
 import { latestCheckpoint } from "../../src/train/checkpoint.ts";
 import { readMetrics } from "../../src/train/run-log.ts";
+import { finish, killedAfter, type Launched, launch } from "./process.ts";
 
 export interface CrashOptions {
   /** How a lowrank process is started: arguments of node. */
@@ -58,10 +57,10 @@ export interface CrashResult {
 
 /** Kills runs until `kills` kills have been survived, and brings each run to its end. Throws what is wrong. */
 export async function crash(options: CrashOptions): Promise<CrashResult> {
-  const { kills, seed, folder, steps, checkpointEvery, run, onKill } = options;
+  const { program, kills, seed, folder, steps, checkpointEvery, run, onKill } = options;
   const whole = path.join(folder, "whole");
   const flags = [...run, "--steps", String(steps), "--checkpoint-every", String(checkpointEvery), "--json"];
-  await finish(launch(options, [...flags, "--output", whole]));
+  await finish(launch(program, ["train", ...flags, "--output", whole]));
   const result: CrashResult = { kills: [], finished: 0 };
   const draws = uniform(seed, [purpose.sample], 3 * 100_000);
   let draw = 0;
@@ -75,7 +74,7 @@ export async function crash(options: CrashOptions): Promise<CrashResult> {
       const aim = pickAim(draws[draw++]!);
       const part = draws[draw++]!;
       const again = existsSync(`${output}/run.json`) ? ["--resume", "--json"] : [...flags, "--resume"];
-      const child = launch(options, [...again, "--output", output]);
+      const child = launch(program, ["train", ...again, "--output", output]);
       const killed = spared ? false : await killedAt(child, output, aim, part, options);
       if (spared) await finish(child);
       if (killed) {
@@ -99,72 +98,22 @@ export async function crash(options: CrashOptions): Promise<CrashResult> {
 
 const pickAim = (draw: number): Aim => (draw < 0.2 ? "start" : draw < 0.5 ? "training" : draw < 0.85 ? "checkpoint" : "saving");
 
-interface Launched {
-  process: ChildProcess;
-  /** Lines of events as they come. */
-  onEvent(listen: (event: { type: string; step?: number }) => void): void;
-  /** Resolves to the signal that ended it, or null; rejects when it ended on an error of its own. */
-  ended: Promise<string | null>;
-}
-
-function launch({ program }: CrashOptions, flags: string[]): Launched {
-  const child = spawn(process.execPath, [...program, "train", ...flags], { stdio: ["ignore", "pipe", "pipe"] });
-  const listeners: ((event: { type: string; step?: number }) => void)[] = [];
-  let errors = "";
-  child.stderr.on("data", (text) => {
-    errors += text;
-  });
-  createInterface({ input: child.stdout }).on("line", (line) => {
-    // The last line of a killed process can be cut off.
-    if (line.endsWith("}")) for (const listen of listeners) listen(JSON.parse(line));
-  });
-  const ended = new Promise<string | null>((resolve, reject) => {
-    child.on("error", reject);
-    child.on("close", (status, signal) => {
-      if (signal === null && status !== 0) reject(new Error(`lowrank train ended with ${status}: ${errors}`));
-      else resolve(signal);
-    });
-  });
-  ended.catch(() => {});
-  return { process: child, onEvent: (listen) => void listeners.push(listen), ended };
-}
-
-async function finish({ ended }: Launched): Promise<void> {
-  assert.equal(await ended, null, "something else killed the process");
-}
-
 /** Kills the process where it is aimed at; false if it came to its end before that. */
-async function killedAt(
-  child: Launched,
-  output: string,
-  aim: Aim,
-  part: number,
-  { steps, lifeMs }: CrashOptions,
-): Promise<boolean> {
+function killedAt(child: Launched, output: string, aim: Aim, part: number, { steps, lifeMs }: CrashOptions): Promise<boolean> {
   const { after, ms } = aims[aim];
-  let timer: NodeJS.Timeout | undefined;
-  let watcher: FSWatcher | undefined;
-  const shoot = () => {
-    timer ??= setTimeout(() => child.process.kill("SIGKILL"), part * ms(lifeMs));
-  };
-  // Not always the first checkpoint of a process: the part of the wait says which.
-  let ahead = Math.floor(part * 1000) % 4;
-  if (after === "spawn") shoot();
-  if (after === "making") {
-    watcher = watch(output, (_, name) => {
+  return killedAfter(child, part * ms(lifeMs), (shoot) => {
+    child.onEvent((event) => {
+      if (after === "training" && event.type === "step") shoot();
+      if (after === "last" && event.type === "checkpoint" && event.step === steps) shoot();
+    });
+    if (after === "spawn") shoot();
+    if (after !== "making") return undefined;
+    // Not always the first checkpoint of a process: the part of the wait says which.
+    let ahead = Math.floor(part * 1000) % 4;
+    return watch(output, (_, name) => {
       if (/^\.checkpoint-.*\.new$/.test(String(name)) && ahead-- <= 0) shoot();
     });
-  }
-  child.onEvent((event) => {
-    if (after === "training" && event.type === "step") shoot();
-    if (after === "last" && event.type === "checkpoint" && event.step === steps) shoot();
   });
-  try {
-    return (await child.ended) === "SIGKILL";
-  } finally {
-    clearTimeout(timer);
-    watcher?.close();
-  }
 }
 
 const isHalfWritten = (output: string): boolean =>

@@ -5,6 +5,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
+import { gzipSync } from "node:zlib";
 import { resolveModel } from "../../src/hub/reference.ts";
 import { blobOf, cut, type Fault, fakeHub, sendFile } from "./server.ts";
 import { commit, failure, hubs, id, inSnapshot, isWeights, leftovers, model, setting, small, weights } from "./setting.ts";
@@ -131,6 +132,16 @@ describe("a model that is not in the cache", () => {
     writeFileSync(path.join(at.home, "token"), "hf_file\n");
     await resolveModel(id, at.options);
     assert.equal(at.hub.requests[0]!.authorization, "Bearer hf_file");
+  });
+
+  it("may come compressed, though that is not asked for", async () => {
+    const at = await setting([model()], ({ url }, response) => {
+      if (!url!.endsWith("/tokenizer.json")) return false;
+      response.writeHead(200, { "content-encoding": "gzip" }).end(gzipSync(small["tokenizer.json"]!));
+      return true;
+    });
+    await resolveModel(id, at.options);
+    assert.deepEqual(inSnapshot(at, "tokenizer.json"), small["tokenizer.json"]);
   });
 
   it("is completed where Python has left files out", async () => {

@@ -6,6 +6,9 @@ import path from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { LowrankError } from "../../src/errors.ts";
+import { connect } from "../../src/hub/client.ts";
+import { networkOf, sender } from "../../src/hub/connection.ts";
+import { refusal } from "../../src/hub/failures.ts";
 import { resolveModel } from "../../src/hub/reference.ts";
 import { type Fault, json, refuse } from "./server.ts";
 import { failure, id, isWeights, model, setting, small } from "./setting.ts";
@@ -88,6 +91,94 @@ describe("a hub that refuses", () => {
       return true;
     };
     assert.equal((await failure((await setting([model()], file)).options)).code, "hub/redirects");
+  });
+
+  const inside: [string, string][] = [
+    ["the secrets of a cloud's machine", "http://169.254.169.254/latest/meta-data/"],
+    ["the same in IPv6", "http://[fe80::1]/"],
+    ["a private network", "https://192.168.1.1/"],
+    ["a private network in IPv6", "https://[fd00:ec2::254]/"],
+    ["a carrier's network", "http://100.100.100.200/"],
+    ["no address at all", "http://0.0.0.0:9/"],
+    ["a group of machines", "http://224.0.0.1/"],
+    ["a decimal spelling", "http://2852039166/"],
+    ["an octal spelling", "http://0251.0376.0251.0376/"],
+    ["a hexadecimal spelling", "http://0xa9fea9fe/"],
+    ["an address mapped into IPv6", "http://[::ffff:169.254.169.254]/"],
+    ["an address behind NAT64", "http://[64:ff9b::a9fe:a9fe]/"],
+    ["an address behind 6to4", "http://[2002:a00:1::1]/"],
+    ["a user's name", "http://user:secret@127.0.0.1:9/"],
+  ];
+  for (const [what, location] of inside) {
+    it(`by sending to ${what}`, async () => {
+      const redirect: Fault = ({ url }, response) => isWeights(url) && !!response.writeHead(302, { location }).end();
+      const at = await setting([model()], redirect, { HF_HUB_DOWNLOAD_TIMEOUT: "0.2" });
+      const error = await failure(at.options);
+      assert.deepEqual([error.code, at.waits], ["hub/redirects", []]);
+    });
+  }
+
+  it("by a next page of its listing inside a private network", async () => {
+    const fault: Fault = ({ url }, response) =>
+      url!.includes("/tree/") && json(response, [], { link: '<http://10.0.0.1/next>; rel="next"' });
+    const at = await setting([model()], fault, { HF_HUB_DOWNLOAD_TIMEOUT: "0.2" });
+    assert.equal((await failure(at.options)).code, "hub/redirects");
+  });
+
+  it("by a name that leads into a network which is not the hub's", async () => {
+    const inside = await setting();
+    const send = sender(new URL("https://hub.example"), {}, (url, got) => new Error(`${url.hostname} at ${got}`));
+    const to = (host: string) => send(new URL(inside.hub.endpoint.replace("127.0.0.1", host)), {}, AbortSignal.timeout(2000));
+    await assert.rejects(to("localhost"), /localhost at (127\.0\.0\.1|::1) \(loopback\)/);
+    await assert.rejects(to("127.0.0.1"), /127\.0\.0\.1 at 127\.0\.0\.1 \(loopback\)/);
+    assert.equal(inside.hub.requests.length, 0);
+  });
+
+  it("may lead to other names in its own network, and to the internet", async () => {
+    const at = await setting([model()], ({ url, headers }, response) => {
+      if (!isWeights(url) || headers.host!.startsWith("localhost")) return false;
+      response.writeHead(302, { location: `http://localhost:${headers.host!.split(":")[1]}${url}` }).end();
+      return true;
+    });
+    await resolveModel(id, at.options);
+    assert.equal(at.hub.downloads().filter((name) => name === "model.safetensors").length, 2);
+    const open = [
+      "8.8.8.8",
+      "172.32.0.1",
+      "100.128.0.1",
+      "2606:4700::1",
+      "64:ff9b::808:808",
+      "::ffff:8.8.8.8",
+      "2002:808:808::1",
+    ];
+    assert.deepEqual(
+      open.map(networkOf),
+      open.map(() => null),
+    );
+  });
+});
+
+describe("a hub without encryption", () => {
+  it("gets a token on this machine alone, and that is reported once", async () => {
+    const at = await setting([model()], undefined, { HF_TOKEN: "hf_secret" });
+    await resolveModel(id, at.options);
+    assert.deepEqual(
+      at.events.filter(({ type }) => type === "plain-token"),
+      [{ type: "plain-token", endpoint: at.hub.endpoint, sent: true }],
+    );
+    assert.equal(at.events[0]!.type, "plain-token");
+  });
+
+  it("elsewhere gets none, and a refusal says why", async () => {
+    const asked = { name: { id, revision: "main" }, wait: async () => {} };
+    const to = (HF_ENDPOINT: string) => connect({ HF_ENDPOINT, HF_TOKEN: "hf_secret" }, asked);
+    for (const endpoint of ["http://hub.example", "http://192.168.1.2:8080", "http://localhost.example"]) {
+      assert.deepEqual([to(endpoint).token, to(endpoint).plainToken], [null, "withheld"], endpoint);
+      assert.match(refusal(to(endpoint), { status: 401, code: "GatedRepo", said: "" }).next!, /over http the token is not sent/);
+    }
+    for (const endpoint of ["http://localhost:80", "http://127.9.9.9", "http://[::1]"])
+      assert.deepEqual([to(endpoint).token, to(endpoint).plainToken], ["hf_secret", "sent"], endpoint);
+    assert.deepEqual([to("https://hub.example").token, to("https://hub.example").plainToken], ["hf_secret", null]);
   });
 });
 
@@ -224,6 +315,7 @@ describe("offline", () => {
 describe("environment variables that cannot be used", () => {
   const wrong: [string, Record<string, string>, string][] = [
     ["an endpoint that is no address", { HF_ENDPOINT: "hub" }, "hub/endpoint"],
+    ["an endpoint with a user's name", { HF_ENDPOINT: "http://hf_a:b@127.0.0.1" }, "hub/endpoint"],
     ["an endpoint that is a file", { HF_ENDPOINT: "file:///x" }, "hub/endpoint"],
     ["a token of two lines", { HF_TOKEN: "hf_a\nb" }, "hub/token"],
   ];

@@ -10,7 +10,7 @@ const src = fileURLToPath(new URL("../../src", import.meta.url));
 const architecture = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");
 
 /** Files at the top of src/ that every folder may import. */
-const shared = ["errors.ts", "files.ts", "options.ts", "random.ts", "tensor.ts", "units.ts"];
+const shared = ["clock.ts", "errors.ts", "files.ts", "options.ts", "random.ts", "tensor.ts", "units.ts"];
 
 /** The layers that docs/architecture.md states, top down: names of folders and of files at the top of src/; a row may have several. */
 const layers = (/```layers\n([\s\S]*?)```/.exec(architecture)?.[1] ?? "")
@@ -175,4 +175,10 @@ test("whoever opens a base to tokenize gives the time limit", () => {
   assert.ok(calls.length > 4, "no call is found");
   const unlimited = calls.filter(({ file, given }) => !without.includes(file) && !given!.includes("timeLimit"));
   assert.deepEqual(unlimited, []);
+});
+
+test("only src/terminal writes to the terminal, where every text is made harmless", () => {
+  const writes = /\bconsole\.|\bprocess\.std(out|err)\.write\b|\bprocess\.std(out|err)\b(?!\.)|\bwriteSync\(/;
+  const wrong = files.filter((file) => folderOf(file) !== "terminal" && writes.test(codeOf(file)));
+  assert.deepEqual(wrong, []);
 });

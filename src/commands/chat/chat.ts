@@ -1,7 +1,8 @@
 // A conversation with a base and its adapters, without a terminal: what it holds, and one turn of it as events.
 
 import { fitAdapter } from "../../adapters/attach.ts";
-import { type Adapter, readAdapter } from "../../adapters/peft-files.ts";
+import { type Adapter, openAdapter } from "../../adapters/peft-files.ts";
+import { stopwatch } from "../../clock.ts";
 import { asPrompt, type PromptFormat } from "../../data/prompts.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
@@ -65,7 +66,7 @@ export interface Chat {
    * By name: the last part of the folder, or the whole path where that name is in use. `format`: how it was trained to be asked;
    * null if its folder does not say.
    */
-  readonly adapters: Map<string, { adapter: Adapter; format: PromptFormat | null }>;
+  readonly adapters: Map<string, { folder: string; adapter: Adapter; format: PromptFormat | null }>;
   active: string | null;
   /** The one that was attached last, for comparisons while none is. */
   last: string | null;
@@ -137,10 +138,12 @@ export async function addAdapter(
   { files, base, adapters }: Pick<Chat, "files" | "base" | "adapters">,
   folder: string,
 ): Promise<string> {
-  const adapter = fitAdapter(await readAdapter(files, folder), base.modules);
+  const file = await openAdapter(files, folder);
+  fitAdapter(file.described, base.modules);
+  const adapter = fitAdapter(await file.read(), base.modules);
   const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
   const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
-  adapters.set(name, { adapter, format: await readPromptFormat(files, folder) });
+  adapters.set(name, { folder, adapter, format: await readPromptFormat(files, folder) });
   return name;
 }
 
@@ -219,7 +222,7 @@ export async function* say(
       if (speakers.length > 1) await chat.generator.useAdapter(adapterOf(chat, speaker));
       const by = speaker ?? BASE_NAME;
       yield { type: "answer", by };
-      const began = performance.now();
+      const elapsed = stopwatch();
       let [text, tokens, reason] = ["", 0, "stopped" as EndReason | "stopped"];
       try {
         const options = { ...chat.sampling, seed, maxNewTokens: chat.maxNewTokens, stop: chat.stop, signal };
@@ -234,12 +237,12 @@ export async function* say(
       } catch (error) {
         if (!signal?.aborted) throw error;
       }
-      const seconds = (performance.now() - began) / 1000;
+      const seconds = elapsed();
       const { stats } = chat;
       stats.answers++;
       stats.tokens += tokens;
       stats.seconds += seconds;
-      stats.lastTokensPerSecond = tokens > 0 ? tokens / seconds : null;
+      stats.lastTokensPerSecond = seconds > 0 && tokens > 0 ? tokens / seconds : null;
       stats.contextTokens = ids.length + tokens;
       answer = text;
       yield { type: "answered", by, text, reason, tokens, seconds };

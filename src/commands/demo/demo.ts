@@ -1,5 +1,7 @@
 // The demo: an adapter for the embedded base on the task that lies beside it, and held-out answers before and after.
+
 import { ADAPTER_WEIGHTS_NAME } from "../../adapters/peft-files.ts";
+import { stopwatch } from "../../clock.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { type AnswerEvent, answers } from "../eval/answers.ts";
 import { type FinetuneEvent, finetune } from "../train/finetune.ts";
@@ -68,7 +70,7 @@ export async function* demo(options: DemoOptions, platform: Platform): AsyncGene
     if (event.type === "done") Object.assign(trained, { steps: event.step, trainSeconds: event.seconds });
     yield event;
   }
-  const began = performance.now();
+  const elapsed = stopwatch();
   const held = { base, adapter: output, data: `${data}/test.jsonl`, batchSize: ANSWERED_AT_ONCE, limit };
   for await (const event of answers(held, platform)) {
     if (event.type === "matches") {
@@ -76,7 +78,7 @@ export async function* demo(options: DemoOptions, platform: Platform): AsyncGene
     }
     yield event;
   }
-  const answerSeconds = (performance.now() - began) / 1000;
+  const answerSeconds = elapsed();
   const adapterBytes = await platform.files.size(`${output}/${ADAPTER_WEIGHTS_NAME}`);
   yield { type: "result", ...trained, answerSeconds, adapterBytes, ...answered };
 }

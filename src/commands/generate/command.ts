@@ -2,7 +2,7 @@
 import path from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import { z } from "zod";
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { readText } from "../../formats/json.ts";
@@ -14,7 +14,7 @@ import { loadBase } from "../../models/base.ts";
 import { locatedIn } from "../../multimodal/conversation.ts";
 import type { ImageReference } from "../../multimodal/images.ts";
 import { option } from "../../options.ts";
-import { print, printJson } from "../../terminal/terminal.ts";
+import { print, printJson, screen } from "../../terminal/terminal.ts";
 import { contentIn } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
@@ -54,12 +54,12 @@ export const command = defineCommand({
     const { files, timeLimit, openSession } = platform;
     const base = await loadBase(files, folder, timeLimit);
     const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
-    const attached = adapter === undefined ? null : await readAdapter(files, adapter);
+    const attached = adapter === undefined ? null : await openAdapter(files, adapter, platform.adapterLimits);
     const generator = await openGenerator(base, { adapter: attached, anyBase, threads, openSession, reading: platform });
     try {
       for await (const event of generator.generate([given], options)) {
         if (json) printJson(event.type === "done" ? { ...event, ids: [...event.ids] } : event);
-        else if (event.type === "token") process.stdout.write(event.text);
+        else if (event.type === "token") screen.write(event.text);
         else print("");
       }
     } finally {

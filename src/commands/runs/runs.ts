@@ -2,7 +2,7 @@
 import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { type Fact, optionText } from "../../report/facts.ts";
-import { RUN_NAME } from "../../train/run-file.ts";
+import { RUN_NAME, RUN_VERSION } from "../../train/run-file.ts";
 import { figuresOf, type RunMetrics, readMetrics } from "../../train/run-log.ts";
 
 /** How deep runs are looked for below a folder that was given. */
@@ -92,7 +92,7 @@ async function readRunOptions(files: Files, folder: string): Promise<Record<stri
   if (!(await files.exists(file))) return undefined;
   try {
     const { version, options } = await readJsonObject(files, file);
-    const isRun = version === 1 && typeof options === "object" && options !== null && !Array.isArray(options);
+    const isRun = version === RUN_VERSION && typeof options === "object" && options !== null && !Array.isArray(options);
     return isRun ? (options as Record<string, unknown>) : undefined;
   } catch {
     return undefined;

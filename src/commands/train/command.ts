@@ -1,11 +1,12 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
+import { pace } from "../../clock.ts";
 import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { stoppable } from "../../terminal/signals.ts";
-import { note, oneLine, print, printError, printJson, status } from "../../terminal/terminal.ts";
+import { note, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { resumeCommand } from "../../train/run-file.ts";
-import { bytes, duration, grouped } from "../../units.ts";
+import { bytes, duration, grouped, oneLine } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type FinetuneEvent, finetune } from "./finetune.ts";
 
@@ -58,14 +59,11 @@ export const command = defineCommand({
 /** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
 function progress(): (event: FinetuneEvent) => void {
   let steps = 0;
-  let lastPlain = Number.NEGATIVE_INFINITY;
+  const isTime = pace(PLAIN_SECONDS, true);
   /** What is soon out of date: a line that is rewritten, or a line now and then. */
   const passing = (text: string, isLast = false) => {
     if (status(text)) return;
-    if (isLast || performance.now() - lastPlain > PLAIN_SECONDS * 1000) {
-      lastPlain = performance.now();
-      print(text);
-    }
+    if (isTime() || isLast) print(text);
   };
   return (event) => {
     switch (event.type) {
@@ -78,10 +76,10 @@ function progress(): (event: FinetuneEvent) => void {
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
         print(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         if (event.train.file) print(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
-        for (const text of dataLines("data", event.train)) print(text);
+        print(...dataLines("data", event.train));
         print(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
-        for (const warning of event.warnings) print(`warning: ${warning}`);
-        for (const text of event.eval ? dataLines("evaluation", event.eval) : []) print(text);
+        print(...event.warnings.map((warning) => `warning: ${warning}`));
+        if (event.eval) print(...dataLines("evaluation", event.eval));
         break;
       }
       case "start":
@@ -95,7 +93,7 @@ function progress(): (event: FinetuneEvent) => void {
         print(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figuresText(event)}`);
         break;
       case "samples":
-        for (const sample of event.samples) print(sampleText(sample));
+        print(...event.samples.flatMap(sampleLines));
         break;
       case "done":
         if (!event.stopped && event.best && event.best.step !== event.step) print(bestLine(event.best, event));
@@ -105,13 +103,13 @@ function progress(): (event: FinetuneEvent) => void {
 }
 
 /** A prompt's end, what was expected and what the adapter wrote, one line each. */
-function sampleText({ prompt, expected, text }: Sample): string {
+function sampleLines({ prompt, expected, text }: Sample): string[] {
   const end = oneLine(prompt);
   return [
     `  prompt:   ${end.length > SAMPLE_CHARS ? `…${end.slice(-SAMPLE_CHARS)}` : end}`,
     `  expected: ${oneLine(expected, SAMPLE_CHARS)}`,
     `  written:  ${oneLine(text, SAMPLE_CHARS)}`,
-  ].join("\n");
+  ];
 }
 
 const endOf = ({ stopped, early }: DoneEvent): string =>

@@ -29,6 +29,7 @@ const MAX_READ_CALL = 1 << 30;
 
 type Reason = [code: string, message: string, next?: string, exitCode?: 1 | 2];
 const DENIED: Reason = ["file/denied", "permission denied", "Check the owner and mode of the file and its folder."];
+const IO_NEXT = "Check the disk, or the server that the folder is on, then run again.";
 const FREE_SPACE = "Free some space, then run again.";
 const REASONS: Record<string, Reason> = {
   ENOENT: ["file/missing", "no such file or folder", "Check the path."],
@@ -53,7 +54,7 @@ export async function named<T>(subject: string, work: () => Promise<T>): Promise
   } catch (error) {
     const system = (error as NodeJS.ErrnoException)?.code;
     if (error instanceof LowrankError || typeof system !== "string") throw error;
-    const [code, message, next, exitCode] = REASONS[system] ?? ["file/io", (error as Error).message, undefined, 1];
+    const [code, message, next, exitCode] = REASONS[system] ?? ["file/io", (error as Error).message, IO_NEXT, 1];
     throw new LowrankError(code, message, { subject, next, exitCode, cause: error });
   }
 }
@@ -135,16 +136,35 @@ async function readRange(file: string, offset: number, length: number): Promise<
   return bytes;
 }
 
-/** Makes the names inside `folder` durable. Windows has no such call and needs none. */
+/** What file systems without a sync of folders say. */
+const NO_FOLDER_SYNC = ["EINVAL", "EBADF", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"];
+
+/** Makes the names inside `folder` durable. Windows has no such call and needs none, nor have some network file systems. */
 async function syncFolder(folder: string): Promise<void> {
-  if (process.platform !== "win32") await withFile(folder, "r", (handle) => handle.sync());
+  if (process.platform === "win32") return;
+  await withFile(folder, "r", (handle) => handle.sync()).catch((error) => {
+    if (!NO_FOLDER_SYNC.includes(error.code)) throw error;
+  });
+}
+
+/** rename(2), where an error counts only if `from` has not arrived: over NFS an answer can be lost, and the second try fails. */
+async function move(from: string, to: string): Promise<void> {
+  const { dev, ino } = await lstat(from, { bigint: true });
+  await rename(from, to).catch(async (error) => {
+    const there = await lstat(to, { bigint: true }).catch(() => null);
+    const isLeft = await lstat(from).then(
+      () => true,
+      () => false,
+    );
+    if (isLeft || there?.dev !== dev || there.ino !== ino) throw error;
+  });
 }
 
 async function writeWhole(file: string, chunks: Parameters<Files["write"]>[1]): Promise<void> {
   const temporary = temporaryBeside(file);
   try {
     await writeFile(temporary, chunks, { flag: "wx", flush: true });
-    await rename(temporary, file);
+    await move(temporary, file);
   } catch (error) {
     await rm(temporary, { force: true });
     throw error;
@@ -193,7 +213,7 @@ async function renameDurably(from: string, to: string): Promise<void> {
     await syncFolder(from);
     await rmdir(to).catch((error) => error.code === "ENOENT" || Promise.reject(error));
   }
-  await rename(from, to);
+  await move(from, to);
   const [source, target] = [path.dirname(path.resolve(from)), path.dirname(path.resolve(to))];
   await syncFolder(target);
   if (source !== target) await syncFolder(source);

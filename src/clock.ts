@@ -1,0 +1,25 @@
+// Time that passes, by a clock that can jump: a machine slept, or its clock was set. performance.now() should not, and does.
+
+/** Gives the seconds since it was made. They never get fewer: a clock that jumps back goes on from where it was. */
+export function stopwatch(): () => number {
+  let before = performance.now();
+  let elapsed = 0;
+  return () => {
+    const now = performance.now();
+    elapsed += Math.max(0, now - before) / 1000;
+    before = now;
+    return elapsed;
+  };
+}
+
+/** Gives true when more than `seconds` have passed since it last did, or since it was made; at its first call too if `atOnce`. */
+export function pace(seconds: number, atOnce = false): () => boolean {
+  const elapsed = stopwatch();
+  let last = atOnce ? Number.NEGATIVE_INFINITY : 0;
+  return () => {
+    const now = elapsed();
+    if (now - last <= seconds) return false;
+    last = now;
+    return true;
+  };
+}
