@@ -30,7 +30,7 @@ export interface BaseWatch {
 export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, known: WeightRecords = {}): BaseWatch {
   const { shards } = base.checkpoint;
   const records: WeightRecords = {};
-  const readNames = once(() => storedRanges(base));
+  const isRead = readBy(base);
   let isClosed = false;
 
   /** The SHA-256 of a file, after a look at each of its weights. */
@@ -46,7 +46,7 @@ export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, know
         for (const tensor of group) {
           const part = block.subarray(Math.max(0, tensor.offset - at), tensor.offset + tensor.length - at);
           const { dtype } = tensor;
-          if (!isFloat(dtype) || allFinite(part, dtype) || !readNames().some((range) => isIn(range, file, tensor))) continue;
+          if (!isFloat(dtype) || allFinite(part, dtype) || !isRead(file, tensor)) continue;
           throw notFinite(`${file}: ${quote(tensor.name)}`, dtype, part);
         }
         at += block.length;
@@ -95,13 +95,12 @@ export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, know
   };
 }
 
-/** The parts of files that the model reads: checkpoints hold others too, such as masks of infinities. */
-function storedRanges({ checkpoint, config }: AnyBase) {
-  return weightsOf(forwardGraph(config)).flatMap(({ name }) => entryOf(checkpoint, name) ?? []);
+/** Whether a model reads a tensor of a file: checkpoints hold others too, such as masks of infinities. */
+export function readBy({ checkpoint, config }: AnyBase): (file: string, entry: TensorEntry) => boolean {
+  const ranges = once(() => weightsOf(forwardGraph(config)).flatMap(({ name }) => entryOf(checkpoint, name) ?? []));
+  return (file, { offset, length }) =>
+    ranges().some((range) => range.file === file && range.offset >= offset && range.offset < offset + length);
 }
-
-const isIn = (range: TensorEntry & { file: string }, file: string, { offset, length }: TensorEntry): boolean =>
-  range.file === file && range.offset >= offset && range.offset < offset + length;
 
 /** The file's stamp; null if it is gone. */
 const stampOf = (files: Files, { file }: Shard): Promise<string | null> =>

@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
+import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { loadAdapter, mergeAdapter, saveAdapter, type VerifyEvent, verify } from "../../src/index.ts";
@@ -155,6 +156,25 @@ for (const [dtype, data] of [
     assert.deepEqual((await verified(folder)).others, {});
   });
 }
+
+test("a model may have infinities in what it does not read, such as masks, and not in its weights", async () => {
+  const model = `${repository}test/fixtures/tiny-llama`;
+  const checkpoint = await openCheckpoint(nodeFiles, model);
+  const [name] = checkpoint.tensors.keys();
+  const written = async (mask: number, weight?: number) => {
+    const copy = copyOf(model, () => {});
+    const tensors = [...checkpoint.tensors.keys()].map(async (stored) => {
+      const { dtype, shape, data } = await readWeights(nodeFiles, checkpoint, stored);
+      if (stored === name && weight !== undefined) data[0] = weight;
+      return { name: stored, dtype, shape, data: () => bytesOf(data) };
+    });
+    const added = { name: "mask", dtype: "float32" as const, shape: [1], data: () => bytesOf(Float32Array.of(mask)) };
+    await writeSafetensors(nodeFiles, `${copy}/model.safetensors`, [...(await Promise.all(tensors)), added]);
+    return (await verified(copy)).others;
+  };
+  assert.deepEqual(await written(Number.NEGATIVE_INFINITY), { "README.md": "unlisted" });
+  assert.deepEqual(await written(0, 0x7fff), { "README.md": "unlisted", "model.safetensors": "damaged" });
+});
 
 test("the hub's cache is verified by the names of its blobs", async () => {
   const cache = fresh();

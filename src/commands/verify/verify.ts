@@ -4,11 +4,13 @@ import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { INDEX_NAME, openCheckpoint } from "../../formats/checkpoint.ts";
 import { type Digest, type MakeDigest, readSums, SUMS_NAME } from "../../formats/checksums.ts";
-import type { StoredDType } from "../../formats/dtypes.ts";
+import { allFinite, isFloat } from "../../formats/float.ts";
 import { readJsonObject } from "../../formats/json.ts";
-import { readHeader } from "../../formats/safetensors.ts";
+import { readHeader, type TensorEntry } from "../../formats/safetensors.ts";
 import { readInBlocks } from "../../formats/side-files.ts";
+import { openBase } from "../../models/base.ts";
 import { REPORT_NAME } from "../../report/report.ts";
+import { readBy } from "../../train/base-watch.ts";
 import { listedFiles, STATE_FILE } from "../../train/checkpoint.ts";
 import { RUN_NAME } from "../../train/run-file.ts";
 import { METRICS_NAME } from "../../train/run-log.ts";
@@ -221,37 +223,34 @@ async function hashItem(
   return { file, by, size, check };
 }
 
-/** Where in a word an exponent lies; of a value that is no finite number all of its bits are set. */
-const EXPONENTS: Partial<Record<StoredDType, { words: typeof Uint16Array | typeof Uint32Array; mask: number; every: number }>> = {
-  bfloat16: { words: Uint16Array, mask: 0x7f80, every: 1 },
-  float16: { words: Uint16Array, mask: 0x7c00, every: 1 },
-  float32: { words: Uint32Array, mask: 0x7f800000, every: 1 },
-  // The upper half of a little-endian word of 64 bits.
-  float64: { words: Uint32Array, mask: 0x7ff00000, every: 2 },
-};
-
-/** Header, offsets and sizes of a safetensors file, and whether its values are finite. */
+/** Header, offsets and sizes of a safetensors file, and whether the values are finite that a model reads. */
 async function* checkTensors(files: Files, path: string): AsyncGenerator<number | string> {
   const { tensors, dataOffset } = await readHeader(files, path);
   yield dataOffset;
-  for (const [name, { dtype, offset, length }] of tensors) {
-    const exponent = EXPONENTS[dtype];
-    if (exponent === undefined) {
-      yield length;
-      continue;
+  for (const [name, entry] of tensors) {
+    const { dtype, offset, length } = entry;
+    let left = length;
+    if (isFloat(dtype)) {
+      for await (const block of readInBlocks(files, path, offset, length)) {
+        const isFine = allFinite(block, dtype);
+        if (!isFine && (await isRead(files, path, entry))) return yield `a value of ${name} is not finite`;
+        if (!isFine) break;
+        left -= block.length;
+        yield block.length;
+      }
     }
-    for await (const block of readInBlocks(files, path, offset, length)) {
-      if (hasNonFinite(block, exponent)) return yield `a value of ${name} is not finite`;
-      yield block.length;
-    }
+    yield left;
   }
 }
 
-function hasNonFinite(block: Uint8Array, { words, mask, every }: NonNullable<(typeof EXPONENTS)[StoredDType]>): boolean {
-  const bytes = block.byteOffset % words.BYTES_PER_ELEMENT === 0 ? block : block.slice();
-  const values = new words(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength / words.BYTES_PER_ELEMENT);
-  for (let i = every - 1; i < values.length; i += every) if ((values[i]! & mask) === mask) return true;
-  return false;
+/** Whether the model whose file it is reads a tensor; true where that can't be known. */
+async function isRead(files: Files, path: string, entry: TensorEntry): Promise<boolean> {
+  try {
+    return readBy(await openBase(files, path.slice(0, path.lastIndexOf("/"))))(await files.realPath(path), entry);
+  } catch (error) {
+    if (error instanceof LowrankError) return true;
+    throw error;
+  }
 }
 
 /** The paths of the files below a folder, sorted. Names that are not wanted are passed over, with what is in them. */
