@@ -220,6 +220,12 @@ const modelConfigs: Contents[] = (
   .filter((_, i) => i % 4 === 0)
   .map(({ config }) => ({ "config.json": bytesIn(config) }));
 
+/** Everything that makes more than it is given, whose numbers are then damaged, in front of a usual template. */
+const growing = `{% for m in messages %}{% set x = m.role.split('e', 2) | join(', ') | replace('s', 'tt') %}
+{%- set y = x | indent(4, true) | title ~ x[1:90:2] ~ [x, m] | tojson(indent=2) ~ x.strip('t') ~ [x] %}
+{%- for i in range(9) %}{% set z = y | upper %}{% endfor %}{% endfor %}`;
+const growingTemplate = growing + readFileSync(new URL("../test/fixtures/chat-templates/chatml.jinja", import.meta.url), "utf8");
+
 export const targets: Target[] = [
   {
     name: "safetensors",
@@ -267,6 +273,7 @@ export const targets: Target[] = [
         "m/tokenizer.json": tokenizers[3]!,
         "m/chat_template.jinja": fixture(`chat-templates/${name}.jinja`),
       })),
+      { "m/tokenizer.json": tokenizers[3]!, "m/chat_template.jinja": bytesIn(growingTemplate) },
       {
         "m/tokenizer.json": tokenizers[0]!,
         "m/tokenizer_config.json": bytesIn({ bos_token: "<s>", eos_token: { content: "</s>" }, chat_template: chat }),

@@ -2,6 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { grouped, bytes as sizeText } from "../units.ts";
+import { checkExif } from "./exif.ts";
 
 /** Largest file that is read. */
 export const MAX_IMAGE_BYTES = 64 * 1024 * 1024;
@@ -69,6 +70,7 @@ export function imageFormat(file: Uint8Array, subject: string): ImageFormat {
   checkImageBytes(file.length, subject);
   const known = magics.find((magic) => begins(file, magic));
   if (known?.[0] === "JPEG") checkScans(file, subject);
+  if (known) checkExif(file, subject);
   if (known) return known[0] as ImageFormat;
   const first = [...file.subarray(0, 8)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   throw new LowrankError("image/format", "not an image that can be decoded", {

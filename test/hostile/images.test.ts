@@ -57,6 +57,28 @@ function webpHeader(width: number, height: number): Uint8Array {
   return Uint8Array.of(...text("RIFF"), 22, 0, 0, 0, ...text("WEBP"), ...chunk);
 }
 const black = new Uint8Array(30);
+/** TIFF data with a directory of 5,000 entries, each of which says that the directory of EXIF is this one. */
+function exifOfItself(): Buffer {
+  const tiff = Buffer.alloc(64_000);
+  tiff.write("MM\0*\0\0\0\x08", "latin1");
+  tiff.writeUInt16BE(5000, 8);
+  for (let at = 10; at < 10 + 5000 * 12; at += 12) {
+    tiff.writeUInt32BE(0x87690004, at);
+    tiff.writeUInt32BE(1, at + 4);
+    tiff.writeUInt32BE(8, at + 8);
+  }
+  return tiff;
+}
+/** A JPEG with such data in front. */
+function jpegOfExif(): Uint8Array {
+  const data = Buffer.concat([Buffer.from("Exif\0\0"), exifOfItself()]);
+  const [file, head] = [Buffer.from(fixture("photo.jpg")), Buffer.of(0xff, 0xe1, 0, 0)];
+  head.writeUInt16BE(data.length + 2, 2);
+  return new Uint8Array(Buffer.concat([file.subarray(0, 2), head, data, file.subarray(2)]));
+}
+/** A WebP or a PNG with such data behind; the decoder is not reached. */
+const behind = (name: string, mark: string) =>
+  new Uint8Array(Buffer.concat([fixture(name), Buffer.from(mark, "latin1"), exifOfItself()]));
 
 const FILES: [title: string, code: string, message: RegExp, bytes: () => Uint8Array][] = [
   ["an empty file", "image/format", /an empty file/, () => new Uint8Array()],
@@ -100,6 +122,9 @@ const FILES: [title: string, code: string, message: RegExp, bytes: () => Uint8Ar
     () => changed("photo.jpg", frame(fixture("photo.jpg")), 0xff, 0xdc, 0xff, 0xdc),
   ],
   ["a JPEG of scans without end", "image/scans", /10,001/, () => manyScans(10_000)],
+  ["a JPEG whose EXIF data refer to themselves", "image/exif", /more/, jpegOfExif],
+  ["a PNG whose EXIF data refer to themselves", "image/exif", /more/, () => behind("wide.png", "eXIf")],
+  ["a WebP whose EXIF data refer to themselves", "image/exif", /more/, () => behind("photo.webp", "EXIF\0\xfa\0\0")],
   ["a WebP of 268 million pixels", "image/pixels", /16,383 × 16,383/, () => webpHeader(16_383, 16_383)],
 ];
 

@@ -11,9 +11,9 @@ import { assembleNested } from "hyparquet/src/assemble.js";
 import { parquetHeader, readPage } from "hyparquet/src/column.js";
 import { convert, DEFAULT_PARSERS } from "hyparquet/src/convert.js";
 import { getMaxDefinitionLevel, getMaxRepetitionLevel, getTreePath, isFlatColumn } from "hyparquet/src/schema.js";
-import { compressors, decompressZstd } from "hyparquet-compressors";
 import { LowrankError } from "../../errors.ts";
 import { type ChooseColumns, concat, MAX_RECORD_BYTES, type Row, readAt, type Source, tooLong } from "./blocks.ts";
+import { decompress } from "./decompress.ts";
 import {
   Broken,
   checkDataPage,
@@ -223,32 +223,6 @@ async function unpack(stored: Uint8Array, levels: number, size: number, codec: s
   const packed = stored.subarray(levels);
   const unpacked = await decompress(packed, size - levels, codec);
   return levels === 0 ? unpacked : concat([stored.subarray(0, levels), unpacked]);
-}
-
-/** No codec makes a page longer by more than this share and a few bytes; what is longer was not written by one. */
-const MAX_GROWTH = 1.2;
-
-async function decompress(packed: Uint8Array, size: number, codec: string): Promise<Uint8Array> {
-  if (packed.length > size * MAX_GROWTH + 1024) throw new Broken(`a page of ${packed.length} bytes, packed, that holds ${size}`);
-  if (size === 0) return new Uint8Array();
-  if (codec === "GZIP") return gunzip(packed, size);
-  if (codec === "ZSTD") return decompressZstd(packed, new Uint8Array(size));
-  const decompressor = compressors[codec as keyof typeof compressors];
-  if (decompressor === undefined) throw new Broken(`the compression ${codec}; there are SNAPPY, GZIP, ZSTD, BROTLI, LZ4`);
-  return decompressor(packed, size);
-}
-
-/** By the platform's own, which can be stopped at `size`. */
-async function gunzip(packed: Uint8Array, size: number): Promise<Uint8Array> {
-  const page = new Uint8Array(size);
-  let at = 0;
-  const stream = new Blob([packed as Uint8Array<ArrayBuffer>]).stream().pipeThrough(new DecompressionStream("gzip"));
-  for await (const part of stream as unknown as AsyncIterable<Uint8Array>) {
-    if (at + part.length > size) throw new Broken("a page that is longer than its header states");
-    page.set(part, at);
-    at += part.length;
-  }
-  return page.subarray(0, at);
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
