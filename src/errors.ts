@@ -1,4 +1,5 @@
 // The one error class of the project: what failed, what was expected, what was found, and the next step.
+import { shown } from "./units.ts";
 
 export interface Failure {
   /** The file, tensor, option or module the failure is about, as the user would name it. */
@@ -15,15 +16,9 @@ export interface Failure {
 /** Longest text of one fact. What a file holds is quoted in errors, and a key or a token can be megabytes. */
 const MAX_FACT_CHARS = 2000;
 
-/** A fact as a terminal can show it: cut where it is long, and what would steer the terminal or turn the text around escaped. */
-function printable(fact: string): string {
-  const cut = fact.length > MAX_FACT_CHARS ? `${fact.slice(0, MAX_FACT_CHARS)}… (${fact.length} characters)` : fact;
-  return cut.replace(
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is escaped
-    /[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
-}
+/** A fact as a terminal can show it, cut where it is long. */
+const printable = (fact: string): string =>
+  shown(fact.length > MAX_FACT_CHARS ? `${fact.slice(0, MAX_FACT_CHARS)}… (${fact.length} characters)` : fact);
 
 /** A value of a file or an option as JSON, for the facts of a failure; it can be nested deeper than can be written. */
 export function valueText(value: unknown): string {
@@ -60,13 +55,13 @@ export class LowrankError extends Error {
     this.exitCode = failure.exitCode ?? 2;
   }
 
-  /** The whole failure as text, one fact a line. */
+  /** The whole failure as text, one fact a line; further lines of a fact are indented, so that none looks like another fact. */
   describe(): string {
     const lines = [this.subject ? `${this.subject}: ${this.message}` : this.message];
     if (this.expected) lines.push(`  expected: ${this.expected}`);
     if (this.got) lines.push(`  found:    ${this.got}`);
     if (this.next) lines.push(`  next:     ${this.next}`);
-    return lines.join("\n");
+    return lines.map((line) => line.replaceAll("\n", `\n${" ".repeat(12)}`)).join("\n");
   }
 
   toJSON(): Record<string, unknown> {

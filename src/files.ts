@@ -1,4 +1,5 @@
-// How everything outside runtime/ and cli/ reaches files, so that it runs unchanged in a browser.
+// How everything outside runtime/ and cli/ reaches files, so that it runs unchanged in a browser; and which file may be written.
+import { LowrankError } from "./errors.ts";
 
 /** Access to files by path. Paths use "/" and may be absolute. Reads past the end are errors, never short. */
 export interface Files {
@@ -44,3 +45,46 @@ export type LockFolder = (folder: string, name?: string) => Promise<Lock>;
 
 /** Largest JSON or text side file (config.json, tokenizer.json, index) that is read whole. */
 export const MAX_TEXT_BYTES = 128 * 1024 * 1024;
+
+export interface OutputFile {
+  /** Replace the file if it exists. */
+  force?: boolean;
+  /** What is never written over: folders with all that is in them, and files. What is missing is passed over. */
+  inputs: readonly (string | undefined)[];
+}
+
+/**
+ * Fails if a file that is named to be written exists (`file/exists`, unless `force`), or, links resolved, is one of `inputs` or lies in
+ * one (`file/input`).
+ */
+export async function checkOutputFile(files: Files, file: string, { force = false, inputs }: OutputFile): Promise<void> {
+  const [place, isThere] = [await placeOf(files, file), await files.exists(file)];
+  for (const input of inputs) {
+    if (input === undefined || !(await files.exists(input))) continue;
+    const own = await files.realPath(input);
+    // Files of a folder can be links out of it, as in the hub's cache.
+    const linked = isThere && (await files.isFolder(input)) ? (await files.list(input)).map((name) => `${input}/${name}`) : [];
+    const places = await Promise.all(linked.map((one) => files.realPath(one).catch(() => one)));
+    if (place !== own && !place.startsWith(`${own.replace(/\/$/, "")}/`) && !places.includes(place)) continue;
+    throw new LowrankError("file/input", "the file would be written over what the command reads, or into its folder", {
+      subject: file,
+      expected: "a file of its own, in a folder that is no model, run or data",
+      got: place === own ? input : `a place in ${input}`,
+      next: "Choose another name.",
+    });
+  }
+  if (isThere && !force) {
+    throw new LowrankError("file/exists", "the file exists already", {
+      subject: file,
+      next: "Choose another name, or replace it with --force (force).",
+    });
+  }
+}
+
+/** The real path of what may not exist yet: that of the nearest folder above that does, and the rest. */
+async function placeOf(files: Files, path: string): Promise<string> {
+  if (await files.exists(path)) return files.realPath(path);
+  const [, parent = "", slash, name] = /^(.*?)([\\/]?)([^\\/]*[\\/]*)$/.exec(path)!;
+  const above = parent || (slash ? "/" : ".");
+  return above === path ? path : `${(await placeOf(files, above)).replace(/\/$/, "")}/${name}`;
+}

@@ -1,4 +1,4 @@
-// Numbers and foreign texts as people read them.
+// Numbers, and texts from anywhere, as people read them.
 
 /** 134515008 → "134,515,008". */
 export const grouped = (value: number): string => value.toLocaleString("en-US");
@@ -31,11 +31,18 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 3600)}h ${two(Math.floor((whole % 3600) / 60))}m`;
 }
 
-/** Text from a model or a file as a terminal may show it: without the characters that would move its cursor or change its state. */
-export const shown = (text: string): string => text.replace(/[^\P{Cc}\n\t]/gu, "\u{FFFD}");
+/** Controls but line break and tab, line separators, and the marks that turn text around. */
+const STEERING = /[^\P{Cc}\n\t]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
+const escaped = (character: string): string => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
 
-/** A text as a terminal may show it, on one line of at most `most` characters. */
+/** Text from anywhere as a terminal may show it: what would steer it or turn the text around as an escape, as in JSON. */
+export const shown = (text: string): string => text.replace(STEERING, escaped);
+
+/** The same on one line: a line break in it is shown, and makes none. */
+export const shownLine = (text: string): string => shown(text).replaceAll("\n", "\\n");
+
+/** A text on one line of at most `most` characters, white space run together. */
 export function oneLine(text: string, most = Number.POSITIVE_INFINITY): string {
-  const line = shown(text.trim()).replace(/\s+/g, " ");
+  const line = text.trim().replace(/\s+/g, " ");
   return line.length > most ? `${line.slice(0, most)}…` : line;
 }

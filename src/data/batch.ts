@@ -7,12 +7,6 @@ import { type Batch, type Example, IGNORE } from "./types.ts";
 /** Batches among which lengths are sorted. The sort costs randomness, the window bounds how much (Transformers: 50). */
 const WINDOW_BATCHES = 50;
 
-export interface BatchOptions {
-  padId: number;
-  /** Width of the batch. Default: that of its longest row. */
-  padTo?: number;
-}
-
 /** Rows of tokens padded on the right, int32 [rows, width] each. */
 export interface PaddedRows {
   rows: number;
@@ -30,11 +24,9 @@ export interface PaddedRows {
  * Rows of tokens, each one sequence or several packed one after another (`packRows`). In a packed row, positions restart and
  * segments number the sequences. Padding is masked, goes on counting positions, and belongs to the row's last segment.
  */
-export function padRows(packed: readonly (readonly { ids: Int32Array }[])[], { padId, padTo }: BatchOptions): PaddedRows {
+export function padRows(packed: readonly (readonly { ids: Int32Array }[])[], padId: number): PaddedRows {
   const lengths = packed.map((row) => row.reduce((n, { ids }) => n + ids.length, 0));
-  const longest = Math.max(0, ...lengths);
-  if (padTo !== undefined && longest > padTo) throw tooLong(longest, padTo, "padTo");
-  const width = padTo ?? longest;
+  const width = Math.max(0, ...lengths);
   const size = packed.length * width;
   const inputIds = new Int32Array(size).fill(padId);
   const [positionIds, attentionMask, segmentIds] = [new Int32Array(size), new Int32Array(size), new Int32Array(size)];
@@ -84,9 +76,12 @@ export function nextTokenTargets(
 }
 
 /** A batch of a language model: rows of examples, or of lists of packed ones, with `lossRows` and `lossLabels` [targets]. */
-export function makeBatch(rows: readonly (Example | readonly Example[])[], options: BatchOptions): Batch & { rows: PaddedRows } {
+export function makeBatch(
+  rows: readonly (Example | readonly Example[])[],
+  { padId }: { padId: number },
+): Batch & { rows: PaddedRows } {
   const packed = rows.map((row) => ("ids" in row ? [row] : row));
-  const padded = padRows(packed, options);
+  const padded = padRows(packed, padId);
   const targets = nextTokenTargets(packed, padded.width);
   const count = targets.rows.length;
   const feeds = { ...rowFeeds(padded), lossRows: int32([count], targets.rows), lossLabels: int32([count], targets.labels) };
@@ -104,7 +99,14 @@ export const longestFirst = (lengths: ArrayLike<number>): Int32Array =>
 export function packRows(lengths: ArrayLike<number>, maxLength: number): number[][] {
   const order = longestFirst(lengths);
   const longest = lengths[order[0] ?? 0] ?? 0;
-  if (longest > maxLength) throw tooLong(longest, maxLength, "maxLength");
+  if (longest > maxLength) {
+    throw new LowrankError("data/too-long", "a sequence is longer than its row", {
+      subject: "maxLength",
+      expected: `at most ${maxLength} tokens`,
+      got: `${longest}`,
+      next: "Truncate the examples to this length, or raise it.",
+    });
+  }
   // A binary tree over the rows: each node holds the most room below it, so that the first row that fits is found in log n.
   const leaves = 2 ** Math.ceil(Math.log2(Math.max(1, lengths.length)));
   const room = new Int32Array(2 * leaves).fill(maxLength);
@@ -166,11 +168,3 @@ export function planBatches(lengths: ArrayLike<number>, options: PlanOptions): B
   const batches = permutation(seed, [purpose.shuffle, epoch, 1], count);
   return { count, batch: (index) => inOrder(batches[index]!) };
 }
-
-const tooLong = (length: number, limit: number, subject: string): LowrankError =>
-  new LowrankError("data/too-long", "a sequence is longer than its row", {
-    subject,
-    expected: `at most ${limit} tokens`,
-    got: `${length}`,
-    next: "truncate the examples to this length, or raise it",
-  });

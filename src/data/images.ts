@@ -43,13 +43,6 @@ export function imageStore(
   const inTurn = atOnce(IMAGES_AT_ONCE);
   const prepare = (path: string): Promise<ProcessedImage> =>
     inTurn(async () => {
-      if (!decode) {
-        throw new LowrankError("image/decoder", "images cannot be decoded here", {
-          subject: path,
-          expected: "a host that decodes images",
-          next: "Run it in Node.",
-        });
-      }
       processor ??= await load();
       return processor.process(await readImage(files, decode, path));
     });

@@ -124,8 +124,16 @@ export const damagedImage = (subject: string, cause: unknown): LowrankError =>
     cause,
   });
 
-/** Reads an image file and turns it upright as its EXIF data say. */
-export async function readImage(files: Files, decode: DecodeImage, path: string): Promise<RgbImage> {
+/** Reads an image file and turns it upright as its EXIF data say. Throws `image/*`. */
+export async function readImage(files: Files, decode: DecodeImage | undefined, path: string): Promise<RgbImage> {
+  if (!decode) {
+    throw new LowrankError("image/decoder", "images cannot be decoded here", {
+      subject: path,
+      expected: "a host that decodes images (decodeImage), as Node does",
+      next: "Run it in Node, or give images that are decoded already.",
+      exitCode: 1,
+    });
+  }
   const size = await files.size(path);
   checkImageBytes(size, path);
   return upright(await decode(await files.read(path, 0, size), path));

@@ -39,7 +39,14 @@ export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer
   const vision = visionOf(config);
   if (!vision) return null;
   const processor = once(async () => {
-    if (!reading) throw cannotRead(checkpoint.folder);
+    if (!reading) {
+      throw new LowrankError("image/decoder", "images cannot be read here", {
+        subject: checkpoint.folder,
+        expected: "files and decodeImage, as Node has them",
+        next: "Open the generator with what reads images.",
+        exitCode: 1,
+      });
+    }
     return loadImageProcessor(reading.files, checkpoint.folder, pixelShape(config)!);
   });
   return {
@@ -48,8 +55,7 @@ export function imageSide({ config, checkpoint }: TextBase, tokenizer: Tokenizer
     async prepare(image) {
       const { process } = await processor();
       if (typeof image !== "string") return process(image);
-      if (!reading?.decodeImage) throw cannotRead(image);
-      return process(await readImage(reading.files, reading.decodeImage, imagePath(image)));
+      return process(await readImage(reading!.files, reading!.decodeImage, imagePath(image)));
     },
   };
 }
@@ -61,14 +67,6 @@ export const noImages = ({ config, checkpoint }: TextBase): LowrankError =>
     expected: `a model of type ${imageTypes.join(", ")}`,
     got: config.modelType,
     next: "Leave the images out, or choose a model that reads them.",
-  });
-
-const cannotRead = (subject: string): LowrankError =>
-  new LowrankError("image/decoder", "images cannot be read here", {
-    subject,
-    expected: "files and decodeImage, as Node's runtime has them",
-    next: "Open the generator with what reads images.",
-    exitCode: 1,
   });
 
 /** The tensors of the images of a batch [rows, width], under Transformers' names; null if no row has one. */

@@ -2,6 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import type { ModelConfig } from "../models/registry.ts";
+import { notFinite } from "../tasks/common/measures.ts";
 import { taskOf } from "../tasks/index.ts";
 import { imageRunner, textRunner } from "./inputs.ts";
 import { baseForUse, openTaskModel } from "./task-model.ts";
@@ -26,8 +27,8 @@ export async function openEmbedder(base: AnyBase, options: PredictorOptions): Pr
     });
   };
   return {
-    embedTexts: async (given) => (given.length === 0 ? [] : copies(await texts(output("text"), given.map(prompted)))),
-    embedImages: async (given) => (given.length === 0 ? [] : copies(await images(output("image"), given))),
+    embedTexts: async (given) => (given.length === 0 ? [] : copies(await texts(output("text"), given.map(prompted)), "texts")),
+    embedImages: async (given) => (given.length === 0 ? [] : copies(await images(output("image"), given), "images")),
     useAdapter: (adapter) => model.useAdapter(adapter),
     close: () => model.close(),
   };
@@ -46,4 +47,11 @@ function promptOf({ prompts, promptName }: ModelConfig, name: string | undefined
   });
 }
 
-const copies = ({ rows }: { rows: Float32Array[] }): Float32Array[] => rows.map((row) => row.slice());
+/** Copies of the vectors. Fails with `predict/not-finite`. */
+function copies({ rows }: { rows: Float32Array[] }, of: string): Float32Array[] {
+  for (const [i, row] of rows.entries()) {
+    const wrong = row.find((value) => !Number.isFinite(value));
+    if (wrong !== undefined) throw notFinite("vectors are", String(wrong), `${of}, row ${i + 1}`);
+  }
+  return rows.map((row) => row.slice());
+}

@@ -1,6 +1,6 @@
 // From texts and images to rows of a model's output: batches of texts of like length, images prepared while the engine works.
 import { LowrankError } from "../errors.ts";
-import { type DecodeImage, readImage } from "../images/image.ts";
+import { readImage } from "../images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "../images/processor.ts";
 import type { AnyBase } from "../models/base.ts";
 import { pixelShape } from "../models/registry.ts";
@@ -95,7 +95,7 @@ export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImag
     loading ??= loadImageProcessor(files, base.checkpoint.folder, pixelShape(model.config())!);
     const processor = await loading;
     const prepare = async (given: ImageInput) => {
-      const image = typeof given === "string" ? await readImage(files, decoder(decodeImage, given), given) : given;
+      const image = typeof given === "string" ? await readImage(files, decodeImage, given) : given;
       return [processor.process(image)];
     };
     const feedsOf = async (from: number) => {
@@ -112,15 +112,6 @@ export function imageRunner(base: AnyBase, model: TaskModel, { files, decodeImag
     }
     return { rows, cut: images.map(() => false) };
   };
-}
-
-function decoder(decode: DecodeImage | undefined, subject: string): DecodeImage {
-  if (decode) return decode;
-  throw new LowrankError("image/decoder", "this host decodes no images", {
-    subject,
-    next: "Give images that are decoded already.",
-    exitCode: 1,
-  });
 }
 
 /** An input that has to be a text. */

@@ -1,7 +1,7 @@
 // Text into HTML and JSON into a script element. What comes from options, data and models is hostile. Follows the HTML standard.
 
 /** Characters that steer, turn the text around or stand for nothing: controls but tab and line break, directions, halves of a pair. */
-const UNSEEN = /[^\P{Cc}\n\t]|[\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]|\p{Cs}/gu;
+const UNSEEN = /[^\P{Cc}\n\t]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Cs}/gu;
 const ENTITIES: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
 
 /** Text with \u{…} for what can't be seen. */

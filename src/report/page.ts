@@ -1,4 +1,5 @@
 // The report as one HTML page that needs no network: numbers and tables as they are, charts by uPlot, which is in the page.
+import type { Files } from "../files.ts";
 import type { ChartLibrary } from "../platform/platform.ts";
 import { figuresOf, type RunMetrics } from "../train/run-log.ts";
 import { bytes, grouped } from "../units.ts";
@@ -31,6 +32,16 @@ const MAX_NUMBER_ROWS = 50;
 const MAX_PROMPTS = 8;
 const MAX_STEPS = 10;
 const MAX_TEXT_CHARS = 1500;
+
+/** As far as a page is looked at to recognize it. */
+const HEAD_BYTES = 4096;
+
+/** Whether a file is there and begins as `reportPage` writes it. */
+export async function isReport(files: Files, file: string): Promise<boolean> {
+  if (!(await files.exists(file)) || (await files.isFolder(file))) return false;
+  const head = await files.read(file, 0, Math.min(HEAD_BYTES, await files.size(file)));
+  return /^<!doctype html>[\s\S]* · lowrank<\/title>/.test(new TextDecoder().decode(head));
+}
 
 /**
  * The page for one run, or for several side by side. `made` says when and with what it was made. The page's own policy lets

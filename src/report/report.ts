@@ -3,11 +3,11 @@
 import { type AdapterDescription, describeAdapter } from "../adapters/describe.ts";
 import { ADAPTER_CONFIG_NAME, readAdapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
-import type { Files } from "../files.ts";
+import { checkOutputFile, type Files } from "../files.ts";
 import type { ChartLibrary } from "../platform/platform.ts";
 import { METRICS_NAME, type RunMetrics, readMetrics } from "../train/run-log.ts";
 import type { ReportedRun } from "./facts.ts";
-import { reportPage } from "./page.ts";
+import { isReport, reportPage } from "./page.ts";
 
 /** The report of a run, in its output folder. */
 export const REPORT_NAME = "report.html";
@@ -19,15 +19,18 @@ export interface ReportOptions {
   folders: readonly string[];
   /** File to write; report.html in the folder if there is one run, in the current folder if there are several. */
   output?: string;
+  /** Replace the file also if it is no report. */
+  force?: boolean;
 }
 
 /**
- * Writes the report and returns the path of its file. Throws `report/no-log` when a folder is not that of a run, and
+ * Writes the report and returns the path of its file. A report that is there is replaced, another file only with `force`
+ * (`file/exists`); in the folders of runs only pages are written (`file/input`). Throws `report/no-log` when a folder is not that of a run, and
  * `adapter/*` when its adapter is damaged.
  */
 export async function writeReport(
   files: Files,
-  { folders, output }: ReportOptions,
+  { folders, output, force }: ReportOptions,
   library: ChartLibrary,
   made: string,
 ): Promise<string> {
@@ -42,6 +45,8 @@ export async function writeReport(
   const runs: ReportedRun[] = [];
   for (const [at, folder] of folders.entries()) runs.push(await readReported(files, folder, names[at]!));
   const file = output ?? (folders.length === 1 ? `${folders[0]!.replace(/\/+$/, "")}/${REPORT_NAME}` : REPORT_NAME);
+  const inputs = file.endsWith(".html") ? [] : folders;
+  await checkOutputFile(files, file, { inputs, force: force || (await isReport(files, file)) });
   await files.write(file, new TextEncoder().encode(await reportPage(runs, library, made)));
   return file;
 }

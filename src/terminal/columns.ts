@@ -1,5 +1,8 @@
-// Text on a terminal, wrapped between words: whole, as it grows, and two texts side by side.
+// Text on a terminal: wrapped between words, whole and as it grows, two texts side by side, and tables. What is given may come from
+// anywhere: it is made harmless before it is measured.
 import { eastAsianWidth } from "get-east-asian-width";
+import { shown, shownLine } from "../units.ts";
+import { control } from "./terminal.ts";
 
 /** Characters without a cell of their own: marks on the one before, and what only steers the layout. */
 const ZERO = /[\p{Mark}\p{Cf}]/u;
@@ -14,7 +17,7 @@ export function cells(text: string): number {
 
 /** Lines of at most `width` cells: broken at spaces, inside a word only where it alone is wider. */
 export function wrap(text: string, width: number): string[] {
-  return text
+  return shown(text)
     .replaceAll("\t", "  ")
     .split("\n")
     .flatMap((line) => wrapLine(line, width));
@@ -58,7 +61,7 @@ export function wrapping(width: () => number, write: (text: string) => void): { 
     if (column + size > width()) {
       const moved = cells(word);
       const whole = moved < column && !isSpace;
-      before = whole && moved > 0 ? `\x1b[${moved}D\x1b[K\n${word}` : "\n";
+      before = whole && moved > 0 ? `${control(`\x1b[${moved}D\x1b[K`)}\n${word}` : "\n";
       [column, word] = before === "\n" ? [0, ""] : [moved, word];
       if (isSpace) return before;
     }
@@ -66,7 +69,7 @@ export function wrapping(width: () => number, write: (text: string) => void): { 
     word = isSpace ? "" : word + character;
     return before + character;
   };
-  return { push: (delta) => write([...delta].map(put).join("")) };
+  return { push: (delta) => write([...shown(delta)].map(put).join("")) };
 }
 
 /** A line of two columns; the left one is `width` cells wide. */
@@ -89,4 +92,23 @@ export function besideGrowing(left: string, columnWidth: number, write: (line: s
       while (done < lines.length) put("");
     },
   };
+}
+
+/** The spaces that a text needs to be `width` cells wide. */
+const spaces = (text: string, width: number) => " ".repeat(Math.max(0, width - cells(text)));
+
+/** Rows of cells with the columns lined up, a line each: the first to the left, the others to the right. */
+export function table(rows: readonly (readonly string[])[]): string[] {
+  const safe = rows.map((row) => row.map(shownLine));
+  const widths = safe[0]!.map((_, column) => safe.reduce((widest, row) => Math.max(widest, cells(row[column]!)), 0));
+  const line = (row: readonly string[]) =>
+    row.map((cell, i) => (i === 0 ? cell + spaces(cell, widths[i]!) : spaces(cell, widths[i]!) + cell)).join("  ");
+  return safe.map((row) => line(row).trimEnd());
+}
+
+/** Names and values, a line each, the values in a column. */
+export function list(facts: readonly (readonly string[])[]): string[] {
+  const safe = facts.map((fact) => fact.map(shownLine));
+  const width = Math.max(...safe.map(([name]) => cells(name!)));
+  return safe.map(([name, value]) => `${name}${spaces(name!, width)}  ${value}`.trimEnd());
 }

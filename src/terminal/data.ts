@@ -3,8 +3,7 @@ import type { ExampleReport } from "../data/dataset.ts";
 import type { LeftOut } from "../data/readers/blocks.ts";
 import type { Recognized } from "../data/readers.ts";
 import type { ReadingEvent } from "../train/datasets.ts";
-import { bytes, duration, grouped } from "../units.ts";
-import { oneLine } from "./terminal.ts";
+import { bytes, duration, grouped, oneLine } from "../units.ts";
 
 /** Classes that are named with their number of examples. */
 const CLASSES_SHOWN = 12;

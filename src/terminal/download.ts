@@ -12,7 +12,7 @@ const PLAIN_SECONDS = { text: 10, json: 1 };
 export async function resolveAndReport(reference: string, options: HubOptions, json: boolean): Promise<ModelFolder> {
   const isDue = sparse(json ? PLAIN_SECONDS.json : PLAIN_SECONDS.text);
   const stop = () => {
-    note(`\nStopped. Run the same again: the download resumes where it stopped.`);
+    note("", "Stopped. Run the same again: the download resumes where it stopped.");
     process.exit(130);
   };
   const onEvent = (event: HubEvent): void => {

@@ -22,7 +22,7 @@ export async function stoppable<T>(onStop: () => string, work: (stopping: Stoppi
     if (status) process.exit(signals[signal]);
     status = signals[signal];
     stop.abort();
-    note(`\n${onStop()} Ctrl+C again stops at once.`);
+    note("", `${onStop()} Ctrl+C again stops at once.`);
   };
   const names = Object.keys(signals) as Signal[];
   for (const name of names) process.on(name, interrupt);

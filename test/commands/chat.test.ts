@@ -25,7 +25,8 @@ import { loadBase } from "../../src/models/base.ts";
 import { nodePlatform } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { besideGrowing, cells, wrap } from "../../src/terminal/columns.ts";
-import { shown } from "../../src/terminal/terminal.ts";
+import { terminalText } from "../../src/terminal/terminal.ts";
+import { shown } from "../../src/units.ts";
 import { collect, only } from "../helpers/assert.ts";
 import { lowrank } from "../helpers/program.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -326,7 +327,7 @@ function screenOf(columns: number, events: ChatEvent[], compare = true): string 
   const view: ChatView = terminalView(
     {
       write(part) {
-        text += part;
+        text += terminalText(part);
       },
       columns: () => columns,
     },
@@ -352,7 +353,7 @@ test("two answers stand side by side where there is room, else one after another
 
 test("notes are wrapped between words", () => {
   const words = screenOf(40, [{ type: "note", text: `${"word ".repeat(30)}end` }]);
-  const rows = words.split("\n").map((row) => shown(row).replace(/\u{FFFD}\[\d+m/gu, ""));
+  const rows = words.split("\n").map((row) => shown(row).replace(/\\u001b\[\d+m/g, ""));
   assert.ok(rows.length >= 4 && rows.every((row) => row.length <= 40 && /^(word ?)*(end)?$/.test(row)), rows.join("|"));
 });
 
@@ -390,7 +391,7 @@ test("an answer alone is wrapped between words as it grows, however its tokens a
 });
 
 test("a model cannot write to the terminal's state", () => {
-  assert.equal(shown("a\x1b[2Jb\rc\x9bd\n\te"), "a\u{FFFD}[2Jb\u{FFFD}c\u{FFFD}d\n\te");
+  assert.equal(shown("a\x1b[2Jb\rc\x9bd\n\te"), "a\\u001b[2Jb\\u000dc\\u009bd\n\te");
   const hostile = answer("base", "\x1b]0;title\x07", "x");
   for (const columns of [60, 100]) {
     const screen = screenOf(columns, [...hostile, ...answer("\x1b[31mmine", "\x1b[5n")]);

@@ -44,21 +44,14 @@ test("right padding: targets are at the position before them, padding is masked"
   });
 });
 
-test("padTo widens a batch, and refuses a longer row", () => {
-  const batch = makeBatch([example(2, 1)], { padId: 0, padTo: 3 });
-  assert.equal(batch.rows.width, 3);
-  assert.deepEqual(fed(batch)["attentionMask"], [1, 1, 0]);
-  assert.throws(() => makeBatch([example(4, 1)], { padId: 0, padTo: 3 }), { code: "data/too-long", subject: "padTo" });
-});
-
 test("a packed row: positions restart, segments differ, no target across a border", () => {
-  assert.deepEqual(plain(makeBatch([[example(3, 1), example(2, 2, 0)], [example(4, 3, 3)]], { padId: 9, padTo: 6 })), {
-    rows: 2,
+  assert.deepEqual(plain(makeBatch([[example(3, 1), example(2, 2, 0)], [example(4, 3, 3)], [example(6, 4, 6)]], { padId: 9 })), {
+    rows: 3,
     width: 6,
-    inputIds: [100, 101, 102, 200, 201, 9, 300, 301, 302, 303, 9, 9],
-    positionIds: [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 5],
-    attentionMask: [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0],
-    segmentIds: [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+    inputIds: [100, 101, 102, 200, 201, 9, 300, 301, 302, 303, 9, 9, 400, 401, 402, 403, 404, 405],
+    positionIds: [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5],
+    attentionMask: [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1],
+    segmentIds: [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     lossRows: [0, 1, 3, 8],
     lossLabels: [101, 102, 201, 303],
   });

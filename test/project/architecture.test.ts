@@ -176,3 +176,9 @@ test("whoever opens a base to tokenize gives the time limit", () => {
   const unlimited = calls.filter(({ file, given }) => !without.includes(file) && !given!.includes("timeLimit"));
   assert.deepEqual(unlimited, []);
 });
+
+test("only src/terminal writes to the terminal, where every text is made harmless", () => {
+  const writes = /\bconsole\.|\bprocess\.std(out|err)\.write\b|\bprocess\.std(out|err)\b(?!\.)|\bwriteSync\(/;
+  const wrong = files.filter((file) => folderOf(file) !== "terminal" && writes.test(codeOf(file)));
+  assert.deepEqual(wrong, []);
+});

@@ -1,5 +1,6 @@
 // What a line of a conversation is: a message, or a command behind a slash. The table of commands.
 import { LowrankError, nearest } from "../../errors.ts";
+import { checkOutputFile } from "../../files.ts";
 import {
   addAdapter,
   attachImage,
@@ -165,6 +166,8 @@ async function* save(chat: Chat, file: string): AsyncGenerator<ChatEvent> {
   if (!chat.saved.has(file) && (await chat.files.exists(file))) {
     throw new LowrankError("chat/save", "the file is there already", { subject: file, next: "Choose another name." });
   }
+  const inputs = [chat.base.checkpoint.folder, ...[...chat.adapters.values()].map(({ folder }) => folder)];
+  await checkOutputFile(chat.files, file, { force: true, inputs });
   const isChat = messageFormat(chat).kind === "messages";
   const pairs = chat.exchanges.map(({ user, prompt, images, answer }) => {
     return { prompt: prompt ?? user, completion: answer, ...(images.length > 0 && { images }) };

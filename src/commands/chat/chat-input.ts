@@ -1,7 +1,7 @@
 // Messages from a terminal (line editing, arrow keys for what was written before, several lines) and from a pipe (one a line).
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
-import { faint, shown } from "../../terminal/terminal.ts";
+import { control, echo, faint, screen } from "../../terminal/terminal.ts";
 import { commandNames } from "./chat-commands.ts";
 
 /** Where messages come from. */
@@ -59,23 +59,23 @@ export function pipedInput(stream: NodeJS.ReadableStream): ChatInput {
  */
 export function terminalInput(): ChatInput {
   let answering: AbortController | null = null;
-  const screen = new Writable({
+  const editor = new Writable({
     write(chunk, _, done) {
-      if (!answering) process.stdout.write(chunk);
+      if (!answering) echo(chunk);
       done();
     },
   });
-  Object.defineProperty(screen, "columns", { get: () => process.stdout.columns || 80 });
+  Object.defineProperty(editor, "columns", { get: screen.columns });
   const reader = createInterface({
     input: process.stdin,
-    output: screen,
+    output: editor,
     terminal: true,
     historySize: 1000,
     prompt: PROMPT,
     completer: (line: string) => [commandNames.filter((name) => name.startsWith(line)), line],
   });
   // Bracketed paste: the terminal marks where a paste begins and ends, and Node makes keys of the marks.
-  process.stdout.write("\x1b[?2004h");
+  screen.write(control("\x1b[?2004h"));
   let pasting = false;
   /** The key before was Ctrl+C with nothing written. */
   let leaving = false;
@@ -107,13 +107,13 @@ export function terminalInput(): ChatInput {
     if (answering) answering.abort();
     else if (message.isOpen() || reader.line !== "") {
       message.clear();
-      process.stdout.write("\n");
+      screen.write("\n");
       reader.write(null, { ctrl: true, name: "e" });
       reader.write(null, { ctrl: true, name: "u" });
       ask();
     } else if (leaving) reader.close();
     else {
-      process.stdout.write(`\n${faint("Ctrl+C once more leaves.")}\n`);
+      screen.write(`\n${faint("Ctrl+C once more leaves.")}\n`);
       ask();
       leaving = true;
     }
@@ -125,12 +125,12 @@ export function terminalInput(): ChatInput {
   const close = () => {
     process.stdin.off("keypress", onKey);
     reader.close();
-    process.stdout.write("\x1b[?2004l");
+    screen.write(control("\x1b[?2004l"));
   };
   return {
     async next() {
       // What was typed while the answer came was not shown then.
-      if (ready.length > 0) process.stdout.write(`${PROMPT}${shown(ready[0]!).replaceAll("\n", `\n${MORE}`)}\n`);
+      if (ready.length > 0) screen.write(`${PROMPT}${ready[0]!.replaceAll("\n", `\n${MORE}`)}\n`);
       else if (!closed) {
         ask();
         await new Promise<void>((resolve) => {
@@ -139,7 +139,7 @@ export function terminalInput(): ChatInput {
         wake = () => {};
       }
       const next = ready.shift() ?? null;
-      if (next === null) process.stdout.write("\n");
+      if (next === null) screen.write("\n");
       return next;
     },
     async during(work) {

@@ -1,8 +1,8 @@
 // How the events of a conversation look: as JSON lines, as plain text, and on a terminal with two answers side by side.
 
 import { besideGrowing, wrap, wrapping } from "../../terminal/columns.ts";
-import { faint, note, print, shown } from "../../terminal/terminal.ts";
-import { grouped } from "../../units.ts";
+import { control, faint, note, print, type Screen, screen as standardOutput } from "../../terminal/terminal.ts";
+import { grouped, shown, shownLine } from "../../units.ts";
 import { BASE_NAME, type ChatEvent } from "./chat.ts";
 
 export type ChatView = (event: ChatEvent) => void;
@@ -10,20 +10,14 @@ export type ChatView = (event: ChatEvent) => void;
 /** Narrower terminals show two answers one after another. */
 const SIDE_BY_SIDE_COLUMNS = 90;
 
-/** Where a terminal's text goes, and how wide it is now. */
-export interface Screen {
-  write(text: string): void;
-  columns(): number;
-}
-
 /** For pipes: answers on standard output, under their names when there are two; what else is said on standard error. */
 export function plainView(compare: () => boolean): ChatView {
   return (event) => {
     if (event.type === "answer" && compare()) print(`[${event.by}]`);
-    else if (event.type === "token") process.stdout.write(event.text);
+    else if (event.type === "token") standardOutput.write(event.text);
     else if (event.type === "answered") print("");
-    else if (event.type === "note") note(event.text);
-    else if (event.type === "history" || event.type === "stats") print(describe(event));
+    else if (event.type === "note") note(...event.text.split("\n"));
+    else if (event.type === "history" || event.type === "stats") print(...describe(event).split("\n"));
   };
 }
 
@@ -35,7 +29,8 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
   let right: ReturnType<typeof besideGrowing> | null = null;
   let alone = wrapping(() => screen.columns() - 1, screen.write);
   const wide = () => compare() && screen.columns() >= SIDE_BY_SIDE_COLUMNS;
-  const status = (text: string) => screen.write(`\r\x1b[K${faint(text)}`);
+  const erased = control("\r\x1b[K");
+  const status = (text: string) => screen.write(`${erased}${faint(text)}`);
   return (event) => {
     switch (event.type) {
       case "answer":
@@ -45,14 +40,14 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
           status(`${BASE_NAME} …`);
         } else if (left !== null) {
           const width = Math.floor((screen.columns() - 4) / 2);
-          screen.write("\r\x1b[K");
-          line(faint(`${BASE_NAME.padEnd(width)} │ ${shown(event.by).slice(0, width)}`));
+          screen.write(erased);
+          line(faint(`${BASE_NAME.padEnd(width)} │ ${shownLine(event.by).slice(0, width)}`));
           right = besideGrowing(left, width, line);
-        } else if (compare() || label()) line(faint(`${shown(event.by)}:`));
+        } else if (compare() || label()) line(faint(`${shownLine(event.by)}:`));
         break;
       case "token":
-        if (right) right.push(shown(event.text));
-        else if (left === null) alone.push(shown(event.text));
+        if (right) right.push(event.text);
+        else if (left === null) alone.push(event.text);
         else {
           left += shown(event.text);
           const label = `${BASE_NAME}: `;
@@ -68,18 +63,18 @@ export function terminalView(screen: Screen, { compare, label }: { compare: () =
       case "answered":
         if (right) right.end();
         else if (left === null) line("");
-        else if (event.reason === "stopped") line(`\r\x1b[K${left}`);
+        else if (event.reason === "stopped") line(`${erased}${left}`);
         else break;
         if (event.reason === "stopped") line(faint("(stopped)"));
         else if (event.reason === "length") line(faint(`(cut after ${event.tokens} tokens)`));
         [left, right] = [null, null];
         break;
       case "note":
-        for (const part of wrap(shown(event.text), screen.columns())) line(faint(part));
+        for (const part of wrap(event.text, screen.columns())) line(faint(part));
         break;
       case "history":
       case "stats":
-        line(shown(describe(event)));
+        line(describe(event));
     }
   };
 }

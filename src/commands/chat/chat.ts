@@ -66,7 +66,7 @@ export interface Chat {
    * By name: the last part of the folder, or the whole path where that name is in use. `format`: how it was trained to be asked;
    * null if its folder does not say.
    */
-  readonly adapters: Map<string, { adapter: Adapter; format: PromptFormat | null }>;
+  readonly adapters: Map<string, { folder: string; adapter: Adapter; format: PromptFormat | null }>;
   active: string | null;
   /** The one that was attached last, for comparisons while none is. */
   last: string | null;
@@ -141,7 +141,7 @@ export async function addAdapter(
   const adapter = fitAdapter(await readAdapter(files, folder), base.modules);
   const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
   const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
-  adapters.set(name, { adapter, format: await readPromptFormat(files, folder) });
+  adapters.set(name, { folder, adapter, format: await readPromptFormat(files, folder) });
   return name;
 }
 

@@ -3,15 +3,13 @@
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { option } from "../../options.ts";
-import { faint, print, printError, printJson } from "../../terminal/terminal.ts";
+import { faint, print, printError, printJson, screen } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { base, defineCommand, threads } from "../command.ts";
 import { CHAT_NEW_TOKENS, isComparing, openChat, tellFormat } from "./chat.ts";
 import { enter } from "./chat-commands.ts";
 import { pipedInput, terminalInput } from "./chat-input.ts";
-import { plainView, type Screen, terminalView } from "./chat-view.ts";
-
-const screen: Screen = { write: (text) => void process.stdout.write(text), columns: () => process.stdout.columns || 80 };
+import { plainView, terminalView } from "./chat-view.ts";
 
 export const command = defineCommand({
   summary: "talk to a model in the terminal, with adapters switched on, off and compared",
@@ -65,7 +63,7 @@ export const command = defineCommand({
             }
           });
         } catch (error) {
-          if (!(error instanceof LowrankError)) throw error;
+          if (!(error instanceof LowrankError) || error.code === "output/failed") throw error;
           const failed = printError(error, json);
           if (!terminal) status ||= failed;
         }

@@ -3,9 +3,10 @@ import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import { type Given, option } from "../../options.ts";
 import type { Classification, Classifier, LabelledSpan, LabelScore } from "../../predict/types.ts";
-import { note, oneLine, print, printJson, table } from "../../terminal/terminal.ts";
+import { table } from "../../terminal/columns.ts";
+import { note, print, printJson } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
-import { percent } from "../../units.ts";
+import { oneLine, percent } from "../../units.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
 import { inBatches, inputLines, inputOptions } from "./inputs.ts";
 
@@ -55,7 +56,7 @@ export const command = defineCommand({
         cut += found.filter((one) => one.cut).length;
         for (const [i, one] of found.entries()) {
           if (json) printJson({ type: "classification", input: block[i], textPair, ...one });
-          else print(isOne ? alone(one) : beside(block[i]!, one));
+          else print(...(isOne ? alone(one) : [beside(block[i]!, one)]));
         }
       }
       const were = cut === 1 ? "One text was" : `${cut} texts were`;
@@ -94,12 +95,12 @@ const labelText = ({ label }: LabelScore): string => oneLine(label, SHOWN_CHARS)
 const spanText = ({ text }: LabelledSpan): string => oneLine(text, SHOWN_CHARS);
 
 /** The classes of an input, its number, or its words with their classes and what they name. */
-function alone({ scores, value, words, entities }: Classification): string {
-  if (value !== undefined) return String(value);
+function alone({ scores, value, words, entities }: Classification): string[] {
+  if (value !== undefined) return [String(value)];
   const found = (one: LabelScore) => [labelText(one), percent(one.probability)];
   const rows = words?.map((word) => [spanText(word), ...found(word)]) ?? scores.map(found);
   const named = (entities ?? []).map((entity) => [spanText(entity), ...found(entity)]);
-  return [rows, named].flatMap((each) => (each.length > 0 ? [table(each)] : [])).join("\n\n");
+  return [...(rows.length > 0 ? table(rows) : []), ...(named.length > 0 ? ["", ...table(named)] : [])];
 }
 
 function beside(input: string, { scores, value, words, entities }: Classification): string {

@@ -1,7 +1,7 @@
 // lowrank embed: texts and images in, their unit vectors out: JSON lines, or one tensor in a safetensors file.
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
-import type { Files } from "../../files.ts";
+import { checkOutputFile, type Files } from "../../files.ts";
 import { bytesOf } from "../../formats/dtypes.ts";
 import { writeSafetensors } from "../../formats/safetensors.ts";
 import { poolings } from "../../models/heads/head.ts";
@@ -36,6 +36,7 @@ export const command = defineCommand({
       value: "FILE",
       help: "a .safetensors file for the vectors (JSON lines on standard output)",
     }),
+    force: option(z.boolean().optional(), { help: "replace the file of --output if it exists" }),
     threads,
   },
   argument: "files",
@@ -44,8 +45,11 @@ export const command = defineCommand({
     "--base openai/clip-vit-base-patch32 --output vectors.safetensors *.jpg",
   ],
   async run(values, { platform, api, json }) {
-    const { output } = values;
-    if (output !== undefined) checkOutput(output);
+    const { output, force } = values;
+    if (output !== undefined) {
+      checkName(output);
+      await checkOutputFile(platform.files, output, { force, inputs: [values.base, values.adapter] });
+    }
     const embedder = await api.openEmbedder(values.base, values);
     const kept: Float32Array[] = [];
     const put = (kind: "text" | "image", inputs: string[], vectors: Float32Array[]) => {
@@ -78,7 +82,7 @@ export const command = defineCommand({
 /** A vector as JSON has it: nine digits identify every float32. */
 const numbers = (vector: Float32Array): number[] => Array.from(vector, (value) => Number(value.toPrecision(9)));
 
-function checkOutput(output: string): void {
+function checkName(output: string): void {
   if (output.endsWith(".safetensors")) return;
   throw new LowrankError("cli/value", "vectors are written as safetensors", {
     subject: "--output",

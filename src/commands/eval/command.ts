@@ -4,13 +4,15 @@ import type { Files } from "../../files.ts";
 import { loadBase } from "../../models/base.ts";
 import { type Given, option, reworded } from "../../options.ts";
 import { classificationScores } from "../../tasks/common/classification.ts";
+import { notFinite } from "../../tasks/common/measures.ts";
 import { taskOf } from "../../tasks/index.ts";
 import type { Score, ScoreTable } from "../../tasks/task.ts";
+import { table } from "../../terminal/columns.ts";
 import { dataLines, recognizedText } from "../../terminal/data.ts";
-import { note, oneLine, print, printJson, status, table } from "../../terminal/terminal.ts";
+import { note, print, printJson, status } from "../../terminal/terminal.ts";
 import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunChoices } from "../../train/run-file.ts";
-import { grouped, percent } from "../../units.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
 import { adapterOption, anyBase, base, type Context, defineCommand, threads } from "../command.ts";
 import { type AnswerOptions, answers, isMatch } from "./answers.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
@@ -46,13 +48,20 @@ export const command = defineCommand({
     if (json) printJson({ type: "eval", ...evaluation });
     else {
       if (data.file) print(`${data.file.path}: ${recognizedText(data.file)}`);
-      for (const line of dataLines("data", data)) print(line);
-      for (const text of evaluationText(evaluation)) print(text);
+      print(...dataLines("data", data), ...evaluationLines(evaluation));
     }
+    checkLosses(evaluation, options);
     if (generate) await compareAnswers({ ...options, limit }, context);
     return 0;
   },
 });
+
+/** Fails with `predict/not-finite` where a loss is no number. */
+function checkLosses({ base, adapter }: Evaluation, folders: { base: string; adapter?: string }): void {
+  for (const [score, subject] of [[base, folders.base] as const, [adapter, folders.adapter] as const]) {
+    if (score && !Number.isFinite(score.loss)) throw notFinite("loss is", String(score.loss), subject);
+  }
+}
 
 /** The options, with those of the run that trained the adapter where the command line has none; either all columns or none. */
 async function asTrained<T extends Given<typeof columnOptions> & { adapter?: string }>(files: Files, given: T): Promise<T> {
@@ -78,9 +87,9 @@ async function compareAnswers(options: AnswerOptions, { platform, json }: Contex
         wrong.push([oneLine(event.expected, SHOWN_CHARS), oneLine(found, SHOWN_CHARS)]);
     } else {
       const cells = (exact: number) => [`${exact} of ${event.count}`, percent(exact / event.count)];
-      print(`\n${sidesTable(["exact answers", "share"], cells, event.base, event.adapter)}`);
-      if (wrong.length > 0) print("\nSome that are not:");
-      for (const [expected, found] of wrong) print(`  expected  ${expected}\n  found     ${found}`);
+      print("", ...sidesTable(["exact answers", "share"], cells, event.base, event.adapter));
+      if (wrong.length > 0) print("", "Some that are not:");
+      for (const [expected, found] of wrong) print(`  expected  ${expected}`, `  found     ${found}`);
       note("--json prints every answer beside the expected one.");
     }
   }
@@ -93,25 +102,26 @@ const SHOWN_CHARS = 60;
 /** Of a template. */
 const TEMPLATE_CHARS = 40;
 
-/** What an evaluation prints: tables and lines, in their order. */
-function evaluationText(evaluation: Evaluation): string[] {
-  if (evaluation.task !== "zero-shot") return scoresText<Score>(taskOf(evaluation.task).scores, evaluation, evaluation.batchSize);
+/** What an evaluation prints. */
+function evaluationLines(evaluation: Evaluation): string[] {
+  if (evaluation.task !== "zero-shot")
+    return scoresLines<Score>(taskOf(evaluation.task).scores, evaluation, evaluation.batchSize);
   const [first, ...others] = evaluation.template;
   const more = others.length > 0 ? ` and ${others.length} more` : "";
   return [
     `zero-shot: each class as "${oneLine(first!, TEMPLATE_CHARS)}"${more} (--template)`,
-    ...scoresText(classificationScores, evaluation, 1),
+    ...scoresLines(classificationScores, evaluation, 1),
   ];
 }
 
 /** Base and adapter under each other. */
-function sidesTable<S>(titles: readonly string[], cells: (score: S) => string[], base: S, adapter: S | null): string {
+function sidesTable<S>(titles: readonly string[], cells: (score: S) => string[], base: S, adapter: S | null): string[] {
   const below = adapter === null ? [] : [["with the adapter", ...cells(adapter)]];
   return table([["", ...titles], ["base", ...cells(base)], ...below]);
 }
 
 /** The scores of base and adapter, and the details below them. */
-function scoresText<S>(
+function scoresLines<S>(
   { columns, details }: ScoreTable<S>,
   { base, adapter }: { base: S | null; adapter: S | null },
   batchSize: number,
@@ -119,5 +129,8 @@ function scoresText<S>(
   const titles = columns.map(([title]) => title);
   const cells = (score: S | null) => columns.map(([, cell]) => (score ? cell(score) : "—"));
   const below = details?.({ base, adapter, batchSize }) ?? [];
-  return [sidesTable(titles, cells, base, adapter), ...below.map((part) => (typeof part === "string" ? part : table(part)))];
+  return [
+    ...sidesTable(titles, cells, base, adapter),
+    ...below.flatMap((part) => (typeof part === "string" ? part : table(part))),
+  ];
 }

@@ -14,7 +14,7 @@ import { loadBase } from "../../models/base.ts";
 import { locatedIn } from "../../multimodal/conversation.ts";
 import type { ImageReference } from "../../multimodal/images.ts";
 import { option } from "../../options.ts";
-import { print, printJson } from "../../terminal/terminal.ts";
+import { print, printJson, screen } from "../../terminal/terminal.ts";
 import { contentIn } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
@@ -59,7 +59,7 @@ export const command = defineCommand({
     try {
       for await (const event of generator.generate([given], options)) {
         if (json) printJson(event.type === "done" ? { ...event, ids: [...event.ids] } : event);
-        else if (event.type === "token") process.stdout.write(event.text);
+        else if (event.type === "token") screen.write(event.text);
         else print("");
       }
     } finally {

@@ -3,10 +3,11 @@ import { existsSync } from "node:fs";
 import * as prompts from "@clack/prompts";
 import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
-import type { Files } from "../../files.ts";
+import { checkOutputFile, type Files } from "../../files.ts";
 import { option, pick, reworded } from "../../options.ts";
+import { list } from "../../terminal/columns.ts";
 import { resolveAndReport } from "../../terminal/download.ts";
-import { list, print, printJson } from "../../terminal/terminal.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { base, defineCommand, freeName } from "../command.ts";
@@ -43,21 +44,27 @@ export const command = defineCommand({
     const missing = (["base", "data", "goal"] as const).filter((name) => values[name] === undefined);
     const asks = process.stdin.isTTY === true && process.stdout.isTTY === true && !json;
     if (missing.length > 0 && !asks) throw unanswered(missing);
-    if ((await files.exists(file)) && !force && !(asks && missing.length > 0)) throw exists(file);
+    const { evalData } = values;
+    await checkOutputFile(files, file, { force: force || (asks && missing.length > 0), inputs: [values.data, evalData] });
     const given = { ...(values as Answers), output: values.output ?? (await freeName(files, OUTPUT)) };
     const answers = missing.length > 0 ? await ask(values, file, files) : given;
     if (answers === null) return 130;
 
-    const { evalData, promptColumn, completionColumn, textColumn } = values;
+    const { promptColumn, completionColumn, textColumn } = values;
     const columns = { promptColumn, completionColumn, textColumn };
     const { base, data, goal, output } = answers;
     for (const path of [data, ...(evalData === undefined ? [] : [evalData])]) await files.size(path);
     const { folder } = await resolveAndReport(base, { offline }, json);
+    await checkOutputFile(files, file, { force: true, inputs: [folder, data] });
     const found = await suggest({ base: folder, data, goal, evalData, ...columns }, platform);
     const chosen = { base, data, output, evalData, ...columns, ...found.options };
     await files.write(file, new TextEncoder().encode(writeConfig(runOptions, chosen, introduction(file, found, goal))));
     if (json) printJson({ type: "config", file, goal, ...found, options: chosen });
-    else print(`${summary(found)}\n\nwrote ${file}; change in it what you like, then:\n\n  npx lowrank train --config ${file}\n`);
+    else
+      print(
+        ...summary(found),
+        ...["", `wrote ${file}; change in it what you like, then:`, "", `  npx lowrank train --config ${file}`, ""],
+      );
     return 0;
   },
 });
@@ -124,7 +131,7 @@ const kinds = { messages: "conversations", completion: "prompts and completions"
 const dataText = ({ records, more, kind, median, longest }: Suggestion["data"]): string =>
   `${more ? "more than " : ""}${grouped(records)} records, ${kinds[kind]}, ${median} tokens in the middle, ${longest} at most`;
 
-function summary({ data, options, parameters, trainableParameters, memory, seconds, warnings }: Suggestion): string {
+function summary({ data, options, parameters, trainableParameters, memory, seconds, warnings }: Suggestion): string[] {
   const cut = data.cut > 0 ? `; of ${grouped(data.lookedAt)} looked at ${data.cut} will be cut` : "";
   const share = options.evalSplit && (100 * options.evalSplit).toPrecision(2);
   const step = `${options.batchSize} × ${options.gradientAccumulation} examples a step`;
@@ -154,9 +161,3 @@ const meanings = {
   data: "FILE",
   goal: `GOAL (${Object.keys(goals).join(", ")})`,
 };
-
-const exists = (file: string): LowrankError =>
-  new LowrankError("cli/exists", "the file exists already", {
-    subject: file,
-    next: "Choose another name with --file, or replace it with --force.",
-  });

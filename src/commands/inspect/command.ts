@@ -4,7 +4,8 @@ import { z } from "zod";
 import { type DecoderModel, headModule, type ModelConfig } from "../../models/registry.ts";
 import { option, reworded } from "../../options.ts";
 import { ownTask, taskOf } from "../../tasks/index.ts";
-import { list, print, printJson, table } from "../../terminal/terminal.ts";
+import { list, table } from "../../terminal/columns.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
 import { bytes, grouped } from "../../units.ts";
 import { anyBase, base, defineCommand } from "../command.ts";
 import { type AdapterInspection, type BaseInspection, inspect } from "./inspect.ts";
@@ -24,12 +25,12 @@ export const command = defineCommand({
   async run({ folder, ...options }, { platform, json }) {
     const found = await inspect(platform.files, folder, options);
     if (json) printJson(found.kind === "adapter" ? { ...found, ranks: Object.fromEntries(found.ranks) } : found);
-    else print(found.kind === "adapter" ? adapterText(found) : baseText(found));
+    else print(...(found.kind === "adapter" ? adapterLines(found) : baseLines(found)));
     return 0;
   },
 });
 
-function adapterText(adapter: AdapterInspection): string {
+function adapterLines(adapter: AdapterInspection): string[] {
   const { config, modules, parameters, ranks, labels, trainedInFull, madeForBase } = adapter;
   const facts = [
     [`${adapter.method} adapter`, adapter.about],
@@ -55,10 +56,10 @@ function adapterText(adapter: AdapterInspection): string {
     ...[normA, normB, normDelta, ...names.map((name) => norms![name]!)].map((norm) => norm.toPrecision(4)),
     effectiveRank?.toFixed(2) ?? "-",
   ]);
-  return `${list(facts)}\n\n${table([[...head, "effective rank"], ...rows])}`;
+  return [...list(facts), "", ...table([[...head, "effective rank"], ...rows])];
 }
 
-function baseText({ config, parameters, modules, weights }: BaseInspection): string {
+function baseLines({ config, parameters, modules, weights }: BaseInspection): string[] {
   const stored = weights && `${weights.tensors} tensors, ${bytes(weights.bytes)}, ${weights.dtypes.join(" and ")}`;
   const facts = [
     [`${config.modelType} model for ${taskOf(ownTask(config)).what}`, ""],
@@ -66,7 +67,7 @@ function baseText({ config, parameters, modules, weights }: BaseInspection): str
     ...sizeFacts(config),
     ["weights", stored ?? "none in the folder"],
   ];
-  return `${list(facts)}\n\n${table([["module", "in", "out", "count"], ...kindsOf(modules)])}`;
+  return [...list(facts), "", ...table([["module", "in", "out", "count"], ...kindsOf(modules)])];
 }
 
 /** Labels that are shown; ImageNet has 1000. */

@@ -4,7 +4,8 @@ import { LowrankError } from "../../errors.ts";
 import { MAX_TEXT_BYTES } from "../../files.ts";
 import { parseJsonObject } from "../../formats/json.ts";
 import { option } from "../../options.ts";
-import { list, note, print, printJson, table } from "../../terminal/terminal.ts";
+import { list, table } from "../../terminal/columns.ts";
+import { note, print, printJson } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type Plan, plannedOptions } from "./plan.ts";
@@ -24,7 +25,7 @@ export const command = defineCommand({
   async run({ model, ...options }, { api, json }) {
     const found = await api.plan(model === "-" ? parseJsonObject(await readStdin(), STDIN) : model, options);
     if (json) printJson(found);
-    else print(planText(found));
+    else print(...planLines(found));
     return 0;
   },
 });
@@ -47,7 +48,7 @@ async function readStdin(): Promise<string> {
   return Buffer.concat(chunks).toString("utf8");
 }
 
-function planText(found: Plan): string {
+function planLines(found: Plan): string[] {
   const { memory, machine, warnings, batchSize, maxLength } = found;
   const parts = [
     ["  base weights, as the engine packs them", bytes(memory.weights)],
@@ -56,17 +57,18 @@ function planText(found: Plan): string {
     ["  program and engine", bytes(memory.process)],
   ];
   return [
-    list(facts(found)),
-    modulesTable(found),
+    ...list(facts(found)),
+    ...modulesTable(found),
     `peak memory, batch ${batchSize} × ${maxLength} tokens, computed in float32: about ${bytes(memory.total)}`,
-    table(parts),
-    machine && `this machine: ${bytes(machine.available)} free, ${bytes(machine.total)} in all`,
+    ...table(parts),
+    ...(machine ? [`this machine: ${bytes(machine.available)} free, ${bytes(machine.total)} in all`] : []),
     ...warnings.map((warning) => `warning: ${warning}`),
-    `\npeak memory at other sizes\n${memoryTable(found)}`,
-    `\n${timeText(found)}`,
-  ]
-    .filter(Boolean)
-    .join("\n");
+    "",
+    "peak memory at other sizes",
+    ...memoryTable(found),
+    "",
+    ...timeLines(found),
+  ];
 }
 
 function facts({ modelType, method, modules, trainableParameters, baseParameters, resultBytes, outputBytes }: Plan): string[][] {
@@ -79,17 +81,17 @@ function facts({ modelType, method, modules, trainableParameters, baseParameters
   ];
 }
 
-function modulesTable({ groups }: Plan): string {
-  if (groups.length === 0) return "";
+function modulesTable({ groups }: Plan): string[] {
+  if (groups.length === 0) return [];
   const rows = groups.map(({ name, inFeatures, outFeatures, rank, count, parameters }) => [
     name,
     ...[inFeatures, outFeatures, rank, count, parameters].map(grouped),
   ]);
-  return `\n${table([["module", "in", "out", "rank", "count", "trained"], ...rows])}\n`;
+  return ["", ...table([["module", "in", "out", "rank", "count", "trained"], ...rows]), ""];
 }
 
 /** A row for each length, a column for each batch size; what is more than the machine has free is marked. */
-function memoryTable({ memoryAt, machine }: Plan): string {
+function memoryTable({ memoryAt, machine }: Plan): string[] {
   const sizes = [...new Set(memoryAt.map(({ batchSize }) => batchSize))];
   const lengths = [...new Set(memoryAt.map(({ maxLength }) => maxLength))];
   const isTooMuch = (total: number) => machine !== null && total > machine.available;
@@ -99,14 +101,17 @@ function memoryTable({ memoryAt, machine }: Plan): string {
   };
   const head = ["tokens", ...sizes.map((size) => `batch ${size} `)];
   const rows = lengths.map((length) => [grouped(length), ...sizes.map((size) => cell(length, size))]);
-  const text = table([head, ...rows]);
-  return memoryAt.some(({ total }) => isTooMuch(total)) ? `${text}\n* more than is free now` : text;
+  const lines = table([head, ...rows]);
+  return memoryAt.some(({ total }) => isTooMuch(total)) ? [...lines, "* more than is free now"] : lines;
 }
 
-function timeText({ time, batchSize, gradientAccumulation, maxLength }: Plan): string {
+function timeLines({ time, batchSize, gradientAccumulation, maxLength }: Plan): string[] {
   const { secondsPerStep, tokensPerSecond, flopsPerSecond, steps, seconds } = time;
   const rate = secondsPerStep < 10 ? `${secondsPerStep.toPrecision(2)}s` : duration(secondsPerStep);
   const step = `about ${rate} a step of ${grouped(batchSize * gradientAccumulation * maxLength)} tokens, ${grouped(Math.round(tokensPerSecond))} tokens/s`;
   const run = steps === null || seconds === null ? "" : `; ${grouped(steps)} steps in at most ${duration(seconds)}`;
-  return `time: ${step}${run}\n(an estimate: this machine, as busy as it is, multiplies at ${Math.round(flopsPerSecond / 1e9)} GFLOP/s)`;
+  return [
+    `time: ${step}${run}`,
+    `(an estimate: this machine, as busy as it is, multiplies at ${Math.round(flopsPerSecond / 1e9)} GFLOP/s)`,
+  ];
 }

@@ -1,8 +1,9 @@
 // lowrank preview: what a run would train on, before anything is trained.
 import type { ContinuedStats, DatasetStats, Lengths, ShownExample, TextPart } from "../../tasks/common/preview.ts";
+import { table } from "../../terminal/columns.ts";
 import { recognizedText } from "../../terminal/data.ts";
-import { oneLine, print, printJson, shown, table } from "../../terminal/terminal.ts";
-import { grouped, percent } from "../../units.ts";
+import { control, print, printJson } from "../../terminal/terminal.ts";
+import { grouped, oneLine, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type Preview, preview, previewOptions } from "./preview.ts";
 
@@ -31,13 +32,11 @@ export const command = defineCommand({
 /** Prints what was found, for people. */
 function printPreview({ shown: examples, ...found }: Preview): void {
   const marks = process.stdout.isTTY && !process.env["NO_COLOR"] ? coloured : quoted;
-  for (const [i, example] of examples.entries()) for (const line of exampleLines(example, i + 1, marks)) print(line);
+  for (const [i, example] of examples.entries()) print(...exampleLines(example, i + 1, marks));
   if (examples.some(({ parts, texts }) => parts || texts)) print(`trained tokens are marked ${marks("like this")}`);
   printFile(found.train, found.maxLength, found.evaluation === null ? "" : "training: ");
   if (found.evaluation) printFile(found.evaluation, found.maxLength, "evaluation: ");
-  print("");
-  for (const line of duplicateLines(found)) print(line);
-  for (const warning of found.warnings) print(`warning: ${oneLine(warning)}`);
+  print("", ...duplicateLines(found), ...found.warnings.map((warning) => `warning: ${oneLine(warning)}`));
 }
 
 /** The trained texts, each from its beginning to where something follows that is not trained. */
@@ -45,8 +44,8 @@ const trainedText = ({ parts = [] }: ShownExample): string[] => parts.filter(({ 
 
 const quoted = (text: string): string => `«${text}»`;
 /** Green, line by line, so that a pager shows it. */
-const coloured = (text: string): string =>
-  text.replace(/[^\n]+/g, "\x1b[32m$&\x1b[39m").replace(/^(?=\n)|^$/, "\x1b[32m↵\x1b[39m");
+const coloured = (text: string): string => text.replace(/[^\n]+/g, (line) => green(line)).replace(/^(?=\n)|^$/, green("↵"));
+const green = (text: string): string => `${control("\x1b[32m")}${text}${control("\x1b[39m")}`;
 
 function exampleLines(example: ShownExample, number: number, marks: (text: string) => string): string[] {
   const { place, label, words, text = [], tokens, isCut, trained, cut = 0, parts, texts = [], image } = example;
@@ -56,8 +55,8 @@ function exampleLines(example: ShownExample, number: number, marks: (text: strin
     cut > 0 && `${grouped(cut)} more cut off`,
     isCut && "the rest is cut off",
   ].filter(Boolean);
-  const markedPart = (part: TextPart) => (part.trained ? marks(shown(part.text)) : shown(part.text));
-  const marked = (pieces: readonly TextPart[]): string => pieces.map(markedPart).join("").trimEnd();
+  const markedPart = ({ text, trained }: TextPart) => (trained ? marks(text) : text);
+  const marked = (pieces: readonly TextPart[]): string[] => pieces.map(markedPart).join("").trimEnd().split("\n");
   const wordTexts = words?.map((word) => `${oneLine(word.text)} (${oneLine(word.label, LABEL_CHARS)})`);
   return [
     `example ${number}, ${place}${counts.length === 0 ? "" : `: ${counts.join(", ")}`}`,
@@ -65,8 +64,8 @@ function exampleLines(example: ShownExample, number: number, marks: (text: strin
     ...text.map((part, i) => `  ${text.length > 1 ? `text ${i + 1}: ` : "text:   "}${oneLine(part)}`),
     ...(wordTexts ? [`  words:  ${wordTexts.join(" ")}`] : []),
     ...(label === undefined ? [] : [`  label:  ${oneLine(label, LABEL_CHARS)}`]),
-    ...(parts ? [marked(parts)] : []),
-    ...texts.flatMap((one) => [`  ${one.name}:`, marked(one.parts)]),
+    ...(parts ? marked(parts) : []),
+    ...texts.flatMap((one) => [`  ${one.name}:`, ...marked(one.parts)]),
     "",
   ];
 }
@@ -84,15 +83,15 @@ function printFile(stats: DatasetStats, maxLength: number | null, what: string):
   const kind = continued ? KINDS[continued.kind] : "records";
   print(`${what}${source}: ${grouped(records)} ${kind}${images === null ? "" : `, ${grouped(images)} images`}`);
   if (file) print(`read as: ${recognizedText(file)}`);
-  if (classes) for (const line of classLines(classes, stats.words ?? records)) print(line);
-  if (stats.lengths) for (const line of lengthLines(stats, stats.lengths, maxLength!)) print(line);
+  if (classes) print(...classLines(classes, stats.words ?? records));
+  if (stats.lengths) print(...lengthLines(stats, stats.lengths, maxLength!));
   if (continued) print(leftOut(continued, records));
 }
 
 function* classLines(classes: NonNullable<DatasetStats["classes"]>, records: number): Generator<string> {
   yield `${grouped(classes.length)} classes:`;
   const rows = classes.slice(0, MAX_CLASSES);
-  yield table(
+  yield* table(
     rows.map(({ label, count }) => [`  ${oneLine(label, LABEL_CHARS)}`, grouped(count), percent(count / Math.max(1, records))]),
   );
   if (classes.length > MAX_CLASSES) yield `  and ${grouped(classes.length - MAX_CLASSES)} more (--json has all)`;
@@ -105,7 +104,7 @@ function* lengthLines({ tokens, truncated, continued }: DatasetStats, lengths: L
     : "";
   yield `tokens: ${grouped(tokens)}${trained}`;
   yield `lengths: ${shortest} to ${grouped(longest)} tokens, half up to ${median}, 95 % up to ${most}`;
-  yield bars(histogram);
+  yield* bars(histogram);
   const lost = continued
     ? `, ${grouped(continued.cutTokens)} tokens lost, ${grouped(continued.cutTrained)} of them would have been trained`
     : "";
@@ -121,13 +120,13 @@ function leftOut({ dropped, examples }: ContinuedStats, records: number): string
   return `left out: ${reasons.length === 0 ? "none" : `${reasons.join(", ")} (${dropped.places.join(", ")}${more})`}`;
 }
 
-function bars(histogram: Lengths["histogram"]): string {
+function bars(histogram: Lengths["histogram"]): string[] {
   const most = Math.max(1, ...histogram.map(({ count }) => count));
   const rows = histogram.map(({ from, to, count }) => {
     const cells = count === 0 ? 0 : Math.max(1, Math.round((BAR_CELLS * count) / most));
     return [from === to ? `  ${from}` : `  ${from}–${to}`, grouped(count), "█".repeat(cells).padEnd(BAR_CELLS)];
   });
-  return rows.length === 0 ? "" : table(rows);
+  return rows.length === 0 ? [] : table(rows);
 }
 
 function duplicateLines({ duplicates, train, evaluation }: Omit<Preview, "shown">): string[] {

@@ -12,6 +12,7 @@ export const command = defineCommand({
       value: "FILE",
       help: "the page (report.html in the folder of the run; in the current folder for several)",
     }),
+    force: option(z.boolean().optional(), { help: "replace the file if it exists and is no report" }),
   },
   argument: "folders",
   examples: ["my-adapter", "first-adapter second-adapter --output comparison.html"],

@@ -3,8 +3,9 @@
 import { z } from "zod";
 import { option } from "../../options.ts";
 import { isLocked } from "../../platform/node/lock.ts";
-import { note, print, printJson, shown, table } from "../../terminal/terminal.ts";
-import { duration, grouped, percent } from "../../units.ts";
+import { table } from "../../terminal/columns.ts";
+import { note, print, printJson } from "../../terminal/terminal.ts";
+import { duration, grouped, oneLine, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { differences, findRuns, type Run } from "./runs.ts";
 
@@ -27,12 +28,12 @@ export const command = defineCommand({
     const named = folder.length > 1 && runs.length === folder.length;
     if (json) for (const each of runs) printJson(each);
     else if (runs.length === 0) note("There are no runs here. lowrank train --output FOLDER makes one.");
-    else print(compare || (named && compare !== false) ? comparison(runs) : list(runs));
+    else print(...(compare || (named && compare !== false) ? comparison(runs) : list(runs)));
     return 0;
   },
 });
 
-function list(runs: readonly Run[]): string {
+function list(runs: readonly Run[]): string[] {
   const heading = ["run", "state", "steps", "loss", "best evaluation", "method", "base", "data", "time", "speed", "started"];
   const rows = runs.map((run) => [
     cell(run.folder, 60),
@@ -41,10 +42,10 @@ function list(runs: readonly Run[]): string {
     ...[duration(run.seconds), speedOf(run), startOf(run)],
   ]);
   const failed = runs.flatMap(({ folder, error }) => (error === null ? [] : [`${cell(folder, 60)}: ${cell(error, 300)}`]));
-  return [table([heading, ...rows]), ...failed].join("\n");
+  return [...table([heading, ...rows]), ...failed];
 }
 
-function comparison(runs: readonly Run[]): string {
+function comparison(runs: readonly Run[]): string[] {
   const results: [string, (run: Run) => string][] = [
     ["state", stateOf],
     ["steps", stepsOf],
@@ -88,8 +89,8 @@ const baseOf = ({ options: { base, baseName } }: Run): string => lastName(typeof
 /** The last part of a path, which is what distinguishes models and data files. */
 const lastName = (path: unknown): string => (typeof path === "string" ? (path.match(/[^/\\]+(?=[/\\]*$)/)?.[0] ?? path) : "-");
 
-/** What a file holds, for a cell: one line, not too long, and without what would steer the terminal. */
+/** What a file holds, for a cell: one line, not too long; of a longer one the end. */
 function cell(text: string, most = MAX_CELL_CHARS): string {
-  const line = shown(text).replace(/[\n\t]/g, " ");
+  const line = oneLine(text);
   return line.length > most ? `…${line.slice(1 - most)}` : line;
 }

@@ -3,10 +3,10 @@ import { pace } from "../../clock.ts";
 import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { stoppable } from "../../terminal/signals.ts";
-import { note, oneLine, print, printError, printJson, status } from "../../terminal/terminal.ts";
+import { note, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { resumeCommand } from "../../train/run-file.ts";
-import { bytes, duration, grouped } from "../../units.ts";
+import { bytes, duration, grouped, oneLine } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type FinetuneEvent, finetune } from "./finetune.ts";
 
@@ -76,10 +76,10 @@ function progress(): (event: FinetuneEvent) => void {
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
         print(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         if (event.train.file) print(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
-        for (const text of dataLines("data", event.train)) print(text);
+        print(...dataLines("data", event.train));
         print(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
-        for (const warning of event.warnings) print(`warning: ${warning}`);
-        for (const text of event.eval ? dataLines("evaluation", event.eval) : []) print(text);
+        print(...event.warnings.map((warning) => `warning: ${warning}`));
+        if (event.eval) print(...dataLines("evaluation", event.eval));
         break;
       }
       case "start":
@@ -93,7 +93,7 @@ function progress(): (event: FinetuneEvent) => void {
         print(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figuresText(event)}`);
         break;
       case "samples":
-        for (const sample of event.samples) print(sampleText(sample));
+        print(...event.samples.flatMap(sampleLines));
         break;
       case "done":
         if (!event.stopped && event.best && event.best.step !== event.step) print(bestLine(event.best, event));
@@ -103,13 +103,13 @@ function progress(): (event: FinetuneEvent) => void {
 }
 
 /** A prompt's end, what was expected and what the adapter wrote, one line each. */
-function sampleText({ prompt, expected, text }: Sample): string {
+function sampleLines({ prompt, expected, text }: Sample): string[] {
   const end = oneLine(prompt);
   return [
     `  prompt:   ${end.length > SAMPLE_CHARS ? `…${end.slice(-SAMPLE_CHARS)}` : end}`,
     `  expected: ${oneLine(expected, SAMPLE_CHARS)}`,
     `  written:  ${oneLine(text, SAMPLE_CHARS)}`,
-  ].join("\n");
+  ];
 }
 
 const endOf = ({ stopped, early }: DoneEvent): string =>

@@ -1,8 +1,8 @@
 // lowrank verify: whether the files of a folder are as they were written.
 import { z } from "zod";
 import { option } from "../../options.ts";
-import { note, oneLine, print, printJson, status } from "../../terminal/terminal.ts";
-import { bytes, duration, grouped } from "../../units.ts";
+import { note, print, printJson, status } from "../../terminal/terminal.ts";
+import { bytes, duration, grouped, oneLine } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import type { FileState, VerifyEvent } from "./verify.ts";
 
@@ -35,7 +35,7 @@ export const command = defineCommand({
       else if (event.type === "verifying") {
         const line = progressLine(event, (performance.now() - began) / 1000);
         if (!status(line)) note(line);
-      } else if (event.type === "done") print(summary(event, others));
+      } else if (event.type === "done") print(...summary(event, others));
       else if (event.state === "damaged" || event.state === "missing") {
         const { file, state, reason } = event;
         print(`${words[state]}: ${oneLine(file, 300)}${reason ? ` (${oneLine(reason, 300)})` : ""}`);
@@ -61,12 +61,12 @@ function progressLine({ file, done, bytes: all }: Extract<VerifyEvent, { type: "
   return `${share}, ${bytes(rate)}/s, ${duration((all - done) / rate)} left  ${oneLine(file, 100)}`;
 }
 
-function summary(done: Extract<VerifyEvent, { type: "done" }>, others: readonly string[]): string {
+function summary(done: Extract<VerifyEvent, { type: "done" }>, others: readonly string[]): string[] {
   const states = Object.keys(words) as FileState[];
   const counts = states.filter((state) => done[state] > 0).map((state) => `${grouped(done[state])} ${words[state]}`);
   const named = others.slice(0, MAX_NAMED).map((name) => oneLine(name, 100));
   const rest = others.length > named.length ? ", …" : "";
   const lines = [`${done.kind}, ${bytes(done.bytes)} read: ${counts.join(", ")}`];
   if (named.length > 0) lines.push(`not listed, so that nothing says what it should be: ${named.join(", ")}${rest}`);
-  return lines.join("\n");
+  return lines;
 }

@@ -39,9 +39,9 @@ export const figureColumns = <S extends object>(
 ): ScoreTable<S>["columns"] =>
   Object.entries(keys).map(([title, key]) => [title, (score: S) => figureText(key, score[key as keyof S] as number)]);
 
-/** The refusal of outputs that are no numbers; `of` says which. */
-export const notFinite = (outputs: string, got: string, of?: string): LowrankError =>
-  new LowrankError("predict/not-finite", `the model outputs ${outputs} that are not finite`, {
+/** The refusal of outputs that are no numbers: `what` they are ("scores are"), and whose. */
+export const notFinite = (what: string, got: string, of?: string): LowrankError =>
+  new LowrankError("predict/not-finite", `the model's ${what} not finite`, {
     subject: of,
     expected: "finite numbers",
     got,
@@ -49,7 +49,7 @@ export const notFinite = (outputs: string, got: string, of?: string): LowrankErr
     exitCode: 1,
   });
 
-export const notFiniteScores = (logits: Float32Array): LowrankError => notFinite("scores", logits.subarray(0, 8).join(", "));
+export const notFiniteScores = (logits: Float32Array): LowrankError => notFinite("scores are", logits.subarray(0, 8).join(", "));
 
 /** Rows of a table: the base, and below it the adapter where there is one. */
 export const comparedRows = <S>({ base, adapter }: { base: S | null; adapter: S | null }, cells: (score: S) => string[]) => [

@@ -198,7 +198,7 @@ export const paddingOf = ({ padId, vocabSize }: ModelConfig, tokenizer: Pick<Tok
 export function textFeeds(rows: readonly Pick<Example, "ids" | "starts">[], padId: number): Record<string, Tensor> {
   const padded = padRows(
     rows.map((row) => [row]),
-    { padId },
+    padId,
   );
   const { width } = padded;
   const tokenTypeIds = new Int32Array(rows.length * width);

@@ -89,7 +89,7 @@ async function shownImage(
   { files, decodeImage }: Platform,
 ): Promise<ShownExample["image"] & object> {
   const path = images.pathOf(image);
-  const { width, height } = await readImage(files, decodeImage!, path);
+  const { width, height } = await readImage(files, decodeImage, path);
   const [tiles, , preparedHeight, preparedWidth] = (await images.read(image)).pixelValues.shape;
   return { path, width, height, prepared: { tiles: tiles!, width: preparedWidth!, height: preparedHeight! } };
 }

@@ -142,5 +142,5 @@ export const recallTable = <S>(sides: { base: S | null; adapter: S | null }, of:
 export function checkFinite({ data, width }: Vectors, of: string): void {
   const at = data.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return;
-  throw notFinite("vectors", String(data[at]), `${of}, row ${Math.floor(at / width) + 1}`);
+  throw notFinite("vectors are", String(data[at]), `${of}, row ${Math.floor(at / width) + 1}`);
 }
