@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { readAdapter } from "../src/adapters/peft-files.ts";
 import { compilePattern, matchBudget } from "../src/adapters/regex.ts";
 import { readConfigFile } from "../src/commands/config-file.ts";
+import { verifyFolder } from "../src/commands/verify/verify.ts";
 import { readRecords } from "../src/data/readers.ts";
 import type { Files } from "../src/files.ts";
 import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";
@@ -425,6 +426,24 @@ export const targets: Target[] = [
       const latest = await latestCheckpoint(files, "run");
       if (latest) await resumable(files, "run", true, digest);
       await loadCheckpoint(files, latest?.folder ?? "run/checkpoint-3", { seed: 1 }, 4);
+    },
+  },
+  {
+    name: "verify",
+    inputs: [
+      Object.fromEntries([...trained.contents].map(([name, bytes]) => [name.replace("run/checkpoint-3", "f"), bytes])),
+      {
+        ...Object.fromEntries(trained.contents),
+        ...Object.fromEntries(logged.contents),
+        "run/run.json": bytesIn({ version: 1 }),
+      },
+      Object.fromEntries(Object.entries(shards).map(([name, bytes]) => [name.replace("m/", "f/"), bytes])),
+    ],
+    async read(files) {
+      for (const place of ["run", "f"]) {
+        if (!(await files.isFolder(place))) continue;
+        for await (const event of verifyFolder(place, { files, digest })) if (event.type === "file" && !event.state) throw event;
+      }
     },
   },
   {
