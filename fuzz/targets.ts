@@ -24,7 +24,7 @@ import type { ChatMessage } from "../src/text/template.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { latestCheckpoint, loadCheckpoint, resumable, type SaveWeights, saveCheckpoint } from "../src/train/checkpoint.ts";
 import { runOptions } from "../src/train/options.ts";
-import { readOptions, readPromptFormat } from "../src/train/run-file.ts";
+import { readOptions, readPromptFormat, readWeightRecords } from "../src/train/run-file.ts";
 import { openRunLog, readMetrics } from "../src/train/run-log.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
 import { hubTargets } from "./hub-targets.ts";
@@ -389,10 +389,12 @@ export const targets: Target[] = [
           version: 1,
           options: { base: "b", data: "d.jsonl", rank: 4, targetModules: ["q_proj"], rankPattern: { q: 2 }, steps: 5 },
           prompts: { kind: "text" },
+          weights: { "model.safetensors": { stamp: "9 1 1 1 1", sha256: "0a".repeat(32) } },
         }),
       },
     ],
     read: async (files) => {
+      await readWeightRecords(files, "run");
       await readOptions(files, { output: "run", resume: true });
       await readPromptFormat(files, "run");
     },

@@ -1,5 +1,5 @@
 // The public API on a platform. What this file reaches runs in any JavaScript engine: it uses neither Node nor a browser.
-import { type Adapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
+import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
 import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate } from "./commands/eval/evaluate.ts";
@@ -56,7 +56,7 @@ export interface PredictOptions extends OpenOptions {
  * `owner/name[@revision]` on the hub.
  */
 export function createLowrank(platform: Platform) {
-  const { files, openSession, timeLimit, decodeImage } = platform;
+  const { files, openSession, timeLimit, decodeImage, adapterLimits } = platform;
 
   const resolve = async (reference: string, options?: HubOptions): Promise<ModelFolder> =>
     platform.resolveModel?.(reference, options) ?? { folder: reference, name: reference };
@@ -83,9 +83,9 @@ export function createLowrank(platform: Platform) {
     return { ...options, ...own, ...(adapter !== undefined && { adapter: await folderOf(adapter) }) };
   }
 
-  const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(files, await folderOf(adapter));
+  const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(files, await folderOf(adapter), adapterLimits);
   const attached = async (adapter: OpenOptions["adapter"] = null) =>
-    typeof adapter === "string" ? loadAdapter(adapter) : adapter;
+    typeof adapter === "string" ? openAdapter(files, await folderOf(adapter), adapterLimits) : adapter;
 
   const load = async (base: string): Promise<Base> => loadBase(files, await folderOf(base), timeLimit);
 
@@ -188,7 +188,7 @@ export function createLowrank(platform: Platform) {
 
     /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */
     inspectAdapter: async (adapter: string, options: InspectAdapterOptions = {}): Promise<AdapterInspection> =>
-      inspectAdapter(files, await folderOf(adapter), await withFolders(options)),
+      inspectAdapter(files, await folderOf(adapter), await withFolders(options), adapterLimits),
 
     /** A base model's configuration, parameters and modules. Needs its config.json only. */
     inspectBase: async (base: string): Promise<BaseInspection> => inspectBase(files, await folderOf(base)),

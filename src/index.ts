@@ -13,6 +13,7 @@ export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
 export type { FileState, VerifyEvent } from "./commands/verify/verify.ts";
+export { createLowrank } from "./core.ts";
 export type { ExampleReport } from "./data/dataset.ts";
 export { LowrankError } from "./errors.ts";
 export { type Generator, generateText } from "./generate/generator.ts";
@@ -24,7 +25,8 @@ export type { Base } from "./models/base.ts";
 export type { DecoderConfig } from "./models/config/config.ts";
 export type { ModuleInfo } from "./models/module.ts";
 export type { ModelConfig } from "./models/registry.ts";
-export type { HubEvent, HubOptions } from "./platform/platform.ts";
+export { nodePlatform } from "./node.ts";
+export type { HubEvent, HubOptions, Platform } from "./platform/platform.ts";
 export type {
   Classification,
   Classifier,

@@ -90,11 +90,16 @@ export const describeOptions = (options: Options): DescribedOption[] =>
 /** `learningRate` → `--learning-rate`. */
 export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 
-/** Fails with `code` for a count that is given and is no whole number of at least `least`. */
-export function checkCounts(code: string, counts: Record<string, number | undefined>, least = 1): void {
+/** Fails with `code` for a count that is given and is no whole number from `least` to `most`. */
+export function checkCounts(
+  code: string,
+  counts: Record<string, number | undefined>,
+  { least = 1, most = Number.MAX_SAFE_INTEGER }: { least?: number; most?: number } = {},
+): void {
   for (const [subject, count = least] of Object.entries(counts)) {
-    if (Number.isSafeInteger(count) && count >= least) continue;
-    const [expected, next] = [`a whole number of at least ${least}`, `Change ${subject}, or leave it out.`];
+    if (Number.isSafeInteger(count) && count >= least && count <= most) continue;
+    const upTo = most < Number.MAX_SAFE_INTEGER ? ` and at most ${most}` : "";
+    const [expected, next] = [`a whole number of at least ${least}${upTo}`, `Change ${subject}, or leave it out.`];
     throw new LowrankError(code, "this number cannot be used", { subject, expected, got: String(count), next });
   }
 }

@@ -6,22 +6,24 @@ import type { ModuleInfo } from "../models/module.ts";
 import { type AdapterModule, shortestEndings } from "./match.ts";
 import type { MergeTarget } from "./merge.ts";
 import { methodOf } from "./method-table.ts";
-import { type Adapter, failure } from "./peft-files.ts";
+import { type Adapter, describedBy, failure, type GivenAdapter } from "./peft-files.ts";
 import { type SavedTensor, savedWeights } from "./saved.ts";
 
 /**
  * The base with the classes of `adapter`, and the adapter under the base's names. Throws `adapter/*` that names the first module that
  * the base lacks or whose shape differs, and `adapter/other-base` for one that says that it was made for another base, unless
- * `anyBase` is true; PEFT's adapters say nothing, and pass.
+ * `anyBase` is true; PEFT's adapters say nothing, and pass. An adapter on the disk is read when it fits.
  */
 export async function attach<B extends AnyBase>(
   opened: B,
-  given: Adapter,
+  given: GivenAdapter,
   { anyBase = false }: { anyBase?: boolean } = {},
 ): Promise<{ base: B; adapter: Adapter }> {
-  const base = forAdapter(opened, given) as B;
-  const adapter = fitAdapter(given, base.modules);
-  if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false) return { base, adapter };
+  const described = describedBy(given);
+  const base = forAdapter(opened, described) as B;
+  const adapter = fitAdapter(described, base.modules);
+  if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false)
+    return { base, adapter: "read" in given ? fitAdapter(await given.read(), base.modules) : adapter };
   throw failure("other-base", "the adapter was made for another base: same shapes, other weights or settings", {
     subject: base.checkpoint.folder,
     expected: `${adapter.config.baseModelNameOrPath ?? "a base that the adapter does not name"}, fingerprint ${adapter.baseFingerprint}`,

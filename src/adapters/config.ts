@@ -8,10 +8,13 @@ import { methodOf, methodPeftNames, methodSchemas, unbuiltMethods } from "./meth
 export const PEFT_VERSION = "0.21.2";
 const MAX_RANK = 65_536;
 const MAX_PATTERNS = 20_000;
+/** float32's largest: the scale is alpha / rank, or alpha / sqrt(rank). */
+const MAX_ALPHA = 3.4028234663852886e38;
 
 const taskTypes = ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"] as const;
 const names = z.union([z.string(), z.array(z.string().min(1))]).nullable();
 const rank = z.int().min(1).max(MAX_RANK);
+const alpha = z.number().min(-MAX_ALPHA).max(MAX_ALPHA);
 const oneOrMore = <T extends z.ZodType>(value: T) =>
   z
     .union([value, z.array(value)])
@@ -27,7 +30,7 @@ const byPattern = <T extends z.ZodType>(value: T) =>
 const schema = z.object({
   /** r: rows of A and columns of B. */
   rank: rank.default(8),
-  alpha: z.number().default(8),
+  alpha: alpha.default(8),
   /** Probability with which an element of A's input is dropped in training. */
   dropout: z.number().min(0).lt(1).default(0),
   /** Names or suffixes of module paths; a string is a regular expression or "all-linear"; null is PEFT's default of the model type. */
@@ -41,7 +44,7 @@ const schema = z.object({
   layersPattern: oneOrMore(z.string()),
   /** Rank of the modules whose path ends with a match of the key (a regular expression); the first key counts. */
   rankPattern: byPattern(rank).default({}),
-  alphaPattern: byPattern(z.number()).default({}),
+  alphaPattern: byPattern(alpha).default({}),
   /** Scale alpha / sqrt(rank) instead of alpha / rank. */
   useRslora: z.boolean().default(false),
   initLoraWeights: z.union([z.boolean(), z.literal("gaussian")]).default(true),

@@ -72,6 +72,16 @@ export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig,
   });
 }
 
+/** What is said of ranks that are above the width of their layer; PEFT accepts them. */
+export function rankWarnings(modules: readonly AdapterModule[]): string[] {
+  const beyond = modules.filter(({ rank, inFeatures, outFeatures }) => rank > Math.min(inFeatures, outFeatures));
+  const [first] = beyond;
+  if (!first) return [];
+  const { path, rank, inFeatures, outFeatures } = first;
+  const others = beyond.length > 1 ? `, and ${beyond.length - 1} other modules` : "";
+  return [`rank ${rank} is more than a layer of ${inFeatures} × ${outFeatures} can use: ${path}${others}`];
+}
+
 /**
  * `config` as PEFT stores it once `matched` is known: the targets spelled out (all-linear becomes the list of paths, or
  * of the shortest endings that select them if there are 20 or more), and fanInFanOut as the layers have it,

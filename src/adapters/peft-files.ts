@@ -2,19 +2,21 @@
 import { z } from "zod";
 import { type Failure, LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { bytesOf } from "../formats/dtypes.ts";
-import { isFloat, toFloat32 } from "../formats/float.ts";
+import { bytesOf, readableDType, type StoredDType, tensorFromBytes } from "../formats/dtypes.ts";
+import { allFinite, isFloat, toFloat32 } from "../formats/float.ts";
 import { quote, readText } from "../formats/json.ts";
 import {
+  neighbours,
   readHeader,
-  readTensor,
   safetensorsBytes,
   type TensorEntry,
   type TensorSource,
   writeSafetensors,
 } from "../formats/safetensors.ts";
+import { MAX_VOCAB } from "../models/config/schema.ts";
 import type { HeadChoice } from "../models/heads/head.ts";
 import { headBeside } from "../models/heads/index.ts";
+import type { Platform } from "../platform/platform.ts";
 import { sizeOf } from "../tensor.ts";
 import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
 import { KEY_PREFIX, layoutOf, type Trained, trainedBy, valuesOf } from "./layout.ts";
@@ -62,19 +64,45 @@ export interface Adapter {
   baseFingerprint?: string;
 }
 
+/** An adapter of which no value is read yet. */
+export interface AdapterFile {
+  /** The adapter without tensors; of the weights beside them it has the shapes. */
+  described: Adapter;
+  read(): Promise<Adapter>;
+}
+
+/** An adapter in memory or on the disk. */
+export type GivenAdapter = Adapter | AdapterFile;
+
+export const describedBy = (given: GivenAdapter): Adapter => ("described" in given ? given.described : given);
+
+/** Highest rank and number of modules of an adapter that is read, where the platform sets no other limits. */
+export const MAX_ADAPTER_RANK = 8192;
+export const MAX_ADAPTER_MODULES = 65_536;
+
+/** Opens an adapter folder and reads it: float16 and bfloat16 become float32. Fails as `openAdapter` does, and for NaN and infinity. */
+export const readAdapter = async (files: Files, folder: string, limits?: Platform["adapterLimits"]): Promise<Adapter> =>
+  (await openAdapter(files, folder, limits)).read();
+
 /**
- * Reads an adapter folder; float16 and bfloat16 become float32. Throws `adapter/*` and `lora/*` errors that name the
- * tensor or field: a missing factor, keys that are not understood, shapes that disagree with each other or with the
- * configuration, NaN and infinity, modules that the configuration does not target, weights in PyTorch's pickle format.
+ * Opens an adapter folder; no value is read. Throws `adapter/*` and `lora/*` errors that name the tensor or field: a missing factor,
+ * keys that are not understood, shapes that disagree with each other or with the configuration, more than the limits allow, modules
+ * that the configuration does not target, weights in PyTorch's pickle format.
  */
-export async function readAdapter(files: Files, folder: string): Promise<Adapter> {
+export async function openAdapter(
+  files: Files,
+  folder: string,
+  { maxRank = MAX_ADAPTER_RANK, maxModules = MAX_ADAPTER_MODULES }: Platform["adapterLimits"] = {},
+): Promise<AdapterFile> {
   const configPath = `${folder}/${ADAPTER_CONFIG_NAME}`;
   const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
   await checkFolder(files, folder);
   const config = parseAdapterConfig(await readText(files, configPath), configPath);
   const header = await readHeader(files, path);
   const method = methodOf(config);
+  for (const [key, { dtype }] of header.tensors) checkDtype(key, dtype, path);
   const { found, saved, frozen } = sortTensors(header.tensors, config, method, path);
+  checkLimit("modules", found.size, maxModules, path);
 
   const budget = matchBudget();
   const scales = scaleFinder(config, budget);
@@ -82,8 +110,6 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
   const dependsOnModel = config.targetModules === null || isAllLinear(config.targetModules);
   const isTargeted = dependsOnModel ? () => true : pathMatcher(config, budget).isTargeted;
   const modules: AdapterModule[] = [];
-  const tensors = new Map<string, ModuleTensors>();
-  const read = (key: string) => readFactor(files, path, key, header.tensors.get(key)!);
   for (const [modulePath, keys] of found) {
     const module = moduleOf(modulePath, keys, header.tensors, method, scales.of(modulePath), path);
     if (!isTargeted(modulePath)) {
@@ -94,31 +120,49 @@ export async function readAdapter(files: Files, folder: string): Promise<Adapter
         next: `Correct target_modules in ${configPath}.`,
       });
     }
+    checkLimit("the rank", module.rank, maxRank, `${path}: ${modulePath}`);
+    checkLimit("a side of a layer", Math.max(module.inFeatures, module.outFeatures), MAX_VOCAB, `${path}: ${modulePath}`);
     modules.push(module);
-    const values: Record<string, Float32Array> = {};
-    for (const { name, key } of method.tensors(module, module.rank))
-      values[name] = (await read(`${KEY_PREFIX}${modulePath}.${key}`)).data;
-    tensors.set(modulePath, values as ModuleTensors);
   }
-  const whole = async (keys: ReadonlyMap<string, string>) => {
-    const values = new Map<string, SavedTensor>();
-    for (const [name, key] of keys) values.set(name, await read(key));
-    return values;
-  };
+  const byPath = new Map(modules.map((module) => [module.path, module]));
+  for (const [name, key] of frozen) checkFrozen(name, header.tensors.get(key)!.shape, byPath, path);
   const { [FINGERPRINT_KEY]: baseFingerprint, [TASK_KEY]: task } = header.metadata;
   const labels = readLabels(header.metadata[LABELS_KEY], path);
   const head = await headBeside(files, folder);
-  return {
+  const whole = (keys: ReadonlyMap<string, string>, values?: ReadonlyMap<string, Float32Array>) =>
+    new Map(
+      [...keys].map(([name, key]): [string, SavedTensor] => {
+        const { shape } = header.tensors.get(key)!;
+        return [name, { shape, data: values?.get(key) ?? new Float32Array() }];
+      }),
+    );
+  const adapterOf = (values?: ReadonlyMap<string, Float32Array>): Adapter => ({
     config,
     modules,
-    tensors,
-    ...(saved.size > 0 && { saved: await whole(saved) }),
-    ...(frozen.size > 0 && { frozen: await whole(frozen) }),
+    tensors: new Map(values && modules.map((module) => [module.path, moduleTensors(module, method, values)])),
+    ...(saved.size > 0 && { saved: whole(saved, values) }),
+    ...(frozen.size > 0 && { frozen: whole(frozen, values) }),
     ...(labels !== undefined && { labels }),
     ...(task !== undefined && { task }),
     ...(head && { head }),
     ...(baseFingerprint !== undefined && { baseFingerprint }),
-  };
+  });
+  return { described: adapterOf(), read: async () => adapterOf(await readValues(files, path, header.tensors)) };
+}
+
+const moduleTensors = (module: AdapterModule, method: Method, values: ReadonlyMap<string, Float32Array>): ModuleTensors =>
+  Object.fromEntries(
+    method.tensors(module, module.rank).map(({ name, key }) => [name, values.get(`${KEY_PREFIX}${module.path}.${key}`)!]),
+  ) as ModuleTensors;
+
+function checkLimit(what: string, count: number, most: number, subject: string): void {
+  if (count <= most) return;
+  throw failure("limit", `the adapter is larger than the limits allow: ${what}`, {
+    subject,
+    expected: `at most ${most}`,
+    got: String(count),
+    next: "Use another adapter, or raise the limit where you trust this one (adapterLimits of the platform).",
+  });
 }
 
 const labelList = z.array(z.string()).min(2).max(MAX_LABELS);
@@ -263,23 +307,46 @@ function moduleOf(
   return { path, ...kind, ...scale, inFeatures, outFeatures };
 }
 
-async function readFactor(files: Files, path: string, key: string, entry: TensorEntry): Promise<SavedTensor> {
-  if (!isFloat(entry.dtype) || entry.dtype === "float64") {
-    throw failure("dtype", `${key} has a dtype that no factor has`, {
-      subject: path,
-      expected: "float32, float16 or bfloat16",
-      got: entry.dtype,
-      next: "Save the adapter in float32.",
-    });
+/** Checks that a weight of the base that is stored beside a module's tensors is as large as the layer. */
+function checkFrozen(name: string, shape: readonly number[], modules: ReadonlyMap<string, AdapterModule>, subject: string): void {
+  const { inFeatures, outFeatures } = modules.get(name.replace(/\.[^.]+$/, ""))!;
+  const elements = name.endsWith(".bias") ? outFeatures : inFeatures * outFeatures;
+  if (sizeOf(shape) === elements) return;
+  throw failure("shape", `the frozen weight ${quote(name)} does not fit its layer`, {
+    subject,
+    expected: `${elements} elements`,
+    got: `[${shape.join(", ")}]`,
+    next: "The file is damaged; save the adapter again.",
+  });
+}
+
+function checkDtype(key: string, dtype: StoredDType, subject: string): void {
+  if (isFloat(dtype) && dtype !== "float64") return;
+  const next = "Save the adapter in float32.";
+  const facts = { subject, expected: "float32, float16 or bfloat16", got: dtype, next };
+  throw failure("dtype", `${key} has a dtype that no factor has`, facts);
+}
+
+/** The values of all tensors, by key, as float32. */
+async function readValues(files: Files, path: string, tensors: ReadonlyMap<string, TensorEntry>) {
+  const values = new Map<string, Float32Array>();
+  for (const group of neighbours([...tensors].map(([key, entry]) => ({ key, ...entry })))) {
+    const [start, last] = [group[0]!.offset, group.at(-1)!];
+    const bytes = await files.read(path, start, last.offset + last.length - start);
+    for (const { key, dtype, shape, offset, length } of group) {
+      // Each has memory of its own: what is sent to a worker goes there with all of its buffer.
+      const own = group.length > 1 ? bytes.slice(offset - start, offset - start + length) : bytes;
+      const data = toFloat32(tensorFromBytes(readableDType(dtype, path), shape, own));
+      checkFinite(data, key, path);
+      values.set(key, data);
+    }
   }
-  const data = toFloat32(await readTensor(files, path, entry));
-  checkFinite(data, key, path);
-  return { shape: entry.shape, data };
+  return values;
 }
 
 function checkFinite(values: Float32Array, key: string, subject: string): void {
+  if (allFinite(bytesOf(values), "float32")) return;
   const at = values.findIndex((value) => !Number.isFinite(value));
-  if (at < 0) return;
   throw failure("not-finite", `${key} holds a value that is no number`, {
     subject,
     expected: "finite values",

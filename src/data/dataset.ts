@@ -1,6 +1,7 @@
 // Tokenized records as a dataset: the examples in a store, and a report of what became of the records.
 import { LowrankError } from "../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { type ControlTextCounts, controlTextCounts } from "./control-text.ts";
 import { type ExampleOptions, eachExample, type MadeExample } from "./examples.ts";
 import { type PromptFormat, type PromptFormatFinder, promptFormatOf } from "./prompts.ts";
 import type { Recognized } from "./readers.ts";
@@ -34,6 +35,9 @@ export interface ExampleReport {
   targets: number;
   /** Length of the longest, in tokens. */
   longest: number;
+  /** Records with texts that do not reach the model as text, and the first of them in the file. */
+  controlTokens?: ControlTextCounts["controlTokens"];
+  loneSurrogates?: ControlTextCounts["loneSurrogates"];
   /** How a language model trained on them is asked. */
   prompts?: PromptFormat;
   /** The classes of a classifier, in the order of its logits, with the number of examples of each. */
@@ -56,6 +60,9 @@ const NO_TARGET_LEFT = 4;
 const EMPTY_COMPLETION = 8;
 /** Of those cut to no target: an image would have been cut. */
 const CUT_IMAGE = 16;
+/** Texts that do not reach the model as text. */
+const CONTROL_TOKEN = 32;
+const LONE_SURROGATE = 64;
 const nothing: Example = { ids: new Int32Array(), labels: new Int32Array() };
 
 /** Collects the examples of one source, truncated to the maximum length. */
@@ -82,9 +89,11 @@ export function collector(
   }
   const fates = growing(Uint8Array);
   const hashes = growing(Float64Array);
+  const control = controlTextCounts();
 
-  async function add({ record, whole, key, isEmpty, imagesEnd = 0, isCut }: MadeExample): Promise<void> {
+  async function add({ record, place, whole, key, isEmpty, imagesEnd = 0, isCut, control: found }: MadeExample): Promise<void> {
     prompts?.add(record as DataRecord);
+    control.add(found, place);
     const isLonger = isCut === undefined && whole.ids.length > maxLength;
     const example = isLonger ? { ...whole, ids: whole.ids.slice(0, maxLength), labels: whole.labels.slice(0, maxLength) } : whole;
     const cutsImage = imagesEnd > maxLength;
@@ -94,7 +103,9 @@ export function collector(
       fate |
         ((isCut ?? isLonger) ? CUT : 0) |
         (isEmpty ? EMPTY_COMPLETION : 0) |
-        (cutsImage && targetsIn(whole) > 0 ? CUT_IMAGE : 0),
+        (cutsImage && targetsIn(whole) > 0 ? CUT_IMAGE : 0) |
+        (found?.token === undefined ? 0 : CONTROL_TOKEN) |
+        (found?.isHalf ? LONE_SURROGATE : 0),
     );
     hashes.push(isKept ? key.record : 0);
     await store.add(isKept ? example : nothing);
@@ -104,11 +115,13 @@ export function collector(
     const wanted = numbers ?? Int32Array.from({ length: fates.length }, (_, i) => i);
     const kept = new Int32Array(wanted.length);
     let [count, truncated, droppedEmpty, droppedCut, droppedImages, emptyCompletions] = [0, 0, 0, 0, 0, 0];
-    let [tokens, targets, longest] = [0, 0, 0];
+    let [tokens, targets, longest, withTokens, withSurrogates] = [0, 0, 0, 0, 0];
     for (let i = 0; i < wanted.length; i++) {
       const number = wanted[i]!;
       const fate = fates.at(number);
       if (fate & CUT) truncated++;
+      if (fate & CONTROL_TOKEN) withTokens++;
+      if (fate & LONE_SURROGATE) withSurrogates++;
       if (fate & CUT_IMAGE) droppedImages++;
       if (fate & NO_TARGET) droppedEmpty++;
       else if (fate & NO_TARGET_LEFT) droppedCut++;
@@ -135,6 +148,8 @@ export function collector(
       tokens,
       targets,
       longest,
+      ...(withTokens > 0 && { controlTokens: { ...control.counts.controlTokens!, records: withTokens } }),
+      ...(withSurrogates > 0 && { loneSurrogates: { ...control.counts.loneSurrogates!, records: withSurrogates } }),
       ...(asked && { prompts: asked }),
     };
     checkReport(report, source, maxLength);

@@ -1,12 +1,12 @@
 // Records to tokens and targets: prompt/completion, conversations, plain text. Appending EOS follows TRL's SFTTrainer.
 import { LowrankError } from "../errors.ts";
 import { encodeWithImages } from "../multimodal/expand.ts";
-import { MAX_TEXT_MS } from "../text/limit.ts";
 import { encodeSpans, renderWithMask } from "../text/mask.ts";
 import { textOf } from "../text/parts.ts";
-import { type ChatMessage, type ChatTemplate, renderChat } from "../text/template.ts";
+import { type ChatMessage, type ChatTemplate, limitedRendering, renderChat } from "../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../text/tokenizer.ts";
 import type { Span } from "../text/turns.ts";
+import type { ControlText } from "./control-text.ts";
 import { type RecordKey, recordKey } from "./duplicates.ts";
 import type { RecordImages } from "./record-images.ts";
 import type { DataRecord, NumberedRecord } from "./records.ts";
@@ -42,6 +42,8 @@ export interface MadeExample<R = object> extends NumberedRecord<R> {
   key: RecordKey;
   /** Whether nothing but that the text ends is learnt from it. */
   isEmpty?: boolean;
+  /** What of its texts does not reach the model as text. */
+  control?: ControlText;
   /** Tokens up to the last one of an image: an example that is cut before is left out. */
   imagesEnd?: number;
 }
@@ -136,10 +138,7 @@ function makeExample(
   if ("messages" in record) {
     if (template === undefined) throw noTemplate("{messages}", "{prompt, completion}");
     const { messages } = record;
-    const masked = tokenizer.limited(
-      () => rendered(template, messages, trainOn, now),
-      () => slowTemplate(template, messages.length),
-    );
+    const masked = limitedRendering(tokenizer, template, messages, () => rendered(template, messages, trainOn, now));
     return maskedExample(tokenizer, masked, images, numbers);
   }
   const [prompt, completion] = "text" in record ? ["", record.text] : [record.prompt, record.completion];
@@ -198,14 +197,6 @@ export const noTemplate = (messages: string, others: string): LowrankError =>
     expected: "chat_template.jinja, or chat_template in tokenizer_config.json",
     got: "neither",
     next: `take the instruction-tuned model's template, or write the records as ${others}`,
-  });
-
-const slowTemplate = ({ file }: ChatTemplate, messages: number): LowrankError =>
-  new LowrankError("template/slow", "the chat template takes too long on a conversation", {
-    subject: file,
-    expected: `at most ${MAX_TEXT_MS / 1000} s for finding the assistant's turns`,
-    got: `more, over ${messages} messages`,
-    next: "split the conversation into several records, or use a chat template that only formats messages",
   });
 
 /** The ids of a text as it stands. */

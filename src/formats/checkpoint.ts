@@ -17,8 +17,16 @@ export interface CheckpointTensor extends TensorEntry {
   file: string;
 }
 
+/** A file of weights: its name in the folder, its real path, and what `Files.stamp` said before its header was read. */
+export interface Shard {
+  name: string;
+  file: string;
+  stamp: string;
+}
+
 export interface Checkpoint {
   folder: string;
+  shards: Shard[];
   /** config.json as it is written. */
   config: Record<string, unknown>;
   /** By stored name; shard by shard, in the order of the payload. */
@@ -161,12 +169,14 @@ async function readIndex(files: Files, path: string): Promise<Map<string, string
  * The tensors of all shards. A tensor that the index does not list is loaded too, as by Transformers; where two
  * shards hold the same name, the index decides.
  */
-async function openShards(files: Files, folder: string, shards: string[], weightMap: Map<string, string>) {
+async function openShards(files: Files, folder: string, names: string[], weightMap: Map<string, string>) {
   let metadata: Record<string, string> | undefined;
   const tensors = new Map<string, CheckpointTensor>();
   const homes = new Map<string, string>();
-  for (const shard of shards) {
+  const shards: Shard[] = [];
+  for (const shard of names) {
     const file = await files.realPath(`${folder}/${shard}`);
+    shards.push({ name: shard, file, stamp: await files.stamp(file) });
     const header = await readHeader(files, file);
     metadata ??= header.metadata;
     for (const [name, entry] of header.tensors) {
@@ -190,5 +200,5 @@ async function openShards(files: Files, folder: string, shards: string[], weight
       next: "Index and shards do not belong together; download the checkpoint again.",
     });
   }
-  return { tensors, metadata: metadata! };
+  return { shards, tensors, metadata: metadata! };
 }

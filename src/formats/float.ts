@@ -74,6 +74,27 @@ const conversions: Record<FloatDType, { decode(data: TensorData): Float32Array; 
 
 export const isFloat = (dtype: string): dtype is FloatDType => Object.hasOwn(conversions, dtype);
 
+/** Of a 32-bit word: the exponents of the elements in it, and one in the last place of each. An exponent of ones is NaN or infinity. */
+const exponents: Record<FloatDType, { mask: number; one: number; every?: 2 }> = {
+  bfloat16: { mask: 0x7f807f80, one: 0x00800080 },
+  float16: { mask: 0x7c007c00, one: 0x04000400 },
+  float32: { mask: 0x7f800000, one: 0x00800000 },
+  float64: { mask: 0x7ff00000, one: 0x00100000, every: 2 }, // the upper half
+};
+
+/** Whether no element is NaN or infinity, by the bits of whole elements, little-endian. */
+export function allFinite(bytes: Uint8Array, dtype: FloatDType): boolean {
+  const rest = bytes.length % 4;
+  const isWhole = rest === 0 && bytes.byteOffset % 4 === 0;
+  const padded = isWhole ? bytes : new Uint8Array(bytes.length + ((4 - rest) % 4));
+  if (!isWhole) padded.set(bytes);
+  const words = new Int32Array(padded.buffer, padded.byteOffset, padded.length / 4);
+  const { mask, one, every = 1 } = exponents[dtype];
+  let carried = 0;
+  for (let i = every - 1; i < words.length; i += every) carried |= ((words[i]! & mask) + one) | 0;
+  return (carried & 0x80008000 & (mask | (mask << 1))) === 0;
+}
+
 /** The elements of a floating tensor as float32. A float32 tensor's own array is returned, not a copy. */
 export const toFloat32 = ({ dtype, data }: Tensor): Float32Array =>
   isFloat(dtype) ? conversions[dtype].decode(data) : notFloating(dtype);

@@ -4,6 +4,7 @@ import type { Files } from "../files.ts";
 import type { Tensor } from "../tensor.ts";
 import { byteLength, dtypeByCode, dtypeRow, readableDType, type StoredDType, tensorFromBytes } from "./dtypes.ts";
 import { type Json, parseStrictJson, quote } from "./json.ts";
+import { BLOCK_BYTES } from "./side-files.ts";
 
 /** Header limit of the format. */
 export const MAX_HEADER_BYTES = 100_000_000;
@@ -172,6 +173,20 @@ function inPayloadOrder(tensors: Placed[], start: number, size: number, refuse: 
 export async function readTensor(files: Files, path: string, entry: TensorEntry): Promise<Tensor> {
   const dtype = readableDType(entry.dtype, path);
   return tensorFromBytes(dtype, entry.shape, await files.read(path, entry.offset, entry.length));
+}
+
+/** Groups of tensors that lie one behind the other, a few megabytes together, to be read at once; a larger one is alone. */
+export function* neighbours<E extends TensorEntry>(entries: Iterable<E>): Generator<E[]> {
+  let group: E[] = [];
+  for (const entry of entries) {
+    const [first, last] = [group[0], group.at(-1)];
+    if (last && (last.offset + last.length !== entry.offset || entry.offset + entry.length - first!.offset > BLOCK_BYTES)) {
+      yield group;
+      group = [];
+    }
+    group.push(entry);
+  }
+  if (group.length > 0) yield group;
 }
 
 /** A tensor to write. `data` is asked once, when its turn comes, and gives the little-endian bytes whole or in parts. */

@@ -3,7 +3,7 @@ import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 
 /** Bytes of a file that are in memory at once. */
-const BLOCK_BYTES = 8 * 1024 * 1024;
+export const BLOCK_BYTES = 8 * 1024 * 1024;
 
 const TOKENIZER_FILES = [
   /^(added_tokens|special_tokens_map|tekken)\.json$/,

@@ -1,7 +1,7 @@
 // Text in, text out: a base model, its tokenizer and an adapter that can be changed between generations.
 
 import { attach } from "../adapters/attach.ts";
-import type { Adapter } from "../adapters/peft-files.ts";
+import type { Adapter, GivenAdapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { Base } from "../models/base.ts";
 import type { ImageTensors } from "../models/images.ts";
@@ -14,7 +14,7 @@ import type { GenerateEvent, GenerateOptions, PromptBatch } from "./types.ts";
 
 export interface GeneratorOptions extends Omit<Engine, "profile"> {
   /** Attached from the start; `useAdapter` changes it. */
-  adapter?: Adapter | null;
+  adapter?: GivenAdapter | null;
   /** Take adapters that were made for another base of the same shape. */
   anyBase?: boolean;
   /** What reads the images of prompts; without it, and the model's folder, there can be none. */

@@ -7,7 +7,7 @@ import { illustrated } from "../multimodal/conversation.ts";
 import { encodeWithImages } from "../multimodal/expand.ts";
 import { type ImageReference, type ImageSide, noImages } from "../multimodal/images.ts";
 import { imagePartsOf } from "../text/parts.ts";
-import { type ChatMessage, renderChat } from "../text/template.ts";
+import { type ChatMessage, limitedRendering, renderChat } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 /**
@@ -83,7 +83,10 @@ export function encodeChat(
       next: "Give the prompt as text, or use an instruction-tuned checkpoint.",
     });
   }
-  const text = renderChat(tokenizer.template, messages, { addGenerationPrompt: true });
+  const { template } = tokenizer;
+  const text = limitedRendering(tokenizer, template, messages, () =>
+    renderChat(template, messages, { addGenerationPrompt: true }),
+  );
   if (!side) return tokenizer.encode(text, { addSpecialTokens: false });
   return encodeWithImages(tokenizer, side.text, text, [], side.images).ids;
 }

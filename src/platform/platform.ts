@@ -6,6 +6,8 @@ import type { DecodeImage } from "../images/image.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import type { TimeLimit } from "../text/limit.ts";
 
+export type { Digest } from "../formats/checksums.ts";
+
 export interface Platform {
   /** The version of lowrank, for logs. */
   version?: string;
@@ -32,6 +34,8 @@ export interface Platform {
   freeDisk?: (folder: string) => Promise<number>;
   /** Keeps other runs out of a folder that is written to. */
   lock?: LockFolder;
+  /** The most that an adapter which is read may have; the defaults are in docs/safety.md. */
+  adapterLimits?: { maxRank?: number; maxModules?: number };
   /** Where a job without a folder of its own keeps temporary files. */
   temporaryFolder?: string;
   /** Collects garbage now. */

@@ -4,7 +4,7 @@
 import { type AdaptableSession, adaptableSession } from "../adapters/adaptable.ts";
 import { attach } from "../adapters/attach.ts";
 import { savedInput, withSaved } from "../adapters/inject.ts";
-import type { Adapter } from "../adapters/peft-files.ts";
+import { type Adapter, describedBy, type GivenAdapter } from "../adapters/peft-files.ts";
 import type { SavedWeight } from "../adapters/saved.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
@@ -23,7 +23,7 @@ import type { PredictorOptions } from "./types.ts";
 export interface TaskModelOptions extends Omit<Engine, "profile"> {
   files: Files;
   /** Attached from the start. */
-  adapter?: Adapter | null;
+  adapter?: GivenAdapter | null;
   /** Take adapters that were made for another base of the same shape. */
   anyBase?: boolean;
   /** What of the head is as given, whatever an adapter says. */
@@ -80,7 +80,7 @@ export async function openTaskModel(
     return value;
   };
 
-  const attachedTo = async (given: Adapter | null, before: readonly SavedWeight[]): Promise<Attached> => {
+  const attachedTo = async (given: GivenAdapter | null, before: readonly SavedWeight[]): Promise<Attached> => {
     const { base: own, adapter } = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
     const { modules, config } = onBase(own, choice);
     const saved = adapter?.saved ?? new Map();
@@ -188,7 +188,7 @@ const serves = (use: Use, name: TaskName): boolean => taskOf(name).prediction[us
  * has. Fails with `predict/task` where there is none.
  */
 export function baseForUse(base: AnyBase, use: Use, { task, adapter }: PredictorOptions): { name: TaskName; base: AnyBase } {
-  const chosen = chooseTask("predict/task", base.config, task, adapter);
+  const chosen = chooseTask("predict/task", base.config, task, adapter && describedBy(adapter));
   const candidates = [chosen, ...(task ? [] : possibleTasks(base.config))].filter((name) => serves(use, name));
   for (const name of candidates) {
     const own = baseFor(base, name);

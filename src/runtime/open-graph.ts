@@ -1,7 +1,8 @@
 // The one way from a graph to a session: lowered, its frozen weights left where their source has them.
 import type { Graph } from "../graph/graph.ts";
 import { lower } from "../onnx/lower.ts";
-import type { OpenSession, Session, SessionOptions, WeightSource } from "./session.ts";
+import { checkCounts } from "../options.ts";
+import { MAX_THREADS, type OpenSession, type Session, type SessionOptions, type WeightSource } from "./session.ts";
 
 /** What opens sessions, and how. */
 export interface Engine extends Omit<SessionOptions, "weights"> {
@@ -16,7 +17,11 @@ export const noWeights: WeightSource = {
   },
 };
 
-/** Opens `graph`. Nothing is read before the engine does; close the session to free the weights. */
-export function openGraph(graph: Graph, weights: WeightSource, { openSession, ...options }: Engine): Promise<Session> {
+/**
+ * Opens `graph`. Nothing is read before the engine does; close the session to free the weights. Throws `runtime/option` for a number of
+ * threads that the engine cannot have.
+ */
+export async function openGraph(graph: Graph, weights: WeightSource, { openSession, ...options }: Engine): Promise<Session> {
+  checkCounts("runtime/option", { threads: options.threads }, { most: MAX_THREADS });
   return openSession(lower(graph, weights.locate), { ...options, weights });
 }

@@ -13,6 +13,9 @@ export interface WeightSource {
   locate: LocateWeight;
 }
 
+/** The most threads that can be asked for: each has a stack, and beyond the cores they only wait for each other. */
+export const MAX_THREADS = 1024;
+
 export interface SessionOptions {
   /** Where the weights that the model refers to lie; none if absent. */
   weights?: WeightSource;

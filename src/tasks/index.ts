@@ -1,7 +1,7 @@
 // What is asked of the table of tasks (table.ts): its rows, the one for a base, their options and columns.
 import type { z } from "zod";
 import { attach } from "../adapters/attach.ts";
-import type { Adapter } from "../adapters/peft-files.ts";
+import { type Adapter, describedBy, type GivenAdapter } from "../adapters/peft-files.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { type Failure, LowrankError } from "../errors.ts";
 import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
@@ -109,10 +109,10 @@ interface PreparedBase {
 export async function prepareBase(
   code: string,
   opened: AnyBase,
-  given: Adapter | null,
+  given: GivenAdapter | null,
   { task, anyBase, ...options }: { task?: TaskName; anyBase?: boolean } & TaskOptions = {},
 ): Promise<PreparedBase> {
-  const name = chooseTask(code, opened.config, task, given);
+  const name = chooseTask(code, opened.config, task, given && describedBy(given));
   const base = baseFor(opened, name);
   const attached = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
   const chosen = taskOf(name).chooses?.(options);

@@ -40,6 +40,8 @@ export interface TaskData {
   limit: number;
   /** The records of a file, and the examples that they become. */
   open(path: string): { file: RecordFile<object>; examples: AsyncIterable<MadeExample> };
+  /** What the texts of records may not hold to be read as text; absent where no text is read. */
+  controlTokens?: readonly string[];
   collate(examples: Examples, packLength?: number): Collator;
   /** Of a task with classes. */
   classes?: Classes;

@@ -1,4 +1,5 @@
 // A data file, for the terminal: how it was recognized, how far it is read, what became of its records.
+import { controlTextNotes } from "../data/control-text.ts";
 import type { ExampleReport } from "../data/dataset.ts";
 import type { LeftOut } from "../data/readers/blocks.ts";
 import type { Recognized } from "../data/readers.ts";
@@ -31,6 +32,7 @@ export function dataLines(what: string, report: ExampleReport): string[] {
     [report.droppedEmpty, "left out: no targets"],
     [report.emptyCompletions, "with an empty completion, of which only the end is learnt"],
     [report.duplicates, "duplicates"],
+    ...controlTextNotes(report).map(([n, text]): [number, string] => [n, oneLine(text)]),
     [report.alsoTrained ?? 0, "in the training data too, so the evaluation looks better than it is"],
   ];
   const trained = report.prompts === undefined ? "" : `, ${grouped(targets)} of them targets`;

@@ -1,24 +1,15 @@
-// Chat templates over @huggingface/jinja, with Transformers' context (utils/chat_template_utils.py) and bounds on what a template can cost.
-import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
+// Chat templates over @huggingface/jinja, with Transformers' context (utils/chat_template_utils.py), within the bounds of template-bounds.ts.
+import { Environment, parse, tokenize } from "@huggingface/jinja";
 import { type Failure, LowrankError } from "../errors.ts";
+import { MAX_TEXT_MS, type TimeLimit } from "./limit.ts";
 import { type Content, textOf } from "./parts.ts";
+import { BoundedInterpreter, boundedRange, TooMuch } from "./template-bounds.ts";
 
 /** Longest template source. The longest in use (tool calling) are near 20 k characters. */
 export const MAX_TEMPLATE_CHARS = 256 * 1024;
 /** Longest run of white space in a template: the package's tag expression is quadratic in it. */
 export const MAX_TEMPLATE_BLANKS = 1024;
 export const MAX_MESSAGES = 2048;
-/** Largest rendered text, and largest value on the way to it, in characters. */
-export const MAX_RENDERED_CHARS = 16 * 1024 * 1024;
-/** What a number, a list entry or a key counts as towards MAX_RENDERED_CHARS, so that lists of nothing are bounded too. */
-const VALUE_CHARS = 64;
-/** Longest list that `range` makes. */
-export const MAX_RANGE = 100_000;
-/** Most evaluations of a node of the template, and values put into lists. A conversation of 1,000 turns takes about 20,000. */
-export const MAX_STEPS = 500_000;
-/** The longest a rendering may take, for templates whose single steps are slow. Real ones take milliseconds. */
-export const MAX_RENDER_MS = 3_000;
-
 /** A chat template as a checkpoint carries it. */
 export interface ChatTemplate {
   source: string;
@@ -54,6 +45,22 @@ export function renderChat(template: ChatTemplate, messages: readonly ChatMessag
   return renderSource(template, sourceFor(template, options), messages, options);
 }
 
+/** Runs `work`, which renders a conversation, under the tokenizer's time limit; the error says that the template is too slow. */
+export const limitedRendering = <T>(
+  { limited }: { limited: TimeLimit },
+  { file }: ChatTemplate,
+  { length }: readonly ChatMessage[],
+  work: () => T,
+): T =>
+  limited(work, () => {
+    return new LowrankError("template/slow", "the chat template takes too long on a conversation", {
+      subject: file,
+      expected: `at most ${MAX_TEXT_MS / 1000} s for finding the assistant's turns`,
+      got: `more, over ${length} messages`,
+      next: "split the conversation into several records, or use a chat template that only formats messages",
+    });
+  });
+
 /** The source that is used for these options: the tool template where there is one and tools are given. */
 export const sourceFor = (template: ChatTemplate, { tools }: RenderOptions): string =>
   tools !== undefined && template.toolUse !== undefined ? template.toolUse : template.source;
@@ -87,7 +94,8 @@ function renderAsIs(
     environment.set("range", boundedRange);
     environment.set("strftime_now", (format: unknown) => strftime(String(format), now));
     environment.set("raise_exception", (message: unknown) => {
-      throw failure(template, "refused", `the chat template refuses the conversation: ${String(message)}`, {
+      const reason = typeof message === "object" ? "it gives no text" : String(message);
+      throw failure(template, "refused", `the chat template refuses the conversation: ${reason}`, {
         next: "change the roles or contents to what the template accepts",
       });
     });
@@ -215,113 +223,6 @@ function parsed(template: ChatTemplate, source: string): unknown {
   }
 }
 
-/** A bound that a template ran into; `message` is the bound, `got` what went over it. */
-class TooMuch extends Error {
-  constructor(
-    bound: string,
-    readonly got: string,
-  ) {
-    super(bound);
-  }
-}
-
-/** A value of the package's runtime, as far as it is looked at here. */
-interface RuntimeValue {
-  type: string;
-  value: unknown;
-}
-
-/** A node of a parsed template, as far as it is looked at here: a call of a value's method. */
-interface CallNode {
-  type: string;
-  callee?: { type: string; object: unknown; property?: { value?: unknown } };
-  args?: unknown[];
-}
-
-/** Python's str.lstrip ("l"), str.rstrip ("r") or str.strip (""). */
-function strip(text: string, characters: string, ends: string): string {
-  const set = new Set(characters);
-  const points = Array.from(text);
-  let start = 0;
-  let end = points.length;
-  if (ends !== "r") while (start < end && set.has(points[start]!)) start++;
-  if (ends !== "l") while (end > start && set.has(points[end - 1]!)) end--;
-  return points.slice(start, end).join("");
-}
-
-/** What is used of @huggingface/jinja (its type declarations do not resolve under NodeNext). */
-const Evaluator = Interpreter as new (
-  environment: unknown,
-) => { run(program: unknown): RuntimeValue; evaluate(node: unknown, environment: unknown): RuntimeValue };
-
-/** Every node of a template is evaluated through `evaluate`, so that is where steps, time and sizes are bounded. */
-class BoundedInterpreter extends Evaluator {
-  private steps = 0;
-  private readonly deadline = performance.now() + MAX_RENDER_MS;
-
-  override evaluate(node: unknown, environment: unknown): RuntimeValue {
-    if (++this.steps > MAX_STEPS) throw new TooMuch(`at most ${MAX_STEPS} steps`, "more, such as loops within loops");
-    if (performance.now() > this.deadline) throw new TooMuch(`at most ${MAX_RENDER_MS} ms`, "a longer rendering");
-    const value = this.stripped(node as CallNode | undefined, environment) ?? super.evaluate(node, environment);
-    const isNew = !weights.has(value);
-    weigh(value);
-    // Making a list of n values is n steps.
-    if (isNew && Array.isArray(value.value)) this.steps += value.value.length;
-    return value;
-  }
-
-  /** A call of strip, lstrip or rstrip with the characters to strip, which the package leaves out of account. */
-  private stripped(node: CallNode | undefined, environment: unknown): RuntimeValue | undefined {
-    const { type, callee, args } = node ?? {};
-    if (type !== "CallExpression" || args?.length !== 1 || callee?.type !== "MemberExpression") return undefined;
-    const [, ends] = /^(l|r|)strip$/.exec(String(callee.property?.value)) ?? [];
-    if (ends === undefined) return undefined;
-    const text = this.evaluate(callee.object, environment);
-    const characters = this.evaluate(args[0], environment);
-    if (typeof text.value !== "string" || typeof characters.value !== "string") return undefined;
-    return new (text.constructor as new (value: string) => RuntimeValue)(strip(text.value, characters.value, ends));
-  }
-}
-
-const weights = new WeakMap<RuntimeValue, number>();
-
-/**
- * Characters that a value could render to, counting what it holds as often as it holds it (a list of the same list ten
- * times over, nested ten deep, is small in memory and endless as text). Lists and mappings never change, so theirs is kept.
- */
-function weigh(value: RuntimeValue): number {
-  const { value: content } = value;
-  if (typeof content === "string") return bounded(VALUE_CHARS + content.length);
-  if (!Array.isArray(content) && !(content instanceof Map)) return VALUE_CHARS;
-  const known = weights.get(value);
-  if (known !== undefined) return known;
-  let weight = VALUE_CHARS;
-  for (const part of content.values() as Iterable<RuntimeValue>) {
-    // A namespace can be changed, even to hold itself, so it may not hide inside another value.
-    if (part.type === "NamespaceValue")
-      throw new TooMuch("a namespace held by a variable of its own", "a namespace inside a value");
-    weight = bounded(weight + weigh(part));
-  }
-  if (value.type !== "NamespaceValue") weights.set(value, weight);
-  return weight;
-}
-
-function bounded(weight: number): number {
-  if (weight > MAX_RENDERED_CHARS)
-    throw new TooMuch(`values and text of at most ${MAX_RENDERED_CHARS} characters`, "a larger one");
-  return weight;
-}
-
-/** Python's range, with a bound on its length. */
-function boundedRange(first: unknown, last?: unknown, by?: unknown): number[] {
-  const [start, stop, step] = last === undefined ? [0, first, 1] : [first, last, by ?? 1];
-  if (![start, stop, step].every(Number.isSafeInteger) || step === 0)
-    throw new TypeError("range() takes integers and a step other than 0");
-  const length = Math.max(0, Math.ceil(((stop as number) - (start as number)) / (step as number)));
-  if (length > MAX_RANGE) throw new TooMuch(`a range of at most ${MAX_RANGE} numbers`, `${length}`);
-  return Array.from({ length }, (_, i) => (start as number) + i * (step as number));
-}
-
 /** Python's strftime in the C locale, for local time. */
 const DATE_FIELDS: Record<string, Intl.DateTimeFormatOptions> = {
   Y: { year: "numeric" },
@@ -337,7 +238,12 @@ const DATE_FIELDS: Record<string, Intl.DateTimeFormatOptions> = {
   S: { second: "2-digit" },
 };
 
+/** Longest format of a date. */
+const MAX_FORMAT_CHARS = 256;
+
 function strftime(format: string, date: Date): string {
+  if (format.length > MAX_FORMAT_CHARS)
+    throw new TooMuch(`a date's format of at most ${MAX_FORMAT_CHARS} characters`, `${format.length}`);
   return format.replace(/%(.)/g, (directive, letter: string) => {
     if (letter === "%") return letter;
     const field = Object.hasOwn(DATE_FIELDS, letter) ? DATE_FIELDS[letter] : undefined;

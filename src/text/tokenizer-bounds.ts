@@ -1,11 +1,18 @@
 // How much longer than its input what a tokenizer.json makes of it can be. Parts are those of @huggingface/tokenizers 0.2.
 import { LowrankError, valueText } from "../errors.ts";
 import { isObject, type JsonObject } from "../formats/json.ts";
+import { commonPrefix } from "./turns.ts";
 
 /** Longest text inside a tokenizer, in characters: four times the longest record. */
 export const MAX_INNER_CHARS = 32 << 20;
 /** Parts of a tokenizer, those of its sequences included; real ones have a dozen. */
 export const MAX_PARTS = 1000;
+/** Longest token, in characters; the longest in use are a few hundred spaces. */
+export const MAX_TOKEN_CHARS = 4096;
+/** Most merges of a BPE; the largest vocabularies have half a million. */
+export const MAX_MERGES = 1 << 20;
+/** Nodes of the tries that added tokens, and the pieces of a Unigram, are put into: a character that no other token begins alike with. */
+export const MAX_TRIE_NODES = 1 << 22;
 /** Sequences within sequences. */
 const MAX_DEPTH = 8;
 
@@ -87,6 +94,52 @@ export function encodingBound(json: JsonObject, path: string): Bound {
   steps.length = 0; // decoding begins with tokens, whose text is as long as the vocabulary says
   for (const [key, list] of Object.entries(PARTS)) walk(json[key], list, 1);
   return (n) => steps.reduce((length, step) => step(length), n);
+}
+
+/**
+ * Fails with `tokenizer/limit` where what the package makes of the vocabulary would not fit into memory: `added` tokens, and `pieces`
+ * of a Unigram, each become a trie; merges become keys of a map; `tokens` are decoded by the thousand.
+ */
+export function checkSizes(
+  {
+    merges,
+    tokens,
+    added,
+    pieces,
+  }: { merges: unknown; tokens: readonly string[]; added: readonly string[]; pieces: readonly string[] },
+  path: string,
+): void {
+  const count = Array.isArray(merges) ? merges.length : 0;
+  const limits: [what: string, size: number, most: number][] = [
+    ["merges", count, MAX_MERGES],
+    ["characters of a token", Math.max(longest(tokens), longest(added)), MAX_TOKEN_CHARS],
+    ["characters of added tokens that begin differently", trieNodes(added), MAX_TRIE_NODES],
+    ["characters of pieces that begin differently", trieNodes(pieces), MAX_TRIE_NODES],
+  ];
+  for (const [what, size, most] of limits) {
+    if (size <= most) continue;
+    throw new LowrankError("tokenizer/limit", "the tokenizer's vocabulary is too large", {
+      subject: path,
+      expected: `at most ${most} ${what}`,
+      got: String(size),
+      next: "use the tokenizer of the model's own page",
+    });
+  }
+}
+
+const longest = (texts: readonly string[]): number => texts.reduce((most, { length }) => Math.max(most, length), 0);
+
+/** Nodes of a trie of these texts, at most. */
+function trieNodes(texts: readonly string[]): number {
+  const all = texts.reduce((sum, { length }) => sum + length, 0);
+  if (all <= MAX_TRIE_NODES) return all;
+  let last = "";
+  let nodes = 0;
+  for (const text of [...texts].sort()) {
+    nodes += text.length - commonPrefix(text, last);
+    last = text;
+  }
+  return nodes;
 }
 
 /** The regular expressions of a tokenizer.json, for messages. */

@@ -6,7 +6,7 @@ import { isObject, type JsonObject, readJsonObject, readText } from "../formats/
 import { type FramePart, frameOf } from "./frames.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "./limit.ts";
 import type { ChatTemplate } from "./template.ts";
-import { encodingBound, expressionsOf, MAX_INNER_CHARS } from "./tokenizer-bounds.ts";
+import { checkSizes, encodingBound, expressionsOf, MAX_INNER_CHARS } from "./tokenizer-bounds.ts";
 
 /** Largest token id accepted: an order of magnitude above the largest vocabularies (256 k), small enough to index by. */
 export const MAX_TOKEN_ID = (1 << 22) - 1;
@@ -217,6 +217,8 @@ function lowercases(normalizer: unknown): boolean {
   return type === "Lowercase" || (type === "BertNormalizer" && lowercase === true);
 }
 
+const textIn = (value: unknown): string => (typeof value === "string" ? value : "");
+
 /** Checks that every id can be indexed by, before anything is sized by one. */
 function checkVocabulary(json: JsonObject, path: string): { vocabSize: number; added: { id: number; special: boolean }[] } {
   const model = json["model"];
@@ -237,16 +239,22 @@ function checkVocabulary(json: JsonObject, path: string): { vocabSize: number; a
     largest = Math.max(largest, id);
     return id;
   };
+  // A Unigram has a list of pieces with their scores.
+  const pieces = Array.isArray(vocab) ? vocab.map((entry: unknown) => textIn(Array.isArray(entry) ? entry[0] : entry)) : [];
+  const tokens = Array.isArray(vocab) ? pieces : Object.keys(vocab);
+  if (tokens.length > MAX_TOKEN_ID + 1)
+    throw malformed(path, "the vocabulary is too large", `at most ${MAX_TOKEN_ID + 1} tokens`, String(tokens.length));
   if (Array.isArray(vocab)) check(vocab.length - 1, "(last)");
-  else for (const [token, id] of Object.entries(vocab)) check(id, token);
+  else for (const token of tokens) check((vocab as JsonObject)[token], token);
   const list = json["added_tokens"] ?? [];
   if (!Array.isArray(list)) throw malformed(path, "added_tokens is not a list", "a list", kindOf(list));
   const added = list.map((entry: unknown, index) => {
     if (!isObject(entry) || typeof entry["content"] !== "string" || entry["content"] === "") {
       throw malformed(path, `added_tokens[${index}] is no token`, "an object with id and content", kindOf(entry));
     }
-    return { id: check(entry["id"], entry["content"]), special: entry["special"] === true };
+    return { id: check(entry["id"], entry["content"]), content: entry["content"], special: entry["special"] === true };
   });
+  checkSizes({ merges: model["merges"], tokens, pieces, added: added.map(({ content }) => content) }, path);
   return { vocabSize: largest + 1, added };
 }
 

@@ -1,6 +1,8 @@
 // Data files to training and evaluation examples.
 import { pace, stopwatch } from "../clock.ts";
+import { controlTextError, controlTextFinder } from "../data/control-text.ts";
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
+import type { MadeExample } from "../data/examples.ts";
 import type { Recognized } from "../data/readers.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
 import type { BatchSize } from "../data/types.ts";
@@ -59,16 +61,33 @@ export interface DataReader extends TaskData {
 export interface ReadingOptions {
   /** How the paths of files begin that tokens beyond `STORE_MEMORY_BYTES` go to; they stay in memory if absent. */
   spill?: string;
+  /** Records whose texts would not reach the model as text are refused. */
+  strictText?: boolean;
   /** When it fires, reading ends with `train/stopped`. */
   signal?: AbortSignal;
 }
 
-export function dataReader(files: Files, task: TaskData, { spill, signal }: ReadingOptions = {}): DataReader {
-  const { maxLength, limit, classes, images } = task;
+export function dataReader(files: Files, task: TaskData, { spill, strictText = false, signal }: ReadingOptions = {}): DataReader {
+  const { maxLength, limit, classes, images, controlTokens } = task;
   const stores: ExampleStore[] = [];
+  const find = controlTokens && controlTextFinder(controlTokens);
+
+  /** The examples of a file, with what of their records' texts does not reach the model as text. */
+  function open(path: string): ReturnType<TaskData["open"]> {
+    const { file, examples } = task.open(path);
+    if (!find) return { file, examples };
+    async function* looked(): AsyncGenerator<MadeExample> {
+      for await (const made of examples) {
+        const control = find!(made.record);
+        if (control && strictText) throw controlTextError(control, file.where(made.place));
+        yield control ? { ...made, control } : made;
+      }
+    }
+    return { file, examples: looked() };
+  }
 
   async function* readAll(path: string): Reading<Collector> {
-    const { file, examples } = task.open(path);
+    const { file, examples } = open(path);
     const place = spill === undefined ? undefined : { files, path: `${spill}-${stores.length}` };
     // One that was killed left its file.
     if (place) await files.remove(place.path);
@@ -117,6 +136,7 @@ export function dataReader(files: Files, task: TaskData, { spill, signal }: Read
 
   return {
     ...task,
+    open,
     read: async function* (path) {
       const dataset = (yield* readAll(path)).dataset();
       classes?.settle(path);

@@ -184,6 +184,12 @@ export function trainingMemory(graph: Graph, trainable: number, lengths: SymbolL
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
 
+/** What θ alone takes: a lower bound of a run's memory. */
+export function thetaMemory(trainable: number): MemoryEstimate {
+  const trained = 4 * THETA_VECTORS * trainable;
+  return { process: 0, weights: 0, trained, activations: 0, total: trained };
+}
+
 /**
  * The estimate with what a run has beside its batches: prepared images that are kept, in bytes, and, for samples, a second session
  * that runs `generator` forward with weights of its own.

@@ -5,6 +5,7 @@ import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-ta
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { describeOptions, option, pick } from "../options.ts";
+import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
 import { MAX_SAMPLES } from "./samples.ts";
@@ -92,6 +93,9 @@ export const readingOptions = {
     value: "TOKENS",
     section: "run",
     help: "longer examples are truncated on the right (1024, or 2048 where the model reads images; its positions if fewer)",
+  }),
+  strictText: option(z.boolean().default(false), {
+    help: "refuse records whose texts hold control tokens (<|im_start|>) or halves of characters, instead of counting them",
   }),
   date: option(z.iso.date().optional(), { value: "YYYY-MM-DD", help: "the date that chat templates see (today)" }),
   ...taskOptions,
@@ -185,7 +189,7 @@ export const runOptions = {
     section: "none",
     help: "resume from the newest checkpoint of --output, with the options stored there",
   }),
-  threads: option(count.optional(), { help: "threads of one matrix product (all cores)" }),
+  threads: option(count.max(MAX_THREADS).optional(), { help: "threads of one matrix product (all cores)" }),
 };
 
 const schema = z.strictObject(runOptions);

@@ -5,6 +5,7 @@ import { LowrankError, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject, readVersioned } from "../formats/json.ts";
 import { taskOptions } from "../tasks/index.ts";
+import type { WeightRecords } from "./base-watch.ts";
 import { columnOptions, completeOptions, isAdapterOption, type RunOptions } from "./options.ts";
 
 export const RUN_NAME = "run.json";
@@ -18,17 +19,25 @@ export const readOptions = async (files: Files, given: Record<string, unknown>):
   completeOptions(given, given["resume"] === true ? await readRun(files, given) : {});
 
 /**
- * Keeps the options in the output folder, and how the trained model is asked; paths are made absolute, so that the run can
+ * Keeps the options in the output folder, how the trained model is asked, and the base's weight files; paths are made absolute, so that the run can
  * be resumed from anywhere. Returns the options as kept.
  */
 export async function writeRun(
   files: Files,
   options: RunOptions,
   prompts: PromptFormat | undefined,
+  weights: WeightRecords,
 ): Promise<Record<string, unknown>> {
-  const record = { version: RUN_VERSION, options: await keptOf(files, options), prompts };
+  const record = { version: RUN_VERSION, options: await keptOf(files, options), prompts, weights };
   await files.write(`${options.output}/${RUN_NAME}`, new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`));
   return record.options;
+}
+
+const weightRecords = z.record(z.string(), z.object({ stamp: z.string(), sha256: z.string().nullable() }));
+
+/** What the run in `output` remembers of the base's weight files; nothing if no run.json says it. */
+export async function readWeightRecords(files: Files, output: string): Promise<WeightRecords> {
+  return weightRecords.safeParse((await runOf(files, output))["weights"]).data ?? {};
 }
 
 /** The options that run.json has, with absolute paths. */

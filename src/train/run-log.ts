@@ -162,6 +162,7 @@ function inOrder<R extends { step: number }>(most: number, merge: (row: R, next:
   };
   const cut = (step: number): void => {
     while (rows.length > 0 && rows.at(-1)!.step > step) rows.pop();
+    if (rows.length === 0) stride = 1;
   };
   return {
     add(row: R): void {

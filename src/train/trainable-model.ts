@@ -3,11 +3,11 @@
 import { fitAdapter, weightTargets } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
 import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
-import { layoutOf, lengthOfTheta, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
-import { type AdapterModule, frozenWeights, matchModules, resolveConfig } from "../adapters/match.ts";
+import { layoutOf, lengthOfTheta, type Trained, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
+import { type AdapterModule, frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
-import { type SavedTensor, savedWeights } from "../adapters/saved.ts";
+import { type SavedTensor, type SavedWeight, savedWeights } from "../adapters/saved.ts";
 import type { RunIdentity } from "../data/types.ts";
 import type { Files } from "../files.ts";
 import { entryOf, findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
@@ -27,6 +27,7 @@ import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective
 import { loraConfigOf, type RunOptions } from "./options.ts";
 import { fullEntries, fullGraph, loraGraph } from "./training-graph.ts";
 
+/** What is known of it before a weight is read or θ is made. */
 export interface TrainableModel {
   /** How many modules are adapted; null when every weight is trained. */
   modules: number | null;
@@ -34,8 +35,17 @@ export interface TrainableModel {
   trainable: number;
   /** Size in bytes of the weights that are written. */
   resultBytes: number;
-  /** The first value of θ; for the method "full" the weights are read here. */
-  theta(): Promise<Float32Array>;
+  /** What may not be meant. */
+  warnings: string[];
+  /** The graph that `open` runs. */
+  graph(loss: Graph): Graph;
+  /** Makes θ. */
+  start(): Promise<StartedModel>;
+}
+
+export interface StartedModel {
+  /** The first value of θ. */
+  theta: Float32Array;
   /** θ with the adapter off: the base's own outputs; where every weight is trained, θ as it is. */
   off(theta: Float32Array): Promise<Float32Array>;
   /** What of it determines the bits of the run. */
@@ -43,8 +53,6 @@ export interface TrainableModel {
   saveWeights: SaveWeights;
   /** The adapter that a θ is, its factors not copied; null when every weight is trained. */
   adapterOf: ((theta: Float32Array) => Adapter) | null;
-  /** The graph that `open` runs. */
-  graph(loss: Graph): Graph;
   open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
@@ -67,14 +75,33 @@ async function adapterModel(
   options: RunOptions,
   { given, labels }: TrainableParts,
 ): Promise<TrainableModel> {
-  const adapter = given ? fitAdapter(given, base.modules) : await newAdapter(files, base, options);
+  const fitted = given && fitAdapter(given, base.modules);
+  const planned = fitted ? plannedOf(fitted) : plannedAdapter(base, options);
+  const { trained, frozen } = planned;
+  const named = { task: options.task, ...(labels && { labels: [...labels] }) };
+  const { config, modules } = trained;
+  return {
+    modules: modules.length,
+    trainable: lengthOfTheta(layoutOf(trained)),
+    resultBytes: adapterBytes(trained, frozen, named),
+    warnings: rankWarnings(modules),
+    graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
+    start: async () => startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), named),
+  };
+}
+
+async function startedAdapter(
+  files: Files,
+  base: AnyBase,
+  options: RunOptions,
+  adapter: Adapter,
+  named: Pick<Adapter, "task" | "labels">,
+): Promise<StartedModel> {
   const { config, modules, frozen } = adapter;
   const trained = trainedBy(adapter);
   const layout = layoutOf(trained);
   const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
-  const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { baseModelNameOrPath: _, ...determining } = config;
-  const stored = [...(frozen ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] }));
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
   const adapterOf = (values: Float32Array): Adapter => {
@@ -83,10 +110,7 @@ async function adapterModel(
     return { config: ownConfig, modules, tensors, ...beside, baseFingerprint };
   };
   return {
-    modules: modules.length,
-    trainable: theta.length,
-    resultBytes: adapterBytes(trained, stored, named),
-    theta: async () => theta,
+    theta,
     off: async () => thetaOf(await identityAdapter(files, base, adapter)),
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     async saveWeights(to, folder, trained) {
@@ -95,32 +119,56 @@ async function adapterModel(
       if (await writeHead(to, folder, base.config)) await copySideFiles(to, base.checkpoint.folder, folder, isTokenizerFile);
     },
     adapterOf,
-    graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
     open: (options) => loraObjective({ ...options, ...trained, dropout: config.dropout }),
   };
 }
 
-async function newAdapter(files: Files, base: AnyBase, options: RunOptions): Promise<Adapter> {
+/** An adapter without its values. */
+interface PlannedAdapter {
+  /** As it is made; `trained` has it as it is stored. */
+  config: LoraConfig;
+  trained: Required<Trained>;
+  frozen: SavedWeight[];
+}
+
+const shapesOf = (tensors: ReadonlyMap<string, { shape: readonly number[] }> = new Map()): SavedWeight[] =>
+  [...tensors].map(([name, { shape }]) => ({ name, shape: [...shape] }));
+
+const plannedOf = (adapter: Adapter): PlannedAdapter => {
+  const { config, modules, saved, frozen } = adapter;
+  return { config, trained: { config, modules, saved: shapesOf(saved) }, frozen: shapesOf(frozen) };
+};
+
+function plannedAdapter(base: AnyBase, options: RunOptions): PlannedAdapter {
   const { checkpoint, modules } = base;
   const { modelType } = base.config;
   const config = loraConfigOf(options, taskOf(options.task ?? ownTask(base.config)));
   const matched = matchModules(modules, config, modelType);
   const resolved = resolveConfig(config, modules, matched, modelType);
+  const frozen = frozenWeights(resolved, modules, matched).map((name) => {
+    return { name, shape: findTensor(checkpoint, ownName(base, name)).shape };
+  });
+  return { config, trained: { config: resolved, modules: matched, saved: savedWeights(modules, config) }, frozen };
+}
+
+async function newAdapter(files: Files, base: AnyBase, options: RunOptions, planned: PlannedAdapter): Promise<Adapter> {
+  const { checkpoint } = base;
+  const { config, modules } = planned.trained;
   const saved = new Map<string, SavedTensor>();
   const head = missingHead(base, options.seed);
-  for (const { name, shape } of savedWeights(modules, config)) {
+  for (const { name, shape } of planned.trained.saved) {
     const stored = head?.has(name) ? undefined : checkpoint.tensors.get(storedName(checkpoint, name));
     const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
     saved.set(name, { shape, data });
   }
   const frozen = new Map<string, SavedTensor>();
-  for (const name of frozenWeights(resolved, modules, matched)) {
+  for (const { name } of planned.frozen) {
     const tensor = await readWeights(files, checkpoint, ownName(base, name));
     frozen.set(name, { shape: tensor.shape, data: toFloat32(tensor) });
   }
-  const tensors = await firstTensors(files, base, config, matched, options.seed);
+  const tensors = await firstTensors(files, base, planned.config, modules, options.seed);
   const beside = { ...(saved.size > 0 && { saved }), ...(frozen.size > 0 && { frozen }) };
-  return { config: resolved, modules: matched, tensors, ...beside };
+  return { config, modules: [...modules], tensors, ...beside };
 }
 
 /** First values of an adapter's tensors, drawn by `seed` and from the base's weights. */
@@ -164,16 +212,19 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
     resultBytes:
       names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0) +
       added.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0),
-    theta: () => readTheta(files, checkpoint, entries, head),
-    off: async (theta) => theta.slice(),
-    facts: {},
-    adapterOf: null,
-    async saveWeights(to, folder, theta) {
-      await writeTheta(to, written, entries, folder, theta, { kept, head, config: headed?.config });
-      await writeHead(to, folder, config);
-    },
+    warnings: [],
     graph: fullGraph,
-    open: fullObjective,
+    start: async () => ({
+      theta: await readTheta(files, checkpoint, entries, head),
+      off: async (theta) => theta.slice(),
+      facts: {},
+      adapterOf: null,
+      async saveWeights(to, folder, theta) {
+        await writeTheta(to, written, entries, folder, theta, { kept, head, config: headed?.config });
+        await writeHead(to, folder, config);
+      },
+      open: fullObjective,
+    }),
   };
 }
 

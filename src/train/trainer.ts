@@ -156,6 +156,8 @@ export interface TrainOptions {
   /** When it fires the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
   signal?: AbortSignal;
   memoryBytes?: () => number;
+  /** Fails if what the run reads is no longer what it opened: called before every update and every save, with the newest checkpoint. */
+  check?: (saved: string | null) => Promise<void>;
 }
 
 /**
@@ -189,13 +191,19 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   let learningRate = 0;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
-  async function* save(keep = output?.keepCheckpoints ?? 2): AsyncGenerator<TrainEvent, void, void> {
+  const keep = output?.keepCheckpoints ?? 2;
+  const prune = async (most: number): Promise<void> =>
+    output && pruneCheckpoints(output.files, output.folder, state.step, most, state.evals.best?.step);
+
+  /** Until the next loss shows that this state is good, the one before it stays too. */
+  async function* save(most = Math.max(keep, 2)): AsyncGenerator<TrainEvent, void, void> {
     const { step } = state;
     if (!output || saved.step === step) return;
     await checkTheta();
+    await options.check?.(saved.folder);
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
-    await pruneCheckpoints(output.files, output.folder, step, keep, state.evals.best?.step);
+    await prune(most);
     yield { type: "checkpoint", step, folder, best: state.evals.best };
   }
 
@@ -228,6 +236,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (!Number.isFinite(loss)) await fail("loss", loss, state.step + 1);
       await fail("gradient norm", gradNorm, state.step + 1, true);
     }
+    if (keep < 2 && saved.step === state.step) await prune(keep);
+    await options.check?.(saved.folder);
     adamW(theta, gradient, state, ranges, factor, optimizer);
     const { step } = state;
 
@@ -251,21 +261,23 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       // No step follows whose loss would show what the last update did.
       const { loss } = await evaluateTheta(objective, theta, batches.filter(({ targets }) => targets > 0).slice(0, 1));
       if (!Number.isFinite(loss)) await fail("the loss after the last update", loss, step);
-      await checkTheta();
     }
     if (isDue(step, output, elapsed() - saved.time)) yield* save();
   }
   yield* save();
+  if (!output) await checkTheta();
   const { step } = state;
   const early = step < steps && stalled();
   const stopped = step < steps && !early;
   const { best } = state.evals;
   let result = stopped ? null : step;
   if (output && !stopped) {
+    if (keep < 2) await prune(keep);
     if (output.loadBest && best && best.step !== step) {
       theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
       result = best.step;
     }
+    await options.check?.(saved.folder);
     const { files: to, writeSums } = summing(output.files, output.digest);
     await output.files.remove(`${output.folder}/${SUMS_NAME}`);
     await output.saveWeights(to, output.folder, theta);

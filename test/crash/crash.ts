@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, watch } from "node:fs";
 import path from "node:path";
+import { damagedFile, SUMS_NAME } from "../../src/formats/checksums.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { digest } from "../../src/platform/node/host.ts";
 import { purpose, uniform } from "../../src/random.ts";
 import { latestCheckpoint } from "../../src/train/checkpoint.ts";
 import { readMetrics } from "../../src/train/run-log.ts";
@@ -125,6 +127,8 @@ async function checkState(output: string, reached: number | null, kills: number)
   assert.ok(latest !== undefined || there.length === 0, `no complete checkpoint among ${names.join(", ")}`);
   assert.ok((latest?.step ?? -1) >= (reached ?? -1), `step ${latest?.step} after ${reached}`);
   for (const name of there) {
+    assert.ok(existsSync(`${output}/${name}/${SUMS_NAME}`), name);
+    assert.equal(await damagedFile(nodeFiles, `${output}/${name}`, digest), null, name);
     assert.equal((await readHeader(nodeFiles, `${output}/${name}/adapter_model.safetensors`)).tensors.size, 28, name);
     const state = JSON.parse(readFileSync(`${output}/${name}/trainer_state.json`, "utf8"));
     assert.equal(`checkpoint-${state.step}`, name);

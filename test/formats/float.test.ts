@@ -1,7 +1,9 @@
 // bfloat16 and float16 against their definitions, over every pattern and every tie.
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { bytesOf } from "../../src/formats/dtypes.ts";
 import {
+  allFinite,
   bfloat16ToFloat32,
   float16ToFloat32,
   float32ToBfloat16,
@@ -100,4 +102,26 @@ describe("toFloat32 and fromFloat32", () => {
     assert.throws(() => toFloat32(tensor), { code: "float/not-floating", got: "int32" });
     assert.throws(() => fromFloat32(Float32Array.of(1), "int8"), { code: "float/not-floating", got: "int8" });
   });
+});
+
+describe("allFinite", () => {
+  for (const dtype of ["float64", "float32", "bfloat16", "float16"] as const) {
+    it(`finds NaN and infinity at any place of ${dtype} values, and nothing else`, () => {
+      const extremes = Float32Array.of(0, -0, 1e-45, -6e-8, 65504, -65504, ...(dtype === "float16" ? [1] : [3.3e38, -3.3e38]), 2);
+      for (const length of [1, 2, 3, 7, 8]) {
+        const values = extremes.slice(-length);
+        const bytes = bytesOf(fromFloat32(values, dtype));
+        assert.ok(allFinite(bytes, dtype));
+        const moved = new Uint8Array(bytes.length + 1);
+        moved.set(bytes, 1);
+        assert.ok(allFinite(moved.subarray(1), dtype), "at an odd address");
+        for (let at = 0; at < length; at++) {
+          for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+            const broken = fromFloat32(values.with(at, value), dtype);
+            assert.ok(!allFinite(bytesOf(broken), dtype), `${value} at ${at} of ${length}`);
+          }
+        }
+      }
+    });
+  }
 });

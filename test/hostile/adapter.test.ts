@@ -1,7 +1,7 @@
 // Adapter folders that are damaged, incomplete, made for something else, or made to harm: each is refused with its reason.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
+import { MAX_ADAPTER_MODULES, MAX_ADAPTER_RANK, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import type { LowrankError } from "../../src/errors.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32 } from "../../src/formats/float.ts";
@@ -129,6 +129,42 @@ test("a shape is refused before any of the payload is read", async () => {
   const header = 8 + new DataView(files.contents.get("f/adapter_model.safetensors")!.buffer).getUint32(0, true);
   const weightReads = files.reads.filter(({ path }) => path.endsWith(".safetensors"));
   assert.ok(weightReads.length > 0 && weightReads.every(({ offset, length }) => offset + length <= header));
+});
+
+test("an adapter that is larger than the limits allow is refused before any of its payload is read", async () => {
+  const files = await folder([a, b]);
+  await readAdapter(files, "f", { maxRank: 2, maxModules: 1 });
+  await refused(readAdapter(files, "f", { maxRank: 1 }), "adapter/limit", { subject: /x\.q/, expected: "at most 1", got: "2" });
+  const two = await folder([a, b, [A.replace("x.q", "y.q"), [2, 3]], [B.replace("x.q", "y.q"), [4, 2]]]);
+  two.reads.length = 0;
+  await refused(readAdapter(two, "f", { maxModules: 1 }), "adapter/limit", { got: "2" });
+  assert.ok(two.reads.every(({ offset }) => offset <= 8));
+  const wide = await folder(
+    [
+      [A, [1, 2 ** 24 + 1]],
+      [B, [1, 1]],
+    ],
+    { ...config, r: 1 },
+  );
+  await refused(readAdapter(wide, "f"), "adapter/limit", { got: String(2 ** 24 + 1) });
+  assert.ok(MAX_ADAPTER_RANK <= 8192 && MAX_ADAPTER_MODULES <= 65_536);
+});
+
+test("a frozen weight is as large as its layer, or refused before it is read", async () => {
+  const frozen = "base_model.model.x.q.base_layer.weight";
+  await readAdapter(await folder([a, b, [frozen, [4, 3]]]), "f");
+  const files = await folder([a, b, [frozen, [4, 3000]]]);
+  files.reads.length = 0;
+  assert.equal((await refusal(files)).code, "adapter/shape");
+  assert.ok(files.reads.every(({ offset }) => offset <= 8));
+});
+
+test("thousands of modules are read a few megabytes at a time", async () => {
+  const rows = Array.from({ length: 1500 }, (_, i) => [a, b].map(([name, shape]): Row => [name.replace("x", `x.${i}`), shape]));
+  const files = await folder(rows.flat());
+  files.reads.length = 0;
+  assert.equal((await readAdapter(files, "f")).tensors.size, 1500);
+  assert.ok(files.reads.length < 10, `${files.reads.length} reads`);
 });
 
 test("an adapter that diverged or lacks a factor is not written", async () => {

@@ -3,8 +3,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";
+import { encodeChat } from "../../src/generate/prompts.ts";
 import { timeLimit, timeLimitOf } from "../../src/platform/node/time-limit.ts";
-import { MAX_MESSAGES } from "../../src/text/template.ts";
+import { withCheckedTemplate } from "../../src/tasks/common/tokenizer-checks.ts";
+import { encodePreference } from "../../src/tasks/preference/data.ts";
+import { type ChatMessage, MAX_MESSAGES } from "../../src/text/template.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { refused } from "../helpers/assert.ts";
 import { llama2StyleFiles } from "../helpers/llama2-style.ts";
@@ -42,5 +45,26 @@ test("a template that loops is stopped, whatever it does in the loop", async () 
     const { code, subject: where } = await refusal(loop(body), turns(2));
     assert.match(code, /^template\/(limit|slow)$/, body);
     assert.equal(where, subject);
+  }
+});
+
+test("a template that is stopped is what the error is about, wherever it is rendered", async () => {
+  const source = "{% for i in range(9999) %}{% for j in range(9999) %}{% set x = messages | tojson %}{% endfor %}{% endfor %}";
+  const files = { ...llama2StyleFiles(), "base/chat_template.jinja": source };
+  const tokenizer = await loadTokenizer(memoryFiles(files), "base", timeLimitOf(200));
+  const [question, answer] = turns(2) as [ChatMessage, ChatMessage];
+  const read = async function* () {
+    yield { record: {}, place: "line 1" };
+  };
+  const rendering: Record<string, () => unknown> = {
+    checked: () => withCheckedTemplate(read(), tokenizer, () => true).next(),
+    learnt: () => makeExamples([{ record: { messages: [question, answer] }, place: "line 1" }], tokenizer, { maxLength: 64 }),
+    preferred: () => encodePreference({ prompt: [question], chosen: [answer], rejected: [answer] }, tokenizer),
+    continued: () => encodeChat(tokenizer, [question]),
+  };
+  for (const [name, work] of Object.entries(rendering)) {
+    const { code, got } = await refused(work);
+    assert.equal(code, "template/slow", name);
+    assert.match(got!, /message/);
   }
 });

@@ -7,7 +7,7 @@ import { LowrankError } from "../../src/errors.ts";
 import { timeLimitOf } from "../../src/platform/node/time-limit.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "../../src/text/limit.ts";
 import { loadTokenizer, makeStreamDecoder } from "../../src/text/tokenizer.ts";
-import { MAX_INNER_CHARS, MAX_PARTS } from "../../src/text/tokenizer-bounds.ts";
+import { MAX_INNER_CHARS, MAX_MERGES, MAX_PARTS } from "../../src/text/tokenizer-bounds.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
@@ -137,6 +137,32 @@ describe("parts that make text without end", () => {
 });
 
 describe("large vocabularies", () => {
+  /** Texts that begin differently. */
+  const words = (count: number, chars: number) =>
+    Array.from({ length: count }, (_, i) => `${i.toString(36).padStart(4, "0")}${"xy".repeat(chars / 2)}`);
+  const added = (contents: string[]) => contents.map((content, i) => ({ id: 5 + i, content, special: true }));
+  const unigram = (pieces: string[]) => ({ type: "Unigram", vocab: ["<unk>", ...pieces].map((piece) => [piece, -1]), unk_id: 0 });
+  const bombs: [string, () => object][] = [
+    ["added tokens of megabytes", () => ({ added_tokens: added(words(2, 2 << 20)) })],
+    ["added tokens without end", () => ({ added_tokens: added(words(2200, 2000)) })],
+    ["pieces of megabytes", () => ({ model: unigram(words(2, 1 << 20)) })],
+    ["pieces without end", () => ({ model: unigram(words(2200, 2000)) })],
+    ["merges without end", () => ({ model: { ...sound.model, merges: times(MAX_MERGES + 1, "a b") } })],
+    ["a token of megabytes", () => ({ model: { ...sound.model, vocab: { ...vocab, [words(1, 8 << 20)[0]!]: 4 } } })],
+  ];
+  for (const [name, change] of bombs) {
+    it(`${name}: refused before anything is made of them`, async () => {
+      const error = await refusal(() => load(change(), noTimeLimit));
+      assert.equal(error.code, "tokenizer/limit");
+    });
+  }
+
+  it("20,000 long added tokens that begin alike are accepted", async () => {
+    const contents = Array.from({ length: 20_000 }, (_, i) => `<|${"speech_unit_of_the_codec_".repeat(9)}${i}|>`);
+    const tokenizer = await load({ added_tokens: added(contents) }, noTimeLimit);
+    assert.deepEqual([...tokenizer.encode(contents.at(-1)!)], [5 + 19_999]);
+  });
+
   it("100,000 merges and 5,000 added tokens are accepted", async () => {
     const words = Array.from({ length: 100_000 }, (_, i) =>
       i.toString(26).replace(/[0-9]/g, (digit) => "qrstuvwxyz"[Number(digit)]!),

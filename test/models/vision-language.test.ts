@@ -293,8 +293,8 @@ test("training every weight on text keeps the vision side, under the names of th
     given: null,
     loss: lossGraph(base.config, { maxTargets: 1, maxLength: 1, images: false }),
   });
-  const theta = await subject.theta();
-  await subject.saveWeights(
+  const { theta, saveWeights } = await subject.start();
+  await saveWeights(
     nodeFiles,
     folder,
     theta.map((value) => value + 1),

@@ -44,6 +44,7 @@ async function holder(): Promise<Record<string, unknown>> {
 const heldBy = async (work: Promise<unknown>, pid: number) => {
   const { next } = await refused(work, "file/locked", { got: new RegExp(`process ${pid} `) });
   assert.ok(next!.includes(LOCK_NAME));
+  return next!;
 };
 
 test("a folder is locked once, and free again behind it", async () => {
@@ -95,7 +96,8 @@ test("a lock of another machine is held while it is touched", async () => {
   let at = 1_000_000;
   const beat = setInterval(() => utimesSync(fileOf(folder), at, at++), 50);
   try {
-    await heldBy(lockFolder(folder, LOCK_NAME, { watchMs: WATCH_MS }), 4711);
+    const next = await heldBy(lockFolder(folder, LOCK_NAME, { watchMs: WATCH_MS }), 4711);
+    assert.ok(!next.includes("kill"), "its number is another process here");
   } finally {
     clearInterval(beat);
   }

@@ -160,6 +160,9 @@ test("only the newest checkpoints stay, as many as asked", async () => {
   const folder = fresh();
   await run(options({ folder, keepCheckpoints: 2 }));
   assert.deepEqual(readdirSync(folder).sort(), ["adapter_model.safetensors", "checkpoint-5", "checkpoint-6"]);
+  const one = fresh();
+  await run(options({ folder: one, keepCheckpoints: 1 }, { evaluation: undefined }));
+  assert.deepEqual(readdirSync(one).sort(), ["adapter_model.safetensors", "checkpoint-6"]);
 });
 
 for (const [what, change, pattern] of [
@@ -365,7 +368,7 @@ test("a checkpoint made after the update that broke the model is not offered, no
   const optimizer = { ...diverging, learningRate: 0.9 };
   const change = { optimizer, objective: fragile(1), evaluation: undefined };
   const offered = /loss is NaN at step 2[\s\S]*with a finite loss is \S+checkpoint-0\./;
-  await refused(run(options({ folder }, change)), "train/non-finite", offered);
+  await refused(run(options({ folder, keepCheckpoints: 1 }, change)), "train/non-finite", offered);
   assert.deepEqual(readdirSync(folder), ["checkpoint-0", "checkpoint-1"]);
   await refused(run(options({ folder, resume: true }, change)), "train/non-finite", offered);
 });

@@ -1,7 +1,7 @@
 // A conversation with a base and its adapters, without a terminal: what it holds, and one turn of it as events.
 
 import { fitAdapter } from "../../adapters/attach.ts";
-import { type Adapter, readAdapter } from "../../adapters/peft-files.ts";
+import { type Adapter, openAdapter } from "../../adapters/peft-files.ts";
 import { stopwatch } from "../../clock.ts";
 import { asPrompt, type PromptFormat } from "../../data/prompts.ts";
 import { LowrankError } from "../../errors.ts";
@@ -138,7 +138,9 @@ export async function addAdapter(
   { files, base, adapters }: Pick<Chat, "files" | "base" | "adapters">,
   folder: string,
 ): Promise<string> {
-  const adapter = fitAdapter(await readAdapter(files, folder), base.modules);
+  const file = await openAdapter(files, folder);
+  fitAdapter(file.described, base.modules);
+  const adapter = fitAdapter(await file.read(), base.modules);
   const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
   const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
   adapters.set(name, { folder, adapter, format: await readPromptFormat(files, folder) });

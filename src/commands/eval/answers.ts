@@ -1,6 +1,7 @@
 // Exact match: what a base answers to the prompts of a data file, alone and with an adapter, beside the file's own answers.
 
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { attach } from "../../adapters/attach.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import { noRecords } from "../../data/dataset.ts";
 import { readRecords } from "../../data/readers.ts";
 import type { ColumnNames, DataRecord } from "../../data/records.ts";
@@ -53,7 +54,8 @@ export async function* answers(options: AnswerOptions, platform: Platform): Asyn
   const { batchSize = 4, threads, anyBase } = options;
   checkCounts("eval/option", { batchSize, limit: options.limit });
   const base = await loadBase(files, options.base, timeLimit);
-  const adapter = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
+  const given = options.adapter === undefined ? null : await openAdapter(files, options.adapter, platform.adapterLimits);
+  const adapter = given && (await attach(base, given, { anyBase })).adapter;
   const questions = await readQuestions(files, options);
   const tokenizer = await base.tokenizer();
   const generator = await openGenerator(base, { openSession, adapter, anyBase, threads, reading: platform });

@@ -1,6 +1,6 @@
 // How well a base, alone and with an adapter, does on a data file: the forward pass of training, and what its task measures.
 
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { Batch } from "../../data/types.ts";
@@ -72,7 +72,7 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   const { files, openSession, timeLimit, temporaryFolder } = platform;
   checkCounts("evaluate/option", { batchSize: options.batchSize });
   const opened = await openBase(files, options.base, timeLimit);
-  const given = options.adapter === undefined ? null : await readAdapter(files, options.adapter);
+  const given = options.adapter === undefined ? null : await openAdapter(files, options.adapter, platform.adapterLimits);
   const wanted = options.task === "zero-shot" ? undefined : options.task;
   const { name, task, base, adapter } = await prepareBase("evaluate/option", opened, given, { ...options, task: wanted });
   checkOptions(opened.config, name, options);
@@ -85,7 +85,10 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   const engine = { openSession, threads };
   task.check?.(base, { batchSize });
   const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
-  const reader = dataReader(files, await task.data(base, { ...options, trainOn, fixedClasses: true }, platform), { spill });
+  const reader = dataReader(files, await task.data(base, { ...options, trainOn, fixedClasses: true }, platform), {
+    spill,
+    strictText: options.strictText,
+  });
   try {
     const { examples, report } = await finished(reader.read(options.data));
     const plain = reader.collate(examples);

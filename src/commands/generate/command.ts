@@ -2,7 +2,7 @@
 import path from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import { z } from "zod";
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { readText } from "../../formats/json.ts";
@@ -54,7 +54,7 @@ export const command = defineCommand({
     const { files, timeLimit, openSession } = platform;
     const base = await loadBase(files, folder, timeLimit);
     const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
-    const attached = adapter === undefined ? null : await readAdapter(files, adapter);
+    const attached = adapter === undefined ? null : await openAdapter(files, adapter, platform.adapterLimits);
     const generator = await openGenerator(base, { adapter: attached, anyBase, threads, openSession, reading: platform });
     try {
       for await (const event of generator.generate([given], options)) {

@@ -108,6 +108,6 @@ function kindsOf(modules: BaseInspection["modules"]): string[][] {
 
 /** The smallest and the largest of some numbers. */
 function rangeOf(values: readonly number[]): string {
-  const ends = [Math.min(...values), Math.max(...values)].map((value) => value.toFixed(2));
+  const ends = [Math.min, Math.max].map((end) => values.reduce((a, b) => end(a, b), values[0] ?? 0).toFixed(2));
   return values.length === 0 ? "not counted" : [...new Set(ends)].join(" to ");
 }

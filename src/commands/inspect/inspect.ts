@@ -3,7 +3,7 @@
 import type { LoraConfig } from "../../adapters/config.ts";
 import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
 import { methodOf } from "../../adapters/method-table.ts";
-import { ADAPTER_CONFIG_NAME, readAdapter } from "../../adapters/peft-files.ts";
+import { ADAPTER_CONFIG_NAME, openAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../../formats/checkpoint.ts";
@@ -19,6 +19,7 @@ import {
   modulesOf,
   withStoredHead,
 } from "../../models/registry.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { prepareBase } from "../../tasks/index.ts";
 
 export interface AdapterInspection extends AdapterDescription {
@@ -57,13 +58,15 @@ export async function inspectAdapter(
   files: Files,
   folder: string,
   { base: baseFolder, anyBase }: InspectAdapterOptions = {},
+  limits?: Platform["adapterLimits"],
 ): Promise<AdapterInspection> {
-  const adapter = await readAdapter(files, folder);
+  const file = await openAdapter(files, folder, limits);
   let madeForBase: boolean | null = null;
   if (baseFolder !== undefined) {
-    const { base } = await prepareBase("inspect/option", await openBase(files, baseFolder), adapter, { anyBase });
-    madeForBase = await isMadeFor(base, adapter.baseFingerprint);
+    const { base } = await prepareBase("inspect/option", await openBase(files, baseFolder), file.described, { anyBase });
+    madeForBase = await isMadeFor(base, file.described.baseFingerprint);
   }
+  const adapter = await file.read();
   const described = describeAdapter(adapter);
   const trainedInFull = described.modules.reduce((rest, module) => rest - module.parameters, described.parameters);
   const { title: method, about } = methodOf(adapter.config);

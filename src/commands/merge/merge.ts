@@ -3,16 +3,20 @@
 import { z } from "zod";
 import { mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
 import { MAX_SHARD_BYTES, type MergeHost, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
-import { type MakeDigest, summing } from "../../formats/checksums.ts";
+import { summing } from "../../formats/checksums.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
 import { writeHead } from "../../models/heads/index.ts";
-import { type Given, option, reworded } from "../../options.ts";
+import { checkCounts, type Given, option, reworded } from "../../options.ts";
+import type { Platform } from "../../platform/platform.ts";
 import { prepareBase } from "../../tasks/index.ts";
 import { runOptions, taskOption } from "../../train/options.ts";
+
+/** Smaller files of weights are refused: each tensor would be one, and a model has thousands. */
+const MIN_SHARD_BYTES = 1_000_000;
 
 /** The base and the adapter are only read. */
 export const mergeOptions = {
@@ -21,7 +25,7 @@ export const mergeOptions = {
   anyBase: runOptions.anyBase,
   task: taskOption,
   output: option(z.string(), { value: "FOLDER", help: "a new or an empty folder" }),
-  maxShardBytes: option(z.number().default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
+  maxShardBytes: option(z.int().min(MIN_SHARD_BYTES).default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
   force: reworded(runOptions.force, { help: "merge even if the disk looks too small" }),
 };
 export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions, "onProgress" | "signal">;
@@ -34,10 +38,11 @@ export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions
 export async function mergeAdapter(
   files: Files,
   options: MergeAdapterOptions,
-  host: MergeHost & { digest?: MakeDigest } = {},
+  host: MergeHost & Pick<Platform, "digest" | "adapterLimits"> = {},
 ): Promise<void> {
   const { base: folder, adapter: adapterFolder, anyBase, task, output, ...rest } = options;
-  const given = await readAdapter(files, adapterFolder);
+  checkCounts("merge/option", { maxShardBytes: options.maxShardBytes }, { least: MIN_SHARD_BYTES });
+  const given = await openAdapter(files, adapterFolder, host.adapterLimits);
   const prepared = await prepareBase("merge/option", await openBase(files, folder), given, { task, anyBase });
   const { base } = prepared;
   const adapter = prepared.adapter!;

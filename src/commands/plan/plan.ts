@@ -3,7 +3,7 @@ import { z } from "zod";
 
 import type { LoraConfig } from "../../adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../adapters/layout.ts";
-import { type AdapterModule, matchModules } from "../../adapters/match.ts";
+import { type AdapterModule, matchModules, rankWarnings } from "../../adapters/match.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
@@ -109,7 +109,7 @@ export async function planTraining(
   const config = withHead(described, headOf(task, options), new Map());
   const { method, batchSize, gradientAccumulation } = options;
   checkCounts("train/option", { examples });
-  checkCounts("train/option", { maxLength: options.maxLength }, 2);
+  checkCounts("train/option", { maxLength: options.maxLength }, { least: 2 });
   // An image has as many tokens as its model cuts it into.
   const isFixed = config.vocabSize === 0;
   const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);
@@ -130,6 +130,7 @@ export async function planTraining(
   const outputBytes = diskBytes(trainable, resultBytes, options.keepCheckpoints);
   const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk: outputBytes };
   const warnings = [
+    ...rankWarnings(modules ?? []),
     ...headWarning(config),
     ...(visionOf(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
     ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),

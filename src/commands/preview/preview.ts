@@ -1,5 +1,6 @@
 // What a run would train on: examples, lengths, classes, what is lost, duplicates. No weight is read.
 import { z } from "zod";
+import { type ControlTextCounts, controlTextCounts, controlTextNotes } from "../../data/control-text.ts";
 import { type RecordKey, seenRecords } from "../../data/duplicates.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadTextBase } from "../../models/base.ts";
@@ -10,6 +11,7 @@ import { baseFor, checkColumns, chooseTask, type TaskName, taskOf } from "../../
 import type { PreviewedFiles } from "../../tasks/task.ts";
 import { dataReader } from "../../train/datasets.ts";
 import { readingOptions, runOptions } from "../../train/options.ts";
+import { grouped } from "../../units.ts";
 
 /** Options of a run that say what it reads, and how much of it is shown. */
 export const previewOptions = {
@@ -23,6 +25,8 @@ export type PreviewOptions = Given<typeof previewOptions>;
 
 export interface Preview extends PreviewedFiles {
   task: TaskName;
+  /** Records with texts that do not reach the model as text, and the first of each file. */
+  control: { train: ControlTextCounts; evaluation: ControlTextCounts };
   duplicates: {
     /** Records that occur more than once in the same file. */
     train: number;
@@ -45,7 +49,8 @@ export interface Preview extends PreviewedFiles {
  */
 export async function preview(options: PreviewOptions, platform: Platform): Promise<Preview> {
   checkOptions(options);
-  const { data: path, evalData, evalSplit, seed = 0, trainOn = "completion", examples = 3, ids = false } = options;
+  const { data: path, evalData, evalSplit, seed = 0, trainOn = "completion", strictText } = options;
+  const { examples = 3, ids = false } = options;
   const { files, timeLimit } = platform;
   const opened = await loadTextBase(files, options.base, timeLimit);
   const name = chooseTask("preview/option", opened.config, options.task);
@@ -53,7 +58,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   const task = taskOf(name);
   const base = baseFor(opened, name, { ...options });
   const data = await task.data(base, { ...options, trainOn }, platform);
-  const reader = dataReader(files, data);
+  const reader = dataReader(files, data, { strictText });
   const { stats, show, warnings } = await task.preview({ base, data, platform, ids });
   const held = evalSplit === undefined ? new Set<number>() : await reader.held(path, evalSplit, seed);
 
@@ -61,12 +66,14 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
   const hasEvaluation = evalData !== undefined || evalSplit !== undefined;
   const evaluation = hasEvaluation ? stats(evalData ?? path) : null;
   const [trained, evaluated] = [seenRecords(), seenRecords()];
+  const control = { train: controlTextCounts(), evaluation: controlTextCounts() };
   const duplicates = { train: 0, evaluation: 0, contradicting: 0, shared: 0, sameQuestion: 0 };
   const first: Parameters<typeof show>[0][] = [];
   /** The records for evaluation; those of a split are compared when all of the training's are known. */
   const others: RecordKey[] = [];
   const hold = (made: Parameters<typeof show>[0]) => {
     evaluation!.add(made);
+    control.evaluation.add(made.control, made.place);
     others.push(made.key);
   };
   let index = 0;
@@ -77,6 +84,7 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
       continue;
     }
     train.add(made);
+    control.train.add(made.control, made.place);
     if (trained.has(made.key)) duplicates.train++;
     else if (trained.asked(made.key)) duplicates.contradicting++;
     trained.add(made.key);
@@ -100,14 +108,21 @@ export async function preview(options: PreviewOptions, platform: Platform): Prom
     trainOn,
     train: train.total(read.file.recognized()),
     evaluation: evaluation?.total(readToo.file.recognized()) ?? null,
+    control: { train: control.train.counts, evaluation: control.evaluation.counts },
     duplicates,
     shown,
   };
-  return { ...found, warnings: warnings(found) };
+  return { ...found, warnings: [...warnings(found), ...controlWarnings(found)] };
+}
+
+function controlWarnings({ train, evaluation, control }: Omit<Preview, "warnings">): string[] {
+  const of = (file: typeof evaluation, counts: ControlTextCounts) =>
+    controlTextNotes(counts).map(([n, text]) => `${file!.source}: ${grouped(n)} of ${grouped(file!.records)} records ${text}`);
+  return [...of(train, control.train), ...of(evaluation, control.evaluation)];
 }
 
 function checkOptions({ evalData, evalSplit, examples }: PreviewOptions): void {
-  checkCounts("preview/option", { examples }, 0);
+  checkCounts("preview/option", { examples }, { least: 0 });
   const refuse = (message: string, expected: string, got: string): never => {
     const facts = { subject: "evalSplit", expected, got, next: "Change evalSplit, or leave it out." };
     throw new LowrankError("preview/option", message, facts);

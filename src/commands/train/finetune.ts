@@ -1,6 +1,6 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
-import { readAdapter } from "../../adapters/peft-files.ts";
+import { openAdapter } from "../../adapters/peft-files.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
@@ -10,14 +10,16 @@ import { countParameters, forwardGraph, type ModelConfig } from "../../models/re
 import type { Platform } from "../../platform/platform.ts";
 import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
+import { watchBase } from "../../train/base-watch.ts";
+import { resumable } from "../../train/checkpoint.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
-import { diskBytes, type MemoryEstimate, peakMemory, withBeside } from "../../train/memory.ts";
+import { diskBytes, type MemoryEstimate, peakMemory, thetaMemory, withBeside } from "../../train/memory.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
-import { readOptions, writeRun } from "../../train/run-file.ts";
+import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
 import { type TrainableModel, trainableModels } from "../../train/trainable-model.ts";
@@ -52,7 +54,7 @@ export async function* finetune(
   const { files, lock, openSession, memoryBytes, collect, version, environment } = platform;
   const read = await readOptions(files, wanted);
   const opened = await openBase(files, read.base, platform.timeLimit);
-  const given = read.adapter === undefined ? null : await readAdapter(files, read.adapter);
+  const given = read.adapter === undefined ? null : await openAdapter(files, read.adapter, platform.adapterLimits);
   const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
@@ -64,7 +66,9 @@ export async function* finetune(
       loss: task.loss(of.config, { maxTargets: 1, maxLength: 1, images }, options),
       ...(task.classes && { labels: of.config.labels }),
     });
-  await trainable(base, false); // for its checks: the data may bring other classes, or images
+  const early = await trainable(base, false); // for its checks: the data may bring other classes, or images
+  const used = memoryBytes?.() ?? 0;
+  await checkMachine({ memory: thetaMemory(early.trainable), used, disk: 0 }, options, { memoryLimits: platform.memoryLimits });
 
   const closing: (() => Promise<unknown> | undefined)[] = [];
   try {
@@ -80,7 +84,11 @@ export async function* finetune(
     await checkOutput(writing, options);
 
     const taskData = await task.data(base, { ...options, fixedClasses: options.adapter !== undefined }, platform);
-    const reader = dataReader(writing, taskData, { spill: `${options.output}/${SPILL_NAME}`, signal });
+    const reader = dataReader(writing, taskData, {
+      spill: `${options.output}/${SPILL_NAME}`,
+      strictText: options.strictText,
+      signal,
+    });
     closing.push(reader.close);
     const data = yield* readData(reader, options);
     const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
@@ -113,25 +121,32 @@ export async function* finetune(
       eval: data.held?.report ?? null,
       memory,
       disk,
-      warnings: await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform),
+      warnings: [...model.warnings, ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform))],
     };
     yield { type: "prepared", ...prepared };
 
-    const theta = await model.theta();
-    const objective = await model.open({ checkpoint: own.checkpoint, loss, openSession, threads });
+    const resumed = await resumable(files, options.output, options.resume);
+    const known = resumed ? await readWeightRecords(files, options.output) : undefined;
+    const watch = watchBase(files, own, platform.digest, known);
+    closing.push(watch.close);
+    watch.read().catch(() => {}); // while the engine opens
+
+    const started = await model.start();
+    const { theta, adapterOf } = started;
+    const objective = await started.open({ checkpoint: own.checkpoint, loss, openSession, threads });
     closing.push(objective.close);
-    const off = task.prepare && (await model.off(theta));
+    const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
       ? [await task.prepare(rows, start), await task.prepare(heldRows, start)]
       : [rows, heldRows];
-    const { adapterOf } = model;
     const sampling = { openSession, threads, reading: platform, images: reader };
     const isSampled = adapterOf && sampled.length > 0;
     const sampler = isSampled ? makeSampler(languageModel(own), sampled, { ...sampling, adapterOf }) : undefined;
     if (sampler) closing.push(sampler.close);
     const { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume } = options;
     const kept = { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume };
+    const weights = await watch.read();
     const log = await openRunLog(writing, options.output);
     const run = train({
       objective,
@@ -155,20 +170,27 @@ export async function* finetune(
         // Steps that a checkpoint covers are never trained again, so they are in the log before it is there.
         saveWeights: async (to, folder, trained) => {
           await log.flush();
-          await model.saveWeights(to, folder, trained);
+          await started.saveWeights(to, folder, trained);
         },
         ...kept,
       },
-      facts: { method: options.method, task: name, ...ownOptions(task, options), base: await own.fingerprint(), ...model.facts },
+      facts: {
+        method: options.method,
+        task: name,
+        ...ownOptions(task, options),
+        base: await own.fingerprint(),
+        ...started.facts,
+      },
       signal,
       memoryBytes,
+      check: watch.check,
     });
     const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
     async function* recorded(): AsyncGenerator<TrainEvent, void, void> {
       for await (const event of run) {
         // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
         if (event.type === "start") {
-          const stored = await writeRun(writing, options, data.train.report.prompts);
+          const stored = await writeRun(writing, options, data.train.report.prompts, weights);
           const ran = { lowrank: version ?? null, environment: environment?.(), options: stored, prepared: logged };
           await log.add({ type: "run", ...ran });
         }

@@ -193,7 +193,11 @@ function openFolder(folder: string): { identity: string; close: () => void } {
   try {
     number = openSync(folder, "r");
   } catch {} // it need not be readable
-  return { identity: `${dev} ${ino}`, close: () => number !== undefined && closeSync(number) };
+  const close = () => {
+    if (number !== undefined) closeSync(number);
+    number = undefined;
+  };
+  return { identity: `${dev} ${ino}`, close };
 }
 
 /** Starts the thread that keeps the lock (heartbeat.mjs). */
@@ -273,11 +277,12 @@ function lost(folder: string, loss: Loss): LowrankError {
 }
 
 function locked(folder: string, file: string, holder: Holder): LowrankError {
-  const { pid } = holder;
+  // A process number of another machine or container is another process here.
+  const stop = holder.place === here ? `stop it (it saves what it has: kill ${holder.pid})` : "stop it there";
   return new LowrankError("file/locked", "another run is writing into the folder", {
     subject: folder,
     expected: "a folder that nobody writes into",
     got: inWords(holder),
-    next: `Let it end, stop it (it saves what it has: kill ${pid}), or choose another folder. If there is no such process, remove ${file}.`,
+    next: `Let it end, ${stop}, or choose another folder. If there is no such process, remove ${file}.`,
   });
 }

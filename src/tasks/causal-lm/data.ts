@@ -1,5 +1,6 @@
 // The data of a language model: records of its kinds to tokens, and rows of them to batches, with images where the base reads any.
 import { type Collator, collate, examplesName } from "../../data/collate.ts";
+import { controlTokensOf } from "../../data/control-text.ts";
 import { eachExample } from "../../data/examples.ts";
 import { imageStore } from "../../data/images.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
@@ -41,6 +42,7 @@ export async function languageData(
       const checked = withCheckedTemplate(read, tokenizer, (record) => "messages" in record);
       return { file, examples: eachExample(checked, tokenizer, how) };
     },
+    controlTokens: controlTokensOf(tokenizer, side?.text.token),
     // Images that are in no file that was read are in no batch: then the run is one on texts.
     collate: (examples, packLength) => {
       if (!images || images.store.count === 0) return collate(examples, padId, packLength);

@@ -2,6 +2,7 @@
 import { padRows, rowFeeds } from "../../data/batch.ts";
 import { type Classes, classesOf } from "../../data/classes.ts";
 import { type Collator, examplesName, sizeOfRows } from "../../data/collate.ts";
+import { controlTokensOf } from "../../data/control-text.ts";
 import { fieldsKey } from "../../data/duplicates.ts";
 import { type MadeExample, withPlace } from "../../data/examples.ts";
 import { type ImageStore, imageStore } from "../../data/images.ts";
@@ -104,6 +105,7 @@ export const recordData =
         const file = readFormats(files, path, kind.formats(options));
         return { file, examples: eachRecord(kind, file, parts) };
       },
+      ...(tokenizer && { controlTokens: controlTokensOf(tokenizer) }),
       collate: (examples) => collateRecords(kind, examples, config, parts),
       classes,
       images,

@@ -4,7 +4,7 @@ import { LowrankError } from "../../errors.ts";
 import type { TextBase } from "../../models/base.ts";
 import { type ModelConfig, visionOf } from "../../models/registry.ts";
 import { renderWithMask } from "../../text/mask.ts";
-import type { ChatTemplate } from "../../text/template.ts";
+import { type ChatTemplate, limitedRendering } from "../../text/template.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 
 /** Default longest example, in tokens. */
@@ -49,13 +49,13 @@ export async function* withCheckedTemplate<R>(
 }
 
 /** The assistant's turn of a short conversation; nothing where the template wants another kind, which rendering its records reports. */
-function sampleTurn(template: ChatTemplate): string {
+function sampleTurn(tokenizer: Tokenizer, template: ChatTemplate): string {
   const turns = ["user", "assistant"].map((role) => ({ role, content: "text" }));
   try {
-    const { text, spans } = renderWithMask(template, turns);
+    const { text, spans } = limitedRendering(tokenizer, template, turns, () => renderWithMask(template, turns));
     return spans.map(([start, end]) => text.slice(start, end)).join("");
   } catch (error) {
-    if (error instanceof LowrankError) return "";
+    if (error instanceof LowrankError && error.code !== "template/slow") return "";
     throw error;
   }
 }
@@ -65,7 +65,7 @@ function sampleTurn(template: ChatTemplate): string {
  * it (<|user|>) are plain text to some models, such as OLMo 2 and Zephyr.
  */
 function checkTemplate(tokenizer: Tokenizer): void {
-  const text = tokenizer.limited(() => sampleTurn(tokenizer.template!));
+  const text = sampleTurn(tokenizer, tokenizer.template!);
   const missing = [...new Set(text.match(MARKER))].filter((marker) => tokenizer.tokenToId(marker) === undefined);
   if (missing.length === 0) return;
   throw new LowrankError("train/template-tokens", "the chat template ends answers with tokens that the tokenizer does not have", {

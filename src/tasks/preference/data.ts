@@ -1,6 +1,7 @@
 // Pairs of answers to examples and batches: both answers behind the prompt, tokenized as by TRL's DPOTrainer 1.16.
 import { makeBatch } from "../../data/batch.ts";
 import { type Collator, evaluationBatches, examplesName, sizeOfRows } from "../../data/collate.ts";
+import { controlTokensOf } from "../../data/control-text.ts";
 import { fieldsKey } from "../../data/duplicates.ts";
 import { encode, type MadeExample, noTemplate, withEos, withPlace } from "../../data/examples.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
@@ -13,7 +14,7 @@ import type { TextBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { floatVector, intVector, type Tensor } from "../../tensor.ts";
 import { imagePartsOf } from "../../text/parts.ts";
-import { renderChat } from "../../text/template.ts";
+import { limitedRendering, renderChat } from "../../text/template.ts";
 import { specialPrefix, type Tokenizer } from "../../text/tokenizer.ts";
 import { commonPrefix } from "../../text/turns.ts";
 import { joinTexts, paddingOf } from "../common/record-data.ts";
@@ -40,6 +41,7 @@ export async function preferenceData(
       const file = readFormats(files, path, preferences(options));
       return { file, examples: eachPair(file, tokenizer, maxLength, now) };
     },
+    controlTokens: controlTokensOf(tokenizer),
     collate: (examples) => collatePairs(examples, padId),
     sampled: (example) => answersOf(example)[0],
     prompts() {
@@ -113,7 +115,11 @@ function encodeConversations(
   const { template } = tokenizer;
   if (!template) throw noTemplate("conversations", "{prompt, chosen, rejected} with strings");
   if (imagePartsOf([...prompt, ...chosen, ...rejected]).length > 0) throw noImages();
-  const ids = (...given: Parameters<typeof renderChat>) => encode(tokenizer, renderChat(...given));
+  const ids = (...given: Parameters<typeof renderChat>) =>
+    encode(
+      tokenizer,
+      limitedRendering(tokenizer, template, given[1], () => renderChat(...given)),
+    );
   return [
     prompt.length === 0 ? [] : ids(template, prompt, { addGenerationPrompt: true, now }),
     ids(template, [...prompt, ...chosen], { now }),

@@ -52,7 +52,7 @@ const index = (file: string) => (place: Place) => {
   return place.train({ base });
 };
 
-/** The base with every weight replaced by NaN, trained by the engine itself. */
+/** The base with a weight replaced by NaN, trained by the command line. */
 async function brokenWeights(place: Place): Promise<void> {
   const base = place.base();
   const checkpoint = await openCheckpoint(nodeFiles, goodBase);
@@ -165,7 +165,7 @@ export const baseCases: Case[] = [
       }),
     ),
   },
-  { name: "NaN among the weights, met by the engine", ends: "train/non-finite", message: /checkpoint-0/, work: brokenWeights },
+  { name: "NaN among the weights", ends: "checkpoint/not-finite", message: /model\.norm\.weight/, work: brokenWeights },
   {
     name: "an index that points outside of the folder",
     ends: "index/shard-outside",

@@ -1,9 +1,11 @@
 // Options out of range, adapters that don't fit, config files: through the API and through the command line.
-import { readFileSync, writeFileSync } from "node:fs";
+import assert from "node:assert/strict";
+import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { bytesOf } from "../../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../../src/formats/safetensors.ts";
+import { mergeAdapter, openGenerator } from "../../../src/index.ts";
 import { nodeFiles } from "../../../src/platform/node/files.ts";
-import { type Case, goodBase, goodData, type Place } from "../../helpers/hostile.ts";
+import { type Case, filesWith, goodBase, goodData, type Place } from "../../helpers/hostile.ts";
 
 type Json = Record<string, unknown>;
 
@@ -65,6 +67,28 @@ async function moved(place: Place): Promise<void> {
   await place.train({ base, adapter: place.at("output"), output: place.at("second") });
 }
 
+/** An adapter of the base's layer whose A is [700, 2^20], nearly 3 GB, of which the disk has nothing. */
+async function sparse(place: Place): Promise<void> {
+  const [rows, columns] = [700, 2 ** 20];
+  const [sizeOfA, sizeOfB] = [4 * rows * columns, 4 * 64 * rows];
+  const entry = (shape: number[], from: number, to: number) => ({ dtype: "F32", shape, data_offsets: [from, to] });
+  const header = JSON.stringify({
+    [`base_model.model.${q}.lora_A.weight`]: entry([rows, columns], 0, sizeOfA),
+    [`base_model.model.${q}.lora_B.weight`]: entry([64, rows], sizeOfA, sizeOfA + sizeOfB),
+  });
+  const length = new Uint8Array(8);
+  new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
+  const file = place.file("adapter/adapter_model.safetensors", Buffer.concat([length, Buffer.from(header)]));
+  truncateSync(file, 8 + header.length + sizeOfA + sizeOfB);
+  const json = { peft_type: "LORA", r: rows, lora_alpha: 4, target_modules: [q] };
+  const folder = place.file("adapter/adapter_config.json", JSON.stringify(json)).replace(/\/[^/]*$/, "");
+  const files = filesWith("read", (read) => (path, offset, bytes) => {
+    assert.ok(path !== file || bytes < 1000, "its values are read");
+    return read(path, offset, bytes);
+  });
+  await place.train({ adapter: folder }, { files });
+}
+
 export const optionCases: Case[] = [
   { name: "a seed of 2^53", ends: "train/option", message: /seed/, work: option({ seed: 2 ** 53 }) },
   { name: "a seed that is a fraction", ends: "train/option", message: /seed/, work: option({ seed: 0.5 }) },
@@ -73,7 +97,28 @@ export const optionCases: Case[] = [
   { name: "a seed that is a word", ends: "cli/value", message: /--seed/, work: flags("--seed", "lucky") },
   { name: "a rank of a billion", ends: "lora/config", message: /rank/, work: option({ rank: 1e9 }) },
   { name: "a rank of NaN", ends: "train/option", message: /rank/, work: option({ rank: Number.NaN }) },
-  { name: "a rank above both sides of a layer", ends: "accepted", work: option({ rank: 300 }) },
+  {
+    name: "a rank above both sides of a layer, which is warned of",
+    ends: "accepted",
+    work: async (place) => {
+      const events = await place.train({ rank: 300, targetModules: ["q_proj", "v_proj"] });
+      const prepared = events.find((event) => event.type === "prepared");
+      const warning = /rank 300 .* 64 × 64 can use: model\.layers\.0\.self_attn\.q_proj, and 3 other modules/;
+      assert.match(prepared?.type === "prepared" ? prepared.warnings.join() : "", warning);
+    },
+  },
+  {
+    name: "a rank that no memory suffices for, before anything is made or read",
+    ends: "train/memory",
+    message: /--rank/,
+    work: (place) => {
+      const files = filesWith("read", (read) => (path, offset, bytes) => {
+        assert.ok(path !== goodData, "the data is read");
+        return read(path, offset, bytes);
+      });
+      return place.train({ rank: 65_536 }, { files, memoryLimits: () => ({ available: 2e9, total: 2e9 }) });
+    },
+  },
   { name: "a learning rate of NaN", ends: "train/option", message: /learningRate/, work: option({ learningRate: Number.NaN }) },
   { name: "a learning rate of infinity", ends: "cli/value", message: /--learning-rate/, work: flags("--learning-rate", "1e999") },
   { name: "a learning rate below zero", ends: "train/option", work: option({ learningRate: -1 }) },
@@ -82,6 +127,34 @@ export const optionCases: Case[] = [
     ends: "train/non-finite",
     message: /learning rate 1e\+300[\s\S]*checkpoint-0/,
     work: option({ learningRate: 1e300, schedule: "constant" }),
+  },
+  { name: "an alpha that no float holds", ends: "lora/config", message: /alpha/, work: option({ alpha: 1e300 }) },
+  {
+    name: "an alpha pattern that no float holds",
+    ends: "lora/config",
+    message: /alphaPattern/,
+    work: option({ alphaPattern: { q_proj: -1e39 } }),
+  },
+  { name: "the largest alpha of a float", ends: "accepted", work: option({ alpha: 3.4e38 }) },
+  { name: "a million threads", ends: "train/option", message: /threads[\s\S]*1024/, work: flags("--threads", "1000000") },
+  {
+    name: "a million threads, by the API",
+    ends: "runtime/option",
+    message: /threads[\s\S]*1024/,
+    work: () => openGenerator(goodBase, { threads: 1_000_000 }),
+  },
+  {
+    name: "files of weights without a byte",
+    ends: "merge/option",
+    message: /maxShardBytes/,
+    work: (place) =>
+      place.lowrank("merge", "--base", goodBase, "--adapter", goodBase, "--output", place.at("merged"), "--max-shard-bytes", "0"),
+  },
+  {
+    name: "files of weights of a byte, by the API",
+    ends: "merge/option",
+    message: /maxShardBytes[\s\S]*1000000/,
+    work: (place) => mergeAdapter({ base: goodBase, adapter: goodBase, output: place.at("merged"), maxShardBytes: 1 }),
   },
   { name: "steps without end", ends: "train/option", message: /steps/, work: option({ steps: 1e300 }) },
   {
@@ -129,6 +202,7 @@ export const optionCases: Case[] = [
   { name: "an adapter of another rank than it says", ends: "adapter/rank", work: adapter({ rank: 3 }) },
   { name: "an adapter with NaN", ends: "adapter/not-finite", work: adapter({ value: Number.NaN }) },
   { name: "an adapter with infinity", ends: "adapter/not-finite", work: adapter({ value: Number.POSITIVE_INFINITY }) },
+  { name: "an adapter with an alpha that no float holds", ends: "lora/config", work: adapter({ config: { lora_alpha: 1e300 } }) },
   { name: "an adapter of a billion ranks", ends: "lora/config", work: adapter({ config: { r: 1e9 } }) },
   {
     name: "an adapter for other modules",
@@ -140,6 +214,7 @@ export const optionCases: Case[] = [
     ends: "lora/regex",
     work: adapter({ config: { target_modules: "((a+)+)+b" }, path: "a".repeat(500) }),
   },
+  { name: "an adapter of gigabytes for a layer of 64", ends: "adapter/other-base", message: /1048576 inputs/, work: sparse },
   { name: "an adapter of another method", ends: "lora/unsupported", work: adapter({ config: { peft_type: "IA3" } }) },
   {
     name: "an adapter_config.json with __proto__",
