@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { readAdapter } from "../src/adapters/peft-files.ts";
 import { compilePattern, matchBudget } from "../src/adapters/regex.ts";
 import { readConfigFile } from "../src/commands/config-file.ts";
+import { verifyFolder } from "../src/commands/verify/verify.ts";
 import { readRecords } from "../src/data/readers.ts";
 import type { Files } from "../src/files.ts";
 import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";
@@ -23,7 +24,7 @@ import type { ChatMessage } from "../src/text/template.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { latestCheckpoint, loadCheckpoint, resumable, type SaveWeights, saveCheckpoint } from "../src/train/checkpoint.ts";
 import { runOptions } from "../src/train/options.ts";
-import { readOptions, readPromptFormat } from "../src/train/run-file.ts";
+import { readOptions, readPromptFormat, readWeightRecords } from "../src/train/run-file.ts";
 import { openRunLog, readMetrics } from "../src/train/run-log.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
 import { hubTargets } from "./hub-targets.ts";
@@ -395,10 +396,12 @@ export const targets: Target[] = [
           version: 1,
           options: { base: "b", data: "d.jsonl", rank: 4, targetModules: ["q_proj"], rankPattern: { q: 2 }, steps: 5 },
           prompts: { kind: "text" },
+          weights: { "model.safetensors": { stamp: "9 1 1 1 1", sha256: "0a".repeat(32) } },
         }),
       },
     ],
     read: async (files) => {
+      await readWeightRecords(files, "run");
       await readOptions(files, { output: "run", resume: true });
       await readPromptFormat(files, "run");
     },
@@ -435,13 +438,22 @@ export const targets: Target[] = [
     },
   },
   {
-    name: "checksums",
+    name: "verify",
     inputs: [
+      Object.fromEntries([...trained.contents].map(([name, bytes]) => [name.replace("run/checkpoint-3", "f"), bytes])),
       {
-        "run/SHA256SUMS": bytesIn(`${"0a".repeat(32)}  adapter_model.safetensors\n\\${"b1".repeat(32)} *1_Pooling/a\\\\b.json\n`),
+        ...Object.fromEntries(trained.contents),
+        ...Object.fromEntries(logged.contents),
+        "run/run.json": bytesIn({ version: 1 }),
       },
+      Object.fromEntries(Object.entries(shards).map(([name, bytes]) => [name.replace("m/", "f/"), bytes])),
     ],
-    read: (files) => readSums(files, "run"),
+    async read(files) {
+      for (const place of ["run", "f"]) {
+        if (!(await files.isFolder(place))) continue;
+        for await (const event of verifyFolder(place, { files, digest })) if (event.type === "file" && !event.state) throw event;
+      }
+    },
   },
   {
     name: "config-file",

@@ -38,9 +38,10 @@ const kinds: Record<string, (series: Series) => Promise<Result>> = {
   },
   merge(series) {
     const adapter = path.join(series.folder, "adapter");
-    execFileSync(process.execPath, [...program, "train", ...run, "--steps", "3", "--output", adapter], { stdio: "pipe" });
-    // Many small files, so that there is much to be killed in.
-    const merge = ["--base", base, "--adapter", adapter, "--max-shard-bytes", "20000"];
+    const demo = ["--base", "embedded", "--data", "models/demo/train.jsonl", "--threads", "1", "--steps", "1"];
+    execFileSync(process.execPath, [...program, "train", ...demo, "--output", adapter], { stdio: "pipe" });
+    // Several files, so that there is much to be killed in.
+    const merge = ["--base", "embedded", "--adapter", adapter, "--max-shard-bytes", "1000000"];
     return crashMerges({ ...series, program, merge, lifeMs: 600 });
   },
   download(series) {

@@ -3,7 +3,7 @@ import { z } from "zod";
 import type { PromptFormat } from "../data/prompts.ts";
 import { LowrankError, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { readVersioned } from "../formats/json.ts";
+import { readJsonObject, readVersioned } from "../formats/json.ts";
 import { taskOptions } from "../tasks/index.ts";
 import type { WeightRecords } from "./base-watch.ts";
 import { columnOptions, completeOptions, isAdapterOption, type RunOptions } from "./options.ts";
@@ -110,7 +110,7 @@ async function readRun(files: Files, given: Record<string, unknown>): Promise<Re
       next: "Give the output folder of the run, or base and data to start one.",
     });
   }
-  const { version, options } = await readVersioned(files, file, RUN_VERSION);
+  const { version, options } = await readJsonObject(files, file);
   if (version === RUN_VERSION && typeof options === "object" && options !== null) return { ...options };
   throw new LowrankError("train/no-run", "the file does not hold the options of a run", {
     subject: file,

@@ -15,7 +15,7 @@ const common = { program, kills: 1, seed: 2, lifeMs: 1500 };
 
 test("a merge that is killed leaves a model or none, and the next one takes its place", { timeout: 120_000 }, async () => {
   const fixture = at("../fixtures/cases/lora-rslora");
-  const merge = ["--base", `${fixture}/base`, "--adapter", `${fixture}/adapter`, "--max-shard-bytes", "20000"];
+  const merge = ["--base", `${fixture}/base`, "--adapter", `${fixture}/adapter`];
   const { kills, finished } = await crashMerges({ ...common, merge, folder: path.join(root, "merges") });
   assert.deepEqual([kills.length, finished], [1, 1]);
 });

@@ -33,10 +33,10 @@ test("run.json: the versions of the table are read, newer ones refused", async (
     writeFileSync(`${folder}/run.json`, JSON.stringify({ version, options, prompts: { kind: "text" } }));
     const work = readOptions(nodeFiles, { output: folder, resume: true });
     if (version > RUN_VERSION) {
-      for (const reading of [work, readPromptFormat(nodeFiles, folder)]) {
-        const { next } = await refused(reading, "file/newer", { subject: /run\.json/, got: `version ${version}` });
-        assert.match(next!, /Update lowrank/);
-      }
+      const facts = { subject: /run\.json/, got: `version ${version}` };
+      await refused(work, "train/no-run", facts);
+      const { next } = await refused(readPromptFormat(nodeFiles, folder), "file/newer", facts);
+      assert.match(next!, /Update lowrank/);
     } else if (await work.catch(() => null)) accepted.push(version);
   }
   assert.deepEqual(rows.get("run.json"), { written: `${RUN_VERSION}`, read: accepted.join(", ") });

@@ -1,5 +1,6 @@
 // lowrank verify: whether the files of a folder are as they were written.
 import { z } from "zod";
+import { pace, stopwatch } from "../../clock.ts";
 import { option } from "../../options.ts";
 import { note, print, printJson, status } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped, oneLine } from "../../units.ts";
@@ -23,8 +24,8 @@ export const command = defineCommand({
   argument: "folder",
   examples: ["my-adapter", "~/.cache/huggingface/hub"],
   async run({ folder }, { api, json }) {
-    const isDue = throttle(json);
-    const began = performance.now();
+    const isDue = pace(json ? SECONDS.json : process.stderr.isTTY ? SECONDS.terminal : SECONDS.plain);
+    const elapsed = stopwatch();
     const others: string[] = [];
     let wrong = 0;
     for await (const event of api.verify(folder)) {
@@ -33,7 +34,7 @@ export const command = defineCommand({
       if (event.type === "verifying" && !isDue()) continue;
       if (json) printJson(event);
       else if (event.type === "verifying") {
-        const line = progressLine(event, (performance.now() - began) / 1000);
+        const line = progressLine(event, elapsed());
         if (!status(line)) note(line);
       } else if (event.type === "done") print(...summary(event, others));
       else if (event.state === "damaged" || event.state === "missing") {
@@ -44,16 +45,6 @@ export const command = defineCommand({
     return wrong > 0 ? 1 : 0;
   },
 });
-
-function throttle(json: boolean): () => boolean {
-  const seconds = json ? SECONDS.json : process.stderr.isTTY ? SECONDS.terminal : SECONDS.plain;
-  let last = performance.now();
-  return () => {
-    if (performance.now() - last < 1000 * seconds) return false;
-    last = performance.now();
-    return true;
-  };
-}
 
 function progressLine({ file, done, bytes: all }: Extract<VerifyEvent, { type: "verifying" }>, seconds: number): string {
   const rate = done / Math.max(seconds, 1e-3);
