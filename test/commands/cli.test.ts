@@ -260,17 +260,11 @@ describe("an interrupt", {
 
 describe("a merge", { skip: slow.skip || (process.platform === "win32" && "Windows has no signals between processes") }, () => {
   it("that gets a signal leaves nothing, and exits as the signal asks", async () => {
-    const adapter = `${fixtures}/cases/lora-rslora/adapter`;
-    const args = [
-      "merge",
-      "--base",
-      `${fixtures}/cases/lora-rslora/base`,
-      "--adapter",
-      adapter,
-      "--max-shard-bytes",
-      "1",
-      "--json",
-    ];
+    const adapter = path.join(root, "of-embedded");
+    const demo = ["--base", "embedded", "--data", "models/demo/train.jsonl"];
+    assert.equal((await lowrank(["train", ...demo, "--steps", "1", "--output", adapter])).status, 0);
+    // Several files, so that there is something to be stopped in.
+    const args = ["merge", "--base", "embedded", "--adapter", adapter, "--max-shard-bytes", "1000000", "--json"];
     const folder = path.join(root, "merges");
     for (const [signal, expected] of [
       ["SIGINT", 130],

@@ -13,6 +13,7 @@ import { nodePlatform } from "../../src/node.ts";
 import type { ChatMessage } from "../../src/text/template.ts";
 import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
 import { printed } from "../helpers/program.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const NEW_TOKENS = 10;
 
@@ -121,7 +122,7 @@ describe("lowrank chat", () => {
   const answersIn = (events: readonly ChatEvent[]) => events.flatMap((event) => (event.type === "answered" ? [event.text] : []));
   it("/image goes with the next message and stays in the conversation", async () => {
     const { folder, rows } = await model("idefics3");
-    const file = `${folder}/talk.jsonl`;
+    const file = `${temporaryFolder()}/talk.jsonl`;
     const { events } = await chatting(folder, [
       `/image ${picture("wide.png")}`,
       "And this?",
