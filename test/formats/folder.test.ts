@@ -9,14 +9,12 @@ import { writeFolder } from "../../src/formats/folder.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { lockFolder as lock } from "../../src/platform/node/lock.ts";
 import { refused } from "../helpers/assert.ts";
-import { temporaryFolder } from "../helpers/temporary-folder.ts";
+import { freshFolders } from "../helpers/temporary-folder.ts";
 
-const root = temporaryFolder();
+const fresh = freshFolders();
 let folder = "";
-let count = 0;
 beforeEach(() => {
-  folder = path.join(root, `${count++}`);
-  mkdirSync(folder);
+  folder = fresh();
 });
 const at = (name: string) => path.join(folder, name);
 const MARK = ".lowrank-unfinished.json";

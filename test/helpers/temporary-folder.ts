@@ -1,5 +1,5 @@
 // Folders that tests write into.
-import { mkdtempSync, realpathSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type { TestContext } from "node:test";
@@ -11,4 +11,15 @@ export function temporaryFolder(t?: Pick<TestContext, "after">): string {
   if (t) t.after(remove);
   else process.once("exit", remove);
   return folder;
+}
+
+/** Makes a new empty folder at each call, all in one temporary folder. */
+export function freshFolders(): () => string {
+  const root = temporaryFolder();
+  let folders = 0;
+  return () => {
+    const folder = path.join(root, `${folders++}`);
+    mkdirSync(folder);
+    return folder;
+  };
 }

@@ -1,7 +1,7 @@
 // Disks and network file systems that fail in the ways of NFS: calls that are refused, or done and reported as failed; syncs that
 // fail; writes that stall. A run ends with an error or with its bits, and resumes to the same bits.
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -17,17 +17,11 @@ import { logEvents, openRunLog, readMetrics } from "../../src/train/run-log.ts";
 import { train } from "../../src/train/trainer.ts";
 import { refused } from "../helpers/assert.ts";
 import { type Fault, faultyFiles, systemError, withHandles, withSystem } from "../helpers/faulty-disk.ts";
-import { temporaryFolder } from "../helpers/temporary-folder.ts";
+import { freshFolders } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 import { id, inSnapshot, isWeights, model, setting, weights } from "../hub/setting.ts";
 
-const root = temporaryFolder();
-let folders = 0;
-const fresh = (): string => {
-  const folder = path.join(root, `${folders++}`);
-  mkdirSync(folder);
-  return folder;
-};
+const fresh = freshFolders();
 
 const STEPS = 1;
 const RESULT = "adapter_model.safetensors";

@@ -20,15 +20,9 @@ import { fileURLToPath } from "node:url";
 import { LOCK_NAME } from "../../src/files.ts";
 import { isLocked, lockFolder } from "../../src/platform/node/lock.ts";
 import { refused } from "../helpers/assert.ts";
-import { temporaryFolder } from "../helpers/temporary-folder.ts";
+import { freshFolders } from "../helpers/temporary-folder.ts";
 
-const root = temporaryFolder();
-let folders = 0;
-const fresh = (): string => {
-  const folder = path.join(root, `${folders++}`);
-  mkdirSync(folder);
-  return folder;
-};
+const fresh = freshFolders();
 const WATCH_MS = 300;
 const fileOf = (folder: string) => path.join(folder, LOCK_NAME);
 
@@ -118,7 +112,7 @@ test("a lock that was cut off while it was written is replaced", async () => {
 
 test("what is no lock at all holds nobody up", { skip: process.platform === "win32", timeout: 20_000 }, async () => {
   const [pipe, large, link] = [fresh(), fresh(), fresh()];
-  symlinkSync(path.join(root, "nowhere"), fileOf(link));
+  symlinkSync(path.join(fresh(), "nowhere"), fileOf(link));
   execFileSync("mkfifo", [fileOf(pipe)]);
   writeFileSync(fileOf(large), "{".repeat(5000));
   for (const folder of [pipe, large, link]) {
@@ -148,7 +142,7 @@ test("unlocking leaves a lock alone that is another's", async () => {
 });
 
 test("a folder that can't be written is named", async () => {
-  await assert.rejects(lockFolder(path.join(root, "none")), { code: "file/missing" });
+  await assert.rejects(lockFolder(path.join(fresh(), "none")), { code: "file/missing" });
 });
 
 async function isTouched(folder: string): Promise<void> {

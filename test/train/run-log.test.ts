@@ -1,6 +1,6 @@
 // metrics.jsonl: what is logged comes back, once a step however often the run went on, and whatever else is in the file.
 import assert from "node:assert/strict";
-import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { LowrankError } from "../../src/errors.ts";
@@ -9,16 +9,10 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { logEvents, METRICS_NAME, openRunLog, readMetrics } from "../../src/train/run-log.ts";
 import { type TrainEvent, train } from "../../src/train/trainer.ts";
 import { collect } from "../helpers/assert.ts";
-import { temporaryFolder } from "../helpers/temporary-folder.ts";
+import { freshFolders } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
-const root = temporaryFolder();
-let folders = 0;
-const fresh = (): string => {
-  const folder = path.join(root, `run-${folders++}`);
-  mkdirSync(folder);
-  return folder;
-};
+const fresh = freshFolders();
 const metricsOf = (folder: string) => readMetrics(nodeFiles, folder).then((found) => found!);
 const fileOf = (folder: string) => path.join(folder, METRICS_NAME);
 
