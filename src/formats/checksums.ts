@@ -2,7 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readText } from "./json.ts";
-import { readInBlocks } from "./side-files.ts";
+import { BLOCK_BYTES, readInBlocks } from "./side-files.ts";
 
 /** A hash over bytes that come in parts. */
 export interface Digest {
@@ -17,8 +17,6 @@ export type MakeDigest = (algorithm?: "sha256" | "sha1") => Digest;
 export const SUMS_NAME = "SHA256SUMS";
 /** Files that one SHA256SUMS lists. */
 export const MAX_SUMS = 100_000;
-/** Bytes that are hashed at once. */
-const BLOCK_BYTES = 8 * 1024 * 1024;
 
 const LINE = /^(\\?)([\da-fA-F]{64}) [ *](.+)$/;
 /** A path that stays below its folder. */
@@ -55,7 +53,8 @@ function lineOf(name: string, sum: string): string {
   return `${escaped === name ? "" : "\\"}${sum}  ${escaped}\n`;
 }
 
-async function* hashed(
+/** The chunks, in blocks, each after it was added to `hash`. */
+export async function* hashed(
   chunks: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
   hash: Digest,
 ): AsyncGenerator<Uint8Array> {
@@ -109,6 +108,6 @@ export async function damagedFile(
 }
 
 async function hashOf(files: Files, path: string, hash: Digest): Promise<string> {
-  for await (const block of readInBlocks(files, path, 0, await files.size(path))) hash.add(block);
+  for await (const _ of hashed(readInBlocks(files, path, 0, await files.size(path)), hash));
   return hash.end();
 }

@@ -88,7 +88,7 @@ const DECODERS: Record<string, (() => ReturnType<typeof createGunzip>) | undefin
  * where that is one of `HOMES`, else the request fails with what `refuse` makes.
  */
 export function sender(endpoint: URL, environment: Environment, refuse: (url: URL, got: string) => Error): Send {
-  // Node 24 and later can be told to use the proxies that the environment names; then the proxy resolves names.
+  // Node 24 and later can use the proxies that the environment names; the proxy then resolves names.
   const proxy = environment["NODE_USE_ENV_PROXY"] === "1" ? { proxyEnv: environment } : {};
   const options = { keepAlive: true, ...proxy };
   const agents = { "http:": new http.Agent(options), "https:": new https.Agent(options) };

@@ -5,7 +5,7 @@ import { encodeJson, type Json, parseStrictJson, readText } from "../formats/jso
 import type { AnyBase } from "./base.ts";
 import { MAX_LABELS } from "./config/schema.ts";
 import { usualProblemType } from "./heads/index.ts";
-import { weightsOf } from "./module.ts";
+import { weightsIn } from "./module.ts";
 import { architectureOf, forwardGraph } from "./registry.ts";
 
 /** Values of a config.json: those of the largest head, twice, and some thousands more. */
@@ -23,7 +23,7 @@ export async function classifierCheckpoint(
 ): Promise<{ checkpoint: Checkpoint; config: string } | null> {
   if (config.uninitializedHead === null) return null;
   const named = new Map<string, string>(); // stored name → the model's
-  for (const { name } of weightsOf(forwardGraph(config))) {
+  for (const { name } of weightsIn(forwardGraph(config))) {
     if (!name.startsWith(`${config.uninitializedHead}.`)) named.set(storedName(checkpoint, name), name);
   }
   const tensors: Checkpoint["tensors"] = new Map();

@@ -20,7 +20,7 @@ export interface ModuleInfo {
 }
 
 /** The weights of a graph, in the order it reads them. */
-export const weightsOf = (graph: Graph): { name: string; shape: readonly number[] }[] =>
+export const weightsIn = (graph: Graph): { name: string; shape: readonly number[] }[] =>
   nodesOf(graph).flatMap(({ op, attributes }) =>
     op === "weight" ? [{ name: String(attributes["name"]), shape: attributes["shape"] as readonly number[] }] : [],
   );

@@ -5,14 +5,14 @@ import type { Graph, Value } from "../graph/graph.ts";
 import { apply, nodesOf, rewrite } from "../graph/graph.ts";
 import { sizeOf } from "../tensor.ts";
 import { type BackboneConfig, type DecoderConfig, unsupported } from "./config/config.ts";
-import { readJson, shown } from "./config/schema.ts";
+import { readJson, shownValue } from "./config/schema.ts";
 import * as table from "./families/index.ts";
 import type { Family, StoredIn } from "./family.ts";
 import type { Classifier, HeadChoice, HeadConfig, HeadName, Heads, ModelConfig } from "./heads/head.ts";
 import { decoderHeads, headConfig, heads } from "./heads/index.ts";
 import { placed, type Vision } from "./images.ts";
 import { type Backbone, type DecoderInputs, type DecoderOutputs, decoderInputs, type ModelInputs } from "./layers/blocks.ts";
-import { type ModuleInfo, weightsOf } from "./module.ts";
+import { type ModuleInfo, weightsIn } from "./module.ts";
 
 export type { HeadChoice, ModelConfig } from "./heads/head.ts";
 export { logitsOf } from "./heads/lm.ts";
@@ -46,9 +46,9 @@ export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
     const family = families[modelType]!;
     return { ...family.config(json, file), ...headConfig(json, file, headsOf(family)) };
   }
-  throw unsupported(file, "model_type", `the model type ${shown(modelType)} is not supported`, {
+  throw unsupported(file, "model_type", `the model type ${shownValue(modelType)} is not supported`, {
     expected: modelTypes.join(", "),
-    got: shown(modelType),
+    got: shownValue(modelType),
     next: `The nearest supported one is ${nearest(modelType.slice(0, 64), modelTypes, 1)[0]}. A new family is a file in src/models/families/ and a line in src/models/families/index.ts (docs/add-a-model.md).`,
   });
 }
@@ -102,7 +102,7 @@ export function asDecoder(config: ModelConfig, file: string): DecoderModel {
   if (config.head === "lm") return config as DecoderModel;
   throw unsupported(file, "model_type", `${config.modelType} is not a language model here: it has the head ${config.head}`, {
     expected: decoderTypes.join(", "),
-    got: shown(config.modelType),
+    got: shownValue(config.modelType),
     next: `Choose a language model. This one is for ${useOf(config)}.`,
   });
 }
@@ -233,7 +233,7 @@ export function storedNames(
   prefix = "",
 ): Map<string, string> {
   const found = new Map<string, string>();
-  for (const { name } of weightsOf(graph)) {
+  for (const { name } of weightsIn(graph)) {
     const spellings = [name, ...older(name)];
     const others = spellings.map((spelling) => (prefix ? prefix + spelling : spelling.replace(/^[^.]+\./, "")));
     const own = [...spellings, ...others].find((spelling) => stored.has(spelling)) ?? name;
@@ -249,6 +249,6 @@ export const storedNamesOf = (config: ModelConfig, graph: Graph, stored: Readonl
 /** Number of parameters of the base model, from its config alone: without the head that a task adds. */
 export function countParameters(config: ModelConfig): number {
   const added = config.uninitializedHead === null ? null : `${config.uninitializedHead}.`;
-  const own = weightsOf(forwardGraph(config)).filter(({ name }) => added === null || !name.startsWith(added));
+  const own = weightsIn(forwardGraph(config)).filter(({ name }) => added === null || !name.startsWith(added));
   return own.reduce((total, { shape }) => total + sizeOf(shape), 0);
 }

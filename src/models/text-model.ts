@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { type DecoderConfig, unsupported } from "./config/config.ts";
 import type { LlamaConfig } from "./config/llama-config.ts";
-import { readJson, shown } from "./config/schema.ts";
+import { readJson, shownValue } from "./config/schema.ts";
 import * as table from "./families/index.ts";
 import type { Family } from "./family.ts";
 
@@ -42,7 +42,7 @@ export function textModel(json: unknown, file: string, { modelType, root, usual,
   if (!Object.hasOwn(families, textType)) {
     throw unsupported(file, "text_config.model_type", `a ${modelType} around this language model is not supported`, {
       expected: Object.keys(families).join(", "),
-      got: shown(textType),
+      got: shownValue(textType),
     });
   }
   const keys = { ...(given ?? absent), ...whole, tie_word_embeddings: tied ?? false };

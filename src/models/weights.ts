@@ -4,7 +4,7 @@ import { type Checkpoint, type CheckpointTensor, entryOf } from "../formats/chec
 import type { Graph } from "../graph/graph.ts";
 import type { WeightSource } from "../runtime/session.ts";
 import type { StoredIn } from "./family.ts";
-import { weightsOf } from "./module.ts";
+import { weightsIn } from "./module.ts";
 
 /** Where the weights of `checkpoint` lie. Nothing is read or copied. */
 export function weightFiles(checkpoint: Checkpoint): WeightSource {
@@ -36,7 +36,7 @@ export function storedParts(
   place: (name: string) => StoredIn | undefined,
 ): Map<string, CheckpointTensor> {
   const parts = new Map<string, CheckpointTensor>();
-  for (const { name } of weightsOf(graph)) {
+  for (const { name } of weightsIn(graph)) {
     const at = place(name);
     const whole = at && tensors.get(at.tensor);
     if (!at || whole?.shape.length !== 3) continue;

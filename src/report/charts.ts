@@ -92,8 +92,8 @@ export function chartsOf(runs: readonly ReportedRun[]): Chart[] {
   ];
   return charts.flatMap(({ series, ...chart }) => {
     const drawn = series.filter(({ x }) => x.length > 0);
-    const told = several ? [] : drawn.filter(({ style }) => style !== "faint");
-    const text = told.map((one) => curveText(one, chart.unit)).join("; ");
+    const described = several ? [] : drawn.filter(({ style }) => style !== "faint");
+    const text = described.map((one) => curveText(one, chart.unit)).join("; ");
     return drawn.length === 0 ? [] : [{ ...chart, text, series: drawn.map(forScript) }];
   });
 }

@@ -137,9 +137,9 @@ export async function afterOutput(status: number, json: boolean): Promise<number
   }
   await new Promise(setImmediate); // failures are heard of a tick later
   if (!failure) return status;
-  const told = isReported;
+  const wasReported = isReported;
   isReported = true;
-  if (!told) printError(failure, json);
+  if (!wasReported) printError(failure, json);
   return 1;
 }
 

@@ -7,7 +7,7 @@ export const MAX_RENDERED_CHARS = 16 * 1024 * 1024;
 export const MAX_MADE_CHARS = 8 * MAX_RENDERED_CHARS;
 /** What a number, a list entry or a key counts as towards MAX_RENDERED_CHARS, so that lists of nothing are bounded too. */
 const VALUE_CHARS = 64;
-/** What a piece counts as that a text is taken apart into on the way to another one. */
+/** What each piece counts as when a text is split on the way to another one. */
 const PIECE_CHARS = 8;
 /** Longest list that `range` makes. */
 export const MAX_RANGE = 100_000;
@@ -110,7 +110,7 @@ const COSTS: ReadonlyMap<string, Cost> = new Map(
         : 4;
       return jsonLength(operand, { separator, indent: numberIn(argument(-1, "indent"), 0) });
     },
-    // The path of an attribute is taken apart for each item.
+    // The path of an attribute is split for each item.
     map: (_, argument) => lengthIn(argument(-1, "attribute")) * PIECE_CHARS,
     sort: (_, argument) => lengthIn(argument(2, "attribute")) * PIECE_CHARS,
   }),
@@ -281,7 +281,7 @@ export class BoundedInterpreter extends Evaluator {
     });
   }
 
-  /** Where a pair of a namespace is a text, it is taken apart into characters before it is refused. */
+  /** Where a pair of a namespace is a text, it is split into characters before it is refused. */
   private namespace(value: Value): Value {
     return wrapped(value, (args, call) => {
       const [pairs] = args.map((arg) => arg.value);

@@ -6,7 +6,7 @@ import { commonPrefix } from "./turns.ts";
 /** Longest text inside a tokenizer, in characters: four times the longest record. */
 export const MAX_INNER_CHARS = 32 << 20;
 /** Parts of a tokenizer, those of its sequences included; real ones have a dozen. */
-export const MAX_PARTS = 1000;
+export const MAX_COMPONENTS = 1000;
 /** Longest token, in characters; the longest in use are a few hundred spaces. */
 export const MAX_TOKEN_CHARS = 4096;
 /** Most merges of a BPE; the largest vocabularies have half a million. */
@@ -81,7 +81,7 @@ export function encodingBound(json: JsonObject, path: string): Bound {
   const walk = (part: unknown, list: string, depth: number): void => {
     if (typeof part !== "object" || part === null) return;
     if (depth > MAX_DEPTH) refuse(`sequences at most ${MAX_DEPTH} deep`, "more");
-    if (++parts > MAX_PARTS) refuse(`at most ${MAX_PARTS} parts`, "more");
+    if (++parts > MAX_COMPONENTS) refuse(`at most ${MAX_COMPONENTS} parts`, "more");
     const { type, length, ...rest } = part as JsonObject;
     if (type === "FixedLength" && !(Number.isSafeInteger(length) && (length as number) > 0)) {
       refuse("FixedLength with a length of at least 1", JSON.stringify(length) ?? "no length");

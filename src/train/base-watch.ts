@@ -9,7 +9,7 @@ import { quote } from "../formats/json.ts";
 import { neighbours, readHeader, type TensorEntry } from "../formats/safetensors.ts";
 import { readInBlocks } from "../formats/side-files.ts";
 import { type AnyBase, once } from "../models/base.ts";
-import { weightsOf } from "../models/module.ts";
+import { weightsIn } from "../models/module.ts";
 import { forwardGraph } from "../models/registry.ts";
 
 /** What a run remembers of weight files, by name. All weights of a file that is remembered are finite. */
@@ -97,7 +97,7 @@ export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, know
 
 /** Whether a model reads a tensor of a file: checkpoints hold others too, such as masks of infinities. */
 export function readBy({ checkpoint, config }: AnyBase): (file: string, entry: TensorEntry) => boolean {
-  const ranges = once(() => weightsOf(forwardGraph(config)).flatMap(({ name }) => entryOf(checkpoint, name) ?? []));
+  const ranges = once(() => weightsIn(forwardGraph(config)).flatMap(({ name }) => entryOf(checkpoint, name) ?? []));
   return (file, { offset, length }) =>
     ranges().some((range) => range.file === file && range.offset >= offset && range.offset < offset + length);
 }

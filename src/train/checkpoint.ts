@@ -114,7 +114,7 @@ export async function latestCheckpoint(
 /**
  * The checkpoint a run into `out` goes on from, or null when it starts at the beginning. A folder that holds checkpoints
  * is refused when `resume` is false (another run's) and when none of them is whole (starting over would lose them). With `digest`
- * checksums are checked, and a damaged checkpoint is refused (`train/checkpoint-damaged`): an older one is taken only when asked for.
+ * checksums are checked, and a damaged checkpoint is refused (`train/checkpoint-damaged`): an older one is never used in its place.
  */
 export async function resumable(files: Files, out: string, resume: boolean, digest?: MakeDigest): Promise<string | null> {
   const found = await checkpointSteps(files, out);

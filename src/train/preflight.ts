@@ -28,10 +28,10 @@ export async function makeOutput(files: Files, { base, output }: RunOptions): Pr
 }
 
 /**
- * Fails now if the output folder can't be written, holds a run that isn't to be resumed, or files that are not a run's (these
- * `force` accepts).
+ * The checkpoint that the run goes on from, or null. Fails now if the output folder can't be written, holds a run that isn't to be
+ * resumed, or files that are not a run's (these `force` accepts).
  */
-export async function checkOutput(files: Files, options: RunOptions): Promise<void> {
+export async function checkOutput(files: Files, options: RunOptions): Promise<string | null> {
   const { output, resume, force } = options;
   let found: string | null;
   try {
@@ -43,6 +43,7 @@ export async function checkOutput(files: Files, options: RunOptions): Promise<vo
   const probe = `${output}/.writable`;
   await files.write(probe, new Uint8Array());
   await files.remove(probe);
+  return found;
 }
 
 /** The error for a folder whose run isn't to be resumed: whether it is the run that was asked for. Null if it holds no options. */

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { pace } from "../clock.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import { readInBlocks } from "../formats/side-files.ts";
 import { bestOf, type Eval } from "./evals.ts";
 import type { TrainEvent } from "./trainer.ts";
 
@@ -18,7 +19,6 @@ const MAX_LINE_CHARS = 1 << 20;
 const MAX_METRICS_BYTES = 64 * 1024 * 1024;
 /** Such pieces, the beginning and the end among them. */
 const PIECES = 64;
-const READ_BLOCK_BYTES = 1 << 20;
 /** Rows that are kept of each kind; of more, neighbours become one. */
 const MAX_ROWS = { step: 20_000, eval: 20_000, samples: 100, checkpoint: 20_000, run: 100 };
 
@@ -310,8 +310,7 @@ async function* lines(
   let rest = "";
   let isTooLong = false;
   let isInside = from === 0;
-  for (let offset = from; offset < to; offset += READ_BLOCK_BYTES) {
-    const block = await files.read(file, offset, Math.min(READ_BLOCK_BYTES, to - offset));
+  for await (const block of readInBlocks(files, file, from, to - from)) {
     const [first, ...others] = decoder.decode(block, { stream: true }).split("\n");
     rest += first;
     for (const next of others) {

@@ -7,7 +7,7 @@ import { LowrankError } from "../../src/errors.ts";
 import { timeLimitOf } from "../../src/platform/node/time-limit.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "../../src/text/limit.ts";
 import { loadTokenizer, makeStreamDecoder } from "../../src/text/tokenizer.ts";
-import { MAX_INNER_CHARS, MAX_MERGES, MAX_PARTS } from "../../src/text/tokenizer-bounds.ts";
+import { MAX_COMPONENTS, MAX_INNER_CHARS, MAX_MERGES } from "../../src/text/tokenizer-bounds.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
@@ -107,7 +107,7 @@ describe("parts that make text without end", () => {
   const endless: [string, object][] = [
     ["pieces of no length", { pre_tokenizer: { type: "FixedLength", length: 0 } }],
     ["pieces of less than no length", { pre_tokenizer: { type: "FixedLength", length: -1 } }],
-    ["more parts than there can be", { normalizer: sequence("normalizers", times(MAX_PARTS, { type: "NFC" })) }],
+    ["more parts than there can be", { normalizer: sequence("normalizers", times(MAX_COMPONENTS, { type: "NFC" })) }],
     [
       "sequences within sequences",
       { normalizer: times(20, 0).reduce<object>((part) => sequence("normalizers", [part]), { type: "NFC" }) },

@@ -1,6 +1,6 @@
 // A conversation with a base and its adapters, without a terminal: what it holds, and one turn of it as events.
 
-import { fitAdapter } from "../../adapters/attach.ts";
+import { attach } from "../../adapters/attach.ts";
 import { type Adapter, openAdapter } from "../../adapters/peft-files.ts";
 import { stopwatch } from "../../clock.ts";
 import { asPrompt, type PromptFormat } from "../../data/prompts.ts";
@@ -138,9 +138,7 @@ export async function addAdapter(
   { files, base, adapters }: Pick<Chat, "files" | "base" | "adapters">,
   folder: string,
 ): Promise<string> {
-  const file = await openAdapter(files, folder);
-  fitAdapter(file.described, base.modules);
-  const adapter = fitAdapter(await file.read(), base.modules);
+  const { adapter } = await attach(base, await openAdapter(files, folder), { anyBase: true });
   const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
   const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
   adapters.set(name, { folder, adapter, format: await readPromptFormat(files, folder) });

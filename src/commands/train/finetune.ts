@@ -11,7 +11,6 @@ import type { Platform } from "../../platform/platform.ts";
 import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
 import { watchBase } from "../../train/base-watch.ts";
-import { resumable } from "../../train/checkpoint.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
@@ -81,7 +80,7 @@ export async function* finetune(
       if (isNew && isOwn && (await files.list(options.output)).length === 0) await files.remove(options.output);
     });
     const writing = await outputFiles(files, options.output, held);
-    await checkOutput(writing, options);
+    const resumed = await checkOutput(writing, options);
 
     const taskData = await task.data(base, { ...options, fixedClasses: options.adapter !== undefined }, platform);
     const reader = dataReader(writing, taskData, {
@@ -125,7 +124,6 @@ export async function* finetune(
     };
     yield { type: "prepared", ...prepared };
 
-    const resumed = await resumable(files, options.output, options.resume);
     const known = resumed ? await readWeightRecords(files, options.output) : undefined;
     const watch = watchBase(files, own, platform.digest, known);
     closing.push(watch.close);

@@ -3,12 +3,12 @@ import { ADAPTER_CONFIG_NAME } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { INDEX_NAME, openCheckpoint } from "../../formats/checkpoint.ts";
-import { type Digest, type MakeDigest, readSums, SUMS_NAME } from "../../formats/checksums.ts";
+import { type Digest, hashed, type MakeDigest, readSums, SUMS_NAME } from "../../formats/checksums.ts";
 import { allFinite, isFloat } from "../../formats/float.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { readHeader, type TensorEntry } from "../../formats/safetensors.ts";
 import { readInBlocks } from "../../formats/side-files.ts";
-import { openBase } from "../../models/base.ts";
+import { once, openBase } from "../../models/base.ts";
 import { REPORT_NAME } from "../../report/report.ts";
 import { readBy } from "../../train/base-watch.ts";
 import { listedFiles, STATE_FILE } from "../../train/checkpoint.ts";
@@ -213,10 +213,7 @@ async function hashItem(
   const check = async function* (): AsyncGenerator<number | string> {
     const now = await files.size(path);
     const hash = begin(now);
-    for await (const block of readInBlocks(files, path, 0, now)) {
-      hash.add(block);
-      yield block.length;
-    }
+    for await (const block of hashed(readInBlocks(files, path, 0, now), hash)) yield block.length;
     const found = hash.end();
     if (found !== expected) yield `expected ${expected}, found ${found}`;
   };
@@ -227,13 +224,14 @@ async function hashItem(
 async function* checkTensors(files: Files, path: string): AsyncGenerator<number | string> {
   const { tensors, dataOffset } = await readHeader(files, path);
   yield dataOffset;
+  const isRead = once(() => reader(files, path));
   for (const [name, entry] of tensors) {
     const { dtype, offset, length } = entry;
     let left = length;
     if (isFloat(dtype)) {
       for await (const block of readInBlocks(files, path, offset, length)) {
         const isFine = allFinite(block, dtype);
-        if (!isFine && (await isRead(files, path, entry))) return yield `a value of ${name} is not finite`;
+        if (!isFine && (await isRead())(entry)) return yield `a value of ${name} is not finite`;
         if (!isFine) break;
         left -= block.length;
         yield block.length;
@@ -244,11 +242,12 @@ async function* checkTensors(files: Files, path: string): AsyncGenerator<number 
 }
 
 /** Whether the model whose file it is reads a tensor; true where that can't be known. */
-async function isRead(files: Files, path: string, entry: TensorEntry): Promise<boolean> {
+async function reader(files: Files, path: string): Promise<(entry: TensorEntry) => boolean> {
   try {
-    return readBy(await openBase(files, path.slice(0, path.lastIndexOf("/"))))(await files.realPath(path), entry);
+    const [isRead, file] = [readBy(await openBase(files, path.slice(0, path.lastIndexOf("/")))), await files.realPath(path)];
+    return (entry) => isRead(file, entry);
   } catch (error) {
-    if (error instanceof LowrankError) return true;
+    if (error instanceof LowrankError) return () => true;
     throw error;
   }
 }

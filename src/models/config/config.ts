@@ -3,7 +3,7 @@ import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import type { ActivationName } from "../layers/activations.ts";
 import { activationNames } from "../layers/activations.ts";
-import { epsilon, MAX_END_IDS, readJson, shown, sizes, tokenId } from "./schema.ts";
+import { epsilon, MAX_END_IDS, readJson, shownValue, sizes, tokenId } from "./schema.ts";
 
 /** What the rest of the library reads of any backbone's hyperparameters; each family adds its own. */
 export interface BackboneConfig {
@@ -93,7 +93,7 @@ export function commonConfig(
     const { quant_method: method } = keys.quantization_config as { quant_method?: unknown };
     throw unsupported(file, "quantization_config", "checkpoints with quantized weights are not supported yet", {
       expected: "weights in float32, float16 or bfloat16",
-      got: shown(method ?? keys.quantization_config),
+      got: shownValue(method ?? keys.quantization_config),
       next: "Use the checkpoint that this one was quantized from.",
     });
   }
@@ -121,7 +121,7 @@ export function activationOf(name: string, key: string, file: string): Activatio
   if (known) return known;
   throw unsupported(file, key, "this activation is not supported", {
     expected: Object.keys(activationNames).join(", "),
-    got: shown(name),
+    got: shownValue(name),
   });
 }
 
@@ -131,7 +131,7 @@ export function onlyValue(json: unknown, file: string, key: string, built: boole
   if (value == null || readJson(z.boolean(), value, file, key) === built) return;
   throw unsupported(file, key, "this variant of the architecture is not supported", {
     expected: String(built),
-    got: shown(value),
+    got: shownValue(value),
   });
 }
 
@@ -147,6 +147,6 @@ export const contradiction = (file: string, key: string, expected: string, got: 
   new LowrankError("model/config", `${key} contradicts the rest of the config`, {
     subject: file,
     expected,
-    got: shown(got),
+    got: shownValue(got),
     next: "Correct the config, or download it again.",
   });

@@ -3,7 +3,7 @@ import { z } from "zod";
 import type { ActivationName } from "../layers/activations.ts";
 import { activationOf, commonConfig, commonKeys, contradiction, type DecoderConfig, unsupported } from "./config.ts";
 import { type RopeConfig, ropeConfig, ropeKeys } from "./rope-config.ts";
-import { epsilon, MAX_LAYERS, MAX_POSITIONS, readJson, shown, sizes } from "./schema.ts";
+import { epsilon, MAX_LAYERS, MAX_POSITIONS, readJson, shownValue, sizes } from "./schema.ts";
 
 export type LayerType = "full_attention" | "sliding_attention";
 
@@ -168,7 +168,7 @@ function windows(
     if (type) return type;
     throw unsupported(file, `layer_types.${i}`, "this layer type is not supported", {
       expected: "full_attention, sliding_attention",
-      got: shown(name),
+      got: shownValue(name),
     });
   });
   if (slidingWindow === null && layerTypes.includes("sliding_attention")) {

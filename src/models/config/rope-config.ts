@@ -1,7 +1,7 @@
 // Rotary position embedding: its config in v4 and v5 keys, and its inverse frequencies, after transformers/modeling_rope_utils.py.
 import { z } from "zod";
 import { unsupported } from "./config.ts";
-import { MAX_HEAD_DIM, readJson, shown, sizes } from "./schema.ts";
+import { MAX_HEAD_DIM, readJson, shownValue, sizes } from "./schema.ts";
 
 export type RopeConfig = {
   theta: number;
@@ -68,7 +68,7 @@ export function ropeConfig(
   const inner = (v4 ? keys.rope_scaling : keys.rope_parameters) ?? {};
   const refuse = (key: string, message: string, expected: string, got: unknown): never => {
     const next = "Choose another checkpoint; for this one the rotary positions would be wrong.";
-    throw unsupported(file, key, message, { expected, got: shown(got), next });
+    throw unsupported(file, key, message, { expected, got: shownValue(got), next });
   };
 
   const nested = Object.keys(inner).find((key) => key.endsWith("_attention"));
@@ -129,7 +129,7 @@ export function ropeConfig(
       return { type: "longrope", ...shared, shortFactors, attentionFactor, originalMaxPositions };
     }
     default:
-      return refuse(`${at}.rope_type`, `the rope type ${shown(type)} is not supported yet`, ropeTypes.join(", "), type);
+      return refuse(`${at}.rope_type`, `the rope type ${shownValue(type)} is not supported yet`, ropeTypes.join(", "), type);
   }
 }
 

@@ -24,7 +24,7 @@ export const sizes = {
   positions: count(MAX_POSITIONS),
 };
 
-/** What is added to a variance before its root is taken. */
+/** The small number added to a variance before the square root (eps). */
 export const epsilon = z.number().positive().max(1);
 
 /** A token id; `pad_token_id: -1` and the like in old configs stand for "none". */
@@ -35,7 +35,7 @@ export const tokenId = z
   .transform((id) => (id < 0 ? null : id));
 
 /** A value as it is shown in an error, cut to a line. */
-export function shown(value: unknown): string {
+export function shownValue(value: unknown): string {
   const text = valueText(value);
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }
@@ -53,7 +53,7 @@ export function readJson<Schema extends z.ZodType>(schema: Schema, value: unknow
   throw new LowrankError("model/config", key ? `${key} has a value that cannot be used` : "not a model config", {
     subject: file,
     expected: issue.message,
-    got: shown(found),
+    got: shownValue(found),
     next: "Correct the config, or download it again.",
   });
 }

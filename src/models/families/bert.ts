@@ -15,7 +15,7 @@ import {
   onlyValue,
   unsupported,
 } from "../config/config.ts";
-import { readJson, shown, sizes } from "../config/schema.ts";
+import { readJson, shownValue, sizes } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { layerNormed, lookup, type ModelInputs, mlp, projection, tokenInputs } from "../layers/blocks.ts";
 import { mixHeads, paddingMask, tokensWhere } from "../layers/encoder.ts";
@@ -45,7 +45,7 @@ export const bert: Family<BertConfig, ModelInputs> = {
     onlyValue(json, file, "add_cross_attention", false);
     const keys = readJson(keysOfConfig, json, file);
     if (keys.position_embedding_type !== "absolute") {
-      const got = shown(keys.position_embedding_type);
+      const got = shownValue(keys.position_embedding_type);
       throw unsupported(file, "position_embedding_type", "relative positions are not supported", { expected: "absolute", got });
     }
     const { vocab_size: vocabSize, type_vocab_size: tokenTypes, max_position_embeddings: maxPositions } = keys;

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { type Dim, mulDims } from "../../graph/dims.ts";
 import { concat, reshape, slice } from "../../graph/ops/shape.ts";
 import { activationOf, contradiction, onlyValue, unsupported } from "../config/config.ts";
-import { MAX_LAYERS, MAX_VOCAB, readJson, shown } from "../config/schema.ts";
+import { MAX_LAYERS, MAX_VOCAB, readJson, shownValue } from "../config/schema.ts";
 import type { Family } from "../family.ts";
 import { imageTokenOf, placedFeeds } from "../image-feeds.ts";
 import { type ActivationName, activations } from "../layers/activations.ts";
@@ -89,7 +89,7 @@ export const llava: Family<LlavaConfig> = {
     if (!Object.hasOwn(towers, visionType)) {
       throw unsupported(file, "vision_config.model_type", "a llava around this vision model is not supported", {
         expected: Object.keys(towers).join(", "),
-        got: shown(visionType),
+        got: shownValue(visionType),
       });
     }
     const vision = towers[visionType].config(keys.vision_config ?? absentVision, file);

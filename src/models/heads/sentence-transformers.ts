@@ -3,7 +3,7 @@ import { z } from "zod";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { parseJson, readJsonObject, readText } from "../../formats/json.ts";
-import { MAX_POSITIONS, readJson, shown } from "../config/schema.ts";
+import { MAX_POSITIONS, readJson, shownValue } from "../config/schema.ts";
 import type { HeadChoice, HeadConfig, Pooling } from "./head.ts";
 
 const MODULES = "modules.json";
@@ -94,7 +94,7 @@ function promptsOf({ prompts, default_prompt_name: name }: z.output<typeof promp
   throw new LowrankError("model/config", "default_prompt_name is the name of no prompt", {
     subject: file,
     expected: Object.keys(all).join(", ") || "null",
-    got: shown(name),
+    got: shownValue(name),
     next: "Correct the file, or download it again.",
   });
 }
@@ -103,7 +103,7 @@ const unsupported = (subject: string, expected: string, got: string): LowrankErr
   new LowrankError("model/unsupported", "the embedding is made in a way that is not supported", {
     subject,
     expected,
-    got: shown(got),
+    got: shownValue(got),
     next: `Choose another model, or remove ${MODULES} to use the folder without it.`,
   });
 
