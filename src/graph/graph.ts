@@ -4,7 +4,8 @@ import { type Shape, sameShape, showShape } from "./dims.ts";
 import type { OpName } from "./ops/names.ts";
 import { table } from "./ops/table.ts";
 
-export type ElementType = "float32" | "float64" | "int32" | "int64" | "bool";
+/** What is computed with, and what weights are stored in besides. */
+export type ElementType = "float32" | "float64" | "int32" | "int64" | "bool" | "bfloat16" | "float16" | "int8" | "uint8";
 
 export interface Type {
   readonly dtype: ElementType;
@@ -104,14 +105,18 @@ export function usersOf(nodes: readonly Node[]): Map<Value, Node[]> {
 
 /**
  * Rebuilds the graph from the leaves up. For each node `replace` sees the already rebuilt inputs and returns the values
- * to stand for its outputs, or null to keep the node as it is. The result is checked.
+ * to stand for its outputs, or null to keep the node as it is, over those inputs: `rebuilt` makes that. The result is checked.
  */
-export function rewrite(graph: Graph, replace: (node: Node, inputs: readonly Value[]) => readonly Value[] | null): Graph {
+export function rewrite(
+  graph: Graph,
+  replace: (node: Node, inputs: readonly Value[], rebuilt: () => readonly Value[]) => readonly Value[] | null,
+): Graph {
   const values = new Map<Value, Value>();
   for (const node of nodesOf(graph)) {
     const inputs = node.inputs.map((input) => values.get(input)!);
     const unchanged = inputs.every((input, i) => input === node.inputs[i]);
-    const outputs = replace(node, inputs) ?? (unchanged ? node.outputs : apply(node.op, inputs, node.attributes));
+    const rebuilt = () => (unchanged ? node.outputs : apply(node.op, inputs, node.attributes));
+    const outputs = replace(node, inputs, rebuilt) ?? rebuilt();
     for (const [i, output] of node.outputs.entries()) values.set(output, outputs[i]!);
   }
   const outputs = Object.fromEntries(Object.entries(graph.outputs).map(([name, value]) => [name, values.get(value)!]));

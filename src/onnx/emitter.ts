@@ -1,7 +1,7 @@
 // Collects ONNX nodes for the rules of the operator table; names are made here, equal constants are shared.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { LowrankError } from "../errors.ts";
-import { type Dim, polynomial, type Shape } from "../graph/dims.ts";
+import { type Dim, polynomial, type Shape, sameShape } from "../graph/dims.ts";
 import type { AttributeValue, Emitter, NodeAttributes, ProductFlags } from "../graph/emitter.ts";
 import type { ElementType, Type, Value } from "../graph/graph.ts";
 import {
@@ -37,6 +37,8 @@ export const onnxType: Record<string, TensorProto_DataType | undefined> = {
   bfloat16: TensorProto_DataType.BFLOAT16,
   int32: TensorProto_DataType.INT32,
   int64: TensorProto_DataType.INT64,
+  int8: TensorProto_DataType.INT8,
+  uint8: TensorProto_DataType.UINT8,
   bool: TensorProto_DataType.BOOL,
 };
 
@@ -136,20 +138,13 @@ export class OnnxEmitter implements Emitter {
   weight(name: string, { dtype, shape }: Type): string {
     return this.once(`weight ${name}`, () => {
       const stored = this.locate(name);
-      if (stored.shape.length !== shape.length || stored.shape.some((dim, i) => dim !== shape[i])) {
-        throw new LowrankError("checkpoint/shape", "the stored tensor's shape does not match config.json", {
-          subject: name,
-          expected: `[${shape.join(", ")}]`,
-          got: `[${stored.shape.join(", ")}] in ${stored.location}`,
-          next: "config.json and the weights must come from the same model; fetch both again.",
-        });
-      }
+      checkStored(name, shape, stored);
       const entries = { location: stored.location, offset: String(stored.offset), length: String(stored.length) };
       this.initializers.push(
         create(TensorProtoSchema, {
           name,
           dims: stored.shape.map(BigInt),
-          dataType: onnxType[stored.dtype] ?? unsupported(name, stored.dtype),
+          dataType: onnxType[stored.dtype]!,
           dataLocation: TensorProto_DataLocation.EXTERNAL,
           externalData: Object.entries(entries).map(([key, value]) => ({ key, value })),
         }),
@@ -233,15 +228,29 @@ const FLOAT_ATTRIBUTES = new Set(["alpha", "beta", "epsilon"]);
 
 function rawBytes(dtype: ElementType, values: readonly number[]): Uint8Array<ArrayBuffer> {
   if (dtype === "int64") return new Uint8Array(BigInt64Array.from(values, BigInt).buffer);
-  const arrays = { float32: Float32Array, float64: Float64Array, int32: Int32Array, bool: Uint8Array };
-  return new Uint8Array(arrays[dtype].from(values).buffer);
+  const arrays = { float32: Float32Array, float64: Float64Array, int32: Int32Array, int8: Int8Array, uint8: Uint8Array };
+  const array = arrays[dtype === "bool" ? "uint8" : (dtype as keyof typeof arrays)];
+  return new Uint8Array(array.from(values).buffer);
 }
 
-function unsupported(name: string, dtype: string): never {
+/** Fails where a weight is stored in another shape than the graph reads it in, or in a dtype that is not computed with. */
+export function checkStored(name: string, shape: Shape, stored: StoredTensor): void {
+  if (!sameShape(stored.shape, shape)) {
+    throw new LowrankError("checkpoint/shape", "the stored tensor's shape does not match config.json", {
+      subject: name,
+      expected: `[${shape.join(", ")}]`,
+      got: `[${stored.shape.join(", ")}] in ${stored.location}`,
+      next: "config.json and the weights must come from the same model; fetch both again.",
+    });
+  }
+  if (STORED.has(stored.dtype)) return;
   throw new LowrankError("checkpoint/dtype", "weights of this dtype are not supported", {
     subject: name,
     expected: "float32, float16 or bfloat16",
-    got: dtype,
+    got: stored.dtype,
     next: "Use the checkpoint's float version; quantized checkpoints are not supported yet.",
   });
 }
+
+/** What a checkpoint's weights are stored in; float64 is for proofs. */
+const STORED = new Set(["float64", "float32", "float16", "bfloat16"]);

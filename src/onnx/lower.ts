@@ -8,17 +8,20 @@ import { ModelProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
 const OPSET = 21n;
 const IR_VERSION = 10n;
 
-/** The graph as an ONNX model; `locate` says where each weight lies. Inputs and outputs keep their names. */
-export function lower(graph: Graph, locate: LocateWeight): Uint8Array {
-  const nodes = nodesOf(graph);
+/**
+ * The graph as an ONNX model; `locate` says where each weight lies. Inputs and outputs keep their names. `inputs` come first, in this
+ * order, those that nothing reads too: a dim may have no other source.
+ */
+export function lower(graph: Graph, locate: LocateWeight, inputs: readonly Value[] = []): Uint8Array {
+  const nodes = [...new Set([...inputs.map(({ node }) => node), ...nodesOf(graph)])];
   const used = new Set<Value>([...Object.values(graph.outputs), ...nodes.flatMap((node) => node.inputs)]);
   const emit = new OnnxEmitter(locate, used);
   const names = new Map<Value, string>();
   // Inputs first, so that every dim symbol has a source before a shape asks for it.
   const order = [...nodes.filter((node) => node.op === "input"), ...nodes.filter((node) => node.op !== "input")];
   for (const node of order) {
-    const inputs = node.inputs.map((value) => names.get(value)!);
-    for (const [i, name] of table()[node.op].lower(emit, node, inputs).entries()) names.set(node.outputs[i]!, name);
+    const read = node.inputs.map((value) => names.get(value)!);
+    for (const [i, name] of table()[node.op].lower(emit, node, read).entries()) names.set(node.outputs[i]!, name);
   }
   const output = Object.entries(graph.outputs).map(([name, value]) => {
     emit.output(name, names.get(value)!);

@@ -1,10 +1,11 @@
-// The border to the execution engine: an ONNX model in, an asynchronous function of tensors out.
+// The border to the execution engine: a program in, an asynchronous function of tensors out.
+import type { Program } from "../graph/stages.ts";
 import type { LocateWeight } from "../onnx/emitter.ts";
 import type { Tensor } from "../tensor.ts";
 
 /**
- * Where the frozen weights of a graph lie. Node's engine reads them in place, by the entries that `lower` wrote; an engine that
- * has no files of its own asks here for each and reads it through the platform's files.
+ * Where the frozen weights of a graph lie. In a program of one stage Node's engine reads them in place, by the entries that `lower`
+ * wrote; several stages are given their weights, and so is an engine without files of its own.
  */
 export interface WeightSource {
   /** The folder that every weight file lies in or below. */
@@ -17,7 +18,7 @@ export interface WeightSource {
 export const MAX_THREADS = 1024;
 
 export interface SessionOptions {
-  /** Where the weights that the model refers to lie; none if absent. */
+  /** Where the weights that the program refers to lie; none if absent. */
   weights?: WeightSource;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
@@ -34,7 +35,7 @@ export interface SessionRun {
 
 export interface Session {
   /**
-   * Runs the model on `feeds` and the bound inputs; where both have a name, `feeds` counts. Rejects with a LowrankError
+   * Runs the program on `feeds` and the bound inputs; where both have a name, `feeds` counts. Rejects with a LowrankError
    * that carries the engine's message, and binds nothing then.
    */
   run(feeds: Record<string, Tensor>, options?: SessionRun): Promise<Record<string, Tensor>>;
@@ -49,4 +50,4 @@ export interface Session {
   close(): Promise<void>;
 }
 
-export type OpenSession = (model: Uint8Array, options?: SessionOptions) => Promise<Session>;
+export type OpenSession = (program: Program, options?: SessionOptions) => Promise<Session>;

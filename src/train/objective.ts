@@ -4,17 +4,21 @@ import { layoutOf, lengthOfTheta, partOf, type ThetaEntry, type Trained } from "
 import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import { whole } from "../graph/stages.ts";
 import { weightFiles } from "../models/weights.ts";
 import { purpose, uniform } from "../random.ts";
-import { type Engine, openGraph } from "../runtime/open-graph.ts";
+import { type Engine, openProgram } from "../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { lengthOf, type SymbolLengths } from "./memory.ts";
+import { type Keep, trainingProgram } from "./stages.ts";
 import { fullEntries, fullGraph, gradientName, inputsOf, loraGraph } from "./training-graph.ts";
 
 export interface ObjectiveOptions extends Engine {
   checkpoint: Checkpoint;
   /** The loss of what a batch feeds, summed over its targets. */
   loss: Graph;
+  /** Cuts the graph at its layers and keeps this for the backward pass; in one piece if absent. */
+  keep?: Keep;
 }
 
 export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {
@@ -61,9 +65,10 @@ export const fullObjective = (options: ObjectiveOptions): Promise<OpenObjective>
 async function openObjective(
   graph: Graph,
   entries: readonly ThetaEntry[],
-  { checkpoint, openSession, threads, profile, dropout = 0 }: ObjectiveOptions & { dropout?: number },
+  { checkpoint, openSession, threads, profile, keep, dropout = 0 }: ObjectiveOptions & { dropout?: number },
 ): Promise<OpenObjective> {
-  const session = await openGraph(graph, weightFiles(checkpoint), { openSession, threads, profile });
+  const program = keep === undefined ? whole(graph) : trainingProgram(graph, entries, keep);
+  const session = await openProgram(program, weightFiles(checkpoint), { openSession, threads, profile });
   const shared = () => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(entries)));
   const [values, gradients] = [shared(), shared()];
   await session.share(
@@ -89,7 +94,7 @@ async function openObjective(
     return session.run(given, { fetches });
   };
   const gradientNames = entries.map(gradientName);
-  const measured = Object.keys(graph.outputs).filter((name) => !gradientNames.includes(name));
+  const measured = Object.keys(graph.outputs).filter((name) => !gradientNames.includes(name) && !name.startsWith("border "));
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {

@@ -4,30 +4,44 @@ import { adapt, dropoutPoolWidth, type LayerTensors, pooledDropout, withInputs }
 import { layoutOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { gradients } from "../graph/autodiff.ts";
+import { borders } from "../graph/borders.ts";
 import type { Dim } from "../graph/dims.ts";
 import { fuseAdditions } from "../graph/fuse.ts";
-import { check, type Graph, type Node, nodesOf, type Value } from "../graph/graph.ts";
+import { check, type Graph, type Node, nodesOf, topological, type Value } from "../graph/graph.ts";
 import { mul } from "../graph/ops/elementwise.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
+import { unique } from "../graph/unique.ts";
 import { sizeOf } from "../tensor.ts";
 
 /**
  * A loss graph that yields dloss/dθ beside its outputs: the gradient of each trained tensor under its key. It is zero for what the
  * loss does not read: the layers of a vision tower behind the features that are used, and all of it where a run has no images.
+ * The borders between layers and their gradients are outputs, too: where it can be cut (`stages.ts`).
  */
 function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
-  const loss = mul(graph.outputs["loss"]!, input("lossScale", "float32", []));
+  const scaled = unique({ outputs: { ...graph.outputs, loss: mul(graph.outputs["loss"]!, input("lossScale", "float32", [])) } });
+  const loss = scaled.outputs["loss"]!;
   const read = new Set(nodesOf({ outputs: { loss } }));
-  const found = gradients(
-    loss,
-    parts.filter(({ node }) => read.has(node)),
-  );
+  const trained = new Set(parts.map(({ node }) => node));
+  const edges = borders(loss, (node) => trained.has(node));
+  const above = edges.filter(({ node }) => topological([node.outputs[0]!]).some((below) => trained.has(below)));
+  const leaves = parts.filter(({ node }) => read.has(node));
+  const found = gradients(loss, [...leaves, ...above]);
   const named = parts.map((part, i) => [
     gradientName(entries[i]!),
     read.has(part.node) ? found.shift()! : mul(part, scalar(0, part)),
   ]);
-  return fuseAdditions(check({ outputs: { ...graph.outputs, loss, ...Object.fromEntries(named) } }));
+  const cuts = edges.flatMap((edge, i) => {
+    const gradient = above.includes(edge) ? [[borderGradient(i), found.shift()!] as const] : [];
+    return [[border(i), edge] as const, ...gradient];
+  });
+  const outputs = { ...scaled.outputs, ...Object.fromEntries(named), ...Object.fromEntries(cuts) };
+  return unique(fuseAdditions(check({ outputs })));
 }
+
+/** The outputs at border `i` of a training graph: the value, and the gradient that passes it. */
+export const border = (i: number): string => `border ${i}`;
+export const borderGradient = (i: number): string => `border gradient ${i}`;
 
 export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
 

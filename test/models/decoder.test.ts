@@ -13,11 +13,11 @@ import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import { type ModelDecoder, openDecoder } from "../../src/generate/decoder.ts";
 import { leftPad } from "../../src/generate/generate.ts";
 import { input } from "../../src/graph/ops/leaves.ts";
+import { whole } from "../../src/graph/stages.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import type { LlamaConfig } from "../../src/models/config/llama-config.ts";
 import { forwardGraph, modelConfig, visionOf } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
-import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
@@ -118,7 +118,7 @@ async function forward(
   });
   const files = weightFiles(checkpoint);
   const graph = adapt(forwardGraph(config), lora, new Map(factors));
-  const session = await openNodeSession(lower(graph, files.locate), { weights: files, threads: 1 });
+  const session = await openNodeSession(whole(graph), { weights: files, threads: 1 });
   const shape = [1, ids.length];
   const { logits } = await session.run({
     inputIds: int32(shape, ids),

@@ -9,10 +9,10 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { inspectBase } from "../../src/commands/inspect/inspect.ts";
 import { check } from "../../src/graph/graph.ts";
+import { whole } from "../../src/graph/stages.ts";
 import { openBase } from "../../src/models/base.ts";
 import { forwardGraph, type ModelConfig, modelConfig } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
-import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
@@ -29,7 +29,7 @@ const { checkpoint: bert } = await openBase(nodeFiles, `${cases}/bert-seqcls/bas
 /** The outputs of the model that `config` describes, with the weights of `checkpoint`. */
 async function run(checkpoint: typeof clip, config: ModelConfig, feeds: Record<string, Tensor>) {
   const files = weightFiles(checkpoint);
-  const session = await openNodeSession(lower(check(forwardGraph(config)), files.locate), { weights: files });
+  const session = await openNodeSession(whole(check(forwardGraph(config))), { weights: files });
   try {
     return await session.run(feeds);
   } finally {

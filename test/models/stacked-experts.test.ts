@@ -10,6 +10,7 @@ import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { whole } from "../../src/graph/stages.ts";
 import { loadBase } from "../../src/models/base.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
@@ -65,7 +66,7 @@ const write = (file: string, tensors: Tensors) =>
 async function logits(folder: string, io: Tensors): Promise<Float32Array> {
   const { checkpoint, config } = await loadBase(nodeFiles, folder);
   const files = weightFiles(checkpoint);
-  const session = await openNodeSession(lower(forwardGraph(config), files.locate), { weights: files });
+  const session = await openNodeSession(whole(forwardGraph(config)), { weights: files });
   const { lossRows: _, lossLabels: _labels, ...feeds } = batchOf(io, "", config).feeds;
   const results = await session.run(feeds);
   await session.close();

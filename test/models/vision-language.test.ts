@@ -15,11 +15,11 @@ import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { type ModelDecoder, openDecoder } from "../../src/generate/decoder.ts";
 import { leftPad } from "../../src/generate/generate.ts";
+import { whole } from "../../src/graph/stages.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import type { ImageTensors, ImageTokens } from "../../src/models/images.ts";
 import { forwardGraph, modulesOf, olderNames, storedNames, visionOf } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
-import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { lossGraph } from "../../src/tasks/common/losses.ts";
@@ -154,7 +154,7 @@ for (const name of cases) {
 async function fullLogits({ checkpoint, config }: Base, feeds: Record<string, Tensor>): Promise<Float32Array> {
   const files = weightFiles(checkpoint);
   const { logits } = forwardGraph(config).outputs;
-  const session = await openNodeSession(lower({ outputs: { logits: logits! } }, files.locate), {
+  const session = await openNodeSession(whole({ outputs: { logits: logits! } }), {
     weights: files,
     threads: 1,
   });

@@ -28,7 +28,7 @@ const packages: Record<string, string[]> = {
   images: ["zod"],
   train: ["zod"],
   tasks: ["zod"],
-  platform: ["node:", "onnxruntime-node", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
+  platform: ["node:", "koffi", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
   hub: ["node:"],
   "options.ts": ["zod"],
 };

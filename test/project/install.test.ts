@@ -15,7 +15,12 @@ test("no dependency's install script runs: for npm 10 by the lock file, for npm 
   const packages: Record<string, Locked> = read("package-lock.json").packages;
   const marked = Object.entries(packages).flatMap(([name, { hasInstallScript }]) => (hasInstallScript ? [name] : []));
   assert.deepEqual(marked, [], `remove "hasInstallScript" of these from package-lock.json`);
-  assert.deepEqual(read("package.json").allowScripts, { esbuild: false, "onnxruntime-node": false, protobufjs: false });
+  assert.deepEqual(read("package.json").allowScripts, {
+    esbuild: false,
+    koffi: false,
+    "onnxruntime-node": false,
+    protobufjs: false,
+  });
 });
 
 test("the lock file names no registry", () => {

@@ -1,8 +1,11 @@
 // ONNX Runtime Web behind the Session interface, each session in a Web Worker of its own.
 import type { Files } from "../../files.ts";
+import type { Stage } from "../../graph/stages.ts";
+import { lower } from "../../onnx/lower.ts";
+import { noWeights } from "../../runtime/open-graph.ts";
 import type { OpenSession } from "../../runtime/session.ts";
-import { openInWorker, type Reply } from "../../runtime/worker-session.ts";
 import { type PreparedModel, prepareModel } from "./model.ts";
+import { openInWorker, type Reply } from "./worker-session.ts";
 
 /** The engine's builds: kernels on the processor, or on the graphics card with the processor's for what those lack. */
 export type WebEngine = "wasm" | "webgpu";
@@ -18,10 +21,12 @@ export interface WebModel extends WebEngineOptions, PreparedModel {
   threads?: number;
 }
 
-/** Opens sessions in workers. Weights are read from `files`, and computed with in float32. */
+/** Opens sessions in workers, of programs of one stage. Weights are read from `files`, and computed with in float32. */
 export const webSessions =
   (files: Files, engine: WebEngineOptions): OpenSession =>
-  async (model, { weights, threads } = {}) => {
+  async (program, { weights = noWeights, threads } = {}) => {
+    const [{ graph }] = program.stages as [Stage];
+    const model = lower(graph, weights.locate);
     const prepared = await prepareModel(model, weights, { files, gpu: engine.engine === "webgpu" });
     const opened: WebModel = { ...engine, ...prepared, threads };
     return openInWorker(

@@ -1,5 +1,5 @@
 // The Web Worker of a session: ONNX Runtime Web. JavaScript, so that its address is the same from source and from the package.
-import { engineWorker } from "../../runtime/worker-engine.mjs";
+import { engineWorker } from "./worker-engine.mjs";
 
 /** @import { WebModel } from "./session.ts" */
 
@@ -25,5 +25,5 @@ async function open({ engine, wasmPaths, model, weights, cpuNodes, threads }) {
   return { session, Tensor: ort.Tensor };
 }
 
-const answer = engineWorker({ open, ownMemory: false }, (reply, transfer) => postMessage(reply, { transfer }));
+const answer = engineWorker({ open }, (reply, transfer) => postMessage(reply, { transfer }));
 addEventListener("message", ({ data }) => answer(data));

@@ -1,7 +1,8 @@
 // A session whose engine lives in a worker: run() blocks its thread. The requests, and the side that sends them.
-import { LowrankError } from "../errors.ts";
-import type { Tensor } from "../tensor.ts";
-import type { Session, SessionRun } from "./session.ts";
+
+import { engineError } from "../../runtime/engine-error.ts";
+import type { Session, SessionRun } from "../../runtime/session.ts";
+import type { Tensor } from "../../tensor.ts";
 
 export type Request =
   /** `open` is between a platform and its worker. */
@@ -76,15 +77,4 @@ export async function openInWorker(
       await worker.terminate();
     },
   };
-}
-
-function engineError(message: string): LowrankError {
-  const memory = /bad_alloc|Failed to allocate|out of memory/i.test(message);
-  return new LowrankError("runtime/engine", memory ? "ONNX Runtime ran out of memory" : "ONNX Runtime failed", {
-    got: message,
-    next: memory
-      ? "Use fewer tokens a batch (--batch, --max-length), or a smaller model."
-      : "Please report this with the command you ran.",
-    exitCode: 1,
-  });
 }

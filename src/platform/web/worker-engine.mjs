@@ -1,17 +1,14 @@
 // The worker side of worker-session.ts: one ONNX Runtime session, one request at a time. JavaScript, so that a worker that
 // imports it starts the same way from source and from the package.
 
-/** @import { InferenceSession, Tensor as EngineTensor } from "onnxruntime-node" */
+/** @import { InferenceSession, Tensor as EngineTensor } from "onnxruntime-web" */
 /** @import { Request, Reply } from "./worker-session.ts" */
-/** @import { Tensor } from "../tensor.ts" */
+/** @import { Tensor } from "../../tensor.ts" */
 
 /**
  * What a platform's worker brings. `open` makes a session of what the platform sent, and says how its tensors are made.
- * `ownMemory`: the engine reads no shared memory, and can write outputs to a place that it is given.
  * @typedef {{
  *   open: (model: any) => Promise<{ session: InferenceSession, Tensor: typeof EngineTensor }>,
- *   ownMemory: boolean,
- *   beforeRun?: () => void,
  * }} Engine
  */
 
@@ -32,14 +29,8 @@ export function engineWorker(engine, post) {
    */
   const bound = {};
   /**
-   * Inputs in shared memory, each with the copy that the engine reads.
-   * @type {{ source: Tensor["data"], copy: Tensor["data"] }[]}
-   */
-  const live = [];
-  /**
-   * Outputs that go to shared memory, each with the place that the engine writes: made anew at every run, they would wait
-   * for the garbage collector, which does not see how large they are.
-   * @type {Record<string, { target: Float32Array, place: EngineTensor | null }>}
+   * Outputs that go to shared memory.
+   * @type {Record<string, Float32Array>}
    */
   const shared = {};
 
@@ -65,18 +56,14 @@ export function engineWorker(engine, post) {
         ({ session, Tensor } = await engine.open(request.open));
         return undefined;
       case "run": {
-        engine.beforeRun?.();
         const { carry = {}, fetches = session.outputNames.filter((name) => !(name in carry)) } = request.options;
         const returned = new Set(fetches);
-        const places = [...fetches, ...Object.keys(carry)].map((name) => [name, shared[name]?.place ?? null]);
-        for (const { source, copy } of live) copy.set(/** @type {never} */ (source));
-        const outputs = Object.entries(
-          await session.run({ ...bound, ...engineTensors(request.feeds) }, Object.fromEntries(places)),
-        );
+        const asked = [...fetches, ...Object.keys(carry)];
+        const outputs = Object.entries(await session.run({ ...bound, ...engineTensors(request.feeds) }, asked));
         for (const [name, tensor] of outputs) {
           const input = carry[name];
           if (input !== undefined) bound[input] = tensor;
-          shared[name]?.target.set(/** @type {Float32Array} */ (tensor.data));
+          shared[name]?.set(/** @type {Float32Array} */ (tensor.data));
         }
         const leaving = outputs.filter(([name]) => returned.has(name) && !(name in shared));
         const results = leaving.map(([name, { type, dims, data }]) => [name, { dtype: type, shape: dims, data }]);
@@ -86,16 +73,8 @@ export function engineWorker(engine, post) {
         Object.assign(bound, engineTensors(request.feeds));
         return undefined;
       case "share":
-        for (const [name, tensor] of Object.entries(request.inputs)) {
-          const copy = engine.ownMemory ? tensor.data.slice() : tensor.data;
-          if (engine.ownMemory) live.push({ source: tensor.data, copy });
-          bound[name] = engineTensor({ ...tensor, data: copy });
-        }
-        for (const [name, { dtype, data, shape }] of Object.entries(request.outputs)) {
-          const target = /** @type {Float32Array} */ (data);
-          const place = engine.ownMemory ? engineTensor({ dtype, data: new Float32Array(target.length), shape }) : null;
-          shared[name] = { target, place };
-        }
+        Object.assign(bound, engineTensors(request.inputs));
+        for (const [name, { data }] of Object.entries(request.outputs)) shared[name] = /** @type {Float32Array} */ (data);
         return undefined;
       case "close":
         await session.release();

@@ -1,0 +1,137 @@
+// ONNX Runtime's C API (onnxruntime_c_api.h, whose table of functions only grows at its end), from the library in onnxruntime-node.
+import { existsSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import koffi, { type LibraryHandle } from "koffi";
+import { LowrankError } from "../../../errors.ts";
+
+/** An address in the library's memory. */
+export type Pointer = bigint;
+
+/** The version of the table that is asked for; every later library has it. */
+const API_VERSION = 24;
+/** Stack of the threads that calls are made from. The library looks through the process's command line by a recursive expression. */
+const STACK_BYTES = 16 * 2 ** 20;
+
+const LIBRARIES: Partial<Record<NodeJS.Platform, RegExp>> = {
+  linux: /^libonnxruntime\.so(\.\d+)*$/,
+  darwin: /^libonnxruntime(\.\d+)*\.dylib$/,
+  win32: /^onnxruntime\.dll$/,
+};
+
+/** The library of this machine inside the package onnxruntime-node. */
+function libraryPath(): string {
+  const entry = createRequire(import.meta.url).resolve("onnxruntime-node");
+  const bin = join(dirname(dirname(entry)), "bin");
+  const [napi] = readdirSync(bin).filter((name) => name.startsWith("napi-"));
+  const folder = join(bin, napi ?? "", process.platform, process.arch);
+  const pattern = LIBRARIES[process.platform];
+  const name = existsSync(folder) && pattern ? readdirSync(folder).find((file) => pattern.test(file)) : undefined;
+  if (name !== undefined) return join(folder, name);
+  throw new LowrankError("runtime/platform", "ONNX Runtime has no library for this machine", {
+    expected: "Linux (x64, arm64), macOS (arm64) or Windows (x64, arm64)",
+    got: `${process.platform} ${process.arch}`,
+    next: "Run it on one of those, or in a browser (docs/browser.md).",
+    exitCode: 1,
+  });
+}
+
+/** Arguments by their C types; the last out-pointer of a function that makes something is left to `made`. */
+const signatures = {
+  CreateSessionFromArray: [8, ["void *", "void *", "size_t", "void *", "void *"]],
+  Run: [9, ["void *", "void *", "void *", "void *", "size_t", "void *", "size_t", "void *"]],
+  CreateSessionOptions: [10, ["void *"]],
+  EnableProfiling: [14, ["void *", "void *"]],
+  DisableMemPattern: [17, ["void *"]],
+  SetSessionGraphOptimizationLevel: [23, ["void *", "int"]],
+  SetIntraOpNumThreads: [24, ["void *", "int"]],
+  CreateTensorWithDataAsOrtValue: [49, ["void *", "void *", "size_t", "void *", "size_t", "int", "void *"]],
+  GetTensorMutableData: [51, ["void *", "void *"]],
+  GetTensorElementType: [60, ["void *", "void *"]],
+  GetDimensionsCount: [61, ["void *", "void *"]],
+  GetDimensions: [62, ["void *", "void *", "size_t"]],
+  GetTensorTypeAndShape: [65, ["void *", "void *"]],
+  CreateCpuMemoryInfo: [69, ["int", "int", "void *"]],
+  GetAllocatorWithDefaultOptions: [78, ["void *"]],
+  SessionEndProfiling: [110, ["void *", "void *", "void *"]],
+  CreateEnv: [3, ["int", "const char *", "void *"]],
+  AddSessionConfigEntry: [130, ["void *", "const char *", "const char *"]],
+  CreateAndRegisterAllocator: [144, ["void *", "void *", "void *"]],
+  CreateArenaCfgV2: [164, ["void *", "void *", "size_t", "void *"]],
+} as const satisfies Record<string, readonly [number, readonly string[]]>;
+
+const releases = { ReleaseSession: 95, ReleaseValue: 96, ReleaseTensorTypeAndShapeInfo: 99, ReleaseSessionOptions: 100 } as const;
+
+type Call = (...args: readonly unknown[]) => void;
+type Async = (...args: readonly unknown[]) => Promise<void>;
+
+export interface Api {
+  /** Calls a function; a status that is not OK is thrown as an Error with the library's message. */
+  call: Record<keyof typeof signatures, Call>;
+  /** The same on a thread of its own. */
+  later: Record<keyof typeof signatures, Async>;
+  /** What a function writes to its last argument, a pointer. */
+  made(name: keyof typeof signatures, ...args: readonly unknown[]): Pointer;
+  release: Record<keyof typeof releases, (pointer: Pointer) => void>;
+}
+
+let loaded: Api | undefined;
+/** Kept, since the library is unloaded when this is collected. */
+let handle: LibraryHandle | undefined;
+
+/** The library, loaded at the first call. */
+export function api(): Api {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): Api {
+  koffi.config({ async_stack_size: STACK_BYTES, sync_stack_size: STACK_BYTES });
+  handle = koffi.load(libraryPath());
+  const base = handle.func("void *OrtGetApiBase()")();
+  const getApi = koffi.decode(koffi.decode(base, 0, "void *"), koffi.proto("void *OrtGetApi(uint32_t)"));
+  const functions: Pointer | null = getApi(API_VERSION);
+  if (functions === null) throw new Error(`the library of onnxruntime-node has no API of version ${API_VERSION}`);
+  const at = (index: number, result: string, types: readonly string[]) =>
+    koffi.decode(koffi.decode(functions, 8 * index, "void *"), koffi.proto(`f${index}`, result, [...types]));
+
+  const messageOf = at(2, "const char *", ["void *"]);
+  const releaseStatus = at(93, "void", ["void *"]);
+  const check = (status: Pointer | null) => {
+    if (status === null) return;
+    const message = String(messageOf(status));
+    releaseStatus(status);
+    throw new Error(message);
+  };
+  const call = {} as Api["call"];
+  const later = {} as Api["later"];
+  for (const [name, [index, types]] of Object.entries(signatures)) {
+    const native = at(index, "void *", types);
+    call[name as keyof typeof signatures] = (...args) => check(native(...args));
+    later[name as keyof typeof signatures] = (...args) =>
+      new Promise((resolve, reject) =>
+        native.async(...args, (error: Error | null, status: Pointer | null) => {
+          try {
+            if (error) throw error;
+            check(status);
+            resolve();
+          } catch (failure) {
+            reject(failure);
+          }
+        }),
+      );
+  }
+  const release = Object.fromEntries(
+    Object.entries(releases).map(([name, index]) => [name, at(index, "void", ["void *"])]),
+  ) as Api["release"];
+  return {
+    call,
+    later,
+    made(name, ...args) {
+      const out = new BigUint64Array(1);
+      call[name](...args, out);
+      return out[0]!;
+    },
+    release,
+  };
+}

@@ -1,0 +1,137 @@
+// ONNX Runtime behind the Machine interface, in this process: runs go on the library's threads, tensors stay in its memory.
+import koffi from "koffi";
+import type { ElementType } from "../../../graph/graph.ts";
+import type { CompileOptions, Executable, Handle, Machine } from "../../../runtime/machine.ts";
+import { bytesPerElement, type Tensor, type TensorData } from "../../../tensor.ts";
+import { type Api, api, type Pointer } from "./api.ts";
+
+/** ONNXTensorElementDataType. */
+const elementTypes: Record<ElementType, number> = {
+  float32: 1,
+  uint8: 2,
+  int8: 3,
+  int32: 6,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  float64: 11,
+  bfloat16: 16,
+};
+const dtypeOf = new Map(Object.entries(elementTypes).map(([dtype, number]) => [number, dtype as ElementType]));
+
+const LOG_ERRORS = 3;
+/** Constants are folded, and what is double is removed; the larger fusions find nothing here and take seconds to look for it. */
+const BASIC = 1;
+const ARENA = 1;
+const DEFAULT_MEMORY = 0;
+
+interface Library extends Api {
+  environment: Pointer;
+  cpu: Pointer;
+}
+
+let library: Library | undefined;
+
+/** The library with one environment, whose sessions share one arena of memory. */
+function open(): Library {
+  if (library) return library;
+  const loaded = api();
+  const environment = loaded.made("CreateEnv", LOG_ERRORS, "lowrank");
+  const cpu = loaded.made("CreateCpuMemoryInfo", ARENA, DEFAULT_MEMORY);
+  loaded.call.CreateAndRegisterAllocator(environment, cpu, null);
+  library = { ...loaded, environment, cpu };
+  return library;
+}
+
+/** Zero-terminated texts and the array of pointers to them, as C functions take names. */
+function names(texts: readonly string[]): { pointers: BigUint64Array; texts: Buffer[] } {
+  const encoded = texts.map((text) => Buffer.from(`${text}\0`));
+  return { pointers: BigUint64Array.from(encoded, (text) => koffi.address(text)), texts: encoded };
+}
+
+async function compile(model: Uint8Array, options: CompileOptions): Promise<Executable> {
+  const { call, later, made, release, environment } = open();
+  const session = made("CreateSessionOptions");
+  const out = new BigUint64Array(1);
+  try {
+    call.SetSessionGraphOptimizationLevel(session, BASIC);
+    call.DisableMemPattern(session); // it would hold a second copy of all activations
+    call.SetIntraOpNumThreads(session, options.threads ?? 0);
+    const entries: Record<string, string> = {
+      "session.use_env_allocators": "1",
+      "session.force_spinning_stop": "1",
+      ...(options.weightsFolder && { "session.model_external_initializers_file_folder_path": options.weightsFolder }),
+    };
+    for (const [key, value] of Object.entries(entries)) call.AddSessionConfigEntry(session, key, value);
+    if (options.profile !== undefined) call.EnableProfiling(session, pathBytes(options.profile));
+    await later.CreateSessionFromArray(environment, model, model.length, session, out);
+  } finally {
+    release.ReleaseSessionOptions(session);
+  }
+  const handle = out[0]!;
+  const inputNames = names(options.inputs);
+  const outputNames = names(options.outputs);
+  return {
+    async run(inputs, wanted) {
+      const values = BigUint64Array.from(inputs);
+      const asked = BigUint64Array.from(wanted, ({ index }) => outputNames.pointers[index]!);
+      const results = BigUint64Array.from(wanted, ({ place }) => place ?? 0n);
+      const { pointers } = inputNames;
+      await later.Run(handle, null, pointers, values, values.length, asked, asked.length, results);
+      return [...results];
+    },
+    close() {
+      if (options.profile !== undefined) made("SessionEndProfiling", handle, made("GetAllocatorWithDefaultOptions"));
+      release.ReleaseSession(handle);
+    },
+  };
+}
+
+/** A path as the library takes it: wide characters on Windows. */
+const pathBytes = (path: string): Buffer => Buffer.from(`${path}\0`, process.platform === "win32" ? "utf16le" : "utf8");
+
+const arrays: Record<ElementType, new (buffer: ArrayBuffer) => TensorData> = {
+  float32: Float32Array,
+  uint8: Uint8Array,
+  int8: Int8Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  bool: Uint8Array,
+  float16: Uint16Array,
+  float64: Float64Array,
+  bfloat16: Uint16Array,
+};
+
+function read(handle: Handle): Tensor {
+  const { call, made, release } = open();
+  const info = made("GetTensorTypeAndShape", handle);
+  try {
+    const element = new Int32Array(1);
+    call.GetTensorElementType(info, element);
+    const rank = Number(made("GetDimensionsCount", info));
+    const dims = new BigInt64Array(rank);
+    call.GetDimensions(info, dims, rank);
+    const shape = [...dims].map(Number);
+    const dtype = dtypeOf.get(element[0]!)!;
+    const length = shape.reduce((product, dim) => product * dim, bytesPerElement[dtype]);
+    const bytes = new ArrayBuffer(length);
+    if (length > 0) new Uint8Array(bytes).set(new Uint8Array(koffi.view(made("GetTensorMutableData", handle), length)));
+    return { dtype, shape, data: new arrays[dtype](bytes) };
+  } finally {
+    release.ReleaseTensorTypeAndShapeInfo(info);
+  }
+}
+
+export const nodeMachine: Machine = {
+  compile,
+  tensor(dtype, shape, bytes) {
+    const { call, cpu } = open();
+    const out = new BigUint64Array(1);
+    const dims = BigInt64Array.from(shape, BigInt);
+    const address = bytes.length > 0 ? koffi.address(bytes) : koffi.address(new Uint8Array(8));
+    call.CreateTensorWithDataAsOrtValue(cpu, address, bytes.length, dims, dims.length, elementTypes[dtype], out);
+    return out[0]!;
+  },
+  read,
+  free: (handle) => open().release.ReleaseValue(handle),
+};

@@ -1,0 +1,37 @@
+// The border to an engine that runs one stage at a time and leaves tensors where they are between stages.
+import type { ElementType } from "../graph/graph.ts";
+import type { Tensor } from "../tensor.ts";
+
+/** A tensor in the engine's keeping. */
+export type Handle = bigint;
+
+/** An output that is asked for, and the tensor that it is written to, if there is one already. */
+export interface Wanted {
+  index: number;
+  place?: Handle;
+}
+
+export interface Executable {
+  /** Runs on all inputs, in their order; resolves to the wanted outputs, each to be freed unless it was written to a place. */
+  run(inputs: readonly Handle[], wanted: readonly Wanted[]): Promise<Handle[]>;
+  close(): void;
+}
+
+export interface CompileOptions {
+  inputs: readonly string[];
+  outputs: readonly string[];
+  /** The folder that the model's external weights lie below. */
+  weightsFolder?: string;
+  threads?: number;
+  /** Where the engine's profile goes. */
+  profile?: string;
+}
+
+export interface Machine {
+  compile(model: Uint8Array, options: CompileOptions): Promise<Executable>;
+  /** A tensor over `bytes`, which are not copied and have to stay until it is freed. */
+  tensor(dtype: ElementType, shape: readonly number[], bytes: Uint8Array): Handle;
+  /** A copy of a tensor. */
+  read(handle: Handle): Tensor;
+  free(handle: Handle): void;
+}

@@ -1,0 +1,201 @@
+// A session that runs a program stage by stage: values stay with the engine until their last reader, equal stages share an executable.
+import { LowrankError } from "../errors.ts";
+import type { Files } from "../files.ts";
+import type { ElementType } from "../graph/graph.ts";
+import type { Program, Stage } from "../graph/stages.ts";
+import { lower } from "../onnx/lower.ts";
+import type { Tensor } from "../tensor.ts";
+import { engineError } from "./engine-error.ts";
+import type { Executable, Handle, Machine, Wanted } from "./machine.ts";
+import { readWeight } from "./read-weight.ts";
+import type { Session, SessionOptions, SessionRun } from "./session.ts";
+
+export interface ProgramOptions extends SessionOptions {
+  machine: Machine;
+  files: Files;
+}
+
+/** What one run does, found once for each set of results that is asked for. */
+interface Schedule {
+  steps: { stage: number; wanted: { index: number; value: number }[]; freed: number[] }[];
+  results: { name: string; value: number }[];
+}
+
+/** Opens the executables and reads the weights that the stages are given. */
+export async function runProgram(program: Program, options: ProgramOptions): Promise<Session> {
+  const { machine, files, weights } = options;
+  const { stages, results } = program;
+  const executables = await compileStages(stages, options).catch(fail);
+  const kept = new Map<string, { handle: Handle; bytes: Uint8Array }>();
+  for (const { inputs } of stages) {
+    for (const { source, leaf } of inputs) {
+      if (source.kind !== "weight" || kept.has(source.name)) continue;
+      const bytes = await readWeight(files, weights!, source.name, leaf.dtype);
+      kept.set(source.name, { bytes, handle: machine.tensor(leaf.dtype, leaf.shape as readonly number[], bytes) });
+    }
+  }
+  const fed = new Set(
+    stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
+  );
+  /** Inputs that stay from run to run, with the memory that they lie in. */
+  const bound = new Map<string, { handle: Handle; bytes?: Uint8Array }>();
+  /** Places of outputs that are written to shared memory. */
+  const places = new Map<string, Handle>();
+  const schedules = new Map<string, Schedule>();
+
+  const given = ({ dtype, shape, data }: Tensor) => {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    return { handle: machine.tensor(dtype as ElementType, shape, bytes), bytes };
+  };
+  const bindOne = (name: string, tensor: { handle: Handle; bytes?: Uint8Array }) => {
+    const before = bound.get(name);
+    if (before) machine.free(before.handle);
+    bound.set(name, tensor);
+  };
+
+  async function run(feeds: Record<string, Tensor>, { fetches, carry = {} }: SessionRun): Promise<Record<string, Tensor>> {
+    const asked = fetches ?? [...results.keys()].filter((name) => !(name in carry));
+    const names = [...new Set([...asked, ...Object.keys(carry)])];
+    const key = names.join("\n");
+    const schedule = schedules.get(key) ?? scheduled(program, names);
+    schedules.set(key, schedule);
+
+    const own = new Map(
+      Object.entries(feeds)
+        .filter(([name]) => fed.has(name))
+        .map(([name, tensor]) => [name, given(tensor)]),
+    );
+    const values = new Map<number, Handle>();
+    const placed = new Map(schedule.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
+    const handleOf = (source: Stage["inputs"][number]["source"]): Handle => {
+      if (source.kind === "weight") return kept.get(source.name)!.handle;
+      if (source.kind === "value") return values.get(source.value) ?? placed.get(source.value)!;
+      const found = own.get(source.name) ?? bound.get(source.name);
+      if (!found) throw new Error(`the input ${source.name} is not fed`);
+      return found.handle;
+    };
+    try {
+      for (const { stage, wanted, freed } of schedule.steps) {
+        const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source));
+        const outputs = wanted.map(({ index, value }): Wanted => ({ index, place: placed.get(value) }));
+        const made = await executables[stage]!.run(inputs, outputs);
+        wanted.forEach(({ value }, i) => {
+          if (!placed.has(value)) values.set(value, made[i]!);
+        });
+        for (const value of freed) {
+          machine.free(values.get(value)!);
+          values.delete(value);
+        }
+      }
+      const returned = new Set(asked.filter((name) => !places.has(name)));
+      const read = schedule.results.flatMap(({ name, value }) =>
+        returned.has(name) ? [[name, machine.read(values.get(value)!)] as const] : [],
+      );
+      for (const { name, value } of schedule.results) {
+        const input = carry[name];
+        if (input === undefined) continue;
+        bindOne(input, { handle: values.get(value)! });
+        values.delete(value);
+      }
+      return Object.fromEntries(read);
+    } finally {
+      for (const handle of values.values()) machine.free(handle);
+      for (const { handle } of own.values()) machine.free(handle);
+    }
+  }
+
+  let isClosed = false;
+  let last: Promise<unknown> = Promise.resolve();
+  /** One run at a time, in the order in which they are asked for. */
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const turn = last.then(() => {
+      if (isClosed) throw new Error("the session is closed");
+      return work();
+    });
+    last = turn.catch(() => undefined);
+    return turn.catch(fail);
+  };
+  return {
+    run: (feeds, options = {}) => inTurn(() => run(feeds, options)),
+    bind: (feeds) =>
+      inTurn(async () => {
+        for (const [name, tensor] of Object.entries(feeds)) {
+          if (fed.has(name)) bindOne(name, given({ ...tensor, data: tensor.data.slice() }));
+        }
+      }),
+    share: (inputs, outputs) =>
+      inTurn(async () => {
+        for (const [name, tensor] of Object.entries(inputs)) bindOne(name, given(tensor));
+        for (const [name, tensor] of Object.entries(outputs)) places.set(name, given(tensor).handle);
+      }),
+    close: () =>
+      inTurn(async () => {
+        isClosed = true;
+        for (const executable of new Set(executables)) executable.close();
+        for (const { handle } of [...kept.values(), ...bound.values()]) machine.free(handle);
+        for (const handle of places.values()) machine.free(handle);
+        for (const map of [kept, bound, places]) map.clear();
+      }),
+  };
+}
+
+const fail = (error: unknown): never => {
+  throw error instanceof LowrankError ? error : engineError(error instanceof Error ? error.message : String(error));
+};
+
+/** An executable for each stage; stages whose models are the same bytes share one. */
+async function compileStages(stages: readonly Stage[], { machine, ...options }: ProgramOptions): Promise<Executable[]> {
+  const { weights, threads, profile } = options;
+  const locate = (name: string) => {
+    if (!weights) throw new Error(`no source has the weight ${name}`);
+    return weights.locate(name);
+  };
+  const known: { model: Uint8Array; executable: Executable }[] = [];
+  const executables: Executable[] = [];
+  for (const { graph, inputs, outputs } of stages) {
+    const leaves = inputs.map(({ leaf }) => leaf);
+    const model = lower(graph, locate, leaves);
+    let executable = known.find((other) => sameBytes(other.model, model))?.executable;
+    if (!executable) {
+      executable = await machine.compile(model, {
+        inputs: leaves.map(({ node }) => String(node.attributes["name"])),
+        outputs: outputs.map(({ name }) => name),
+        weightsFolder: weights?.folder || undefined,
+        threads,
+        profile: profile && `${profile}-${known.length}`,
+      });
+      known.push({ model, executable });
+    }
+    executables.push(executable);
+  }
+  return executables;
+}
+
+const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => a.length === b.length && a.every((byte, i) => byte === b[i]);
+
+/** The stages that `names` need, what each makes for them, and after which each value has its last reader. */
+function scheduled({ stages, results }: Program, names: readonly string[]): Schedule {
+  const wantedResults = names.map((name) => {
+    const value = results.get(name);
+    if (value === undefined) throw new Error(`the program has no result ${name}`);
+    return { name, value };
+  });
+  const isResult = new Set(wantedResults.map(({ value }) => value));
+  const needed = new Set(isResult);
+  const steps: Schedule["steps"] = [];
+  const alive = new Set(isResult);
+  for (let stage = stages.length - 1; stage >= 0; stage--) {
+    const { inputs, outputs } = stages[stage]!;
+    const wanted = outputs.flatMap(({ value }, index) => (needed.has(value) ? [{ index, value }] : []));
+    if (wanted.length === 0) continue;
+    const freed: number[] = [];
+    for (const { source } of inputs) {
+      if (source.kind !== "value") continue;
+      needed.add(source.value);
+      if (!alive.has(source.value)) freed.push(source.value);
+      alive.add(source.value);
+    }
+    steps.unshift({ stage, wanted, freed });
+  }
+  return { steps, results: wantedResults };
+}

@@ -1,0 +1,53 @@
+// A training graph as a program: a stage for each layer forward, one for the loss, a stage for each layer backward.
+import type { ThetaEntry } from "../adapters/layout.ts";
+import { type Graph, type Node, topological, type Value } from "../graph/graph.ts";
+import { recompute } from "../graph/recompute.ts";
+import { cut, type Program } from "../graph/stages.ts";
+import { borderGradient, gradientName } from "./training-graph.ts";
+
+/** What the forward pass keeps for the backward pass beside the borders; the rest is computed again. */
+export const keeps = {
+  /** Everything: the fastest. */
+  all: () => true,
+  /** What matrix products and attention made: what lies between is computed again. */
+  products: ({ node, index }: Value) => PRODUCTS.has(node.op) && index === 0,
+  /** Nothing: the least memory. */
+  none: () => false,
+} satisfies Record<string, (value: Value) => boolean>;
+
+export type Keep = keyof typeof keeps;
+
+const PRODUCTS = new Set(["linear", "gemm", "attention"]);
+
+/** The program of a graph as `loraGraph` and `fullGraph` make it. Results have the names of the graph's outputs. */
+export function trainingProgram(graph: Graph, entries: readonly ThetaEntry[], keep: Keep): Program {
+  const names = Object.keys(graph.outputs);
+  const gradients = new Set(entries.map(gradientName));
+  const edges = names.filter((name) => name.startsWith("border ") && !name.startsWith("border gradient "));
+  const measured = names.filter((name) => !name.startsWith("border ") && !gradients.has(name));
+  const held = new Set(edges.map((name) => graph.outputs[name]!));
+  const forward = [...measured, ...edges].map((name) => graph.outputs[name]!);
+  const isKept = (value: Value) => held.has(value) || keeps[keep](value);
+  const { outputs } = keep === "all" ? graph : recompute(graph, forward, isKept);
+
+  const pick = (chosen: readonly string[]) => Object.fromEntries(chosen.map((name) => [name, outputs[name]!]));
+  const sections = [...edges.map((name) => pick([name])), pick(measured)];
+  // A tensor's gradient comes with the section that first reads the tensor.
+  const seen = new Set<Node>();
+  const readIn = sections.map((section) => {
+    const found = topological(Object.values(section)).filter((node) => !seen.has(node));
+    for (const node of found) seen.add(node);
+    return new Set(found.flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : [])));
+  });
+  const backward = sections
+    .map((_, i) => {
+      const own = entries.filter(({ key }) => readIn[i]!.has(key)).map(gradientName);
+      const before = i > 0 ? [borderGradient(i - 1)].filter((name) => name in outputs) : [];
+      return pick([...own, ...before]);
+    })
+    .reverse();
+  const unread = entries.filter(({ key }) => !readIn.some((names) => names.has(key))).map(gradientName);
+  const trained = new Set(entries.map(({ key }) => key));
+  const groups = [...sections, ...backward, pick(unread)].filter((group) => Object.keys(group).length > 0);
+  return cut(groups, ({ op, attributes }) => op === "input" && trained.has(String(attributes["name"])));
+}
