@@ -37,7 +37,7 @@ const base = await loadBase(nodeFiles, positionals[0]!);
 const config = loraConfig({ rank, alpha: 2 * rank, targetModules: "all-linear" });
 const modules = matchModules(base.modules, config, base.config.modelType);
 const objective = await loraObjective({
-  keep: (process.env["STAGED"] || undefined) as "all" | undefined,
+  stages: process.env["STAGED"] ? JSON.parse(process.env["STAGED"]) : undefined,
   checkpoint: base.checkpoint,
   loss: lossGraph(base.config, { maxTargets: rows * (tokens - 1), maxLength: tokens }),
   config,

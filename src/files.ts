@@ -8,7 +8,8 @@ export interface Files {
   exists(path: string): Promise<boolean>;
   /** Changes whenever the file does (size, times, inode), in a form that only compares; follows links. */
   stamp(path: string): Promise<string>;
-  read(path: string, offset: number, length: number): Promise<Uint8Array>;
+  /** With `into`, of that length, the bytes go there. */
+  read(path: string, offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   /** The path with every symbolic link resolved (the Hugging Face cache is made of links). */
   realPath(path: string): Promise<string>;
   list(folder: string): Promise<string[]>;

@@ -3,9 +3,20 @@ import { weighted } from "./borders.ts";
 import { type Dim, polynomial } from "./dims.ts";
 import { apply, type Graph, type Node, nodesOf, topological, type Value } from "./graph.ts";
 import { input } from "./ops/leaves.ts";
+import type { FormName } from "./ops/stored.ts";
 
 /** Where an input of a stage comes from: what the caller feeds, a weight of the checkpoint, or a value of an earlier stage. */
-export type Source = { kind: "feed"; name: string } | { kind: "weight"; name: string } | { kind: "value"; value: number };
+export type Source =
+  | { kind: "feed"; name: string }
+  | { kind: "weight"; name: string; part?: WeightPart }
+  | { kind: "value"; value: number };
+
+/** Which part of which weight a leaf is, where the weight is not kept as float32 (`ops/stored.ts`). */
+export interface WeightPart {
+  of: string;
+  form: FormName;
+  part: number;
+}
 
 export interface StageInput {
   source: Source;
@@ -156,7 +167,7 @@ function extract(
     if (node.op === "iota") note(node.attributes["size"] as Dim);
     const name = String(node.attributes["name"]);
     if (node.op === "input") leaf(node.outputs[0]!, { kind: "feed", name });
-    else if (node.op === "weight") leaf(node.outputs[0]!, { kind: "weight", name });
+    else if (node.op === "weight") leaf(node.outputs[0]!, { kind: "weight", name, part: partOf(node) });
     else {
       const rebuilt = apply(
         node.op,
@@ -184,6 +195,9 @@ function extract(
   const graph: Graph = { outputs: Object.fromEntries(table.map(({ name, built }) => [name, built])) };
   return { graph, inputs, outputs: table.map(({ name, value }) => ({ name, value })) };
 }
+
+const partOf = ({ attributes: { of, form, part } }: Node): WeightPart | undefined =>
+  of === undefined ? undefined : { of: String(of), form: form as FormName, part: Number(part) };
 
 /** Every value below `outputs` that stops at what `isGiven`, inputs before what reads them. */
 function inOrder(outputs: readonly Value[], isGiven: (value: Value) => boolean): Value[] {

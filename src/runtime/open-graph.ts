@@ -1,6 +1,7 @@
 // The one way from a graph to a session, whole or cut into stages; its frozen weights stay where their source has them.
 import type { Shape } from "../graph/dims.ts";
 import { type Graph, nodesOf } from "../graph/graph.ts";
+import { wideShape } from "../graph/ops/stored.ts";
 import { type Program, whole } from "../graph/stages.ts";
 import { checkStored } from "../onnx/emitter.ts";
 import { checkCounts } from "../options.ts";
@@ -10,14 +11,6 @@ import { MAX_THREADS, type OpenSession, type Session, type SessionOptions, type 
 export interface Engine extends Omit<SessionOptions, "weights"> {
   openSession: OpenSession;
 }
-
-/** The source of a graph that reads no weights. */
-export const noWeights: WeightSource = {
-  folder: "",
-  locate: (name) => {
-    throw new Error(`the graph has no weight ${name}`);
-  },
-};
 
 /**
  * Opens `graph`. Nothing is read before the engine does; close the session to free the weights. Throws `runtime/option` for a number of
@@ -29,7 +22,11 @@ export const openGraph = (graph: Graph, weights: WeightSource, engine: Engine): 
 /** Shapes of the weights that a program reads, by name. */
 function weightsOf({ stages }: Program): Map<string, Shape> {
   const given = stages.flatMap(({ inputs }) =>
-    inputs.flatMap(({ source, leaf }) => (source.kind === "weight" ? [[source.name, leaf.shape] as const] : [])),
+    inputs.flatMap(({ source, leaf }) => {
+      if (source.kind !== "weight") return [];
+      if (!source.part) return [[source.name, leaf.shape] as const];
+      return source.part.part === 0 ? [[source.part.of, wideShape(source.part.form, leaf.shape)] as const] : [];
+    }),
   );
   const own = stages.flatMap(({ graph }) => nodesOf(graph)).filter(({ op }) => op === "weight");
   return new Map([...given, ...own.map(({ attributes, outputs: [leaf] }) => [String(attributes["name"]), leaf!.shape] as const)]);

@@ -2,13 +2,13 @@
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { ElementType } from "../graph/graph.ts";
-import type { Program, Stage } from "../graph/stages.ts";
+import type { Program, Source, Stage } from "../graph/stages.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
 import type { Executable, Handle, Machine, Wanted } from "./machine.ts";
-import { readWeight } from "./read-weight.ts";
-import type { Session, SessionOptions, SessionRun } from "./session.ts";
+import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
+import { openWeights } from "./weights.ts";
 
 export interface ProgramOptions extends SessionOptions {
   machine: Machine;
@@ -26,14 +26,8 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
   const { machine, files, weights } = options;
   const { stages, results } = program;
   const executables = await compileStages(stages, options).catch(fail);
-  const kept = new Map<string, { handle: Handle; bytes: Uint8Array }>();
-  for (const { inputs } of stages) {
-    for (const { source, leaf } of inputs) {
-      if (source.kind !== "weight" || kept.has(source.name)) continue;
-      const bytes = await readWeight(files, weights!, source.name, leaf.dtype);
-      kept.set(source.name, { bytes, handle: machine.tensor(leaf.dtype, leaf.shape as readonly number[], bytes) });
-    }
-  }
+  const source = weights ?? noWeights;
+  const frozen = await openWeights(stages, options.streamed ?? false, { machine, files, source, threads: options.threads });
   const fed = new Set(
     stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
   );
@@ -67,18 +61,22 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
     );
     const values = new Map<number, Handle>();
     const placed = new Map(schedule.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
-    const handleOf = (source: Stage["inputs"][number]["source"]): Handle => {
-      if (source.kind === "weight") return kept.get(source.name)!.handle;
+    const handleOf = (source: Source, weights: ReadonlyMap<string, Handle>): Handle => {
+      if (source.kind === "weight") return weights.get(source.name)!;
       if (source.kind === "value") return values.get(source.value) ?? placed.get(source.value)!;
       const found = own.get(source.name) ?? bound.get(source.name);
       if (!found) throw new Error(`the input ${source.name} is not fed`);
       return found.handle;
     };
     try {
-      for (const { stage, wanted, freed } of schedule.steps) {
-        const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source));
+      for (const [at, { stage, wanted, freed }] of schedule.steps.entries()) {
+        const weights = await frozen.of(stage);
+        const next = schedule.steps[at + 1];
+        if (next) frozen.ahead(next.stage);
+        const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source, weights));
         const outputs = wanted.map(({ index, value }): Wanted => ({ index, place: placed.get(value) }));
         const made = await executables[stage]!.run(inputs, outputs);
+        frozen.done(stage);
         wanted.forEach(({ value }, i) => {
           if (!placed.has(value)) values.set(value, made[i]!);
         });
@@ -132,9 +130,10 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
       inTurn(async () => {
         isClosed = true;
         for (const executable of new Set(executables)) executable.close();
-        for (const { handle } of [...kept.values(), ...bound.values()]) machine.free(handle);
+        frozen.close();
+        for (const { handle } of bound.values()) machine.free(handle);
         for (const handle of places.values()) machine.free(handle);
-        for (const map of [kept, bound, places]) map.clear();
+        for (const map of [bound, places]) map.clear();
       }),
   };
 }
@@ -146,15 +145,11 @@ const fail = (error: unknown): never => {
 /** An executable for each stage; stages whose models are the same bytes share one. */
 async function compileStages(stages: readonly Stage[], { machine, ...options }: ProgramOptions): Promise<Executable[]> {
   const { weights, threads, profile } = options;
-  const locate = (name: string) => {
-    if (!weights) throw new Error(`no source has the weight ${name}`);
-    return weights.locate(name);
-  };
   const known: { model: Uint8Array; executable: Executable }[] = [];
   const executables: Executable[] = [];
   for (const { graph, inputs, outputs } of stages) {
     const leaves = inputs.map(({ leaf }) => leaf);
-    const model = lower(graph, locate, leaves);
+    const model = lower(graph, (weights ?? noWeights).locate, leaves);
     let executable = known.find((other) => sameBytes(other.model, model))?.executable;
     if (!executable) {
       executable = await machine.compile(model, {

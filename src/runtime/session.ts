@@ -14,6 +14,14 @@ export interface WeightSource {
   locate: LocateWeight;
 }
 
+/** The source of a program that reads no weights. */
+export const noWeights: WeightSource = {
+  folder: "",
+  locate: (name) => {
+    throw new Error(`the program has no weight ${name}`);
+  },
+};
+
 /** The most threads that can be asked for: each has a stack, and beyond the cores they only wait for each other. */
 export const MAX_THREADS = 1024;
 
@@ -22,6 +30,8 @@ export interface SessionOptions {
   weights?: WeightSource;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
+  /** Reads the large weights of a program's stages anew at every run, while the stage before runs: memory does not grow with depth. */
+  streamed?: boolean;
   /** Writes ONNX Runtime's profile (a Chrome trace) to files that begin with this path. */
   profile?: string;
 }

@@ -10,15 +10,15 @@ import { purpose, uniform } from "../random.ts";
 import { type Engine, openProgram } from "../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { lengthOf, type SymbolLengths } from "./memory.ts";
-import { type Keep, trainingProgram } from "./stages.ts";
+import { type StageOptions, trainingProgram } from "./stages.ts";
 import { fullEntries, fullGraph, gradientName, inputsOf, loraGraph } from "./training-graph.ts";
 
 export interface ObjectiveOptions extends Engine {
   checkpoint: Checkpoint;
   /** The loss of what a batch feeds, summed over its targets. */
   loss: Graph;
-  /** Cuts the graph at its layers and keeps this for the backward pass; in one piece if absent. */
-  keep?: Keep;
+  /** How the graph is cut into stages; it runs in one piece if absent. */
+  stages?: StageOptions;
 }
 
 export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {
@@ -65,10 +65,11 @@ export const fullObjective = (options: ObjectiveOptions): Promise<OpenObjective>
 async function openObjective(
   graph: Graph,
   entries: readonly ThetaEntry[],
-  { checkpoint, openSession, threads, profile, keep, dropout = 0 }: ObjectiveOptions & { dropout?: number },
+  { checkpoint, openSession, threads, profile, stages, dropout = 0 }: ObjectiveOptions & { dropout?: number },
 ): Promise<OpenObjective> {
-  const program = keep === undefined ? whole(graph) : trainingProgram(graph, entries, keep);
-  const session = await openProgram(program, weightFiles(checkpoint), { openSession, threads, profile });
+  const program = stages ? trainingProgram(graph, entries, stages) : whole(graph);
+  const streamed = stages?.streamed;
+  const session = await openProgram(program, weightFiles(checkpoint), { openSession, threads, profile, streamed });
   const shared = () => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(entries)));
   const [values, gradients] = [shared(), shared()];
   await session.share(

@@ -4,8 +4,9 @@ import type { Graph } from "../graph/graph.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { gemm } from "../graph/ops/linear.ts";
-import { noWeights, openGraph } from "../runtime/open-graph.ts";
+import { openGraph } from "../runtime/open-graph.ts";
 import type { OpenSession } from "../runtime/session.ts";
+import { noWeights } from "../runtime/session.ts";
 import { float32 } from "../tensor.ts";
 
 /** The product that is timed: [ROWS, WIDTH] · [WIDTH, WIDTH], CHAIN times one after another. */

@@ -17,7 +17,8 @@ import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts"
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { table } from "../../src/graph/ops/table.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
-import { noWeights, openGraph } from "../../src/runtime/open-graph.ts";
+import { openGraph } from "../../src/runtime/open-graph.ts";
+import { noWeights } from "../../src/runtime/session.ts";
 import { int32 } from "../../src/tensor.ts";
 import {
   type Bounds,

@@ -9,7 +9,8 @@ type Indexing = "embedding" | "gatherRows" | "scatterAddRows" | "keepTop" | "row
 type Linear = "linear" | "gemm" | "matmul";
 type Normalization = "rmsNorm" | "layerNorm";
 type Attention = "attention" | "attentionGradient" | "rotary";
+type Stored = "store" | "widen";
 type Loss = "crossEntropy" | "crossEntropyGradient" | "linearCrossEntropy";
 
 type Elementwise = Arithmetic | Activation | Choice;
-export type OpName = Leaf | Elementwise | Reduction | Movement | Indexing | Linear | Normalization | Attention | Loss;
+export type OpName = Leaf | Elementwise | Reduction | Movement | Indexing | Linear | Normalization | Attention | Stored | Loss;

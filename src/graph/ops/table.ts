@@ -10,6 +10,7 @@ import type { OpName } from "./names.ts";
 import { normalizationRules } from "./normalization.ts";
 import { reductionRules } from "./reduction.ts";
 import { shapeRules } from "./shape.ts";
+import { storedRules } from "./stored.ts";
 
 let rows: Record<OpName, OpRule> | undefined;
 
@@ -24,6 +25,7 @@ export function table(): Record<OpName, OpRule> {
     ...linearRules,
     ...normalizationRules,
     ...attentionRules,
+    ...storedRules,
     ...lossRules,
   };
   return rows;

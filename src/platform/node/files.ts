@@ -99,7 +99,7 @@ async function regularSize(file: string): Promise<number> {
 const found = (file: string): Promise<Stats | null> =>
   stat(file).catch((error) => (/^(ENOENT|ENOTDIR)$/.test(error.code) ? null : Promise.reject(error)));
 
-async function readRange(file: string, offset: number, length: number): Promise<Uint8Array> {
+async function readRange(file: string, offset: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
   const size = await regularSize(file);
   const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
   if (!inside || offset + length > size) {
@@ -118,7 +118,7 @@ async function readRange(file: string, offset: number, length: number): Promise<
       next: "Read it in parts.",
     });
   }
-  const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+  const bytes = into ?? new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
   await withFile(file, "r", async (handle) => {
     for (let done = 0; done < length; ) {
       const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, MAX_READ_CALL), offset + done);
@@ -229,7 +229,7 @@ export const nodeFiles: Files = {
       const { size, mtimeNs, ctimeNs, dev, ino } = await stat(file, { bigint: true });
       return [size, mtimeNs, ctimeNs, dev, ino].join(" ");
     }),
-  read: (file, offset, length) => named(file, () => readRange(file, offset, length)),
+  read: (file, offset, length, into) => named(file, () => readRange(file, offset, length, into)),
   realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
   list: (folder) => named(folder, async () => (await readdir(folder)).sort()),
   isFolder: (file) => named(file, async () => (await found(file))?.isDirectory() ?? false),

@@ -46,10 +46,12 @@ export function webFiles(mounted: Readonly<Record<string, Mounted>> = {}): Files
     size: async (path) => (await blobOf(normal(path))).size,
     stamp: async (path) => String((await blobOf(normal(path))).size),
     exists: async (path) => held.has(normal(path)) || folders.has(normal(path)),
-    async read(path, offset, length) {
+    async read(path, offset, length, into) {
       const blob = await blobOf(normal(path));
       if (!(offset >= 0 && length >= 0 && offset + length <= blob.size)) throw fail("file/past-end", path);
-      return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      const bytes = new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      into?.set(bytes);
+      return into ?? bytes;
     },
     realPath: async (path) => normal(path),
     async list(folder) {

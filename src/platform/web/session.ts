@@ -2,8 +2,8 @@
 import type { Files } from "../../files.ts";
 import type { Stage } from "../../graph/stages.ts";
 import { lower } from "../../onnx/lower.ts";
-import { noWeights } from "../../runtime/open-graph.ts";
 import type { OpenSession } from "../../runtime/session.ts";
+import { noWeights } from "../../runtime/session.ts";
 import { type PreparedModel, prepareModel } from "./model.ts";
 import { openInWorker, type Reply } from "./worker-session.ts";
 

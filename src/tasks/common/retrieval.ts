@@ -3,7 +3,8 @@
 import { check } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import { gemm } from "../../graph/ops/linear.ts";
-import { type Engine, noWeights, openGraph } from "../../runtime/open-graph.ts";
+import { type Engine, openGraph } from "../../runtime/open-graph.ts";
+import { noWeights } from "../../runtime/session.ts";
 import { float32, type Tensor } from "../../tensor.ts";
 import { percent } from "../../units.ts";
 import { comparedRows, notFinite } from "./measures.ts";
