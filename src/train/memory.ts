@@ -8,7 +8,7 @@ import { inputsOf } from "./training-graph.ts";
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
 export type SymbolLengths = Readonly<Record<string, number>>;
 
-/** The number a dim stands for. A symbol of an attention block is its share of the rows, or of the keys up to its end. */
+/** The number a dim stands for. */
 export function lengthOf(dim: Dim, lengths: SymbolLengths): number {
   let sum = 0;
   for (const [monomial, coefficient] of polynomial(dim)) {
@@ -23,8 +23,6 @@ function symbolLength(symbol: string, lengths: SymbolLengths): number {
   // Tokens that one expert of a mixture gets, if the router is even (models/experts.ts).
   const [routed, perToken, experts] = /^routed:.*@(\d+)\/(\d+)$/.exec(symbol) ?? [];
   if (routed !== undefined) return (lengthOf("batch*seq", lengths) * Number(perToken)) / Number(experts);
-  const [, whole, upTo, block, blocks] = /^(\w+)@(0\.\.)?(\d+)\/(\d+)$/.exec(symbol) ?? [];
-  if (whole !== undefined) return (symbolLength(whole, lengths) * (upTo ? Number(block) + 1 : 1)) / Number(blocks);
   const length = lengths[symbol];
   if (length === undefined) throw new RangeError(`no length is given for ${symbol}`);
   return length;
@@ -42,18 +40,29 @@ const inPlace = new Set(["add", "sub", "mul", "div", "neg", "exp", "log", "sqrt"
 /** Leaves live outside of what a run allocates. */
 const leaves = new Set(["input", "weight", "constant"]);
 
+/** Query-key pairs of an op of attention in all heads, as if no block skipped any. */
+const pairsOf = ({ inputs: [q, k] }: Node, lengths: SymbolLengths): number =>
+  (elementsOf(q!, lengths) / lengthOf(q!.shape[3]!, lengths)) * lengthOf(k!.shape[2]!, lengths);
+
+/** Bytes of the scores of an attention's largest block. */
+const blockBytes = (node: Node, lengths: SymbolLengths): number =>
+  (pairsOf(node, lengths) / Number(node.attributes["blocks"])) * bytesPerElement[node.inputs[0]!.dtype];
+
+/** The share of the pairs that causal blocks meet. */
+const metShare = ({ attributes: { causal, blocks } }: Node): number => (causal ? (Number(blocks) + 1) / (2 * Number(blocks)) : 1);
+
 /** Bytes that an op allocates beside its outputs while it runs (what its row in the table lowers to). */
 function workspace(node: Node, lengths: SymbolLengths): number {
   const bytes = (value: Value) => bytesOf(value, lengths);
-  const { inputs, outputs } = node;
+  const { inputs, outputs, attributes } = node;
   switch (node.op) {
-    case "attention": // the scores of one block, before the softmax
-      return Math.max(...outputs.slice(1).map(bytes));
-    case "attentionGradient": // dP and dS of one block
-      return 2 * Math.max(...inputs.slice(5).map(bytes));
+    case "attention": // scores, before the mask and after it, and with a cap tanh
+      return (attributes["softcap"] ? 3 : 2) * blockBytes(node, lengths);
+    case "attentionGradient": // P, dP and dP - δ, of which dS takes the place, of one block; with a cap also tanh and its slope
+      return (attributes["softcap"] ? 5 : 3) * blockBytes(node, lengths);
     case "linearCrossEntropy": {
       const [rows, dim] = [elementsOf(inputs[2]!, lengths), inputs[1]!.shape as readonly number[]];
-      return 4 * Math.ceil(rows / (lengths["chunks"] ?? Number(node.attributes["chunks"]))) * (2 * dim[0]! + 3 * dim[1]!);
+      return 4 * Math.ceil(rows / (lengths["chunks"] ?? Number(attributes["chunks"]))) * (2 * dim[0]! + 3 * dim[1]!);
     }
     case "crossEntropy":
     case "crossEntropyGradient": // exponentials, or probabilities, beside the logits
@@ -119,17 +128,21 @@ function weightBytes(graph: Graph): number {
   return [...kept.values()].reduce((sum, bytes) => sum + bytes, 0);
 }
 
+/** Products of attention over all pairs: S and PV; S again, dP, dQ, dK and dV. */
+const attentionProducts: Readonly<Record<string, number>> = { attention: 2, attentionGradient: 5 };
+
 /** Floating-point operations of the products of a run: two for each multiplication of a matrix product. */
 export function flopsOf(graph: Graph, lengths: SymbolLengths): number {
   const size = (value: Value) => elementsOf(value, lengths);
   let sum = 0;
-  for (const { op, inputs, outputs, attributes } of nodesOf(graph)) {
+  for (const node of nodesOf(graph)) {
+    const { op, inputs, outputs, attributes } = node;
     const lastOf = (value: Value, axis: number) => lengthOf(value.shape.at(axis)!, lengths);
     if (op === "linear") sum += 2 * size(outputs[0]!) * lastOf(inputs[0]!, -1);
     else if (op === "gemm" || op === "matmul") sum += 2 * size(outputs[0]!) * lastOf(inputs[0]!, attributes["transA"] ? -2 : -1);
-    else if (op === "attention") sum += 4 * outputs.slice(1).reduce((all, p) => all + size(p), 0) * lastOf(inputs[0]!, -1);
-    else if (op === "attentionGradient") sum += 8 * inputs.slice(5).reduce((all, p) => all + size(p), 0) * lastOf(inputs[0]!, -1);
-    else if (op === "linearCrossEntropy") sum += 4 * size(inputs[0]!) * lastOf(inputs[1]!, 0);
+    else if (op in attentionProducts) {
+      sum += 2 * attentionProducts[op]! * pairsOf(node, lengths) * metShare(node) * lastOf(inputs[0]!, -1);
+    } else if (op === "linearCrossEntropy") sum += 4 * size(inputs[0]!) * lastOf(inputs[1]!, 0);
   }
   return sum;
 }

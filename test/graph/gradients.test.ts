@@ -64,8 +64,8 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   attentionGradient: () =>
     behind(cubic("q"), (x) => {
       const attributes = { scale: 1, group: 1, causal: false, blocks: 1 };
-      const p = input("p", "float64", [1, 1, 4, 4]);
-      return apply("attentionGradient", [x, cubic("k"), cubic("v"), cubic("o"), cubic("d"), p], attributes)[0]!;
+      const mask = input("mask", "float64", [1, 1, 4, 4]);
+      return apply("attentionGradient", [x, cubic("k"), cubic("v"), mask, cubic("o"), cubic("d")], attributes)[0]!;
     }),
   crossEntropyGradient: () =>
     behind(input("logits", "float64", [4, 3]), (x) => apply1("crossEntropyGradient", [x, input("labels", "int32", [4])])),
@@ -134,13 +134,12 @@ interface ProductFlags {
   alpha: number;
 }
 
-/** Additive mask [batch, 1, queries·group, keys]: hides what `hidden` says with the value that models use. */
-function mask(batch: number, queries: number, group: number, keys: number, hidden: (b: number, i: number, j: number) => boolean) {
+/** Additive mask [batch, 1, queries, keys]: hides what `hidden` says with the value that models use. */
+function mask(batch: number, queries: number, keys: number, hidden: (b: number, i: number, j: number) => boolean) {
   const values: number[] = [];
   for (let b = 0; b < batch; b++)
-    for (let i = 0; i < queries; i++)
-      for (let g = 0; g < group; g++) for (let j = 0; j < keys; j++) values.push(hidden(b, i, j) ? -3.4e38 : 0);
-  return frozen({ dtype: "float", shape: [batch, 1, queries * group, keys], values });
+    for (let i = 0; i < queries; i++) for (let j = 0; j < keys; j++) values.push(hidden(b, i, j) ? -3.4e38 : 0);
+  return frozen({ dtype: "float", shape: [batch, 1, queries, keys], values });
 }
 
 /** The mask for each of `heads`, with a slope of its own over the keys (ALiBi). */
@@ -171,7 +170,7 @@ function attentionCase(name: string, shape: AttentionShape): GradientCase {
   const [batch, kv, dim] = [2, 2, 3];
   const queries = floats([batch, kv, seq * group, dim]);
   const [k, v] = [floats([batch, kv, keys, dim]), floats([batch, kv, keys, dim])];
-  const shared = mask(batch, seq, group, keys, hidden ?? ((_, i, j) => causal && j > i));
+  const shared = mask(batch, seq, keys, hidden ?? ((_, i, j) => causal && j > i));
   const bias = perHead ? forHeads(shared, kv) : shared;
   const rows = group === 1 ? "seq" : `${group}*seq`;
   const given: Record<string, Given> = dims
@@ -181,7 +180,7 @@ function attentionCase(name: string, shape: AttentionShape): GradientCase {
         q: symbolic(queries, ["batch", kv, rows, dim]),
         k: symbolic(k, ["batch", kv, "seq", dim]),
         v: symbolic(v, ["batch", kv, "seq", dim]),
-        mask: symbolic(bias, ["batch", bias.shape[1]!, rows, "seq"]),
+        mask: symbolic(bias, ["batch", bias.shape[1]!, "seq", "seq"]),
       }
     : { q: queries, k, v, mask: bias };
   return one(name, given, (x) =>

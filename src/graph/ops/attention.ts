@@ -22,11 +22,11 @@ interface AttentionAttributes {
 
 /**
  * softmax(scale · q kᵀ + mask) v with grouped heads: q [batch, kv, queries·group, dim], k and v [batch, kv, keys, dim],
- * additive mask [batch, 1 or kv, queries·group, keys] → the shape of q. The group is folded into the rows, so that k and v are
- * never repeated and dk, dv never reduced.
+ * additive mask [batch, 1 or kv, queries, keys] → the shape of q. The group is folded into the rows, so that k and v are never
+ * repeated and dk, dv never reduced.
  */
 export const attention = (q: Value, k: Value, v: Value, mask: Value, attributes: AttentionAttributes): Value =>
-  apply("attention", [q, k, v, mask], { ...attributes })[0]!;
+  apply1("attention", [q, k, v, mask], { ...attributes });
 
 /**
  * Rotates pairs (i, i + r/2) of the first r dimensions of each head of x [batch, seq, heads·dim] by the angles behind
@@ -35,79 +35,103 @@ export const attention = (q: Value, k: Value, v: Value, mask: Value, attributes:
 export const rotary = (x: Value, cosines: Value, sines: Value, heads: number): Value =>
   apply1("rotary", [x, cosines, sines], { heads });
 
-/** [rows, keys] of block i. Opaque symbols where the length is one, since floor(n·i/blocks) is no polynomial. */
-function blockDims(rows: Dim, keys: Dim, { blocks, group, causal }: AttentionAttributes, i: number): [Dim, Dim] {
-  if (blocks === 1) return [rows, keys];
-  if (typeof rows === "number" && typeof keys === "number") {
-    const [start, end] = [i, i + 1].map((k) => Math.floor(((rows / group) * k) / blocks)) as [number, number];
-    return [(end - start) * group, causal ? end : keys];
-  }
-  return [`${rows}@${i}/${blocks}`, causal ? `${keys}@0..${i}/${blocks}` : keys];
-}
-
-/** How one block cuts rows (of q and what has its rows) and keys (of k, v), and widens what is cut by keys with zeros. */
-interface Cut {
-  rows(x: string): string;
-  keys(x: string, axis: number): string;
+/** One block of queries. */
+interface Block {
+  /** Its rows of q, or of what has the rows of q. Waits, as the others do, until the zero `after` is known. */
+  rows(x: string, after?: string): string;
+  /** The keys that it meets, of k or v. */
+  keys(x: string, after?: string): string;
+  /** Fills up what has the keys of the block before with zeros. */
   widen(x: string): string;
+  /** Its probabilities, [batch, kv, rows, keys]; with softcap also tanh(score / softcap). */
+  probabilities(q: string, k: string): { p: string; capped?: string };
 }
 
-/** The cuts of all blocks: rows [queries·i/blocks, queries·(i+1)/blocks), all of them or, if causal, keys up to that end. */
-function cuts(emit: Emitter, keyType: Type, rowType: Type, { blocks, group, causal }: AttentionAttributes): Cut[] {
-  const queries = divideDim(rowType.shape[2]!, group);
-  const bound = (i: number) => emit.shared("Div", [emit.shared("Mul", [emit.dim(queries), emit.int64(i)]), emit.int64(blocks)]);
-  const rowBound = (i: number) => emit.shared("Mul", [bound(i), emit.int64(group)]);
-  return Array.from({ length: blocks }, (_, i): Cut => {
+/** The blocks: rows [queries·i/blocks, queries·(i+1)/blocks) with all keys or, if causal, those up to that end. */
+function blocksOf(emit: Emitter, node: Node, mask: string, attributes: AttentionAttributes): Block[] {
+  const { blocks, group, causal, scale, softcap } = attributes;
+  const [type, { shape: keyShape }, , maskType] = node.inputs as readonly Type[] as [Type, Type, Type, Type];
+  const [batch, kv] = type.shape as [Dim, Dim];
+  const [queries, keys] = [emit.dim(divideDim(type.shape[2]!, group)), emit.dim(keyShape[2]!)];
+  const int = (op: string, a: string, b: string) => emit.shared(op, [a, b]);
+  const bound = (i: number) => int("Div", int("Mul", queries, emit.int64(i)), emit.int64(blocks));
+  const rowBound = (i: number) => int("Mul", bound(i), emit.int64(group));
+  const keysOf = (i: number) => (causal && i < blocks - 1 ? bound(i + 1) : keys);
+  const from = (start: string, after?: string) => (after ? int("Add", start, after) : start);
+  const shape = (...dims: string[]) => emit.shared("Concat", dims, { axis: 0 });
+  const reshape = (x: string, dims: string) => emit.node("Reshape", [x, dims], { allowzero: 1 });
+  // One row of the mask serves a group of rows: [batch, 1 or kv, queries, 1, keys].
+  const [maskBatch, masks, maskQueries, maskKeys] = maskType.shape as [Dim, Dim, Dim, Dim];
+  const grouped = group === 1 ? mask : emit.reshape(mask, [maskBatch, masks, maskQueries, 1, maskKeys]);
+
+  return Array.from({ length: blocks }, (_, i): Block => {
     const narrow = causal && i < blocks - 1;
+    const rowsOfMask = blocks === 1 ? grouped : emit.slice(grouped, 2, bound(i), bound(i + 1));
+    const seen = narrow ? emit.slice(rowsOfMask, group === 1 ? 3 : 4, emit.int64(0), bound(i + 1)) : rowsOfMask;
+    const length = int("Sub", bound(i + 1), bound(i));
+    const heads = [emit.dim(batch), emit.dim(kv)];
+    const split = shape(...heads, length, emit.int64(group), keysOf(i));
+    const joined = shape(...heads, int("Mul", length, emit.int64(group)), keysOf(i));
     return {
-      rows: (x) => (blocks === 1 ? x : emit.slice(x, 2, rowBound(i), rowBound(i + 1))),
-      keys: (x, axis) => (narrow ? emit.slice(x, axis, emit.int64(0), bound(i + 1)) : x),
+      rows: (x, after) => (blocks === 1 && !after ? x : emit.slice(x, 2, from(rowBound(i), after), rowBound(i + 1))),
+      keys: (x, after) => (narrow ? emit.slice(x, 2, from(emit.int64(0), after), bound(i + 1)) : x),
       widen: (x) => {
-        if (!narrow) return x;
-        const missing = emit.shared("Sub", [emit.dim(keyType.shape[2]!), bound(i + 1)]);
-        return emit.node("Pad", [x, emit.shared("Concat", [emit.int64(0), missing], { axis: 0 }), "", emit.int64(2)]);
+        if (!causal) return x;
+        const missing = int("Sub", keysOf(i), keysOf(i - 1));
+        return emit.node("Pad", [x, shape(emit.int64(0), missing), "", emit.int64(2)]);
+      },
+      probabilities: (q, k) => {
+        const scores = emit.matmul(type, q, k, { transB: true, alpha: softcap ? scale / softcap : scale });
+        const capped = softcap ? emit.node("Tanh", [scores]) : undefined;
+        const free = capped ? emit.node("Mul", [capped, emit.constant(type.dtype, [], [softcap!])]) : scores;
+        const masked = emit.node("Add", [group === 1 ? free : reshape(free, split), seen]);
+        const p = emit.node("Softmax", [masked], { axis: -1 });
+        return { p: group === 1 ? p : reshape(p, joined), capped };
       },
     };
   });
 }
 
-function lowerAttention(emit: Emitter, node: Node, [q, k, v, mask]: readonly string[], attributes: AttentionAttributes) {
-  const type = node.inputs[0]!;
-  const { scale, softcap } = attributes;
-  const blocks = cuts(emit, node.inputs[1]!, type, attributes).map((cut) => {
-    const alpha = softcap ? scale / softcap : scale;
-    const scores = emit.matmul(type, cut.rows(q!), cut.keys(k!, 2), { transB: true, alpha });
-    const capped = softcap ? [emit.node("Tanh", [scores])] : [];
-    const seen = capped.length ? emit.node("Mul", [capped[0]!, emit.constant(type.dtype, [], [softcap!])]) : scores;
-    const p = emit.node("Softmax", [emit.node("Add", [seen, cut.keys(cut.rows(mask!), 3)])], { axis: -1 });
-    return { p, capped, output: emit.matmul(type, p, cut.keys(v!, 2), {}) };
+function lowerAttention(emit: Emitter, node: Node, [q, k, v, mask]: readonly string[], attributes: AttentionAttributes): string {
+  const outputs = blocksOf(emit, node, mask!, attributes).map((block) => {
+    const { p } = block.probabilities(block.rows(q!), block.keys(k!));
+    return emit.matmul(node.inputs[0]!, p, block.keys(v!), {});
   });
-  const outputs = blocks.map(({ output }) => output);
-  return [emit.concat(outputs, 2), ...blocks.map(({ p }) => p), ...blocks.flatMap(({ capped }) => capped)];
+  return emit.concat(outputs, 2);
 }
 
+/** A zero that is known only after `values` are, which begin with the axis `batch`: what needs it runs later. */
+function zeroAfter(emit: Emitter, values: readonly string[], batch: Dim): string {
+  const sizes = values.map((value) => emit.node("Shape", [value], { start: 0, end: 1 }));
+  return emit.node("Sub", [sizes.length === 1 ? sizes[0]! : emit.node("Max", sizes), emit.dim(batch)]);
+}
+
+/**
+ * Computes the probabilities again, since they are too large to be kept (Dao 2023): block by block, the first after `d`, each after
+ * the one before, so that one block's are alive at a time.
+ */
 function lowerAttentionGradient(emit: Emitter, node: Node, names: readonly string[], attributes: AttentionAttributes): string[] {
-  const [q, k, v, output, d, ...saved] = names as [string, string, string, string, string, ...string[]];
+  const [q, k, v, mask, output, d] = names as [string, string, string, string, string, string];
   const type = node.inputs[0]!;
-  const { scale: alpha, softcap, blocks: count } = attributes;
+  const { scale: alpha } = attributes;
   const one = emit.constant(type.dtype, [], [1]);
   // Row sums of dP ∘ P equal row sums of dO ∘ O (Dao et al. 2022, eq. 4), which are cheaper.
   const delta = emit.node("ReduceSum", [emit.node("Mul", [output, d]), emit.int64(3)], { keepdims: 1 });
-  const blocks = cuts(emit, node.inputs[1]!, type, attributes).map((cut, i) => {
-    const p = saved[i]!;
-    const [qRows, dRows, keys] = [cut.rows(q), cut.rows(d), cut.keys(k, 2)];
-    const dp = emit.matmul(type, dRows, cut.keys(v, 2), { transB: true });
-    const beforeMask = emit.node("Mul", [p, emit.node("Sub", [dp, cut.rows(delta)])]);
-    const t = saved[count + i]; // tanh(score / softcap)
-    const ds = softcap ? emit.node("Mul", [beforeMask, emit.node("Sub", [one, emit.node("Mul", [t!, t!])])]) : beforeMask;
-    return {
-      dq: emit.matmul(type, ds, keys, { alpha }),
-      dk: cut.widen(emit.matmul(type, ds, qRows, { transA: true, alpha })),
-      dv: cut.widen(emit.matmul(type, p, dRows, { transA: true })),
-    };
-  });
-  const all = (name: "dq" | "dk" | "dv") => blocks.map((block) => block[name]);
-  return [emit.concat(all("dq"), 2), emit.sum(all("dk")), emit.sum(all("dv"))];
+  const dq: string[] = [];
+  let [dk, dv] = ["", ""];
+  for (const block of blocksOf(emit, node, mask, attributes)) {
+    const after = zeroAfter(emit, dq.length ? [dq.at(-1)!, dk, dv] : [d], type.shape[0]!);
+    const [qRows, dRows, keys] = [block.rows(q, after), block.rows(d, after), block.keys(k, after)];
+    const { p, capped } = block.probabilities(qRows, keys);
+    const dp = emit.matmul(type, dRows, block.keys(v, after), { transB: true });
+    const beforeMask = emit.node("Mul", [p, emit.node("Sub", [dp, block.rows(delta, after)])]);
+    const ds = capped ? emit.node("Mul", [beforeMask, emit.node("Sub", [one, emit.node("Mul", [capped, capped])])]) : beforeMask;
+    const add = (sum: string, part: string) => (sum ? emit.node("Add", [block.widen(sum), part]) : part);
+    dk = add(dk, emit.matmul(type, ds, qRows, { transA: true, alpha }));
+    dv = add(dv, emit.matmul(type, p, dRows, { transA: true }));
+    dq.push(emit.matmul(type, ds, keys, { alpha }));
+  }
+  return [emit.concat(dq, 2), dk, dv];
 }
 
 export const attentionRules = {
@@ -118,19 +142,16 @@ export const attentionRules = {
       const keys = k!.shape[2]!;
       expect(sameShape(k!.shape, [batch, kv, keys, dim]), "k is not [batch, kv, keys, dim]");
       const masks = mask!.shape[1] === kv ? kv : 1;
-      expect(sameShape(mask!.shape, [batch, masks, rows, keys]), "the mask is not [batch, 1 or kv, rows, keys]");
-      const square = mulDims(keys, attributes.group) === rows;
-      expect(!attributes.causal || attributes.blocks === 1 || square, "causal blocks need as many queries as keys");
-      const probabilities = Array.from({ length: attributes.blocks }, (_, i): Type => {
-        return { dtype: q!.dtype, shape: [batch, kv, ...blockDims(rows, keys, attributes, i)] };
-      });
-      return [q!, ...probabilities, ...(attributes.softcap ? probabilities : [])];
+      const queries = divideDim(rows, attributes.group);
+      expect(sameShape(mask!.shape, [batch, masks, queries, keys]), "the mask is not [batch, 1 or kv, queries, keys]");
+      expect(!attributes.causal || attributes.blocks === 1 || keys === queries, "causal blocks need as many queries as keys");
+      return [q!];
     },
-    vjp: ({ inputs: [q, k, v], outputs: [o, ...saved], attributes }, [d]) => [
-      ...apply("attentionGradient", [q!, k!, v!, o!, d!, ...saved], attributes),
+    vjp: ({ inputs: [q, k, v, mask], outputs: [o], attributes }, [d]) => [
+      ...apply("attentionGradient", [q!, k!, v!, mask!, o!, d!], attributes),
       null,
     ],
-    lower: (emit, node, inputs) => lowerAttention(emit, node, inputs, node.attributes),
+    lower: (emit, node, inputs) => [lowerAttention(emit, node, inputs, node.attributes)],
   },
   attentionGradient: {
     infer: ([q, k, v]) => [q!, k!, v!],

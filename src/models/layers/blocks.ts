@@ -13,7 +13,7 @@ import type { LlamaConfig } from "../config/llama-config.ts";
 import type { RopeConfig } from "../config/rope-config.ts";
 import { embeddingOfTwo, type ImageInputs, placeRows } from "../images.ts";
 import { activations } from "./activations.ts";
-import { additiveMask, repeatRows, rotaryTables } from "./positions.ts";
+import { additiveMask, rotaryTables } from "./positions.ts";
 
 /** What a model reads. Decoding with a cache has `past` and `cachePositions`; training has `segmentIds`. */
 export interface ModelInputs {
@@ -104,8 +104,8 @@ export function cachedInputs(c: DecoderConfig): DecoderInputs & { past: KeyValue
 export interface LayerContext {
   batch: Dim;
   seq: Dim;
-  /** 0 where a query may see a key, very negative elsewhere: [batch, 1, seq·group, keys]; in a window if it is not null. */
-  mask(window: number | null, group: number): Value;
+  /** 0 where a query may see a key, very negative elsewhere: [batch, 1, seq, keys]; in a window if it is not null. */
+  mask(window: number | null): Value;
   /** The angles' cosines and sines, [batch*seq, rotated dimensions / 2] each. */
   rotaryTables(rope: RopeConfig, headDim: number): { cosines: Value; sines: Value };
   past?: readonly KeyValue[];
@@ -142,7 +142,7 @@ export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout,
   const context: LayerContext = {
     batch,
     seq,
-    mask: memoised((window, group) => repeatRows(additiveMask(inputs, window), group)),
+    mask: memoised((window) => additiveMask(inputs, window)),
     rotaryTables: memoised((rope, headDim) => rotaryTables(rope, headDim, inputs.positionIds)),
     past: inputs.past,
     present: [],
@@ -282,7 +282,7 @@ export function attend(
     value = concat([past.value, value], 2);
   }
   context.present.push({ key, value });
-  const seen = context.mask(window, group);
+  const seen = context.mask(window);
   const mask = bias ? add(seen, bias(key.shape[2]!)) : seen;
   const blocks = past ? 1 : context.blocks;
   const mixed = attention(queries, key, value, mask, { scale, group, causal: !past, blocks, softcap });

@@ -3,7 +3,7 @@ import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add, and, cast, cos, equal, less, mul, sin, where } from "../../graph/ops/elementwise.ts";
 import { constant, iota } from "../../graph/ops/leaves.ts";
-import { broadcastTo, reshape } from "../../graph/ops/shape.ts";
+import { reshape } from "../../graph/ops/shape.ts";
 import { type RopeConfig, ropeFrequencies } from "../config/rope-config.ts";
 import type { DecoderInputs } from "./blocks.ts";
 
@@ -35,14 +35,6 @@ export function additiveMask(
   if (segmentIds) allowed = and(allowed, equal(reshape(segmentIds, [batch, seq, 1]), reshape(segmentIds, [batch, 1, seq])));
   const mask = where(allowed, constant("float32", [], [0]), constant("float32", [], [HIDDEN])); // [batch, seq, keys]
   return reshape(mask, [batch, 1, seq, keys]);
-}
-
-/** Each row of a mask [batch, 1, seq, keys] `times` times: [batch, 1, seq·times, keys]. */
-export function repeatRows(mask: Value, times: number): Value {
-  if (times === 1) return mask;
-  const [batch, one, seq, keys] = mask.shape as [Dim, Dim, Dim, Dim];
-  const repeated = broadcastTo(reshape(mask, [batch, one, seq, 1, keys]), [batch, one, seq, times, keys]);
-  return reshape(repeated, [batch, one, mulDims(seq, times), keys]);
 }
 
 /**

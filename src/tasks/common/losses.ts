@@ -13,13 +13,20 @@ import type { BatchShape } from "../task.ts";
 
 /** Rows of the output layer's products; fewer hold less memory, more are faster up to about this many. */
 const ROWS_PER_LOSS_CHUNK = 256;
-/** Queries of one attention block. */
+/**
+ * Queries of an attention block: few are fast, since a causal block skips more keys. Beyond some blocks, larger ones: each adds nodes to
+ * every layer, and a session opens slower with more nodes.
+ */
 const QUERIES_PER_BLOCK = 128;
-const MAX_BLOCKS = 4;
+const FAST_BLOCKS = 4;
+const QUERIES_PER_LARGE_BLOCK = 256;
+const MAX_BLOCKS = 8;
 
 /** How many blocks of queries attention is cut into where the longest row has this many tokens. */
-export const attentionBlocksOf = (maxLength: number): number =>
-  Math.min(MAX_BLOCKS, Math.max(1, Math.round(maxLength / QUERIES_PER_BLOCK)));
+export function attentionBlocksOf(maxLength: number): number {
+  const few = Math.min(FAST_BLOCKS, Math.round(maxLength / QUERIES_PER_BLOCK));
+  return Math.max(1, few, Math.min(MAX_BLOCKS, Math.round(maxLength / QUERIES_PER_LARGE_BLOCK)));
+}
 
 /** How many chunks of rows the output layer and the loss are computed in. */
 export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
