@@ -16,6 +16,7 @@ export const nodePlatform: Platform = {
   files: nodeFiles,
   digest,
   openSession: openNodeSession,
+  stages: true,
   resolveModel,
   demoData: fileURLToPath(new URL("../models/demo", import.meta.url)),
   chartLibrary,

@@ -37,6 +37,12 @@ export interface Program {
   results: ReadonlyMap<string, number>;
 }
 
+/** What one run does for the results that are asked for. */
+export interface Schedule {
+  steps: { stage: number; wanted: { index: number; value: number }[]; freed: number[] }[];
+  results: { name: string; value: number }[];
+}
+
 /** The graph as a program of one stage, whose weights are its own: the engine reads them in place, and packs them for its products. */
 export function whole(graph: Graph): Program {
   const leaves = nodesOf(graph).filter(({ op }) => op === "input");
@@ -223,3 +229,30 @@ function inOrder(outputs: readonly Value[], isGiven: (value: Value) => boolean):
 
 const symbolsOf = (dim: Dim): string[] =>
   typeof dim === "number" ? [] : [...polynomial(dim).keys()].flatMap((monomial) => monomial.split("*")).filter(Boolean);
+
+/** The stages that `names` need, what each makes for them, and after which each value has its last reader. */
+export function schedule({ stages, results }: Program, names: readonly string[]): Schedule {
+  const wantedResults = names.map((name) => {
+    const value = results.get(name);
+    if (value === undefined) throw new Error(`the program has no result ${name}`);
+    return { name, value };
+  });
+  const isResult = new Set(wantedResults.map(({ value }) => value));
+  const needed = new Set(isResult);
+  const steps: Schedule["steps"] = [];
+  const alive = new Set(isResult);
+  for (let stage = stages.length - 1; stage >= 0; stage--) {
+    const { inputs, outputs } = stages[stage]!;
+    const wanted = outputs.flatMap(({ value }, index) => (needed.has(value) ? [{ index, value }] : []));
+    if (wanted.length === 0) continue;
+    const freed: number[] = [];
+    for (const { source } of inputs) {
+      if (source.kind !== "value") continue;
+      needed.add(source.value);
+      if (!alive.has(source.value)) freed.push(source.value);
+      alive.add(source.value);
+    }
+    steps.unshift({ stage, wanted, freed });
+  }
+  return { steps, results: wantedResults };
+}

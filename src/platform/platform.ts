@@ -16,6 +16,8 @@ export interface Platform {
   digest?: MakeDigest;
   /** The engine. */
   openSession: OpenSession;
+  /** Whether it runs programs of several stages, with weights in other forms than float32. */
+  stages?: boolean;
   /** The folder of a model by its name. Without it a name is a folder. */
   resolveModel?: (reference: string, options?: HubOptions) => Promise<ModelFolder>;
   /** Folder of the demo's train.jsonl and test.jsonl, which come with the package. */

@@ -2,7 +2,7 @@
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { ElementType } from "../graph/graph.ts";
-import type { Program, Source, Stage } from "../graph/stages.ts";
+import { type Program, type Schedule, type Source, type Stage, schedule } from "../graph/stages.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
@@ -13,12 +13,6 @@ import { openWeights } from "./weights.ts";
 export interface ProgramOptions extends SessionOptions {
   machine: Machine;
   files: Files;
-}
-
-/** What one run does, found once for each set of results that is asked for. */
-interface Schedule {
-  steps: { stage: number; wanted: { index: number; value: number }[]; freed: number[] }[];
-  results: { name: string; value: number }[];
 }
 
 /** Opens the executables and reads the weights that the stages are given. */
@@ -51,8 +45,8 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
     const asked = fetches ?? [...results.keys()].filter((name) => !(name in carry));
     const names = [...new Set([...asked, ...Object.keys(carry)])];
     const key = names.join("\n");
-    const schedule = schedules.get(key) ?? scheduled(program, names);
-    schedules.set(key, schedule);
+    const plan = schedules.get(key) ?? schedule(program, names);
+    schedules.set(key, plan);
 
     const own = new Map(
       Object.entries(feeds)
@@ -60,7 +54,7 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
         .map(([name, tensor]) => [name, given(tensor)]),
     );
     const values = new Map<number, Handle>();
-    const placed = new Map(schedule.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
+    const placed = new Map(plan.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
     const handleOf = (source: Source, weights: ReadonlyMap<string, Handle>): Handle => {
       if (source.kind === "weight") return weights.get(source.name)!;
       if (source.kind === "value") return values.get(source.value) ?? placed.get(source.value)!;
@@ -69,9 +63,9 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
       return found.handle;
     };
     try {
-      for (const [at, { stage, wanted, freed }] of schedule.steps.entries()) {
+      for (const [at, { stage, wanted, freed }] of plan.steps.entries()) {
         const weights = await frozen.of(stage);
-        const next = schedule.steps[at + 1];
+        const next = plan.steps[at + 1];
         if (next) frozen.ahead(next.stage);
         const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source, weights));
         const outputs = wanted.map(({ index, value }): Wanted => ({ index, place: placed.get(value) }));
@@ -86,10 +80,10 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
         }
       }
       const returned = new Set(asked.filter((name) => !places.has(name)));
-      const read = schedule.results.flatMap(({ name, value }) =>
+      const read = plan.results.flatMap(({ name, value }) =>
         returned.has(name) ? [[name, machine.read(values.get(value)!)] as const] : [],
       );
-      for (const { name, value } of schedule.results) {
+      for (const { name, value } of plan.results) {
         const input = carry[name];
         if (input === undefined) continue;
         bindOne(input, { handle: values.get(value)! });
@@ -167,30 +161,3 @@ async function compileStages(stages: readonly Stage[], { machine, ...options }: 
 }
 
 const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => a.length === b.length && a.every((byte, i) => byte === b[i]);
-
-/** The stages that `names` need, what each makes for them, and after which each value has its last reader. */
-function scheduled({ stages, results }: Program, names: readonly string[]): Schedule {
-  const wantedResults = names.map((name) => {
-    const value = results.get(name);
-    if (value === undefined) throw new Error(`the program has no result ${name}`);
-    return { name, value };
-  });
-  const isResult = new Set(wantedResults.map(({ value }) => value));
-  const needed = new Set(isResult);
-  const steps: Schedule["steps"] = [];
-  const alive = new Set(isResult);
-  for (let stage = stages.length - 1; stage >= 0; stage--) {
-    const { inputs, outputs } = stages[stage]!;
-    const wanted = outputs.flatMap(({ value }, index) => (needed.has(value) ? [{ index, value }] : []));
-    if (wanted.length === 0) continue;
-    const freed: number[] = [];
-    for (const { source } of inputs) {
-      if (source.kind !== "value") continue;
-      needed.add(source.value);
-      if (!alive.has(source.value)) freed.push(source.value);
-      alive.add(source.value);
-    }
-    steps.unshift({ stage, wanted, freed });
-  }
-  return { steps, results: wantedResults };
-}

@@ -50,14 +50,13 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   const reader = weightReader(options);
   const kept = new Map<string, Loaded>();
   const passing = stages.map((): { of: string; form: FormName | null }[] => []);
-  const looked = new Set(stages.flatMap(({ graph, inputs }) => lookedUp(graph, inputs)));
+  const passes = new Set(streamed ? passingWeights(stages) : []);
   for (const [at, { inputs }] of stages.entries()) {
     for (const { source } of inputs) {
       if (source.kind !== "weight") continue;
       const { of, form } = wholeOf(source);
       if (kept.has(keyOf(of, form)) || passing[at]!.some((one) => keyOf(one.of, one.form) === keyOf(of, form))) continue;
-      if (streamed && reader.isPlain(of, form) && !looked.has(of) && reader.bytes(of, form) >= SMALL_BYTES)
-        passing[at]!.push({ of, form });
+      if (passes.has(source.name) && reader.isPlain(of, form)) passing[at]!.push({ of, form });
       else kept.set(keyOf(of, form), await reader.read(of, form));
     }
   }
@@ -111,6 +110,17 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
 
 const keyOf = (of: string, form: FormName | null): string => `${form ?? "float32"} ${of}`;
 const wholeOf = ({ name, part }: WeightLeaf) => ({ of: part?.of ?? name, form: part?.form ?? null });
+
+/** The weights, by the names of their sources, that are read anew at every step if weights are: large ones, but for tables. */
+export function passingWeights(stages: readonly Stage[]): string[] {
+  const looked = new Set(stages.flatMap(({ graph, inputs }) => lookedUp(graph, inputs)));
+  return stages.flatMap(({ inputs }) =>
+    inputs.flatMap(({ source, leaf: { dtype, shape } }) => {
+      if (source.kind !== "weight" || looked.has(wholeOf(source).of)) return [];
+      return sizeOf(shape as number[]) * bytesPerElement[dtype] >= SMALL_BYTES ? [source.name] : [];
+    }),
+  );
+}
 
 /** Weights of which single rows are read: a table of embeddings, an output layer. */
 function lookedUp(graph: Graph, inputs: Stage["inputs"]): string[] {
@@ -185,8 +195,6 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
     read,
     /** Whether a weight's bytes are used as they are stored. */
     isPlain: (name: string, form: FormName | null) => isPlain(source.locate(name), form),
-    bytes: (name: string, form: FormName | null) =>
-      partsOf(source.locate(name), form).reduce((sum, { dtype, shape }) => sum + sizeOf(shape) * bytesPerElement[dtype], 0),
     bytesRead: () => count,
     close() {
       for (const made of converters.values()) made.then((executable) => executable.close());

@@ -2,8 +2,10 @@
 import type { BatchSize } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+import { type Program, type Stage, type StageInput, schedule } from "../graph/stages.ts";
+import { passingWeights } from "../runtime/weights.ts";
 import { bytesPerElement } from "../tensor.ts";
-import { inputsOf } from "./training-graph.ts";
+import { isPool } from "./training-graph.ts";
 
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
 export type SymbolLengths = Readonly<Record<string, number>>;
@@ -169,32 +171,86 @@ const ENGINE_BYTES = 60e6;
 const NODE_BYTES = 12e3;
 /** What decodes images, and prepared ones that wait to be collected. */
 const DECODER_BYTES = 80e6;
-/** Vectors as long as θ: θ, its first value, two moments, θ and its gradient in shared memory, and the worker's two. */
-const THETA_VECTORS = 8;
-/** The arena of ONNX Runtime leaves gaps. Its regions double in size, and past this size the last one is touched where an older one had room. */
-const LARGE_ARENA_BYTES = 1.95e9;
+/** Vectors as long as θ: θ, its first value, two moments, and θ and its gradient where the engine reads and writes. */
+const THETA_VECTORS = 6;
+/** The arena of ONNX Runtime leaves gaps. */
 const ARENA_FACTOR = 1.1;
-const LARGE_ARENA_FACTOR = 1.3;
 /** Copies of the random numbers of dropout: where they are drawn, on their way, in the worker. */
 const POOL_COPIES = 3;
 /** Copies of a batch's pixels: prepared, put together, on their way, in the worker. */
 const PIXEL_COPIES = 4;
 
-/** Peak memory of training `graph` (as `loraGraph` and `fullGraph` make it) with `trainable` parameters, at these lengths. */
-export function trainingMemory(graph: Graph, trainable: number, lengths: SymbolLengths): MemoryEstimate {
-  const nodes = nodesOf(graph);
-  const weights = weightBytes(graph);
+/** What a program runs with: trained parameters, and whether its large weights are read anew at every step. */
+export interface ProgramUse {
+  trainable: number;
+  streamed?: boolean;
+}
+
+/** Peak memory of training by `program` at these lengths. */
+export function trainingMemory(
+  program: Program,
+  { trainable, streamed = false }: ProgramUse,
+  lengths: SymbolLengths,
+): MemoryEstimate {
+  const { stages, results } = program;
+  const feeds = new Map(
+    stages.flatMap(({ inputs }) => inputs.flatMap(({ source, leaf }) => (source.kind === "feed" ? [[source.name, leaf]] : []))),
+  );
+  const bytesIn = (isWanted: (name: string) => boolean): number =>
+    [...feeds].reduce((sum, [name, leaf]) => (isWanted(name) ? sum + bytesOf(leaf, lengths) : sum), 0);
+  const pixels = bytesIn((name) => name === "pixelValues");
+  const distinct = new Map(stages.map(({ graph }) => [shapeOf(graph), nodesOf(graph).length]));
+  const nodes = [...distinct.values()].reduce((sum, count) => sum + count, 0);
+  const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes + (pixels > 0 ? DECODER_BYTES : 0);
+  const weights = givenBytes(stages, streamed) + stages.reduce((sum, { graph }) => sum + weightBytes(graph), 0);
   const trained = 4 * THETA_VECTORS * trainable;
-  const { pools, others } = inputsOf(graph);
-  const bytesIn = (inputs: readonly Node[]): number =>
-    inputs.reduce((sum, { outputs }) => sum + bytesOf(outputs[0]!, lengths), 0);
-  const pixels = others.filter(({ attributes }) => attributes["name"] === "pixelValues");
-  const decoder = pixels.length > 0 ? DECODER_BYTES : 0;
-  const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes.length + decoder;
-  const given = POOL_COPIES * bytesIn(pools) + PIXEL_COPIES * bytesIn(pixels);
-  const live = peakActivations(graph, lengths);
-  const activations = (live > LARGE_ARENA_BYTES ? LARGE_ARENA_FACTOR : ARENA_FACTOR) * live + given;
+  const given = POOL_COPIES * bytesIn(isPool) + PIXEL_COPIES * pixels;
+  const live = peakValues(program, [...results.keys()], lengths);
+  const activations = ARENA_FACTOR * live + given;
   return { process, weights, trained, activations, total: process + weights + trained + activations };
+}
+
+/** What tells apart the models of two stages, about: equal stages share a session. */
+const shapeOf = (graph: Graph): string =>
+  nodesOf(graph)
+    .map(({ op, attributes }) => `${op}${JSON.stringify(attributes)}`)
+    .join();
+
+/** Most bytes of values that are alive at once, those inside a stage and those on the way between stages. */
+function peakValues(program: Program, names: readonly string[], lengths: SymbolLengths): number {
+  const { stages } = program;
+  const sizes = new Map<number, number>();
+  let live = 0;
+  let peak = 0;
+  for (const { stage, wanted, freed } of schedule(program, names).steps) {
+    const { graph, outputs } = stages[stage]!;
+    peak = Math.max(peak, live + peakActivations(graph, lengths));
+    for (const { index, value } of wanted) {
+      const bytes = bytesOf(graph.outputs[outputs[index]!.name]!, lengths);
+      sizes.set(value, bytes);
+      live += bytes;
+    }
+    for (const value of freed) live -= sizes.get(value) ?? 0;
+  }
+  return peak;
+}
+
+/** Bytes of the weights that stages are given: each once, or of those that pass through at most those of two stages. */
+function givenBytes(stages: readonly Stage[], streamed: boolean): number {
+  const passing = new Set(streamed ? passingWeights(stages) : []);
+  const bytes = ({ leaf }: StageInput) => bytesOf(leaf, {});
+  const kept = new Map<string, number>();
+  const through = stages.map(({ inputs }) => {
+    let sum = 0;
+    for (const one of inputs) {
+      if (one.source.kind !== "weight") continue;
+      if (passing.has(one.source.name)) sum += bytes(one);
+      else kept.set(one.source.name, bytes(one));
+    }
+    return sum;
+  });
+  const pairs = through.map((sum, i) => sum + (through[i + 1] ?? 0));
+  return [...kept.values()].reduce((sum, one) => sum + one, 0) + Math.max(0, ...pairs);
 }
 
 /** What θ alone takes: a lower bound of a run's memory. */
@@ -225,8 +281,8 @@ export const lengthsOfBatch = ({ rows, width, targets, images = 0, lengths }: Ba
 /** More tokens than a batch has: among batches with as many images the one with most tokens counts. */
 const MORE_THAN_TOKENS = 2 ** 32;
 
-/** The estimate for the batch of `sizes` that needs most: the one with the most tokens, the longest rows, or the most images. */
-export function peakMemory(graph: Graph, trainable: number, sizes: Iterable<BatchSize>): MemoryEstimate {
+/** The estimate of `program` for the batch of `sizes` that needs most: the one with the most tokens, the longest rows, or the most images. */
+export function peakMemory(program: Program, use: ProgramUse, sizes: Iterable<BatchSize>): MemoryEstimate {
   const measures = [
     ({ rows, width }: BatchSize) => rows * width,
     ({ rows, width }: BatchSize) => rows * width ** 2,
@@ -236,7 +292,7 @@ export function peakMemory(graph: Graph, trainable: number, sizes: Iterable<Batc
   for (const size of sizes)
     for (const [i, measure] of measures.entries()) if (measure(size) > measure(largest[i]!)) largest[i] = size;
   return [...new Set(largest)]
-    .map((size) => trainingMemory(graph, trainable, lengthsOfBatch(size)))
+    .map((size) => trainingMemory(program, use, lengthsOfBatch(size)))
     .reduce((a, b) => (b.total > a.total ? b : a));
 }
 

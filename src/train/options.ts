@@ -8,6 +8,7 @@ import { describeOptions, option, pick } from "../options.ts";
 import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
+import { baseDtypes, memoryModeNames } from "./execution.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
 
@@ -188,6 +189,14 @@ export const runOptions = {
   resume: option(z.boolean().default(false), {
     section: "none",
     help: "resume from the newest checkpoint of --output, with the options stored there",
+  }),
+  baseDtype: option(z.enum(baseDtypes).default("auto"), {
+    value: "DTYPE",
+    help: "what the frozen base is kept in; auto: float32, or its own 16 bits where memory is short, which gives the same numbers",
+  }),
+  memory: option(z.enum(memoryModeNames).default("auto"), {
+    value: "MODE",
+    help: "keep all of the forward pass, keep products, recompute each layer, or also stream the base from disk; auto: the fastest that fits",
   }),
   threads: option(count.max(MAX_THREADS).optional(), { help: "threads of one matrix product (all cores)" }),
 };

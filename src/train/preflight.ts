@@ -84,6 +84,15 @@ export interface Needs {
   disk: number;
 }
 
+/** Bytes that a run can have in all: what is free, and what the process has already. Undefined where the host does not say. */
+export function availableMemory({
+  memoryLimits,
+  memoryBytes,
+}: Pick<Platform, "memoryLimits" | "memoryBytes">): number | undefined {
+  const limits = memoryLimits?.();
+  return limits && Math.min(limits.total, limits.available + (memoryBytes?.() ?? 0));
+}
+
 /**
  * Throws `train/memory` or `train/disk` if the run clearly can't fit, unless `force` is true. Returns warnings where it may
  * not fit.

@@ -1,7 +1,6 @@
 // A training graph as a program: a stage for each layer forward, one for the loss, a stage for each layer backward.
 import type { ThetaEntry } from "../adapters/layout.ts";
 import { type Graph, type Node, topological, type Value } from "../graph/graph.ts";
-import type { FormName } from "../graph/ops/stored.ts";
 import { recompute } from "../graph/recompute.ts";
 import { cut, type Program } from "../graph/stages.ts";
 import { type ChooseForm, storeWeights } from "../graph/store.ts";
@@ -21,26 +20,17 @@ export type Keep = keyof typeof keeps;
 
 export interface StageOptions {
   keep: Keep;
-  /** The form that large frozen weights are kept in; float32 if absent. */
-  form?: FormName;
+  /** The forms that frozen weights are kept in; float32 if absent. */
+  form?: ChooseForm;
   /** Whether they are read anew at every step. */
   streamed?: boolean;
 }
 
 const PRODUCTS = new Set(["linear", "gemm", "attention"]);
 
-/** Fewer elements than this are kept in float32. */
-const SMALL = 2 ** 14;
-
-/** Matrices whose rows are made of whole blocks are kept in `form`; tables of embeddings and output layers in 8 bits at least. */
-const formFor =
-  (form: FormName): ChooseForm =>
-  (_, [rows, columns]) =>
-    rows! * columns! < SMALL || columns! % 32 !== 0 ? null : form;
-
 /** The program of a graph as `loraGraph` and `fullGraph` make it. Results have the names of the graph's outputs. */
 export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { keep, form }: StageOptions): Program {
-  const graph = form ? storeWeights(whole, formFor(form)) : whole;
+  const graph = form ? storeWeights(whole, form) : whole;
   const names = Object.keys(graph.outputs);
   const gradients = new Set(entries.map(gradientName));
   const edges = names.filter((name) => name.startsWith("border ") && !name.startsWith("border gradient "));

@@ -3,7 +3,7 @@
 import { fitAdapter, weightTargets } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
 import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
-import { layoutOf, lengthOfTheta, type Trained, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
+import { layoutOf, lengthOfTheta, type ThetaEntry, type Trained, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
 import { type AdapterModule, frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
@@ -31,6 +31,8 @@ import { fullEntries, fullGraph, loraGraph } from "./training-graph.ts";
 export interface TrainableModel {
   /** How many modules are adapted; null when every weight is trained. */
   modules: number | null;
+  /** The tensors of θ. */
+  entries: readonly ThetaEntry[];
   /** Length of θ. */
   trainable: number;
   /** Size in bytes of the weights that are written. */
@@ -82,6 +84,7 @@ async function adapterModel(
   const { config, modules } = trained;
   return {
     modules: modules.length,
+    entries: layoutOf(trained),
     trainable: lengthOfTheta(layoutOf(trained)),
     resultBytes: adapterBytes(trained, frozen, named),
     warnings: rankWarnings(modules),
@@ -208,6 +211,7 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
   const added = entries.filter(({ key }) => head?.has(key));
   return {
     modules: null,
+    entries,
     trainable: lengthOfTheta(entries),
     resultBytes:
       names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0) +

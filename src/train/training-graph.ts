@@ -88,11 +88,14 @@ function dropoutPools(width: number): (rows: Dim) => Value {
   };
 }
 
-/** The inputs of a graph that are pools of random numbers for dropout, [rows, width] each, and its other inputs. */
+/** Whether an input of a graph is a pool of random numbers for dropout, [rows, width]. */
+export const isPool = (name: string): boolean => name.startsWith(`${POOL} `);
+
+/** The inputs of a graph that are such pools, and its other inputs. */
 export function inputsOf(graph: Graph): { pools: Node[]; others: Node[] } {
   const inputs = nodesOf(graph).filter(({ op }) => op === "input");
-  const isPool = ({ attributes }: Node) => String(attributes["name"]).startsWith(`${POOL} `);
-  return { pools: inputs.filter(isPool), others: inputs.filter((node) => !isPool(node)) };
+  const ofPool = ({ attributes }: Node) => isPool(String(attributes["name"]));
+  return { pools: inputs.filter(ofPool), others: inputs.filter((node) => !ofPool(node)) };
 }
 
 /** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */

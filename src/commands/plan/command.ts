@@ -5,6 +5,7 @@ import { MAX_TEXT_BYTES } from "../../files.ts";
 import { parseJsonObject } from "../../formats/json.ts";
 import { option } from "../../options.ts";
 import { list, table } from "../../terminal/columns.ts";
+import { executionText } from "../../terminal/execution.ts";
 import { note, print, printJson } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
@@ -51,7 +52,7 @@ async function readStdin(): Promise<string> {
 function planLines(found: Plan): string[] {
   const { memory, machine, warnings, batchSize, maxLength } = found;
   const parts = [
-    ["  base weights, as the engine packs them", bytes(memory.weights)],
+    ["  base weights", bytes(memory.weights)],
     ["  activations", bytes(memory.activations)],
     ["  trained parameters, gradient, optimizer", bytes(memory.trained)],
     ["  program and engine", bytes(memory.process)],
@@ -59,7 +60,7 @@ function planLines(found: Plan): string[] {
   return [
     ...list(facts(found)),
     ...modulesTable(found),
-    `peak memory, batch ${batchSize} × ${maxLength} tokens, computed in float32: about ${bytes(memory.total)}`,
+    `peak memory, batch ${batchSize} × ${maxLength} tokens: about ${bytes(memory.total)}${executionText(found.execution)}`,
     ...table(parts),
     ...(machine ? [`this machine: ${bytes(machine.available)} free, ${bytes(machine.total)} in all`] : []),
     ...warnings.map((warning) => `warning: ${warning}`),

@@ -25,9 +25,10 @@ import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
-import { diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate, trainingMemory } from "../../train/memory.ts";
+import { chooseExecution, type Execution, type ExecutionNeeds, type MemoryMode, wholeEstimate } from "../../train/execution.ts";
+import { diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate } from "../../train/memory.ts";
 import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
-import { checkMachine } from "../../train/preflight.ts";
+import { availableMemory, checkMachine } from "../../train/preflight.ts";
 import { measureFlops, stepSeconds } from "../../train/speed.ts";
 import type { TrainableModel } from "../../train/trainable-model.ts";
 import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts";
@@ -68,10 +69,12 @@ export interface Plan {
   batchSize: number;
   maxLength: number;
   gradientAccumulation: number;
-  /** Peak memory in bytes when every row has `maxLength` tokens and each of them is a target; computed in float32. */
+  /** Peak memory in bytes when every row has `maxLength` tokens and each of them is a target. */
   memory: MemoryEstimate;
+  /** How a run would be executed; null where the engine knows one way only. */
+  execution: Pick<Execution, "memory" | "baseDtype"> | null;
   /** The same at other sizes. */
-  memoryAt: { batchSize: number; maxLength: number; total: number }[];
+  memoryAt: { batchSize: number; maxLength: number; total: number; mode: MemoryMode | null }[];
   /** Memory of this machine that is free, and all of it; null where the host does not report it. */
   machine: { available: number; total: number } | null;
   warnings: string[];
@@ -97,7 +100,7 @@ const LENGTHS = [128, 512, 2048];
 export async function planTraining(
   json: Record<string, unknown>,
   { examples, ...given }: PlanOptions,
-  runtime: Pick<Platform, "files" | "openSession" | "memoryLimits" | "memoryBytes">,
+  runtime: Pick<Platform, "files" | "openSession" | "stages" | "memoryLimits" | "memoryBytes">,
   file = "config.json",
 ): Promise<Plan> {
   const read = modelConfig(json, file);
@@ -113,20 +116,28 @@ export async function planTraining(
   // An image has as many tokens as its model cuts it into.
   const isFixed = config.vocabSize === 0;
   const maxLength = isFixed ? config.maxPositions : lengthLimit(options.maxLength, config);
-  const { modules, trainable, resultBytes, graph } = planned[method](config, options, task);
+  const { modules, entries, trainable, resultBytes, graph } = planned[method](config, options, task);
 
-  // One graph serves all sizes with the same blocks of attention: making it takes most of the time.
-  const graphs = new Map<number, Graph>();
-  const graphAt = (width: number): Graph => {
-    const blocks = attentionBlocksOf(width);
-    if (!graphs.has(blocks)) graphs.set(blocks, graph(task.loss(config, shapeOf(config, width), options)));
-    return graphs.get(blocks)!;
+  // One graph serves all sizes with the same blocks of attention and chunks of the loss: making it takes most of the time.
+  const graphs = new Map<string, Graph>();
+  const graphAt = ({ width, targets }: BatchSize): Graph => {
+    const key = `${attentionBlocksOf(width)} ${lossChunksOf(targets)}`;
+    const known = graphs.get(key) ?? graph(task.loss(config, shapeOf(config, width, targets), options));
+    graphs.set(key, known);
+    return known;
   };
-  const memoryOf = (rows: number, width: number) => {
-    const size = fullBatch(config, task, rows, width);
-    return trainingMemory(graphAt(width), trainable, { ...lengthsOfBatch(size), chunks: lossChunksOf(size.targets) });
-  };
-  const memory = memoryOf(batchSize, maxLength);
+  const needsOf = (rows: number, width: number): ExecutionNeeds => ({
+    graph: graphAt(fullBatch(config, task, rows, width)),
+    entries,
+    trainable,
+    dtypeOf: () => config.dtype,
+    sizes: () => [fullBatch(config, task, rows, width)],
+    available: availableMemory(runtime),
+  });
+  const executionOf = (rows: number, width: number): Pick<Execution, "memory" | "baseDtype" | "estimate"> | null =>
+    runtime.stages ? chooseExecution(options, needsOf(rows, width)) : null;
+  const execution = executionOf(batchSize, maxLength);
+  const memory = execution?.estimate ?? wholeEstimate(options, needsOf(batchSize, maxLength));
   const outputBytes = diskBytes(trainable, resultBytes, options.keepCheckpoints);
   const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk: outputBytes };
   const warnings = [
@@ -135,13 +146,17 @@ export async function planTraining(
     ...(visionOf(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
     ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),
   ];
+  const totalOf = (rows: number, length: number) => {
+    const chosen = executionOf(rows, length);
+    return { total: (chosen?.estimate ?? wholeEstimate(options, needsOf(rows, length))).total, mode: chosen?.memory ?? null };
+  };
   const lengths = (isFixed ? [maxLength] : among(LENGTHS, maxLength)).filter((length) => length <= config.maxPositions);
   const memoryAt = lengths.flatMap((length) =>
-    among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, total: memoryOf(rows, length).total })),
+    among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, ...totalOf(rows, length) })),
   );
 
-  const stepGraph = graphAt(maxLength);
   const full = fullBatch(config, task, batchSize, maxLength);
+  const stepGraph = graphAt(full);
   const flops = flopsOf(stepGraph, lengthsOfBatch(full));
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
@@ -159,6 +174,7 @@ export async function planTraining(
     maxLength,
     gradientAccumulation,
     memory,
+    execution: execution && pick(execution, "memory", "baseDtype"),
     memoryAt,
     machine: runtime.memoryLimits?.() ?? null,
     warnings,
@@ -173,12 +189,12 @@ export async function planTraining(
   };
 }
 
-const shapeOf = (config: ModelConfig, maxLength: number) => {
-  return { maxTargets: 1, maxLength, images: visionOf(config) !== undefined };
+const shapeOf = (config: ModelConfig, maxLength: number, maxTargets = 1) => {
+  return { maxTargets, maxLength, images: visionOf(config) !== undefined };
 };
 
 /** What is trained: a TrainableModel without weights. */
-type Planned = Pick<TrainableModel, "trainable" | "resultBytes" | "graph"> & { modules: AdapterModule[] | null };
+type Planned = Pick<TrainableModel, "entries" | "trainable" | "resultBytes" | "graph"> & { modules: AdapterModule[] | null };
 
 const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOptions, task: Task) => Planned> = {
   lora: (config, options, task) => {
@@ -190,15 +206,17 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
     const trained = { config: lora, modules, saved };
     return {
       modules,
+      entries: layoutOf(trained),
       trainable: lengthOfTheta(layoutOf(trained)),
       resultBytes: adapterBytes(trained, [], { task: options.task }),
       graph: (loss) => loraGraph(loss, trained, options.dropout > 0),
     };
   },
   full: (config, options, task) => {
-    const trainable = lengthOfTheta(fullEntries(task.loss(config, shapeOf(config, 1), options)));
+    const entries = fullEntries(task.loss(config, shapeOf(config, 1), options));
+    const trainable = lengthOfTheta(entries);
     const width = config.dtype === "float32" || config.dtype === null ? 4 : 2;
-    return { modules: null, trainable, resultBytes: trainable * width, graph: fullGraph };
+    return { modules: null, entries, trainable, resultBytes: trainable * width, graph: fullGraph };
   },
 };
 

@@ -2,6 +2,7 @@
 import { pace } from "../../clock.ts";
 import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
+import { executionText } from "../../terminal/execution.ts";
 import { stoppable } from "../../terminal/signals.ts";
 import { note, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
@@ -77,7 +78,8 @@ function progress(): (event: FinetuneEvent) => void {
         print(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         if (event.train.file) print(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
         print(...dataLines("data", event.train));
-        print(`memory: about ${bytes(event.memory.total)} at its peak; disk: up to ${bytes(event.disk)}`);
+        print(`memory: about ${bytes(event.memory.total)} at its peak${executionText(event.execution)}`);
+        print(`disk: up to ${bytes(event.disk)}`);
         print(...event.warnings.map((warning) => `warning: ${warning}`));
         if (event.eval) print(...dataLines("evaluation", event.eval));
         break;

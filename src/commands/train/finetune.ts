@@ -5,8 +5,10 @@ import { evaluationBatches } from "../../data/collate.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
+import { entryOf } from "../../formats/checkpoint.ts";
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
+import { pick } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
@@ -14,10 +16,11 @@ import { watchBase } from "../../train/base-watch.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { lossMeasure } from "../../train/evals.ts";
-import { diskBytes, type MemoryEstimate, peakMemory, thetaMemory, withBeside } from "../../train/memory.ts";
+import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
+import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
-import { checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
+import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
@@ -40,6 +43,8 @@ interface Prepared {
   eval: ExampleReport | null;
   /** Estimates, in bytes: memory at its peak, and what the output folder grows to. */
   memory: MemoryEstimate;
+  /** How the graph is executed; null where the engine knows one way only. */
+  execution: Pick<Execution, "memory" | "baseDtype"> | null;
   disk: number;
   /** What may go wrong on this machine. */
   warnings: string[];
@@ -109,8 +114,18 @@ export async function* finetune(
       yield* heldSizes;
     }
     const loss = task.loss(own.config, shapeOf(sizes()), options);
-    const batches = peakMemory(model.graph(loss), model.trainable, sizes());
-    const memory = withBeside(batches, reader.images?.bytes ?? 0, sampled.length > 0 ? forwardGraph(own.config) : null);
+    const generator = sampled.length > 0 ? forwardGraph(own.config) : null;
+    const needs: ExecutionNeeds = {
+      graph: model.graph(loss),
+      entries: model.entries,
+      trainable: model.trainable,
+      dtypeOf: (weight) => entryOf(own.checkpoint, weight)?.dtype,
+      sizes,
+      beside: (estimate) => withBeside(estimate, reader.images?.bytes ?? 0, generator),
+      available: availableMemory(platform),
+    };
+    const execution = platform.stages ? chooseExecution(options, needs) : null;
+    const memory = execution?.estimate ?? wholeEstimate(options, needs);
     const disk = diskBytes(model.trainable, model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
     const prepared: Prepared = {
       modules: model.modules,
@@ -119,6 +134,7 @@ export async function* finetune(
       train: data.train.report,
       eval: data.held?.report ?? null,
       memory,
+      execution: execution && pick(execution, "memory", "baseDtype"),
       disk,
       warnings: [...model.warnings, ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform))],
     };
@@ -131,7 +147,7 @@ export async function* finetune(
 
     const started = await model.start();
     const { theta, adapterOf } = started;
-    const objective = await started.open({ checkpoint: own.checkpoint, loss, openSession, threads });
+    const objective = await started.open({ checkpoint: own.checkpoint, loss, openSession, threads, stages: execution?.stages });
     closing.push(objective.close);
     const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
@@ -178,6 +194,7 @@ export async function* finetune(
         ...ownOptions(task, options),
         base: await own.fingerprint(),
         ...started.facts,
+        ...(execution?.isRounded && { baseDtype: execution.baseDtype }),
       },
       signal,
       memoryBytes,

@@ -1,0 +1,124 @@
+// How a run's graph is executed: what is kept between the passes, and in which form the frozen weights are. `auto` takes the fastest that fits.
+import type { ThetaEntry } from "../adapters/layout.ts";
+import type { BatchSize } from "../data/types.ts";
+import { LowrankError } from "../errors.ts";
+import { type Graph, nodesOf } from "../graph/graph.ts";
+import { type Program, whole } from "../graph/stages.ts";
+import type { ChooseForm } from "../graph/store.ts";
+import { type MemoryEstimate, peakMemory } from "./memory.ts";
+import { type StageOptions, trainingProgram } from "./stages.ts";
+
+/** The execution modes, the fastest first. */
+export const memoryModes = {
+  /** Everything of the forward pass stays for the backward pass. */
+  keep: { keep: "all" },
+  /** Products and attention stay; what lies between is computed again. */
+  products: { keep: "products" },
+  /** Each layer is computed again from its input. */
+  recompute: { keep: "none" },
+  /** The same, with weights read from their files at every step. */
+  stream: { keep: "none", streamed: true },
+} satisfies Record<string, StageOptions>;
+
+export type MemoryMode = keyof typeof memoryModes;
+export const memoryModeNames = ["auto", ...(Object.keys(memoryModes) as MemoryMode[])] as const;
+export const baseDtypes = ["auto", "float32", "bfloat16", "int8", "int4"] as const;
+
+/** What a run's options say about it. */
+export interface ExecutionChoice {
+  memory: (typeof memoryModeNames)[number];
+  baseDtype: (typeof baseDtypes)[number];
+}
+
+/** A way to run a training graph. */
+export interface Execution {
+  memory: MemoryMode;
+  baseDtype: Exclude<ExecutionChoice["baseDtype"], "auto">;
+  stages: StageOptions;
+  estimate: MemoryEstimate;
+  /** Whether the weights lose digits: another run with them computes other numbers. */
+  isRounded: boolean;
+}
+
+/** What is run, and on what. */
+export interface ExecutionNeeds {
+  graph: Graph;
+  entries: readonly ThetaEntry[];
+  trainable: number;
+  /** What a weight is stored in. */
+  dtypeOf: (name: string) => string | null | undefined;
+  sizes: () => Iterable<BatchSize>;
+  /** Bytes beside the run's batches that count as well. */
+  beside?: (estimate: MemoryEstimate) => MemoryEstimate;
+  /** Bytes that the process can have; no limit if absent. */
+  available?: number;
+}
+
+/**
+ * The execution of a run. `auto` takes the first in order of speed that fits into what is available; among forms those that change
+ * no number: float32, or the 16 bits that the weights are stored in. Where nothing fits it is the smallest.
+ */
+export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds): Execution {
+  const isSixteen = allSixteenBits(needs);
+  let smallest: Execution | undefined;
+  for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
+    const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs.dtypeOf) };
+    const program = trainingProgram(needs.graph, needs.entries, stages);
+    const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
+    const execution = { memory, baseDtype, stages, isRounded, estimate: estimateOf(program, needs, stages.streamed) };
+    if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
+    if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
+  }
+  return smallest!;
+}
+
+/** The estimate of a run in one piece, as engines run it that know no stages; they compute in float32 and keep everything. */
+export function wholeEstimate({ memory, baseDtype }: ExecutionChoice, needs: ExecutionNeeds): MemoryEstimate {
+  const given = Object.entries({ memory, baseDtype }).find(
+    ([, value]) => value !== "auto" && value !== "float32" && value !== "keep",
+  );
+  if (given) {
+    throw new LowrankError("train/option", "this engine runs the graph in one piece", {
+      subject: given[0],
+      expected: "auto",
+      got: given[1],
+      next: `Leave ${given[0]} out here, or train on Node.`,
+    });
+  }
+  return estimateOf(whole(needs.graph), needs, false);
+}
+
+function estimateOf(program: Program, { trainable, sizes, beside }: ExecutionNeeds, streamed?: boolean): MemoryEstimate {
+  const estimate = peakMemory(program, { trainable, streamed }, sizes());
+  return beside ? beside(estimate) : estimate;
+}
+
+/** Every mode with every form that the choice leaves open, the fastest first. */
+function candidates({ memory, baseDtype }: ExecutionChoice, isSixteen: boolean): Pick<Execution, "memory" | "baseDtype">[] {
+  const modes = memory === "auto" ? (Object.keys(memoryModes) as MemoryMode[]) : [memory];
+  const exact = isSixteen ? (["float32", "bfloat16"] as const) : (["float32"] as const);
+  const dtypes = baseDtype === "auto" ? exact : [baseDtype];
+  return modes.flatMap((mode) => dtypes.map((one) => ({ memory: mode, baseDtype: one })));
+}
+
+/** Whether all matrices of the base are stored in 16 bits, and so lose nothing in them. */
+function allSixteenBits({ graph, dtypeOf }: ExecutionNeeds): boolean {
+  const matrices = nodesOf(graph).filter(({ op, outputs: [leaf] }) => op === "weight" && leaf!.shape.length === 2);
+  return matrices.length > 0 && matrices.every(({ attributes }) => isSixteenBits(dtypeOf(String(attributes["name"]))));
+}
+
+/** Fewer elements than this are kept in float32. */
+const SMALL = 2 ** 14;
+
+const isSixteenBits = (dtype: string | null | undefined): dtype is "bfloat16" | "float16" =>
+  dtype === "bfloat16" || dtype === "float16";
+
+/** The form of each weight for a `--base-dtype`: matrices whose rows are whole blocks of 32. `bfloat16` leaves 16 bits as they are. */
+export function formsOf(baseDtype: Execution["baseDtype"], dtypeOf: ExecutionNeeds["dtypeOf"]): ChooseForm | undefined {
+  if (baseDtype === "float32") return undefined;
+  return (name, [rows, columns]) => {
+    if (rows! * columns! < SMALL || columns! % 32 !== 0) return null;
+    const dtype = dtypeOf(name);
+    return baseDtype === "bfloat16" && isSixteenBits(dtype) ? dtype : baseDtype;
+  };
+}
