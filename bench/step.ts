@@ -1,4 +1,4 @@
-// What LoRA steps need here, as one JSON line: `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2] [--profile FILE]`.
+// What LoRA steps need here: a line when the first step has finished, and one of JSON at the end. `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2] [--profile FILE]`.
 // One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout.
 // Seconds are the median over the steps after the first two; rss_mb is the process's own peak.
 import { availableParallelism } from "node:os";
@@ -66,6 +66,7 @@ for (let step = 0; step < steps + 2; step++) {
   adamW(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
   seconds.push((performance.now() - start) / 1000);
   losses.push(loss);
+  if (step === 0) console.log("first step"); // main.ts takes the time since the command's start
 }
 await objective.close();
 
@@ -78,6 +79,7 @@ console.log(
     tokens,
     batch: rows,
     seconds: round(step, 4),
+    step_seconds: seconds.map((value) => round(value, 4)),
     tokens_per_second: round((rows * tokens) / step, 1),
     rss_mb: Math.round(process.resourceUsage().maxRSS / 1024),
     open_seconds: round(openSeconds, 2),
