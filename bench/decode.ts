@@ -24,12 +24,17 @@ const openSeconds = (performance.now() - opening) / 1000;
 
 const ids: number[] = [];
 const times = [performance.now()];
+let atFirst = process.cpuUsage();
 const prompt = Int32Array.from(promptIds(Number(values.prompt)));
 for await (const event of generate(decoder, await base.tokenizer(), [prompt], { maxNewTokens: Number(values.new), eosIds: [] })) {
   if (event.type !== "token") continue;
   times.push(performance.now());
   ids.push(event.token);
-  if (ids.length === 1) console.log("first step");
+  if (ids.length === 1) {
+    console.log("first step");
+    atFirst = process.cpuUsage();
+  }
 }
+const used = process.cpuUsage(atFirst);
 await decoder.close();
-console.log(decodeLine("lowrank", prompt.length, ids, times, openSeconds));
+console.log(decodeLine("lowrank", prompt.length, ids, times, openSeconds, used));

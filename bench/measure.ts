@@ -6,6 +6,8 @@ import { readdirSync, readFileSync } from "node:fs";
 export interface Printed {
   seconds: number;
   tokens_per_second: number;
+  /** Processor time of a step, or of a token, over all threads. */
+  cpu_seconds?: number;
   rss_mb?: number;
   [more: string]: unknown;
 }

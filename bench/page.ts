@@ -48,7 +48,7 @@ const stepText = ({ seconds: median, spread: [low, high], rounds, isScreen }: Su
 
 /** A row for each size, side and mode. Ratios are to the peer's fastest mode. */
 function stepTable(rows: readonly Summary[]): string {
-  const head = ["batch × tokens", "", "step", "tokens/s", "peak memory", "first step after", "speed", "memory"];
+  const head = ["batch × tokens", "", "step", "tokens/s", "peak memory", "first step after", "cores", "speed", "memory"];
   const lines = groupsOf([...rows].sort(bySize), sizeText).flatMap(([size, all]) => {
     const theirs = all.filter((row) => !isOurs(row));
     const best = fastest(theirs.filter(({ isScreen }) => !isScreen)) ?? fastest(theirs);
@@ -59,6 +59,7 @@ function stepTable(rows: readonly Summary[]): string {
       row.tokensPerSecond.toFixed(0),
       megabytes(row.megabytes),
       orDash(row.coldStart, seconds),
+      orDash(row.cores, (value) => value.toFixed(1)),
       orDash(best, ({ tokensPerSecond }) => ratio(row.tokensPerSecond / tokensPerSecond)),
       orDash(best, (other) => ratio(row.megabytes / other.megabytes)),
     ]);
@@ -131,9 +132,10 @@ function decodeTable(lines: readonly Line[]): string {
     row.tokensPerSecond.toFixed(1),
     megabytes(row.megabytes),
     orDash(row.coldStart, seconds),
+    orDash(row.cores, (value) => value.toFixed(1)),
     row.rounds,
   ]);
-  const head = ["model", "", "weights", "tokens/s", "peak memory", "first token after", "rounds"];
+  const head = ["model", "", "weights", "tokens/s", "peak memory", "first token after", "cores", "rounds"];
   return rows.length > 0 ? table(head, rows) : "";
 }
 

@@ -103,6 +103,8 @@ export interface Summary extends ModelFacts {
   tokensPerSecond: number;
   megabytes: number;
   coldStart: number | null;
+  /** Cores at work, on average; fewer than the threads where other programs ran. */
+  cores: number | null;
   /** Smallest and largest seconds. */
   spread: [number, number];
   command: string;
@@ -126,6 +128,7 @@ export function summaryOf(all: readonly (Key & Origin & Measured)[]): Summary {
   const of = (pick: (line: Measured) => number) => median(used.map(pick));
   const seconds = used.map((line) => line.seconds);
   const cold = used.flatMap(({ cold_start_seconds }) => cold_start_seconds ?? []);
+  const cores = used.flatMap((line) => (line.cpu_seconds ? line.cpu_seconds / line.seconds : []));
   return {
     ...{ machine, side, mode, batch, tokens, model, parameters, layers, bytes, command },
     rounds: used.length,
@@ -134,6 +137,7 @@ export function summaryOf(all: readonly (Key & Origin & Measured)[]): Summary {
     tokensPerSecond: of((line) => line.tokens_per_second),
     megabytes: of((line) => line.peak_mb),
     coldStart: cold.length > 0 ? median(cold) : null,
+    cores: cores.length > 0 ? median(cores) : null,
     spread: [Math.min(...seconds), Math.max(...seconds)],
   };
 }

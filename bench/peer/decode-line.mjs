@@ -13,9 +13,10 @@ export const promptIds = (length) => Array.from({ length }, (_, i) => 300 + ((i 
  * @param {readonly number[]} ids generated
  * @param {readonly number[]} times in ms: the start, then each token
  * @param {number} openSeconds
+ * @param {NodeJS.CpuUsage} used since the first token
  * @returns {string}
  */
-export function decodeLine(tool, promptTokens, ids, times, openSeconds) {
+export function decodeLine(tool, promptTokens, ids, times, openSeconds, used) {
   const round = (/** @type {number} */ value) => Number(value.toFixed(4));
   const [start = 0, first = 0] = times;
   const perToken = ((times.at(-1) ?? 0) - first) / 1000 / (times.length - 2);
@@ -24,6 +25,7 @@ export function decodeLine(tool, promptTokens, ids, times, openSeconds) {
     prompt_tokens: promptTokens,
     new_tokens: ids.length,
     seconds: round(perToken),
+    cpu_seconds: round((used.user + used.system) / 1e6 / (times.length - 2)),
     tokens_per_second: round(1 / perToken),
     prompt_seconds: round((first - start) / 1000),
     open_seconds: round(openSeconds),

@@ -27,11 +27,16 @@ const openSeconds = (performance.now() - opening) / 1000;
 const prompt = promptIds(Number(values.prompt));
 const fresh = /** @type {number[]} */ ([]);
 const times = [performance.now()];
+let atFirst = process.cpuUsage();
 for await (const token of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
   times.push(performance.now());
   fresh.push(Number(token));
-  if (fresh.length === 1) console.log("first step");
+  if (fresh.length === 1) {
+    console.log("first step");
+    atFirst = process.cpuUsage();
+  }
   if (fresh.length === Number(values.new)) break;
 }
-console.log(decodeLine("llama.cpp", prompt.length, fresh, times, openSeconds));
+const used = process.cpuUsage(atFirst);
+console.log(decodeLine("llama.cpp", prompt.length, fresh, times, openSeconds, used));
 process.exit(0);

@@ -26,13 +26,13 @@ model = peft.get_peft_model(model, peft.LoraConfig(r=a.rank, lora_alpha=2 * a.ra
 optimizer = torch.optim.AdamW([q for q in model.parameters() if q.requires_grad], lr=2e-4)
 run = torch.compile(model) if a.compile else model
 ids = torch.randint(0, model.config.vocab_size, (a.batch, a.tokens))
-times, losses = [], []
+times, losses, cpu = [], [], []
 for _ in range(a.steps + 2):
-    t = time.perf_counter(); optimizer.zero_grad(set_to_none=True)
+    t, c = time.perf_counter(), time.process_time(); optimizer.zero_grad(set_to_none=True)
     loss = run(input_ids=ids, labels=ids).loss; loss.backward(); optimizer.step()
-    times.append(time.perf_counter() - t); losses.append(loss.item())
+    times.append(time.perf_counter() - t); cpu.append(time.process_time() - c); losses.append(loss.item())
     if len(times) == 1: print("first step", flush=True)
 s = statistics.median(times[2:])
-print(json.dumps(dict(tool="peft", dtype=a.dtype, tokens=a.tokens, batch=a.batch, checkpointing=a.checkpointing, compile=a.compile, seconds=round(s, 4), step_seconds=[round(t, 4) for t in times],
+print(json.dumps(dict(tool="peft", dtype=a.dtype, tokens=a.tokens, batch=a.batch, checkpointing=a.checkpointing, compile=a.compile, seconds=round(s, 4), step_seconds=[round(t, 4) for t in times], cpu_seconds=round(statistics.median(cpu[2:]), 4),
     tokens_per_second=round(a.batch * a.tokens / s, 1), rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, first_step_seconds=round(times[0], 2),
     loss_first=losses[0], loss_last=losses[-1], trainable=sum(q.numel() for q in model.parameters() if q.requires_grad), torch=torch.__version__.split("+")[0], peft=peft.__version__)))

@@ -33,18 +33,23 @@ const ids = promptIds(Number(values.prompt));
 const tensor = (/** @type {number[]} */ data) => new Tensor("int64", BigInt64Array.from(data.map(BigInt)), [1, data.length]);
 const fresh = /** @type {number[]} */ ([]);
 const times = [performance.now()];
+let atFirst = process.cpuUsage();
 const streamer = {
   /** Called with the prompt first, then with each token. */
   put(/** @type {bigint[][]} */ [given = []]) {
     if (given.length > 1) return;
     times.push(performance.now());
     fresh.push(Number(given[0]));
-    if (fresh.length === 1) console.log("first step");
+    if (fresh.length === 1) {
+      console.log("first step");
+      atFirst = process.cpuUsage();
+    }
   },
   end() {},
 };
 const inputs = { input_ids: tensor(ids), attention_mask: tensor(ids.map(() => 1)) };
 const count = Number(values.new);
 await model.generate({ ...inputs, max_new_tokens: count, min_new_tokens: count, do_sample: false, streamer });
-console.log(decodeLine("transformers.js", ids.length, fresh, times, openSeconds));
+const used = process.cpuUsage(atFirst);
+console.log(decodeLine("transformers.js", ids.length, fresh, times, openSeconds, used));
 process.exit(0);

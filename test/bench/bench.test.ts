@@ -41,7 +41,14 @@ const measured = (key: Partial<Key>, seconds: number, peak_mb: number): Result =
   return {
     ...{ ...model, machine: "a machine", side: "lowrank", mode: "float32", phase: "round" as const, round: 1, ...size },
     ...{ command: "node step", commit: "abc", date: "2026-01-02T03:04:05.000Z" },
-    ...{ seconds, tokens_per_second: (size.batch * size.tokens) / seconds, peak_mb, cold_start_seconds: 1, wall_seconds: 2 },
+    ...{
+      seconds,
+      tokens_per_second: (size.batch * size.tokens) / seconds,
+      peak_mb,
+      cold_start_seconds: 1,
+      wall_seconds: 2,
+      cpu_seconds: 1.8 * seconds,
+    },
   };
 };
 
@@ -79,7 +86,7 @@ test("the page has medians, the peer's fastest mode, ratios and slopes", () => {
   const { text, images } = pageOf(lines);
   assert.match(
     text,
-    /\| 1 × 256 \| lowrank, float32 \| 1\.10 s \(1\.00–9\.00\) \| 233 \| 1,000 MB \| 1\.00 s \| 2\.00× \| 0\.50× \|/,
+    /\| 1 × 256 \| lowrank, float32 \| 1\.10 s \(1\.00–9\.00\) \| 233 \| 1,000 MB \| 1\.00 s \| 1\.8 \| 2\.00× \| 0\.50× \|/,
   );
   assert.match(text, /PEFT, bfloat16 \(fastest\) \| 2\.20 s \|/);
   assert.match(text, /PEFT, float32 \| 3\.00 s \\\* \|/);
