@@ -21,7 +21,7 @@ const { values, positionals } = parseArgs({
     quick: { type: "boolean", default: false },
     /** Separated by commas: 512, or 4x512 for four rows. */
     sizes: { type: "string" },
-    /** Names of ours, separated by semicolons. */
+    /** Names of ours (modes.ts), separated by semicolons; none measures the peer alone. */
     modes: { type: "string", default: ours.map(({ name }) => name).join(";") },
     rounds: { type: "string", default: "3" },
     steps: { type: "string", default: "3" },
@@ -54,11 +54,13 @@ if (positionals.length === 0) {
 }
 
 const sizes = (values.sizes?.split(",") ?? (values.quick ? quickSizes : usualSizes)).map(sizeOf);
-const wanted = values.modes.split(";");
+const wanted = values.modes.split(";").filter(Boolean);
+const unknown = wanted.filter((mode) => !ours.some(({ name }) => name === mode));
+if (unknown.length > 0) throw new Error(`no mode ${unknown.join(", ")}; there are ${ours.map(({ name }) => name).join("; ")}`);
 const ourModes = ours.filter(({ name }) => wanted.includes(name));
 const peerModes = values.python ? [...peers, ...(values.compile ? compiledPeers : [])] : [];
 const limits: Limits = { seconds: Number(values.seconds), megabytes: Number(values.megabytes) };
-const machine = machineName();
+const machine = machineName(values.threads);
 const commit = commitName();
 if (values.fresh) rmSync(values.results, { force: true });
 const results = openResults(values.results);

@@ -6,6 +6,7 @@ import { bytes, grouped, percent } from "../src/units.ts";
 import { fitted } from "./fit.ts";
 import { plotted } from "./plot.ts";
 import { fastest, type Install, isMeasured, type Line, readResults, type Summary, summaries } from "./results.ts";
+import { isShape } from "./shapes.ts";
 
 const PAGE = "docs/performance.md";
 const RESULTS = "docs/performance.jsonl";
@@ -170,11 +171,11 @@ function modelSection(rows: readonly Summary[], machine: string, images: Map<str
     images.set(name, svg);
     return [`![${i === 0 ? "Tokens per second" : "Peak memory"} against the sequence length, ${model}](${name})`];
   });
-  const argument = model.startsWith("llama ") ? model.slice("llama ".length) : `./${model}`;
+  const isRandom = isShape(model.split("@")[0]!);
   return [
     `### ${title}`,
-    `${layers} layers, ${bytes(stored)} of stored weights.`,
-    `\`\`\`sh\nnpm run bench -- ${argument} --sizes ${sizes.join(",")} --rounds ${rounds} --python PYTHON\n\`\`\``,
+    `${layers} layers, ${bytes(stored)} of stored weights${isRandom ? ", which are random" : ""}.`,
+    `\`\`\`sh\nnpm run bench -- ${isRandom ? model : `./${model}`} --sizes ${sizes.join(",")} --rounds ${rounds} --python PYTHON\n\`\`\``,
     stepTable(rows),
     shown.join("\n"),
   ];

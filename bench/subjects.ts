@@ -14,7 +14,7 @@ import { writeModel } from "./write-model.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-export const machineName = (): string => `${os.cpus()[0]?.model.trim() ?? os.arch()}, ${os.availableParallelism()} cores`;
+export const machineName = (threads: string): string => `${os.cpus()[0]?.model.trim() ?? os.arch()}, ${threads} threads`;
 
 export const commitName = (): string => {
   const git = (...args: string[]) => execFileSync("git", args, { cwd: root, encoding: "utf8" }).trim();
@@ -41,7 +41,7 @@ export async function subjectOf(name: string, work: string): Promise<Subject> {
   const all = [...tensors.values()];
   return {
     folder,
-    model: isFolder ? path.basename(path.resolve(folder)) : `llama ${name}`,
+    model: isFolder ? path.basename(path.resolve(folder)) : name,
     parameters: all.reduce((sum, tensor) => sum + sizeOf(tensor.shape), 0),
     layers: Number(config["num_hidden_layers"]),
     bytes: all.reduce((sum, { length }) => sum + length, 0),
