@@ -1,6 +1,7 @@
-// What LoRA steps need here, as one JSON line: `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2] [--profile FILE]`.
+// What LoRA steps need here: a line when the first step has finished, and one of JSON at the end. `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2] [--profile FILE]`.
 // One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout.
-// Seconds are the median over the steps after the first two; rss_mb is the process's own peak.
+// Seconds are the median over the steps after the first two; rss_mb is the process's own peak,
+// cpu_seconds the processor time of a step over all threads: near threads × seconds unless other programs ran.
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { loraConfig } from "../src/adapters/config.ts";
@@ -60,13 +61,17 @@ const moments = { m: new Float32Array(theta.length), v: new Float32Array(theta.l
 const ranges = parameterRanges(objective.entries, { learningRate: 2e-4, weightDecay: 0.01 });
 
 const seconds: number[] = [];
+const cpuSeconds: number[] = [];
 const losses: number[] = [];
 for (let step = 0; step < steps + 2; step++) {
-  const start = performance.now();
+  const [start, used] = [performance.now(), process.cpuUsage()];
   const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, { seed: 0, step, micro: 0 });
   adamW(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
   seconds.push((performance.now() - start) / 1000);
+  const { user, system } = process.cpuUsage(used);
+  cpuSeconds.push((user + system) / 1e6);
   losses.push(loss);
+  if (step === 0) console.log("first step"); // main.ts takes the time since the command's start
 }
 await objective.close();
 
@@ -79,6 +84,8 @@ console.log(
     tokens,
     batch: rows,
     seconds: round(step, 4),
+    step_seconds: seconds.map((value) => round(value, 4)),
+    cpu_seconds: round(median(cpuSeconds.slice(2)), 4),
     tokens_per_second: round((rows * tokens) / step, 1),
     rss_mb: Math.round(process.resourceUsage().maxRSS / 1024),
     open_seconds: round(openSeconds, 2),

@@ -263,7 +263,7 @@ async function* mergedBytes(
 }
 
 /** Greedy, in the checkpoint's order, under Transformers' file names; a single file has no number. */
-function splitIntoShards(tensors: ReadonlyMap<string, CheckpointTensor>, limit: number) {
+export function splitIntoShards(tensors: ReadonlyMap<string, { length: number }>, limit: number) {
   const sizes = [...tensors].map(([name, { length }]) => ({ name, size: length }));
   const groups = chunksOf(sizes, limit);
   const number = (value: number) => `${value}`.padStart(5, "0");
@@ -288,8 +288,8 @@ export function chunksOf<T extends { size: number }>(items: readonly T[], limit:
   return chunks;
 }
 
-function encodeIndex(
-  tensors: ReadonlyMap<string, CheckpointTensor>,
+export function encodeIndex(
+  tensors: ReadonlyMap<string, { shape: readonly number[] }>,
   shards: ReturnType<typeof splitIntoShards>,
   total: number,
 ): Uint8Array {
