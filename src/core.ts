@@ -52,8 +52,8 @@ export interface PredictOptions extends OpenOptions {
 }
 
 /**
- * The public API with `platform` behind it. Wherever a function takes the name of a model, that is its folder, `embedded`, or
- * `owner/name[@revision]` on the hub.
+ * The public API with `platform` behind it. Wherever a function takes the name of a model, that is its folder, a GGUF file, `embedded`,
+ * or `owner/name[@revision]` on the hub.
  */
 export function createLowrank(platform: Platform) {
   const { files, openSession, timeLimit, decodeImage, adapterLimits } = platform;

@@ -1,13 +1,17 @@
 // From a checkpoint's tensors to the external-data entries of a model: locations relative to one folder, links resolved.
 import { LowrankError, nearest } from "../errors.ts";
 import { type Checkpoint, type CheckpointTensor, entryOf } from "../formats/checkpoint.ts";
+import { isPlain } from "../formats/stored.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { WeightSource } from "../runtime/session.ts";
+import { sizeOf } from "../tensor.ts";
 import type { StoredIn } from "./family.ts";
 import { weightsIn } from "./module.ts";
 
 /** Where the weights of `checkpoint` lie. Nothing is read or copied. */
 export function weightFiles(checkpoint: Checkpoint): WeightSource {
+  // An engine that is given some weights in memory reads none from files.
+  const inPlace = [...checkpoint.tensors.values()].every(isPlain);
   const folder = commonFolder([...checkpoint.tensors.values()].map((tensor) => tensor.file));
   return {
     folder,
@@ -21,7 +25,9 @@ export function weightFiles(checkpoint: Checkpoint): WeightSource {
           next: "Check that config.json and the weights come from the same model.",
         });
       }
-      return { ...tensor, location: tensor.file.slice(folder.length + 1) };
+      if (inPlace) return { ...tensor, location: tensor.file.slice(folder.length + 1) };
+      const { shape } = tensor;
+      return { location: `values/${name}`, offset: 0, length: 4 * sizeOf(shape), dtype: "float32", shape, converted: tensor };
     },
   };
 }

@@ -1,6 +1,7 @@
 // Collects ONNX nodes for the rules of the operator table; names are made here, equal constants are shared.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { LowrankError } from "../errors.ts";
+import type { CheckpointTensor } from "../formats/stored.ts";
 import { type Dim, polynomial, type Shape } from "../graph/dims.ts";
 import type { AttributeValue, Emitter, NodeAttributes, ProductFlags } from "../graph/emitter.ts";
 import type { ElementType, Type, Value } from "../graph/graph.ts";
@@ -25,6 +26,8 @@ export interface StoredTensor {
   length: number;
   dtype: string;
   shape: readonly number[];
+  /** What no engine can read in place: its values as float32 have to be given to the engine under `location`. */
+  converted?: CheckpointTensor;
 }
 
 export type LocateWeight = (name: string) => StoredTensor;

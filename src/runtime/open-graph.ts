@@ -1,11 +1,12 @@
 // The one way from a graph to a session: lowered, its frozen weights left where their source has them.
+import type { CheckpointTensor } from "../formats/stored.ts";
 import type { Graph } from "../graph/graph.ts";
 import { lower } from "../onnx/lower.ts";
 import { checkCounts } from "../options.ts";
 import { MAX_THREADS, type OpenSession, type Session, type SessionOptions, type WeightSource } from "./session.ts";
 
 /** What opens sessions, and how. */
-export interface Engine extends Omit<SessionOptions, "weights"> {
+export interface Engine extends Omit<SessionOptions, "weights" | "converted"> {
   openSession: OpenSession;
 }
 
@@ -23,5 +24,11 @@ export const noWeights: WeightSource = {
  */
 export async function openGraph(graph: Graph, weights: WeightSource, { openSession, ...options }: Engine): Promise<Session> {
   checkCounts("runtime/option", { threads: options.threads }, { most: MAX_THREADS });
-  return openSession(lower(graph, weights.locate), { ...options, weights });
+  const converted = new Map<string, CheckpointTensor>();
+  const model = lower(graph, (name) => {
+    const stored = weights.locate(name);
+    if (stored.converted) converted.set(stored.location, stored.converted);
+    return stored;
+  });
+  return openSession(model, { ...options, weights, converted });
 }

@@ -1,4 +1,5 @@
 // The border to the execution engine: an ONNX model in, an asynchronous function of tensors out.
+import type { CheckpointTensor } from "../formats/stored.ts";
 import type { LocateWeight } from "../onnx/emitter.ts";
 import type { Tensor } from "../tensor.ts";
 
@@ -19,6 +20,8 @@ export const MAX_THREADS = 1024;
 export interface SessionOptions {
   /** Where the weights that the model refers to lie; none if absent. */
   weights?: WeightSource;
+  /** By the locations that the model has for them: weights that have to be read for the engine. */
+  converted?: ReadonlyMap<string, CheckpointTensor>;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
   /** Writes ONNX Runtime's profile (a Chrome trace) to files that begin with this path. */

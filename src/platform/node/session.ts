@@ -1,12 +1,16 @@
 // ONNX Runtime for Node behind the Session interface, each session in a worker thread of its own.
 import { Worker } from "node:worker_threads";
+import { readRows } from "../../formats/stored.ts";
 import type { OpenSession } from "../../runtime/session.ts";
-import { openInWorker, type Reply } from "../../runtime/worker-session.ts";
+import { openInWorker, type Reply, type SessionWorker, type WorkerEvents } from "../../runtime/worker-session.ts";
+import { nodeFiles } from "./files.ts";
 
 /** What the worker opens. */
 export interface NodeModel {
   model: Uint8Array;
   weightsFolder?: string;
+  /** Values of weights that the engine cannot read in place. */
+  values: { path: string; data: Float32Array }[];
   threads?: number;
   profile?: string;
 }
@@ -29,10 +33,12 @@ function stackMb(): number {
   return STACK_MB + Math.ceil((bytes * STACK_BYTES_PER_ARGUMENT_BYTE) / 2 ** 20);
 }
 
-/** Opens a session in a worker thread. The weights are read in place. */
-export const openNodeSession: OpenSession = (model, { weights, threads, profile } = {}) => {
-  const opened: NodeModel = { model, weightsFolder: weights?.folder, threads, profile };
-  return openInWorker(({ reply, failed }) => {
+/** Opens a session in a worker thread. The weights are read in place, and those that the engine cannot read are given to it as float32. */
+export const openNodeSession: OpenSession = async (model, { weights, converted = new Map(), threads, profile } = {}) => {
+  const values: NodeModel["values"] = [];
+  for (const [path, tensor] of converted) values.push({ path, data: await readRows(nodeFiles, tensor) });
+  const opened: NodeModel = { model, weightsFolder: weights?.folder, values, threads, profile };
+  const start = ({ reply, failed }: WorkerEvents): SessionWorker => {
     const worker = new Worker(new URL("./worker.mjs", import.meta.url), {
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB, stackSizeMb: stackMb() },
     });
@@ -45,5 +51,6 @@ export const openNodeSession: OpenSession = (model, { weights, threads, profile 
       // A session that nobody waits for does not keep the process alive.
       busy: (isBusy) => (isBusy ? worker.ref() : worker.unref()),
     };
-  }, opened);
+  };
+  return openInWorker(start, opened, [...new Set(values.map(({ data }) => data.buffer as ArrayBuffer))]);
 };

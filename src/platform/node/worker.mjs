@@ -22,7 +22,7 @@ let runs = 0;
  * nothing here and take seconds to look for it. A memory pattern would hold a second copy of all activations.
  * @param {NodeModel} model
  */
-async function open({ model, weightsFolder, threads, profile }) {
+async function open({ model, weightsFolder, values, threads, profile }) {
   /** @type {Record<string, string>} */
   const entries = {};
   if (weightsFolder) entries["model_external_initializers_file_folder_path"] = weightsFolder;
@@ -35,6 +35,7 @@ async function open({ model, weightsFolder, threads, profile }) {
     enableProfiling: profile !== undefined,
     profileFilePrefix: profile,
     extra: { session: entries },
+    externalData: values.map(({ path, data }) => ({ path, data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) })),
   });
   return { session, Tensor: ort.Tensor };
 }

@@ -4,6 +4,7 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Files } from "../../files.ts";
 import { toFloat32 } from "../../formats/float.ts";
 import { readTensor, type TensorEntry } from "../../formats/safetensors.ts";
+import { readRows } from "../../formats/stored.ts";
 import {
   AttributeProto_AttributeType,
   AttributeProtoSchema,
@@ -49,9 +50,9 @@ async function takeWeights(graph: GraphProto, source: WeightSource, files: Files
   for (const tensor of graph.initializer) {
     if (tensor.dataLocation !== TensorProto_DataLocation.EXTERNAL) continue;
     const stored = source.locate(tensor.name);
-    const values = toFloat32(
-      await readTensor(files, `${source.folder}/${stored.location}`, stored as TensorEntry & typeof stored),
-    );
+    const values = stored.converted
+      ? await readRows(files, stored.converted)
+      : toFloat32(await readTensor(files, `${source.folder}/${stored.location}`, stored as TensorEntry & typeof stored));
     const data = new Uint8Array(values.buffer as ArrayBuffer, values.byteOffset, values.byteLength);
     const entries = { location: tensor.name, offset: "0", length: String(data.length) };
     tensor.dataType = TensorProto_DataType.FLOAT;
