@@ -42,7 +42,7 @@ export const writtenBytes = (tensor: CheckpointTensor): number => byteLength(wri
 /** Rows of a tensor, and bytes of each; a vector's rows are its elements. */
 function rowsOf({ shape, length, layout }: CheckpointTensor): { rows: number; rowBytes: number } {
   const rows = (layout?.transposed ? shape[1] : shape[0]) ?? 1;
-  return { rows, rowBytes: length / rows };
+  return { rows, rowBytes: length / Math.max(1, rows) };
 }
 
 /**
