@@ -17,6 +17,7 @@ import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
 import { type VerifyEvent, verifyFolder } from "./commands/verify/verify.ts";
 import { LowrankError } from "./errors.ts";
 import { summing } from "./formats/checksums.ts";
+import { isGguf } from "./formats/gguf/checkpoint.ts";
 import { readJsonObject } from "./formats/json.ts";
 import { type Generator, openGenerator } from "./generate/generator.ts";
 import { type RgbImage, readImage } from "./images/image.ts";
@@ -215,7 +216,8 @@ export function createLowrank(platform: Platform) {
      */
     async plan(model: string | Record<string, unknown>, options: PlanOptions = {}): Promise<Plan> {
       if (typeof model !== "string") return planTraining(model, options, platform);
-      const isFile = model.endsWith(".json") || ((await files.exists(model)) && !(await files.isFolder(model)));
+      const isOther = !isGguf(model) && (await files.exists(model)) && !(await files.isFolder(model));
+      const isFile = model.endsWith(".json") || isOther;
       const file = isFile ? model : `${await localFolder(model)}/config.json`;
       return planTraining(await readJsonObject(files, file), options, platform, file);
     },
