@@ -3,6 +3,7 @@
 import type { StoredLayout } from "../stored.ts";
 import type { Metadata } from "./metadata.ts";
 import type { Rope } from "./rope.ts";
+import type { VocabularyRules } from "./tokenizer.ts";
 
 /** What a config.json says, beside what `openGguf` adds to all. */
 type Config = Record<string, unknown>;
@@ -25,8 +26,7 @@ export interface Architecture {
   inside: Record<string, string>;
   /** What was done to a tensor, by Transformers' name. */
   layout?(name: string, config: Config): StoredLayout | undefined;
-  /** The pre-tokenizer of a byte-level vocabulary whose file names none. */
-  pre?: string;
+  vocabulary?: VocabularyRules;
 }
 
 /** Names that Llama's relatives share. */
@@ -89,13 +89,13 @@ export const architectures: Record<string, Architecture> = {
   qwen2: {
     ...llamaNames,
     config: (facts) => ({ ...llamaConfig(facts), model_type: "qwen2", architectures: ["Qwen2ForCausalLM"] }),
-    pre: "qwen2",
+    vocabulary: { pre: "qwen2" },
   },
   qwen3: {
     ...llamaNames,
     inside: { ...llamaNames.inside, ...headNorms },
     config: (facts) => ({ ...llamaConfig(facts), model_type: "qwen3", architectures: ["Qwen3ForCausalLM"] }),
-    pre: "qwen2",
+    vocabulary: { pre: "qwen2" },
   },
   gemma3: {
     ...llamaNames,
@@ -109,6 +109,7 @@ export const architectures: Record<string, Architecture> = {
     config: gemma3Config,
     // Transformers adds 1 to a norm's weight when it runs, llama.cpp when it converts.
     layout: (name) => (name.endsWith("norm.weight") ? { plus: -1 } : undefined),
+    vocabulary: { inOrder: true },
   },
   phi3: {
     ...llamaNames,
@@ -126,6 +127,7 @@ export const architectures: Record<string, Architecture> = {
       architectures: ["Phi3ForCausalLM"],
       sliding_window: facts.metadata.number("phi3.attention.sliding_window") || null,
     }),
+    vocabulary: { rightStrippedBut: ["<unk>", "<s>", "<|endoftext|>"] },
   },
   gpt2: {
     outside: {
@@ -159,7 +161,7 @@ export const architectures: Record<string, Architecture> = {
     },
     // Transformers' Conv1D has its weights as [in, out].
     layout: (name) => (/\.(c_attn|c_proj|c_fc)\.weight$/.test(name) ? { transposed: true } : undefined),
-    pre: "gpt-2",
+    vocabulary: { pre: "gpt-2" },
   },
 };
 

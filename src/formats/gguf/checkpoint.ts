@@ -31,7 +31,7 @@ export async function openGguf(files: Files, path: string): Promise<GgufModel> {
   refuseExperts(path, metadata.number(`${name}.expert_count`) ?? 0);
   const rope = await ropeOf(files, file, header, metadata, name);
   const shapeOf = (tensor: string) => header.tensors.get(tensor)?.shape;
-  const tokenizer = ggufTokenizer(metadata, path, name, architecture.pre);
+  const tokenizer = ggufTokenizer(metadata, path, architecture.vocabulary);
   const { bos_token_id = null, eos_token_id = [], pad_token_id = null } = tokenizer?.ids ?? {};
   const config = {
     ...architecture.config({ metadata, name, shapeOf, rope }),

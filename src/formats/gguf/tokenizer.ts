@@ -91,8 +91,18 @@ export interface GgufTokenizer {
   ids: { bos_token_id?: number; eos_token_id?: number[]; pad_token_id?: number };
 }
 
-/** What the metadata says of text; null if it has no vocabulary. `pre` is the pre-tokenizer where the file names none. */
-export function ggufTokenizer(metadata: Metadata, path: string, architecture: string, pre = "default"): GgufTokenizer | null {
+/** What a vocabulary's metadata do not say, and its architecture does. */
+export interface VocabularyRules {
+  /** The pre-tokenizer of byte-level BPE where the file names none. */
+  pre?: string;
+  /** SentencePiece's pieces lie in the order of their merges, which the scores do not say; runs of spaces are written as spaces. */
+  inOrder?: boolean;
+  /** Special tokens take the white space behind them along, but for these. */
+  rightStrippedBut?: readonly string[];
+}
+
+/** What the metadata says of text; null if it has no vocabulary. */
+export function ggufTokenizer(metadata: Metadata, path: string, rules: VocabularyRules = {}): GgufTokenizer | null {
   const refuse = (message: string, expected: string, got: string): never => {
     throw new LowrankError("gguf/tokenizer", message, {
       subject: path,
@@ -108,16 +118,16 @@ export function ggufTokenizer(metadata: Metadata, path: string, architecture: st
   const make = Object.hasOwn(models, kind)
     ? models[kind]!
     : refuse("the tokenizer is of a kind that can't be read", Object.keys(models).join(", "), quote(kind));
-  const vocabulary = { metadata, tokens, kinds, pre, architecture, refuse };
-  const { defaults, addBos, rightStripped, parts } = make(vocabulary);
+  const { defaults, addBos, parts } = make({ metadata, tokens, rules, refuse });
   const id = (name: string, key = name): number | undefined => {
     const given = metadata.number(`tokenizer.ggml.${key}_token_id`) ?? defaults[name];
     return given !== undefined && tokens[given] !== undefined ? given : undefined;
   };
   const ids = { bos: id("bos"), eos: id("eos"), unk: id("unk", "unknown"), pad: id("pad", "padding") };
+  const isStripped = kind === "llama" && rules.rightStrippedBut !== undefined;
   const added = tokens.flatMap((content, i) => {
     if (content === "" || (kinds[i] !== CONTROL && kinds[i] !== USER_DEFINED)) return [];
-    const rstrip = rightStripped?.(content) ?? false;
+    const rstrip = isStripped && !rules.rightStrippedBut!.includes(content);
     return [{ id: i, content, single_word: false, lstrip: false, rstrip, normalized: false, special: kinds[i] === CONTROL }];
   });
   const ends = added.filter(({ special, content }) => special && TURN_ENDS.has(content)).map((token) => token.id);
@@ -170,9 +180,7 @@ function templateProcessing(frame: readonly (number | "text")[], tokens: readonl
 interface Vocabulary {
   metadata: Metadata;
   tokens: readonly string[];
-  kinds: ArrayLike<number>;
-  pre: string;
-  architecture: string;
+  rules: VocabularyRules;
   refuse: (message: string, expected: string, got: string) => never;
 }
 
@@ -181,8 +189,6 @@ interface Model {
   /** Ids of special tokens where the metadata has none. */
   defaults: Record<string, number>;
   addBos: boolean;
-  /** Special tokens that take the white space behind them along. */
-  rightStripped?: (token: string) => boolean;
 }
 
 const sequence = (key: string, parts: Part[]): Part => (parts.length === 1 ? parts[0]! : { type: "Sequence", [key]: parts });
@@ -193,14 +199,11 @@ const idsOf = (tokens: readonly string[]): Record<string, number> => {
   return ids;
 };
 
-/** Phi-3's tokens that leave the text behind them as it is. */
-const KEEPING = new Set(["<unk>", "<s>", "<|endoftext|>"]);
-
 /** The kinds of vocabulary, by tokenizer.ggml.model. */
 const models: Record<string, (vocabulary: Vocabulary) => Model> = {
   /** Byte-level BPE. */
-  gpt2({ metadata, tokens, pre, refuse }) {
-    const name = metadata.text("tokenizer.ggml.pre") ?? pre;
+  gpt2({ metadata, tokens, rules, refuse }) {
+    const name = metadata.text("tokenizer.ggml.pre") ?? rules.pre ?? "default";
     const row = preTokenizers.find(({ names }) => names.includes(name));
     if (!row) {
       const known = preTokenizers.flatMap(({ names }) => names).join(", ");
@@ -220,11 +223,9 @@ const models: Record<string, (vocabulary: Vocabulary) => Model> = {
     };
   },
   /** SentencePiece's BPE: a piece's score is the rank of the merge that makes it. */
-  llama({ metadata, tokens, architecture, refuse }) {
-    const isGemma = architecture.startsWith("gemma");
-    // Gemma's runs of spaces are written as spaces, and its pieces lie in the order of their merges, which the scores do not say.
-    const pieces = isGemma ? tokens.map((token) => (/^ {2,}$/.test(token) ? "▁".repeat(token.length) : token)) : tokens;
-    const scores = isGemma ? undefined : metadata.required("tokenizer.ggml.scores", metadata.numbers("tokenizer.ggml.scores"));
+  llama({ metadata, tokens, rules: { inOrder = false }, refuse }) {
+    const pieces = inOrder ? tokens.map((token) => (/^ {2,}$/.test(token) ? "▁".repeat(token.length) : token)) : tokens;
+    const scores = inOrder ? undefined : metadata.required("tokenizer.ggml.scores", metadata.numbers("tokenizer.ggml.scores"));
     if (scores && scores.length < pieces.length) {
       refuse("the tokenizer has fewer scores than tokens", `${pieces.length} scores`, `${scores.length}`);
     }
@@ -250,7 +251,6 @@ const models: Record<string, (vocabulary: Vocabulary) => Model> = {
       },
       defaults: { bos: 1, eos: 2, unk: 0 },
       addBos: true,
-      ...(architecture === "phi3" && { rightStripped: (token: string) => !KEEPING.has(token) }),
     };
   },
 };
