@@ -106,7 +106,7 @@ const ggufs = [
       ["tokenizer.ggml.eos_token_id", ["uint32", 0]],
     ],
     { name: "blk.0.attn_q.weight", dims: [32, 8], type: 2, data: new Uint8Array(8 * 18).fill(7) },
-    zeros("rope_freqs.weight", 4),
+    { ...zeros("rope_freqs.weight", 4), data: bytesOf(Float32Array.of(1, 1, 4, 8)) },
   ),
   ggufOf(
     "gemma3",

@@ -115,7 +115,7 @@ export function createLowrank(platform: Platform) {
       yield* finetune({ ...(await withFolders(options)), baseName }, platform);
     },
 
-    /** Opens a base model: a checkpoint folder in Hugging Face's layout, or a name. No weight is read. */
+    /** Opens a base model: a checkpoint folder in Hugging Face's layout, a GGUF file, or a name. No weight is read. */
     loadBase: load,
 
     /**
