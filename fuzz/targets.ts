@@ -9,8 +9,10 @@ import type { Files } from "../src/files.ts";
 import { openCheckpoint, readWeights } from "../src/formats/checkpoint.ts";
 import { damagedFile, readSums } from "../src/formats/checksums.ts";
 import { bytesOf } from "../src/formats/dtypes.ts";
+import { withGguf } from "../src/formats/gguf/files.ts";
 import { readJsonObject, readText } from "../src/formats/json.ts";
 import { readHeader, readTensor, writeSafetensors } from "../src/formats/safetensors.ts";
+import { readRows } from "../src/formats/stored.ts";
 import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
 import { readImage } from "../src/images/image.ts";
 import { loadImageProcessor } from "../src/images/processor.ts";
@@ -26,6 +28,7 @@ import { latestCheckpoint, loadCheckpoint, resumable, type SaveWeights, saveChec
 import { runOptions } from "../src/train/options.ts";
 import { readOptions, readPromptFormat, readWeightRecords } from "../src/train/run-file.ts";
 import { openRunLog, readMetrics } from "../src/train/run-log.ts";
+import { type GgufParts, type GgufTensorInfo, ggufFile, zeros } from "../test/helpers/gguf.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
 import { hubTargets } from "./hub-targets.ts";
 
@@ -72,6 +75,47 @@ const shards: Contents = {
   "m/s1.safetensors": await tensors(["a", [2, 2]]),
   "m/s2.safetensors": await tensors(["b", [3]]),
 };
+
+/** GGUF files of both kinds of vocabulary, and of each way that tensors are changed. */
+const ggufOf = (architecture: string, metadata: GgufParts["metadata"] = [], ...tensors: GgufTensorInfo[]): Contents => {
+  const number = (key: string, value: number): [string, ["uint32", number]] => [`${architecture}.${key}`, ["uint32", value]];
+  const sizes = Object.entries({ embedding_length: 32, block_count: 1, feed_forward_length: 64, context_length: 64 });
+  return {
+    "m.gguf": ggufFile({
+      metadata: [
+        ["general.architecture", ["string", architecture]],
+        ...sizes.map(([key, value]) => number(key, value)),
+        number("attention.head_count", 4),
+        [`${architecture}.attention.layer_norm_${architecture === "gpt2" ? "" : "rms_"}epsilon`, ["float32", 1e-5]],
+        ...metadata!,
+      ],
+      tensors: [zeros("token_embd.weight", 32, 4), ...tensors],
+    }),
+  };
+};
+const tokens: [string, ["strings", string[]]] = ["tokenizer.ggml.tokens", ["strings", ["<s>", "a", "b", "ab"]]];
+const ggufs = [
+  ggufOf(
+    "llama",
+    [
+      ["tokenizer.ggml.model", ["string", "gpt2"]],
+      ["tokenizer.ggml.pre", ["string", "smollm"]],
+      tokens,
+      ["tokenizer.ggml.token_type", ["int32s", [3, 1, 1, 1]]],
+      ["tokenizer.ggml.merges", ["strings", ["a b"]]],
+      ["tokenizer.ggml.eos_token_id", ["uint32", 0]],
+    ],
+    { name: "blk.0.attn_q.weight", dims: [32, 8], type: 2, data: new Uint8Array(8 * 18).fill(7) },
+    { ...zeros("rope_freqs.weight", 4), data: bytesOf(Float32Array.of(1, 1, 4, 8)) },
+  ),
+  ggufOf(
+    "gemma3",
+    [["tokenizer.ggml.model", ["string", "llama"]], tokens, ["tokenizer.ggml.scores", ["float32s", [0, 0, 0, -1]]]],
+    zeros("output_norm.weight", 32),
+    { name: "blk.0.ffn_up.weight", dims: [256, 1], type: 14, data: new Uint8Array(210).fill(9) },
+  ),
+  ggufOf("gpt2", [], zeros("blk.0.attn_qkv.weight", 32, 96)),
+];
 
 /** A log with rows of every kind. */
 const logged = memoryFiles();
@@ -234,6 +278,17 @@ export const targets: Target[] = [
     read: async (files) => {
       const { tensors: found } = await readHeader(files, "f");
       for (const entry of found.values()) await readTensor(files, "f", entry);
+    },
+  },
+  {
+    name: "gguf",
+    inputs: ggufs,
+    read: async (files) => {
+      const shown = withGguf(files);
+      const checkpoint = await openCheckpoint(shown, "m.gguf");
+      modelConfig(checkpoint.config, "m.gguf");
+      for (const tensor of checkpoint.tensors.values()) await readRows(shown, tensor);
+      for (const name of await shown.list("m.gguf")) await readText(shown, `m.gguf/${name}`);
     },
   },
   {

@@ -17,6 +17,7 @@ import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
 import { type VerifyEvent, verifyFolder } from "./commands/verify/verify.ts";
 import { LowrankError } from "./errors.ts";
 import { summing } from "./formats/checksums.ts";
+import { isGguf } from "./formats/gguf/checkpoint.ts";
 import { readJsonObject } from "./formats/json.ts";
 import { type Generator, openGenerator } from "./generate/generator.ts";
 import { type RgbImage, readImage } from "./images/image.ts";
@@ -52,8 +53,8 @@ export interface PredictOptions extends OpenOptions {
 }
 
 /**
- * The public API with `platform` behind it. Wherever a function takes the name of a model, that is its folder, `embedded`, or
- * `owner/name[@revision]` on the hub.
+ * The public API with `platform` behind it. Wherever a function takes the name of a model, that is its folder, a GGUF file, `embedded`,
+ * or `owner/name[@revision]` on the hub.
  */
 export function createLowrank(platform: Platform) {
   const { files, openSession, timeLimit, decodeImage, adapterLimits } = platform;
@@ -114,7 +115,7 @@ export function createLowrank(platform: Platform) {
       yield* finetune({ ...(await withFolders(options)), baseName }, platform);
     },
 
-    /** Opens a base model: a checkpoint folder in Hugging Face's layout, or a name. No weight is read. */
+    /** Opens a base model: a checkpoint folder in Hugging Face's layout, a GGUF file, or a name. No weight is read. */
     loadBase: load,
 
     /**
@@ -215,7 +216,8 @@ export function createLowrank(platform: Platform) {
      */
     async plan(model: string | Record<string, unknown>, options: PlanOptions = {}): Promise<Plan> {
       if (typeof model !== "string") return planTraining(model, options, platform);
-      const isFile = model.endsWith(".json") || ((await files.exists(model)) && !(await files.isFolder(model)));
+      const isOther = !isGguf(model) && (await files.exists(model)) && !(await files.isFolder(model));
+      const isFile = model.endsWith(".json") || isOther;
       const file = isFile ? model : `${await localFolder(model)}/config.json`;
       return planTraining(await readJsonObject(files, file), options, platform, file);
     },

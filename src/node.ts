@@ -2,6 +2,7 @@
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { createLowrank, type Lowrank } from "./core.ts";
+import { withGguf } from "./formats/gguf/files.ts";
 import { resolveModel } from "./hub/reference.ts";
 import { nodeFiles } from "./platform/node/files.ts";
 import { chartLibrary, collect, digest, environment, freeDisk, memoryLimits, version } from "./platform/node/host.ts";
@@ -13,7 +14,7 @@ import type { Platform } from "./platform/platform.ts";
 
 export const nodePlatform: Platform = {
   version,
-  files: nodeFiles,
+  files: withGguf(nodeFiles),
   digest,
   openSession: openNodeSession,
   stages: true,

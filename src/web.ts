@@ -1,5 +1,7 @@
 // The public API in a browser: ONNX Runtime Web in workers, files in memory.
 import type { Files } from "./files.ts";
+import { checkpointPlace } from "./formats/checkpoint.ts";
+import { withGguf } from "./formats/gguf/files.ts";
 import type { Platform } from "./platform/platform.ts";
 import { webFiles } from "./platform/web/files.ts";
 import { decodeImage } from "./platform/web/images.ts";
@@ -25,11 +27,15 @@ const WASM_BYTES = 2 ** 32;
  * The platform of a browser, for `createLowrank`. Training shares memory with the engine's worker, so the page has to be isolated: its
  * server sends `Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`.
  */
-export function webPlatform({ files = webFiles(), models = {}, demoData, ...engine }: WebOptions): Platform {
+export function webPlatform({ files: given = webFiles(), models = {}, demoData, ...engine }: WebOptions): Platform {
+  const files = withGguf(given);
   return {
     files,
     openSession: webSessions(files, engine),
-    resolveModel: async (reference) => ({ folder: models[reference] ?? reference, name: reference }),
+    resolveModel: async (reference) => ({
+      folder: await checkpointPlace(files, models[reference] ?? reference),
+      name: reference,
+    }),
     demoData,
     decodeImage,
     memoryLimits: () => ({ available: WASM_BYTES, total: WASM_BYTES }),

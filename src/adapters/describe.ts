@@ -1,7 +1,8 @@
 // What an adapter is: counts, ranks, how large its update is and in how many directions it goes, without forming it.
+
+import { transposed } from "../formats/stored.ts";
 import { layoutOf, lengthOfTheta, trainedBy } from "./layout.ts";
 import type { AdapterModule } from "./match.ts";
-import { transposed } from "./merge.ts";
 import type { Adapter } from "./peft-files.ts";
 import { effectiveRank, singularValues } from "./spectrum.ts";
 

@@ -2,18 +2,19 @@
 import { type Failure, LowrankError } from "../errors.ts";
 import type { Files, LockFolder } from "../files.ts";
 import { type Checkpoint, type CheckpointTensor, findTensor, INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
-import { bytesOf, readableDType, tensorFromBytes } from "../formats/dtypes.ts";
-import { type FloatDType, fromFloat32, isFloat, toFloat32 } from "../formats/float.ts";
+import { bytesOf } from "../formats/dtypes.ts";
+import { type FloatDType, fromFloat32, isFloat } from "../formats/float.ts";
 import { writeFolder } from "../formats/folder.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { copySideFiles, readInBlocks } from "../formats/side-files.ts";
+import { isPlain, readRows, transposed, writtenBytes, writtenDType } from "../formats/stored.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
 import { bytes as size } from "../units.ts";
 import type { SavedTensor } from "./saved.ts";
 
 /** Transformers' `max_shard_size`, "5GB". */
 export const MAX_SHARD_BYTES = 5_000_000_000;
-/** Bytes of a weight that are merged at once, about. */
+/** Bytes of a weight in float32 that are merged at once, about. */
 const BLOCK_BYTES = 8 * 1024 * 1024;
 
 /** One adapted weight and its low-rank update, `s·B·A`. */
@@ -85,15 +86,17 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
     refuse("nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
   const tensors = new Map([...checkpoint.tensors, ...newTensors(checkpoint, replaced)]);
   await refuseBaseFolder(files, checkpoint.folder, outFolder);
-  const total = [...tensors.values()].reduce((sum, { length }) => sum + length, 0);
+  const total = [...tensors.values()].reduce((sum, tensor) => sum + writtenBytes(tensor), 0);
   let done = 0;
 
   const source = (name: string): TensorSource => {
     const entry = tensors.get(name)!;
     const target = targets.get(name);
     const whole = replaced.get(name);
-    const blocks = target ? mergedRows(files, entry, target) : whole && [whole.data];
-    const { dtype, shape, file, offset, length } = entry;
+    const { shape, file, offset, length } = entry;
+    const dtype = writtenDType(entry);
+    const kept = isPlain(entry) ? undefined : storedRows(files, entry);
+    const blocks = target ? mergedRows(files, entry, target) : whole ? [whole.data] : kept;
     const data = async function* () {
       for await (const bytes of blocks
         ? mergedBytes(dtype as FloatDType, blocks, name)
@@ -102,7 +105,7 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
           refuse("stopped", "merging was stopped, and nothing is left of it", { exitCode: 1, next: "Run it again." });
         yield bytes;
       }
-      done += length;
+      done += writtenBytes(entry);
       onProgress?.({ tensor: name, done, total });
     };
     return { name, dtype, shape, data };
@@ -111,7 +114,8 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
   const fill = async (folder: string) => {
     await copySideFiles(files, checkpoint.folder, folder);
     if (options.config !== undefined) await files.write(`${folder}/config.json`, new TextEncoder().encode(options.config));
-    const shards = splitIntoShards(tensors, maxShardBytes);
+    const written = new Map([...tensors].map(([name, tensor]) => [name, { length: writtenBytes(tensor) }]));
+    const shards = splitIntoShards(written, maxShardBytes);
     const metadata = { format: "pt", ...checkpoint.metadata };
     for (const { file, names } of shards) await writeSafetensors(files, `${folder}/${file}`, names.map(source), metadata);
     if (shards.length > 1) await files.write(`${folder}/${INDEX_NAME}`, encodeIndex(tensors, shards, total));
@@ -152,7 +156,7 @@ function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], t
       const facts = { subject, expected: "a weight with one use", got, next };
       refuse("tied", "merging this weight would change the output layer as well", facts);
     }
-    if (!isFloat(dtype)) {
+    if (!isFloat(writtenDType(findTensor(checkpoint, subject)))) {
       const facts = { subject, expected: "a float dtype", got: dtype, next: "Merge into the unquantised checkpoint." };
       refuse("dtype", "the weight is not stored in floating point", facts);
     }
@@ -170,7 +174,7 @@ function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], t
 
 /** Entries for the replaced weights that the checkpoint lacks, in its first dtype. One that it has in another shape is refused. */
 function newTensors(checkpoint: Checkpoint, replaced: ReadonlyMap<string, SavedTensor>): [string, CheckpointTensor][] {
-  const dtype = [...checkpoint.tensors.values()].find((tensor) => isFloat(tensor.dtype))?.dtype ?? "float32";
+  const dtype = [...checkpoint.tensors.values()].map(writtenDType).find(isFloat) ?? "float32";
   return [...replaced].flatMap(([name, { shape }]): [string, CheckpointTensor][] => {
     const stored = checkpoint.tensors.get(name);
     if (stored?.shape.join() === shape.join()) return [];
@@ -178,7 +182,7 @@ function newTensors(checkpoint: Checkpoint, replaced: ReadonlyMap<string, SavedT
       const facts = { subject: name, expected: `[${stored.shape.join(", ")}]`, got: `[${shape.join(", ")}]`, next: OTHER_BASE };
       refuse("shape", "the saved weight does not fit the one that it takes the place of", facts);
     }
-    const length = sizeOf(shape) * bytesPerElement[dtype as FloatDType];
+    const length = sizeOf(shape) * bytesPerElement[dtype];
     return [[name, { dtype, shape: [...shape], offset: 0, length, file: "" }]];
   });
 }
@@ -202,19 +206,15 @@ export function weightBlocks(files: Files, entry: CheckpointTensor, target: Merg
 }
 
 async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Float32Array> {
-  const dtype = readableDType(entry.dtype, target.weightName);
   const [rows, columns = 1] = entry.shape as [number, number?];
   const { loraA, loraB, rank, fanInFanOut } = target;
   // Stored [out, in]: left = B [out, r], right = A [r, in]. Stored [in, out]: left = Aᵀ [in, r], right = Bᵀ [r, out].
   const left = fanInFanOut ? transposed(loraA, rank, rows) : loraB;
   const right = fanInFanOut ? transposed(loraB, columns, rank) : loraA;
-  const rowBytes = columns * bytesPerElement[dtype];
-  const step = Math.max(1, Math.floor(BLOCK_BYTES / Math.max(1, rowBytes)));
   const update = new Float64Array(columns);
-  for (let row = 0; row < rows; row += step) {
-    const count = Math.min(step, rows - row);
-    const bytes = await files.read(entry.file, entry.offset + row * rowBytes, count * rowBytes);
-    const block = toFloat32(tensorFromBytes(dtype, [count, columns], bytes));
+  let row = 0;
+  for await (const block of storedRows(files, entry)) {
+    const count = block.length / columns;
     for (let i = 0; i < count; i++) {
       update.fill(0);
       for (let k = 0; k < rank; k++) {
@@ -227,14 +227,15 @@ async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTa
       for (let j = 0; j < columns; j++) block[offset + j]! += Math.fround(target.scale * update[j]!);
     }
     yield block;
+    row += count;
   }
 }
 
-/** [rows, columns] → [columns, rows]. */
-export function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
-  const out = new Float32Array(data.length);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = data[i * columns + j]!;
-  return out;
+/** The values of a tensor, some megabytes of rows at a time. */
+async function* storedRows(files: Files, entry: CheckpointTensor): AsyncGenerator<Float32Array> {
+  const rows = entry.shape[0] ?? 1;
+  const step = Math.max(1, Math.floor((BLOCK_BYTES * rows) / (4 * Math.max(1, sizeOf(entry.shape)))));
+  for (let row = 0; row < rows; row += step) yield readRows(files, entry, row, Math.min(step, rows - row));
 }
 
 /** From here on a float32 value rounds to infinity. */

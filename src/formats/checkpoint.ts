@@ -1,9 +1,14 @@
 // A checkpoint folder as the Hugging Face hub has it: config.json, and model.safetensors or an index of shards. Nothing is loaded.
 import { LowrankError, nearest } from "../errors.ts";
 import type { Files } from "../files.ts";
-import type { Tensor } from "../tensor.ts";
+import { float32, type Tensor } from "../tensor.ts";
+import { isGguf, openGguf } from "./gguf/checkpoint.ts";
+import { readGguf } from "./gguf/reader.ts";
 import { type Json, parseStrictJson, quote, readJsonObject, readText } from "./json.ts";
-import { MAX_TENSORS, readHeader, readTensor, type TensorEntry } from "./safetensors.ts";
+import { MAX_TENSORS, readHeader, readTensor } from "./safetensors.ts";
+import { type CheckpointTensor, isPlain, readRows } from "./stored.ts";
+
+export type { CheckpointTensor } from "./stored.ts";
 
 export const WEIGHTS_NAME = "model.safetensors";
 export const INDEX_NAME = "model.safetensors.index.json";
@@ -11,11 +16,6 @@ export const INDEX_NAME = "model.safetensors.index.json";
 export const MAX_SHARDS = 10_000;
 /** Tensors of a sharded checkpoint. */
 const MAX_INDEX_VALUES = 8 * MAX_TENSORS;
-
-/** A tensor of a checkpoint: the real path of its file (links resolved), the absolute offset and the length in bytes. */
-export interface CheckpointTensor extends TensorEntry {
-  file: string;
-}
 
 /** A file of weights: its name in the folder, its real path, and what `Files.stamp` said before its header was read. */
 export interface Shard {
@@ -25,6 +25,7 @@ export interface Shard {
 }
 
 export interface Checkpoint {
+  /** Or a GGUF file, which `withGguf` shows as a folder. */
   folder: string;
   shards: Shard[];
   /** config.json as it is written. */
@@ -47,10 +48,11 @@ export const entryOf = (checkpoint: Checkpoint, name: string): CheckpointTensor 
   checkpoint.tensors.get(storedName(checkpoint, name)) ?? checkpoint.parts?.get(name);
 
 /**
- * Opens a checkpoint folder: config.json and the headers of its weight files are read and checked, no weight is.
- * Codes of errors: `checkpoint/*` the folder, `index/*` the index of shards, `safetensors/*` a weight file.
+ * Opens a checkpoint folder, or a GGUF file: config.json and the headers of its weight files are read and checked, no weight is.
+ * Codes of errors: `checkpoint/*` the folder, `index/*` the index of shards, `safetensors/*` and `gguf/*` a weight file.
  */
 export async function openCheckpoint(files: Files, folder: string): Promise<Checkpoint> {
+  if (await isGgufFile(files, folder)) return ggufCheckpoint(files, folder);
   const config = await readConfig(files, folder);
   const names = new Set(await files.list(folder));
   if (names.has(WEIGHTS_NAME)) return { folder, config, ...(await openShards(files, folder, [WEIGHTS_NAME], new Map())) };
@@ -66,6 +68,41 @@ export async function openCheckpoint(files: Files, folder: string): Promise<Chec
   return { folder, config, ...(await openShards(files, folder, shards, weightMap)) };
 }
 
+const isGgufFile = async (files: Files, path: string): Promise<boolean> => isGguf(path) && !(await files.isFolder(path));
+
+async function ggufCheckpoint(files: Files, path: string): Promise<Checkpoint> {
+  const file = await files.realPath(path);
+  const shard = { name: path.slice(path.lastIndexOf("/") + 1), file, stamp: await files.stamp(file) };
+  const { config, tensors } = await openGguf(files, path);
+  return { folder: path, shards: [shard], config, tensors, metadata: {} };
+}
+
+/** The tensors of a file of weights, by the file's own names, in the order of the payload. */
+export async function tensorsIn(files: Files, file: string): Promise<Map<string, Omit<CheckpointTensor, "file">>> {
+  return (isGguf(file) ? await readGguf(files, file) : await readHeader(files, file)).tensors;
+}
+
+/** Whether a model's place has weights that can be read: no header is. */
+export async function hasWeights(files: Files, folder: string): Promise<boolean> {
+  if (await isGgufFile(files, folder)) return true;
+  return (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || files.exists(`${folder}/${INDEX_NAME}`);
+}
+
+/** Where a model's checkpoint is: `folder`, or the one GGUF file in it where it has no other. Fails with `gguf/several`. */
+export async function checkpointPlace(files: Files, folder: string): Promise<string> {
+  if (!(await files.exists(folder)) || !(await files.isFolder(folder))) return folder;
+  const names = await files.list(folder);
+  const found = names.filter(isGguf).sort();
+  if (found.length === 0 || names.some((name) => /\.safetensors(\.index\.json)?$/.test(name))) return folder;
+  if (found.length === 1) return `${folder}/${found[0]}`;
+  throw new LowrankError("gguf/several", "the folder holds several GGUF files", {
+    subject: folder,
+    expected: "one, or the path of the file to use",
+    got: found.slice(0, 12).map(quote).join(", "),
+    next: `Give the file: ${folder}/${found[0]}`,
+  });
+}
+
 /** config.json of a checkpoint folder. */
 export async function readConfig(files: Files, folder: string): Promise<Record<string, unknown>> {
   const names = new Set(await files.list(folder));
@@ -78,10 +115,10 @@ export async function readConfig(files: Files, folder: string): Promise<Record<s
   });
 }
 
-/** Reads one tensor of a checkpoint by its stored name, or what the model calls it. */
+/** Reads one tensor of a checkpoint by its stored name, or what the model calls it; what is stored in blocks, as float32. */
 export async function readWeights(files: Files, checkpoint: Checkpoint, name: string): Promise<Tensor> {
   const entry = findTensor(checkpoint, name);
-  return readTensor(files, entry.file, entry);
+  return isPlain(entry) ? readTensor(files, entry.file, entry) : float32(entry.shape, await readRows(files, entry));
 }
 
 /** The entry of a stored name, or of what the model calls a weight; an unknown name is refused with the names most like it. */
@@ -107,7 +144,7 @@ const OTHER_WEIGHTS: { code: string; pattern: RegExp; what: string; next: string
     code: "checkpoint/gguf-weights",
     pattern: /\.gguf$/i,
     what: "GGUF",
-    next: "Download the model's original safetensors checkpoint.",
+    next: "Give the file itself in the place of the folder, or download the model's original safetensors checkpoint.",
   },
   {
     code: "checkpoint/other-framework",

@@ -176,7 +176,7 @@ export async function readTensor(files: Files, path: string, entry: TensorEntry)
 }
 
 /** Groups of tensors that lie one behind the other, a few megabytes together, to be read at once; a larger one is alone. */
-export function* neighbours<E extends TensorEntry>(entries: Iterable<E>): Generator<E[]> {
+export function* neighbours<E extends Pick<TensorEntry, "offset" | "length">>(entries: Iterable<E>): Generator<E[]> {
   let group: E[] = [];
   for (const entry of entries) {
     const [first, last] = [group[0], group.at(-1)];

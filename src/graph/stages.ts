@@ -1,7 +1,7 @@
 // A graph cut into stages that run one after the other: each a graph of its own, whose inputs say where they come from.
 import { weighted } from "./borders.ts";
 import { type Dim, polynomial } from "./dims.ts";
-import { apply, type Graph, type Node, nodesOf, topological, type Value } from "./graph.ts";
+import { apply, type Graph, type Node, nodesOf, rewrite, topological, type Value } from "./graph.ts";
 import { input } from "./ops/leaves.ts";
 import type { FormName } from "./ops/stored.ts";
 
@@ -35,6 +35,22 @@ export interface Program {
   stages: readonly Stage[];
   /** Numbers of the values that the caller can ask for, by name. */
   results: ReadonlyMap<string, number>;
+}
+
+/** A program whose stages are given all their weights, in place of having them as their own. */
+export function givenWeights({ stages, results }: Program): Program {
+  const given = stages.map(({ graph, inputs, outputs }): Stage => {
+    const more: StageInput[] = [];
+    const replaced = rewrite(graph, (node) => {
+      if (node.op !== "weight") return null;
+      const [{ dtype, shape }] = node.outputs as [Value];
+      const leaf = input(`weight ${more.length}`, dtype, shape);
+      more.push({ source: { kind: "weight", name: String(node.attributes["name"]), part: partOf(node) }, leaf });
+      return [leaf];
+    });
+    return { graph: replaced, inputs: [...inputs, ...more], outputs };
+  });
+  return { stages: given, results };
 }
 
 /** What one run does for the results that are asked for. */

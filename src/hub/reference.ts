@@ -3,6 +3,9 @@ import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LowrankError, nearest } from "../errors.ts";
+import { checkpointPlace } from "../formats/checkpoint.ts";
+import { isGguf } from "../formats/gguf/checkpoint.ts";
+import { nodeFiles } from "../platform/node/files.ts";
 import { EMBEDDED, type HubOptions, type ModelFolder } from "../platform/platform.ts";
 import { DEFAULT_REVISION, type HubName, statOf } from "./cache.ts";
 
@@ -23,17 +26,18 @@ export function hubName(reference: string): HubName | null {
 }
 
 /**
- * The folder that a reference stands for. An existing folder is used as it is. Throws `reference/*` when the reference is
+ * The folder or GGUF file that a reference stands for. An existing folder is used as it is, or the one GGUF file in it. Throws `reference/*` when the reference is
  * none of the three, `hub/*` when the hub does not give the model.
  */
 export async function resolveModel(reference: string, options: HubOptions = {}): Promise<ModelFolder> {
   if (reference === EMBEDDED) return { folder: await embedded(), name: EMBEDDED };
   const kind = await kindOf(reference);
-  if (kind === "folder") return { folder: reference, name: reference };
+  if (kind === "folder") return { folder: await checkpointPlace(nodeFiles, reference), name: reference };
+  if (kind === "file" && isGguf(reference)) return { folder: reference, name: reference };
   if (kind === "file") {
-    throw new LowrankError("reference/file", "is a file, and a model is a folder", {
+    throw new LowrankError("reference/file", "is a file, and a model is a folder or a GGUF file", {
       subject: reference,
-      expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors",
+      expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors; or *.gguf",
       next: `Give the folder: ${path.dirname(reference)}`,
     });
   }

@@ -1,6 +1,8 @@
 // Collects ONNX nodes for the rules of the operator table; names are made here, equal constants are shared.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { LowrankError } from "../errors.ts";
+import { isBlockDType } from "../formats/gguf/blocks.ts";
+import type { CheckpointTensor } from "../formats/stored.ts";
 import { type Dim, polynomial, type Shape, sameShape } from "../graph/dims.ts";
 import type { AttributeValue, Emitter, NodeAttributes, ProductFlags } from "../graph/emitter.ts";
 import type { ElementType, Type, Value } from "../graph/graph.ts";
@@ -19,13 +21,14 @@ import {
 } from "./proto/onnx_pb.ts";
 
 /** Where a stored tensor lies; `location` is relative to the folder the session is given. */
-export interface StoredTensor {
+export interface StoredTensor extends Omit<CheckpointTensor, "file" | "dtype"> {
   location: string;
-  offset: number;
-  length: number;
   dtype: string;
-  shape: readonly number[];
 }
+
+/** A stored tensor as a checkpoint has it, of a source whose files lie below `folder`. */
+export const inFolder = (folder: string, stored: StoredTensor): CheckpointTensor =>
+  ({ ...stored, file: folder === "" ? stored.location : `${folder}/${stored.location}` }) as CheckpointTensor;
 
 export type LocateWeight = (name: string) => StoredTensor;
 
@@ -243,7 +246,7 @@ export function checkStored(name: string, shape: Shape, stored: StoredTensor): v
       next: "config.json and the weights must come from the same model; fetch both again.",
     });
   }
-  if (STORED.has(stored.dtype)) return;
+  if (STORED.has(stored.dtype) || isBlockDType(stored.dtype)) return;
   throw new LowrankError("checkpoint/dtype", "weights of this dtype are not supported", {
     subject: name,
     expected: "float32, float16 or bfloat16",

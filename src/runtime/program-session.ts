@@ -1,8 +1,10 @@
 // A session that runs a program stage by stage: values stay with the engine until their last reader, equal stages share an executable.
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import type { ElementType } from "../graph/graph.ts";
-import { type Program, type Schedule, type Source, type Stage, schedule } from "../graph/stages.ts";
+import { isPlain } from "../formats/stored.ts";
+import { type ElementType, nodesOf } from "../graph/graph.ts";
+import { givenWeights, type Program, type Schedule, type Source, type Stage, schedule } from "../graph/stages.ts";
+import { inFolder } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
@@ -16,7 +18,8 @@ export interface ProgramOptions extends SessionOptions {
 }
 
 /** Opens the executables and reads the weights that the stages are given. */
-export async function runProgram(program: Program, options: ProgramOptions): Promise<Session> {
+export async function runProgram(given: Program, options: ProgramOptions): Promise<Session> {
+  const program = isInPlace(given, options.weights) ? given : givenWeights(given);
   const { machine, files, weights } = options;
   const { stages, results } = program;
   const executables = await compileStages(stages, options).catch(fail);
@@ -31,7 +34,7 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
   const places = new Map<string, Handle>();
   const schedules = new Map<string, Schedule>();
 
-  const given = ({ dtype, shape, data }: Tensor) => {
+  const tensorOf = ({ dtype, shape, data }: Tensor) => {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     return { handle: machine.tensor(dtype as ElementType, shape, bytes), bytes };
   };
@@ -51,7 +54,7 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
     const own = new Map(
       Object.entries(feeds)
         .filter(([name]) => fed.has(name))
-        .map(([name, tensor]) => [name, given(tensor)]),
+        .map(([name, tensor]) => [name, tensorOf(tensor)]),
     );
     const values = new Map<number, Handle>();
     const placed = new Map(plan.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
@@ -112,13 +115,13 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
     bind: (feeds) =>
       inTurn(async () => {
         for (const [name, tensor] of Object.entries(feeds)) {
-          if (fed.has(name)) bindOne(name, given({ ...tensor, data: tensor.data.slice() }));
+          if (fed.has(name)) bindOne(name, tensorOf({ ...tensor, data: tensor.data.slice() }));
         }
       }),
     share: (inputs, outputs) =>
       inTurn(async () => {
-        for (const [name, tensor] of Object.entries(inputs)) bindOne(name, given(tensor));
-        for (const [name, tensor] of Object.entries(outputs)) places.set(name, given(tensor).handle);
+        for (const [name, tensor] of Object.entries(inputs)) bindOne(name, tensorOf(tensor));
+        for (const [name, tensor] of Object.entries(outputs)) places.set(name, tensorOf(tensor).handle);
       }),
     close: () =>
       inTurn(async () => {
@@ -131,6 +134,14 @@ export async function runProgram(program: Program, options: ProgramOptions): Pro
       }),
   };
 }
+
+/** Whether the engine can read the weights that stages have as their own: their bytes are numbers, in files. */
+const isInPlace = ({ stages }: Program, weights = noWeights): boolean =>
+  stages.every(({ graph }) =>
+    nodesOf(graph).every(
+      ({ op, attributes }) => op !== "weight" || isPlain(inFolder(weights.folder, weights.locate(String(attributes["name"])))),
+    ),
+  );
 
 const fail = (error: unknown): never => {
   throw error instanceof LowrankError ? error : engineError(error instanceof Error ? error.message : String(error));

@@ -1,11 +1,12 @@
 // The frozen weights that stages are given: in memory from the start, or read from their files while the stage before runs.
 import type { Files } from "../files.ts";
+import { type CheckpointTensor, isPlain, readRows } from "../formats/stored.ts";
 import { type ElementType, type Graph, nodesOf } from "../graph/graph.ts";
 import { cast } from "../graph/ops/elementwise.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { type FormName, forms, stored } from "../graph/ops/stored.ts";
 import { type Source, type Stage, whole } from "../graph/stages.ts";
-import type { StoredTensor } from "../onnx/emitter.ts";
+import { inFolder, type StoredTensor } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
 import type { Executable, Handle, Machine } from "./machine.ts";
@@ -56,7 +57,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
       if (source.kind !== "weight") continue;
       const { of, form } = wholeOf(source);
       if (kept.has(keyOf(of, form)) || passing[at]!.some((one) => keyOf(one.of, one.form) === keyOf(of, form))) continue;
-      if (passes.has(source.name) && reader.isPlain(of, form)) passing[at]!.push({ of, form });
+      if (passes.has(source.name) && reader.isAsStored(of, form)) passing[at]!.push({ of, form });
       else kept.set(keyOf(of, form), await reader.read(of, form));
     }
   }
@@ -138,30 +139,30 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
     if (form === null) return [{ dtype: "float32" as const, shape }];
     return forms[form].parts(shape[0]!, shape[1]!) as { dtype: ElementType; shape: number[] }[];
   };
-  const isPlain = (stored: StoredTensor, form: FormName | null): boolean => stored.dtype === (form ?? "float32");
+  const isAsStored = (stored: StoredTensor, form: FormName | null): boolean =>
+    isPlain(inFolder(source.folder, stored)) && stored.dtype === (form ?? "float32");
 
   async function read(name: string, form: FormName | null, take: Take = (length) => new Uint8Array(length)): Promise<Loaded> {
     const stored = source.locate(name);
-    const file = `${source.folder}/${stored.location}`;
+    const tensor = inFolder(source.folder, stored);
     const types = partsOf(stored, form);
     const parts = types.map(({ dtype, shape }) => {
       const bytes = take(sizeOf(shape) * bytesPerElement[dtype]);
       return { bytes, handle: machine.tensor(dtype, shape, bytes) };
     });
-    if (isPlain(stored, form)) {
-      await files.read(file, stored.offset, stored.length, parts[0]!.bytes);
+    if (isAsStored(stored, form)) {
+      await files.read(tensor.file, stored.offset, stored.length, parts[0]!.bytes);
       count += stored.length;
       return { parts };
     }
     const [rows, columns] = stored.shape.length === 2 ? (stored.shape as [number, number]) : [1, sizeOf(stored.shape)];
-    const step = Math.max(1, Math.floor(BLOCK_ELEMENTS / columns));
-    const width = stored.length / sizeOf(stored.shape);
-    const executable = await converterOf(stored.dtype as ElementType, columns, form);
+    // One block of a tensor that is stored the other way round: each would read all of it.
+    const step = stored.layout?.transposed ? rows : Math.max(1, Math.floor(BLOCK_ELEMENTS / columns));
+    const { dtype, readBlock } = blocksOf(tensor, rows, columns);
+    const executable = await converterOf(dtype, columns, form);
     for (let start = 0; start < rows; start += step) {
       const length = Math.min(step, rows - start);
-      const bytes = await files.read(file, stored.offset + start * columns * width, length * columns * width);
-      count += bytes.length;
-      const given = machine.tensor(stored.dtype as ElementType, [length, columns], bytes);
+      const given = machine.tensor(dtype, [length, columns], await readBlock(start, length));
       const places = types.map(({ dtype, shape }, i) => {
         const all = rows === 1 ? [1, sizeOf(shape)] : [length, ...shape.slice(1)];
         const rowBytes = sizeOf(all.slice(1)) * bytesPerElement[dtype];
@@ -176,6 +177,24 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
       }
     }
     return { parts };
+  }
+
+  /** How rows of a tensor are read for the engine: in its own dtype, or as float32 where the engine does not know that. */
+  function blocksOf(tensor: CheckpointTensor, rows: number, columns: number) {
+    if (isPlain(tensor)) {
+      const width = tensor.length / (rows * columns);
+      const readBlock = (start: number, length: number) => {
+        count += length * columns * width;
+        return files.read(tensor.file, tensor.offset + start * columns * width, length * columns * width);
+      };
+      return { dtype: tensor.dtype as ElementType, readBlock };
+    }
+    const readBlock = async (start: number, length: number) => {
+      const values = tensor.shape.length === 2 ? await readRows(files, tensor, start, length) : await readRows(files, tensor);
+      count += (tensor.length * length) / rows;
+      return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    };
+    return { dtype: "float32" as const, readBlock };
   }
 
   const converterOf = (dtype: ElementType, columns: number, form: FormName | null): Promise<Executable> => {
@@ -194,7 +213,7 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
   return {
     read,
     /** Whether a weight's bytes are used as they are stored. */
-    isPlain: (name: string, form: FormName | null) => isPlain(source.locate(name), form),
+    isAsStored: (name: string, form: FormName | null) => isAsStored(source.locate(name), form),
     bytesRead: () => count,
     close() {
       for (const made of converters.values()) made.then((executable) => executable.close());

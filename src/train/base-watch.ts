@@ -1,12 +1,12 @@
 // The base's weight files while a run uses them: read once (a SHA-256 of each, and whether every weight is a number), then watched.
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
-import { entryOf, type Shard } from "../formats/checkpoint.ts";
+import { type CheckpointTensor, entryOf, type Shard, tensorsIn } from "../formats/checkpoint.ts";
 import type { MakeDigest } from "../formats/checksums.ts";
 import { tensorFromBytes } from "../formats/dtypes.ts";
 import { allFinite, type FloatDType, isFloat, toFloat32 } from "../formats/float.ts";
 import { quote } from "../formats/json.ts";
-import { neighbours, readHeader, type TensorEntry } from "../formats/safetensors.ts";
+import { neighbours } from "../formats/safetensors.ts";
 import { readInBlocks } from "../formats/side-files.ts";
 import { type AnyBase, once } from "../models/base.ts";
 import { weightsIn } from "../models/module.ts";
@@ -36,11 +36,16 @@ export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, know
   /** The SHA-256 of a file, after a look at each of its weights. */
   async function scan({ file }: Shard): Promise<string | null> {
     const hash = digest?.();
-    const { tensors, dataOffset } = await readHeader(files, file);
-    hash?.add(await files.read(file, 0, dataOffset));
+    const tensors = await tensorsIn(files, file);
+    let hashed = 0;
+    const hashTo = async (end: number) => {
+      for await (const block of readInBlocks(files, file, hashed, end - hashed)) hash?.add(block);
+    };
     for (const group of neighbours([...tensors].map(([name, entry]) => ({ name, ...entry })))) {
       let at = group[0]!.offset;
-      for await (const block of readInBlocks(files, file, at, group.at(-1)!.offset + group.at(-1)!.length - at)) {
+      await hashTo(at); // the header, or what aligns tensors
+      hashed = group.at(-1)!.offset + group.at(-1)!.length;
+      for await (const block of readInBlocks(files, file, at, hashed - at)) {
         if (isClosed) return null;
         hash?.add(block);
         for (const tensor of group) {
@@ -52,6 +57,7 @@ export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, know
         at += block.length;
       }
     }
+    await hashTo(await files.size(file));
     return hash?.end() ?? null;
   }
 
@@ -96,7 +102,10 @@ export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, know
 }
 
 /** Whether a model reads a tensor of a file: checkpoints hold others too, such as masks of infinities. */
-export function readBy({ checkpoint, config }: AnyBase): (file: string, entry: TensorEntry) => boolean {
+export function readBy({
+  checkpoint,
+  config,
+}: AnyBase): (file: string, entry: Pick<CheckpointTensor, "offset" | "length">) => boolean {
   const ranges = once(() => weightsIn(forwardGraph(config)).flatMap(({ name }) => entryOf(checkpoint, name) ?? []));
   return (file, { offset, length }) =>
     ranges().some((range) => range.file === file && range.offset >= offset && range.offset < offset + length);

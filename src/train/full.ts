@@ -7,6 +7,7 @@ import { bytesOf, readableDType } from "../formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../formats/float.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { copySideFiles } from "../formats/side-files.ts";
+import { writtenDType } from "../formats/stored.ts";
 import { sizeOf } from "../tensor.ts";
 
 /** A classifier's head that the base does not have: whether a weight is one of it, and its first values. */
@@ -68,14 +69,18 @@ export async function writeTheta(
 ): Promise<void> {
   const [first] = entries.filter(({ key }) => !head?.has(key));
   const trained = entries.map(({ key, offset, shape }): TensorSource => {
-    const dtype = readableDType(findTensor(checkpoint, head?.has(key) ? first!.key : key).dtype, key);
+    const dtype = readableDType(writtenDType(findTensor(checkpoint, head?.has(key) ? first!.key : key)), key);
     const values = () => bytesOf(fromFloat32(theta.subarray(offset, offset + sizeOf(shape)), dtype));
     return { name: storedName(checkpoint, key), dtype, shape, data: values };
   });
   const untrained = kept.map((key): TensorSource => {
-    const { dtype, shape } = findTensor(checkpoint, key);
-    const values = async () => bytesOf((await readWeights(files, checkpoint, key)).data);
-    return { name: storedName(checkpoint, key), dtype: readableDType(dtype, key), shape, data: values };
+    const { shape } = findTensor(checkpoint, key);
+    const dtype = readableDType(writtenDType(findTensor(checkpoint, key)), key);
+    const values = async () => {
+      const tensor = await readWeights(files, checkpoint, key);
+      return bytesOf(tensor.dtype === dtype ? tensor.data : fromFloat32(toFloat32(tensor), dtype));
+    };
+    return { name: storedName(checkpoint, key), dtype, shape, data: values };
   });
   await writeSafetensors(files, `${folder}/${WEIGHTS_NAME}`, [...trained, ...untrained], {
     format: "pt",

@@ -113,7 +113,7 @@ export const runOptions = {
     value: "MODEL",
     section: "what",
     model: true,
-    help: "the base model: a checkpoint folder in Hugging Face's layout, embedded, or owner/name[@revision] on the hub",
+    help: "the base model: a checkpoint folder in Hugging Face's layout, a GGUF file, embedded, or owner/name[@revision] on the hub",
   }),
   data: option(path, {
     value: "FILE",

@@ -14,6 +14,7 @@ import { entryOf, findTensor, readWeights, storedName } from "../formats/checkpo
 import { fingerprint } from "../formats/fingerprint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import { copySideFiles, isTokenizerFile } from "../formats/side-files.ts";
+import { writtenBytes } from "../formats/stored.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { AnyBase } from "../models/base.ts";
 import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
@@ -214,7 +215,7 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
     entries,
     trainable: lengthOfTheta(entries),
     resultBytes:
-      names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + findTensor(checkpoint, name).length, 0) +
+      names.filter((name) => !head?.has(name)).reduce((sum, name) => sum + writtenBytes(findTensor(checkpoint, name)), 0) +
       added.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0),
     warnings: [],
     graph: fullGraph,

@@ -52,7 +52,17 @@ const tables: Record<string, Table> = {
       /\bdora\b/i,
     ],
   },
-  families: { rows: "models/families", table: "models/families/index.ts", names: modelTypes, familiar: true },
+  families: {
+    rows: "models/families",
+    table: "models/families/index.ts",
+    names: modelTypes,
+    familiar: true,
+    also: {
+      "formats/gguf/architectures.ts":
+        "llama.cpp's architectures have the same names, and their config.json has to name the model type",
+      "formats/gguf/tokenizer.ts": "llama.cpp names kinds of vocabulary and ways to cut words after models",
+    },
+  },
   formats: {
     rows: "data/readers",
     table: "data/readers/formats.ts",

@@ -6,7 +6,7 @@ import { methodOf } from "../../adapters/method-table.ts";
 import { ADAPTER_CONFIG_NAME, openAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
-import { INDEX_NAME, openCheckpoint, WEIGHTS_NAME } from "../../formats/checkpoint.ts";
+import { hasWeights, openCheckpoint } from "../../formats/checkpoint.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { openBase, withHeadBeside } from "../../models/base.ts";
 import { isMadeFor } from "../../models/fingerprint.ts";
@@ -78,7 +78,7 @@ export async function inspectAdapter(
 export async function inspectBase(files: Files, folder: string): Promise<BaseInspection> {
   const file = `${folder}/config.json`;
   const described = await withHeadBeside(files, folder, modelConfig(await readJsonObject(files, file), file));
-  const stored = (await files.exists(`${folder}/${WEIGHTS_NAME}`)) || (await files.exists(`${folder}/${INDEX_NAME}`));
+  const stored = await hasWeights(files, folder);
   const all = stored ? (await openCheckpoint(files, folder)).tensors : null;
   const config = all ? withStoredHead(described, all) : described;
   // A head that is not there yet is no module of the base.

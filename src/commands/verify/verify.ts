@@ -4,10 +4,13 @@ import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { INDEX_NAME, openCheckpoint } from "../../formats/checkpoint.ts";
 import { type Digest, hashed, type MakeDigest, readSums, SUMS_NAME } from "../../formats/checksums.ts";
+import { bytesOf } from "../../formats/dtypes.ts";
 import { allFinite, isFloat } from "../../formats/float.ts";
+import { isGguf } from "../../formats/gguf/checkpoint.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { readHeader, type TensorEntry } from "../../formats/safetensors.ts";
-import { readInBlocks } from "../../formats/side-files.ts";
+import { BLOCK_BYTES, readInBlocks } from "../../formats/side-files.ts";
+import { readRows } from "../../formats/stored.ts";
 import { once, openBase } from "../../models/base.ts";
 import { REPORT_NAME } from "../../report/report.ts";
 import { readBy } from "../../train/base-watch.ts";
@@ -19,7 +22,7 @@ import { METRICS_NAME } from "../../train/run-log.ts";
 const MAX_DEPTH = 6;
 const MAX_FILES = 100_000;
 
-export type FolderKind = "adapter" | "checkpoint" | "run" | "model" | "hub model" | "hub cache" | "folder";
+export type FolderKind = "adapter" | "checkpoint" | "run" | "model" | "hub model" | "hub cache" | "folder" | "GGUF file";
 
 /** `unlisted`: nothing says what the file should be. */
 export type FileState = "ok" | "damaged" | "missing" | "unlisted";
@@ -82,6 +85,7 @@ const CACHED = /^(models|datasets|spaces)--/;
 const RUN_FILES = [RUN_NAME, METRICS_NAME, REPORT_NAME];
 
 async function kindOf(files: Files, folder: string): Promise<FolderKind> {
+  if (isGguf(folder) && !(await files.isFolder(folder))) return "GGUF file";
   const names = await files.list(folder);
   const has = (name: string) => names.includes(name);
   if (has("blobs") && has("snapshots")) return "hub model";
@@ -90,7 +94,7 @@ async function kindOf(files: Files, folder: string): Promise<FolderKind> {
   if (has(STATE_FILE)) return "checkpoint";
   if (has(ADAPTER_CONFIG_NAME)) return "adapter";
   if (has("config.json")) return "model";
-  if (has(SUMS_NAME) || names.some((name) => name.endsWith(".safetensors"))) return "folder";
+  if (has(SUMS_NAME) || names.some((name) => name.endsWith(".safetensors") || isGguf(name))) return "folder";
   throw new LowrankError("verify/nothing", "the folder holds nothing that can be verified", {
     subject: folder,
     expected: `${SUMS_NAME}, *.safetensors, the output folder of a run, or the hub's cache`,
@@ -105,6 +109,10 @@ const sections: Record<FolderKind, (host: Host, folder: string, prefix: string) 
   checkpoint: plainItems,
   model: plainItems,
   folder: plainItems,
+  "GGUF file": async (host, file) => {
+    const cut = file.lastIndexOf("/");
+    return [await structureItem(host, cut < 0 ? "." : file.slice(0, cut), file.slice(cut + 1), "")];
+  },
   async run(host, folder, prefix) {
     const checkpoints = (await host.files.list(folder)).filter((name) => CHECKPOINT.test(name));
     const inside = checkpoints.map((name) => plainItems(host, `${folder}/${name}`, `${prefix}${name}/`));
@@ -174,6 +182,7 @@ async function structureItem(host: Host, folder: string, name: string, prefix: s
   const item = { file, by: "structure" as const, size: 0 };
   if (name === INDEX_NAME) return { ...item, check: () => without(openCheckpoint(files, folder)) };
   if (name.endsWith(".json")) return { ...item, check: () => without(readJsonObject(files, path)) };
+  if (isGguf(name)) return { ...item, size: await sizeOf(files, path), check: () => checkGguf(files, path) };
   if (!name.endsWith(".safetensors")) return unlisted(file, `no ${SUMS_NAME}, and the format has no checks of its own`);
   return { ...item, size: await sizeOf(files, path), check: () => checkTensors(files, path) };
 }
@@ -238,6 +247,20 @@ async function* checkTensors(files: Files, path: string): AsyncGenerator<number 
       }
     }
     yield left;
+  }
+}
+
+/** Header, offsets and sizes of a GGUF file, its model, and whether the values of its blocks are finite. */
+async function* checkGguf(files: Files, path: string): AsyncGenerator<number | string> {
+  const { tensors } = await openCheckpoint(files, path);
+  for (const [name, tensor] of tensors) {
+    const rows = tensor.shape[0]!;
+    const step = tensor.layout?.transposed ? rows : Math.max(1, Math.floor((BLOCK_BYTES * rows) / tensor.length));
+    for (let row = 0; row < rows; row += step) {
+      const values = await readRows(files, tensor, row, Math.min(step, rows - row));
+      if (!allFinite(bytesOf(values), "float32")) return yield `a value of ${name} is not finite`;
+    }
+    yield tensor.length;
   }
 }
 

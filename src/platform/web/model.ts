@@ -2,8 +2,8 @@
 // those that compute something else there than on the processor.
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Files } from "../../files.ts";
-import { toFloat32 } from "../../formats/float.ts";
-import { readTensor, type TensorEntry } from "../../formats/safetensors.ts";
+import { readRows } from "../../formats/stored.ts";
+import { inFolder } from "../../onnx/emitter.ts";
 import {
   AttributeProto_AttributeType,
   AttributeProtoSchema,
@@ -49,9 +49,7 @@ async function takeWeights(graph: GraphProto, source: WeightSource, files: Files
   for (const tensor of graph.initializer) {
     if (tensor.dataLocation !== TensorProto_DataLocation.EXTERNAL) continue;
     const stored = source.locate(tensor.name);
-    const values = toFloat32(
-      await readTensor(files, `${source.folder}/${stored.location}`, stored as TensorEntry & typeof stored),
-    );
+    const values = await readRows(files, inFolder(source.folder, stored));
     const data = new Uint8Array(values.buffer as ArrayBuffer, values.byteOffset, values.byteLength);
     const entries = { location: tensor.name, offset: "0", length: String(data.length) };
     tensor.dataType = TensorProto_DataType.FLOAT;
