@@ -102,12 +102,14 @@ export async function suggest(options: SuggestOptions, runtime: Platform): Promi
 
   const trained = Math.max(1, Math.round(records * (1 - (evalSplit ?? 0))));
   const free = memoryLimits?.().available ?? Number.POSITIVE_INFINITY;
-  const planned = (batchSize: number) => {
-    const batches = { batchSize, gradientAccumulation: stepExamples / batchSize };
+  // A smaller batch costs less than what is computed again to save memory.
+  const planned = (batchSize: number, memory: "keep" | "auto" = "keep") => {
+    const batches = { batchSize, gradientAccumulation: stepExamples / batchSize, memory };
     return planTraining(base.checkpoint.config, { ...method, ...batches, maxLength, epochs, examples: trained }, runtime);
   };
   let plan = await planned(stepExamples);
   while (plan.memory.total > MEMORY_SHARE * free && plan.batchSize > 1) plan = await planned(plan.batchSize / 2);
+  if (plan.memory.total > MEMORY_SHARE * free) plan = await planned(plan.batchSize, "auto");
   const { batchSize, gradientAccumulation } = plan;
   const curve = { schedule: "cosine", warmup: 0.05 } as const;
   return {

@@ -38,7 +38,17 @@ export const plannedOptions = {
   ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
   ...methodOptions,
   ...taskOptions,
-  ...pick(runOptions, "maxLength", "epochs", "batchSize", "gradientAccumulation", "keepCheckpoints", "threads"),
+  ...pick(
+    runOptions,
+    "maxLength",
+    "epochs",
+    "batchSize",
+    "gradientAccumulation",
+    "keepCheckpoints",
+    "baseDtype",
+    "memory",
+    "threads",
+  ),
   examples: option(z.number().optional(), { help: "number of training examples, to estimate the run's duration" }),
 };
 export type PlanOptions = Given<typeof plannedOptions>;
