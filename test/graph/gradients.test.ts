@@ -213,28 +213,28 @@ function rotaryCase(
   return one(name, given, (v) => rotary(v["x"]!, v["cosines"]!, v["sines"]!, heads));
 }
 
-const fusedLoss = (rows: number, chunks: number, softcap?: number): GradientCase =>
+const fusedLoss = (rows: number, chunks: number, vocabChunks = 1, softcap?: number): GradientCase =>
   one(
-    `${rows} rows in ${chunks} chunks${softcap ? `, logits up to ${softcap}` : ""}`,
+    `${rows} rows in ${chunks} chunks, 5 words in ${vocabChunks}${softcap ? `, logits up to ${softcap}` : ""}`,
     {
       x: symbolic(floats([rows, 3]), ["n", 3]),
       w: frozen(floats([5, 3])),
       labels: symbolic(integers([4, 0, 2, 2, 1, 3, 0].slice(0, rows)), ["n"]),
     },
-    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, softcap }),
+    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, vocabChunks, softcap }),
   );
 
 /** Two logits more than W has rows, which are some rows' labels. */
-const fusedLossOfTwo = (rows: number, chunks: number): GradientCase =>
+const fusedLossOfTwo = (rows: number, chunks: number, vocabChunks = 1): GradientCase =>
   one(
-    `${rows} rows in ${chunks} chunks, with further logits`,
+    `${rows} rows in ${chunks} chunks, 5 words in ${vocabChunks}, with further logits`,
     {
       x: symbolic(floats([rows, 3]), ["n", 3]),
       w: frozen(floats([5, 3])),
       labels: symbolic(integers([4, 6, 2, 5, 1, 6, 0].slice(0, rows)), ["n"]),
       further: symbolic(floats([rows, 2]), ["n", 2]),
     },
-    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks }, v["further"]!),
+    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, vocabChunks }, v["further"]!),
   );
 
 const proofs: Partial<Record<OpName, GradientCase[]>> = {
@@ -409,9 +409,14 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
     fusedLoss(7, 3),
     fusedLoss(2, 3),
     fusedLoss(1, 4),
-    fusedLoss(5, 2, 1.5),
+    fusedLoss(7, 1, 2),
+    fusedLoss(7, 3, 3),
+    fusedLoss(1, 2, 5),
+    fusedLoss(5, 2, 1, 1.5),
+    fusedLoss(5, 2, 2, 1.5),
     fusedLossOfTwo(7, 1),
     fusedLossOfTwo(5, 3),
+    fusedLossOfTwo(7, 2, 3),
     fusedLossOfTwo(1, 2),
   ],
 };
