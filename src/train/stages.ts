@@ -12,9 +12,9 @@ export const keeps = {
   /** Everything: the fastest. */
   all: () => true,
   /** What matrix products and attention made: what lies between is computed again. */
-  products: ({ node, index }: Value) => PRODUCTS.has(node.op) && index === 0,
-  /** Nothing: the least memory. */
-  none: () => false,
+  products: ({ node, index }: Value) => HEAD.has(node.op) || (PRODUCTS.has(node.op) && index === 0),
+  /** Nothing but the gradient that the output layer makes on its way: the least memory. */
+  none: ({ node }: Value) => HEAD.has(node.op),
 } satisfies Record<string, (value: Value) => boolean>;
 
 export type Keep = keyof typeof keeps;
@@ -28,6 +28,8 @@ export interface StageOptions {
 }
 
 const PRODUCTS = new Set(["linear", "gemm", "attention"]);
+/** What makes its input's gradient in the forward pass. */
+const HEAD = new Set(["linearCrossEntropy"]);
 
 /** Fewer elements than this are kept in float32. */
 const SMALL = 2 ** 14;
