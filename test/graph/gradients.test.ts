@@ -15,6 +15,7 @@ import type { OpName } from "../../src/graph/ops/names.ts";
 import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
+import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { table } from "../../src/graph/ops/table.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { openGraph } from "../../src/runtime/open-graph.ts";
@@ -67,6 +68,8 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
       const mask = input("mask", "float64", [1, 1, 4, 4]);
       return apply("attentionGradient", [x, cubic("k"), cubic("v"), mask, cubic("o"), cubic("d")], attributes)[0]!;
     }),
+  store: () => behind(input("x", "float32", [4, 32]), (x) => cast(stored(x, "float16")[0]!, "float32")),
+  widen: () => behind(input("part", "float16", [4, 32]), (x) => widened([x], "float16")),
   crossEntropyGradient: () =>
     behind(input("logits", "float64", [4, 3]), (x) => apply1("crossEntropyGradient", [x, input("labels", "int32", [4])])),
 };
