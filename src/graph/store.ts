@@ -1,6 +1,7 @@
 // Graph → Graph: frozen weights in another form than float32, widened where they are read.
 import { elements, type Shape } from "./dims.ts";
-import { apply1, type Graph, rewrite, type Value } from "./graph.ts";
+import { apply, apply1, type Graph, rewrite, type Value } from "./graph.ts";
+import { withParts } from "./ops/loss.ts";
 import { reshape } from "./ops/shape.ts";
 import { type FormName, forms, widened } from "./ops/stored.ts";
 
@@ -12,7 +13,7 @@ export const partName = (name: string, form: FormName, part: number): string => 
 
 /**
  * The graph with the weights that `choose` has a form for as parts in that form. Of a table of embeddings only the rows that are
- * looked up are widened.
+ * looked up are widened, and of an output layer a chunk at a time.
  */
 export function storeWeights(graph: Graph, choose: ChooseForm): Graph {
   return rewrite(graph, ({ op, attributes }, inputs) => {
@@ -26,6 +27,8 @@ export function storeWeights(graph: Graph, choose: ChooseForm): Graph {
       });
       return [widened(parts, form)];
     }
+    const fused = op === "linearCrossEntropy" ? withParts(inputs, attributes) : null;
+    if (fused) return apply(op, fused.inputs, fused.attributes);
     const table = op === "embedding" ? inputs[1]!.node : undefined;
     if (table?.op !== "widen") return null;
     const [ids] = inputs as [Value, Value];

@@ -63,8 +63,12 @@ function workspace(node: Node, lengths: SymbolLengths): number {
     case "attentionGradient": // P, dP and dP - δ, of which dS takes the place, of one block; with a cap also tanh and its slope
       return (attributes["softcap"] ? 5 : 3) * blockBytes(node, lengths);
     case "linearCrossEntropy": {
-      const [rows, dim] = [elementsOf(inputs[2]!, lengths), inputs[1]!.shape as readonly number[]];
-      return 4 * Math.ceil(rows / (lengths["chunks"] ?? Number(attributes["chunks"]))) * (2 * dim[0]! + 3 * dim[1]!);
+      // A tile's logits before and after the exponential, a chunk of W if it is stored, and of all rows h, h · scale and W[label].
+      const { chunks, vocabChunks, form } = attributes as { chunks: number; vocabChunks: number; form?: string };
+      const [rows, dim] = [0, 1].map((axis) => lengthOf(inputs[0]!.shape[axis]!, lengths)) as [number, number];
+      const words = Math.ceil(lengthOf(inputs[1]!.shape[0]!, lengths) / vocabChunks);
+      const tile = 2 * Math.ceil(rows / (lengths["chunks"] ?? chunks)) * words;
+      return 4 * (tile + 3 * rows * dim + (form ? 2 * words * dim : 0));
     }
     case "crossEntropy":
     case "crossEntropyGradient": // exponentials, or probabilities, beside the logits

@@ -11,9 +11,9 @@ export const keeps = {
   /** Everything: the fastest. */
   all: () => true,
   /** What matrix products and attention made: what lies between is computed again. */
-  products: ({ node, index }: Value) => PRODUCTS.has(node.op) && index === 0,
-  /** Nothing: the least memory. */
-  none: () => false,
+  products: ({ node, index }: Value) => HEAD.has(node.op) || (PRODUCTS.has(node.op) && index === 0),
+  /** Nothing but the gradient that the output layer makes on its way: the least memory. */
+  none: ({ node }: Value) => HEAD.has(node.op),
 } satisfies Record<string, (value: Value) => boolean>;
 
 export type Keep = keyof typeof keeps;
@@ -27,6 +27,8 @@ export interface StageOptions {
 }
 
 const PRODUCTS = new Set(["linear", "gemm", "attention"]);
+/** What makes its input's gradient in the forward pass. */
+const HEAD = new Set(["linearCrossEntropy"]);
 
 /** The program of a graph as `loraGraph` and `fullGraph` make it. Results have the names of the graph's outputs. */
 export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { keep, form }: StageOptions): Program {

@@ -16,6 +16,7 @@ import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
+import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { table } from "../../src/graph/ops/table.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { openGraph } from "../../src/runtime/open-graph.ts";
@@ -68,6 +69,8 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
       const mask = input("mask", "float64", [1, 1, 4, 4]);
       return apply("attentionGradient", [x, cubic("k"), cubic("v"), mask, cubic("o"), cubic("d")], attributes)[0]!;
     }),
+  store: () => behind(input("x", "float32", [4, 32]), (x) => cast(stored(x, "float16")[0]!, "float32")),
+  widen: () => behind(input("part", "float16", [4, 32]), (x) => widened([x], "float16")),
   crossEntropyGradient: () =>
     behind(input("logits", "float64", [4, 3]), (x) => apply1("crossEntropyGradient", [x, input("labels", "int32", [4])])),
   store: () => behind(input("w", "float32", [2, 32]), (x) => cast(stored(x, "bfloat16")[0]!, "float32")),
@@ -216,28 +219,28 @@ function rotaryCase(
   return one(name, given, (v) => rotary(v["x"]!, v["cosines"]!, v["sines"]!, heads));
 }
 
-const fusedLoss = (rows: number, chunks: number, softcap?: number): GradientCase =>
+const fusedLoss = (rows: number, chunks: number, vocabChunks = 1, softcap?: number): GradientCase =>
   one(
-    `${rows} rows in ${chunks} chunks${softcap ? `, logits up to ${softcap}` : ""}`,
+    `${rows} rows in ${chunks} chunks, 5 words in ${vocabChunks}${softcap ? `, logits up to ${softcap}` : ""}`,
     {
       x: symbolic(floats([rows, 3]), ["n", 3]),
       w: frozen(floats([5, 3])),
       labels: symbolic(integers([4, 0, 2, 2, 1, 3, 0].slice(0, rows)), ["n"]),
     },
-    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, softcap }),
+    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, vocabChunks, softcap }),
   );
 
 /** Two logits more than W has rows, which are some rows' labels. */
-const fusedLossOfTwo = (rows: number, chunks: number): GradientCase =>
+const fusedLossOfTwo = (rows: number, chunks: number, vocabChunks = 1): GradientCase =>
   one(
-    `${rows} rows in ${chunks} chunks, with further logits`,
+    `${rows} rows in ${chunks} chunks, 5 words in ${vocabChunks}, with further logits`,
     {
       x: symbolic(floats([rows, 3]), ["n", 3]),
       w: frozen(floats([5, 3])),
       labels: symbolic(integers([4, 6, 2, 5, 1, 6, 0].slice(0, rows)), ["n"]),
       further: symbolic(floats([rows, 2]), ["n", 2]),
     },
-    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks }, v["further"]!),
+    (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, vocabChunks }, v["further"]!),
   );
 
 const proofs: Partial<Record<OpName, GradientCase[]>> = {
@@ -412,9 +415,14 @@ const proofs: Partial<Record<OpName, GradientCase[]>> = {
     fusedLoss(7, 3),
     fusedLoss(2, 3),
     fusedLoss(1, 4),
-    fusedLoss(5, 2, 1.5),
+    fusedLoss(7, 1, 2),
+    fusedLoss(7, 3, 3),
+    fusedLoss(1, 2, 5),
+    fusedLoss(5, 2, 1, 1.5),
+    fusedLoss(5, 2, 2, 1.5),
     fusedLossOfTwo(7, 1),
     fusedLossOfTwo(5, 3),
+    fusedLossOfTwo(7, 2, 3),
     fusedLossOfTwo(1, 2),
   ],
 };

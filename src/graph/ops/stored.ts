@@ -112,6 +112,14 @@ export const widened = (parts: readonly Value[], form: FormName): Value => apply
 
 const formOf = ({ attributes }: Pick<Node, "attributes">): Form => forms[attributes["form"] as FormName];
 
+export const partCount = (form: FormName): number => forms[form].parts(1, BLOCK).length;
+
+/** Whether these are the parts of a matrix in `form`. */
+export function holds(form: FormName, parts: readonly Type[]): boolean {
+  const expected = forms[form].parts(...wideShape(form, parts[0]!.shape));
+  return expected.every(({ dtype, shape }, i) => dtype === parts[i]?.dtype && sameShape(shape, parts[i]!.shape));
+}
+
 /** [rows, columns] of the float32 matrix whose first part in `form` has this shape. */
 export function wideShape(form: FormName, [rows, columns]: Shape): [Dim, number] {
   return [rows!, form === "int4" ? 2 * Number(columns) : Number(columns)];
@@ -128,11 +136,8 @@ export const storedRules = {
   },
   widen: {
     infer: (parts, attributes) => {
-      const shape = wideShape(attributes.form, parts[0]!.shape);
-      const expected = formOf({ attributes }).parts(...shape);
-      const fits = expected.every(({ dtype, shape }, i) => dtype === parts[i]?.dtype && sameShape(shape, parts[i]!.shape));
-      expect(fits, `the parts are not those of ${attributes.form}`);
-      return [{ dtype: "float32", shape }];
+      expect(holds(attributes.form, parts), `the parts are not those of ${attributes.form}`);
+      return [{ dtype: "float32", shape: wideShape(attributes.form, parts[0]!.shape) }];
     },
     vjp: null,
     lower: (emit, node, parts) => [formOf(node).widen(emit, parts, wideShape(node.attributes.form, node.inputs[0]!.shape))],

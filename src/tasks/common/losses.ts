@@ -11,8 +11,9 @@ import { decoderInputs } from "../../models/layers/blocks.ts";
 import { backboneOf, forward, type ModelConfig } from "../../models/registry.ts";
 import type { BatchShape } from "../task.ts";
 
-/** Rows of the output layer's products; fewer hold less memory, more are faster up to about this many. */
-const ROWS_PER_LOSS_CHUNK = 256;
+/** Rows and columns of the output layer's products: logits of 64 MB at most. Each chunk of the vocabulary serves all chunks of rows. */
+const ROWS_PER_LOSS_CHUNK = 4096;
+const WORDS_PER_LOSS_CHUNK = 4096;
 /**
  * Queries of an attention block: few are fast, since a causal block skips more keys. Beyond some blocks, larger ones: each adds nodes to
  * every layer, and a session opens slower with more nodes.
@@ -31,6 +32,9 @@ export function attentionBlocksOf(maxLength: number): number {
 /** How many chunks of rows the output layer and the loss are computed in. */
 export const lossChunksOf = (maxTargets: number): number => Math.max(1, Math.ceil(maxTargets / ROWS_PER_LOSS_CHUNK));
 
+/** How many chunks of the vocabulary. */
+const vocabChunksOf = (vocab: number): number => Math.max(1, Math.round(vocab / WORDS_PER_LOSS_CHUNK));
+
 /** Σ of the target tokens' losses, from what `tokenLosses` reads. */
 export const lossGraph = (config: DecoderConfig, shape: BatchShape): Graph => ({
   outputs: { loss: sumOf(tokenLosses(config, shape)) },
@@ -48,7 +52,7 @@ export function tokenLosses(config: DecoderConfig, { maxTargets, maxLength, imag
   const { weight, path, softcap, added } = output!;
   const states = gatherRows(hidden!, lossRows);
   const further = added && linear(states, added.weight, added.path);
-  const attributes = { path, chunks: lossChunksOf(maxTargets), softcap };
+  const attributes = { path, chunks: lossChunksOf(maxTargets), vocabChunks: vocabChunksOf(Number(weight.shape[0])), softcap };
   return linearCrossEntropy(states, weight, lossLabels, attributes, further);
 }
 
