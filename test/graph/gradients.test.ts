@@ -13,7 +13,6 @@ import { gemm, linear, matmul } from "../../src/graph/ops/linear.ts";
 import { crossEntropies, linearCrossEntropy } from "../../src/graph/ops/loss.ts";
 import type { OpName } from "../../src/graph/ops/names.ts";
 import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
-import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { stored, widened } from "../../src/graph/ops/stored.ts";
@@ -73,8 +72,6 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   widen: () => behind(input("part", "float16", [4, 32]), (x) => widened([x], "float16")),
   crossEntropyGradient: () =>
     behind(input("logits", "float64", [4, 3]), (x) => apply1("crossEntropyGradient", [x, input("labels", "int32", [4])])),
-  store: () => behind(input("w", "float32", [2, 32]), (x) => cast(stored(x, "bfloat16")[0]!, "float32")),
-  widen: () => behind(input("w", "bfloat16", [2, 32]), (x) => widened([x], "bfloat16")),
 };
 /** Ops whose output is a constant in the backward pass: no gradient passes, and none is missed. */
 const constants: Partial<Record<OpName, (x: Value) => Value>> = { detach: elementwise.detach };
