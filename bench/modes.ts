@@ -5,7 +5,14 @@ export interface Mode {
   args: readonly string[];
 }
 
-export const ours: readonly Mode[] = [{ name: "float32", args: [] }];
+export const ours: readonly Mode[] = [
+  { name: "float32", args: ["--base-dtype", "float32"] },
+  { name: "float32, recompute", args: ["--base-dtype", "float32", "--memory", "recompute"] },
+  { name: "bfloat16", args: ["--base-dtype", "bfloat16"] },
+  { name: "bfloat16, recompute", args: ["--base-dtype", "bfloat16", "--memory", "recompute"] },
+  { name: "int8", args: ["--base-dtype", "int8"] },
+  { name: "int8, recompute", args: ["--base-dtype", "int8", "--memory", "recompute"] },
+];
 
 /** Of generation. */
 export const ourDecodeModes: readonly Mode[] = [{ name: "float32", args: [] }];

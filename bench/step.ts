@@ -1,6 +1,7 @@
-// What LoRA steps need here: a line when the first step has finished, and one of JSON at the end. `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2] [--profile FILE]`.
+// What LoRA steps need here: a line when the first step has finished, and one of JSON at the end. `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2]
+// [--memory keep|products|recompute|stream] [--base-dtype float32|bfloat16|int8|int4] [--warmup 2] [--profile FILE]`.
 // One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout.
-// Seconds are the median over the steps after the first two; rss_mb is the process's own peak,
+// Seconds are the median over the steps after the warm-up; rss_mb is the process's own peak,
 // cpu_seconds the processor time of a step over all threads: near threads × seconds unless other programs ran.
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
@@ -9,11 +10,13 @@ import { initAdapter } from "../src/adapters/init.ts";
 import { thetaOf } from "../src/adapters/layout.ts";
 import { matchModules } from "../src/adapters/match.ts";
 import { makeBatch } from "../src/data/batch.ts";
+import { entryOf } from "../src/formats/checkpoint.ts";
 import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
 import { lossGraph } from "../src/tasks/common/losses.ts";
+import { formsOf, type MemoryMode, memoryModes } from "../src/train/execution.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { adamW, parameterRanges } from "../src/train/optimizer.ts";
 import { median } from "./median.ts";
@@ -27,18 +30,25 @@ const { values, positionals } = parseArgs({
     rank: { type: "string", default: "8" },
     threads: { type: "string", default: String(availableParallelism()) },
     profile: { type: "string" },
+    memory: { type: "string", default: "keep" },
+    "base-dtype": { type: "string", default: "float32" },
+    warmup: { type: "string", default: "2" },
   },
 });
 const [tokens, rows, steps, rank, threads] = [values.tokens, values.batch, values.steps, values.rank, values.threads].map(
   Number,
 ) as [number, number, number, number, number];
 
+const memory = values.memory as MemoryMode;
+const baseDtype = values["base-dtype"] as "float32";
+const warmup = Number(values.warmup);
+
 const opening = performance.now();
 const base = await loadBase(nodeFiles, positionals[0]!);
 const config = loraConfig({ rank, alpha: 2 * rank, targetModules: "all-linear" });
 const modules = matchModules(base.modules, config, base.config.modelType);
 const objective = await loraObjective({
-  stages: process.env["STAGED"] ? JSON.parse(process.env["STAGED"]) : undefined,
+  stages: { ...memoryModes[memory], form: formsOf(baseDtype, (name) => entryOf(base.checkpoint, name)?.dtype) },
   checkpoint: base.checkpoint,
   loss: lossGraph(base.config, { maxTargets: rows * (tokens - 1), maxLength: tokens }),
   config,
@@ -63,7 +73,7 @@ const ranges = parameterRanges(objective.entries, { learningRate: 2e-4, weightDe
 const seconds: number[] = [];
 const cpuSeconds: number[] = [];
 const losses: number[] = [];
-for (let step = 0; step < steps + 2; step++) {
+for (let step = 0; step < steps + warmup; step++) {
   const [start, used] = [performance.now(), process.cpuUsage()];
   const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, { seed: 0, step, micro: 0 });
   adamW(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
@@ -75,17 +85,18 @@ for (let step = 0; step < steps + 2; step++) {
 }
 await objective.close();
 
-const step = median(seconds.slice(2));
+const step = median(seconds.slice(warmup));
 const round = (value: number, digits: number) => Number(value.toFixed(digits));
 console.log(
   JSON.stringify({
     tool: "lowrank",
-    dtype: "float32",
+    dtype: baseDtype,
+    memory,
     tokens,
     batch: rows,
     seconds: round(step, 4),
     step_seconds: seconds.map((value) => round(value, 4)),
-    cpu_seconds: round(median(cpuSeconds.slice(2)), 4),
+    cpu_seconds: round(median(cpuSeconds.slice(warmup)), 4),
     tokens_per_second: round((rows * tokens) / step, 1),
     rss_mb: Math.round(process.resourceUsage().maxRSS / 1024),
     open_seconds: round(openSeconds, 2),
