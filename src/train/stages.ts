@@ -32,11 +32,16 @@ const PRODUCTS = new Set(["linear", "gemm", "attention"]);
 /** Fewer elements than this are kept in float32. */
 const SMALL = 2 ** 14;
 
-/** Matrices whose rows are made of whole blocks are kept in `form`; tables of embeddings and output layers in 8 bits at least. */
+/**
+ * Matrices whose rows are made of whole blocks are kept in `form`. Integer products are for the layers between embeddings and output;
+ * those two are kept in 8 bits beside them.
+ */
 const formFor =
   (form: FormName): ChooseForm =>
-  (_, [rows, columns]) =>
-    rows! * columns! < SMALL || columns! % 32 !== 0 ? null : form;
+  ({ shape: [rows, columns], isInner }) => {
+    if (rows * columns < SMALL || columns % 32 !== 0) return null;
+    return form === "int8rotated" && !(isInner && rows % 32 === 0) ? "int8" : form;
+  };
 
 /** The program of a graph as `loraGraph` and `fullGraph` make it. Results have the names of the graph's outputs. */
 export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { keep, form }: StageOptions): Program {
