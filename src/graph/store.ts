@@ -92,8 +92,10 @@ interface Quantised {
 function integerProducts() {
   const known = new Map<Value, Quantised>();
   const quantised = (x: Value): Quantised => {
+    const before = known.get(x);
+    if (before) return before;
     const { rest, outliers, picks } = splitOutliers(x, OUTLIERS);
-    const own = known.get(x) ?? { ...quantiseRows(rotate(rest)), outliers, picks };
+    const own = { ...quantiseRows(rotate(rest)), outliers, picks };
     known.set(x, own);
     return own;
   };

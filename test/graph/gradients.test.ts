@@ -14,6 +14,7 @@ import { crossEntropies, linearCrossEntropy } from "../../src/graph/ops/loss.ts"
 import type { OpName } from "../../src/graph/ops/names.ts";
 import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
+import { integerProduct, quantiseRows, rotate, splitOutliers } from "../../src/graph/ops/rotated.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { table } from "../../src/graph/ops/table.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
@@ -67,6 +68,13 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
       const mask = input("mask", "float64", [1, 1, 4, 4]);
       return apply("attentionGradient", [x, cubic("k"), cubic("v"), mask, cubic("o"), cubic("d")], attributes)[0]!;
     }),
+  rotate: () => behind(input("x", "float32", [2, 32]), (x) => rotate(x)),
+  quantiseRows: () => behind(input("x", "float32", [2, 32]), (x) => quantiseRows(x).scale),
+  splitOutliers: () => behind(input("x", "float32", [2, 32]), (x) => splitOutliers(x, 2).rest),
+  integerProduct: () =>
+    behind(input("scale", "float32", [4]), (scale) =>
+      integerProduct(input("q", "uint8", [2, 32]), input("w", "int8", [32, 4]), {}, scale),
+    ),
   crossEntropyGradient: () =>
     behind(input("logits", "float64", [4, 3]), (x) => apply1("crossEntropyGradient", [x, input("labels", "int32", [4])])),
 };
