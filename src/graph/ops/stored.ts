@@ -118,8 +118,10 @@ export const forms = {
       const x = rotated(emit, values, shape);
       const largest = emit.node("ReduceMax", [emit.node("Abs", [x]), emit.int64(1)], { keepdims: 1 });
       const scale = emit.node("Max", [emit.node("Div", [largest, number(emit, 127)]), number(emit, TINY)]);
-      const q = quantised(emit, x, scale, shape, "int8", 127);
-      return [emit.node("Transpose", [q], { perm: [1, 0] }), emit.reshape(scale, [shape[0]])];
+      const flat = emit.reshape(scale, [shape[0]]);
+      const zeros = emit.node("Expand", [emit.constant("int8", [], [0]), emit.node("Shape", [flat])]);
+      const q = emit.node("QuantizeLinear", [x, flat, zeros], { axis: 0 });
+      return [emit.node("Transpose", [q], { perm: [1, 0] }), flat];
     },
     widen(emit, [q, scale], shape) {
       const rows = emit.node("Transpose", [q!], { perm: [1, 0] });
