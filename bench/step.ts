@@ -48,7 +48,10 @@ const base = await loadBase(nodeFiles, positionals[0]!);
 const config = loraConfig({ rank, alpha: 2 * rank, targetModules: "all-linear" });
 const modules = matchModules(base.modules, config, base.config.modelType);
 const objective = await loraObjective({
-  stages: { ...memoryModes[memory], form: formsOf(baseDtype, (name) => entryOf(base.checkpoint, name)?.dtype) },
+  stages: {
+    ...memoryModes[memory],
+    form: formsOf(baseDtype, { dtypeOf: (name) => entryOf(base.checkpoint, name)?.dtype, integers: true }),
+  },
   checkpoint: base.checkpoint,
   loss: lossGraph(base.config, { maxTargets: rows * (tokens - 1), maxLength: tokens }),
   config,

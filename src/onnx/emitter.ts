@@ -47,7 +47,7 @@ export const onnxType: Record<string, TensorProto_DataType | undefined> = {
 
 /** The domain of ONNX Runtime's own ops, and those of them that are used. */
 export const MICROSOFT = "com.microsoft";
-const MICROSOFT_OPS = new Set(["FusedMatMul", "QuickGelu", "RotaryEmbedding"]);
+const MICROSOFT_OPS = new Set(["FusedMatMul", "MatMulIntegerToFloat", "QuickGelu", "RotaryEmbedding"]);
 
 export class OnnxEmitter implements Emitter {
   private readonly emitted: NodeProto[] = [];

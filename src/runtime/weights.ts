@@ -131,6 +131,24 @@ function lookedUp(graph: Graph, inputs: Stage["inputs"]): string[] {
   return inputs.flatMap(({ source, leaf }) => (source.kind === "weight" && read.has(leaf.node) ? [wholeOf(source).of] : []));
 }
 
+/**
+ * Memory for a block of a part, which begins at row `start` of its weight. Rows of the weight are rows of the part, whose memory the
+ * block shares, or columns of it, where `finish` copies the block to.
+ */
+function blockOf(part: Uint8Array, whole: readonly number[], block: readonly number[], start: number, width: number) {
+  const length = sizeOf(block) * width;
+  if (whole.length < 2 || whole[1] === block[1]) {
+    const at = start * sizeOf(whole.slice(1)) * width;
+    return { bytes: part.subarray(at, at + length), finish: () => undefined };
+  }
+  const bytes = new Uint8Array(length);
+  const [from, to] = [block[1]! * width, whole[1]! * width];
+  const finish = () => {
+    for (let i = 0; i < whole[0]!; i++) part.set(bytes.subarray(i * from, (i + 1) * from), i * to + start * width);
+  };
+  return { bytes, finish };
+}
+
 /** Reads weights block by block, and puts them into their forms with the engine. */
 function weightReader({ machine, files, source, threads }: WeightOptions) {
   const converters = new Map<string, Promise<Executable>>();
@@ -163,17 +181,17 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
     for (let start = 0; start < rows; start += step) {
       const length = Math.min(step, rows - start);
       const given = machine.tensor(dtype, [length, columns], await readBlock(start, length));
-      const places = types.map(({ dtype, shape }, i) => {
-        const all = rows === 1 ? [1, sizeOf(shape)] : [length, ...shape.slice(1)];
-        const rowBytes = sizeOf(all.slice(1)) * bytesPerElement[dtype];
-        const block = parts[i]!.bytes.subarray(start * rowBytes, (start + length) * rowBytes);
-        return { index: i, place: machine.tensor(dtype, all, block) };
+      const blocks = partsOf({ ...stored, shape: [length, columns] }, form).map(({ dtype, shape }, i) => {
+        const whole = rows === length ? shape : types[i]!.shape;
+        const { bytes, finish } = blockOf(parts[i]!.bytes, whole, shape, start, bytesPerElement[dtype]);
+        return { index: i, place: machine.tensor(dtype, shape, bytes), finish };
       });
       try {
-        await executable.run([given], places);
+        await executable.run([given], blocks);
+        for (const { finish } of blocks) finish();
       } finally {
         machine.free(given);
-        for (const { place } of places) machine.free(place);
+        for (const { place } of blocks) machine.free(place);
       }
     }
     return { parts };

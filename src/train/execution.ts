@@ -47,6 +47,8 @@ export interface ExecutionNeeds {
   trainable: number;
   /** What a weight is stored in. */
   dtypeOf: (name: string) => string | null | undefined;
+  /** Whether products of integers are faster here. */
+  integers?: boolean;
   sizes: () => Iterable<BatchSize>;
   /** Bytes beside the run's batches that count as well. */
   beside?: (estimate: MemoryEstimate) => MemoryEstimate;
@@ -62,7 +64,7 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
   const isSixteen = allSixteenBits(needs);
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
-    const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs.dtypeOf) };
+    const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
     const program = trainingProgram(needs.graph, needs.entries, stages);
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
     const execution = { memory, baseDtype, stages, isRounded, estimate: estimateOf(program, needs, stages.streamed) };
@@ -113,12 +115,21 @@ const SMALL = 2 ** 14;
 const isSixteenBits = (dtype: string | null | undefined): dtype is "bfloat16" | "float16" =>
   dtype === "bfloat16" || dtype === "float16";
 
-/** The form of each weight for a `--base-dtype`: matrices whose rows are whole blocks of 32. `bfloat16` leaves 16 bits as they are. */
-export function formsOf(baseDtype: Execution["baseDtype"], dtypeOf: ExecutionNeeds["dtypeOf"]): ChooseForm | undefined {
+/**
+ * The form of each weight for a `--base-dtype`: matrices whose rows are whole blocks of 32. `bfloat16` leaves 16 bits as they are;
+ * `int8` multiplies the layers between embeddings and output as integers where the processor gains by it (`integers`), and keeps those
+ * two in 8 bits beside them.
+ */
+export function formsOf(
+  baseDtype: Execution["baseDtype"],
+  { dtypeOf, integers }: Pick<ExecutionNeeds, "dtypeOf" | "integers">,
+): ChooseForm | undefined {
   if (baseDtype === "float32") return undefined;
-  return (name, [rows, columns]) => {
-    if (rows! * columns! < SMALL || columns! % 32 !== 0) return null;
+  return ({ name, shape: [rows, columns], isInner }) => {
+    if (rows * columns < SMALL || columns % 32 !== 0) return null;
+    if (baseDtype === "int8") return integers && isInner && rows % 32 === 0 ? "int8rotated" : "int8";
+    if (baseDtype === "int4") return isInner ? "int4" : "int8";
     const dtype = dtypeOf(name);
-    return baseDtype === "bfloat16" && isSixteenBits(dtype) ? dtype : baseDtype;
+    return isSixteenBits(dtype) ? dtype : "bfloat16";
   };
 }

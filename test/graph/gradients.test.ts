@@ -14,6 +14,7 @@ import { crossEntropies, linearCrossEntropy } from "../../src/graph/ops/loss.ts"
 import type { OpName } from "../../src/graph/ops/names.ts";
 import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
+import { integerProduct, quantiseRows, rotate, splitOutliers } from "../../src/graph/ops/rotated.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { table } from "../../src/graph/ops/table.ts";
@@ -70,6 +71,13 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
     }),
   store: () => behind(input("x", "float32", [4, 32]), (x) => cast(stored(x, "float16")[0]!, "float32")),
   widen: () => behind(input("part", "float16", [4, 32]), (x) => widened([x], "float16")),
+  rotate: () => behind(input("x", "float32", [2, 32]), (x) => rotate(x)),
+  quantiseRows: () => behind(input("x", "float32", [2, 32]), (x) => quantiseRows(x).scale),
+  splitOutliers: () => behind(input("x", "float32", [2, 32]), (x) => splitOutliers(x, 2).rest),
+  integerProduct: () =>
+    behind(input("scale", "float32", [4]), (scale) =>
+      integerProduct(input("q", "uint8", [2, 32]), input("w", "int8", [32, 4]), {}, scale),
+    ),
   crossEntropyGradient: () =>
     behind(input("logits", "float64", [4, 3]), (x) => apply1("crossEntropyGradient", [x, input("labels", "int32", [4])])),
 };

@@ -141,6 +141,7 @@ export async function planTraining(
     entries,
     trainable,
     dtypeOf: () => config.dtype,
+    integers: options.baseDtype === "int8",
     sizes: () => [fullBatch(config, task, rows, width)],
     available: availableMemory(runtime),
   });

@@ -24,6 +24,7 @@ import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../tr
 import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
+import { gainsByIntegers } from "../../train/speed.ts";
 import { type TrainableModel, trainableModels } from "../../train/trainable-model.ts";
 import { optimizerDefaults, type TrainEvent, train } from "../../train/trainer.ts";
 
@@ -120,6 +121,7 @@ export async function* finetune(
       entries: model.entries,
       trainable: model.trainable,
       dtypeOf: (weight) => entryOf(own.checkpoint, weight)?.dtype,
+      integers: options.baseDtype === "int8" && (await gainsByIntegers(openSession, threads)),
       sizes,
       beside: (estimate) => withBeside(estimate, reader.images?.bytes ?? 0, generator),
       available: availableMemory(platform),
@@ -194,7 +196,7 @@ export async function* finetune(
         ...ownOptions(task, options),
         base: await own.fingerprint(),
         ...started.facts,
-        ...(execution?.isRounded && { baseDtype: execution.baseDtype }),
+        ...(execution?.isRounded && { baseDtype: `${execution.baseDtype}${needs.integers ? " as integers" : ""}` }),
       },
       signal,
       memoryBytes,

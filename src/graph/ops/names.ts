@@ -10,7 +10,19 @@ type Linear = "linear" | "gemm" | "matmul";
 type Normalization = "rmsNorm" | "layerNorm";
 type Attention = "attention" | "attentionGradient" | "rotary";
 type Stored = "store" | "widen";
+type Rotated = "rotate" | "quantiseRows" | "splitOutliers" | "integerProduct";
 type Loss = "crossEntropy" | "crossEntropyGradient" | "linearCrossEntropy";
 
 type Elementwise = Arithmetic | Activation | Choice;
-export type OpName = Leaf | Elementwise | Reduction | Movement | Indexing | Linear | Normalization | Attention | Stored | Loss;
+export type OpName =
+  | Leaf
+  | Elementwise
+  | Reduction
+  | Movement
+  | Indexing
+  | Linear
+  | Normalization
+  | Attention
+  | Stored
+  | Rotated
+  | Loss;

@@ -3,6 +3,7 @@ import { type Dim, mulDims, type Shape, sameShape } from "../dims.ts";
 import type { Emitter } from "../emitter.ts";
 import { apply, apply1, type ElementType, expect, type Node, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
+import { ROTATED, rotated } from "./rotated.ts";
 
 interface Form {
   /** The tensors that hold a weight [rows, columns], rows first in each. */
@@ -101,6 +102,32 @@ export const forms = {
       return emit.reshape(emit.node("Add", [x, column]), shape);
     },
   },
+  /**
+   * Rotated in blocks of 32 columns, 8 bits a number with a scale for each row, and transposed: what an integer product takes
+   * (`integerProduct`).
+   */
+  int8rotated: {
+    parts: (rows, columns) => {
+      expect(columns % ROTATED === 0, `rows of ${columns} are not made of blocks of ${ROTATED}`);
+      return [
+        { dtype: "int8", shape: [columns, rows] },
+        { dtype: "float32", shape: [rows] },
+      ];
+    },
+    store(emit, values, shape) {
+      const x = rotated(emit, values, shape);
+      const largest = emit.node("ReduceMax", [emit.node("Abs", [x]), emit.int64(1)], { keepdims: 1 });
+      const scale = emit.node("Max", [emit.node("Div", [largest, number(emit, 127)]), number(emit, TINY)]);
+      const flat = emit.reshape(scale, [shape[0]]);
+      const zeros = emit.node("Expand", [emit.constant("int8", [], [0]), emit.node("Shape", [flat])]);
+      const q = emit.node("QuantizeLinear", [x, flat, zeros], { axis: 0 });
+      return [emit.node("Transpose", [q], { perm: [1, 0] }), flat];
+    },
+    widen(emit, [q, scale], shape) {
+      const rows = emit.node("Transpose", [q!], { perm: [1, 0] });
+      return rotated(emit, emit.node("DequantizeLinear", [rows, scale!], { axis: 0 }), shape);
+    },
+  },
 } satisfies Record<string, Form>;
 
 export type FormName = keyof typeof forms;
@@ -122,6 +149,7 @@ export function holds(form: FormName, parts: readonly Type[]): boolean {
 
 /** [rows, columns] of the float32 matrix whose first part in `form` has this shape. */
 export function wideShape(form: FormName, [rows, columns]: Shape): [Dim, number] {
+  if (form === "int8rotated") return [columns!, Number(rows)];
   return [rows!, form === "int4" ? 2 * Number(columns) : Number(columns)];
 }
 

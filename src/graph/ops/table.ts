@@ -9,6 +9,7 @@ import { lossRules } from "./loss.ts";
 import type { OpName } from "./names.ts";
 import { normalizationRules } from "./normalization.ts";
 import { reductionRules } from "./reduction.ts";
+import { rotatedRules } from "./rotated.ts";
 import { shapeRules } from "./shape.ts";
 import { storedRules } from "./stored.ts";
 
@@ -26,6 +27,7 @@ export function table(): Record<OpName, OpRule> {
     ...normalizationRules,
     ...attentionRules,
     ...storedRules,
+    ...rotatedRules,
     ...lossRules,
   };
   return rows;

@@ -1,0 +1,141 @@
+// What products in 8-bit integers need: blocks rotated so that no element stands out, rows in 8 bits, the columns that still stand
+// out kept apart. After QuaRot (Ashkboos et al. 2024) and LLM.int8() (Dettmers et al. 2022).
+import type { Dim } from "../dims.ts";
+import type { Emitter } from "../emitter.ts";
+import { apply, apply1, expect, type Value } from "../graph.ts";
+import type { OpRule } from "../rule.ts";
+
+/** Columns that are rotated together. */
+export const ROTATED = 32;
+
+/** What stands for zero in rows of uint8: x86 multiplies uint8 with int8 fast, int8 with int8 slowly. */
+const ZERO = 128;
+/** The smallest scale: a row of zeros has it. */
+const TINY = 1e-20;
+
+/** x [n, in] with each block of 32 columns times the symmetric Hadamard matrix of order 32 over √32, + z [n, in]. It is its own inverse. */
+export const rotate = (x: Value, z?: Value): Value => apply1("rotate", z ? [x, z] : [x]);
+
+/** Rows of x [n, in] as uint8 around 128, and float32 [n, 1]: the greatest element of a row is 127 of its scale. */
+export function quantiseRows(x: Value): { q: Value; scale: Value } {
+  const [q, scale] = apply("quantiseRows", [x]);
+  return { q: q!, scale: scale! };
+}
+
+/**
+ * The `count` columns of x [n, in] that stand out most: x with zeros there, those columns [n, count], and one row of uint8 around 128
+ * for each, [count, in]: the column's row of the unnormalised rotation, which picks it out of a rotated matrix.
+ */
+export function splitOutliers(x: Value, count: number): { rest: Value; outliers: Value; picks: Value } {
+  const [rest, outliers, picks] = apply("splitOutliers", [x], { count });
+  return { rest: rest!, outliers: outliers!, picks: picks! };
+}
+
+/** q (uint8 [n, k] around 128) · w (int8 [k, m], or [m, k] with `transB`) as float32, its columns times `scale` [m]. */
+export const integerProduct = (q: Value, w: Value, { transB = false } = {}, scale?: Value): Value =>
+  apply1("integerProduct", scale ? [q, w, scale] : [q, w], { transB });
+
+/** The sign of an element of Sylvester's Hadamard matrix. */
+function sign(row: number, column: number): number {
+  let sign = 1;
+  for (let both = row & column; both > 0; both &= both - 1) sign = -sign;
+  return sign;
+}
+
+const signs = Array.from({ length: ROTATED * ROTATED }, (_, i) => sign(Math.floor(i / ROTATED), i % ROTATED));
+
+/** x, any matrix of whole blocks, rotated; `z` is added. */
+export function rotated(emit: Emitter, x: string, shape: readonly Dim[], z?: string): string {
+  const h = emit.constant(
+    "float32",
+    [ROTATED, ROTATED],
+    signs.map((sign) => sign / Math.sqrt(ROTATED)),
+  );
+  const rows = emit.constant("int64", [2], [-1, ROTATED]);
+  const [blocks, sum] = [x, z].map((value) => value && emit.node("Reshape", [value, rows]));
+  return emit.reshape(sum ? emit.node("Gemm", [blocks!, h, sum]) : emit.node("MatMul", [blocks!, h]), shape);
+}
+
+function lowerSplit(emit: Emitter, x: string, count: number, width: number): string[] {
+  const float = (value: number) => emit.constant("float32", [], [value]);
+  const integer = (value: number) => emit.constant("int64", [], [value]);
+  // A column stands out by its elements' squares, each in units of the mean square of its row.
+  const square = emit.node("Mul", [x, x]);
+  const mean = emit.node("Max", [emit.node("ReduceMean", [square, emit.int64(1)], { keepdims: 1 }), float(TINY)]);
+  const weights = emit.node("Reciprocal", [mean]); // [n, 1]
+  const score = emit.reshape(emit.node("Gemm", [weights, square], { transA: 1 }), [width]);
+  const [, places] = emit.nodes("TopK", [score, emit.int64(count)], 2, { axis: 0, largest: 1, sorted: 1 }); // int64 [count]
+  const ones = emit.constant("float32", [width], Array(width).fill(1));
+  const none = emit.constant("float32", [count], Array(count).fill(0));
+  const kept = emit.node("ScatterElements", [ones, places!, none], { axis: 0 });
+  const table = emit.constant(
+    "uint8",
+    [ROTATED, ROTATED],
+    signs.map((sign) => ZERO + sign),
+  );
+  const rows = emit.node("Gather", [table, emit.node("Mod", [places!, integer(ROTATED)])]); // [count, 32]
+  const own = emit.reshape(emit.node("Div", [places!, integer(ROTATED)]), [count, 1, 1]);
+  const blocks = width / ROTATED;
+  const each = emit.constant(
+    "int64",
+    [blocks, 1],
+    Array.from({ length: blocks }, (_, i) => i),
+  );
+  const isOwn = emit.node("Equal", [own, each]); // [count, blocks, 1]
+  const picks = emit.node("Where", [isOwn, emit.reshape(rows, [count, 1, ROTATED]), emit.constant("uint8", [], [ZERO])]);
+  return [emit.node("Mul", [x, kept]), emit.node("Gather", [x, places!], { axis: 1 }), emit.reshape(picks, [count, width])];
+}
+
+export const rotatedRules = {
+  rotate: {
+    infer: ([x, z]) => {
+      expect(x!.shape.length === 2 && Number(x!.shape[1]) % ROTATED === 0, `it takes rows of whole blocks of ${ROTATED}`);
+      expect(x!.dtype === "float32" && (!z || String(z.shape) === String(x!.shape)), "it takes float32 of one shape");
+      return [x!];
+    },
+    vjp: null,
+    lower: (emit, node, [x, z]) => [rotated(emit, x!, node.outputs[0]!.shape, z)],
+  },
+  quantiseRows: {
+    infer: ([x]) => {
+      expect(x!.dtype === "float32" && x!.shape.length === 2, "it takes a float32 matrix");
+      return [
+        { dtype: "uint8", shape: x!.shape },
+        { dtype: "float32", shape: [x!.shape[0]!, 1] },
+      ];
+    },
+    vjp: null,
+    lower: (emit, node, [x]) => {
+      const float = (value: number) => emit.constant("float32", [], [value]);
+      const largest = emit.node("ReduceMax", [emit.node("Abs", [x!]), emit.int64(1)], { keepdims: 1 });
+      const scale = emit.node("Max", [emit.node("Mul", [largest, float(1 / 127)]), float(TINY)]);
+      const flat = emit.reshape(scale, [node.outputs[0]!.shape[0]!]);
+      const zeros = emit.node("Expand", [emit.constant("uint8", [], [ZERO]), emit.node("Shape", [flat])]);
+      return [emit.node("QuantizeLinear", [x!, flat, zeros], { axis: 0 }), scale];
+    },
+  },
+  splitOutliers: {
+    infer: ([x], { count }) => {
+      const width = Number(x!.shape[1]);
+      expect(x!.dtype === "float32" && x!.shape.length === 2 && width % ROTATED === 0, "it takes float32 rows of whole blocks");
+      expect(count <= width, "there are not as many columns");
+      return [x!, { dtype: "float32", shape: [x!.shape[0]!, count] }, { dtype: "uint8", shape: [count, width] }];
+    },
+    vjp: null,
+    lower: (emit, node, [x]) => lowerSplit(emit, x!, node.attributes.count, Number(node.outputs[0]!.shape[1])),
+  },
+  integerProduct: {
+    infer: ([q, w, scale], { transB }) => {
+      const [k, m] = transB ? [w!.shape[1], w!.shape[0]!] : [w!.shape[0], w!.shape[1]!];
+      expect(q!.dtype === "uint8" && w!.dtype === "int8" && q!.shape[1] === k, "it takes uint8 [n, k] and int8 [k, m]");
+      expect(!scale || (scale.dtype === "float32" && scale.shape.length === 1 && scale.shape[0] === m), "the scale is not [m]");
+      return [{ dtype: "float32", shape: [q!.shape[0]!, m] }];
+    },
+    vjp: null,
+    lower: (emit, { attributes: { transB } }, [q, w, scale]) => {
+      const one = emit.constant("float32", [], [1]);
+      const b = transB ? emit.node("Transpose", [w!], { perm: [1, 0] }) : w!;
+      return [emit.node("MatMulIntegerToFloat", [q!, b, one, scale ?? one, emit.constant("uint8", [], [ZERO])])];
+    },
+  },
+} satisfies Record<string, OpRule>;
