@@ -11,7 +11,7 @@ import { makeBatch } from "../src/data/batch.ts";
 import { makeExamples } from "../src/data/dataset.ts";
 import { readRecords } from "../src/data/readers.ts";
 import { entryOf } from "../src/formats/checkpoint.ts";
-import { type FormName, forms } from "../src/graph/ops/stored.ts";
+import { forms } from "../src/graph/ops/stored.ts";
 import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
