@@ -48,11 +48,11 @@ function decodeGraph(config: DecoderModel): Graph {
 }
 
 export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder> {
-  const { checkpoint, config, openSession, threads } = options;
+  const { checkpoint, config, openSession, threads, baseDtype } = options;
   const vision = visionOf(config);
   const encoder = vision && imageEncoder(vision, options);
   const allModules = modulesOf(forwardGraph(config), (name) => olderNames(config, name));
-  const adaptable = adaptableSession(decodeGraph(config), weightFiles(checkpoint), { openSession, threads });
+  const adaptable = adaptableSession(decodeGraph(config), weightFiles(checkpoint), { openSession, threads, baseDtype });
   const useAdapter = async (given: Adapter | null): Promise<void> => {
     const adapter = given && fitAdapter(given, allModules);
     await adaptable.useAdapter(adapter);

@@ -39,11 +39,11 @@ export interface Generator {
 
 export async function openGenerator(
   base: Base,
-  { adapter = null, anyBase, openSession, threads, reading }: GeneratorOptions,
+  { adapter = null, anyBase, openSession, threads, baseDtype, reading }: GeneratorOptions,
 ): Promise<Generator> {
   const attached = adapter && (await attach(base, adapter, { anyBase })).adapter;
   const tokenizer = await base.tokenizer();
-  const decoder = await openDecoder({ ...base, openSession, threads, adapter: attached });
+  const decoder = await openDecoder({ ...base, openSession, threads, baseDtype, adapter: attached });
   const side = imageSide(base, tokenizer, reading);
   let running = false;
   const checkIdle = () => {

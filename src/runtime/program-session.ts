@@ -6,6 +6,7 @@ import type { Program, Source, Stage } from "../graph/stages.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
+import { readGiven } from "./given.ts";
 import type { Executable, Handle, Machine, Wanted } from "./machine.ts";
 import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
 import { openWeights } from "./weights.ts";
@@ -143,7 +144,7 @@ const fail = (error: unknown): never => {
 };
 
 /** An executable for each stage; stages whose models are the same bytes share one. */
-async function compileStages(stages: readonly Stage[], { machine, ...options }: ProgramOptions): Promise<Executable[]> {
+async function compileStages(stages: readonly Stage[], { machine, files, ...options }: ProgramOptions): Promise<Executable[]> {
   const { weights, threads, profile } = options;
   const known: { model: Uint8Array; executable: Executable }[] = [];
   const executables: Executable[] = [];
@@ -152,13 +153,23 @@ async function compileStages(stages: readonly Stage[], { machine, ...options }: 
     const model = lower(graph, (weights ?? noWeights).locate, leaves);
     let executable = known.find((other) => sameBytes(other.model, model))?.executable;
     if (!executable) {
-      executable = await machine.compile(model, {
+      const given = await readGiven(graph, { machine, files, source: weights ?? noWeights, threads });
+      const compiled = await machine.compile(model, {
         inputs: leaves.map(({ node }) => String(node.attributes["name"])),
         outputs: outputs.map(({ name }) => name),
         weightsFolder: weights?.folder || undefined,
         threads,
+        weights: given.handles,
         profile: profile && `${profile}-${known.length}`,
       });
+      given.packed();
+      executable = {
+        run: compiled.run,
+        close() {
+          compiled.close();
+          given.close();
+        },
+      };
       known.push({ model, executable });
     }
     executables.push(executable);

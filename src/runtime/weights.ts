@@ -8,11 +8,11 @@ import { type Source, type Stage, whole } from "../graph/stages.ts";
 import type { StoredTensor } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
-import type { Executable, Handle, Machine } from "./machine.ts";
+import type { Executable, Handle, Machine, Place } from "./machine.ts";
 import type { WeightSource } from "./session.ts";
 
-/** Elements of a weight that are converted at once: 16 MB of float32. */
-const BLOCK_ELEMENTS = 2 ** 22;
+/** Elements of a weight that are converted at once: 2 MB of float32. */
+const BLOCK_ELEMENTS = 2 ** 19;
 /** Weights of fewer bytes stay in memory when the others are read anew at every step. */
 const SMALL_BYTES = 2 ** 20;
 
@@ -23,13 +23,13 @@ export interface WeightOptions {
   threads?: number;
 }
 
-/** Memory for a part: a new one, or one that is free again. */
-type Take = (length: number) => Uint8Array;
+/** A tensor that a part is written to. */
+type Take = (dtype: ElementType, shape: readonly number[]) => Place;
 type WeightLeaf = Extract<Source, { kind: "weight" }>;
 
 /** Where the parts of a weight lie in memory. */
-interface Loaded {
-  parts: { handle: Handle; bytes: Uint8Array }[];
+export interface Loaded {
+  parts: Place[];
 }
 
 export interface Weights {
@@ -75,7 +75,11 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   };
   /** Memory that a weight of this size was in, for the next one. */
   const free = new Map<number, Uint8Array[]>();
-  const take: Take = (length) => free.get(length)?.pop() ?? new Uint8Array(length);
+  const take: Take = (dtype, shape) => {
+    const length = sizeOf(shape) * bytesPerElement[dtype];
+    const bytes = free.get(length)?.pop() ?? new Uint8Array(length);
+    return { bytes, handle: machine.tensor(dtype, shape, bytes) };
+  };
   const reading = new Map<number, Promise<Map<string, Loaded>>>();
   const read = (stage: number) => {
     const known = reading.get(stage);
@@ -109,7 +113,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   };
 }
 
-const keyOf = (of: string, form: FormName | null): string => `${form ?? "float32"} ${of}`;
+export const keyOf = (of: string, form: FormName | null): string => `${form ?? "float32"} ${of}`;
 const wholeOf = ({ name, part }: WeightLeaf) => ({ of: part?.of ?? name, form: part?.form ?? null });
 
 /** Weights of which single rows are read: a table of embeddings, an output layer. */
@@ -121,7 +125,7 @@ function lookedUp(graph: Graph, inputs: Stage["inputs"]): string[] {
 }
 
 /** Reads weights block by block, and puts them into their forms with the engine. */
-function weightReader({ machine, files, source, threads }: WeightOptions) {
+export function weightReader({ machine, files, source, threads }: WeightOptions) {
   const converters = new Map<string, Promise<Executable>>();
   let count = 0;
   const partsOf = ({ shape }: StoredTensor, form: FormName | null) => {
@@ -130,14 +134,15 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
   };
   const isPlain = (stored: StoredTensor, form: FormName | null): boolean => stored.dtype === (form ?? "float32");
 
-  async function read(name: string, form: FormName | null, take: Take = (length) => new Uint8Array(length)): Promise<Loaded> {
+  const fresh: Take = (dtype, shape) => {
+    const bytes = new Uint8Array(sizeOf(shape) * bytesPerElement[dtype]);
+    return { bytes, handle: machine.tensor(dtype, shape, bytes) };
+  };
+  async function read(name: string, form: FormName | null, take: Take = fresh): Promise<Loaded> {
     const stored = source.locate(name);
     const file = `${source.folder}/${stored.location}`;
     const types = partsOf(stored, form);
-    const parts = types.map(({ dtype, shape }) => {
-      const bytes = take(sizeOf(shape) * bytesPerElement[dtype]);
-      return { bytes, handle: machine.tensor(dtype, shape, bytes) };
-    });
+    const parts = types.map(({ dtype, shape }) => take(dtype, shape));
     if (isPlain(stored, form)) {
       await files.read(file, stored.offset, stored.length, parts[0]!.bytes);
       count += stored.length;
@@ -147,9 +152,11 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
     const step = Math.max(1, Math.floor(BLOCK_ELEMENTS / columns));
     const width = stored.length / sizeOf(stored.shape);
     const executable = await converterOf(stored.dtype as ElementType, columns, form);
+    const buffer = new Uint8Array(Math.min(step, rows) * columns * width);
     for (let start = 0; start < rows; start += step) {
       const length = Math.min(step, rows - start);
-      const bytes = await files.read(file, stored.offset + start * columns * width, length * columns * width);
+      const bytes = buffer.subarray(0, length * columns * width);
+      await files.read(file, stored.offset + start * columns * width, bytes.length, bytes);
       count += bytes.length;
       const given = machine.tensor(stored.dtype as ElementType, [length, columns], bytes);
       const places = types.map(({ dtype, shape }, i) => {

@@ -3,8 +3,9 @@ import { type Dim, mulDims, type Shape, sameShape } from "../dims.ts";
 import type { Emitter } from "../emitter.ts";
 import { apply, apply1, type ElementType, expect, type Node, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
+import { packedForm } from "./packed.ts";
 
-interface Form {
+export interface Form {
   /** The tensors that hold a weight [rows, columns], rows first in each. */
   parts(rows: Dim, columns: number): Type[];
   /** From float32 [rows, columns] to the parts. */
@@ -101,6 +102,8 @@ export const forms = {
       return emit.reshape(emit.node("Add", [x, column]), shape);
     },
   },
+  packed8: packedForm(8),
+  packed4: packedForm(4),
 } satisfies Record<string, Form>;
 
 export type FormName = keyof typeof forms;
@@ -113,7 +116,8 @@ export const widened = (parts: readonly Value[], form: FormName): Value => apply
 const formOf = ({ attributes }: Pick<Node, "attributes">): Form => forms[attributes["form"] as FormName];
 
 /** [rows, columns] of the float32 matrix whose first part in `form` has this shape. */
-export function wideShape(form: FormName, [rows, columns]: Shape): [Dim, number] {
+export function wideShape(form: FormName, [rows, columns, inBlock]: Shape): [Dim, number] {
+  if (inBlock !== undefined) return [rows!, BLOCK * Number(columns)];
   return [rows!, form === "int4" ? 2 * Number(columns) : Number(columns)];
 }
 

@@ -8,6 +8,7 @@ import { linearRules } from "./linear.ts";
 import { lossRules } from "./loss.ts";
 import type { OpName } from "./names.ts";
 import { normalizationRules } from "./normalization.ts";
+import { packedRules } from "./packed.ts";
 import { reductionRules } from "./reduction.ts";
 import { shapeRules } from "./shape.ts";
 import { storedRules } from "./stored.ts";
@@ -26,6 +27,7 @@ export function table(): Record<OpName, OpRule> {
     ...normalizationRules,
     ...attentionRules,
     ...storedRules,
+    ...packedRules,
     ...lossRules,
   };
   return rows;

@@ -1,0 +1,77 @@
+// Graph → Graph: what a frozen base is kept in where it is only read. Weights of linear layers in fewer bits, tables of embeddings as stored.
+import { apply1, type Graph, type Node, rewrite, type Value } from "./graph.ts";
+import { add, cast } from "./ops/elementwise.ts";
+import { weight } from "./ops/leaves.ts";
+import { packedLinear } from "./ops/packed.ts";
+import { type FormName, forms } from "./ops/stored.ts";
+import { cut, type Program, whole } from "./stages.ts";
+import { partName, storeWeights } from "./store.ts";
+
+/** What the weights of a frozen base are kept in. */
+export const baseDtypes = ["float32", "bfloat16", "int8", "int4"] as const;
+export type BaseDtype = (typeof baseDtypes)[number];
+
+/** Matrices of fewer elements stay in float32. */
+const SMALL = 2 ** 14;
+const BLOCK = 32;
+
+type Stored = (name: string) => string;
+
+/**
+ * The program of a graph whose base is kept in `dtype`. `stored` is a weight's dtype in the checkpoint. In 16 bits weights are widened
+ * whenever they are read: as float16, which the processor widens faster than bfloat16, and which holds any bfloat16 between 2^-17 and
+ * 65504 exactly. In 8 and 4 bits linear layers multiply with what is stored; weights that others read stay as they are.
+ */
+export function programIn(dtype: BaseDtype, graph: Graph, stored: Stored): Program {
+  if (dtype === "float32") return whole(graph);
+  if (dtype !== "bfloat16") return whole(packLinears(lookups(graph, stored), dtype === "int8" ? 8 : 4));
+  const kept = storeWeights(graph, (_, [rows, columns]) => (rows! * columns! < SMALL ? null : "float16"));
+  return cut([kept.outputs], () => false);
+}
+
+/** Rows of tables are read as they are stored, and become float32 behind. */
+const lookups = (graph: Graph, stored: Stored): Graph =>
+  rewrite(graph, ({ op, attributes }, [ids, table]) => {
+    if (op !== "embedding" || table?.node.op !== "weight") return null;
+    const kept = stored(String(table.node.attributes["name"]));
+    if (kept !== "bfloat16" && kept !== "float16") return null;
+    const [part] = partsOf(table.node, kept);
+    return [cast(apply1("embedding", [ids!, part!], attributes), "float32")];
+  });
+
+/** The leaves that hold a weight in a form. */
+function partsOf({ attributes }: Node, form: FormName): Value[] {
+  const [name, [rows, columns]] = [String(attributes["name"]), attributes["shape"] as [number, number]];
+  return forms[form].parts(rows, columns).map(({ dtype, shape }, part) => {
+    return apply1("weight", [], { name: partName(name, form, part), dtype, shape, of: name, form, part });
+  });
+}
+
+/** Linear layers over weights of `bits` bits, where rows are made of whole blocks. */
+function packLinears(graph: Graph, bits: 4 | 8): Graph {
+  const made = new Map<Node, Value[]>();
+  const packed = (weight: Value): Value[] | null => {
+    const { node, shape } = weight;
+    const [rows, columns] = shape.map(Number) as [number, number];
+    if (node.op !== "weight" || rows * columns < SMALL || columns % BLOCK !== 0) return null;
+    const parts = made.get(node) ?? partsOf(node, `packed${bits}`);
+    made.set(node, parts);
+    return parts;
+  };
+  return rewrite(graph, ({ op, attributes }, [x, weight, further]) => {
+    const isLinear =
+      op === "linear" || (op === "gemm" && !attributes["transA"] && attributes["transB"] && attributes["alpha"] === 1);
+    const parts = isLinear ? packed(weight!) : null;
+    if (!parts) return null;
+    if (op === "linear") return [packedLinear(x!, parts, bits, String(attributes["path"]), further)];
+    const y = packedLinear(x!, parts, bits, "");
+    return [further ? add(y, further) : y];
+  });
+}
+
+/** The product y of x [n, in] with a weight of so many rows in a packed form, and the leaves of its parts. */
+export function packedProbe(x: Value, rows: number, form: FormName): { graph: Graph; parts: Value[] } {
+  const w = weight("w", [rows, Number(x.shape[1])]);
+  const parts = partsOf(w.node, form);
+  return { graph: { outputs: { y: packedLinear(x, parts, form === "packed8" ? 8 : 4, "") } }, parts };
+}
