@@ -1,11 +1,13 @@
 // Graph → Graph: what a frozen base is kept in where it is only read. Weights of linear layers in fewer bits, tables of embeddings as stored.
-import { apply1, type Graph, type Node, rewrite, type Value } from "./graph.ts";
+import { borders } from "./borders.ts";
+import { apply1, type Graph, type Node, rewrite, topological, type Value } from "./graph.ts";
 import { add, cast } from "./ops/elementwise.ts";
 import { weight } from "./ops/leaves.ts";
 import { packedLinear } from "./ops/packed.ts";
 import { type FormName, forms } from "./ops/stored.ts";
 import { cut, type Program, whole } from "./stages.ts";
 import { partName, storeWeights } from "./store.ts";
+import { unique } from "./unique.ts";
 
 /** What the weights of a frozen base are kept in. */
 export const baseDtypes = ["float32", "bfloat16", "int8", "int4"] as const;
@@ -25,8 +27,22 @@ type Stored = (name: string) => string;
 export function programIn(dtype: BaseDtype, graph: Graph, stored: Stored): Program {
   if (dtype === "float32") return whole(graph);
   if (dtype !== "bfloat16") return whole(packLinears(lookups(graph, stored), dtype === "int8" ? 8 : 4));
-  const kept = storeWeights(graph, (_, [rows, columns]) => (rows! * columns! < SMALL ? null : "float16"));
-  return cut([kept.outputs], () => false);
+  return byLayer(graph, (layers) => storeWeights(layers, (_, [rows, columns]) => (rows! * columns! < SMALL ? null : "float16")));
+}
+
+/** Borders that a stage goes over: a layer of a decoder has one after its attention and one after its MLP. */
+const BORDERS = 2;
+
+/** A stage a layer of what `kept` makes of the graph: the engine may widen all weights of a stage before it multiplies with the first. */
+function byLayer(whole: Graph, kept: (graph: Graph) => Graph): Program {
+  const { outputs } = unique(whole);
+  const sizes = Object.values(outputs).map((value) => ({ value, size: topological([value]).length }));
+  const deepest = sizes.reduce((a, b) => (b.size > a.size ? b : a)).value;
+  const edges = borders(deepest, () => false).filter((edge, i) => i % BORDERS === 0 && edge !== deepest);
+  const named = Object.fromEntries(edges.map((edge, i) => [`border ${i}`, edge]));
+  const layers = kept({ outputs: { ...outputs, ...named } }).outputs;
+  const results = Object.fromEntries(Object.keys(outputs).map((name) => [name, layers[name]!]));
+  return cut([...Object.keys(named).map((name) => ({ [name]: layers[name]! })), results], () => false);
 }
 
 /** Rows of tables are read as they are stored, and become float32 behind. */
