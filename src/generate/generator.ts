@@ -17,6 +17,8 @@ export interface GeneratorOptions extends Omit<Engine, "profile"> {
   adapter?: GivenAdapter | null;
   /** Take adapters that were made for another base of the same shape. */
   anyBase?: boolean;
+  /** Keep the cache of a prompt that is generated alone: the next one that begins with all of it runs the rest only. */
+  reusePrefix?: boolean;
   /** What reads the images of prompts; without it, and the model's folder, there can be none. */
   reading?: ImageReading;
 }
@@ -39,11 +41,11 @@ export interface Generator {
 
 export async function openGenerator(
   base: Base,
-  { adapter = null, anyBase, openSession, threads, baseDtype, reading }: GeneratorOptions,
+  { adapter = null, anyBase, openSession, threads, baseDtype, reusePrefix, reading }: GeneratorOptions,
 ): Promise<Generator> {
   const attached = adapter && (await attach(base, adapter, { anyBase })).adapter;
   const tokenizer = await base.tokenizer();
-  const decoder = await openDecoder({ ...base, openSession, threads, baseDtype, adapter: attached });
+  const decoder = await openDecoder({ ...base, openSession, threads, baseDtype, reusePrefix, adapter: attached });
   const side = imageSide(base, tokenizer, reading);
   let running = false;
   const checkIdle = () => {

@@ -1,6 +1,6 @@
 // Graph → Graph: what a frozen base is kept in where it is only read. Weights of linear layers in fewer bits, tables of embeddings as stored.
 import { borders } from "./borders.ts";
-import { apply1, type Graph, type Node, rewrite, topological, type Value } from "./graph.ts";
+import { apply1, type Graph, type Node, nodesOf, rewrite, topological, type Value } from "./graph.ts";
 import { add, cast } from "./ops/elementwise.ts";
 import { weight } from "./ops/leaves.ts";
 import { packedLinear } from "./ops/packed.ts";
@@ -25,7 +25,8 @@ type Stored = (name: string) => string;
  * 65504 exactly. In 8 and 4 bits linear layers multiply with what is stored; weights that others read stay as they are.
  */
 export function programIn(dtype: BaseDtype, graph: Graph, stored: Stored): Program {
-  if (dtype === "float32") return whole(graph);
+  const readsWeights = nodesOf(graph).some(({ op }) => op === "weight");
+  if (dtype === "float32" || !readsWeights) return whole(graph);
   if (dtype !== "bfloat16") return whole(packLinears(lookups(graph, stored), dtype === "int8" ? 8 : 4));
   return byLayer(graph, (layers) => storeWeights(layers, (_, [rows, columns]) => (rows! * columns! < SMALL ? null : "float16")));
 }
