@@ -64,24 +64,27 @@ function partsOf({ attributes }: Node, form: FormName): Value[] {
   });
 }
 
-/** Linear layers over weights of `bits` bits, where rows are made of whole blocks. */
+/** Whether a node is a linear layer over a weight whose rows are made of whole blocks. */
+function isPackable({ op, inputs, attributes: { transA, transB, alpha } }: Node): boolean {
+  if (op !== "linear" && !(op === "gemm" && !transA && transB && alpha === 1)) return false;
+  const { node, shape } = inputs[1]!;
+  const [rows, columns] = shape.map(Number) as [number, number];
+  return node.op === "weight" && rows * columns >= SMALL && columns % BLOCK === 0;
+}
+
+/** Linear layers over weights of `bits` bits; the last ones, which make logits, have 8. */
 function packLinears(graph: Graph, bits: 4 | 8): Graph {
-  const made = new Map<Node, Value[]>();
-  const packed = (weight: Value): Value[] | null => {
-    const { node, shape } = weight;
-    const [rows, columns] = shape.map(Number) as [number, number];
-    if (node.op !== "weight" || rows * columns < SMALL || columns % BLOCK !== 0) return null;
-    const parts = made.get(node) ?? partsOf(node, `packed${bits}`);
-    made.set(node, parts);
-    return parts;
-  };
-  return rewrite(graph, ({ op, attributes }, [x, weight, further]) => {
-    const isLinear =
-      op === "linear" || (op === "gemm" && !attributes["transA"] && attributes["transB"] && attributes["alpha"] === 1);
-    const parts = isLinear ? packed(weight!) : null;
-    if (!parts) return null;
-    if (op === "linear") return [packedLinear(x!, parts, bits, String(attributes["path"]), further)];
-    const y = packedLinear(x!, parts, bits, "");
+  const layers = nodesOf(graph).filter(isPackable);
+  const inner = new Set(topological(layers.flatMap(({ inputs }) => inputs)));
+  const made = new Map<string, Value[]>();
+  return rewrite(graph, (node, [x, weight, further]) => {
+    if (!isPackable(node)) return null;
+    const own = inner.has(node) ? bits : 8;
+    const key = `${own} ${weight!.node.attributes["name"]}`;
+    const parts = made.get(key) ?? partsOf(weight!.node, `packed${own}`);
+    made.set(key, parts);
+    if (node.op === "linear") return [packedLinear(x!, parts, own, String(node.attributes["path"]), further)];
+    const y = packedLinear(x!, parts, own, "");
     return [further ? add(y, further) : y];
   });
 }
