@@ -154,14 +154,19 @@ async function compileStages(stages: readonly Stage[], { machine, files, ...opti
     let executable = known.find((other) => sameBytes(other.model, model))?.executable;
     if (!executable) {
       const given = await readGiven(graph, { machine, files, source: weights ?? noWeights, threads });
-      const compiled = await machine.compile(model, {
-        inputs: leaves.map(({ node }) => String(node.attributes["name"])),
-        outputs: outputs.map(({ name }) => name),
-        weightsFolder: weights?.folder || undefined,
-        threads,
-        weights: given.handles,
-        profile: profile && `${profile}-${known.length}`,
-      });
+      const compiled = await machine
+        .compile(model, {
+          inputs: leaves.map(({ node }) => String(node.attributes["name"])),
+          outputs: outputs.map(({ name }) => name),
+          weightsFolder: weights?.folder || undefined,
+          threads,
+          weights: given.handles,
+          profile: profile && `${profile}-${known.length}`,
+        })
+        .catch((error: unknown) => {
+          given.close();
+          throw error;
+        });
       given.packed();
       executable = {
         run: compiled.run,
