@@ -20,6 +20,7 @@ import { summing } from "./formats/checksums.ts";
 import { isGguf } from "./formats/gguf/checkpoint.ts";
 import { readJsonObject } from "./formats/json.ts";
 import { type Generator, openGenerator } from "./generate/generator.ts";
+import type { BaseDtype } from "./graph/pack.ts";
 import { type RgbImage, readImage } from "./images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "./images/processor.ts";
 import { type Base, loadBase, openBase } from "./models/base.ts";
@@ -44,6 +45,14 @@ export interface OpenOptions {
   anyBase?: boolean;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
+}
+
+/** How a model is opened for generation. */
+export interface GenerationOptions extends OpenOptions {
+  /** What the base's weights are kept in. Default: float32. */
+  baseDtype?: BaseDtype;
+  /** Keep the cache of a prompt that is generated alone: what the next one begins with is not computed again. */
+  reusePrefix?: boolean;
 }
 
 /** How a model is opened for prediction. */
@@ -143,7 +152,7 @@ export function createLowrank(platform: Platform) {
     },
 
     /** Opens a base (its name, or what `loadBase` returned) for generation. */
-    async openGenerator(base: string | Base, { adapter, ...options }: OpenOptions = {}): Promise<Generator> {
+    async openGenerator(base: string | Base, { adapter, ...options }: GenerationOptions = {}): Promise<Generator> {
       const opened = typeof base === "string" ? await load(base) : base;
       return openGenerator(opened, { ...options, adapter: await attached(adapter), openSession, reading: platform });
     },

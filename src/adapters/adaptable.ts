@@ -1,5 +1,5 @@
-// Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless one of another
-// method comes, or the first one on an embedding.
+// Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless the first one comes,
+// one of another method, or the first one on an embedding.
 
 import { fuseAdditions } from "../graph/fuse.ts";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
@@ -136,7 +136,7 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     return { path, inFeatures, outFeatures, ...(kind === "embedding" && { isEmbedding: true }) };
   });
   const slotsIn = (room: Room) => slots.filter(({ isEmbedding }) => room.embeddings || !isEmbedding);
-  let attached: Attached = { room: roomFor(null, null), adapter: null, beside: {} };
+  let attached: Attached = { room: noRoom, adapter: null, beside: {} };
   let opened: Promise<Session> | undefined;
 
   const feedsOf = async ({ room, adapter, beside }: Attached): Promise<Record<string, Tensor>> => {
@@ -182,7 +182,7 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     close,
     async useAdapter(adapter, beside = {}) {
       const before = attached;
-      const next = { room: roomFor(adapter, opened ? before.room : null), adapter, beside };
+      const next = { room: roomFor(adapter, opened ? before.room : noRoom, opened !== undefined), adapter, beside };
       const { methods, embeddings } = before.room;
       if (opened && next.room.methods.length === methods.length && next.room.embeddings === embeddings) {
         await (await opened).bind(await feedsOf(next));
@@ -202,12 +202,13 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   };
 }
 
-/** The room for an adapter and for those that there is room for already. */
-function roomFor(adapter: Adapter | null, before: Room | null): Room {
-  const own = adapter ? [methodOf(adapter.config)] : before ? [] : [plainMethod];
+/** A graph that no adapter has been attached to is run as it is. */
+const noRoom: Room = { methods: [], embeddings: false };
+
+/** The room for an adapter and for those that there is room for already; where `opened` anew there is room for LoRA from then on. */
+function roomFor(adapter: Adapter | null, before: Room, opened: boolean): Room {
+  const own = adapter ? [methodOf(adapter.config)] : [];
   const embeddings = adapter?.modules.some(({ isEmbedding }) => isEmbedding) ?? false;
-  return {
-    methods: [...new Set([...(before?.methods ?? []), ...own])],
-    embeddings: embeddings || (before?.embeddings ?? false),
-  };
+  const known = adapter && opened && before.methods.length === 0 ? [plainMethod] : before.methods;
+  return { methods: [...new Set([...known, ...own])], embeddings: embeddings || before.embeddings };
 }

@@ -1,6 +1,8 @@
 // A command: its options and its work. The program, --help, config files and docs/cli.md are made from these objects.
+import { z } from "zod";
 import type { Files } from "../files.ts";
-import { type Given, type Options, pick, reworded } from "../options.ts";
+import { baseDtypes } from "../graph/pack.ts";
+import { type Given, type Options, option, pick, reworded } from "../options.ts";
 import type { Platform } from "../platform/platform.ts";
 import type { Classifier, Embedder, EmbedOptions, PredictorOptions } from "../predict/types.ts";
 import type { ReportOptions } from "../report/report.ts";
@@ -47,6 +49,11 @@ export const defineCommand = <O extends Options>(command: Command<O, Given<O>>):
 
 /** Options that most commands have, with the words of `lowrank train`. */
 export const { base, anyBase, threads } = pick(runOptions, "base", "anyBase", "threads");
+
+/** What the base's weights are kept in while it runs. */
+export const baseDtype = option(z.enum(baseDtypes).default("float32"), {
+  help: "what the base's weights are kept in (docs/quantised-bases.md)",
+});
 
 /** An adapter beside the base. */
 export const adapterOption = (help: string) => reworded(runOptions.adapter, { help });

@@ -25,6 +25,8 @@ export interface DecoderOptions extends Omit<Engine, "profile"> {
   config: DecoderModel;
   /** Attached from the start. */
   adapter?: Adapter | null;
+  /** Keep the cache of a prompt that is run alone: the next one that begins with all of it runs the rest only. Prompts with images do not. */
+  reusePrefix?: boolean;
 }
 
 /** A decoder holds a session; close it to free the weights. */
@@ -48,13 +50,16 @@ function decodeGraph(config: DecoderModel): Graph {
 }
 
 export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder> {
-  const { checkpoint, config, openSession, threads } = options;
+  const { checkpoint, config, openSession, threads, baseDtype, reusePrefix = false } = options;
   const vision = visionOf(config);
   const encoder = vision && imageEncoder(vision, options);
   const allModules = modulesOf(forwardGraph(config), (name) => olderNames(config, name));
-  const adaptable = adaptableSession(decodeGraph(config), weightFiles(checkpoint), { openSession, threads });
+  const adaptable = adaptableSession(decodeGraph(config), weightFiles(checkpoint), { openSession, threads, baseDtype });
+  /** Tokens whose keys and values are kept when a generation has ended; null where there are none, or others too. */
+  let cached: number[] | null = null;
   const useAdapter = async (given: Adapter | null): Promise<void> => {
     const adapter = given && fitAdapter(given, allModules);
+    cached = null;
     await adaptable.useAdapter(adapter);
     await encoder?.useAdapter(adapter);
   };
@@ -98,6 +103,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     const session = await adaptable.session();
     const { logits } = await session.run(feeds, { fetches: ["logits"], carry });
     seen = attentionMask;
+    cached?.push(...ids);
     return logits!.data as Float32Array;
   };
 
@@ -105,12 +111,19 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     vocabSize: config.vocabSize,
     maxPositions: config.maxPositions,
     async start(prompts) {
+      const isAlone = reusePrefix && prompts.rows === 1 && !prompts.images;
+      const before = isAlone ? (cached ?? []) : [];
+      const begun = before.length < prompts.width && before.every((id, i) => id === prompts.ids[i]) ? before.length : 0;
       rows = prompts.rows;
-      seen = new Int32Array();
-      await clearCache(rows);
+      cached = null;
+      if (begun === 0) {
+        seen = new Int32Array();
+        await clearCache(rows);
+      }
       images = await encoder?.encode(prompts);
+      if (isAlone) cached = before.slice(0, begun);
       let logits: Float32Array = new Float32Array();
-      for (let start = 0; start < prompts.width; start += PROMPT_CHUNK) {
+      for (let start = begun; start < prompts.width; start += PROMPT_CHUNK) {
         const end = start + PROMPT_CHUNK;
         const part = (all: Int32Array) => columns(rows, all, start, end);
         const feeds = images?.columns(start, end);
@@ -121,7 +134,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     step: (tokens, positionIds) => append(tokens, positionIds, new Int32Array(rows).fill(1), images?.step()),
     async end() {
       images = undefined;
-      await clearCache(1);
+      if (!cached) await clearCache(1);
     },
     useAdapter,
     async close() {

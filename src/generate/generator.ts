@@ -17,6 +17,8 @@ export interface GeneratorOptions extends Omit<Engine, "profile"> {
   adapter?: GivenAdapter | null;
   /** Take adapters that were made for another base of the same shape. */
   anyBase?: boolean;
+  /** Keep the cache of a prompt that is generated alone: the next one that begins with all of it runs the rest only. */
+  reusePrefix?: boolean;
   /** What reads the images of prompts; without it, and the model's folder, there can be none. */
   reading?: ImageReading;
 }
@@ -30,7 +32,7 @@ export interface Generator {
    */
   generate(prompts: readonly Prompt[], options?: GenerateOptions): AsyncGenerator<GenerateEvent, void, undefined>;
   /**
-   * Attaches another adapter, or none, without opening the base again. Fails with `adapter/*` if it does not fit the base
+   * Attaches another adapter, or none, without opening the base again, except for the first one where it was opened without. Fails with `adapter/*` if it does not fit the base
    * and with `generate/busy` while a generation runs; the adapter before stays.
    */
   useAdapter(adapter: Adapter | null): Promise<void>;
@@ -39,11 +41,11 @@ export interface Generator {
 
 export async function openGenerator(
   base: Base,
-  { adapter = null, anyBase, openSession, threads, reading }: GeneratorOptions,
+  { adapter = null, anyBase, openSession, threads, baseDtype, reusePrefix, reading }: GeneratorOptions,
 ): Promise<Generator> {
   const attached = adapter && (await attach(base, adapter, { anyBase })).adapter;
   const tokenizer = await base.tokenizer();
-  const decoder = await openDecoder({ ...base, openSession, threads, adapter: attached });
+  const decoder = await openDecoder({ ...base, openSession, threads, baseDtype, reusePrefix, adapter: attached });
   const side = imageSide(base, tokenizer, reading);
   let running = false;
   const checkIdle = () => {

@@ -26,7 +26,7 @@ export interface Decoder {
    * A finished row is given padding at position 0, and its logits are not read.
    */
   step(tokens: Int32Array, positionIds: Int32Array): Promise<Float32Array>;
-  /** Lets go of the cache. Called once after `start`, whether generation ended, failed or was aborted. */
+  /** Lets go of the cache, or keeps it for a prompt that begins the same. Called once after `start`, whether generation ended, failed or was aborted. */
   end(): Promise<void>;
 }
 

@@ -24,8 +24,11 @@ export interface Emitter {
   /** One integer as int64 [1], the form ONNX takes bounds and axes in. */
   int64(value: number): string;
   input(name: string, type: Type): string;
-  /** A stored tensor, converted to the graph's dtype if it is kept in another; ONNX Runtime folds the conversion when it loads. */
-  weight(name: string, type: Type): string;
+  /**
+   * A stored tensor, converted to the graph's dtype if it is kept in another; ONNX Runtime folds the conversion when it loads. Or a part
+   * of the tensor `of`.
+   */
+  weight(name: string, type: Type, of?: string): string;
   /** The run-time value of a dim, int64 [1]. */
   dim(dim: Dim): string;
   /** A shape as int64 [rank]. */

@@ -42,10 +42,10 @@ export function givenWeights({ stages, results }: Program): Program {
   const given = stages.map(({ graph, inputs, outputs }): Stage => {
     const more: StageInput[] = [];
     const replaced = rewrite(graph, (node) => {
-      if (node.op !== "weight") return null;
+      if (node.op !== "weight" || node.attributes["of"] !== undefined) return null;
       const [{ dtype, shape }] = node.outputs as [Value];
       const leaf = input(`weight ${more.length}`, dtype, shape);
-      more.push({ source: { kind: "weight", name: String(node.attributes["name"]), part: partOf(node) }, leaf });
+      more.push({ source: { kind: "weight", name: String(node.attributes["name"]) }, leaf });
       return [leaf];
     });
     return { graph: replaced, inputs: [...inputs, ...more], outputs };

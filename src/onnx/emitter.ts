@@ -6,6 +6,7 @@ import type { CheckpointTensor } from "../formats/stored.ts";
 import { type Dim, polynomial, type Shape, sameShape } from "../graph/dims.ts";
 import type { AttributeValue, Emitter, NodeAttributes, ProductFlags } from "../graph/emitter.ts";
 import type { ElementType, Type, Value } from "../graph/graph.ts";
+import { bytesPerElement, sizeOf } from "../tensor.ts";
 import {
   type AttributeProto,
   AttributeProtoSchema,
@@ -47,7 +48,7 @@ export const onnxType: Record<string, TensorProto_DataType | undefined> = {
 
 /** The domain of ONNX Runtime's own ops, and those of them that are used. */
 export const MICROSOFT = "com.microsoft";
-const MICROSOFT_OPS = new Set(["FusedMatMul", "MatMulIntegerToFloat", "QuickGelu", "RotaryEmbedding"]);
+const MICROSOFT_OPS = new Set(["FusedMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QuickGelu", "RotaryEmbedding"]);
 
 export class OnnxEmitter implements Emitter {
   private readonly emitted: NodeProto[] = [];
@@ -138,10 +139,10 @@ export class OnnxEmitter implements Emitter {
     return name;
   }
 
-  weight(name: string, { dtype, shape }: Type): string {
+  weight(name: string, { dtype, shape }: Type, of?: string): string {
     return this.once(`weight ${name}`, () => {
-      const stored = this.locate(name);
-      checkStored(name, shape, stored);
+      const stored = of === undefined ? this.locate(name) : partOf(this.locate(of), { dtype, shape });
+      if (of === undefined) checkStored(name, shape, stored);
       const entries = { location: stored.location, offset: String(stored.offset), length: String(stored.length) };
       this.initializers.push(
         create(TensorProtoSchema, {
@@ -217,6 +218,18 @@ export class OnnxEmitter implements Emitter {
     const product = this.node("MatMul", [swapped(a, transA), swapped(b, transB)]);
     return alpha === 1 ? product : this.node("Mul", [product, this.constant(type.dtype, [], [alpha])]);
   }
+}
+
+/** Whether a part of a weight is the weight as it is stored: the engine reads it in place. */
+export const isInPlace = (stored: StoredTensor, { dtype, shape }: Type): boolean =>
+  stored.dtype === dtype && !stored.layout && sameShape(stored.shape, shape);
+
+/** Where a part of a weight lies: in the weight's place, or nowhere, since the engine is given it. */
+function partOf(whole: StoredTensor, type: Type): StoredTensor {
+  if (isInPlace(whole, type)) return whole;
+  const { dtype } = type;
+  const shape = type.shape.map(Number);
+  return { location: "given", offset: 0, length: sizeOf(shape) * bytesPerElement[dtype], dtype, shape };
 }
 
 function attributeProto(name: string, value: AttributeValue): AttributeProto {

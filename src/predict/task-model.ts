@@ -69,7 +69,7 @@ const graphOf = ({ replaced, config: { pooling } }: Attached): string => JSON.st
 /** Opens a model of another task. No weight is read but those of a head. Fails as `useAdapter` does. */
 export async function openTaskModel(
   base: AnyBase,
-  { files, openSession, adapter = null, anyBase, choice = {}, threads }: TaskModelOptions,
+  { files, openSession, adapter = null, anyBase, choice = {}, threads, baseDtype }: TaskModelOptions,
 ): Promise<TaskModel> {
   const weights = weightFiles(base.checkpoint);
   const sessions = new Map<string, Promise<Opened>>();
@@ -97,7 +97,7 @@ export async function openTaskModel(
     const outputs = { [output]: modelOutputs(attached.config)[output]! };
     const graph = withSaved({ outputs }, attached.replaced);
     const names = nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : []));
-    const opened = { adaptable: adaptableSession(graph, weights, { openSession, threads }), inputs: new Set(names) };
+    const opened = { adaptable: adaptableSession(graph, weights, { openSession, threads, baseDtype }), inputs: new Set(names) };
     await bind(opened, attached);
     await opened.adaptable.session();
     return opened;

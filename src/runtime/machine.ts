@@ -11,6 +11,18 @@ export interface Wanted {
   place?: Handle;
 }
 
+/** A tensor and the memory that it lies in. */
+export interface Place {
+  handle: Handle;
+  bytes: Uint8Array;
+}
+
+/** Memory of the engine's own, which is freed at once and not when it is collected. */
+export interface Memory {
+  bytes: Uint8Array;
+  free(): void;
+}
+
 export interface Executable {
   /** Runs on all inputs, in their order; resolves to the wanted outputs, each to be freed unless it was written to a place. */
   run(inputs: readonly Handle[], wanted: readonly Wanted[]): Promise<Handle[]>;
@@ -23,6 +35,8 @@ export interface CompileOptions {
   /** The folder that the model's external weights lie below. */
   weightsFolder?: string;
   threads?: number;
+  /** External weights that are given instead of being read from files, by the model's names. */
+  weights?: ReadonlyMap<string, Handle>;
   /** Where the engine's profile goes. */
   profile?: string;
 }
@@ -31,6 +45,7 @@ export interface Machine {
   compile(model: Uint8Array, options: CompileOptions): Promise<Executable>;
   /** A tensor over `bytes`, which are not copied and have to stay until it is freed. */
   tensor(dtype: ElementType, shape: readonly number[], bytes: Uint8Array): Handle;
+  allocate(length: number): Memory;
   /** A copy of a tensor. */
   read(handle: Handle): Tensor;
   free(handle: Handle): void;

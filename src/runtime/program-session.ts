@@ -8,6 +8,7 @@ import { inFolder } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
+import { readGiven } from "./given.ts";
 import type { Executable, Handle, Machine, Wanted } from "./machine.ts";
 import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
 import { openWeights } from "./weights.ts";
@@ -19,7 +20,7 @@ export interface ProgramOptions extends SessionOptions {
 
 /** Opens the executables and reads the weights that the stages are given. */
 export async function runProgram(given: Program, options: ProgramOptions): Promise<Session> {
-  const program = isInPlace(given, options.weights) ? given : givenWeights(given);
+  const program = areInPlace(given, options.weights) ? given : givenWeights(given);
   const { machine, files, weights } = options;
   const { stages, results } = program;
   const executables = await compileStages(stages, options).catch(fail);
@@ -136,10 +137,11 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
 }
 
 /** Whether the engine can read the weights that stages have as their own: their bytes are numbers, in files. */
-const isInPlace = ({ stages }: Program, weights = noWeights): boolean =>
+const areInPlace = ({ stages }: Program, weights = noWeights): boolean =>
   stages.every(({ graph }) =>
     nodesOf(graph).every(
-      ({ op, attributes }) => op !== "weight" || isPlain(inFolder(weights.folder, weights.locate(String(attributes["name"])))),
+      ({ op, attributes: { name, of } }) =>
+        op !== "weight" || of !== undefined || isPlain(inFolder(weights.folder, weights.locate(String(name)))),
     ),
   );
 
@@ -148,7 +150,7 @@ const fail = (error: unknown): never => {
 };
 
 /** An executable for each stage; stages whose models are the same bytes share one. */
-async function compileStages(stages: readonly Stage[], { machine, ...options }: ProgramOptions): Promise<Executable[]> {
+async function compileStages(stages: readonly Stage[], { machine, files, ...options }: ProgramOptions): Promise<Executable[]> {
   const { weights, threads, profile } = options;
   const known: { model: Uint8Array; executable: Executable }[] = [];
   const executables: Executable[] = [];
@@ -157,13 +159,28 @@ async function compileStages(stages: readonly Stage[], { machine, ...options }: 
     const model = lower(graph, (weights ?? noWeights).locate, leaves);
     let executable = known.find((other) => sameBytes(other.model, model))?.executable;
     if (!executable) {
-      executable = await machine.compile(model, {
-        inputs: leaves.map(({ node }) => String(node.attributes["name"])),
-        outputs: outputs.map(({ name }) => name),
-        weightsFolder: weights?.folder || undefined,
-        threads,
-        profile: profile && `${profile}-${known.length}`,
-      });
+      const given = await readGiven(graph, { machine, files, source: weights ?? noWeights, threads });
+      const compiled = await machine
+        .compile(model, {
+          inputs: leaves.map(({ node }) => String(node.attributes["name"])),
+          outputs: outputs.map(({ name }) => name),
+          weightsFolder: weights?.folder || undefined,
+          threads,
+          weights: given.handles,
+          profile: profile && `${profile}-${known.length}`,
+        })
+        .catch((error: unknown) => {
+          given.close();
+          throw error;
+        });
+      given.packed();
+      executable = {
+        run: compiled.run,
+        close() {
+          compiled.close();
+          given.close();
+        },
+      };
       known.push({ model, executable });
     }
     executables.push(executable);

@@ -9,11 +9,11 @@ import { type Source, type Stage, whole } from "../graph/stages.ts";
 import { inFolder, type StoredTensor } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
-import type { Executable, Handle, Machine } from "./machine.ts";
+import type { Executable, Handle, Machine, Place } from "./machine.ts";
 import type { WeightSource } from "./session.ts";
 
-/** Elements of a weight that are converted at once: 16 MB of float32. */
-const BLOCK_ELEMENTS = 2 ** 22;
+/** Elements of a weight that are converted at once: 2 MB of float32. */
+const BLOCK_ELEMENTS = 2 ** 19;
 /** Weights of fewer bytes stay in memory when the others are read anew at every step. */
 const SMALL_BYTES = 2 ** 20;
 
@@ -24,13 +24,13 @@ export interface WeightOptions {
   threads?: number;
 }
 
-/** Memory for a part: a new one, or one that is free again. */
-type Take = (length: number) => Uint8Array;
+/** A tensor that a part is written to. */
+type Take = (dtype: ElementType, shape: readonly number[]) => Place;
 type WeightLeaf = Extract<Source, { kind: "weight" }>;
 
 /** Where the parts of a weight lie in memory. */
-interface Loaded {
-  parts: { handle: Handle; bytes: Uint8Array }[];
+export interface Loaded {
+  parts: Place[];
 }
 
 export interface Weights {
@@ -75,7 +75,11 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   };
   /** Memory that a weight of this size was in, for the next one. */
   const free = new Map<number, Uint8Array[]>();
-  const take: Take = (length) => free.get(length)?.pop() ?? new Uint8Array(length);
+  const take: Take = (dtype, shape) => {
+    const length = sizeOf(shape) * bytesPerElement[dtype];
+    const bytes = free.get(length)?.pop() ?? new Uint8Array(length);
+    return { bytes, handle: machine.tensor(dtype, shape, bytes) };
+  };
   const reading = new Map<number, Promise<Map<string, Loaded>>>();
   const read = (stage: number) => {
     const known = reading.get(stage);
@@ -109,7 +113,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   };
 }
 
-const keyOf = (of: string, form: FormName | null): string => `${form ?? "float32"} ${of}`;
+export const keyOf = (of: string, form: FormName | null): string => `${form ?? "float32"} ${of}`;
 const wholeOf = ({ name, part }: WeightLeaf) => ({ of: part?.of ?? name, form: part?.form ?? null });
 
 /** The weights, by the names of their sources, that are read anew at every step if weights are: large ones, but for tables. */
@@ -150,7 +154,7 @@ function blockOf(part: Uint8Array, whole: readonly number[], block: readonly num
 }
 
 /** Reads weights block by block, and puts them into their forms with the engine. */
-function weightReader({ machine, files, source, threads }: WeightOptions) {
+export function weightReader({ machine, files, source, threads }: WeightOptions) {
   const converters = new Map<string, Promise<Executable>>();
   let count = 0;
   const partsOf = ({ shape }: StoredTensor, form: FormName | null) => {
@@ -160,14 +164,15 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
   const isAsStored = (stored: StoredTensor, form: FormName | null): boolean =>
     isPlain(inFolder(source.folder, stored)) && stored.dtype === (form ?? "float32");
 
-  async function read(name: string, form: FormName | null, take: Take = (length) => new Uint8Array(length)): Promise<Loaded> {
+  const fresh: Take = (dtype, shape) => {
+    const bytes = new Uint8Array(sizeOf(shape) * bytesPerElement[dtype]);
+    return { bytes, handle: machine.tensor(dtype, shape, bytes) };
+  };
+  async function read(name: string, form: FormName | null, take: Take = fresh): Promise<Loaded> {
     const stored = source.locate(name);
     const tensor = inFolder(source.folder, stored);
     const types = partsOf(stored, form);
-    const parts = types.map(({ dtype, shape }) => {
-      const bytes = take(sizeOf(shape) * bytesPerElement[dtype]);
-      return { bytes, handle: machine.tensor(dtype, shape, bytes) };
-    });
+    const parts = types.map(({ dtype, shape }) => take(dtype, shape));
     if (isAsStored(stored, form)) {
       await files.read(tensor.file, stored.offset, stored.length, parts[0]!.bytes);
       count += stored.length;
@@ -176,7 +181,7 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
     const [rows, columns] = stored.shape.length === 2 ? (stored.shape as [number, number]) : [1, sizeOf(stored.shape)];
     // One block of a tensor that is stored the other way round: each would read all of it.
     const step = stored.layout?.transposed ? rows : Math.max(1, Math.floor(BLOCK_ELEMENTS / columns));
-    const { dtype, readBlock } = blocksOf(tensor, rows, columns);
+    const { dtype, readBlock } = blocksOf(tensor, rows, step);
     const executable = await converterOf(dtype, columns, form);
     for (let start = 0; start < rows; start += step) {
       const length = Math.min(step, rows - start);
@@ -198,12 +203,14 @@ function weightReader({ machine, files, source, threads }: WeightOptions) {
   }
 
   /** How rows of a tensor are read for the engine: in its own dtype, or as float32 where the engine does not know that. */
-  function blocksOf(tensor: CheckpointTensor, rows: number, columns: number) {
+  function blocksOf(tensor: CheckpointTensor, rows: number, step: number) {
     if (isPlain(tensor)) {
-      const width = tensor.length / (rows * columns);
+      const width = tensor.length / Math.max(1, rows);
+      const buffer = new Uint8Array(Math.min(step, rows) * width);
       const readBlock = (start: number, length: number) => {
-        count += length * columns * width;
-        return files.read(tensor.file, tensor.offset + start * columns * width, length * columns * width);
+        const bytes = buffer.subarray(0, length * width);
+        count += bytes.length;
+        return files.read(tensor.file, tensor.offset + start * width, bytes.length, bytes);
       };
       return { dtype: tensor.dtype as ElementType, readBlock };
     }

@@ -3,6 +3,7 @@ import type { ThetaEntry } from "../adapters/layout.ts";
 import type { BatchSize } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { type Graph, nodesOf } from "../graph/graph.ts";
+import { baseDtypes } from "../graph/pack.ts";
 import { type Program, whole } from "../graph/stages.ts";
 import type { ChooseForm } from "../graph/store.ts";
 import { type MemoryEstimate, peakMemory } from "./memory.ts";
@@ -22,12 +23,12 @@ export const memoryModes = {
 
 export type MemoryMode = keyof typeof memoryModes;
 export const memoryModeNames = ["auto", ...(Object.keys(memoryModes) as MemoryMode[])] as const;
-export const baseDtypes = ["auto", "float32", "bfloat16", "int8", "int4"] as const;
+export const executionDtypes = ["auto", ...baseDtypes] as const;
 
 /** What a run's options say about it. */
 export interface ExecutionChoice {
   memory: (typeof memoryModeNames)[number];
-  baseDtype: (typeof baseDtypes)[number];
+  baseDtype: (typeof executionDtypes)[number];
 }
 
 /** A way to run a training graph. */

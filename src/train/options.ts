@@ -8,7 +8,7 @@ import { describeOptions, option, pick } from "../options.ts";
 import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
-import { baseDtypes, memoryModeNames } from "./execution.ts";
+import { executionDtypes, memoryModeNames } from "./execution.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
 
@@ -190,7 +190,7 @@ export const runOptions = {
     section: "none",
     help: "resume from the newest checkpoint of --output, with the options stored there",
   }),
-  baseDtype: option(z.enum(baseDtypes).default("auto"), {
+  baseDtype: option(z.enum(executionDtypes).default("auto"), {
     value: "DTYPE",
     help: "what the frozen base is kept in; auto: float32, or its own 16 bits where memory is short, which gives the same numbers",
   }),

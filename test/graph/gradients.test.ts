@@ -13,6 +13,7 @@ import { gemm, linear, matmul } from "../../src/graph/ops/linear.ts";
 import { crossEntropies, linearCrossEntropy } from "../../src/graph/ops/loss.ts";
 import type { OpName } from "../../src/graph/ops/names.ts";
 import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
+import { packedLinear } from "../../src/graph/ops/packed.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
 import { integerProduct, quantiseRows, rotate, splitOutliers } from "../../src/graph/ops/rotated.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
@@ -62,6 +63,12 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   equal: () => behind(vector("a"), (x) => cast(elementwise.equal(x, vector("b")), "float64")),
   and: () => behind(input("a", "bool", [4]), (x) => cast(elementwise.and(x, input("b", "bool", [4])), "float64")),
   reduceMax: () => behind(vector("a"), (x) => reduceMax(x, [0])),
+  packedLinear: () => {
+    const part = (dtype: "uint8" | "float32", shape: number[]) =>
+      apply1("weight", [], { name: `w ${dtype} ${shape}`, dtype, shape });
+    const x = input("x", "float32", [2, 64]);
+    return { x, y: packedLinear(x, [part("uint8", [3, 2, 32]), part("float32", [3, 2])], 8, "layer") };
+  },
   rowsWhere: () => behind(input("c", "bool", [4, 1]), (x) => cast(rowsWhere(x, "rows"), "float64")),
   attentionGradient: () =>
     behind(cubic("q"), (x) => {

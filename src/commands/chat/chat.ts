@@ -11,6 +11,7 @@ import { type Generator, openGenerator } from "../../generate/generator.ts";
 import { encodeChat } from "../../generate/prompts.ts";
 import { readSamplingDefaults } from "../../generate/sampling-defaults.ts";
 import type { EndReason, GenerateOptions, Sampling } from "../../generate/types.ts";
+import type { BaseDtype } from "../../graph/pack.ts";
 import type { ProcessedImage } from "../../images/processor.ts";
 import { type Base, loadBase } from "../../models/base.ts";
 import { encodeWithImages } from "../../multimodal/expand.ts";
@@ -37,6 +38,8 @@ export interface ChatOptions extends Omit<GenerateOptions, "signal" | "eosIds"> 
   raw?: boolean;
   /** Every message is answered by the base and by the adapter. */
   compare?: boolean;
+  /** What the base's weights are kept in. Default: float32. */
+  baseDtype?: BaseDtype;
   /** Threads of one matrix product. Default: all cores. */
   threads?: number;
 }
@@ -111,7 +114,7 @@ export type ChatEvent =
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
 export async function openChat(options: ChatOptions, platform: Platform): Promise<Chat> {
   const { files, openSession, timeLimit } = platform;
-  const { system = null, raw, compare = false, threads, maxNewTokens = CHAT_NEW_TOKENS } = options;
+  const { system = null, raw, compare = false, baseDtype, threads, maxNewTokens = CHAT_NEW_TOKENS } = options;
   const base = await loadBase(files, options.base, timeLimit);
   const tokenizer = await base.tokenizer();
   const defaults = await readSamplingDefaults(files, options.base);
@@ -123,7 +126,7 @@ export async function openChat(options: ChatOptions, platform: Platform): Promis
   if (compare && active === null) throw nothingToCompare();
   const baseFormat = await readPromptFormat(files, options.base);
   const adapter = adapterOf({ adapters }, active);
-  const generator = await openGenerator(base, { adapter, openSession, threads, reading: platform });
+  const generator = await openGenerator(base, { adapter, openSession, baseDtype, threads, reusePrefix: true, reading: platform });
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
   const side = imageSide(base, tokenizer, platform);

@@ -21,7 +21,9 @@ import type { EvaluateOptions } from "./evaluate.ts";
 const MORE_TOKENS = 8;
 
 /** What is answered: records with prompts and answers, `{prompt, completion}` or `{messages}` that end with the assistant's turn. */
-export interface AnswerOptions extends ColumnNames, Pick<EvaluateOptions, "base" | "data" | "adapter" | "anyBase" | "threads"> {
+export interface AnswerOptions
+  extends ColumnNames,
+    Pick<EvaluateOptions, "base" | "data" | "adapter" | "anyBase" | "baseDtype" | "threads"> {
   /** Only this many records, from the first. Default: all. */
   limit?: number;
   /** Prompts that are answered at once. Default 4. */
@@ -51,14 +53,14 @@ export type AnswerEvent =
  */
 export async function* answers(options: AnswerOptions, platform: Platform): AsyncGenerator<AnswerEvent, void, void> {
   const { files, openSession, timeLimit } = platform;
-  const { batchSize = 4, threads, anyBase } = options;
+  const { batchSize = 4, baseDtype, threads, anyBase } = options;
   checkCounts("eval/option", { batchSize, limit: options.limit });
   const base = await loadBase(files, options.base, timeLimit);
   const given = options.adapter === undefined ? null : await openAdapter(files, options.adapter, platform.adapterLimits);
   const adapter = given && (await attach(base, given, { anyBase })).adapter;
   const questions = await readQuestions(files, options);
   const tokenizer = await base.tokenizer();
-  const generator = await openGenerator(base, { openSession, adapter, anyBase, threads, reading: platform });
+  const generator = await openGenerator(base, { openSession, adapter, anyBase, baseDtype, threads, reading: platform });
   const total: AnswerEvent = { type: "matches", count: questions.length, base: 0, adapter: adapter && 0 };
   try {
     for (let start = 0; start < questions.length; start += batchSize) {

@@ -4,6 +4,7 @@ import { openAdapter } from "../../adapters/peft-files.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { ExampleReport } from "../../data/dataset.ts";
 import type { Batch } from "../../data/types.ts";
+import type { BaseDtype } from "../../graph/pack.ts";
 import { openBase } from "../../models/base.ts";
 import type { ModelConfig } from "../../models/registry.ts";
 import { checkCounts, type Given } from "../../options.ts";
@@ -40,6 +41,8 @@ export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extend
   template?: string | readonly string[];
   /** Rows that are run at once, if not as many as the task does by itself. The loss of pairs is one among so many of them. */
   batchSize?: number;
+  /** What the base's weights are kept in. Default: float32. */
+  baseDtype?: BaseDtype;
   /** Threads of one matrix product. Default: all cores. */
   threads?: number;
 }
@@ -81,8 +84,8 @@ export async function evaluate(options: EvaluateOptions, platform: Platform): Pr
   }
   const sides = await comparison(files, base, adapter);
 
-  const { trainOn = "completion", batchSize = task.evalBatchSize, threads } = options;
-  const engine = { openSession, threads };
+  const { trainOn = "completion", batchSize = task.evalBatchSize, baseDtype, threads } = options;
+  const engine = { openSession, baseDtype, threads };
   task.check?.(base, { batchSize });
   const spill = temporaryFolder && `${temporaryFolder}/lowrank-${crypto.randomUUID()}`;
   const reader = dataReader(files, await task.data(base, { ...options, trainOn, fixedClasses: true }, platform), {

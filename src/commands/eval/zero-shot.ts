@@ -40,7 +40,7 @@ export async function hasClasses(base: AnyBase, options: EvaluateOptions, platfo
 
 /** Classifies the images of `options.data` by the base, and by the adapter on it. The classes are those of the file. */
 export async function scoreZeroShot(base: AnyBase, adapter: Adapter | null, options: EvaluateOptions, platform: Platform) {
-  const { template: given = DEFAULT_TEMPLATE, anyBase, threads } = options;
+  const { template: given = DEFAULT_TEMPLATE, anyBase, baseDtype, threads } = options;
   const template = typeof given === "string" ? [given] : given;
   const reader = dataReader(platform.files, await classifiedImages(base, { ...options, trainOn: "all" }, platform));
   try {
@@ -50,7 +50,7 @@ export async function scoreZeroShot(base: AnyBase, adapter: Adapter | null, opti
       images.push({ path: reader.images!.pathOf(image!), label: reader.classes!.placeOf(number!) });
     }
     const labels = reader.labels()!;
-    const classifier = await openClassifier(base, { ...platform, anyBase, threads });
+    const classifier = await openClassifier(base, { ...platform, anyBase, baseDtype, threads });
     try {
       const own = await scoreOf(classifier, images, labels, template);
       if (adapter) await classifier.useAdapter(adapter);

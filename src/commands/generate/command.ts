@@ -17,7 +17,7 @@ import { option } from "../../options.ts";
 import { print, printJson, screen } from "../../terminal/terminal.ts";
 import { contentIn } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
-import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
+import { adapterOption, anyBase, base, baseDtype, defineCommand, threads } from "../command.ts";
 
 const { sampling, maxNewTokens } = readGenerateOptions({});
 
@@ -46,16 +46,27 @@ export const command = defineCommand({
     }),
     stop: option(z.array(z.string()).optional(), { help: "stop before this text; can be repeated" }),
     seed: option(z.number().default(sampling.seed), { help: "the same seed gives the same text" }),
+    baseDtype,
     threads,
   },
   examples: ['--base embedded --adapter my-adapter --prompt "name[The Eagle], food[Italian]"', "--base embedded < prompt.txt"],
-  async run({ base: folder, adapter, anyBase, prompt, messages, image = [], threads, ...options }, { platform, json }) {
+  async run(
+    { base: folder, adapter, anyBase, prompt, messages, image = [], baseDtype, threads, ...options },
+    { platform, json },
+  ) {
     const read = await readPrompt(platform.files, prompt, messages);
     const { files, timeLimit, openSession } = platform;
     const base = await loadBase(files, folder, timeLimit);
     const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
     const attached = adapter === undefined ? null : await openAdapter(files, adapter, platform.adapterLimits);
-    const generator = await openGenerator(base, { adapter: attached, anyBase, threads, openSession, reading: platform });
+    const generator = await openGenerator(base, {
+      adapter: attached,
+      anyBase,
+      baseDtype,
+      threads,
+      openSession,
+      reading: platform,
+    });
     try {
       for await (const event of generator.generate([given], options)) {
         if (json) printJson(event.type === "done" ? { ...event, ids: [...event.ids] } : event);

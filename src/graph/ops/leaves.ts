@@ -29,7 +29,7 @@ export const leafRules = {
   weight: {
     infer: (_, a) => [{ dtype: a.dtype, shape: a.shape }],
     vjp: () => [],
-    lower: (emit, node) => [emit.weight(node.attributes.name, node.outputs[0]!)],
+    lower: (emit, node) => [emit.weight(node.attributes.name, node.outputs[0]!, node.attributes.of)],
   },
   constant: {
     infer: (_, a) => [{ dtype: a.dtype, shape: a.shape }],

@@ -9,7 +9,7 @@ type Indexing = "embedding" | "gatherRows" | "scatterAddRows" | "keepTop" | "row
 type Linear = "linear" | "gemm" | "matmul";
 type Normalization = "rmsNorm" | "layerNorm";
 type Attention = "attention" | "attentionGradient" | "rotary";
-type Stored = "store" | "widen";
+type Stored = "store" | "widen" | "packedLinear";
 type Rotated = "rotate" | "quantiseRows" | "splitOutliers" | "integerProduct";
 type Loss = "crossEntropy" | "crossEntropyGradient" | "linearCrossEntropy";
 

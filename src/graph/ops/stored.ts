@@ -3,9 +3,10 @@ import { type Dim, mulDims, type Shape, sameShape } from "../dims.ts";
 import type { Emitter } from "../emitter.ts";
 import { apply, apply1, type ElementType, expect, type Node, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
+import { packedForm } from "./packed.ts";
 import { ROTATED, rotated } from "./rotated.ts";
 
-interface Form {
+export interface Form {
   /** The tensors that hold a weight [rows, columns], rows first in each. */
   parts(rows: Dim, columns: number): Type[];
   /** From float32 [rows, columns] to the parts. */
@@ -128,6 +129,8 @@ export const forms = {
       return rotated(emit, emit.node("DequantizeLinear", [rows, scale!], { axis: 0 }), shape);
     },
   },
+  packed8: packedForm(8),
+  packed4: packedForm(4),
 } satisfies Record<string, Form>;
 
 export type FormName = keyof typeof forms;
@@ -148,8 +151,9 @@ export function holds(form: FormName, parts: readonly Type[]): boolean {
 }
 
 /** [rows, columns] of the float32 matrix whose first part in `form` has this shape. */
-export function wideShape(form: FormName, [rows, columns]: Shape): [Dim, number] {
+export function wideShape(form: FormName, [rows, columns, inBlock]: Shape): [Dim, number] {
   if (form === "int8rotated") return [columns!, Number(rows)];
+  if (inBlock !== undefined) return [rows!, BLOCK * Number(columns)];
   return [rows!, form === "int4" ? 2 * Number(columns) : Number(columns)];
 }
 

@@ -8,6 +8,7 @@ import { linearRules } from "./linear.ts";
 import { lossRules } from "./loss.ts";
 import type { OpName } from "./names.ts";
 import { normalizationRules } from "./normalization.ts";
+import { packedRules } from "./packed.ts";
 import { reductionRules } from "./reduction.ts";
 import { rotatedRules } from "./rotated.ts";
 import { shapeRules } from "./shape.ts";
@@ -28,6 +29,7 @@ export function table(): Record<OpName, OpRule> {
     ...attentionRules,
     ...storedRules,
     ...rotatedRules,
+    ...packedRules,
     ...lossRules,
   };
   return rows;

@@ -45,6 +45,7 @@ const signatures = {
   DisableMemPattern: [17, ["void *"]],
   SetSessionGraphOptimizationLevel: [23, ["void *", "int"]],
   SetIntraOpNumThreads: [24, ["void *", "int"]],
+  CreateTensorAsOrtValue: [48, ["void *", "void *", "size_t", "int", "void *"]],
   CreateTensorWithDataAsOrtValue: [49, ["void *", "void *", "size_t", "void *", "size_t", "int", "void *"]],
   GetTensorMutableData: [51, ["void *", "void *"]],
   GetTensorElementType: [60, ["void *", "void *"]],
@@ -58,6 +59,7 @@ const signatures = {
   AddSessionConfigEntry: [130, ["void *", "const char *", "const char *"]],
   CreateAndRegisterAllocator: [144, ["void *", "void *", "void *"]],
   CreateArenaCfgV2: [164, ["void *", "void *", "size_t", "void *"]],
+  AddExternalInitializers: [210, ["void *", "void *", "void *", "size_t"]],
 } as const satisfies Record<string, readonly [number, readonly string[]]>;
 
 const releases = { ReleaseSession: 95, ReleaseValue: 96, ReleaseTensorTypeAndShapeInfo: 99, ReleaseSessionOptions: 100 } as const;

@@ -60,9 +60,14 @@ async function compile(model: Uint8Array, options: CompileOptions): Promise<Exec
     const entries: Record<string, string> = {
       "session.use_env_allocators": "1",
       "session.force_spinning_stop": "1",
+      "session.use_device_allocator_for_initializers": "1",
       ...(options.weightsFolder && { "session.model_external_initializers_file_folder_path": options.weightsFolder }),
     };
     for (const [key, value] of Object.entries(entries)) call.AddSessionConfigEntry(session, key, value);
+    if (options.weights?.size) {
+      const { pointers, texts } = names([...options.weights.keys()]);
+      call.AddExternalInitializers(session, pointers, BigUint64Array.from(options.weights.values()), texts.length);
+    }
     if (options.profile !== undefined) call.EnableProfiling(session, pathBytes(options.profile));
     await later.CreateSessionFromArray(environment, model, model.length, session, out);
   } finally {
@@ -131,6 +136,13 @@ export const nodeMachine: Machine = {
     const address = bytes.length > 0 ? koffi.address(bytes) : koffi.address(new Uint8Array(8));
     call.CreateTensorWithDataAsOrtValue(cpu, address, bytes.length, dims, dims.length, elementTypes[dtype], out);
     return out[0]!;
+  },
+  allocate(length) {
+    const { made, release } = open();
+    const allocator = made("GetAllocatorWithDefaultOptions");
+    const tensor = made("CreateTensorAsOrtValue", allocator, BigInt64Array.of(BigInt(length)), 1, elementTypes.uint8);
+    const bytes = new Uint8Array(koffi.view(made("GetTensorMutableData", tensor), length));
+    return { bytes, free: () => release.ReleaseValue(tensor) };
   },
   read,
   free: (handle) => open().release.ReleaseValue(handle),
