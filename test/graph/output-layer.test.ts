@@ -16,7 +16,8 @@ const head = { path: "lm_head", chunks: 2, vocabChunks: 4 };
 const labelsOf = [22, 0, 5, 6, 11, 17, 5];
 const furtherLabelsOf = [23, 0, 24, 6, 24, 22, 5];
 
-const names = Object.keys(forms) as FormName[];
+/** The forms that keep rows together: an output layer is read by them. */
+const names = ["bfloat16", "float16", "int8", "int4"] satisfies FormName[];
 
 for (const form of names) {
   test(`an output layer in ${form} gives what it gives when W is widened first`, async () => {
