@@ -23,8 +23,10 @@ import { baseFor, taskOf } from "../../src/tasks/index.ts";
 import type { BatchShape } from "../../src/tasks/task.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { evaluateTheta } from "../../src/train/evals.ts";
+import { memoryModes } from "../../src/train/execution.ts";
 import type { Objective } from "../../src/train/objective.ts";
 import { loraObjective } from "../../src/train/objective.ts";
+import type { StageOptions } from "../../src/train/stages.ts";
 import { train } from "../../src/train/trainer.ts";
 import { adaptedGraph } from "../../src/train/training-graph.ts";
 import { type CaseTask, caseTask, forwardFeeds, labelledPrefixes, outputName } from "./case-task.ts";
@@ -81,11 +83,21 @@ const checks: Checks<ModelCase> = {
   "trainable tensors": trainableTensors,
   outputs,
   training: (c) =>
-    withObjective(c, SHORT, async (objective) => [
+    withObjective(c, SHORT, memoryModes.keep, async (objective) => [
       ...(await lossAndGradient(c, objective, "")),
       ...(await training(c, objective)),
     ]),
-  "gradients in blocks": (c) => withObjective(c, LONG, (objective) => lossAndGradient(c, objective, " in blocks")),
+  "gradients in blocks": (c) =>
+    withObjective(c, LONG, memoryModes.keep, (objective) => lossAndGradient(c, objective, " in blocks")),
+  "gradients computed again": async (c) => {
+    const { products, stream } = memoryModes;
+    return [
+      ...(await withObjective(c, SHORT, products, (objective) => lossAndGradient(c, objective, " with products kept"))),
+      ...(await withObjective(c, SHORT, stream, (objective) => lossAndGradient(c, objective, " with nothing kept"))),
+    ];
+  },
+  "gradients in one piece": (c) =>
+    withObjective(c, SHORT, undefined, (objective) => lossAndGradient(c, objective, " in one piece")),
   merging: merged,
   "adapter files": adapterFiles,
   "older names": olderNames,
@@ -196,10 +208,11 @@ function readBy(graph: Graph, feeds: Record<string, Tensor>): Record<string, Ten
   return Object.fromEntries(Object.entries(feeds).filter(([name]) => names.has(name)));
 }
 
-/** Opens the product's training session, as for batches of the given size. */
+/** Opens the product's training session, as for batches of the given size; in one piece, as in a browser, without `stages`. */
 async function withObjective(
   given: ModelCase,
   shape: BatchShape,
+  stages: StageOptions | undefined,
   work: (objective: Objective) => Promise<Finding[]>,
 ): Promise<Finding[]> {
   const { checkpoint } = given.base;
@@ -208,6 +221,7 @@ async function withObjective(
     loss: lossOf(given, shape),
     ...given.trained,
     dropout: 0,
+    stages,
     openSession: openNodeSession,
   });
   try {
