@@ -9,8 +9,10 @@ import { makeExamples } from "../../src/data/dataset.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import { inMemory } from "../../src/data/store.ts";
 import type { Batch, Example } from "../../src/data/types.ts";
+import { entryOf } from "../../src/formats/checkpoint.ts";
 import { readText } from "../../src/formats/json.ts";
 import { openGenerator } from "../../src/generate/generator.ts";
+import type { BaseDtype } from "../../src/graph/pack.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
@@ -19,7 +21,9 @@ import { renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { dataLoader } from "../../src/train/data-loader.ts";
 import { evaluateTheta } from "../../src/train/evals.ts";
+import { formsOf, memoryModes } from "../../src/train/execution.ts";
 import { loraObjective } from "../../src/train/objective.ts";
+import { gainsByIntegers } from "../../src/train/speed.ts";
 import { train } from "../../src/train/trainer.ts";
 import { type Checks, type Finding, limits, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
 import { numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
@@ -54,24 +58,34 @@ interface RealRun {
   tokenizer: Tokenizer;
   lora: LoraConfig;
   modules: AdapterModule[];
+  baseDtype: BaseDtype;
 }
+
+/** How far from PEFT's in float32 the validation loss may end. */
+const ROUNDED: Record<Exclude<BaseDtype, "float32">, number> = { bfloat16: 0.01, int8: 0.01, int4: 0.05 };
 
 /** The training comes last: it takes minutes. */
 const checks: Checks<RealRun> = { tokenizer, chat, generation, training };
 
 /** Compares everything in the golden; `base` is the folder of its base model. */
-export async function runRealRun(folder: string, meta: unknown, base: string): Promise<Finding[]> {
+export async function runRealRun(
+  folder: string,
+  meta: unknown,
+  base: string,
+  baseDtype: BaseDtype = "float32",
+): Promise<Finding[]> {
   const model = await loadBase(nodeFiles, base);
   const text = await readText(nodeFiles, `${folder}/adapter_init/${ADAPTER_CONFIG_NAME}`);
   const lora = parseAdapterConfig(text, ADAPTER_CONFIG_NAME);
   const modules = matchModules(model.modules, lora, model.config.modelType);
-  return runChecks(checks, {
+  return runChecks(baseDtype === "float32" ? checks : { training }, {
     folder,
     meta: parseMeta(runMeta, meta),
     base: model,
     tokenizer: await model.tokenizer(),
     lora,
     modules,
+    baseDtype,
   });
 }
 
@@ -151,7 +165,9 @@ async function generation(run: RealRun): Promise<Finding[]> {
 
 /** Tokens, losses, norms, validation and trained tensors of the run, from the data files on. */
 async function training(run: RealRun): Promise<Finding[]> {
-  const { folder, meta, base, lora, modules } = run;
+  const { folder, meta, base, lora, modules, baseDtype } = run;
+  const dtypeOf = (name: string) => entryOf(base.checkpoint, name)?.dtype;
+  const integers = baseDtype === "int8" && (await gainsByIntegers(openNodeSession));
   const { padId } = run.tokenizer;
   const examples = await examplesOf(run, "train.jsonl");
   const held = await examplesOf(run, "val.jsonl");
@@ -171,6 +187,7 @@ async function training(run: RealRun): Promise<Finding[]> {
     config: lora,
     modules,
     dropout: 0,
+    stages: { ...memoryModes.keep, form: formsOf(baseDtype, { dtypeOf, integers }) },
     openSession: openNodeSession,
   });
   try {
@@ -200,6 +217,9 @@ async function training(run: RealRun): Promise<Finding[]> {
       key,
       [value],
     ]);
+    if (baseDtype !== "float32") {
+      return [nearNumber("validation loss after", after.loss, meta.val_loss_after, () => ROUNDED[baseDtype])];
+    }
     const trained = numbersOf(await readTensors(`${folder}/adapter_trained/${ADAPTER_WEIGHTS_NAME}`));
     return [
       same("trainable parameters", [theta.length], [meta.trainable_parameters]),

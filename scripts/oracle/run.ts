@@ -3,6 +3,7 @@ import { readdir, realpath, stat } from "node:fs/promises";
 import path from "node:path";
 import { LowrankError } from "../../src/errors.ts";
 import { readJsonObject } from "../../src/formats/json.ts";
+import type { BaseDtype } from "../../src/graph/pack.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { type Finding, oneLine } from "./compare.ts";
 import { runModelCase } from "./model-case.ts";
@@ -11,6 +12,8 @@ import { isRealRun, runRealRun } from "./real-run.ts";
 export interface OracleOptions {
   /** Folder of the base checkpoint of goldens that do not carry theirs. */
   base?: string;
+  /** What the base of a real run is kept in while it is trained. Default: float32. */
+  baseDtype?: BaseDtype;
 }
 
 export interface Counts {
@@ -70,9 +73,9 @@ export async function runCase(folder: string, options: OracleOptions): Promise<O
 
 function runnerOf(meta: Record<string, unknown>): Runner {
   if (isRealRun(meta)) {
-    return (folder, _, { base }) => {
+    return (folder, _, { base, baseDtype }) => {
       if (base === undefined) throw new Skip("give the folder of its base model with --base");
-      return runRealRun(folder, meta, base);
+      return runRealRun(folder, meta, base, baseDtype);
     };
   }
   const { kind } = meta;
