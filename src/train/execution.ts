@@ -66,13 +66,24 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
     const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
-    const program = trainingProgram(needs.graph, needs.entries, stages);
+    const program = programOf(needs, `${stages.keep} ${baseDtype}`, stages);
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
     const execution = { memory, baseDtype, stages, isRounded, estimate: estimateOf(program, needs, stages.streamed) };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
   }
   return smallest!;
+}
+
+/** Programs by the graphs they are made of: a plan asks for many sizes of one graph. */
+const programs = new WeakMap<Graph, Map<string, Program>>();
+
+function programOf({ graph, entries }: ExecutionNeeds, key: string, stages: StageOptions): Program {
+  const known = programs.get(graph) ?? new Map<string, Program>();
+  programs.set(graph, known);
+  const program = known.get(key) ?? trainingProgram(graph, entries, stages);
+  known.set(key, program);
+  return program;
 }
 
 /** The estimate of a run in one piece, as engines run it that know no stages; they compute in float32 and keep everything. */

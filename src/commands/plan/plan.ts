@@ -25,7 +25,7 @@ import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
-import { chooseExecution, type Execution, type ExecutionNeeds, type MemoryMode, wholeEstimate } from "../../train/execution.ts";
+import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate } from "../../train/memory.ts";
 import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
 import { availableMemory, checkMachine } from "../../train/preflight.ts";
@@ -83,8 +83,8 @@ export interface Plan {
   memory: MemoryEstimate;
   /** How a run would be executed; null where the engine knows one way only. */
   execution: Pick<Execution, "memory" | "baseDtype"> | null;
-  /** The same at other sizes. */
-  memoryAt: { batchSize: number; maxLength: number; total: number; mode: MemoryMode | null }[];
+  /** The same at other sizes, executed in the same way. */
+  memoryAt: { batchSize: number; maxLength: number; total: number }[];
   /** Memory of this machine that is free, and all of it; null where the host does not report it. */
   machine: { available: number; total: number } | null;
   warnings: string[];
@@ -145,10 +145,13 @@ export async function planTraining(
     sizes: () => [fullBatch(config, task, rows, width)],
     available: availableMemory(runtime),
   });
-  const executionOf = (rows: number, width: number): Pick<Execution, "memory" | "baseDtype" | "estimate"> | null =>
-    runtime.stages ? chooseExecution(options, needsOf(rows, width)) : null;
-  const execution = executionOf(batchSize, maxLength);
-  const memory = execution?.estimate ?? wholeEstimate(options, needsOf(batchSize, maxLength));
+  const execution = runtime.stages ? chooseExecution(options, needsOf(batchSize, maxLength)) : null;
+  /** The estimate of another size, executed as the run would be. */
+  const memoryOf = (rows: number, width: number): MemoryEstimate => {
+    const needs = needsOf(rows, width);
+    return execution ? chooseExecution(execution, needs).estimate : wholeEstimate(options, needs);
+  };
+  const memory = memoryOf(batchSize, maxLength);
   const outputBytes = diskBytes(trainable, resultBytes, options.keepCheckpoints);
   const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk: outputBytes };
   const warnings = [
@@ -157,13 +160,9 @@ export async function planTraining(
     ...(visionOf(config) ? ["counted with one image a row; a split image counts as each of its tiles"] : []),
     ...(await checkMachine(needs, { output: "-", force: true }, { memoryLimits: runtime.memoryLimits })),
   ];
-  const totalOf = (rows: number, length: number) => {
-    const chosen = executionOf(rows, length);
-    return { total: (chosen?.estimate ?? wholeEstimate(options, needsOf(rows, length))).total, mode: chosen?.memory ?? null };
-  };
   const lengths = (isFixed ? [maxLength] : among(LENGTHS, maxLength)).filter((length) => length <= config.maxPositions);
   const memoryAt = lengths.flatMap((length) =>
-    among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, ...totalOf(rows, length) })),
+    among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, total: memoryOf(rows, length).total })),
   );
 
   const full = fullBatch(config, task, batchSize, maxLength);

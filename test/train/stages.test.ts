@@ -1,0 +1,71 @@
+// A training graph in stages: where it is cut, that equal layers share an executable, and which execution fits into how much memory.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { loraConfig } from "../../src/adapters/config.ts";
+import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
+import { type Program, schedule } from "../../src/graph/stages.ts";
+import { lower } from "../../src/onnx/lower.ts";
+import { lossGraph } from "../../src/tasks/common/losses.ts";
+import { chooseExecution, type ExecutionNeeds, memoryModes } from "../../src/train/execution.ts";
+import { trainingProgram } from "../../src/train/stages.ts";
+import { loraGraph } from "../../src/train/training-graph.ts";
+import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
+
+/** An adapter on every linear layer of a tiny Qwen2, by its layers. */
+function trainedOf(layers: number) {
+  const model = tinyConfig("qwen2", layers);
+  const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
+  const trained = { config, modules: tinyModules(model, { rank: 2, targetModules: "all-linear" }) };
+  const graph = loraGraph(lossGraph(model, { maxTargets: 8, maxLength: 8 }), trained, false);
+  return { graph, entries: layoutOf(trained), trainable: lengthOfTheta(layoutOf(trained)) };
+}
+
+const modelsOf = ({ stages }: Program): Set<string> =>
+  new Set(
+    stages.map(({ graph, inputs }) => {
+      const leaves = inputs.map(({ leaf }) => leaf);
+      return Buffer.from(lower(graph, () => assert.fail("a stage is given its weights"), leaves)).toString("latin1");
+    }),
+  );
+
+for (const [name, stages] of Object.entries(memoryModes)) {
+  test(`${name}: deeper models have more stages of the same kinds`, () => {
+    const [few, many] = [4, 9].map((layers) => {
+      const { graph, entries } = trainedOf(layers);
+      return trainingProgram(graph, entries, stages);
+    }) as [Program, Program];
+    assert.equal(many.stages.length - few.stages.length, 2 * 2 * 5, "attention and MLP, forward and backward, of five layers");
+    assert.equal(modelsOf(many).size, modelsOf(few).size);
+    assert.ok(modelsOf(many).size < many.stages.length / 2);
+  });
+}
+
+test("a run for the loss alone has no backward stage", () => {
+  const { graph, entries } = trainedOf(4);
+  const program = trainingProgram(graph, entries, memoryModes.keep);
+  const all = schedule(program, [...program.results.keys()]);
+  const loss = schedule(program, ["loss"]);
+  assert.ok(loss.steps.length <= all.steps.length / 2 + 2, `${loss.steps.length} of ${all.steps.length}`);
+  const made = loss.steps.flatMap(({ wanted }) => wanted).length;
+  assert.ok(made < loss.steps.length + 8, "nothing is kept for a backward pass");
+});
+
+test("the fastest execution that fits is taken, and rounding only where it is asked for", () => {
+  const sizes = () => [{ rows: 512, width: 64, targets: 512 * 63 }];
+  const needs: ExecutionNeeds = { ...trainedOf(6), dtypeOf: () => "bfloat16", sizes };
+  const auto = { memory: "auto", baseDtype: "auto" } as const;
+  const free = chooseExecution(auto, needs);
+  assert.deepEqual([free.memory, free.baseDtype, free.isRounded], ["keep", "float32", false]);
+  const totals = (Object.keys(memoryModes) as (keyof typeof memoryModes)[]).map(
+    (memory) => chooseExecution({ memory, baseDtype: "float32" }, needs).estimate.total,
+  );
+  assert.ok(
+    totals.every((total, i) => i === 0 || total <= totals[i - 1]!),
+    totals.join(", "),
+  );
+  const least = chooseExecution(auto, { ...needs, available: 1 });
+  assert.ok(least.estimate.total <= Math.min(...totals) && !least.isRounded);
+  assert.ok(chooseExecution({ memory: "auto", baseDtype: "int8" }, needs).isRounded);
+  const stored = { ...needs, dtypeOf: () => "float32" };
+  assert.equal(chooseExecution(auto, { ...stored, available: 1 }).baseDtype, "float32");
+});
