@@ -39,7 +39,7 @@ try {
     "dist/cli/main.js",
     "dist/core.js",
     "dist/web.js",
-    "dist/platform/node/worker.mjs",
+    "dist/platform/node/engine/api.js",
     "dist/platform/web/worker.mjs",
     "models/embedded/model.safetensors",
     "models/demo/test.jsonl",
