@@ -42,7 +42,7 @@ export function gradients(loss: Value, wrt: readonly Value[]): Value[] {
 const isFloat = ({ dtype }: Value): boolean => dtype.startsWith("float");
 
 /** The nodes whose outputs depend on one of `sources`, the sources' own nodes included. */
-function dependents(nodes: readonly Node[], sources: ReadonlySet<Value>): Set<Node> {
+export function dependents(nodes: readonly Node[], sources: ReadonlySet<Value>): Set<Node> {
   const active = new Set<Node>();
   for (const node of nodes) {
     const isSource = node.outputs.some((output) => sources.has(output));

@@ -3,19 +3,15 @@ import { borders } from "./borders.ts";
 import { apply1, type Graph, type Node, nodesOf, rewrite, topological, type Value } from "./graph.ts";
 import { add, cast } from "./ops/elementwise.ts";
 import { weight } from "./ops/leaves.ts";
-import { packedLinear } from "./ops/packed.ts";
+import { BLOCK, packedLinear } from "./ops/packed.ts";
 import { type FormName, forms } from "./ops/stored.ts";
 import { cut, type Program, whole } from "./stages.ts";
-import { partName, storeWeights } from "./store.ts";
+import { partName, SMALL, storeWeights } from "./store.ts";
 import { unique } from "./unique.ts";
 
 /** What the weights of a frozen base are kept in. */
 export const baseDtypes = ["float32", "bfloat16", "int8", "int4"] as const;
 export type BaseDtype = (typeof baseDtypes)[number];
-
-/** Matrices of fewer elements stay in float32. */
-const SMALL = 2 ** 14;
-const BLOCK = 32;
 
 type Stored = (name: string) => string;
 

@@ -2,7 +2,7 @@
 import { apply, check, type Graph, type Node, nodesOf, topological, type Value } from "./graph.ts";
 
 /** How a value of the forward pass reaches the backward pass: it is kept, or computed again from values that are. */
-export type Keep = (value: Value) => boolean;
+type Keep = (value: Value) => boolean;
 
 /**
  * The graph, in which nodes that are not below `forward` read copies of what `keep` refuses. Copies begin at what is kept: a caller

@@ -6,7 +6,7 @@ import { input } from "./ops/leaves.ts";
 import type { FormName } from "./ops/stored.ts";
 
 /** Where an input of a stage comes from: what the caller feeds, a weight of the checkpoint, or a value of an earlier stage. */
-export type Source =
+export type StageSource =
   | { kind: "feed"; name: string }
   | { kind: "weight"; name: string; part?: WeightPart }
   | { kind: "value"; value: number };
@@ -19,7 +19,7 @@ export interface WeightPart {
 }
 
 export interface StageInput {
-  source: Source;
+  source: StageSource;
   /** The input as the stage's graph has it. */
   leaf: Value;
 }
@@ -54,7 +54,7 @@ export function givenWeights({ stages, results }: Program): Program {
 }
 
 /** What one run does for the results that are asked for. */
-export interface Schedule {
+export interface StagePlan {
   steps: { stage: number; wanted: { index: number; value: number }[]; freed: number[] }[];
   results: { name: string; value: number }[];
 }
@@ -97,8 +97,7 @@ export function cut(groups: readonly Readonly<Record<string, Value>>[], isTraine
   const ofBatch = (node: Node) => !inner.has(node) && !own.has(node);
 
   const first = sharedValues(groups, ofBatch);
-  const all: Readonly<Record<string, Value>>[] =
-    first.length > 0 ? [Object.fromEntries(first.entries()), ...groups] : [...groups];
+  const all = [Object.fromEntries(first.entries()), ...groups];
   const isShared = new Set(first);
   const stays = (node: Node) => own.has(node) || ofBatch(node); // made again wherever it is read, unless it is shared
 
@@ -108,7 +107,6 @@ export function cut(groups: readonly Readonly<Record<string, Value>>[], isTraine
     for (const node of found) home.set(node, at);
     return found;
   });
-  if (first.length === 0) for (const node of nodes) if (stays(node)) home.delete(node);
 
   // What crosses from a stage to a later one, numbered in the order in which it is made.
   const numbers = new Map<Value, number>();
@@ -122,17 +120,12 @@ export function cut(groups: readonly Readonly<Record<string, Value>>[], isTraine
     if (isShared.has(value)) return at > 0;
     return !stays(value.node) && home.get(value.node)! < at;
   };
-  const walk = (value: Value, at: number, seen: Set<Value>): void => {
-    if (seen.has(value)) return;
-    seen.add(value);
-    if (crosses(value, at)) {
+  all.forEach((group, at) => {
+    const isGiven = (value: Value) => crosses(value, at);
+    for (const value of inOrder(Object.values(group), isGiven).filter(isGiven)) {
       const from = isShared.has(value) ? 0 : home.get(value.node)!;
       crossing.set(from, (crossing.get(from) ?? new Set()).add(value));
-    } else for (const below of value.node.inputs) walk(below, at, seen);
-  };
-  all.forEach((group, at) => {
-    const seen = new Set<Value>();
-    for (const value of Object.values(group)) walk(value, at, seen);
+    }
   });
 
   const feeds = nodes.filter((node) => node.op === "input");
@@ -141,10 +134,10 @@ export function cut(groups: readonly Readonly<Record<string, Value>>[], isTraine
     const place = new Map(ordered[at]!.map((node, i) => [node, i]));
     const later = [...(crossing.get(at) ?? [])].sort((a, b) => place.get(a.node)! - place.get(b.node)! || a.index - b.index);
     const made = [...new Set([...Object.values(group), ...later])].filter((value) => !crosses(value, at));
-    for (const [name, value] of Object.entries(group)) if (!isShared.has(value) || at > 0) results.set(name, number(value));
+    if (at > 0) for (const [name, value] of Object.entries(group)) results.set(name, number(value));
     return extract(made, (value) => crosses(value, at), number, feeds);
   });
-  return { stages, results };
+  return { stages: stages.filter(({ outputs }) => outputs.length > 0), results };
 }
 
 /** Values of the batch that nodes of many stages read, in the order of the walk. */
@@ -174,7 +167,7 @@ function extract(
 ): Stage {
   const made = new Map<Value, Value>();
   const inputs: StageInput[] = [];
-  const leaf = (value: Value, source: Source): Value => {
+  const leaf = (value: Value, source: StageSource): Value => {
     const own = input(`i${inputs.length}`, value.dtype, value.shape);
     inputs.push({ source, leaf: own });
     made.set(value, own);
@@ -199,7 +192,7 @@ function extract(
       for (const [i, output] of node.outputs.entries()) if (!made.has(output)) made.set(output, rebuilt[i]!);
     }
   };
-  for (const value of inOrder(outputs, (value) => isGiven(value))) {
+  for (const value of inOrder(outputs, isGiven)) {
     if (made.has(value)) continue;
     if (isGiven(value)) leaf(value, { kind: "value", value: number(value) });
     else build(value);
@@ -221,7 +214,7 @@ function extract(
 const partOf = ({ attributes: { of, form, part } }: Node): WeightPart | undefined =>
   of === undefined ? undefined : { of: String(of), form: form as FormName, part: Number(part) };
 
-/** Every value below `outputs` that stops at what `isGiven`, inputs before what reads them. */
+/** Every value below `outputs`, down to what `isGiven`, inputs before what reads them. */
 function inOrder(outputs: readonly Value[], isGiven: (value: Value) => boolean): Value[] {
   const order: Value[] = [];
   const seen = new Set<Value>();
@@ -247,7 +240,7 @@ const symbolsOf = (dim: Dim): string[] =>
   typeof dim === "number" ? [] : [...polynomial(dim).keys()].flatMap((monomial) => monomial.split("*")).filter(Boolean);
 
 /** The stages that `names` need, what each makes for them, and after which each value has its last reader. */
-export function schedule({ stages, results }: Program, names: readonly string[]): Schedule {
+export function schedule({ stages, results }: Program, names: readonly string[]): StagePlan {
   const wantedResults = names.map((name) => {
     const value = results.get(name);
     if (value === undefined) throw new Error(`the program has no result ${name}`);
@@ -255,7 +248,7 @@ export function schedule({ stages, results }: Program, names: readonly string[])
   });
   const isResult = new Set(wantedResults.map(({ value }) => value));
   const needed = new Set(isResult);
-  const steps: Schedule["steps"] = [];
+  const steps: StagePlan["steps"] = [];
   const alive = new Set(isResult);
   for (let stage = stages.length - 1; stage >= 0; stage--) {
     const { inputs, outputs } = stages[stage]!;

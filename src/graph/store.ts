@@ -16,6 +16,9 @@ export interface Frozen {
   isInner: boolean;
 }
 
+/** Matrices of fewer elements stay in float32. */
+export const SMALL = 2 ** 14;
+
 /** A weight's form; null for float32. */
 export type ChooseForm = (weight: Frozen) => FormName | null;
 

@@ -9,7 +9,7 @@ import { bytesPerElement, sizeOf } from "../tensor.ts";
 import type { Handle, Machine, Memory, Place } from "./machine.ts";
 import { keyOf, type WeightOptions, weightReader } from "./weights.ts";
 
-export interface Given {
+export interface GivenParts {
   /** By the names that the model has for them. */
   handles: ReadonlyMap<string, Handle>;
   /** The model is compiled: what the engine has packed is freed. */
@@ -19,7 +19,7 @@ export interface Given {
 }
 
 /** The parts of weights that `graph` has as leaves of its own, without those that the engine reads in place. */
-export async function readGiven(graph: Graph, options: WeightOptions): Promise<Given> {
+export async function readGiven(graph: Graph, options: WeightOptions): Promise<GivenParts> {
   const { machine, source } = options;
   const leaves = nodesOf(graph).filter(({ attributes: { of }, outputs: [leaf] }) => {
     return of !== undefined && !isInPlace(source.locate(String(of)), leaf!);

@@ -43,7 +43,7 @@ export interface CompileOptions {
 
 export interface Machine {
   compile(model: Uint8Array, options: CompileOptions): Promise<Executable>;
-  /** A tensor over `bytes`, which are not copied and have to stay until it is freed. */
+  /** A tensor over `bytes`, which are not copied. The machine holds them until it is freed. */
   tensor(dtype: ElementType, shape: readonly number[], bytes: Uint8Array): Handle;
   allocate(length: number): Memory;
   /** A copy of a tensor. */

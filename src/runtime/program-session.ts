@@ -1,9 +1,10 @@
 // A session that runs a program stage by stage: values stay with the engine until their last reader, equal stages share an executable.
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
+import { bytesOf } from "../formats/dtypes.ts";
 import { isPlain } from "../formats/stored.ts";
 import { type ElementType, nodesOf } from "../graph/graph.ts";
-import { givenWeights, type Program, type Schedule, type Source, type Stage, schedule } from "../graph/stages.ts";
+import { givenWeights, type Program, type Stage, type StagePlan, type StageSource, schedule } from "../graph/stages.ts";
 import { inFolder } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
@@ -29,19 +30,16 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
   const fed = new Set(
     stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
   );
-  /** Inputs that stay from run to run, with the memory that they lie in. */
-  const bound = new Map<string, { handle: Handle; bytes?: Uint8Array }>();
+  /** Inputs that stay from run to run. */
+  const bound = new Map<string, Handle>();
   /** Places of outputs that are written to shared memory. */
   const places = new Map<string, Handle>();
-  const schedules = new Map<string, Schedule>();
+  const schedules = new Map<string, StagePlan>();
 
-  const tensorOf = ({ dtype, shape, data }: Tensor) => {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    return { handle: machine.tensor(dtype as ElementType, shape, bytes), bytes };
-  };
-  const bindOne = (name: string, tensor: { handle: Handle; bytes?: Uint8Array }) => {
+  const tensorOf = ({ dtype, shape, data }: Tensor): Handle => machine.tensor(dtype as ElementType, shape, bytesOf(data));
+  const bindOne = (name: string, tensor: Handle) => {
     const before = bound.get(name);
-    if (before) machine.free(before.handle);
+    if (before !== undefined) machine.free(before);
     bound.set(name, tensor);
   };
 
@@ -59,12 +57,12 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
     );
     const values = new Map<number, Handle>();
     const placed = new Map(plan.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
-    const handleOf = (source: Source, weights: ReadonlyMap<string, Handle>): Handle => {
+    const handleOf = (source: StageSource, weights: ReadonlyMap<string, Handle>): Handle => {
       if (source.kind === "weight") return weights.get(source.name)!;
       if (source.kind === "value") return values.get(source.value) ?? placed.get(source.value)!;
       const found = own.get(source.name) ?? bound.get(source.name);
-      if (!found) throw new Error(`the input ${source.name} is not fed`);
-      return found.handle;
+      if (found === undefined) throw new Error(`the input ${source.name} is not fed`);
+      return found;
     };
     try {
       for (const [at, { stage, wanted, freed }] of plan.steps.entries()) {
@@ -90,13 +88,13 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
       for (const { name, value } of plan.results) {
         const input = carry[name];
         if (input === undefined) continue;
-        bindOne(input, { handle: values.get(value)! });
+        bindOne(input, values.get(value)!);
         values.delete(value);
       }
       return Object.fromEntries(read);
     } finally {
       for (const handle of values.values()) machine.free(handle);
-      for (const { handle } of own.values()) machine.free(handle);
+      for (const handle of own.values()) machine.free(handle);
     }
   }
 
@@ -122,15 +120,14 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
     share: (inputs, outputs) =>
       inTurn(async () => {
         for (const [name, tensor] of Object.entries(inputs)) bindOne(name, tensorOf(tensor));
-        for (const [name, tensor] of Object.entries(outputs)) places.set(name, tensorOf(tensor).handle);
+        for (const [name, tensor] of Object.entries(outputs)) places.set(name, tensorOf(tensor));
       }),
     close: () =>
       inTurn(async () => {
         isClosed = true;
         for (const executable of new Set(executables)) executable.close();
         frozen.close();
-        for (const { handle } of bound.values()) machine.free(handle);
-        for (const handle of places.values()) machine.free(handle);
+        for (const handle of [...bound.values(), ...places.values()]) machine.free(handle);
         for (const map of [bound, places]) map.clear();
       }),
   };

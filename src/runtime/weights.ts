@@ -1,11 +1,12 @@
 // The frozen weights that stages are given: in memory from the start, or read from their files while the stage before runs.
 import type { Files } from "../files.ts";
+import { bytesOf } from "../formats/dtypes.ts";
 import { type CheckpointTensor, isPlain, readRows } from "../formats/stored.ts";
 import { type ElementType, type Graph, nodesOf } from "../graph/graph.ts";
 import { cast } from "../graph/ops/elementwise.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { type FormName, forms, stored } from "../graph/ops/stored.ts";
-import { type Source, type Stage, whole } from "../graph/stages.ts";
+import { type Stage, type StageSource, whole } from "../graph/stages.ts";
 import { inFolder, type StoredTensor } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
@@ -26,7 +27,7 @@ export interface WeightOptions {
 
 /** A tensor that a part is written to. */
 type Take = (dtype: ElementType, shape: readonly number[]) => Place;
-type WeightLeaf = Extract<Source, { kind: "weight" }>;
+type WeightLeaf = Extract<StageSource, { kind: "weight" }>;
 
 /** Where the parts of a weight lie in memory. */
 export interface Loaded {
@@ -40,8 +41,6 @@ export interface Weights {
   ahead(stage: number): void;
   /** The stage has run. */
   done(stage: number): void;
-  /** Bytes that have been read since it opened. */
-  bytesRead(): number;
   close(): void;
 }
 
@@ -105,7 +104,6 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
       reading.delete(stage);
       running?.then((all) => all.forEach(drop));
     },
-    bytesRead: reader.bytesRead,
     close() {
       for (const { parts } of kept.values()) for (const { handle } of parts) machine.free(handle);
       kept.clear();
@@ -156,7 +154,6 @@ function blockOf(part: Uint8Array, whole: readonly number[], block: readonly num
 /** Reads weights block by block, and puts them into their forms with the engine. */
 export function weightReader({ machine, files, source, threads }: WeightOptions) {
   const converters = new Map<string, Promise<Executable>>();
-  let count = 0;
   const partsOf = ({ shape }: StoredTensor, form: FormName | null) => {
     if (form === null) return [{ dtype: "float32" as const, shape }];
     return forms[form].parts(shape[0]!, shape[1]!) as { dtype: ElementType; shape: number[] }[];
@@ -175,7 +172,6 @@ export function weightReader({ machine, files, source, threads }: WeightOptions)
     const parts = types.map(({ dtype, shape }) => take(dtype, shape));
     if (isAsStored(stored, form)) {
       await files.read(tensor.file, stored.offset, stored.length, parts[0]!.bytes);
-      count += stored.length;
       return { parts };
     }
     const [rows, columns] = stored.shape.length === 2 ? (stored.shape as [number, number]) : [1, sizeOf(stored.shape)];
@@ -209,15 +205,13 @@ export function weightReader({ machine, files, source, threads }: WeightOptions)
       const buffer = new Uint8Array(Math.min(step, rows) * width);
       const readBlock = (start: number, length: number) => {
         const bytes = buffer.subarray(0, length * width);
-        count += bytes.length;
         return files.read(tensor.file, tensor.offset + start * width, bytes.length, bytes);
       };
       return { dtype: tensor.dtype as ElementType, readBlock };
     }
     const readBlock = async (start: number, length: number) => {
       const values = tensor.shape.length === 2 ? await readRows(files, tensor, start, length) : await readRows(files, tensor);
-      count += (tensor.length * length) / rows;
-      return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+      return bytesOf(values);
     };
     return { dtype: "float32" as const, readBlock };
   }
@@ -239,7 +233,6 @@ export function weightReader({ machine, files, source, threads }: WeightOptions)
     read,
     /** Whether a weight's bytes are used as they are stored. */
     isAsStored: (name: string, form: FormName | null) => isAsStored(source.locate(name), form),
-    bytesRead: () => count,
     close() {
       for (const made of converters.values()) made.then((executable) => executable.close());
       converters.clear();

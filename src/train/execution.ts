@@ -3,9 +3,10 @@ import type { ThetaEntry } from "../adapters/layout.ts";
 import type { BatchSize } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
 import { type Graph, nodesOf } from "../graph/graph.ts";
+import { BLOCK } from "../graph/ops/packed.ts";
 import { baseDtypes } from "../graph/pack.ts";
 import { type Program, whole } from "../graph/stages.ts";
-import type { ChooseForm } from "../graph/store.ts";
+import { type ChooseForm, SMALL } from "../graph/store.ts";
 import { type MemoryEstimate, peakMemory } from "./memory.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
 
@@ -121,9 +122,6 @@ function allSixteenBits({ graph, dtypeOf }: ExecutionNeeds): boolean {
   return matrices.length > 0 && matrices.every(({ attributes }) => isSixteenBits(dtypeOf(String(attributes["name"]))));
 }
 
-/** Fewer elements than this are kept in float32. */
-const SMALL = 2 ** 14;
-
 const isSixteenBits = (dtype: string | null | undefined): dtype is "bfloat16" | "float16" =>
   dtype === "bfloat16" || dtype === "float16";
 
@@ -138,7 +136,7 @@ export function formsOf(
 ): ChooseForm | undefined {
   if (baseDtype === "float32") return undefined;
   return ({ name, shape: [rows, columns], isInner }) => {
-    if (rows * columns < SMALL || columns % 32 !== 0) return null;
+    if (rows * columns < SMALL || columns % BLOCK !== 0) return null;
     if (baseDtype === "int8") return integers && isInner && rows % 32 === 0 ? "int8rotated" : "int8";
     if (baseDtype === "int4") return isInner ? "int4" : "int8";
     const dtype = dtypeOf(name);

@@ -179,9 +179,9 @@ const DECODER_BYTES = 80e6;
 const THETA_VECTORS = 6;
 /** The arena of ONNX Runtime leaves gaps. */
 const ARENA_FACTOR = 1.1;
-/** Copies of the random numbers of dropout: where they are drawn, on their way, in the worker. */
+/** Copies of the random numbers of dropout: where they are drawn, and in a browser on their way and in the worker. */
 const POOL_COPIES = 3;
-/** Copies of a batch's pixels: prepared, put together, on their way, in the worker. */
+/** Copies of a batch's pixels: prepared, put together, and in a browser on their way and in the worker. */
 const PIXEL_COPIES = 4;
 
 /** What a program runs with: trained parameters, and whether its large weights are read anew at every step. */
@@ -214,7 +214,7 @@ export function trainingMemory(
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
 
-/** What tells apart the models of two stages, about: equal stages share a session. */
+/** By which the models of two stages are taken to be the same: equal stages share a session. */
 const shapeOf = (graph: Graph): string =>
   nodesOf(graph)
     .map(({ op, attributes }) => `${op}${JSON.stringify(attributes)}`)

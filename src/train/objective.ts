@@ -11,7 +11,7 @@ import { type Engine, openProgram } from "../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { lengthOf, type SymbolLengths } from "./memory.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
-import { fullEntries, fullGraph, gradientName, inputsOf, loraGraph } from "./training-graph.ts";
+import { fullEntries, fullGraph, gradientName, inputsOf, isAtBorder, loraGraph } from "./training-graph.ts";
 
 export interface ObjectiveOptions extends Engine {
   checkpoint: Checkpoint;
@@ -95,7 +95,7 @@ async function openObjective(
     return session.run(given, { fetches });
   };
   const gradientNames = entries.map(gradientName);
-  const measured = Object.keys(graph.outputs).filter((name) => !gradientNames.includes(name) && !name.startsWith("border "));
+  const measured = Object.keys(graph.outputs).filter((name) => !gradientNames.includes(name) && !isAtBorder(name));
   return {
     entries,
     lossAndGradient: async (batch, theta, divisor, key) => {

@@ -4,7 +4,7 @@ import { type Graph, type Node, topological, type Value } from "../graph/graph.t
 import { recompute } from "../graph/recompute.ts";
 import { cut, type Program } from "../graph/stages.ts";
 import { type ChooseForm, storeWeights } from "../graph/store.ts";
-import { borderGradient, gradientName } from "./training-graph.ts";
+import { border, borderGradient, gradientName, isAtBorder } from "./training-graph.ts";
 
 /** What the forward pass keeps for the backward pass beside the borders; the rest is computed again. */
 export const keeps = {
@@ -35,8 +35,8 @@ export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { 
   const graph = form ? storeWeights(whole, form) : whole;
   const names = Object.keys(graph.outputs);
   const gradients = new Set(entries.map(gradientName));
-  const edges = names.filter((name) => name.startsWith("border ") && !name.startsWith("border gradient "));
-  const measured = names.filter((name) => !name.startsWith("border ") && !gradients.has(name));
+  const edges = names.map((_, i) => border(i)).filter((name) => name in graph.outputs);
+  const measured = names.filter((name) => !isAtBorder(name) && !gradients.has(name));
   const held = new Set(edges.map((name) => graph.outputs[name]!));
   const forward = [...measured, ...edges].map((name) => graph.outputs[name]!);
   const isKept = (value: Value) => held.has(value) || keeps[keep](value);

@@ -3,11 +3,11 @@
 import { adapt, dropoutPoolWidth, type LayerTensors, pooledDropout, withInputs } from "../adapters/inject.ts";
 import { layoutOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
 import { methodOf } from "../adapters/method-table.ts";
-import { gradients } from "../graph/autodiff.ts";
+import { dependents, gradients } from "../graph/autodiff.ts";
 import { borders } from "../graph/borders.ts";
 import type { Dim } from "../graph/dims.ts";
 import { fuseAdditions } from "../graph/fuse.ts";
-import { check, type Graph, type Node, nodesOf, topological, type Value } from "../graph/graph.ts";
+import { check, type Graph, type Node, nodesOf, type Value } from "../graph/graph.ts";
 import { mul } from "../graph/ops/elementwise.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
 import { unique } from "../graph/unique.ts";
@@ -21,10 +21,12 @@ import { sizeOf } from "../tensor.ts";
 function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: readonly Value[]): Graph {
   const scaled = unique({ outputs: { ...graph.outputs, loss: mul(graph.outputs["loss"]!, input("lossScale", "float32", [])) } });
   const loss = scaled.outputs["loss"]!;
-  const read = new Set(nodesOf({ outputs: { loss } }));
-  const trained = new Set(parts.map(({ node }) => node));
-  const edges = borders(loss, (node) => trained.has(node));
-  const above = edges.filter(({ node }) => topological([node.outputs[0]!]).some((below) => trained.has(below)));
+  const nodes = nodesOf({ outputs: { loss } });
+  const read = new Set(nodes);
+  const trained = new Set(parts);
+  const active = dependents(nodes, trained);
+  const edges = borders(loss, ({ outputs: [leaf] }) => trained.has(leaf!));
+  const above = edges.filter(({ node }) => active.has(node));
   const leaves = parts.filter(({ node }) => read.has(node));
   const found = gradients(loss, [...leaves, ...above]);
   const named = parts.map((part, i) => [
@@ -42,6 +44,9 @@ function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: reado
 /** The outputs at border `i` of a training graph: the value, and the gradient that passes it. */
 export const border = (i: number): string => `border ${i}`;
 export const borderGradient = (i: number): string => `border gradient ${i}`;
+const BORDER = /^border (gradient )?\d+$/;
+/** Whether an output is one of those two. */
+export const isAtBorder = (name: string): boolean => BORDER.test(name);
 
 export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;
 

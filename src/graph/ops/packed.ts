@@ -7,8 +7,8 @@ import type { Form } from "./stored.ts";
 
 type Bits = 4 | 8;
 
-/** Columns of a row that share a scale. */
-const BLOCK = 32;
+/** Columns of a row that share a scale: as few as GGUF's blocks have. */
+export const BLOCK = 32;
 /** Where 8 bits have their zero: they have no zero points of their own. */
 const MIDDLE = 128;
 /** The smallest scale: a block of zeros has it. */

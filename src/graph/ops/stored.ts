@@ -3,7 +3,7 @@ import { type Dim, mulDims, type Shape, sameShape } from "../dims.ts";
 import type { Emitter } from "../emitter.ts";
 import { apply, apply1, type ElementType, expect, type Node, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
-import { packedForm } from "./packed.ts";
+import { BLOCK, packedForm } from "./packed.ts";
 import { ROTATED, rotated } from "./rotated.ts";
 
 export interface Form {
@@ -14,9 +14,6 @@ export interface Form {
   /** From the parts back to float32 [rows, columns]. */
   widen(emit: Emitter, parts: readonly string[], shape: [Dim, number]): string;
 }
-
-/** Columns of a row that share a scale: as few as GGUF's blocks have. */
-const BLOCK = 32;
 
 const blocks = (columns: number): number => {
   expect(columns % BLOCK === 0, `rows of ${columns} are not made of blocks of ${BLOCK}`);

@@ -58,7 +58,6 @@ const signatures = {
   CreateEnv: [3, ["int", "const char *", "void *"]],
   AddSessionConfigEntry: [130, ["void *", "const char *", "const char *"]],
   CreateAndRegisterAllocator: [144, ["void *", "void *", "void *"]],
-  CreateArenaCfgV2: [164, ["void *", "void *", "size_t", "void *"]],
   AddExternalInitializers: [210, ["void *", "void *", "void *", "size_t"]],
 } as const satisfies Record<string, readonly [number, readonly string[]]>;
 
@@ -105,14 +104,18 @@ function load(): Api {
     releaseStatus(status);
     throw new Error(message);
   };
+  /** Arguments of the calls at work: the library reads their memory from another thread. */
+  const atWork = new Set<readonly unknown[]>();
   const call = {} as Api["call"];
   const later = {} as Api["later"];
   for (const [name, [index, types]] of Object.entries(signatures)) {
     const native = at(index, "void *", types);
     call[name as keyof typeof signatures] = (...args) => check(native(...args));
     later[name as keyof typeof signatures] = (...args) =>
-      new Promise((resolve, reject) =>
+      new Promise((resolve, reject) => {
+        atWork.add(args);
         native.async(...args, (error: Error | null, status: Pointer | null) => {
+          atWork.delete(args);
           try {
             if (error) throw error;
             check(status);
@@ -120,8 +123,8 @@ function load(): Api {
           } catch (failure) {
             reject(failure);
           }
-        }),
-      );
+        });
+      });
   }
   const release = Object.fromEntries(
     Object.entries(releases).map(([name, index]) => [name, at(index, "void", ["void *"])]),

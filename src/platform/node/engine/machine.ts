@@ -1,8 +1,9 @@
 // ONNX Runtime behind the Machine interface, in this process: runs go on the library's threads, tensors stay in its memory.
 import koffi from "koffi";
+import { tensorFromBytes } from "../../../formats/dtypes.ts";
 import type { ElementType } from "../../../graph/graph.ts";
 import type { CompileOptions, Executable, Handle, Machine } from "../../../runtime/machine.ts";
-import { bytesPerElement, type Tensor, type TensorData } from "../../../tensor.ts";
+import { bytesPerElement, type Tensor } from "../../../tensor.ts";
 import { type Api, api, type Pointer } from "./api.ts";
 
 /** ONNXTensorElementDataType. */
@@ -95,18 +96,6 @@ async function compile(model: Uint8Array, options: CompileOptions): Promise<Exec
 /** A path as the library takes it: wide characters on Windows. */
 const pathBytes = (path: string): Buffer => Buffer.from(`${path}\0`, process.platform === "win32" ? "utf16le" : "utf8");
 
-const arrays: Record<ElementType, new (buffer: ArrayBuffer) => TensorData> = {
-  float32: Float32Array,
-  uint8: Uint8Array,
-  int8: Int8Array,
-  int32: Int32Array,
-  int64: BigInt64Array,
-  bool: Uint8Array,
-  float16: Uint16Array,
-  float64: Float64Array,
-  bfloat16: Uint16Array,
-};
-
 function read(handle: Handle): Tensor {
   const { call, made, release } = open();
   const info = made("GetTensorTypeAndShape", handle);
@@ -119,23 +108,27 @@ function read(handle: Handle): Tensor {
     const shape = [...dims].map(Number);
     const dtype = dtypeOf.get(element[0]!)!;
     const length = shape.reduce((product, dim) => product * dim, bytesPerElement[dtype]);
-    const bytes = new ArrayBuffer(length);
-    if (length > 0) new Uint8Array(bytes).set(new Uint8Array(koffi.view(made("GetTensorMutableData", handle), length)));
-    return { dtype, shape, data: new arrays[dtype](bytes) };
+    const bytes = new Uint8Array(length);
+    if (length > 0) bytes.set(new Uint8Array(koffi.view(made("GetTensorMutableData", handle), length)));
+    return tensorFromBytes(dtype, shape, bytes);
   } finally {
     release.ReleaseTensorTypeAndShapeInfo(info);
   }
 }
 
+/** The memory of tensors that were made over JavaScript's, which must not be collected before they are freed. */
+const held = new Map<Handle, Uint8Array>();
+
 export const nodeMachine: Machine = {
   compile,
   tensor(dtype, shape, bytes) {
-    const { call, cpu } = open();
-    const out = new BigUint64Array(1);
+    const { made, cpu } = open();
     const dims = BigInt64Array.from(shape, BigInt);
     const address = bytes.length > 0 ? koffi.address(bytes) : koffi.address(new Uint8Array(8));
-    call.CreateTensorWithDataAsOrtValue(cpu, address, bytes.length, dims, dims.length, elementTypes[dtype], out);
-    return out[0]!;
+    const type = elementTypes[dtype];
+    const handle = made("CreateTensorWithDataAsOrtValue", cpu, address, bytes.length, dims, dims.length, type);
+    held.set(handle, bytes);
+    return handle;
   },
   allocate(length) {
     const { made, release } = open();
@@ -145,5 +138,8 @@ export const nodeMachine: Machine = {
     return { bytes, free: () => release.ReleaseValue(tensor) };
   },
   read,
-  free: (handle) => open().release.ReleaseValue(handle),
+  free(handle) {
+    held.delete(handle);
+    open().release.ReleaseValue(handle);
+  },
 };
