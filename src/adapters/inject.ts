@@ -5,7 +5,8 @@ import { div, less, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
-import { capLogits, crossEntropies } from "../graph/ops/loss.ts";
+import { crossEntropies } from "../graph/ops/loss.ts";
+import { capLogits } from "../graph/ops/output-layer.ts";
 import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
 import type { Layer, Method, ModuleTensors } from "./method.ts";
 

@@ -3,7 +3,7 @@ import { elements, type Shape } from "./dims.ts";
 import { apply, apply1, type Graph, type Node, nodesOf, rewrite, usersOf, type Value } from "./graph.ts";
 import { add, mul } from "./ops/elementwise.ts";
 import { gemm } from "./ops/linear.ts";
-import { withParts } from "./ops/loss.ts";
+import { withParts } from "./ops/output-layer.ts";
 import { integerProduct, quantiseRows, ROTATED, rotate, splitOutliers } from "./ops/rotated.ts";
 import { reshape } from "./ops/shape.ts";
 import { type FormName, forms, widened } from "./ops/stored.ts";
@@ -12,8 +12,8 @@ import { type FormName, forms, widened } from "./ops/stored.ts";
 export interface Frozen {
   name: string;
   shape: readonly [number, number];
-  /** Whether it is a linear layer's between embeddings and output. */
-  isInner: boolean;
+  /** Whether it is a linear layer's between embeddings and output, an output layer's that the loss reads by chunks, or another's. */
+  role: "inner" | "output" | "other";
 }
 
 /** Matrices of fewer elements stay in float32. */
@@ -31,6 +31,7 @@ export const partName = (name: string, form: FormName, part: number): string => 
  */
 export function storeWeights(graph: Graph, choose: ChooseForm): Graph {
   const inner = innerWeights(graph);
+  const outputs = outputWeights(graph);
   const readers = usersOf(nodesOf(graph));
   const products = integerProducts();
   return rewrite(graph, (node, inputs) => {
@@ -38,7 +39,10 @@ export function storeWeights(graph: Graph, choose: ChooseForm): Graph {
     if (op === "weight") {
       const name = String(attributes["name"]);
       const shape = attributes["shape"] as [number, number];
-      const form = shape.length === 2 ? choose({ name, shape, isInner: inner.has(node) }) : null;
+      const form =
+        shape.length === 2
+          ? choose({ name, shape, role: inner.has(node) ? "inner" : outputs.has(name) ? "output" : "other" })
+          : null;
       if (form === null) return null;
       const parts = forms[form].parts(...shape).map(({ dtype, shape }, part) => {
         return apply1("weight", [], { name: partName(name, form, part), dtype, shape, of: name, form, part });
@@ -81,6 +85,12 @@ function innerWeights(graph: Graph): Set<Node> {
   }
   return inner;
 }
+
+/** The names of the weights that a fused output layer reads. */
+const outputWeights = (graph: Graph): Set<string> =>
+  new Set(
+    nodesOf(graph).flatMap(({ op, inputs }) => (op === "linearCrossEntropy" ? [String(inputs[1]!.node.attributes["name"])] : [])),
+  );
 
 const isProduct = (op: Node["op"]): boolean => op === "linear" || op === "gemm";
 

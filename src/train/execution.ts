@@ -127,18 +127,19 @@ const isSixteenBits = (dtype: string | null | undefined): dtype is "bfloat16" | 
 
 /**
  * The form of each weight for a `--base-dtype`: matrices whose rows are whole blocks of 32. `bfloat16` leaves 16 bits as they are;
- * `int8` multiplies the layers between embeddings and output as integers where the processor gains by it (`integers`), and keeps those
- * two in 8 bits beside them.
+ * `int8` multiplies linear layers as integers where the processor gains by it (`integers`), and keeps other tables in blocks of 8 bits.
  */
 export function formsOf(
   baseDtype: Execution["baseDtype"],
   { dtypeOf, integers }: Pick<ExecutionNeeds, "dtypeOf" | "integers">,
 ): ChooseForm | undefined {
   if (baseDtype === "float32") return undefined;
-  return ({ name, shape: [rows, columns], isInner }) => {
+  return ({ name, shape: [rows, columns], role }) => {
     if (rows * columns < SMALL || columns % BLOCK !== 0) return null;
-    if (baseDtype === "int8") return integers && isInner && rows % 32 === 0 ? "int8rotated" : "int8";
-    if (baseDtype === "int4") return isInner ? "int4" : "int8";
+    if (baseDtype === "int8" && integers)
+      return role === "output" ? "int8rows" : role === "inner" && rows % 32 === 0 ? "int8rotated" : "int8";
+    if (baseDtype === "int8") return "int8";
+    if (baseDtype === "int4") return role === "inner" ? "int4" : "int8";
     const dtype = dtypeOf(name);
     return isSixteenBits(dtype) ? dtype : "bfloat16";
   };

@@ -11,7 +11,8 @@ type Normalization = "rmsNorm" | "layerNorm";
 type Attention = "attention" | "attentionGradient" | "rotary";
 type Stored = "store" | "widen" | "packedLinear";
 type Rotated = "rotate" | "quantiseRows" | "splitOutliers" | "integerProduct";
-type Loss = "crossEntropy" | "crossEntropyGradient" | "linearCrossEntropy";
+type Loss = "crossEntropy" | "crossEntropyGradient";
+type OutputLayer = "linearCrossEntropy";
 
 type Elementwise = Arithmetic | Activation | Choice;
 export type OpName =
@@ -25,4 +26,5 @@ export type OpName =
   | Attention
   | Stored
   | Rotated
-  | Loss;
+  | Loss
+  | OutputLayer;

@@ -56,6 +56,38 @@ export function rotated(emit: Emitter, x: string, shape: readonly Dim[], z?: str
   return emit.reshape(sum ? emit.node("Gemm", [blocks!, h, sum]) : emit.node("MatMul", [blocks!, h]), shape);
 }
 
+/** Rows in 8 bits, [n, k], and their scales, [n, 1]. */
+export interface QuantisedRows {
+  q: string;
+  scale: string;
+}
+
+/** Rows of x [n, k] as uint8 around `ZERO`, or of x ≥ 0 from zero on. */
+export function quantisedRows(emit: Emitter, x: string, isPositive = false): QuantisedRows {
+  const float = (value: number) => emit.constant("float32", [], [value]);
+  const most = isPositive ? 255 : 127;
+  const largest = emit.node("ReduceMax", [isPositive ? x : emit.node("Abs", [x]), emit.int64(1)], { keepdims: 1 });
+  const scale = emit.node("Max", [emit.node("Mul", [largest, float(1 / most)]), float(TINY)]);
+  return { q: emit.node("QuantizeLinear", [x, ...perRow(emit, scale, isPositive)], { axis: 0 }), scale };
+}
+
+/** What `quantisedRows` holds, as float32. */
+export const widenedRows = (emit: Emitter, { q, scale }: QuantisedRows, isPositive = false): string =>
+  emit.node("DequantizeLinear", [q, ...perRow(emit, scale, isPositive)], { axis: 0 });
+
+/** Scales [n], and zero points where zero is not 0. */
+function perRow(emit: Emitter, scale: string, isPositive: boolean): string[] {
+  const flat = emit.shared("Squeeze", [scale, emit.int64(1)]);
+  if (isPositive) return [flat];
+  return [flat, emit.shared("Expand", [emit.constant("uint8", [], [ZERO]), emit.shared("Shape", [flat])])];
+}
+
+/** q (uint8 [n, k] around `ZERO`, or from zero on) · w (int8 [k, m]) as float32, its columns times `scale` [m]. */
+export function productOfIntegers(emit: Emitter, q: string, w: string, { scale = "", isPositive = false } = {}): string {
+  const one = emit.constant("float32", [], [1]);
+  return emit.node("MatMulIntegerToFloat", [q, w, one, scale || one, emit.constant("uint8", [], [isPositive ? 0 : ZERO])]);
+}
+
 function lowerSplit(emit: Emitter, x: string, count: number, width: number): string[] {
   const float = (value: number) => emit.constant("float32", [], [value]);
   const integer = (value: number) => emit.constant("int64", [], [value]);
@@ -105,13 +137,9 @@ export const rotatedRules = {
       ];
     },
     vjp: null,
-    lower: (emit, node, [x]) => {
-      const float = (value: number) => emit.constant("float32", [], [value]);
-      const largest = emit.node("ReduceMax", [emit.node("Abs", [x!]), emit.int64(1)], { keepdims: 1 });
-      const scale = emit.node("Max", [emit.node("Mul", [largest, float(1 / 127)]), float(TINY)]);
-      const flat = emit.reshape(scale, [node.outputs[0]!.shape[0]!]);
-      const zeros = emit.node("Expand", [emit.constant("uint8", [], [ZERO]), emit.node("Shape", [flat])]);
-      return [emit.node("QuantizeLinear", [x!, flat, zeros], { axis: 0 }), scale];
+    lower: (emit, _, [x]) => {
+      const { q, scale } = quantisedRows(emit, x!);
+      return [q, scale];
     },
   },
   splitOutliers: {
@@ -133,9 +161,12 @@ export const rotatedRules = {
     },
     vjp: null,
     lower: (emit, { attributes: { transB } }, [q, w, scale]) => {
-      const one = emit.constant("float32", [], [1]);
       const b = transB ? emit.node("Transpose", [w!], { perm: [1, 0] }) : w!;
-      return [emit.node("MatMulIntegerToFloat", [q!, b, one, scale ?? one, emit.constant("uint8", [], [ZERO])])];
+      return [productOfIntegers(emit, q!, b, { scale })];
     },
   },
 } satisfies Record<string, OpRule>;
+
+export function widenedRows2(emit: Emitter, { q, scale }: { q: string; scale: string }): string {
+  return emit.node("DequantizeLinear", [q, emit.reshape(scale, ["n"])], { axis: 0 });
+}

@@ -49,6 +49,32 @@ function quantised(emit: Emitter, values: string, scale: string, shape: Shape, d
   return emit.cast(clipped, dtype);
 }
 
+/** A matrix rotated, in 8 bits, and the scale of each row, [rows, 1]. */
+function rotatedRows(emit: Emitter, values: string, shape: [Dim, number]): [string, string] {
+  const x = rotated(emit, values, shape);
+  const largest = emit.node("ReduceMax", [emit.node("Abs", [x]), emit.int64(1)], { keepdims: 1 });
+  const scale = emit.node("Max", [emit.node("Div", [largest, number(emit, 127)]), number(emit, TINY)]);
+  const flat = emit.reshape(scale, [shape[0]]);
+  const zeros = emit.node("Expand", [emit.constant("int8", [], [0]), emit.node("Shape", [flat])]);
+  return [emit.node("QuantizeLinear", [x, flat, zeros], { axis: 0 }), scale];
+}
+
+/** Rotated in blocks of 32 columns, 8 bits a number with a scale for each row: what integer products of an output layer take. */
+const int8rows: Form = {
+  parts: (rows, columns) => {
+    expect(columns % ROTATED === 0, `rows of ${columns} are not made of blocks of ${ROTATED}`);
+    return [
+      { dtype: "int8", shape: [rows, columns] },
+      { dtype: "float32", shape: [rows, 1] },
+    ];
+  },
+  store: (emit, values, shape) => rotatedRows(emit, values, shape),
+  widen: (emit, [q, scale], shape) => {
+    const flat = emit.reshape(scale!, [shape[0]]);
+    return rotated(emit, emit.node("DequantizeLinear", [q!, flat], { axis: 0 }), shape);
+  },
+};
+
 export const forms = {
   bfloat16: sixteenBits("bfloat16"),
   float16: sixteenBits("float16"),
@@ -100,31 +126,21 @@ export const forms = {
       return emit.reshape(emit.node("Add", [x, column]), shape);
     },
   },
-  /**
-   * Rotated in blocks of 32 columns, 8 bits a number with a scale for each row, and transposed: what an integer product takes
-   * (`integerProduct`).
-   */
+  int8rows,
+  /** `int8rows`, transposed: what integer products of inner layers take (`integerProduct`). */
   int8rotated: {
     parts: (rows, columns) => {
-      expect(columns % ROTATED === 0, `rows of ${columns} are not made of blocks of ${ROTATED}`);
+      const [q, scale] = int8rows.parts(rows, columns) as [Type, Type];
       return [
-        { dtype: "int8", shape: [columns, rows] },
-        { dtype: "float32", shape: [rows] },
+        { ...q, shape: [columns, rows] },
+        { ...scale, shape: [rows] },
       ];
     },
     store(emit, values, shape) {
-      const x = rotated(emit, values, shape);
-      const largest = emit.node("ReduceMax", [emit.node("Abs", [x]), emit.int64(1)], { keepdims: 1 });
-      const scale = emit.node("Max", [emit.node("Div", [largest, number(emit, 127)]), number(emit, TINY)]);
-      const flat = emit.reshape(scale, [shape[0]]);
-      const zeros = emit.node("Expand", [emit.constant("int8", [], [0]), emit.node("Shape", [flat])]);
-      const q = emit.node("QuantizeLinear", [x, flat, zeros], { axis: 0 });
-      return [emit.node("Transpose", [q], { perm: [1, 0] }), flat];
+      const [q, scale] = rotatedRows(emit, values, shape);
+      return [emit.node("Transpose", [q], { perm: [1, 0] }), emit.reshape(scale, [shape[0]])];
     },
-    widen(emit, [q, scale], shape) {
-      const rows = emit.node("Transpose", [q!], { perm: [1, 0] });
-      return rotated(emit, emit.node("DequantizeLinear", [rows, scale!], { axis: 0 }), shape);
-    },
+    widen: (emit, [q, scale], shape) => int8rows.widen(emit, [emit.node("Transpose", [q!], { perm: [1, 0] }), scale!], shape),
   },
   packed8: packedForm(8),
   packed4: packedForm(4),

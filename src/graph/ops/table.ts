@@ -8,6 +8,7 @@ import { linearRules } from "./linear.ts";
 import { lossRules } from "./loss.ts";
 import type { OpName } from "./names.ts";
 import { normalizationRules } from "./normalization.ts";
+import { outputLayerRules } from "./output-layer.ts";
 import { packedRules } from "./packed.ts";
 import { reductionRules } from "./reduction.ts";
 import { rotatedRules } from "./rotated.ts";
@@ -31,6 +32,7 @@ export function table(): Record<OpName, OpRule> {
     ...rotatedRules,
     ...packedRules,
     ...lossRules,
+    ...outputLayerRules,
   };
   return rows;
 }

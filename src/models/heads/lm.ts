@@ -1,7 +1,7 @@
 // The language-modelling head: logits of the next token.
 import type { Value } from "../../graph/graph.ts";
 import { linear } from "../../graph/ops/linear.ts";
-import { capLogits } from "../../graph/ops/loss.ts";
+import { capLogits } from "../../graph/ops/output-layer.ts";
 import { concat } from "../../graph/ops/shape.ts";
 import type { OutputLayer } from "../layers/blocks.ts";
 import type { Head } from "./head.ts";

@@ -4,7 +4,7 @@ import { add, exp, less, log, neg, where } from "../../graph/ops/elementwise.ts"
 import { gatherRows } from "../../graph/ops/indexing.ts";
 import { input, scalar } from "../../graph/ops/leaves.ts";
 import { linear } from "../../graph/ops/linear.ts";
-import { linearCrossEntropy } from "../../graph/ops/loss.ts";
+import { linearCrossEntropy } from "../../graph/ops/output-layer.ts";
 import { sumOf } from "../../graph/ops/reduction.ts";
 import type { DecoderConfig } from "../../models/config/config.ts";
 import { decoderInputs } from "../../models/layers/blocks.ts";
