@@ -4,7 +4,7 @@ import { apply, apply1, type Graph, type Node, nodesOf, rewrite, usersOf, type V
 import { add, mul } from "./ops/elementwise.ts";
 import { gemm } from "./ops/linear.ts";
 import { withParts } from "./ops/output-layer.ts";
-import { integerProduct, quantiseRows, ROTATED, rotate, splitOutliers } from "./ops/rotated.ts";
+import { integerProduct, type Outliers, pickedRows, quantiseRows, ROTATED, rotate, splitOutliers } from "./ops/rotated.ts";
 import { reshape } from "./ops/shape.ts";
 import { type FormName, forms, widened } from "./ops/stored.ts";
 
@@ -100,8 +100,7 @@ const OUTLIERS = 8;
 interface Quantised {
   q: Value;
   scale: Value;
-  outliers: Value;
-  picks: Value;
+  outliers: Outliers;
 }
 
 /** What makes integer products of the linear layers with rotated weights; null for other nodes. Layers share a quantised input. */
@@ -110,17 +109,17 @@ function integerProducts() {
   const quantised = (x: Value): Quantised => {
     const before = known.get(x);
     if (before) return before;
-    const { rest, outliers, picks } = splitOutliers(x, OUTLIERS);
-    const own = { ...quantiseRows(rotate(rest)), outliers, picks };
+    const { rest, outliers } = splitOutliers(x, OUTLIERS);
+    const own = { ...quantiseRows(rotate(rest)), outliers };
     known.set(x, own);
     return own;
   };
-  /** x · Wᵀ + z: the outliers meet the same 8-bit weights, which `picks` reads back. */
+  /** x · Wᵀ + z: the outliers meet the same 8-bit weights, of which their rows are read back. */
   const forward = (x: Value, [w, columnScale]: readonly [Value, Value], z?: Value): Value => {
-    const { q, scale, outliers, picks } = quantised(x);
+    const { q, scale, outliers } = quantised(x);
     const product = mul(integerProduct(q, w, {}, columnScale), scale);
-    const columns = integerProduct(picks, w, {}, columnScale); // [outliers, out]
-    return gemm(outliers, columns, { alpha: 1 / Math.sqrt(ROTATED) }, z ? add(product, z) : product);
+    const picked = pickedRows(w, columnScale, outliers); // [outliers, out]
+    return gemm(outliers.columns, picked, { alpha: 1 / Math.sqrt(ROTATED) }, z ? add(product, z) : product);
   };
   /** d · W, rotated. */
   const backward = (d: Value, [w, columnScale]: readonly [Value, Value]): Value => {

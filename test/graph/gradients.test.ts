@@ -16,7 +16,7 @@ import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { linearCrossEntropy } from "../../src/graph/ops/output-layer.ts";
 import { packedLinear } from "../../src/graph/ops/packed.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
-import { integerProduct, quantiseRows, rotate, splitOutliers } from "../../src/graph/ops/rotated.ts";
+import { integerProduct, pickedRows, quantiseRows, rotate, splitOutliers } from "../../src/graph/ops/rotated.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { table } from "../../src/graph/ops/table.ts";
@@ -82,6 +82,11 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   rotate: () => behind(input("x", "float32", [2, 32]), (x) => rotate(x)),
   quantiseRows: () => behind(input("x", "float32", [2, 32]), (x) => quantiseRows(x).scale),
   splitOutliers: () => behind(input("x", "float32", [2, 32]), (x) => splitOutliers(x, 2).rest),
+  pickedRows: () =>
+    behind(input("scale", "float32", [4]), (scale) => {
+      const { outliers } = splitOutliers(input("x", "float32", [2, 32]), 2);
+      return pickedRows(input("w", "int8", [32, 4]), scale, outliers);
+    }),
   integerProduct: () =>
     behind(input("scale", "float32", [4]), (scale) =>
       integerProduct(input("q", "uint8", [2, 32]), input("w", "int8", [32, 4]), {}, scale),

@@ -1,6 +1,6 @@
 // What products in 8-bit integers need: blocks rotated so that no element stands out, rows in 8 bits, the columns that still stand
 // out kept apart. After QuaRot (Ashkboos et al. 2024) and LLM.int8() (Dettmers et al. 2022).
-import type { Dim } from "../dims.ts";
+import { type Dim, sameShape } from "../dims.ts";
 import type { Emitter } from "../emitter.ts";
 import { apply, apply1, expect, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
@@ -22,14 +22,25 @@ export function quantiseRows(x: Value): { q: Value; scale: Value } {
   return { q: q!, scale: scale! };
 }
 
-/**
- * The `count` columns of x [n, in] that stand out most: x with zeros there, those columns [n, count], and one row of uint8 around 128
- * for each, [count, in]: the column's row of the unnormalised rotation, which picks it out of a rotated matrix.
- */
-export function splitOutliers(x: Value, count: number): { rest: Value; outliers: Value; picks: Value } {
-  const [rest, outliers, picks] = apply("splitOutliers", [x], { count });
-  return { rest: rest!, outliers: outliers!, picks: picks! };
+/** Columns of x [n, in] that stand out, and where they are in blocks of 32 that were rotated. */
+export interface Outliers {
+  /** The columns, [n, count]. */
+  columns: Value;
+  /** The block of each, int32 [count]. */
+  blocks: Value;
+  /** The row of each of the unnormalised rotation, which picks it out of its block: uint8 around 128, [count, 1, 32]. */
+  signs: Value;
 }
+
+/** The `count` columns of x [n, in] that stand out most, and x with zeros there. */
+export function splitOutliers(x: Value, count: number): { rest: Value; outliers: Outliers } {
+  const [rest, columns, blocks, signs] = apply("splitOutliers", [x], { count });
+  return { rest: rest!, outliers: { columns: columns!, blocks: blocks!, signs: signs! } };
+}
+
+/** Rows of w (int8 [in, out], rotated, its columns times `scale` [out]) at the places of outliers, times √32: [count, out]. */
+export const pickedRows = (w: Value, scale: Value, { blocks, signs }: Outliers): Value =>
+  apply1("pickedRows", [w, scale, blocks, signs]);
 
 /** q (uint8 [n, k] around 128) · w (int8 [k, m], or [m, k] with `transB`) as float32, its columns times `scale` [m]. */
 export const integerProduct = (q: Value, w: Value, { transB = false } = {}, scale?: Value): Value =>
@@ -106,16 +117,9 @@ function lowerSplit(emit: Emitter, x: string, count: number, width: number): str
     signs.map((sign) => ZERO + sign),
   );
   const rows = emit.node("Gather", [table, emit.node("Mod", [places!, integer(ROTATED)])]); // [count, 32]
-  const own = emit.reshape(emit.node("Div", [places!, integer(ROTATED)]), [count, 1, 1]);
-  const blocks = width / ROTATED;
-  const each = emit.constant(
-    "int64",
-    [blocks, 1],
-    Array.from({ length: blocks }, (_, i) => i),
-  );
-  const isOwn = emit.node("Equal", [own, each]); // [count, blocks, 1]
-  const picks = emit.node("Where", [isOwn, emit.reshape(rows, [count, 1, ROTATED]), emit.constant("uint8", [], [ZERO])]);
-  return [emit.node("Mul", [x, kept]), emit.node("Gather", [x, places!], { axis: 1 }), emit.reshape(picks, [count, width])];
+  const blocks = emit.cast(emit.node("Div", [places!, integer(ROTATED)]), "int32");
+  const columns = emit.node("Gather", [x, places!], { axis: 1 });
+  return [emit.node("Mul", [x, kept]), columns, blocks, emit.reshape(rows, [count, 1, ROTATED])];
 }
 
 export const rotatedRules = {
@@ -147,10 +151,29 @@ export const rotatedRules = {
       const width = Number(x!.shape[1]);
       expect(x!.dtype === "float32" && x!.shape.length === 2 && width % ROTATED === 0, "it takes float32 rows of whole blocks");
       expect(count <= width, "there are not as many columns");
-      return [x!, { dtype: "float32", shape: [x!.shape[0]!, count] }, { dtype: "uint8", shape: [count, width] }];
+      const columns = { dtype: "float32" as const, shape: [x!.shape[0]!, count] };
+      return [x!, columns, { dtype: "int32", shape: [count] }, { dtype: "uint8", shape: [count, 1, ROTATED] }];
     },
     vjp: null,
     lower: (emit, node, [x]) => lowerSplit(emit, x!, node.attributes.count, Number(node.outputs[0]!.shape[1])),
+  },
+  pickedRows: {
+    infer: ([w, scale, blocks, signs]) => {
+      expect(w!.dtype === "int8" && Number(w!.shape[0]) % ROTATED === 0, "it takes int8 of whole blocks");
+      expect(scale!.dtype === "float32" && sameShape(scale!.shape, [w!.shape[1]!]), "the scale is not [out]");
+      const [count] = blocks!.shape as [Dim];
+      expect(
+        blocks!.dtype === "int32" && sameShape(signs!.shape, [count, 1, ROTATED]),
+        "it takes a block and signs for each row",
+      );
+      return [{ dtype: "float32", shape: [count, w!.shape[1]!] }];
+    },
+    vjp: null,
+    lower: (emit, { inputs: [w] }, [q, scale, blocks, signs]) => {
+      const [width, out] = w!.shape as [number, number];
+      const own = emit.node("Gather", [emit.reshape(q!, [width / ROTATED, ROTATED, out]), blocks!]); // [count, 32, out]
+      return [emit.node("Squeeze", [productOfIntegers(emit, signs!, own, { scale }), emit.int64(1)])];
+    },
   },
   integerProduct: {
     infer: ([q, w, scale], { transB }) => {
@@ -166,7 +189,3 @@ export const rotatedRules = {
     },
   },
 } satisfies Record<string, OpRule>;
-
-export function widenedRows2(emit: Emitter, { q, scale }: { q: string; scale: string }): string {
-  return emit.node("DequantizeLinear", [q, emit.reshape(scale, ["n"])], { axis: 0 });
-}
