@@ -66,6 +66,7 @@ const open = (stages?: StageOptions): Promise<OpenObjective> =>
     modules,
     dropout: 0,
     openSession: openNodeSession,
+    first: async () => batches[count]!,
   });
 
 const theta = thetaOf({ config, modules, tensors: initAdapter(modules, config, 0) });

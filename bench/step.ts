@@ -47,6 +47,12 @@ const opening = performance.now();
 const base = await loadBase(nodeFiles, positionals[0]!);
 const config = loraConfig({ rank, alpha: 2 * rank, targetModules: "all-linear" });
 const modules = matchModules(base.modules, config, base.config.modelType);
+const draws = uniform(0, [0, 0, 0], rows * tokens);
+const examples = Array.from({ length: rows }, (_, row) => {
+  const ids = Int32Array.from({ length: tokens }, (_, i) => Math.floor(draws[row * tokens + i]! * base.config.vocabSize));
+  return [{ ids, labels: ids }];
+});
+const batch = makeBatch(examples, { padId: 0 });
 const objective = await loraObjective({
   stages: {
     ...memoryModes[memory],
@@ -60,16 +66,11 @@ const objective = await loraObjective({
   openSession: openNodeSession,
   threads,
   profile: values.profile,
+  first: async () => batch,
 });
 const openSeconds = (performance.now() - opening) / 1000;
 
 const theta = thetaOf({ config, modules, tensors: initAdapter(modules, config, 0) });
-const draws = uniform(0, [0, 0, 0], rows * tokens);
-const examples = Array.from({ length: rows }, (_, row) => {
-  const ids = Int32Array.from({ length: tokens }, (_, i) => Math.floor(draws[row * tokens + i]! * base.config.vocabSize));
-  return [{ ids, labels: ids }];
-});
-const batch = makeBatch(examples, { padId: 0 });
 const moments = { m: new Float32Array(theta.length), v: new Float32Array(theta.length), step: 0 };
 const ranges = parameterRanges(objective.entries, { learningRate: 2e-4, weightDecay: 0.01 });
 

@@ -189,6 +189,7 @@ async function training(run: RealRun): Promise<Finding[]> {
     dropout: 0,
     stages: { ...memoryModes.keep, form: formsOf(baseDtype, { dtypeOf, integers }) },
     openSession: openNodeSession,
+    first: async () => batches[0]!,
   });
   try {
     const { entries } = objective;

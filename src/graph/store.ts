@@ -2,9 +2,10 @@
 import { elements, type Shape } from "./dims.ts";
 import { apply, apply1, type Graph, type Node, nodesOf, rewrite, usersOf, type Value } from "./graph.ts";
 import { add, mul } from "./ops/elementwise.ts";
+import { input } from "./ops/leaves.ts";
 import { gemm } from "./ops/linear.ts";
 import { withParts } from "./ops/output-layer.ts";
-import { integerProduct, type Outliers, pickedRows, quantiseRows, ROTATED, rotate, splitOutliers } from "./ops/rotated.ts";
+import { columnsAt, integerProduct, quantiseRows, rotate, withoutColumns } from "./ops/rotated.ts";
 import { reshape } from "./ops/shape.ts";
 import { type FormName, forms, widened } from "./ops/stored.ts";
 
@@ -94,32 +95,60 @@ const outputWeights = (graph: Graph): Set<string> =>
 
 const isProduct = (op: Node["op"]): boolean => op === "linear" || op === "gemm";
 
-/** Columns of a layer's input that are kept in float32. */
-const OUTLIERS = 8;
+/** Columns of a layer's input that are kept in float32, with the rows of its weight that they meet. */
+export const OUTLIERS = 16;
+
+/** What a program with rotated weights is fed beside a batch: the outliers of the input of a layer, or the rows of a weight there. */
+export interface OutlierInput {
+  /** The weight of the first layer that reads the input. */
+  at: string;
+  /** The weight whose rows they are; the places of the outliers if absent. */
+  of?: string;
+}
+
+const PREFIX = "outliers ";
+const outlierName = ({ at, of }: OutlierInput): string => PREFIX + JSON.stringify(of === undefined ? [at] : [at, of]);
+
+/** What an input of a program is, if it is of outliers. */
+export function outlierInput(name: string): OutlierInput | null {
+  if (!name.startsWith(PREFIX)) return null;
+  const [at, of] = JSON.parse(name.slice(PREFIX.length)) as [string, string?];
+  return { at, of };
+}
 
 interface Quantised {
   q: Value;
   scale: Value;
-  outliers: Outliers;
+  /** The weight by which the outliers' places are known. */
+  at: string;
+  /** The columns that stand out, [n, OUTLIERS]. */
+  outliers: Value;
+}
+
+/** The weight that is multiplied with in `x · Wᵀ`, a layer's product; null for other nodes. */
+export function layerWeight({ op, attributes }: Node, weight: Node): string | null {
+  const isLayer =
+    op === "linear" || (op === "gemm" && attributes["transB"] && !attributes["transA"] && attributes["alpha"] === 1);
+  return isLayer ? String(weight.attributes["of"] ?? weight.attributes["name"]) : null;
 }
 
 /** What makes integer products of the linear layers with rotated weights; null for other nodes. Layers share a quantised input. */
 function integerProducts() {
   const known = new Map<Value, Quantised>();
-  const quantised = (x: Value): Quantised => {
+  const quantised = (x: Value, at: string): Quantised => {
     const before = known.get(x);
     if (before) return before;
-    const { rest, outliers } = splitOutliers(x, OUTLIERS);
-    const own = { ...quantiseRows(rotate(rest)), outliers };
+    const places = input(outlierName({ at }), "int32", [OUTLIERS]);
+    const own = { ...quantiseRows(rotate(withoutColumns(x, places))), at, outliers: columnsAt(x, places) };
     known.set(x, own);
     return own;
   };
-  /** x · Wᵀ + z: the outliers meet the same 8-bit weights, of which their rows are read back. */
-  const forward = (x: Value, [w, columnScale]: readonly [Value, Value], z?: Value): Value => {
-    const { q, scale, outliers } = quantised(x);
+  /** x · Wᵀ + z. */
+  const forward = (x: Value, [w, columnScale]: readonly [Value, Value], of: string, z?: Value): Value => {
+    const { q, scale, at, outliers } = quantised(x, of);
     const product = mul(integerProduct(q, w, {}, columnScale), scale);
-    const picked = pickedRows(w, columnScale, outliers); // [outliers, out]
-    return gemm(outliers.columns, picked, { alpha: 1 / Math.sqrt(ROTATED) }, z ? add(product, z) : product);
+    const rows = input(outlierName({ at, of }), "float32", [OUTLIERS, w.shape[1]!]);
+    return gemm(outliers, rows, {}, z ? add(product, z) : product);
   };
   /** d · W, rotated. */
   const backward = (d: Value, [w, columnScale]: readonly [Value, Value]): Value => {
@@ -131,7 +160,8 @@ function integerProducts() {
     const isRotated = b.node.op === "widen" && b.node.attributes["form"] === "int8rotated";
     if (!isRotated || attributes["transA"] || (op === "gemm" && attributes["alpha"] !== 1)) return null;
     const parts = b.node.inputs as unknown as [Value, Value];
-    if (op === "linear" || attributes["transB"]) return forward(a, parts, c);
+    const of = layerWeight({ op, attributes } as Node, parts[0].node);
+    if (of !== null) return forward(a, parts, of, c);
     const product = backward(a, parts);
     return (c && !isShared && joined(c, product)) || rotate(product, c);
   };

@@ -122,6 +122,14 @@ function allSixteenBits({ graph, dtypeOf }: ExecutionNeeds): boolean {
   return matrices.length > 0 && matrices.every(({ attributes }) => isSixteenBits(dtypeOf(String(attributes["name"]))));
 }
 
+/** Weights in the 16 bits that they are stored in, others in float32: as exact as the checkpoint. */
+export const storedForm =
+  (dtypeOf: (name: string) => string | null | undefined): ChooseForm =>
+  ({ name, shape: [rows, columns] }) => {
+    const dtype = dtypeOf(name);
+    return rows * columns >= SMALL && isSixteenBits(dtype) ? dtype : null;
+  };
+
 const isSixteenBits = (dtype: string | null | undefined): dtype is "bfloat16" | "float16" =>
   dtype === "bfloat16" || dtype === "float16";
 

@@ -10,6 +10,7 @@ import { purpose, uniform } from "../random.ts";
 import { type Engine, openProgram } from "../runtime/open-graph.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { lengthOf, type SymbolLengths } from "./memory.ts";
+import { findOutliers } from "./outliers.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
 import { fullEntries, fullGraph, gradientName, inputsOf, isAtBorder, loraGraph } from "./training-graph.ts";
 
@@ -19,6 +20,8 @@ export interface ObjectiveOptions extends Engine {
   loss: Graph;
   /** How the graph is cut into stages; it runs in one piece if absent. */
   stages?: StageOptions;
+  /** The run's first batch: by it weights in integers find what stands out of their layers' inputs (`findOutliers`). */
+  first?: () => Promise<Batch>;
 }
 
 export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {
@@ -65,11 +68,13 @@ export const fullObjective = (options: ObjectiveOptions): Promise<OpenObjective>
 async function openObjective(
   graph: Graph,
   entries: readonly ThetaEntry[],
-  { checkpoint, openSession, threads, profile, stages, dropout = 0 }: ObjectiveOptions & { dropout?: number },
+  { checkpoint, loss, openSession, threads, profile, stages, first, dropout = 0 }: ObjectiveOptions & { dropout?: number },
 ): Promise<OpenObjective> {
   const program = stages ? trainingProgram(graph, entries, stages) : whole(graph);
+  const outliers = await findOutliers(program, { loss, checkpoint, openSession, threads, first });
   const streamed = stages?.streamed;
   const session = await openProgram(program, weightFiles(checkpoint), { openSession, threads, profile, streamed });
+  await session.bind(outliers);
   const shared = () => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(entries)));
   const [values, gradients] = [shared(), shared()];
   await session.share(

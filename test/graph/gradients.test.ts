@@ -16,7 +16,7 @@ import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { linearCrossEntropy } from "../../src/graph/ops/output-layer.ts";
 import { packedLinear } from "../../src/graph/ops/packed.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
-import { integerProduct, pickedRows, quantiseRows, rotate, splitOutliers } from "../../src/graph/ops/rotated.ts";
+import { columnsAt, integerProduct, quantiseRows, rotate, standingOut, withoutColumns } from "../../src/graph/ops/rotated.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
 import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { table } from "../../src/graph/ops/table.ts";
@@ -81,12 +81,9 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   widen: () => behind(input("part", "float16", [4, 32]), (x) => widened([x], "float16")),
   rotate: () => behind(input("x", "float32", [2, 32]), (x) => rotate(x)),
   quantiseRows: () => behind(input("x", "float32", [2, 32]), (x) => quantiseRows(x).scale),
-  splitOutliers: () => behind(input("x", "float32", [2, 32]), (x) => splitOutliers(x, 2).rest),
-  pickedRows: () =>
-    behind(input("scale", "float32", [4]), (scale) => {
-      const { outliers } = splitOutliers(input("x", "float32", [2, 32]), 2);
-      return pickedRows(input("w", "int8", [32, 4]), scale, outliers);
-    }),
+  standingOut: () => behind(input("x", "float32", [2, 32]), (x) => cast(standingOut(x, 2), "float32")),
+  withoutColumns: () => behind(input("x", "float32", [2, 32]), (x) => withoutColumns(x, input("places", "int32", [2]))),
+  columnsAt: () => behind(input("x", "float32", [2, 32]), (x) => columnsAt(x, input("places", "int32", [2]))),
   integerProduct: () =>
     behind(input("scale", "float32", [4]), (scale) =>
       integerProduct(input("q", "uint8", [2, 32]), input("w", "int8", [32, 4]), {}, scale),

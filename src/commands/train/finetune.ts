@@ -149,7 +149,14 @@ export async function* finetune(
 
     const started = await model.start();
     const { theta, adapterOf } = started;
-    const objective = await started.open({ checkpoint: own.checkpoint, loss, openSession, threads, stages: execution?.stages });
+    const objective = await started.open({
+      checkpoint: own.checkpoint,
+      loss,
+      openSession,
+      threads,
+      stages: execution?.stages,
+      first: async () => (await planned.microBatches(0))[0]!,
+    });
     closing.push(objective.close);
     const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };

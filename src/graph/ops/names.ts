@@ -10,7 +10,7 @@ type Linear = "linear" | "gemm" | "matmul";
 type Normalization = "rmsNorm" | "layerNorm";
 type Attention = "attention" | "attentionGradient" | "rotary";
 type Stored = "store" | "widen" | "packedLinear";
-type Rotated = "rotate" | "quantiseRows" | "splitOutliers" | "pickedRows" | "integerProduct";
+type Rotated = "rotate" | "quantiseRows" | "standingOut" | "withoutColumns" | "columnsAt" | "integerProduct";
 type Loss = "crossEntropy" | "crossEntropyGradient";
 type OutputLayer = "linearCrossEntropy";
 

@@ -1,8 +1,8 @@
 // What products in 8-bit integers need: blocks rotated so that no element stands out, rows in 8 bits, the columns that still stand
 // out kept apart. After QuaRot (Ashkboos et al. 2024) and LLM.int8() (Dettmers et al. 2022).
-import { type Dim, sameShape } from "../dims.ts";
+import type { Dim } from "../dims.ts";
 import type { Emitter } from "../emitter.ts";
-import { apply, apply1, expect, type Value } from "../graph.ts";
+import { apply, apply1, expect, type Type, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 
 /** Columns that are rotated together. */
@@ -22,25 +22,15 @@ export function quantiseRows(x: Value): { q: Value; scale: Value } {
   return { q: q!, scale: scale! };
 }
 
-/** Columns of x [n, in] that stand out, and where they are in blocks of 32 that were rotated. */
-export interface Outliers {
-  /** The columns, [n, count]. */
-  columns: Value;
-  /** The block of each, int32 [count]. */
-  blocks: Value;
-  /** The row of each of the unnormalised rotation, which picks it out of its block: uint8 around 128, [count, 1, 32]. */
-  signs: Value;
-}
-
-/** The `count` columns of x [n, in] that stand out most, and x with zeros there. */
-export function splitOutliers(x: Value, count: number): { rest: Value; outliers: Outliers } {
-  const [rest, columns, blocks, signs] = apply("splitOutliers", [x], { count });
-  return { rest: rest!, outliers: { columns: columns!, blocks: blocks!, signs: signs! } };
-}
-
-/** Rows of w (int8 [in, out], rotated, its columns times `scale` [out]) at the places of outliers, times √32: [count, out]. */
-export const pickedRows = (w: Value, scale: Value, { blocks, signs }: Outliers): Value =>
-  apply1("pickedRows", [w, scale, blocks, signs]);
+/**
+ * The `count` columns of x [n, in] that stand out most, int32 [count]: by the squares of their elements, each in units of the mean
+ * square of its row.
+ */
+export const standingOut = (x: Value, count: number): Value => apply1("standingOut", [x], { count });
+/** x [n, in] with zeros in the columns at `places`. */
+export const withoutColumns = (x: Value, places: Value): Value => apply1("withoutColumns", [x, places]);
+/** The columns of x [n, in] at `places`, int32 [count]: [n, count]. */
+export const columnsAt = (x: Value, places: Value): Value => apply1("columnsAt", [x, places]);
 
 /** q (uint8 [n, k] around 128) · w (int8 [k, m], or [m, k] with `transB`) as float32, its columns times `scale` [m]. */
 export const integerProduct = (q: Value, w: Value, { transB = false } = {}, scale?: Value): Value =>
@@ -99,27 +89,9 @@ export function productOfIntegers(emit: Emitter, q: string, w: string, { scale =
   return emit.node("MatMulIntegerToFloat", [q, w, one, scale || one, emit.constant("uint8", [], [isPositive ? 0 : ZERO])]);
 }
 
-function lowerSplit(emit: Emitter, x: string, count: number, width: number): string[] {
-  const float = (value: number) => emit.constant("float32", [], [value]);
-  const integer = (value: number) => emit.constant("int64", [], [value]);
-  // A column stands out by its elements' squares, each in units of the mean square of its row.
-  const square = emit.node("Mul", [x, x]);
-  const mean = emit.node("Max", [emit.node("ReduceMean", [square, emit.int64(1)], { keepdims: 1 }), float(TINY)]);
-  const weights = emit.node("Reciprocal", [mean]); // [n, 1]
-  const score = emit.reshape(emit.node("Gemm", [weights, square], { transA: 1 }), [width]);
-  const [, places] = emit.nodes("TopK", [score, emit.int64(count)], 2, { axis: 0, largest: 1, sorted: 1 }); // int64 [count]
-  const ones = emit.constant("float32", [width], Array(width).fill(1));
-  const none = emit.constant("float32", [count], Array(count).fill(0));
-  const kept = emit.node("ScatterElements", [ones, places!, none], { axis: 0 });
-  const table = emit.constant(
-    "uint8",
-    [ROTATED, ROTATED],
-    signs.map((sign) => ZERO + sign),
-  );
-  const rows = emit.node("Gather", [table, emit.node("Mod", [places!, integer(ROTATED)])]); // [count, 32]
-  const blocks = emit.cast(emit.node("Div", [places!, integer(ROTATED)]), "int32");
-  const columns = emit.node("Gather", [x, places!], { axis: 1 });
-  return [emit.node("Mul", [x, kept]), columns, blocks, emit.reshape(rows, [count, 1, ROTATED])];
+function expectColumns([x, places]: readonly Type[]): void {
+  expect(x!.dtype === "float32" && x!.shape.length === 2, "it takes a float32 matrix");
+  expect(places!.dtype === "int32" && places!.shape.length === 1, "it takes int32 places");
 }
 
 export const rotatedRules = {
@@ -146,34 +118,42 @@ export const rotatedRules = {
       return [q, scale];
     },
   },
-  splitOutliers: {
+  standingOut: {
     infer: ([x], { count }) => {
-      const width = Number(x!.shape[1]);
-      expect(x!.dtype === "float32" && x!.shape.length === 2 && width % ROTATED === 0, "it takes float32 rows of whole blocks");
-      expect(count <= width, "there are not as many columns");
-      const columns = { dtype: "float32" as const, shape: [x!.shape[0]!, count] };
-      return [x!, columns, { dtype: "int32", shape: [count] }, { dtype: "uint8", shape: [count, 1, ROTATED] }];
+      expect(x!.dtype === "float32" && x!.shape.length === 2, "it takes a float32 matrix");
+      expect(count <= Number(x!.shape[1]), "there are not as many columns");
+      return [{ dtype: "int32", shape: [count] }];
     },
     vjp: null,
-    lower: (emit, node, [x]) => lowerSplit(emit, x!, node.attributes.count, Number(node.outputs[0]!.shape[1])),
+    lower: (emit, { inputs, attributes: { count } }, [x]) => {
+      const square = emit.node("Mul", [x!, x!]);
+      const mean = emit.node("ReduceMean", [square, emit.int64(1)], { keepdims: 1 });
+      const weights = emit.node("Reciprocal", [emit.node("Max", [mean, emit.constant("float32", [], [TINY])])]); // [n, 1]
+      const score = emit.reshape(emit.node("Gemm", [weights, square], { transA: 1 }), [inputs[0]!.shape[1]!]);
+      const [, places] = emit.nodes("TopK", [score, emit.int64(count)], 2, { axis: 0, largest: 1, sorted: 1 });
+      return [emit.cast(places!, "int32")];
+    },
   },
-  pickedRows: {
-    infer: ([w, scale, blocks, signs]) => {
-      expect(w!.dtype === "int8" && Number(w!.shape[0]) % ROTATED === 0, "it takes int8 of whole blocks");
-      expect(scale!.dtype === "float32" && sameShape(scale!.shape, [w!.shape[1]!]), "the scale is not [out]");
-      const [count] = blocks!.shape as [Dim];
-      expect(
-        blocks!.dtype === "int32" && sameShape(signs!.shape, [count, 1, ROTATED]),
-        "it takes a block and signs for each row",
-      );
-      return [{ dtype: "float32", shape: [count, w!.shape[1]!] }];
+  withoutColumns: {
+    infer: (inputs) => {
+      expectColumns(inputs);
+      return [inputs[0]!];
     },
     vjp: null,
-    lower: (emit, { inputs: [w] }, [q, scale, blocks, signs]) => {
-      const [width, out] = w!.shape as [number, number];
-      const own = emit.node("Gather", [emit.reshape(q!, [width / ROTATED, ROTATED, out]), blocks!]); // [count, 32, out]
-      return [emit.node("Squeeze", [productOfIntegers(emit, signs!, own, { scale }), emit.int64(1)])];
+    lower: (emit, { inputs }, [x, places]) => {
+      const [width, count] = [inputs[0]!.shape[1], inputs[1]!.shape[0]].map(Number) as [number, number];
+      const ones = emit.constant("float32", [width], Array(width).fill(1));
+      const none = emit.constant("float32", [count], Array(count).fill(0));
+      return [emit.node("Mul", [x!, emit.node("ScatterElements", [ones, places!, none], { axis: 0 })])];
     },
+  },
+  columnsAt: {
+    infer: (inputs) => {
+      expectColumns(inputs);
+      return [{ dtype: "float32", shape: [inputs[0]!.shape[0]!, inputs[1]!.shape[0]!] }];
+    },
+    vjp: null,
+    lower: (emit, _, [x, places]) => [emit.node("Gather", [x!, places!], { axis: 1 })],
   },
   integerProduct: {
     infer: ([q, w, scale], { transB }) => {
