@@ -9,6 +9,8 @@ export type Handle = bigint;
 export interface Wanted {
   index: number;
   place?: Handle;
+  /** It will be read, so it is to lie in ordinary memory. */
+  isRead?: boolean;
 }
 
 /** A tensor and the memory that it lies in. */
@@ -46,7 +48,9 @@ export interface Machine {
   /** A tensor over `bytes`, which are not copied. The machine holds them until it is freed. */
   tensor(dtype: ElementType, shape: readonly number[], bytes: Uint8Array): Handle;
   allocate(length: number): Memory;
-  /** A copy of a tensor. */
+  /** A tensor's copy in the memory of the device that computes; the first is freed. Absent where there is one memory. */
+  move?(dtype: ElementType, handle: Handle): Promise<Handle>;
+  /** A copy of a tensor that is not on a device. */
   read(handle: Handle): Tensor;
   free(handle: Handle): void;
 }

@@ -16,17 +16,19 @@ import { openWeights } from "./weights.ts";
 
 export interface ProgramOptions extends SessionOptions {
   machine: Machine;
+  /** What puts weights into their forms, if not the machine. */
+  host?: Machine;
   files: Files;
 }
 
 /** Opens the executables and reads the weights that the stages are given. */
 export async function runProgram(given: Program, options: ProgramOptions): Promise<Session> {
   const program = areInPlace(given, options.weights) ? given : givenWeights(given);
-  const { machine, files, weights } = options;
+  const { machine, host, files, weights } = options;
   const { stages, results } = program;
   const executables = await compileStages(stages, options).catch(fail);
   const source = weights ?? noWeights;
-  const frozen = await openWeights(stages, options.streamed ?? false, { machine, files, source, threads: options.threads });
+  const frozen = await openWeights(stages, options.streamed ?? false, { machine, host, files, source, threads: options.threads });
   const fed = new Set(
     stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
   );
@@ -56,6 +58,8 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
         .map(([name, tensor]) => [name, tensorOf(tensor)]),
     );
     const values = new Map<number, Handle>();
+    const returned = asked.filter((name) => !places.has(name));
+    const isRead = new Set(plan.results.flatMap(({ name, value }) => (returned.includes(name) ? [value] : [])));
     const placed = new Map(plan.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
     const handleOf = (source: StageSource, weights: ReadonlyMap<string, Handle>): Handle => {
       if (source.kind === "weight") return weights.get(source.name)!;
@@ -70,7 +74,9 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
         const next = plan.steps[at + 1];
         if (next) frozen.ahead(next.stage);
         const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source, weights));
-        const outputs = wanted.map(({ index, value }): Wanted => ({ index, place: placed.get(value) }));
+        const outputs = wanted.map(
+          ({ index, value }): Wanted => ({ index, place: placed.get(value), isRead: isRead.has(value) }),
+        );
         const made = await executables[stage]!.run(inputs, outputs);
         frozen.done(stage);
         wanted.forEach(({ value }, i) => {
@@ -81,9 +87,8 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
           values.delete(value);
         }
       }
-      const returned = new Set(asked.filter((name) => !places.has(name)));
       const read = plan.results.flatMap(({ name, value }) =>
-        returned.has(name) ? [[name, machine.read(values.get(value)!)] as const] : [],
+        returned.includes(name) ? [[name, machine.read(values.get(value)!)] as const] : [],
       );
       for (const { name, value } of plan.results) {
         const input = carry[name];
@@ -114,7 +119,9 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
     bind: (feeds) =>
       inTurn(async () => {
         for (const [name, tensor] of Object.entries(feeds)) {
-          if (fed.has(name)) bindOne(name, tensorOf({ ...tensor, data: tensor.data.slice() }));
+          if (!fed.has(name)) continue;
+          const own = tensorOf({ ...tensor, data: tensor.data.slice() });
+          bindOne(name, (await machine.move?.(tensor.dtype as ElementType, own)) ?? own);
         }
       }),
     share: (inputs, outputs) =>
