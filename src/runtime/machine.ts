@@ -44,6 +44,8 @@ export interface CompileOptions {
 }
 
 export interface Machine {
+  /** Whether it lacks products of transposed and scaled factors. */
+  isPlain?: boolean;
   compile(model: Uint8Array, options: CompileOptions): Promise<Executable>;
   /** A tensor over `bytes`, which are not copied. The machine holds them until it is freed. */
   tensor(dtype: ElementType, shape: readonly number[], bytes: Uint8Array): Handle;

@@ -160,7 +160,7 @@ async function compileStages(stages: readonly Stage[], { machine, files, ...opti
   const executables: Executable[] = [];
   for (const { graph, inputs, outputs } of stages) {
     const leaves = inputs.map(({ leaf }) => leaf);
-    const model = lower(graph, (weights ?? noWeights).locate, leaves);
+    const model = lower(graph, (weights ?? noWeights).locate, leaves, !machine.isPlain);
     let executable = known.find((other) => sameBytes(other.model, model))?.executable;
     if (!executable) {
       const given = await readGiven(graph, { machine, files, source: weights ?? noWeights, threads });

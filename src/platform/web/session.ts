@@ -29,8 +29,9 @@ export const webSessions =
   async (program, { weights = noWeights, threads } = {}) => {
     checkForms(program, "in a browser", "Leave out baseDtype.");
     const [{ graph }] = program.stages as [Stage];
-    const model = lower(graph, weights.locate);
-    const prepared = await prepareModel(model, weights, { files, gpu: engine.engine === "webgpu" });
+    const gpu = engine.engine === "webgpu";
+    const model = lower(graph, weights.locate, [], !gpu);
+    const prepared = await prepareModel(model, weights, { files, gpu });
     const opened: WebModel = { ...engine, ...prepared, threads };
     return openInWorker(
       ({ reply, failed }) => {

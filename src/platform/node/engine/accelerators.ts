@@ -21,6 +21,7 @@ interface Accelerator {
   isThere(): boolean;
   /** What it needs otherwise in a model; returns the names of nodes that stay on the processor. */
   prepare?: typeof forWebgpu;
+  isPlain?: Machine["isPlain"];
   /** Adds its kernels to the options of a session. */
   append(session: Pointer, cpuNodes: readonly string[]): void;
   /** What a machine needs to have it, and how to get that. */
@@ -33,6 +34,7 @@ const accelerators: Record<AcceleratorName, Accelerator> = {
     memory: "WebGPU_Buf",
     isThere: () => cards().includes("WebGpuExecutionProvider"),
     prepare: forWebgpu,
+    isPlain: true,
     append: (session, cpuNodes) => {
       const [keys, values] = cpuNodes.length > 0 ? [["forceCpuNodeNames"], [cpuNodes.join("\n")]] : [[], []];
       open().call.SessionOptionsAppendExecutionProvider(session, "WebGPU", keys, values, keys.length);
@@ -96,7 +98,9 @@ async function start(name: AcceleratorName): Promise<Machine> {
     throw new LowrankError("runtime/device", `the device ${name} does not start`, {
       subject: "device",
       expected: `${devices[name].what}: ${needs}`,
-      got: error instanceof Error ? error.message.trim() : String(error),
+      got: String(error instanceof Error ? error.message : error)
+        .replace(/^.* was false\. /s, "")
+        .trim(),
       next: `${next}; or leave out --device (docs/devices.md).`,
       exitCode: 1,
     });
@@ -138,6 +142,7 @@ function machineOf(accelerator: Accelerator): Machine {
   const copiers = new Map<ElementType, Promise<Executable>>();
   return {
     ...nodeMachine,
+    isPlain: accelerator.isPlain,
     compile: compileOn,
     async move(dtype, handle) {
       const copier = copiers.get(dtype) ?? compileOn(identity(dtype), { inputs: ["x"], outputs: ["y"], threads: 1 });
