@@ -40,7 +40,7 @@ const accelerators: Record<AcceleratorName, Accelerator> = {
       open().call.SessionOptionsAppendExecutionProvider(session, "WebGPU", keys, values, keys.length);
     },
     needs: "a Vulkan driver (Linux), Metal (macOS) or Direct3D 12 (Windows)",
-    next: "On Linux install the card's Vulkan driver (mesa-vulkan-drivers, or NVIDIA's) and see that vulkaninfo --summary lists it",
+    next: "On Linux install the card's Vulkan driver (mesa-vulkan-drivers, or NVIDIA's) and see that vulkaninfo --summary lists it; of Mesa's software driver 22.3 is too old",
   },
   cuda: {
     memory: "Cuda",
