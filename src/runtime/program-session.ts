@@ -10,7 +10,7 @@ import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
 import { readGiven } from "./given.ts";
-import type { Executable, Handle, Machine, Wanted } from "./machine.ts";
+import { type Executable, type Handle, inTurn, type Machine, type Wanted } from "./machine.ts";
 import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
 import { openWeights } from "./weights.ts";
 
@@ -104,20 +104,17 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
   }
 
   let isClosed = false;
-  let last: Promise<unknown> = Promise.resolve();
+  const turn = inTurn();
   /** One run at a time, in the order in which they are asked for. */
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const turn = last.then(() => {
+  const next = <T>(work: () => Promise<T>): Promise<T> =>
+    turn(() => {
       if (isClosed) throw new Error("the session is closed");
       return work();
-    });
-    last = turn.catch(() => undefined);
-    return turn.catch(fail);
-  };
+    }).catch(fail);
   return {
-    run: (feeds, options = {}) => inTurn(() => run(feeds, options)),
+    run: (feeds, options = {}) => next(() => run(feeds, options)),
     bind: (feeds) =>
-      inTurn(async () => {
+      next(async () => {
         for (const [name, tensor] of Object.entries(feeds)) {
           if (!fed.has(name)) continue;
           const own = tensorOf({ ...tensor, data: tensor.data.slice() });
@@ -125,12 +122,12 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
         }
       }),
     share: (inputs, outputs) =>
-      inTurn(async () => {
+      next(async () => {
         for (const [name, tensor] of Object.entries(inputs)) bindOne(name, tensorOf(tensor));
         for (const [name, tensor] of Object.entries(outputs)) places.set(name, tensorOf(tensor));
       }),
     close: () =>
-      inTurn(async () => {
+      next(async () => {
         isClosed = true;
         for (const executable of new Set(executables)) executable.close();
         frozen.close();

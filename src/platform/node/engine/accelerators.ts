@@ -8,9 +8,16 @@ import type { ElementType } from "../../../graph/graph.ts";
 import { ModelProtoSchema } from "../../../onnx/proto/onnx_pb.ts";
 import { forWebgpu } from "../../../onnx/webgpu.ts";
 import { type DeviceName, devices } from "../../../runtime/devices.ts";
-import type { CompileOptions, Executable, Handle, Machine } from "../../../runtime/machine.ts";
+import {
+  type CompileOptions,
+  type Executable,
+  type Handle,
+  inTurn,
+  type Machine,
+  type Wanted,
+} from "../../../runtime/machine.ts";
 import { libraryPath, type Pointer } from "./api.ts";
-import { compile, elementTypes, nodeMachine, open } from "./machine.ts";
+import { type Compiled, compile, elementTypes, nodeMachine, open } from "./machine.ts";
 
 export type AcceleratorName = Exclude<DeviceName, "cpu">;
 
@@ -110,32 +117,36 @@ async function start(name: AcceleratorName): Promise<Machine> {
 function machineOf(accelerator: Accelerator): Machine {
   const { call, later, made, release, cpu } = open();
   const memory = made("CreateMemoryInfo", accelerator.memory, DEVICE, 0, DEFAULT_MEMORY);
+  /** Sessions share the device's buffers, and threads must not meet there. */
+  const next = inTurn();
 
   async function compileOn(model: Uint8Array, options: CompileOptions): Promise<Executable> {
     const { bytes, cpuNodes } = prepared(model, accelerator);
-    const compiled = await compile(bytes, options, (session) => accelerator.append(session, cpuNodes));
+    const compiled = await next(() => compile(bytes, options, (session) => accelerator.append(session, cpuNodes)));
     return {
-      async run(inputs, wanted) {
-        const binding = made("CreateIoBinding", compiled.handle);
-        try {
-          for (const [i, value] of inputs.entries()) call.BindInput(binding, compiled.inputs.pointers[i]!, value);
-          for (const { index, place, isRead } of wanted) {
-            const name = compiled.outputs.pointers[index]!;
-            if (place !== undefined) call.BindOutput(binding, name, place);
-            else call.BindOutputToDevice(binding, name, isRead ? cpu : memory);
-          }
-          await later.RunWithBinding(compiled.handle, null, binding);
-          return boundOutputs(binding).map((made, i) => {
-            const place = wanted[i]!.place;
-            if (place !== undefined) release.ReleaseValue(made);
-            return place ?? made;
-          });
-        } finally {
-          release.ReleaseIoBinding(binding);
-        }
-      },
-      close: compiled.close,
+      run: (inputs, wanted) => next(() => run(compiled, inputs, wanted)),
+      close: () => void next(async () => compiled.close()),
     };
+  }
+
+  async function run({ handle, inputs, outputs }: Compiled, values: readonly Handle[], wanted: readonly Wanted[]) {
+    const binding = made("CreateIoBinding", handle);
+    try {
+      for (const [i, value] of values.entries()) call.BindInput(binding, inputs.pointers[i]!, value);
+      for (const { index, place, isRead } of wanted) {
+        const name = outputs.pointers[index]!;
+        if (place !== undefined) call.BindOutput(binding, name, place);
+        else call.BindOutputToDevice(binding, name, isRead ? cpu : memory);
+      }
+      await later.RunWithBinding(handle, null, binding);
+      return boundOutputs(binding).map((made, i) => {
+        const place = wanted[i]!.place;
+        if (place !== undefined) release.ReleaseValue(made);
+        return place ?? made;
+      });
+    } finally {
+      release.ReleaseIoBinding(binding);
+    }
   }
 
   /** By element type, a session whose output is its input. */
@@ -151,6 +162,7 @@ function machineOf(accelerator: Accelerator): Machine {
       nodeMachine.free(handle);
       return moved!;
     },
+    free: (handle) => void next(async () => nodeMachine.free(handle)),
   };
 }
 
