@@ -51,7 +51,7 @@ export interface Machine {
   tensor(dtype: ElementType, shape: readonly number[], bytes: Uint8Array): Handle;
   allocate(length: number): Memory;
   /** A tensor's copy in the memory of the device that computes; the first is freed. Absent where there is one memory. */
-  move?(dtype: ElementType, handle: Handle): Promise<Handle>;
+  move?(dtype: ElementType, shape: readonly number[], handle: Handle): Promise<Handle>;
   /** A copy of a tensor that is not on a device. */
   read(handle: Handle): Tensor;
   free(handle: Handle): void;

@@ -118,7 +118,7 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
         for (const [name, tensor] of Object.entries(feeds)) {
           if (!fed.has(name)) continue;
           const own = tensorOf({ ...tensor, data: tensor.data.slice() });
-          bindOne(name, (await machine.move?.(tensor.dtype as ElementType, own)) ?? own);
+          bindOne(name, (await machine.move?.(tensor.dtype as ElementType, tensor.shape, own)) ?? own);
         }
       }),
     share: (inputs, outputs) =>

@@ -37,10 +37,10 @@ export interface Loaded {
 }
 
 /** A weight of float32 in the memory of the machine's device, if it has one. */
-async function moved({ parts }: Loaded, { move }: Machine): Promise<Loaded> {
+async function moved({ parts }: Loaded, shape: readonly number[], { move }: Machine): Promise<Loaded> {
   if (!move) return { parts };
   const [{ handle }] = parts as [Place];
-  return { parts: [{ handle: await move("float32", handle), bytes: new Uint8Array() }] };
+  return { parts: [{ handle: await move("float32", shape, handle), bytes: new Uint8Array() }] };
 }
 
 export interface Weights {
@@ -66,7 +66,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
       const { of, form } = wholeOf(source);
       if (kept.has(keyOf(of, form)) || passing[at]!.some((one) => keyOf(one.of, one.form) === keyOf(of, form))) continue;
       if (passes.has(source.name) && reader.isAsStored(of, form)) passing[at]!.push({ of, form });
-      else kept.set(keyOf(of, form), await moved(await reader.read(of, form), machine));
+      else kept.set(keyOf(of, form), await moved(await reader.read(of, form), options.source.locate(of).shape, machine));
     }
   }
   reader.close();

@@ -28,6 +28,8 @@ interface Accelerator {
   isThere(): boolean;
   /** What it needs otherwise in a model; returns the names of nodes that stay on the processor. */
   prepare?: typeof forWebgpu;
+  /** Whether tensors can be copied to it without a session. */
+  copies?: boolean;
   isPlain?: Machine["isPlain"];
   /** Adds its kernels to the options of a session. */
   append(session: Pointer, cpuNodes: readonly string[]): void;
@@ -42,6 +44,7 @@ const accelerators: Record<AcceleratorName, Accelerator> = {
     isThere: () => cards().includes("WebGpuExecutionProvider"),
     prepare: forWebgpu,
     isPlain: true,
+    copies: true,
     append: (session, cpuNodes) => {
       const [keys, values] = cpuNodes.length > 0 ? [["forceCpuNodeNames"], [cpuNodes.join("\n")]] : [[], []];
       open().call.SessionOptionsAppendExecutionProvider(session, "WebGPU", keys, values, keys.length);
@@ -97,9 +100,9 @@ export function acceleratorMachine(name: AcceleratorName): Promise<Machine> {
 
 async function start(name: AcceleratorName): Promise<Machine> {
   const { needs, next } = accelerators[name];
-  const machine = machineOf(accelerators[name]);
   try {
-    machine.free(await machine.move!("float32", machine.tensor("float32", [1], new Uint8Array(4))));
+    const machine = await machineOf(accelerators[name]);
+    machine.free(await machine.move!("float32", [1], machine.tensor("float32", [1], new Uint8Array(4))));
     return machine;
   } catch (error) {
     throw new LowrankError("runtime/device", `the device ${name} does not start`, {
@@ -114,8 +117,8 @@ async function start(name: AcceleratorName): Promise<Machine> {
   }
 }
 
-function machineOf(accelerator: Accelerator): Machine {
-  const { call, later, made, release, cpu } = open();
+async function machineOf(accelerator: Accelerator): Promise<Machine> {
+  const { call, later, made, release, cpu, environment } = open();
   const memory = made("CreateMemoryInfo", accelerator.memory, DEVICE, 0, DEFAULT_MEMORY);
   /** Sessions share the device's buffers, and threads must not meet there. */
   const next = inTurn();
@@ -149,19 +152,27 @@ function machineOf(accelerator: Accelerator): Machine {
     }
   }
 
-  /** By element type, a session whose output is its input. */
-  const copiers = new Map<ElementType, Promise<Executable>>();
+  const options = { inputs: ["x"], outputs: ["y"], threads: 1 };
+  const copier = await compile(toBinary(ModelProtoSchema, identity), options, (session) => accelerator.append(session, []));
+  const allocator = made("CreateAllocator", copier.handle, memory);
+  /** To the device without a second copy there. */
+  async function copied(dtype: ElementType, shape: readonly number[], handle: Handle): Promise<Handle> {
+    const dims = BigInt64Array.from(shape, BigInt);
+    const moved = made("CreateTensorAsOrtValue", allocator, dims, dims.length, elementTypes[dtype]);
+    await later.CopyTensors(environment, BigUint64Array.of(handle), BigUint64Array.of(moved), null, 1);
+    return moved;
+  }
   return {
     ...nodeMachine,
     isPlain: accelerator.isPlain,
     compile: compileOn,
-    async move(dtype, handle) {
-      const copier = copiers.get(dtype) ?? compileOn(identity(dtype), { inputs: ["x"], outputs: ["y"], threads: 1 });
-      copiers.set(dtype, copier);
-      const [moved] = await (await copier).run([handle], [{ index: 0 }]);
-      nodeMachine.free(handle);
-      return moved!;
-    },
+    move: (dtype, shape, handle) =>
+      next(async () => {
+        if (!accelerator.copies && dtype !== "float32") return handle; // a run copies it
+        const moved = accelerator.copies ? await copied(dtype, shape, handle) : (await run(copier, [handle], [{ index: 0 }]))[0]!;
+        nodeMachine.free(handle);
+        return moved;
+      }),
     free: (handle) => void next(async () => nodeMachine.free(handle)),
   };
 }
@@ -185,11 +196,14 @@ function boundOutputs(binding: Pointer): Handle[] {
   return values;
 }
 
-/** A model whose output is its input. */
-function identity(dtype: ElementType): Uint8Array {
-  const type = { value: { case: "tensorType" as const, value: { elemType: elementTypes[dtype] } } };
-  const node = [{ name: "copy", opType: "Identity", input: ["x"], output: ["y"] }];
-  const graph = { name: "copy", node, input: [{ name: "x", type }], output: [{ name: "y", type }] };
-  const model = create(ModelProtoSchema, { irVersion: 10n, opsetImport: [{ domain: "", version: 21n }], graph });
-  return toBinary(ModelProtoSchema, model);
-}
+/** A model of float32 numbers whose output is its input. */
+const identity = create(ModelProtoSchema, {
+  irVersion: 10n,
+  opsetImport: [{ domain: "", version: 21n }],
+  graph: {
+    name: "copy",
+    node: [{ name: "copy", opType: "Identity", input: ["x"], output: ["y"] }],
+    input: [{ name: "x", type: { value: { case: "tensorType" as const, value: { elemType: elementTypes.float32 } } } }],
+    output: [{ name: "y", type: { value: { case: "tensorType" as const, value: { elemType: elementTypes.float32 } } } }],
+  },
+});

@@ -60,6 +60,7 @@ const signatures = {
   CreateEnv: [3, ["int", "const char *", "void *"]],
   AddSessionConfigEntry: [130, ["void *", "const char *", "const char *"]],
   RunWithBinding: [133, ["void *", "void *", "void *"]],
+  CreateAllocator: [131, ["void *", "void *", "void *"]],
   CreateIoBinding: [134, ["void *", "void *"]],
   BindInput: [136, ["void *", "void *", "void *"]],
   BindOutput: [137, ["void *", "void *", "void *"]],
@@ -72,6 +73,7 @@ const signatures = {
   AddExternalInitializers: [210, ["void *", "void *", "void *", "size_t"]],
   SessionOptionsAppendExecutionProvider: [216, ["void *", "const char *", "const char **", "const char **", "size_t"]],
   GetEpDevices: [303, ["void *", "void *", "void *"]],
+  CopyTensors: [386, ["void *", "void *", "void *", "void *", "size_t"]],
 } as const satisfies Record<string, readonly [number, readonly string[]]>;
 
 const releases = {
