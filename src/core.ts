@@ -1,4 +1,5 @@
 // The public API on a platform. What this file reaches runs in any JavaScript engine: it uses neither Node nor a browser.
+
 import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
@@ -25,11 +26,13 @@ import { type RgbImage, readImage } from "./images/image.ts";
 import { type ImageProcessor, loadImageProcessor } from "./images/processor.ts";
 import { type Base, loadBase, openBase } from "./models/base.ts";
 import { initModel } from "./models/init.ts";
+import { onDevice } from "./platform/devices.ts";
 import { EMBEDDED, type HubOptions, type ModelFolder, type Platform } from "./platform/platform.ts";
 import { openClassifier } from "./predict/classifier.ts";
 import { openEmbedder } from "./predict/embedder.ts";
 import type { Classifier, Embedder, EmbedOptions } from "./predict/types.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
+import type { DeviceChoice } from "./runtime/devices.ts";
 import type { TaskName, UsualTask } from "./tasks/index.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
@@ -45,6 +48,8 @@ export interface OpenOptions {
   anyBase?: boolean;
   /** Threads of one matrix product; all cores if absent. */
   threads?: number;
+  /** What computes; the processor if absent. */
+  device?: DeviceChoice;
 }
 
 /** How a model is opened for generation. */
@@ -66,7 +71,7 @@ export interface PredictOptions extends OpenOptions {
  * or `owner/name[@revision]` on the hub.
  */
 export function createLowrank(platform: Platform) {
-  const { files, openSession, timeLimit, decodeImage, adapterLimits } = platform;
+  const { files, timeLimit, decodeImage, adapterLimits } = platform;
 
   const resolve = async (reference: string, options?: HubOptions): Promise<ModelFolder> =>
     platform.resolveModel?.(reference, options) ?? { folder: reference, name: reference };
@@ -99,11 +104,11 @@ export function createLowrank(platform: Platform) {
 
   const load = async (base: string): Promise<Base> => loadBase(files, await folderOf(base), timeLimit);
 
-  const predicting = async (base: string, { adapter, ...options }: PredictOptions & EmbedOptions) =>
-    [
-      await openBase(files, await folderOf(base), timeLimit),
-      { ...options, adapter: await attached(adapter), files, openSession, decodeImage },
-    ] as const;
+  const predicting = async (base: string, { adapter, device, ...options }: PredictOptions & EmbedOptions) => {
+    const { openSession } = await onDevice(platform, device);
+    const opened = await openBase(files, await folderOf(base), timeLimit);
+    return [opened, { ...options, adapter: await attached(adapter), files, openSession, decodeImage }] as const;
+  };
 
   return {
     /**
@@ -152,7 +157,8 @@ export function createLowrank(platform: Platform) {
     },
 
     /** Opens a base (its name, or what `loadBase` returned) for generation. */
-    async openGenerator(base: string | Base, { adapter, ...options }: GenerationOptions = {}): Promise<Generator> {
+    async openGenerator(base: string | Base, { adapter, device, ...options }: GenerationOptions = {}): Promise<Generator> {
+      const { openSession } = await onDevice(platform, device);
       const opened = typeof base === "string" ? await load(base) : base;
       return openGenerator(opened, { ...options, adapter: await attached(adapter), openSession, reading: platform });
     },

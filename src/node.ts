@@ -8,7 +8,7 @@ import { nodeFiles } from "./platform/node/files.ts";
 import { chartLibrary, collect, digest, environment, freeDisk, memoryLimits, version } from "./platform/node/host.ts";
 import { decodeImage } from "./platform/node/images.ts";
 import { lockFolder } from "./platform/node/lock.ts";
-import { openNodeSession } from "./platform/node/session.ts";
+import { nodeDevices, openNodeSession } from "./platform/node/session.ts";
 import { timeLimit } from "./platform/node/time-limit.ts";
 import type { Platform } from "./platform/platform.ts";
 
@@ -17,6 +17,7 @@ export const nodePlatform: Platform = {
   files: withGguf(nodeFiles),
   digest,
   openSession: openNodeSession,
+  devices: nodeDevices,
   stages: true,
   resolveModel,
   demoData: fileURLToPath(new URL("../models/demo", import.meta.url)),

@@ -32,6 +32,7 @@ export function webPlatform({ files: given = webFiles(), models = {}, demoData, 
   return {
     files,
     openSession: webSessions(files, engine),
+    device: engine.engine === "webgpu" ? "webgpu" : "cpu",
     resolveModel: async (reference) => ({
       folder: await checkpointPlace(files, models[reference] ?? reference),
       name: reference,

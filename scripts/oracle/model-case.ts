@@ -19,6 +19,7 @@ import { weightFiles } from "../../src/models/weights.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { openGraph } from "../../src/runtime/open-graph.ts";
+import type { OpenSession } from "../../src/runtime/session.ts";
 import { baseFor, taskOf } from "../../src/tasks/index.ts";
 import type { BatchShape } from "../../src/tasks/task.ts";
 import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
@@ -61,6 +62,7 @@ const modelMeta = z.object({
 });
 
 interface ModelCase {
+  openSession: OpenSession;
   folder: string;
   meta: z.output<typeof modelMeta>;
   io: Map<string, Tensor>;
@@ -104,12 +106,16 @@ const checks: Checks<ModelCase> = {
 };
 
 /** Compares everything in a case. Throws `model/unsupported` or `lora/unsupported` for what is not built. */
-export async function runModelCase(folder: string, meta: unknown): Promise<Finding[]> {
-  return runChecks(checks, await prepared(await openCase(folder, meta)));
+export async function runModelCase(
+  folder: string,
+  meta: unknown,
+  { openSession = openNodeSession }: { openSession?: OpenSession } = {},
+): Promise<Finding[]> {
+  return runChecks(checks, await prepared({ openSession, ...(await openCase(folder, meta)) }));
 }
 
 /** The base and the adapter's config are read first: what they ask for may not be built, whatever else is in the folder. */
-async function openCase(folder: string, given: unknown): Promise<ModelCase> {
+async function openCase(folder: string, given: unknown): Promise<Omit<ModelCase, "openSession">> {
   const opened = await openBase(nodeFiles, `${folder}/base`);
   const meta = parseMeta(modelMeta, given);
   const task = caseTask(meta.task, opened);
@@ -168,7 +174,7 @@ async function outputs(given: ModelCase): Promise<Finding[]> {
   const entries = layoutOf(trained);
   const theta = partsOf(entries, thetaOf(entries, adapter));
   const weights = Object.fromEntries(entries.map(({ key, shape }) => [key, float32(shape, theta.get(key)!)]));
-  const session = await openGraph(graph, weightFiles(checkpoint), { openSession: openNodeSession });
+  const session = await openGraph(graph, weightFiles(checkpoint), { openSession: given.openSession });
   const got = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   const want = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   try {
@@ -222,7 +228,7 @@ async function withObjective(
     ...given.trained,
     dropout: 0,
     stages,
-    openSession: openNodeSession,
+    openSession: given.openSession,
   });
   try {
     return await work(objective);
@@ -240,10 +246,10 @@ const lossOf = ({ base, task, meta, batches }: ModelCase, shape: BatchShape): Gr
 
 /** The case with what its batches are fed of the base's outputs. */
 async function prepared(given: ModelCase): Promise<ModelCase> {
-  const { task, batches, base } = given;
+  const { task, batches, base, openSession } = given;
   if (!task.prepare) return given;
   const graph = lossOf(given, SHORT);
-  const session = await openGraph(graph, weightFiles(base.checkpoint), { openSession: openNodeSession });
+  const session = await openGraph(graph, weightFiles(base.checkpoint), { openSession });
   try {
     const done: Batch[] = [];
     for (const batch of batches) done.push(task.prepare(batch, await session.run(batch.feeds)));

@@ -5,6 +5,7 @@ import { LowrankError } from "../../src/errors.ts";
 import { readJsonObject } from "../../src/formats/json.ts";
 import type { BaseDtype } from "../../src/graph/pack.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import type { OpenSession } from "../../src/runtime/session.ts";
 import { type Finding, oneLine } from "./compare.ts";
 import { runModelCase } from "./model-case.ts";
 import { isRealRun, runRealRun } from "./real-run.ts";
@@ -14,6 +15,8 @@ export interface OracleOptions {
   base?: string;
   /** What the base of a real run is kept in while it is trained. Default: float32. */
   baseDtype?: BaseDtype;
+  /** The engine that model cases run on. Default: the processor. */
+  openSession?: OpenSession;
 }
 
 export interface Counts {

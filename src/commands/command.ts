@@ -6,13 +6,14 @@ import { type Given, type Options, option, pick, reworded } from "../options.ts"
 import type { Platform } from "../platform/platform.ts";
 import type { Classifier, Embedder, EmbedOptions, PredictorOptions } from "../predict/types.ts";
 import type { ReportOptions } from "../report/report.ts";
+import type { DeviceChoice } from "../runtime/devices.ts";
 import { runOptions } from "../train/options.ts";
 import type { DemoEvent } from "./demo/demo.ts";
 import type { Plan, PlanOptions } from "./plan/plan.ts";
 import type { VerifyEvent } from "./verify/verify.ts";
 
 /** How a model is opened for predictions, its adapter by its folder. */
-type PredictionValues = Pick<PredictorOptions, "anyBase" | "task" | "threads"> & { adapter?: string };
+type PredictionValues = Pick<PredictorOptions, "anyBase" | "task" | "threads"> & { adapter?: string; device?: DeviceChoice };
 
 /** What a command runs in. */
 export interface Context {
@@ -48,7 +49,7 @@ export interface Command<O extends Options = Options, V = Record<string, unknown
 export const defineCommand = <O extends Options>(command: Command<O, Given<O>>): Command => command as unknown as Command;
 
 /** Options that most commands have, with the words of `lowrank train`. */
-export const { base, anyBase, threads } = pick(runOptions, "base", "anyBase", "threads");
+export const { base, anyBase, device, threads } = pick(runOptions, "base", "anyBase", "device", "threads");
 
 /** What the base's weights are kept in while it runs. */
 export const baseDtype = option(z.enum(baseDtypes).default("float32"), {

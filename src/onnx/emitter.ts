@@ -63,6 +63,8 @@ export class OnnxEmitter implements Emitter {
   constructor(
     private readonly locate: LocateWeight,
     private readonly used: ReadonlySet<Value>,
+    /** Whether the engine's kernels take transposed and scaled factors. */
+    private readonly fused = true,
   ) {}
 
   isUsed(value: Value): boolean {
@@ -207,11 +209,10 @@ export class OnnxEmitter implements Emitter {
   }
 
   matmul(type: Type, a: string, b: string, { transA = false, transB = false, alpha = 1 }: ProductFlags): string {
-    if (type.dtype === "float32") {
-      if (!transA && !transB && alpha === 1) return this.node("MatMul", [a, b]);
+    // FusedMatMul has a float kernel only.
+    if (this.fused && type.dtype === "float32" && (transA || transB || alpha !== 1)) {
       return this.node("FusedMatMul", [a, b], { transA: Number(transA), transB: Number(transB), alpha });
     }
-    // FusedMatMul has a float kernel only.
     const axes = type.shape.map((_, i) => i);
     const perm = [...axes.slice(0, -2), axes.length - 1, axes.length - 2];
     const swapped = (x: string, yes: boolean) => (yes ? this.node("Transpose", [x], { perm }) : x);

@@ -10,12 +10,12 @@ const IR_VERSION = 10n;
 
 /**
  * The graph as an ONNX model; `locate` says where each weight lies. Inputs and outputs keep their names. `inputs` come first, in this
- * order, those that nothing reads too: a dim may have no other source.
+ * order, those that nothing reads too: a dim may have no other source. Without `fused`, products have no transposed or scaled factors.
  */
-export function lower(graph: Graph, locate: LocateWeight, inputs: readonly Value[] = []): Uint8Array {
+export function lower(graph: Graph, locate: LocateWeight, inputs: readonly Value[] = [], fused = true): Uint8Array {
   const nodes = [...new Set([...inputs.map(({ node }) => node), ...nodesOf(graph)])];
   const used = new Set<Value>([...Object.values(graph.outputs), ...nodes.flatMap((node) => node.inputs)]);
-  const emit = new OnnxEmitter(locate, used);
+  const emit = new OnnxEmitter(locate, used, fused);
   const names = new Map<Value, string>();
   // Inputs first, so that every dim symbol has a source before a shape asks for it.
   const order = [...nodes.filter((node) => node.op === "input"), ...nodes.filter((node) => node.op !== "input")];

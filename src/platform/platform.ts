@@ -3,6 +3,7 @@
 import type { Files, LockFolder } from "../files.ts";
 import type { MakeDigest } from "../formats/checksums.ts";
 import type { DecodeImage } from "../images/image.ts";
+import type { DeviceName } from "../runtime/devices.ts";
 import type { OpenSession } from "../runtime/session.ts";
 import type { TimeLimit } from "../text/limit.ts";
 
@@ -16,6 +17,10 @@ export interface Platform {
   digest?: MakeDigest;
   /** The engine. */
   openSession: OpenSession;
+  /** What it computes on; the processor if absent. */
+  device?: DeviceName;
+  /** Engines on other devices. */
+  devices?: Devices;
   /** Whether it runs programs of several stages, with weights in other forms than float32. */
   stages?: boolean;
   /** The folder of a model by its name. Without it a name is a folder. */
@@ -44,6 +49,13 @@ export interface Platform {
   collect?: () => void;
   /** What it runs on, for logs: names and values in words. */
   environment?: () => Record<string, string>;
+}
+
+export interface Devices {
+  /** Those beside the processor that the machine seems to have. */
+  found(): DeviceName[];
+  /** The engine on a device. Rejects with `runtime/device` where that does not start. */
+  open(device: DeviceName): Promise<OpenSession>;
 }
 
 export interface ChartLibrary {

@@ -1,10 +1,11 @@
 // Classes for texts and images: by a classifier's head, or by the texts nearest to an image (zero-shot).
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
+import { inTurn } from "../runtime/machine.ts";
 import { taskOf } from "../tasks/index.ts";
 import type { Classifying } from "../tasks/task.ts";
 import { asImage, asText, imageRunner, textRunner } from "./inputs.ts";
-import { baseForUse, inTurn, openTaskModel, type TaskModel } from "./task-model.ts";
+import { baseForUse, openTaskModel, type TaskModel } from "./task-model.ts";
 import type { Classifier, ClassifyOptions, PredictorOptions, Scorer } from "./types.ts";
 import { zeroShotScorer } from "./zero-shot.ts";
 

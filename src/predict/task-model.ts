@@ -15,6 +15,7 @@ import { type AnyBase, onBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type HeadChoice, type ModelConfig, modelOutputs, useOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
+import { inTurn } from "../runtime/machine.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import { baseFor, chooseTask, possibleTasks, type TaskName, taskNames, taskOf } from "../tasks/index.ts";
 import { float32, type Tensor } from "../tensor.ts";
@@ -133,16 +134,6 @@ export async function openTaskModel(
         for (const opening of sessions.values()) await bind(await opening, attached);
       }),
     close: () => next(closeAll),
-  };
-}
-
-/** Runs each work when all that were given before have ended, well or not. */
-export function inTurn(): <T>(work: () => Promise<T>) => Promise<T> {
-  let last: Promise<unknown> = Promise.resolve();
-  return (work) => {
-    const mine = last.then(work);
-    last = mine.catch(() => {});
-    return mine;
   };
 }
 

@@ -2,7 +2,7 @@
 import { LowrankError } from "../errors.ts";
 
 export function engineError(message: string): LowrankError {
-  const memory = /bad_alloc|Failed to allocate|out of memory/i.test(message);
+  const memory = /bad_alloc|Failed to allocate|out.of.(device.|host.)?memory/i.test(message);
   return new LowrankError("runtime/engine", memory ? "ONNX Runtime ran out of memory" : "ONNX Runtime failed", {
     got: message,
     next: memory

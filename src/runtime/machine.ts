@@ -9,6 +9,8 @@ export type Handle = bigint;
 export interface Wanted {
   index: number;
   place?: Handle;
+  /** It will be read, so it is to lie in ordinary memory. */
+  isRead?: boolean;
 }
 
 /** A tensor and the memory that it lies in. */
@@ -42,11 +44,25 @@ export interface CompileOptions {
 }
 
 export interface Machine {
+  /** Whether it lacks products of transposed and scaled factors. */
+  isPlain?: boolean;
   compile(model: Uint8Array, options: CompileOptions): Promise<Executable>;
   /** A tensor over `bytes`, which are not copied. The machine holds them until it is freed. */
   tensor(dtype: ElementType, shape: readonly number[], bytes: Uint8Array): Handle;
   allocate(length: number): Memory;
-  /** A copy of a tensor. */
+  /** A tensor's copy in the memory of the device that computes; the first is freed. Absent where there is one memory. */
+  move?(dtype: ElementType, shape: readonly number[], handle: Handle): Promise<Handle>;
+  /** A copy of a tensor that is not on a device. */
   read(handle: Handle): Tensor;
   free(handle: Handle): void;
+}
+
+/** Runs each work when all that were given before have ended, well or not. */
+export function inTurn(): <T>(work: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return (work) => {
+    const mine = last.then(work);
+    last = mine.catch(() => {});
+    return mine;
+  };
 }

@@ -10,23 +10,25 @@ import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
 import { readGiven } from "./given.ts";
-import type { Executable, Handle, Machine, Wanted } from "./machine.ts";
+import { type Executable, type Handle, inTurn, type Machine, type Wanted } from "./machine.ts";
 import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
 import { openWeights } from "./weights.ts";
 
 export interface ProgramOptions extends SessionOptions {
   machine: Machine;
+  /** What puts weights into their forms, if not the machine. */
+  host?: Machine;
   files: Files;
 }
 
 /** Opens the executables and reads the weights that the stages are given. */
 export async function runProgram(given: Program, options: ProgramOptions): Promise<Session> {
   const program = areInPlace(given, options.weights) ? given : givenWeights(given);
-  const { machine, files, weights } = options;
+  const { machine, host, files, weights } = options;
   const { stages, results } = program;
   const executables = await compileStages(stages, options).catch(fail);
   const source = weights ?? noWeights;
-  const frozen = await openWeights(stages, options.streamed ?? false, { machine, files, source, threads: options.threads });
+  const frozen = await openWeights(stages, options.streamed ?? false, { machine, host, files, source, threads: options.threads });
   const fed = new Set(
     stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
   );
@@ -56,6 +58,8 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
         .map(([name, tensor]) => [name, tensorOf(tensor)]),
     );
     const values = new Map<number, Handle>();
+    const returned = asked.filter((name) => !places.has(name));
+    const isRead = new Set(plan.results.flatMap(({ name, value }) => (returned.includes(name) ? [value] : [])));
     const placed = new Map(plan.results.flatMap(({ name, value }) => (places.has(name) ? [[value, places.get(name)!]] : [])));
     const handleOf = (source: StageSource, weights: ReadonlyMap<string, Handle>): Handle => {
       if (source.kind === "weight") return weights.get(source.name)!;
@@ -70,7 +74,9 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
         const next = plan.steps[at + 1];
         if (next) frozen.ahead(next.stage);
         const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source, weights));
-        const outputs = wanted.map(({ index, value }): Wanted => ({ index, place: placed.get(value) }));
+        const outputs = wanted.map(
+          ({ index, value }): Wanted => ({ index, place: placed.get(value), isRead: isRead.has(value) }),
+        );
         const made = await executables[stage]!.run(inputs, outputs);
         frozen.done(stage);
         wanted.forEach(({ value }, i) => {
@@ -81,9 +87,8 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
           values.delete(value);
         }
       }
-      const returned = new Set(asked.filter((name) => !places.has(name)));
       const read = plan.results.flatMap(({ name, value }) =>
-        returned.has(name) ? [[name, machine.read(values.get(value)!)] as const] : [],
+        returned.includes(name) ? [[name, machine.read(values.get(value)!)] as const] : [],
       );
       for (const { name, value } of plan.results) {
         const input = carry[name];
@@ -99,31 +104,30 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
   }
 
   let isClosed = false;
-  let last: Promise<unknown> = Promise.resolve();
+  const turn = inTurn();
   /** One run at a time, in the order in which they are asked for. */
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const turn = last.then(() => {
+  const next = <T>(work: () => Promise<T>): Promise<T> =>
+    turn(() => {
       if (isClosed) throw new Error("the session is closed");
       return work();
-    });
-    last = turn.catch(() => undefined);
-    return turn.catch(fail);
-  };
+    }).catch(fail);
   return {
-    run: (feeds, options = {}) => inTurn(() => run(feeds, options)),
+    run: (feeds, options = {}) => next(() => run(feeds, options)),
     bind: (feeds) =>
-      inTurn(async () => {
+      next(async () => {
         for (const [name, tensor] of Object.entries(feeds)) {
-          if (fed.has(name)) bindOne(name, tensorOf({ ...tensor, data: tensor.data.slice() }));
+          if (!fed.has(name)) continue;
+          const own = tensorOf({ ...tensor, data: tensor.data.slice() });
+          bindOne(name, (await machine.move?.(tensor.dtype as ElementType, tensor.shape, own)) ?? own);
         }
       }),
     share: (inputs, outputs) =>
-      inTurn(async () => {
+      next(async () => {
         for (const [name, tensor] of Object.entries(inputs)) bindOne(name, tensorOf(tensor));
         for (const [name, tensor] of Object.entries(outputs)) places.set(name, tensorOf(tensor));
       }),
     close: () =>
-      inTurn(async () => {
+      next(async () => {
         isClosed = true;
         for (const executable of new Set(executables)) executable.close();
         frozen.close();
@@ -153,7 +157,7 @@ async function compileStages(stages: readonly Stage[], { machine, files, ...opti
   const executables: Executable[] = [];
   for (const { graph, inputs, outputs } of stages) {
     const leaves = inputs.map(({ leaf }) => leaf);
-    const model = lower(graph, (weights ?? noWeights).locate, leaves);
+    const model = lower(graph, (weights ?? noWeights).locate, leaves, !machine.isPlain);
     let executable = known.find((other) => sameBytes(other.model, model))?.executable;
     if (!executable) {
       const given = await readGiven(graph, { machine, files, source: weights ?? noWeights, threads });

@@ -20,6 +20,8 @@ const SMALL_BYTES = 2 ** 20;
 
 export interface WeightOptions {
   machine: Machine;
+  /** What puts weights into their forms, if not the machine. */
+  host?: Machine;
   files: Files;
   source: WeightSource;
   threads?: number;
@@ -34,6 +36,13 @@ export interface Loaded {
   parts: Place[];
 }
 
+/** A weight of float32 in the memory of the machine's device, if it has one. */
+async function moved({ parts }: Loaded, shape: readonly number[], { move }: Machine): Promise<Loaded> {
+  if (!move) return { parts };
+  const [{ handle }] = parts as [Place];
+  return { parts: [{ handle: await move("float32", shape, handle), bytes: new Uint8Array() }] };
+}
+
 export interface Weights {
   /** The weights of a stage, by the names of its sources. */
   of(stage: number): Promise<ReadonlyMap<string, Handle>>;
@@ -46,8 +55,8 @@ export interface Weights {
 
 /** The weights of a program's stages. `streamed`: large ones that are multiplied with are read anew whenever their stage runs. */
 export async function openWeights(stages: readonly Stage[], streamed: boolean, options: WeightOptions): Promise<Weights> {
-  const { machine } = options;
-  const reader = weightReader(options);
+  const { machine, host = machine } = options;
+  const reader = weightReader({ ...options, machine: host });
   const kept = new Map<string, Loaded>();
   const passing = stages.map((): { of: string; form: FormName | null }[] => []);
   const passes = new Set(streamed ? passingWeights(stages) : []);
@@ -57,7 +66,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
       const { of, form } = wholeOf(source);
       if (kept.has(keyOf(of, form)) || passing[at]!.some((one) => keyOf(one.of, one.form) === keyOf(of, form))) continue;
       if (passes.has(source.name) && reader.isAsStored(of, form)) passing[at]!.push({ of, form });
-      else kept.set(keyOf(of, form), await reader.read(of, form));
+      else kept.set(keyOf(of, form), await moved(await reader.read(of, form), options.source.locate(of).shape, machine));
     }
   }
   reader.close();

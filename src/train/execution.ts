@@ -7,6 +7,7 @@ import { BLOCK } from "../graph/ops/packed.ts";
 import { baseDtypes } from "../graph/pack.ts";
 import { type Program, whole } from "../graph/stages.ts";
 import { type ChooseForm, SMALL } from "../graph/store.ts";
+import { type DeviceName, devices } from "../runtime/devices.ts";
 import { type MemoryEstimate, peakMemory } from "./memory.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
 
@@ -56,6 +57,8 @@ export interface ExecutionNeeds {
   beside?: (estimate: MemoryEstimate) => MemoryEstimate;
   /** Bytes that the process can have; no limit if absent. */
   available?: number;
+  /** What computes; the processor if absent. */
+  device?: DeviceName;
 }
 
 /**
@@ -63,7 +66,8 @@ export interface ExecutionNeeds {
  * no number: float32, or the 16 bits that the weights are stored in. Where nothing fits it is the smallest.
  */
 export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds): Execution {
-  const isSixteen = allSixteenBits(needs);
+  const isSixteen = allSixteenBits(needs) && devices[needs.device ?? "cpu"].forms;
+  checkDtype(choice.baseDtype, needs.device ?? "cpu");
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
     const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
@@ -114,6 +118,16 @@ function candidates({ memory, baseDtype }: ExecutionChoice, isSixteen: boolean):
   const exact = isSixteen ? (["float32", "bfloat16"] as const) : (["float32"] as const);
   const dtypes = baseDtype === "auto" ? exact : [baseDtype];
   return modes.flatMap((mode) => dtypes.map((one) => ({ memory: mode, baseDtype: one })));
+}
+
+function checkDtype(got: ExecutionChoice["baseDtype"], device: DeviceName): void {
+  if (devices[device].forms || got === "auto" || got === "float32") return;
+  throw new LowrankError("train/option", `on ${device} the base is kept in float32`, {
+    subject: "baseDtype",
+    expected: "auto or float32",
+    got,
+    next: "Leave out baseDtype, or train on the processor (device cpu).",
+  });
 }
 
 /** Whether all matrices of the base are stored in 16 bits, and so lose nothing in them. */

@@ -257,6 +257,10 @@ function givenBytes(stages: readonly Stage[], streamed: boolean): number {
   return [...kept.values()].reduce((sum, one) => sum + one, 0) + Math.max(0, ...pairs);
 }
 
+/** What of it lies in a device's memory: weights, activations, θ and its gradient. */
+export const deviceMemory = ({ weights, activations, trained }: MemoryEstimate): number =>
+  weights + activations + (2 / THETA_VECTORS) * trained;
+
 /** What θ alone takes: a lower bound of a run's memory. */
 export function thetaMemory(trainable: number): MemoryEstimate {
   const trained = 4 * THETA_VECTORS * trainable;

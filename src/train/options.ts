@@ -5,6 +5,7 @@ import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-ta
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { describeOptions, option, pick } from "../options.ts";
+import { deviceChoices } from "../runtime/devices.ts";
 import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
@@ -197,6 +198,10 @@ export const runOptions = {
   memory: option(z.enum(memoryModeNames).default("auto"), {
     value: "MODE",
     help: "keep all of the forward pass, keep products, recompute each layer, or also stream the base from disk; auto: the fastest that fits",
+  }),
+  device: option(z.enum(deviceChoices).optional(), {
+    value: "DEVICE",
+    help: "what computes: the processor, a graphics card (docs/devices.md), or auto, the one that multiplies fastest here (cpu)",
   }),
   threads: option(count.max(MAX_THREADS).optional(), { help: "threads of one matrix product (all cores)" }),
 };

@@ -51,7 +51,7 @@ async function keptOf(files: Files, options: RunOptions): Promise<Record<string,
 }
 
 /** Options that make no other run of it. */
-const incidental = new Set(["date", "threads", "baseName"]);
+const incidental = new Set(["date", "device", "threads", "baseName"]);
 
 /**
  * In what `options` differ from those kept in their output folder, as in "rank 8, here 16" (there the first); null if the

@@ -69,3 +69,12 @@ test("the fastest execution that fits is taken, and rounding only where it is as
   const stored = { ...needs, dtypeOf: () => "float32" };
   assert.equal(chooseExecution(auto, { ...stored, available: 1 }).baseDtype, "float32");
 });
+
+test("a device that knows no forms keeps the base in float32, and refuses the others by name", () => {
+  const sizes = () => [{ rows: 512, width: 64, targets: 512 * 63 }];
+  const needs: ExecutionNeeds = { ...trainedOf(2), dtypeOf: () => "bfloat16", sizes, available: 1, device: "webgpu" };
+  assert.equal(chooseExecution({ memory: "auto", baseDtype: "auto" }, needs).baseDtype, "float32");
+  for (const baseDtype of ["bfloat16", "int8", "int4"] as const) {
+    assert.throws(() => chooseExecution({ memory: "auto", baseDtype }, needs), { code: "train/option", got: baseDtype });
+  }
+});

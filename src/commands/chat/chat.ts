@@ -16,7 +16,9 @@ import type { ProcessedImage } from "../../images/processor.ts";
 import { type Base, loadBase } from "../../models/base.ts";
 import { encodeWithImages } from "../../multimodal/expand.ts";
 import { type ImageSide, imageSide, noImages } from "../../multimodal/images.ts";
+import { onDevice } from "../../platform/devices.ts";
 import type { Platform } from "../../platform/platform.ts";
+import type { DeviceChoice } from "../../runtime/devices.ts";
 import type { ChatMessage } from "../../text/template.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import { readPromptFormat } from "../../train/run-file.ts";
@@ -42,6 +44,8 @@ export interface ChatOptions extends Omit<GenerateOptions, "signal" | "eosIds"> 
   baseDtype?: BaseDtype;
   /** Threads of one matrix product. Default: all cores. */
   threads?: number;
+  /** What computes; the processor if absent. */
+  device?: DeviceChoice;
 }
 
 export interface Exchange {
@@ -112,7 +116,8 @@ export type ChatEvent =
   | { type: "quit" };
 
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
-export async function openChat(options: ChatOptions, platform: Platform): Promise<Chat> {
+export async function openChat(options: ChatOptions, given: Platform): Promise<Chat> {
+  const platform = await onDevice(given, options.device);
   const { files, openSession, timeLimit } = platform;
   const { system = null, raw, compare = false, baseDtype, threads, maxNewTokens = CHAT_NEW_TOKENS } = options;
   const base = await loadBase(files, options.base, timeLimit);

@@ -5,7 +5,7 @@ import { LowrankError } from "../../errors.ts";
 import { option } from "../../options.ts";
 import { faint, print, printError, printJson, screen } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
-import { base, baseDtype, defineCommand, threads } from "../command.ts";
+import { base, baseDtype, defineCommand, device, threads } from "../command.ts";
 import { CHAT_NEW_TOKENS, isComparing, openChat, tellFormat } from "./chat.ts";
 import { enter } from "./chat-commands.ts";
 import { pipedInput, terminalInput } from "./chat-input.ts";
@@ -34,6 +34,7 @@ export const command = defineCommand({
     topP: option(z.number().optional(), { value: "P", help: "only the likeliest tokens that make up this mass (likewise)" }),
     seed: option(runOptions.seed, { help: "the same seed gives the same conversation" }),
     baseDtype,
+    device,
     threads,
   },
   examples: ["--base embedded --adapter my-adapter", "--base embedded --adapter first --adapter second --compare"],

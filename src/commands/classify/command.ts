@@ -7,7 +7,7 @@ import { table } from "../../terminal/columns.ts";
 import { note, print, printJson } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { oneLine, percent } from "../../units.ts";
-import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
+import { adapterOption, anyBase, base, defineCommand, device, threads } from "../command.ts";
 import { inBatches, inputLines, inputOptions } from "./inputs.ts";
 
 /** Characters of an input that are shown beside its classes. */
@@ -36,6 +36,7 @@ export const command = defineCommand({
       help: 'makes a text of a label, which stands where {} is ("a photo of a {}"); can be repeated: the mean counts',
     }),
     top: option(z.number().default(SHOWN_CLASSES), { help: "how many of the likeliest classes are shown" }),
+    device,
     threads,
   },
   argument: "files",

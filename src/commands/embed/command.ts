@@ -10,7 +10,7 @@ import { print, printJson } from "../../terminal/terminal.ts";
 import { taskOption } from "../../train/options.ts";
 import { grouped } from "../../units.ts";
 import { inBatches, inputLines, inputOptions } from "../classify/inputs.ts";
-import { adapterOption, anyBase, base, defineCommand, threads } from "../command.ts";
+import { adapterOption, anyBase, base, defineCommand, device, threads } from "../command.ts";
 
 /** The tensor in the file. */
 const TENSOR = "embeddings";
@@ -37,6 +37,7 @@ export const command = defineCommand({
       help: "a .safetensors file for the vectors (JSON lines on standard output)",
     }),
     force: option(z.boolean().optional(), { help: "replace the file of --output if it exists" }),
+    device,
     threads,
   },
   argument: "files",

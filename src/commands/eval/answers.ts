@@ -11,6 +11,7 @@ import { type Generator, openGenerator } from "../../generate/generator.ts";
 import type { ImagePrompt } from "../../generate/prompts.ts";
 import { loadBase } from "../../models/base.ts";
 import { checkCounts } from "../../options.ts";
+import { onDevice } from "../../platform/devices.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { textOf } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
@@ -23,7 +24,7 @@ const MORE_TOKENS = 8;
 /** What is answered: records with prompts and answers, `{prompt, completion}` or `{messages}` that end with the assistant's turn. */
 export interface AnswerOptions
   extends ColumnNames,
-    Pick<EvaluateOptions, "base" | "data" | "adapter" | "anyBase" | "baseDtype" | "threads"> {
+    Pick<EvaluateOptions, "base" | "data" | "adapter" | "anyBase" | "baseDtype" | "device" | "threads"> {
   /** Only this many records, from the first. Default: all. */
   limit?: number;
   /** Prompts that are answered at once. Default 4. */
@@ -51,7 +52,8 @@ export type AnswerEvent =
  * Answers every record greedily, a batch after another, and counts at the end. Throws `data/no-answer` for a record that
  * has none, and what reading, opening and generating throw.
  */
-export async function* answers(options: AnswerOptions, platform: Platform): AsyncGenerator<AnswerEvent, void, void> {
+export async function* answers(options: AnswerOptions, host: Platform): AsyncGenerator<AnswerEvent, void, void> {
+  const platform = await onDevice(host, options.device);
   const { files, openSession, timeLimit } = platform;
   const { batchSize = 4, baseDtype, threads, anyBase } = options;
   checkCounts("eval/option", { batchSize, limit: options.limit });

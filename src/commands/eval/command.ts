@@ -13,7 +13,7 @@ import { note, print, printJson, status } from "../../terminal/terminal.ts";
 import { columnOptions, readingOptions, runOptions, taskOption } from "../../train/options.ts";
 import { readRunChoices } from "../../train/run-file.ts";
 import { grouped, oneLine, percent } from "../../units.ts";
-import { adapterOption, anyBase, base, baseDtype, type Context, defineCommand, threads } from "../command.ts";
+import { adapterOption, anyBase, base, baseDtype, type Context, defineCommand, device, threads } from "../command.ts";
 import { type AnswerOptions, answers, isMatch } from "./answers.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 
@@ -36,6 +36,7 @@ export const command = defineCommand({
       help: "batch size (4; 32 for models other than language models); contrastive models match pairs within a batch",
     }),
     baseDtype,
+    device,
     threads,
   },
   examples: ["--base embedded --adapter my-adapter --data test.jsonl", "--base embedded --data test.jsonl --generate --limit 50"],

@@ -8,7 +8,9 @@ import type { BaseDtype } from "../../graph/pack.ts";
 import { openBase } from "../../models/base.ts";
 import type { ModelConfig } from "../../models/registry.ts";
 import { checkCounts, type Given } from "../../options.ts";
+import { onDevice } from "../../platform/devices.ts";
 import type { Platform } from "../../platform/platform.ts";
+import type { DeviceChoice } from "../../runtime/devices.ts";
 import type { ClassifierScore } from "../../tasks/common/classification.ts";
 import {
   checkColumns,
@@ -45,6 +47,8 @@ export interface EvaluateOptions<T extends EvaluatedTask = EvaluatedTask> extend
   baseDtype?: BaseDtype;
   /** Threads of one matrix product. Default: all cores. */
   threads?: number;
+  /** What computes. Default: the processor. */
+  device?: DeviceChoice;
 }
 
 interface Evaluated<T, S, B> {
@@ -71,7 +75,8 @@ export type EvaluationOf<T extends EvaluatedTask> = Extract<Evaluation, { task: 
  * names some, or the base's; others fail with `data/label`, and without any head it fails with `evaluate/no-head`. A model that compares
  * images and texts classifies images by a text for each class.
  */
-export async function evaluate(options: EvaluateOptions, platform: Platform): Promise<Evaluation> {
+export async function evaluate(options: EvaluateOptions, host: Platform): Promise<Evaluation> {
+  const platform = await onDevice(host, options.device);
   const { files, openSession, timeLimit, temporaryFolder } = platform;
   checkCounts("evaluate/option", { batchSize: options.batchSize });
   const opened = await openBase(files, options.base, timeLimit);

@@ -1,4 +1,5 @@
 // lowrank generate: a prompt or a conversation in, text as it comes out.
+
 import path from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import { z } from "zod";
@@ -14,10 +15,11 @@ import { loadBase } from "../../models/base.ts";
 import { locatedIn } from "../../multimodal/conversation.ts";
 import type { ImageReference } from "../../multimodal/images.ts";
 import { option } from "../../options.ts";
+import { onDevice } from "../../platform/devices.ts";
 import { print, printJson, screen } from "../../terminal/terminal.ts";
 import { contentIn } from "../../text/parts.ts";
 import type { ChatMessage } from "../../text/template.ts";
-import { adapterOption, anyBase, base, baseDtype, defineCommand, threads } from "../command.ts";
+import { adapterOption, anyBase, base, baseDtype, defineCommand, device, threads } from "../command.ts";
 
 const { sampling, maxNewTokens } = readGenerateOptions({});
 
@@ -47,15 +49,16 @@ export const command = defineCommand({
     stop: option(z.array(z.string()).optional(), { help: "stop before this text; can be repeated" }),
     seed: option(z.number().default(sampling.seed), { help: "the same seed gives the same text" }),
     baseDtype,
+    device,
     threads,
   },
   examples: ['--base embedded --adapter my-adapter --prompt "name[The Eagle], food[Italian]"', "--base embedded < prompt.txt"],
   async run(
-    { base: folder, adapter, anyBase, prompt, messages, image = [], baseDtype, threads, ...options },
+    { base: folder, adapter, anyBase, prompt, messages, image = [], baseDtype, device, threads, ...options },
     { platform, json },
   ) {
     const read = await readPrompt(platform.files, prompt, messages);
-    const { files, timeLimit, openSession } = platform;
+    const { files, timeLimit, openSession } = await onDevice(platform, device);
     const base = await loadBase(files, folder, timeLimit);
     const given = image.length === 0 ? read : withImages(read, image, (await base.tokenizer()).template !== undefined);
     const attached = adapter === undefined ? null : await openAdapter(files, adapter, platform.adapterLimits);

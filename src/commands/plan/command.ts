@@ -50,7 +50,7 @@ async function readStdin(): Promise<string> {
 }
 
 function planLines(found: Plan): string[] {
-  const { memory, machine, warnings, batchSize, maxLength } = found;
+  const { memory, machine, warnings, batchSize, maxLength, device, deviceMemory } = found;
   const parts = [
     ["  base weights", bytes(memory.weights)],
     ["  activations", bytes(memory.activations)],
@@ -60,8 +60,9 @@ function planLines(found: Plan): string[] {
   return [
     ...list(facts(found)),
     ...modulesTable(found),
-    `peak memory, batch ${batchSize} × ${maxLength} tokens: about ${bytes(memory.total)}${executionText(found.execution)}`,
+    `peak memory, batch ${batchSize} × ${maxLength} tokens: about ${bytes(memory.total)}${executionText(found)}`,
     ...table(parts),
+    ...(deviceMemory === null ? [] : [`of it in the memory of the device ${device}: about ${bytes(deviceMemory)}`]),
     ...(machine ? [`this machine: ${bytes(machine.available)} free, ${bytes(machine.total)} in all`] : []),
     ...warnings.map((warning) => `warning: ${warning}`),
     "",

@@ -1,6 +1,6 @@
 // What training a model would take, from its config.json alone: what is adapted, parameters, sizes of files, memory, time.
-import { z } from "zod";
 
+import { z } from "zod";
 import type { LoraConfig } from "../../adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules, rankWarnings } from "../../adapters/match.ts";
@@ -8,7 +8,7 @@ import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
-import type { Graph } from "../../graph/graph.ts";
+import { type Graph, nodesOf } from "../../graph/graph.ts";
 import { withHeadBeside } from "../../models/base.ts";
 import {
   countParameters,
@@ -20,16 +20,18 @@ import {
   withHead,
 } from "../../models/registry.ts";
 import { checkCounts, type Given, option, pick } from "../../options.ts";
+import { onDevice } from "../../platform/devices.ts";
 import type { Platform } from "../../platform/platform.ts";
+import type { DeviceName } from "../../runtime/devices.ts";
+import { measureFlops } from "../../runtime/speed.ts";
 import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
-import { diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate } from "../../train/memory.ts";
+import { deviceMemory, diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate } from "../../train/memory.ts";
 import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
 import { availableMemory, checkMachine } from "../../train/preflight.ts";
-import { measureFlops, stepSeconds } from "../../train/speed.ts";
 import type { TrainableModel } from "../../train/trainable-model.ts";
 import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts";
 
@@ -47,6 +49,7 @@ export const plannedOptions = {
     "keepCheckpoints",
     "baseDtype",
     "memory",
+    "device",
     "threads",
   ),
   examples: option(z.number().optional(), { help: "number of training examples, to estimate the run's duration" }),
@@ -83,6 +86,10 @@ export interface Plan {
   memory: MemoryEstimate;
   /** How a run would be executed; null where the engine knows one way only. */
   execution: Pick<Execution, "memory" | "baseDtype"> | null;
+  /** What computes. */
+  device: DeviceName;
+  /** What of the peak memory lies on the device; null for the processor. */
+  deviceMemory: number | null;
   /** The same at other sizes, executed in the same way. */
   memoryAt: { batchSize: number; maxLength: number; total: number }[];
   /** Memory of this machine that is free, and all of it; null where the host does not report it. */
@@ -110,9 +117,11 @@ const LENGTHS = [128, 512, 2048];
 export async function planTraining(
   json: Record<string, unknown>,
   { examples, ...given }: PlanOptions,
-  runtime: Pick<Platform, "files" | "openSession" | "stages" | "memoryLimits" | "memoryBytes">,
+  host: Pick<Platform, "files" | "openSession" | "stages" | "memoryLimits" | "memoryBytes" | "device" | "devices">,
   file = "config.json",
 ): Promise<Plan> {
+  const runtime = await onDevice(host, given.device);
+  const { device = "cpu" } = runtime;
   const read = modelConfig(json, file);
   const folder = /^(.*)\/config\.json$/.exec(file)?.[1];
   const described = folder === undefined ? read : await withHeadBeside(runtime.files, folder, read);
@@ -144,6 +153,7 @@ export async function planTraining(
     integers: options.baseDtype === "int8",
     sizes: () => [fullBatch(config, task, rows, width)],
     available: availableMemory(runtime),
+    device,
   });
   const execution = runtime.stages ? chooseExecution(options, needsOf(batchSize, maxLength)) : null;
   /** The estimate of another size, executed as the run would be. */
@@ -185,6 +195,8 @@ export async function planTraining(
     gradientAccumulation,
     memory,
     execution: execution && pick(execution, "memory", "baseDtype"),
+    device,
+    deviceMemory: device === "cpu" ? null : deviceMemory(memory),
     memoryAt,
     machine: runtime.memoryLimits?.() ?? null,
     warnings,
@@ -266,3 +278,17 @@ function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedG
   }
   return [...groups.values()];
 }
+
+/** Share of the measured speed that the products of a step reach, with everything between them: docs/performance.md. */
+const EFFICIENCY = 0.7;
+/** What each node costs whatever its size, and each trained parameter in the optimizer. */
+const NODE_SECONDS = 5e-6;
+const PARAMETER_SECONDS = 5e-9;
+
+/** Estimated seconds of one step of `microBatches` runs of `graph`, each with this many floating-point operations. */
+const stepSeconds = (
+  graph: Graph,
+  { flops, microBatches, trainable }: { flops: number; microBatches: number; trainable: number },
+  flopsPerSecond: number,
+): number =>
+  microBatches * (flops / (EFFICIENCY * flopsPerSecond) + NODE_SECONDS * nodesOf(graph).length) + PARAMETER_SECONDS * trainable;

@@ -78,7 +78,7 @@ function progress(): (event: FinetuneEvent) => void {
         print(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         if (event.train.file) print(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
         print(...dataLines("data", event.train));
-        print(`memory: about ${bytes(event.memory.total)} at its peak${executionText(event.execution)}`);
+        print(`memory: about ${bytes(event.memory.total)} at its peak${executionText(event)}`);
         print(`disk: up to ${bytes(event.disk)}`);
         print(...event.warnings.map((warning) => `warning: ${warning}`));
         if (event.eval) print(...dataLines("evaluation", event.eval));

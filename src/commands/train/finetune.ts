@@ -9,7 +9,10 @@ import { entryOf } from "../../formats/checkpoint.ts";
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import { pick } from "../../options.ts";
+import { onDevice } from "../../platform/devices.ts";
 import type { Platform } from "../../platform/platform.ts";
+import type { DeviceName } from "../../runtime/devices.ts";
+import { gainsByIntegers } from "../../runtime/speed.ts";
 import { checkColumns, checkOwnOptions, optionMismatch, prepareBase, type TaskName } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
 import { watchBase } from "../../train/base-watch.ts";
@@ -24,7 +27,6 @@ import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../tr
 import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
-import { gainsByIntegers } from "../../train/speed.ts";
 import { type TrainableModel, trainableModels } from "../../train/trainable-model.ts";
 import { optimizerDefaults, type TrainEvent, train } from "../../train/trainer.ts";
 
@@ -46,6 +48,8 @@ interface Prepared {
   memory: MemoryEstimate;
   /** How the graph is executed; null where the engine knows one way only. */
   execution: Pick<Execution, "memory" | "baseDtype"> | null;
+  /** What computes. */
+  device: DeviceName;
   disk: number;
   /** What may go wrong on this machine. */
   warnings: string[];
@@ -54,10 +58,11 @@ interface Prepared {
 /** The API's `finetune` (core.ts). */
 export async function* finetune(
   { signal, ...wanted }: FinetuneOptions,
-  platform: Platform,
+  host: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const { files, lock, openSession, memoryBytes, collect, version, environment } = platform;
-  const read = await readOptions(files, wanted);
+  const read = await readOptions(host.files, wanted);
+  const platform = await onDevice(host, read.device);
+  const { files, lock, openSession, memoryBytes, collect, version, environment, device = "cpu" } = platform;
   const opened = await openBase(files, read.base, platform.timeLimit);
   const given = read.adapter === undefined ? null : await openAdapter(files, read.adapter, platform.adapterLimits);
   const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
@@ -125,6 +130,7 @@ export async function* finetune(
       sizes,
       beside: (estimate) => withBeside(estimate, reader.images?.bytes ?? 0, generator),
       available: availableMemory(platform),
+      device,
     };
     const execution = platform.stages ? chooseExecution(options, needs) : null;
     const memory = execution?.estimate ?? wholeEstimate(options, needs);
@@ -137,6 +143,7 @@ export async function* finetune(
       eval: data.held?.report ?? null,
       memory,
       execution: execution && pick(execution, "memory", "baseDtype"),
+      device,
       disk,
       warnings: [...model.warnings, ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform))],
     };

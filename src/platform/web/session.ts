@@ -1,10 +1,9 @@
 // ONNX Runtime Web behind the Session interface, each session in a Web Worker of its own.
 
-import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
-import { nodesOf } from "../../graph/graph.ts";
 import type { Stage } from "../../graph/stages.ts";
 import { lower } from "../../onnx/lower.ts";
+import { checkForms } from "../../runtime/devices.ts";
 import type { OpenSession } from "../../runtime/session.ts";
 import { noWeights } from "../../runtime/session.ts";
 import { type PreparedModel, prepareModel } from "./model.ts";
@@ -28,11 +27,11 @@ export interface WebModel extends WebEngineOptions, PreparedModel {
 export const webSessions =
   (files: Files, engine: WebEngineOptions): OpenSession =>
   async (program, { weights = noWeights, threads } = {}) => {
-    const [{ graph, inputs }] = program.stages as [Stage];
-    const isGiven = inputs.some(({ source }) => source.kind === "weight");
-    if (isGiven || nodesOf(graph).some(({ op }) => op === "packedLinear")) throw noForms();
-    const model = lower(graph, weights.locate);
-    const prepared = await prepareModel(model, weights, { files, gpu: engine.engine === "webgpu" });
+    checkForms(program, "in a browser", "Leave out baseDtype.");
+    const [{ graph }] = program.stages as [Stage];
+    const gpu = engine.engine === "webgpu";
+    const model = lower(graph, weights.locate, [], !gpu);
+    const prepared = await prepareModel(model, weights, { files, gpu });
     const opened: WebModel = { ...engine, ...prepared, threads };
     return openInWorker(
       ({ reply, failed }) => {
@@ -51,10 +50,3 @@ export const webSessions =
       prepared.weights.map(({ data }) => data.buffer),
     );
   };
-
-const noForms = (): LowrankError =>
-  new LowrankError("runtime/base-dtype", "in a browser the base's weights can only be kept in float32", {
-    subject: "baseDtype",
-    expected: "float32",
-    next: "Leave out baseDtype.",
-  });

@@ -20,7 +20,7 @@ const LIBRARIES: Partial<Record<NodeJS.Platform, RegExp>> = {
 };
 
 /** The library of this machine inside the package onnxruntime-node. */
-function libraryPath(): string {
+export function libraryPath(): string {
   const entry = createRequire(import.meta.url).resolve("onnxruntime-node");
   const bin = join(dirname(dirname(entry)), "bin");
   const [napi] = readdirSync(bin).filter((name) => name.startsWith("napi-"));
@@ -52,16 +52,45 @@ const signatures = {
   GetDimensionsCount: [61, ["void *", "void *"]],
   GetDimensions: [62, ["void *", "void *", "size_t"]],
   GetTensorTypeAndShape: [65, ["void *", "void *"]],
+  CreateMemoryInfo: [68, ["const char *", "int", "int", "int", "void *"]],
   CreateCpuMemoryInfo: [69, ["int", "int", "void *"]],
+  AllocatorFree: [76, ["void *", "void *"]],
   GetAllocatorWithDefaultOptions: [78, ["void *"]],
   SessionEndProfiling: [110, ["void *", "void *", "void *"]],
   CreateEnv: [3, ["int", "const char *", "void *"]],
   AddSessionConfigEntry: [130, ["void *", "const char *", "const char *"]],
+  RunWithBinding: [133, ["void *", "void *", "void *"]],
+  CreateAllocator: [131, ["void *", "void *", "void *"]],
+  CreateIoBinding: [134, ["void *", "void *"]],
+  BindInput: [136, ["void *", "void *", "void *"]],
+  BindOutput: [137, ["void *", "void *", "void *"]],
+  BindOutputToDevice: [138, ["void *", "void *", "void *"]],
+  GetBoundOutputValues: [140, ["void *", "void *", "void *", "void *"]],
   CreateAndRegisterAllocator: [144, ["void *", "void *", "void *"]],
+  SessionOptionsAppendExecutionProvider_CUDA_V2: [204, ["void *", "void *"]],
+  CreateCUDAProviderOptions: [205, ["void *"]],
+  UpdateCUDAProviderOptions: [206, ["void *", "const char **", "const char **", "size_t"]],
   AddExternalInitializers: [210, ["void *", "void *", "void *", "size_t"]],
+  SessionOptionsAppendExecutionProvider: [216, ["void *", "const char *", "const char **", "const char **", "size_t"]],
+  GetEpDevices: [303, ["void *", "void *", "void *"]],
+  CopyTensors: [386, ["void *", "void *", "void *", "void *", "size_t"]],
 } as const satisfies Record<string, readonly [number, readonly string[]]>;
 
-const releases = { ReleaseSession: 95, ReleaseValue: 96, ReleaseTensorTypeAndShapeInfo: 99, ReleaseSessionOptions: 100 } as const;
+const releases = {
+  ReleaseSession: 95,
+  ReleaseValue: 96,
+  ReleaseTensorTypeAndShapeInfo: 99,
+  ReleaseSessionOptions: 100,
+  ReleaseIoBinding: 135,
+  ReleaseCUDAProviderOptions: 208,
+} as const;
+
+/** Functions that return what they are asked for. */
+const getters = {
+  EpDevice_EpName: [312, "const char *"],
+  EpDevice_Device: [316, "void *"],
+  HardwareDevice_Type: [307, "int"],
+} as const;
 
 type Call = (...args: readonly unknown[]) => void;
 type Async = (...args: readonly unknown[]) => Promise<void>;
@@ -74,6 +103,7 @@ export interface Api {
   /** What a function writes to its last argument, a pointer. */
   made(name: keyof typeof signatures, ...args: readonly unknown[]): Pointer;
   release: Record<keyof typeof releases, (pointer: Pointer) => void>;
+  get: { EpDevice_EpName(of: Pointer): string; EpDevice_Device(of: Pointer): Pointer; HardwareDevice_Type(of: Pointer): number };
 }
 
 let loaded: Api | undefined;
@@ -129,6 +159,9 @@ function load(): Api {
   const release = Object.fromEntries(
     Object.entries(releases).map(([name, index]) => [name, at(index, "void", ["void *"])]),
   ) as Api["release"];
+  const get = Object.fromEntries(
+    Object.entries(getters).map(([name, [index, result]]) => [name, at(index, result, ["void *"])]),
+  ) as Api["get"];
   return {
     call,
     later,
@@ -138,5 +171,6 @@ function load(): Api {
       return out[0]!;
     },
     release,
+    get,
   };
 }

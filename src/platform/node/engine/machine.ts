@@ -7,7 +7,7 @@ import { bytesPerElement, type Tensor } from "../../../tensor.ts";
 import { type Api, api, type Pointer } from "./api.ts";
 
 /** ONNXTensorElementDataType. */
-const elementTypes: Record<ElementType, number> = {
+export const elementTypes: Record<ElementType, number> = {
   float32: 1,
   uint8: 2,
   int8: 3,
@@ -26,7 +26,7 @@ const BASIC = 1;
 const ARENA = 1;
 const DEFAULT_MEMORY = 0;
 
-interface Library extends Api {
+export interface Library extends Api {
   environment: Pointer;
   cpu: Pointer;
 }
@@ -34,7 +34,7 @@ interface Library extends Api {
 let library: Library | undefined;
 
 /** The library with one environment, whose sessions share one arena of memory. */
-function open(): Library {
+export function open(): Library {
   if (library) return library;
   const loaded = api();
   const environment = loaded.made("CreateEnv", LOG_ERRORS, "lowrank");
@@ -45,12 +45,29 @@ function open(): Library {
 }
 
 /** Zero-terminated texts and the array of pointers to them, as C functions take names. */
-function names(texts: readonly string[]): { pointers: BigUint64Array; texts: Buffer[] } {
+interface Names {
+  pointers: BigUint64Array;
+  texts: Buffer[];
+}
+
+function names(texts: readonly string[]): Names {
   const encoded = texts.map((text) => Buffer.from(`${text}\0`));
   return { pointers: BigUint64Array.from(encoded, (text) => koffi.address(text)), texts: encoded };
 }
 
-async function compile(model: Uint8Array, options: CompileOptions): Promise<Executable> {
+/** A model in the engine. */
+export interface Compiled extends Pick<Executable, "close"> {
+  handle: Pointer;
+  inputs: Names;
+  outputs: Names;
+}
+
+/** Makes a session; `append` may add to its options. */
+export async function compile(
+  model: Uint8Array,
+  options: CompileOptions,
+  append?: (session: Pointer) => void,
+): Promise<Compiled> {
   const { call, later, made, release, environment } = open();
   const session = made("CreateSessionOptions");
   const out = new BigUint64Array(1);
@@ -70,26 +87,35 @@ async function compile(model: Uint8Array, options: CompileOptions): Promise<Exec
       call.AddExternalInitializers(session, pointers, BigUint64Array.from(options.weights.values()), texts.length);
     }
     if (options.profile !== undefined) call.EnableProfiling(session, pathBytes(options.profile));
+    append?.(session);
     await later.CreateSessionFromArray(environment, model, model.length, session, out);
   } finally {
     release.ReleaseSessionOptions(session);
   }
   const handle = out[0]!;
-  const inputNames = names(options.inputs);
-  const outputNames = names(options.outputs);
   return {
-    async run(inputs, wanted) {
-      const values = BigUint64Array.from(inputs);
-      const asked = BigUint64Array.from(wanted, ({ index }) => outputNames.pointers[index]!);
-      const results = BigUint64Array.from(wanted, ({ place }) => place ?? 0n);
-      const { pointers } = inputNames;
-      await later.Run(handle, null, pointers, values, values.length, asked, asked.length, results);
-      return [...results];
-    },
+    handle,
+    inputs: names(options.inputs),
+    outputs: names(options.outputs),
     close() {
       if (options.profile !== undefined) made("SessionEndProfiling", handle, made("GetAllocatorWithDefaultOptions"));
       release.ReleaseSession(handle);
     },
+  };
+}
+
+async function compileHere(model: Uint8Array, options: CompileOptions): Promise<Executable> {
+  const compiled = await compile(model, options);
+  return {
+    async run(inputs, wanted) {
+      const values = BigUint64Array.from(inputs);
+      const asked = BigUint64Array.from(wanted, ({ index }) => compiled.outputs.pointers[index]!);
+      const results = BigUint64Array.from(wanted, ({ place }) => place ?? 0n);
+      const { pointers } = compiled.inputs;
+      await open().later.Run(compiled.handle, null, pointers, values, values.length, asked, asked.length, results);
+      return [...results];
+    },
+    close: compiled.close,
   };
 }
 
@@ -120,7 +146,7 @@ function read(handle: Handle): Tensor {
 const held = new Map<Handle, Uint8Array>();
 
 export const nodeMachine: Machine = {
-  compile,
+  compile: compileHere,
   tensor(dtype, shape, bytes) {
     const { made, cpu } = open();
     const dims = BigInt64Array.from(shape, BigInt);

@@ -1,14 +1,12 @@
-// How long a step takes, from the floating-point operations of its graph and a product that is timed on this machine.
+// How fast an engine multiplies, measured on this machine.
 import { stopwatch } from "../clock.ts";
 import type { ElementType, Graph } from "../graph/graph.ts";
-import { nodesOf } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { gemm } from "../graph/ops/linear.ts";
 import { integerProduct } from "../graph/ops/rotated.ts";
-import { openGraph } from "../runtime/open-graph.ts";
-import type { OpenSession, Session } from "../runtime/session.ts";
-import { noWeights } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
+import { openGraph } from "./open-graph.ts";
+import { noWeights, type OpenSession, type Session } from "./session.ts";
 
 /** The product that is timed: [ROWS, WIDTH] · [WIDTH, WIDTH], CHAIN times one after another. */
 const ROWS = 256;
@@ -81,17 +79,3 @@ async function fastest(
     for (const [, session] of sessions) await session.close();
   }
 }
-
-/** Share of the measured speed that the products of a step reach, with everything between them: docs/performance.md. */
-const EFFICIENCY = 0.7;
-/** What each node costs whatever its size, and each trained parameter in the optimizer. */
-const NODE_SECONDS = 5e-6;
-const PARAMETER_SECONDS = 5e-9;
-
-/** Estimated seconds of one step of `microBatches` runs of `graph`, each with this many floating-point operations. */
-export const stepSeconds = (
-  graph: Graph,
-  { flops, microBatches, trainable }: { flops: number; microBatches: number; trainable: number },
-  flopsPerSecond: number,
-): number =>
-  microBatches * (flops / (EFFICIENCY * flopsPerSecond) + NODE_SECONDS * nodesOf(graph).length) + PARAMETER_SECONDS * trainable;

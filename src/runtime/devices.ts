@@ -1,0 +1,38 @@
+// What sessions compute on: a line for each device.
+import { LowrankError } from "../errors.ts";
+import { nodesOf } from "../graph/graph.ts";
+import type { Program } from "../graph/stages.ts";
+
+export interface Device {
+  /** Its kernels, in words. */
+  what: string;
+  /** Whether weights can be in other forms than float32. */
+  forms: boolean;
+}
+
+export const devices = {
+  cpu: { what: "the processor", forms: true },
+  webgpu: { what: "the graphics card by Vulkan, Metal or Direct3D 12", forms: false },
+  cuda: { what: "an NVIDIA card by CUDA 12", forms: false },
+} satisfies Record<string, Device>;
+
+export type DeviceName = keyof typeof devices;
+
+export const deviceChoices = ["auto", ...(Object.keys(devices) as DeviceName[])] as const;
+/** `auto` is the device that multiplies fastest. */
+export type DeviceChoice = (typeof deviceChoices)[number];
+
+/** Throws `runtime/base-dtype` if weights of the program are in forms that only Node's kernels on the processor compute with. */
+export function checkForms({ stages }: Program, where: string, next: string): void {
+  const isPart = stages.some(
+    ({ graph, inputs }) =>
+      inputs.some(({ source }) => source.kind === "weight" && source.part) ||
+      nodesOf(graph).some(({ op, attributes }) => op === "packedLinear" || (op === "weight" && attributes["of"] !== undefined)),
+  );
+  if (!isPart) return;
+  throw new LowrankError("runtime/base-dtype", `${where} the base's weights can only be kept in float32`, {
+    subject: "baseDtype",
+    expected: "float32",
+    next,
+  });
+}
