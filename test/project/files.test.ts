@@ -1,0 +1,22 @@
+// What the repository holds: text, small fixtures and the embedded model, nothing large that came in by accident.
+import assert from "node:assert/strict";
+import { readdirSync, statSync } from "node:fs";
+import { test } from "node:test";
+
+const ROOT = new URL("../../", import.meta.url).pathname;
+/** Folders that tools make, which git ignores. */
+const MADE = new Set([".git", "node_modules", "dist", "tmp", "lowrank-demo", "example-output"]);
+const MOST_BYTES = 2 ** 20;
+const LARGE = ["models/embedded/model.safetensors"];
+
+const filesBelow = (folder: string): string[] =>
+  readdirSync(ROOT + folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = folder + entry.name;
+    if (entry.isDirectory()) return MADE.has(entry.name) ? [] : filesBelow(`${path}/`);
+    return entry.isFile() ? [path] : [];
+  });
+
+test("no file is larger than a megabyte but the embedded model", () => {
+  const large = filesBelow("").filter((file) => statSync(ROOT + file).size > MOST_BYTES);
+  assert.deepEqual(large, LARGE);
+});
