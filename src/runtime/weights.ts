@@ -171,7 +171,7 @@ export function weightReader({ machine, files, source, threads }: WeightOptions)
     isPlain(inFolder(source.folder, stored)) && stored.dtype === (form ?? "float32");
 
   const fresh: Take = (dtype, shape) => {
-    const bytes = new Uint8Array(sizeOf(shape) * bytesPerElement[dtype]);
+    const bytes = new Uint8Array(new SharedArrayBuffer(sizeOf(shape) * bytesPerElement[dtype]));
     return { bytes, handle: machine.tensor(dtype, shape, bytes) };
   };
   async function read(name: string, form: FormName | null, take: Take = fresh): Promise<Loaded> {

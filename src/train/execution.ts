@@ -37,7 +37,9 @@ export interface ExecutionChoice {
 export interface Execution {
   memory: MemoryMode;
   baseDtype: Exclude<ExecutionChoice["baseDtype"], "auto">;
-  stages: StageOptions;
+  program: Program;
+  /** Whether weights are read anew at every step. */
+  streamed: boolean;
   estimate: MemoryEstimate;
   /** Whether the weights lose digits: another run with them computes other numbers. */
   isRounded: boolean;
@@ -70,10 +72,10 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
   checkDtype(choice.baseDtype, needs.device ?? "cpu");
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
-    const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
+    const { streamed = false, ...stages }: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
     const program = programOf(needs, `${stages.keep} ${baseDtype}`, stages);
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
-    const execution = { memory, baseDtype, stages, isRounded, estimate: estimateOf(program, needs, stages.streamed) };
+    const execution = { memory, baseDtype, program, streamed, isRounded, estimate: estimateOf(program, needs, streamed) };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
   }

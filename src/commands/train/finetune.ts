@@ -6,6 +6,7 @@ import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
 import { entryOf } from "../../formats/checkpoint.ts";
+import { whole } from "../../graph/stages.ts";
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import { pick } from "../../options.ts";
@@ -21,6 +22,7 @@ import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf,
 import { lossMeasure } from "../../train/evals.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
+import { openObjective } from "../../train/objective.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
@@ -121,8 +123,9 @@ export async function* finetune(
     }
     const loss = task.loss(own.config, shapeOf(sizes()), options);
     const generator = sampled.length > 0 ? forwardGraph(own.config) : null;
+    const graph = model.graph(loss);
     const needs: ExecutionNeeds = {
-      graph: model.graph(loss),
+      graph,
       entries: model.entries,
       trainable: model.trainable,
       dtypeOf: (weight) => entryOf(own.checkpoint, weight)?.dtype,
@@ -156,14 +159,11 @@ export async function* finetune(
 
     const started = await model.start();
     const { theta, adapterOf } = started;
-    const objective = await started.open({
-      checkpoint: own.checkpoint,
-      loss,
-      openSession,
-      threads,
-      stages: execution?.stages,
-      first: async () => (await planned.microBatches(0))[0]!,
-    });
+    const { entries, dropout } = model;
+    const { program = whole(graph), streamed } = execution ?? {};
+    const first = async () => (await planned.microBatches(0))[0]!;
+    const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first };
+    const objective = await openObjective({ graph, program, entries, dropout }, engine);
     closing.push(objective.close);
     const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
