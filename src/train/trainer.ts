@@ -215,6 +215,16 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     throw nonFinite(what, value, step, learningRate, { own, good: good?.folder, isUntrained: state.step === 0 });
   }
 
+  /** Loss and gradient of a step; a failure is thrown where it is awaited. */
+  function computed(step: number) {
+    const result = (async () => {
+      const batches = await loader.microBatches(step);
+      return { batches, ...(await lossAndGradient(objective, theta, batches, seed, step)) };
+    })();
+    result.catch(() => undefined);
+    return result;
+  }
+
   async function checkTheta(): Promise<void> {
     const broken = theta.find((value) => !Number.isFinite(value));
     if (broken !== undefined) await fail("a parameter", broken, state.step);
@@ -222,14 +232,15 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
 
   const startStep = state.step;
   const startTime = elapsed();
-  yield* save();
   const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
   while (state.step < steps && !signal?.aborted && !stalled()) {
     const stepTime = elapsed();
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const batches = await loader.microBatches(state.step);
-    const { loss, gradient } = await lossAndGradient(objective, theta, batches, seed, state.step);
+    const computing = computed(state.step);
+    // The first checkpoint is written while the first step is computed.
+    if (state.step === startStep) yield* save();
+    const { loss, gradient, batches } = await computing;
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss + gradNorm)) {
       yield* save(Number.POSITIVE_INFINITY);

@@ -157,14 +157,20 @@ export async function* finetune(
     closing.push(watch.close);
     watch.read().catch(() => {}); // while the engine opens
 
-    const started = await model.start();
-    const { theta, adapterOf } = started;
     const { entries, dropout } = model;
     const { program = whole(graph), streamed } = execution ?? {};
     const first = async () => (await planned.microBatches(0))[0]!;
     const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first };
-    const objective = await openObjective({ graph, program, entries, dropout }, engine);
-    closing.push(objective.close);
+    const opening = openObjective({ graph, program, entries, dropout }, engine);
+    closing.push(() =>
+      opening.then(
+        (objective) => objective.close(),
+        () => undefined,
+      ),
+    ); // what failed is thrown below
+    const started = await model.start();
+    const { theta, adapterOf } = started;
+    const objective = await opening;
     const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
