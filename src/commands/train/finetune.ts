@@ -232,7 +232,7 @@ export async function* finetune(
           await log.add({ type: "run", ...ran });
         }
         // What preparing and saving leave behind is large, and would wait for thousands of steps.
-        if (event.type === "start" || event.type === "checkpoint") collect?.();
+        if (event.type === "checkpoint" || (event.type === "start" && event.resumedFrom !== null)) collect?.();
         yield event;
       }
     }
