@@ -189,6 +189,22 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   }
   let saved = { step: resumedFrom ? state.step : -1, folder: resumedFrom, time: elapsed() };
   let learningRate = 0;
+  /** Loss and gradient of a step; a failure is thrown where it is awaited. */
+  function computed(step: number) {
+    const stepTime = elapsed();
+    const result = (async () => {
+      const batches = await loader.microBatches(step);
+      return { stepTime, batches, ...(await lossAndGradient(objective, theta, batches, seed, step)) };
+    })();
+    result.catch(() => undefined);
+    return result;
+  }
+  const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
+  const goesOn = () => state.step < steps && !signal?.aborted && !stalled();
+  const startStep = state.step;
+  const startTime = elapsed();
+  // What is read and written before the first step is done while it is computed.
+  let computing = goesOn() ? computed(state.step) : undefined;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
   const keep = output?.keepCheckpoints ?? 2;
@@ -215,32 +231,17 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     throw nonFinite(what, value, step, learningRate, { own, good: good?.folder, isUntrained: state.step === 0 });
   }
 
-  /** Loss and gradient of a step; a failure is thrown where it is awaited. */
-  function computed(step: number) {
-    const result = (async () => {
-      const batches = await loader.microBatches(step);
-      return { batches, ...(await lossAndGradient(objective, theta, batches, seed, step)) };
-    })();
-    result.catch(() => undefined);
-    return result;
-  }
-
   async function checkTheta(): Promise<void> {
     const broken = theta.find((value) => !Number.isFinite(value));
     if (broken !== undefined) await fail("a parameter", broken, state.step);
   }
 
-  const startStep = state.step;
-  const startTime = elapsed();
-  const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
-  while (state.step < steps && !signal?.aborted && !stalled()) {
-    const stepTime = elapsed();
+  yield* save();
+  while (goesOn()) {
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const computing = computed(state.step);
-    // The first checkpoint is written while the first step is computed.
-    if (state.step === startStep) yield* save();
-    const { loss, gradient, batches } = await computing;
+    const { stepTime, batches, loss, gradient } = await (computing ?? computed(state.step));
+    computing = undefined;
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss + gradNorm)) {
       yield* save(Number.POSITIVE_INFINITY);

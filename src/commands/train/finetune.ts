@@ -155,7 +155,6 @@ export async function* finetune(
     const known = resumed ? await readWeightRecords(files, options.output) : undefined;
     const watch = watchBase(files, own, platform.digest, known);
     closing.push(watch.close);
-    watch.read().catch(() => {}); // while the engine opens
 
     const { entries, dropout } = model;
     const { program = whole(graph), streamed } = execution ?? {};
@@ -182,7 +181,6 @@ export async function* finetune(
     if (sampler) closing.push(sampler.close);
     const { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume } = options;
     const kept = { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume };
-    const weights = await watch.read();
     const log = await openRunLog(writing, options.output);
     const run = train({
       objective,
@@ -222,9 +220,19 @@ export async function* finetune(
       memoryBytes,
       check: watch.check,
     });
+    // The first step is computed while the base is read.
+    const begun = run.next();
+    closing.push(() =>
+      begun.then(
+        () => run.return(),
+        () => undefined,
+      ),
+    );
+    const weights = await watch.read();
     const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
     async function* recorded(): AsyncGenerator<TrainEvent, void, void> {
-      for await (const event of run) {
+      for (let next = await begun; !next.done; next = await run.next()) {
+        const event = next.value;
         // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
         if (event.type === "start") {
           const stored = await writeRun(writing, options, data.train.report.prompts, weights);
