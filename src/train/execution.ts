@@ -8,7 +8,7 @@ import { baseDtypes } from "../graph/pack.ts";
 import { type Program, whole } from "../graph/stages.ts";
 import { type ChooseForm, SMALL } from "../graph/store.ts";
 import { type DeviceName, devices } from "../runtime/devices.ts";
-import { type MemoryEstimate, peakMemory } from "./memory.ts";
+import { type MemoryEstimate, type ProgramUse, peakMemory } from "./memory.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
 
 /** The execution modes, the fastest first. */
@@ -75,7 +75,7 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
     const { streamed = false, ...stages }: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
     const program = programOf(needs, `${stages.keep} ${baseDtype}`, stages);
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
-    const execution = { memory, baseDtype, program, streamed, isRounded, estimate: estimateOf(program, needs, streamed) };
+    const execution = { memory, baseDtype, program, streamed, isRounded, estimate: estimateOf(program, needs, { streamed }) };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
   }
@@ -106,11 +106,13 @@ export function wholeEstimate({ memory, baseDtype }: ExecutionChoice, needs: Exe
       next: `Leave ${given[0]} out here, or train on Node.`,
     });
   }
-  return estimateOf(whole(needs.graph), needs, false);
+  return estimateOf(whole(needs.graph), needs, { inWorker: true });
 }
 
-function estimateOf(program: Program, { trainable, sizes, beside }: ExecutionNeeds, streamed?: boolean): MemoryEstimate {
-  const estimate = peakMemory(program, { trainable, streamed }, sizes());
+type Use = Pick<ProgramUse, "streamed" | "inWorker">;
+
+function estimateOf(program: Program, { trainable, sizes, beside }: ExecutionNeeds, use: Use): MemoryEstimate {
+  const estimate = peakMemory(program, { trainable, ...use }, sizes());
   return beside ? beside(estimate) : estimate;
 }
 

@@ -8,7 +8,7 @@ import { type Program, whole } from "../graph/stages.ts";
 import { weightFiles } from "../models/weights.ts";
 import { purpose, uniform } from "../random.ts";
 import { type Engine, openProgram } from "../runtime/open-graph.ts";
-import { float32, sizeOf, type Tensor } from "../tensor.ts";
+import { float32, int32, sizeOf, type Tensor } from "../tensor.ts";
 import { lengthOf, type SymbolLengths } from "./memory.ts";
 import { findOutliers } from "./outliers.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
@@ -95,7 +95,8 @@ export async function openObjective(
     Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, partOf(values, entry))])),
     Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, partOf(gradients, entry))])),
   );
-  const { pools, others } = inputsOf(graph);
+  const { pools, starts, others } = inputsOf(graph);
+  await session.bind(Object.fromEntries([...starts].map(([name, start]) => [name, int32([1], [start])])));
   /** What dropout is fed beside a batch: its random numbers, none at all in evaluation (null). */
   const drawn = (feeds: Record<string, Tensor>, key: DropoutKey | null): Record<string, Tensor> => {
     if (dropout === 0) return {};

@@ -17,7 +17,7 @@ import { linearCrossEntropy } from "../../src/graph/ops/output-layer.ts";
 import { packedLinear } from "../../src/graph/ops/packed.ts";
 import { reduceMax, reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
 import { columnsAt, integerProduct, quantiseRows, rotate, standingOut, withoutColumns } from "../../src/graph/ops/rotated.ts";
-import { broadcastTo, concat, reshape, slice, transpose } from "../../src/graph/ops/shape.ts";
+import { broadcastTo, concat, reshape, slice, transpose, window } from "../../src/graph/ops/shape.ts";
 import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { table } from "../../src/graph/ops/table.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
@@ -63,6 +63,7 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
   less: () => behind(vector("a"), (x) => where(elementwise.less(x, vector("b")), vector("c"), vector("d"))),
   equal: () => behind(vector("a"), (x) => cast(elementwise.equal(x, vector("b")), "float64")),
   and: () => behind(input("a", "bool", [4]), (x) => cast(elementwise.and(x, input("b", "bool", [4])), "float64")),
+  window: () => behind(input("x", "float64", [4, 3]), (x) => reshape(window(x, input("start", "int32", [1]), 1), [4])),
   reduceMax: () => behind(vector("a"), (x) => reduceMax(x, [0])),
   packedLinear: () => {
     const part = (dtype: "uint8" | "float32", shape: number[]) =>

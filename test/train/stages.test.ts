@@ -7,16 +7,17 @@ import { type Program, schedule } from "../../src/graph/stages.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { chooseExecution, type ExecutionNeeds, memoryModes } from "../../src/train/execution.ts";
+import { trainingMemory } from "../../src/train/memory.ts";
 import { trainingProgram } from "../../src/train/stages.ts";
-import { loraGraph } from "../../src/train/training-graph.ts";
+import { inputsOf, loraGraph } from "../../src/train/training-graph.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
 
 /** An adapter on every linear layer of a tiny Qwen2, by its layers. */
-function trainedOf(layers: number) {
+function trainedOf(layers: number, dropout = 0) {
   const model = tinyConfig("qwen2", layers);
-  const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
+  const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear", dropout });
   const trained = { config, modules: tinyModules(model, { rank: 2, targetModules: "all-linear" }) };
-  const graph = loraGraph(lossGraph(model, { maxTargets: 8, maxLength: 8 }), trained, false);
+  const graph = loraGraph(lossGraph(model, { maxTargets: 8, maxLength: 8 }), trained, dropout > 0);
   return { graph, entries: layoutOf(trained), trainable: lengthOfTheta(layoutOf(trained)) };
 }
 
@@ -28,10 +29,11 @@ const modelsOf = ({ stages }: Program): Set<string> =>
     }),
   );
 
-for (const [name, stages] of Object.entries(memoryModes)) {
-  test(`${name}: deeper models have more stages of the same kinds`, () => {
+const shown = [0, 0.1].flatMap((dropout) => Object.entries(memoryModes).map(([name, stages]) => ({ dropout, name, stages })));
+for (const { dropout, name, stages } of shown) {
+  test(`${name}, dropout ${dropout}: deeper models have more stages of the same kinds`, () => {
     const [few, many] = [4, 9].map((layers) => {
-      const { graph, entries } = trainedOf(layers);
+      const { graph, entries } = trainedOf(layers, dropout);
       return trainingProgram(graph, entries, stages);
     }) as [Program, Program];
     assert.equal(many.stages.length - few.stages.length, 2 * 2 * 5, "attention and MLP, forward and backward, of five layers");
@@ -48,6 +50,15 @@ test("a run for the loss alone has no backward stage", () => {
   assert.ok(loss.steps.length <= all.steps.length / 2 + 2, `${loss.steps.length} of ${all.steps.length}`);
   const made = loss.steps.flatMap(({ wanted }) => wanted).length;
   assert.ok(made < loss.steps.length + 8, "nothing is kept for a backward pass");
+});
+
+test("what a worker is fed is there three times", () => {
+  const { graph, entries, trainable } = trainedOf(2, 0.1);
+  const program = trainingProgram(graph, entries, memoryModes.keep);
+  const lengths = { batch: 2, seq: 8, targets: 14 };
+  const [here, inWorker] = [false, true].map((inWorker) => trainingMemory(program, { trainable, inWorker }, lengths).activations);
+  const [pool] = inputsOf(graph).pools;
+  assert.equal(inWorker! - here!, 2 * 4 * 16 * Number(pool!.outputs[0]!.shape[1]));
 });
 
 test("the fastest execution that fits is taken, and rounding only where it is asked for", () => {
