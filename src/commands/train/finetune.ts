@@ -46,6 +46,8 @@ interface Prepared {
   parameters: number;
   train: ExampleReport;
   eval: ExampleReport | null;
+  /** The share of padding among the tokens of batches, and what it would be with rows in the other order (groupByLength). */
+  padding: { share: number; otherwise: number };
   /** Estimates, in bytes: memory at its peak, and what the output folder grows to. */
   memory: MemoryEstimate;
   /** How the graph is executed; null where the engine knows one way only. */
@@ -108,11 +110,11 @@ export async function* finetune(
     const own = labels ? relabelled(base, labels) : base;
     const model = await trainable(own, reader.hasImages(), writing);
 
-    const { seed, batchSize, gradientAccumulation, threads } = options;
+    const { seed, batchSize, gradientAccumulation, groupByLength, threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
     const rows = reader.collate(data.train.examples, packLength);
     const heldRows = reader.collate(data.held?.examples ?? inMemory([]), packLength);
-    const loading = { batchSize, gradientAccumulation, seed };
+    const loading = { batchSize, gradientAccumulation, seed, bucket: groupByLength };
     const planned = await dataLoader(rows, loading);
     const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
     const perEpoch = Math.min(steps, planned.stepsPerEpoch);
@@ -144,6 +146,7 @@ export async function* finetune(
       parameters: countParameters(own.config),
       train: data.train.report,
       eval: data.held?.report ?? null,
+      padding: planned.padding(),
       memory,
       execution: execution && pick(execution, "memory", "baseDtype"),
       device,
