@@ -9,14 +9,16 @@ import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { chooseExecution, type ExecutionNeeds, memoryModes } from "../../src/train/execution.ts";
 import { trainingMemory } from "../../src/train/memory.ts";
 import { trainingProgram } from "../../src/train/stages.ts";
-import { inputsOf, loraGraph } from "../../src/train/training-graph.ts";
+import { inputsOf, isAtBorder, loraGraph } from "../../src/train/training-graph.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
 
-/** An adapter on every linear layer of a tiny Qwen2, by its layers. */
-function trainedOf(layers: number, dropout = 0) {
+const LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/** An adapter on every linear layer of a tiny Qwen2, or of some of its layers. */
+function trainedOf(layers: number, dropout = 0, layersToTransform: number[] | null = null) {
   const model = tinyConfig("qwen2", layers);
-  const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear", dropout });
-  const trained = { config, modules: tinyModules(model, { rank: 2, targetModules: "all-linear" }) };
+  const options = { rank: 2, alpha: 4, targetModules: LINEAR, layersToTransform };
+  const trained = { config: loraConfig({ ...options, dropout }), modules: tinyModules(model, options) };
   const graph = loraGraph(lossGraph(model, { maxTargets: 8, maxLength: 8 }), trained, dropout > 0);
   return { graph, entries: layoutOf(trained), trainable: lengthOfTheta(layoutOf(trained)) };
 }
@@ -50,6 +52,19 @@ test("a run for the loss alone has no backward stage", () => {
   assert.ok(loss.steps.length <= all.steps.length / 2 + 2, `${loss.steps.length} of ${all.steps.length}`);
   const made = loss.steps.flatMap(({ wanted }) => wanted).length;
   assert.ok(made < loss.steps.length + 8, "nothing is kept for a backward pass");
+});
+
+test("there is no backward pass below the lowest adapter", () => {
+  for (const [name, stages] of Object.entries(memoryModes)) {
+    const [all, upper] = [null, [7, 8]].map((layers) => {
+      const { graph, entries } = trainedOf(9, 0, layers);
+      const program = trainingProgram(graph, entries, stages);
+      const names = [...program.results.keys()].filter((result) => !isAtBorder(result));
+      return schedule(program, names).steps.length;
+    }) as [number, number];
+    // Attention and MLP of seven layers; those of the lowest adapted layer pass no gradient on.
+    assert.equal(all - upper, 2 * 7, name);
+  }
 });
 
 test("what a worker is fed is there three times", () => {
