@@ -73,8 +73,8 @@ export async function* finetune(
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
-  const trainable = (of: AnyBase, images: boolean, through = files): Promise<TrainableModel> =>
-    trainableModels[options.method](through, of, options, {
+  const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
+    trainableModels[options.method](files, of, options, {
       given: adapter,
       // Nothing is known of the batches yet: the loss for its weights alone.
       loss: task.loss(of.config, { maxTargets: 1, maxLength: 1, images }, options),
@@ -108,7 +108,7 @@ export async function* finetune(
     const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
     const labels = reader.labels();
     const own = labels ? relabelled(base, labels) : base;
-    const model = await trainable(own, reader.hasImages(), writing);
+    const model = own === base && !reader.hasImages() ? early : await trainable(own, reader.hasImages());
 
     const { seed, batchSize, gradientAccumulation, groupByLength, threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
