@@ -164,12 +164,12 @@ export async function* finetune(
     const first = async () => (await planned.microBatches(0))[0]!;
     const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first };
     const opening = openObjective({ graph, program, entries, dropout }, engine);
-    closing.push(() =>
-      opening.then(
-        (objective) => objective.close(),
-        () => undefined,
-      ),
-    ); // what failed is thrown below
+    // What fails is thrown where it is awaited.
+    const close = opening.then(
+      (objective) => objective.close,
+      () => undefined,
+    );
+    closing.push(async () => (await close)?.());
     const started = await model.start();
     const { theta, adapterOf } = started;
     const objective = await opening;
@@ -225,12 +225,11 @@ export async function* finetune(
     });
     // The first step is computed while the base is read.
     const begun = run.next();
-    closing.push(() =>
-      begun.then(
-        () => run.return(),
-        () => undefined,
-      ),
+    const end = begun.then(
+      () => () => run.return(),
+      () => undefined,
     );
+    closing.push(async () => (await end)?.());
     const weights = await watch.read();
     const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
     async function* recorded(): AsyncGenerator<TrainEvent, void, void> {
