@@ -8,10 +8,8 @@ import { parseJsonObject, readText } from "../src/formats/json.ts";
 import { cachedSnapshot, shardsOf } from "../src/hub/cache.ts";
 import type { Hub } from "../src/hub/client.ts";
 import { checkWeights, listModel, sideFilesOf, weightsOf } from "../src/hub/listing.ts";
+import { bytesIn } from "./inputs.ts";
 import type { Contents, Target } from "./targets.ts";
-
-const encoder = new TextEncoder();
-const bytesIn = (value: unknown): Uint8Array => encoder.encode(typeof value === "string" ? value : JSON.stringify(value));
 
 const ID = "owner/model";
 const COMMIT = "1".repeat(40);

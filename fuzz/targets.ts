@@ -1,5 +1,4 @@
 // What is fuzzed: each reader of files with good files for it. A run damages one of them and reads.
-import { readdirSync, readFileSync } from "node:fs";
 import { readAdapter } from "../src/adapters/peft-files.ts";
 import { compilePattern, matchBudget } from "../src/adapters/regex.ts";
 import { readConfigFile } from "../src/commands/config-file.ts";
@@ -20,10 +19,6 @@ import { countParameters, forwardGraph, modelConfig, modulesOf } from "../src/mo
 import { describeOptions } from "../src/options.ts";
 import { digest } from "../src/platform/node/host.ts";
 import { decodeImage } from "../src/platform/node/images.ts";
-import { timeLimitOf } from "../src/platform/node/time-limit.ts";
-import { encodeSpans, renderWithMask } from "../src/text/mask.ts";
-import type { ChatMessage } from "../src/text/template.ts";
-import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { latestCheckpoint, loadCheckpoint, resumable, type SaveWeights, saveCheckpoint } from "../src/train/checkpoint.ts";
 import { runOptions } from "../src/train/options.ts";
 import { readOptions, readPromptFormat, readWeightRecords } from "../src/train/run-file.ts";
@@ -31,6 +26,8 @@ import { openRunLog, readMetrics } from "../src/train/run-log.ts";
 import { type GgufParts, type GgufTensorInfo, ggufFile, zeros } from "../test/helpers/gguf.ts";
 import { memoryFiles } from "../test/helpers/memory-files.ts";
 import { hubTargets } from "./hub-targets.ts";
+import { bytesIn, fixture, folder } from "./inputs.ts";
+import { conversation, tokenizerTargets } from "./tokenizer-targets.ts";
 
 export type Contents = Record<string, Uint8Array>;
 
@@ -40,20 +37,6 @@ export interface Target {
   inputs: Contents[];
   read(files: Files): Promise<unknown>;
 }
-
-/** Shorter than the readers' own, so that 100,000 runs end; what is stopped is refused either way. */
-const timeLimit = timeLimitOf(1000);
-
-const encoder = new TextEncoder();
-const bytesIn = (value: unknown): Uint8Array => encoder.encode(typeof value === "string" ? value : JSON.stringify(value));
-const fixture = (path: string): Uint8Array => new Uint8Array(readFileSync(new URL(`../test/fixtures/${path}`, import.meta.url)));
-const folder = (path: string, under: string): Contents =>
-  Object.fromEntries(
-    readdirSync(new URL(`../test/fixtures/${path}`, import.meta.url)).map((name) => [
-      `${under}/${name}`,
-      fixture(`${path}/${name}`),
-    ]),
-  );
 
 async function tensors(...rows: [name: string, shape: number[]][]): Promise<Uint8Array> {
   const files = memoryFiles();
@@ -133,109 +116,6 @@ await runLog.add({ type: "done", step: 2, stopped: false, early: false, result: 
 await runLog.add({ type: "error", code: "a/b", message: "m" });
 await runLog.flush();
 
-/** Tokenizers of every kind of part, small enough to be read a thousand times a second. */
-const vocab = Object.fromEntries([..."abcdefgh ▁Ġ", "ab", "##b", "<s>", "</s>", "<0x0A>"].map((token, id) => [token, id]));
-const special = [
-  { id: 20, content: "<|end|>", special: true, normalized: false, lstrip: false, rstrip: true, single_word: false },
-];
-const tokenizer = (parts: object): Uint8Array =>
-  bytesIn({
-    version: "1.0",
-    added_tokens: special,
-    normalizer: null,
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: null,
-    ...parts,
-  });
-const bpe = {
-  type: "BPE",
-  vocab,
-  merges: ["a b", ["▁", "a"]].slice(0, 1),
-  unk_token: "<s>",
-  fuse_unk: true,
-  byte_fallback: true,
-};
-const tokenizers = [
-  tokenizer({
-    model: bpe,
-    normalizer: {
-      type: "Sequence",
-      normalizers: [
-        { type: "NFKC" },
-        { type: "Replace", pattern: { Regex: " {2,}" }, content: "▁" },
-        { type: "Prepend", prepend: "▁" },
-      ],
-    },
-    pre_tokenizer: {
-      type: "Sequence",
-      pretokenizers: [
-        { type: "Split", pattern: { Regex: "\\p{L}+|\\s+(?!\\S)" }, behavior: "Isolated", invert: false },
-        { type: "Digits", individual_digits: true },
-      ],
-    },
-    post_processor: {
-      type: "TemplateProcessing",
-      single: [{ SpecialToken: { id: "<s>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
-      pair: [],
-      special_tokens: { "<s>": { id: "<s>", ids: [13], tokens: ["<s>"] } },
-    },
-    decoder: {
-      type: "Sequence",
-      decoders: [
-        { type: "Replace", pattern: { String: "▁" }, content: " " },
-        { type: "ByteFallback" },
-        { type: "Fuse" },
-        { type: "Strip", content: " ", start: 1, stop: 0 },
-      ],
-    },
-  }),
-  tokenizer({
-    model: { type: "WordPiece", vocab, unk_token: "<s>", continuing_subword_prefix: "##", max_input_chars_per_word: 100 },
-    normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true },
-    pre_tokenizer: { type: "BertPreTokenizer" },
-    post_processor: { type: "BertProcessing", sep: ["</s>", 14], cls: ["<s>", 13] },
-    decoder: { type: "WordPiece", prefix: "##", cleanup: true },
-  }),
-  tokenizer({
-    model: {
-      type: "Unigram",
-      unk_id: 0,
-      vocab: [
-        ["<unk>", 0],
-        ["▁", -1],
-        ["a", -2.5],
-        ["b", -3],
-        ["ab", -1.5],
-      ],
-    },
-    normalizer: { type: "Precompiled", precompiled_charsmap: "" },
-    pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "first" },
-    decoder: { type: "Metaspace", replacement: "▁", prepend_scheme: "first" },
-  }),
-  tokenizer({
-    model: { ...bpe, byte_fallback: false },
-    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
-    decoder: { type: "ByteLevel" },
-  }),
-];
-const chat =
-  "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<|end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
-const TEXTS = ["", "ab  ba", "a".repeat(40) + "!", "naïve 👩‍👩‍👧 12\n<|end|> c", "\uFEFFx\0\u2028"];
-const conversation: ChatMessage[] = [
-  { role: "user", content: "ab" },
-  { role: "assistant", content: "a b" },
-];
-
-/** Reads `path` of a loaded tokenizer to its last function. */
-async function useTokenizer(files: Files): Promise<void> {
-  const loaded = await loadTokenizer(files, "m", timeLimit);
-  for (const text of TEXTS) loaded.decode(loaded.encode(text));
-  if (!loaded.template) return;
-  const { text, spans } = renderWithMask(loaded.template, conversation);
-  loaded.limited(() => encodeSpans(loaded, text, spans));
-}
-
 const trained = memoryFiles();
 const state = { theta: new Float32Array(4), m: new Float32Array(4), v: new Float32Array(4), step: 3 };
 const evals = { best: { step: 2, loss: 0.5 }, toBeat: 0.5, without: 0 };
@@ -264,12 +144,6 @@ const modelConfigs: Contents[] = (
 )
   .filter((_, i) => i % 4 === 0)
   .map(({ config }) => ({ "config.json": bytesIn(config) }));
-
-/** Everything that makes more than it is given, whose numbers are then damaged, in front of a usual template. */
-const growing = `{% for m in messages %}{% set x = m.role.split('e', 2) | join(', ') | replace('s', 'tt') %}
-{%- set y = x | indent(4, true) | title ~ x[1:90:2] ~ [x, m] | tojson(indent=2) ~ x.strip('t') ~ [x] %}
-{%- for i in range(9) %}{% set z = y | upper %}{% endfor %}{% endfor %}`;
-const growingTemplate = growing + readFileSync(new URL("../test/fixtures/chat-templates/chatml.jinja", import.meta.url), "utf8");
 
 export const targets: Target[] = [
   {
@@ -317,28 +191,7 @@ export const targets: Target[] = [
       }),
     read: (files) => readAdapter(files, "a"),
   },
-  {
-    name: "tokenizer",
-    inputs: [...tokenizers.map((file) => ({ "m/tokenizer.json": file })), folder("tokenizers/llama2-style", "m")],
-    read: useTokenizer,
-  },
-  {
-    name: "chat-template",
-    inputs: [
-      ...["chatml", "gemma", "llama3", "marked"].map((name) => ({
-        "m/tokenizer.json": tokenizers[3]!,
-        "m/chat_template.jinja": fixture(`chat-templates/${name}.jinja`),
-      })),
-      { "m/tokenizer.json": tokenizers[3]!, "m/chat_template.jinja": bytesIn(growingTemplate) },
-      {
-        "m/tokenizer.json": tokenizers[0]!,
-        "m/tokenizer_config.json": bytesIn({ bos_token: "<s>", eos_token: { content: "</s>" }, chat_template: chat }),
-        "m/generation_config.json": bytesIn({ eos_token_id: [14, 20], bos_token_id: 13 }),
-        "m/special_tokens_map.json": bytesIn({ pad_token: "<s>" }),
-      },
-    ],
-    read: useTokenizer,
-  },
+  ...tokenizerTargets,
   {
     name: "sampling",
     inputs: [

@@ -7,7 +7,7 @@ import { input, scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
 import { crossEntropies } from "../graph/ops/loss.ts";
 import { capLogits } from "../graph/ops/output-layer.ts";
-import { concat, reshape, slice, transpose } from "../graph/ops/shape.ts";
+import { concat, reshape, slice, transpose, window } from "../graph/ops/shape.ts";
 import type { Layer, Method, ModuleTensors } from "./method.ts";
 
 /** What takes the place of the output `y` of the linear or embedding layer called `path` with input `x`; null leaves it alone. */
@@ -139,20 +139,25 @@ const DROPOUT_STRIDE = 8;
 export const dropoutPoolWidth = (modules: readonly { inFeatures: number }[]): number =>
   Math.max(0, ...modules.map(({ inFeatures }, i) => i * DROPOUT_STRIDE + inFeatures));
 
+const START = "dropoutStart";
+
+/** The column of the pools that an input of a graph is fed, which its name says; undefined for other inputs. */
+export const dropoutStart = (name: string): number | undefined =>
+  name.startsWith(`${START} `) ? Number(name.slice(START.length)) : undefined;
+
 /**
  * Inverted dropout with the module's own columns of a pool: x · (u ≥ rate) / (1 - rate). `poolOf` gives the pool for inputs
  * of so many rows: those of tokens, or of patches. `rate` is a scalar of the graph, so that evaluation runs the same graph
- * with rate 0.
+ * with rate 0. Where the columns begin is an input too (`dropoutStart`), so that equal layers stay equal.
  */
 export function pooledDropout(
   modules: readonly { path: string }[],
   poolOf: (rows: Dim) => Value,
   rate: Value,
 ): (path: string, x: Value) => Value {
-  const offsets = new Map(modules.map(({ path }, i) => [path, i * DROPOUT_STRIDE]));
+  const starts = new Map(modules.map(({ path }, i) => [path, input(`${START} ${i * DROPOUT_STRIDE}`, "int32", [1])]));
   return (path, x) => {
-    const offset = offsets.get(path)!;
-    const u = slice(poolOf(x.shape[0]!), 1, offset, offset + Number(x.shape[1])); // [rows, in]
+    const u = window(poolOf(x.shape[0]!), starts.get(path)!, Number(x.shape[1])); // [rows, in]
     return where(less(u, rate), scalar(0, x), div(x, sub(scalar(1, x), rate)));
   };
 }

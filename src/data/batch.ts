@@ -140,6 +140,20 @@ export interface BatchPlan {
   batch(index: number): number[];
 }
 
+/** Batches that padding is counted in. */
+const COUNTED_BATCHES = 10_000;
+
+/** The share of padding in the batches of an epoch, of very many in the first of them: 0 where no row is shorter than its batch. */
+export function paddingShare(lengths: ArrayLike<number>, { count, batch }: BatchPlan): number {
+  let [tokens, places] = [0, 0];
+  for (let i = 0; i < Math.min(count, COUNTED_BATCHES); i++) {
+    const own = batch(i).map((row) => lengths[row]!);
+    tokens += own.reduce((sum, length) => sum + length, 0);
+    places += own.length * own.reduce((most, length) => Math.max(most, length), 0);
+  }
+  return places === 0 ? 0 : 1 - tokens / places;
+}
+
 /**
  * The batches of an epoch, as indices into `lengths` (tokens of each row): every row once, `batchSize` a batch, and what
  * is left over in one smaller batch. A pure function of its arguments; each epoch has an order of its own. Takes 8 bytes a

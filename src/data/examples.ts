@@ -186,10 +186,12 @@ function maskedExample(
 }
 
 /** Ids with those of them as labels that are targets; the first never is one. */
-const labelled = (ids: ArrayLike<number>, isTarget: (i: number) => boolean): Example => ({
-  ids: Int32Array.from(ids),
-  labels: Int32Array.from(ids, (id, i) => (i > 0 && isTarget(i) ? id : IGNORE)),
-});
+function labelled(given: ArrayLike<number>, isTarget: (i: number) => boolean): Example {
+  const ids = new Int32Array(given);
+  const labels = new Int32Array(ids.length).fill(IGNORE);
+  for (let i = 1; i < ids.length; i++) if (isTarget(i)) labels[i] = ids[i]!;
+  return { ids, labels };
+}
 
 /** The refusal of conversations where the base has no chat template; `others` are the records that need none. */
 export const noTemplate = (messages: string, others: string): LowrankError =>

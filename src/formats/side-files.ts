@@ -55,9 +55,16 @@ const outside = (subject: string, got: string): LowrankError =>
     next: "If the file belongs to the model, put a copy of it in the place of the link.",
   });
 
-/** The bytes of a part of a file, some megabytes at a time. */
-export async function* readInBlocks(files: Files, path: string, offset: number, length: number): AsyncGenerator<Uint8Array> {
+/** The bytes of a part of a file, some megabytes at a time; with `into`, of BLOCK_BYTES, each in the place of the one before. */
+export async function* readInBlocks(
+  files: Files,
+  path: string,
+  offset: number,
+  length: number,
+  into?: Uint8Array,
+): AsyncGenerator<Uint8Array> {
   for (let done = 0; done < length; done += BLOCK_BYTES) {
-    yield await files.read(path, offset + done, Math.min(BLOCK_BYTES, length - done));
+    const size = Math.min(BLOCK_BYTES, length - done);
+    yield await files.read(path, offset + done, size, into?.subarray(0, size));
   }
 }

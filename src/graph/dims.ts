@@ -5,10 +5,21 @@ export type Dim = number | string;
 export type Shape = readonly Dim[];
 
 /** A polynomial as monomial → coefficient; a monomial is its symbols sorted and joined by "*", "" for the constant term. */
-export type Polynomial = Map<string, number>;
+export type Polynomial = ReadonlyMap<string, number>;
 
+const known = new Map<Dim, Polynomial>();
+
+/** The polynomial that a dim spells: the same one each time, as graphs ask for few dims again and again. */
 export function polynomial(dim: Dim): Polynomial {
-  const terms: Polynomial = new Map();
+  const before = known.get(dim);
+  if (before) return before;
+  const terms = parsed(dim);
+  known.set(dim, terms);
+  return terms;
+}
+
+function parsed(dim: Dim): Polynomial {
+  const terms = new Map<string, number>();
   for (const term of String(dim).split("+")) {
     let coefficient = 1;
     const symbols: string[] = [];
@@ -30,16 +41,20 @@ function spell(terms: Polynomial): Dim {
   return [...nonZero.filter(([key]) => key !== ""), ...nonZero.filter(([key]) => key === "")].map(spellTerm).join("+");
 }
 
+const isNumber = (dim: Dim): dim is number => typeof dim === "number";
+
 export function addDims(...dims: Dim[]): Dim {
-  const sum: Polynomial = new Map();
+  if (dims.every(isNumber)) return dims.reduce((sum, dim) => sum + dim, 0);
+  const sum = new Map<string, number>();
   for (const dim of dims) for (const [key, n] of polynomial(dim)) sum.set(key, (sum.get(key) ?? 0) + n);
   return spell(sum);
 }
 
 export function mulDims(...dims: Dim[]): Dim {
+  if (dims.every(isNumber)) return dims.reduce((product, dim) => product * dim, 1);
   let product: Polynomial = new Map([["", 1]]);
   for (const dim of dims) {
-    const next: Polynomial = new Map();
+    const next = new Map<string, number>();
     for (const [a, n] of product) {
       for (const [b, m] of polynomial(dim)) {
         const key = [...a.split("*"), ...b.split("*")].filter(Boolean).sort().join("*");

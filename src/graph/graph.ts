@@ -33,11 +33,21 @@ export interface Graph {
   readonly outputs: Readonly<Record<string, Value>>;
 }
 
+/** A node whose outputs are what its rule infers. */
+class VerifiedNode implements Node {
+  constructor(
+    readonly op: OpName,
+    readonly inputs: readonly Value[],
+    readonly attributes: Attributes,
+    readonly outputs: readonly Value[],
+  ) {}
+}
+
 /** Makes a node of `op`; its rule in the table checks the inputs and infers the outputs. */
 export function apply(op: OpName, inputs: readonly Value[], attributes: Attributes = {}): readonly Value[] {
   const types = inferTypes(op, inputs, attributes);
   const outputs: Value[] = [];
-  const node: Node = { op, inputs, attributes, outputs };
+  const node = new VerifiedNode(op, inputs, attributes, outputs);
   outputs.push(...types.map((type, index) => ({ ...type, node, index })));
   return outputs;
 }
@@ -66,12 +76,15 @@ export function expect(condition: boolean, message: string): asserts condition {
   if (!condition) throw new TypeProblem(message);
 }
 
-/** Every node that the values reach, inputs before users, in a fixed order. */
-export function topological(values: Iterable<Value>): Node[] {
+const none: ReadonlySet<Node> = new Set();
+
+/** Every node that the values reach, inputs before users, in a fixed order; not what is in `before`, nor what lies below that alone. */
+export function topological(values: Iterable<Value>, before: { has(node: Node): boolean } = none): Node[] {
   const order: Node[] = [];
   const seen = new Set<Node>();
   for (const root of values) {
-    const stack: { node: Node; next: number }[] = seen.has(root.node) ? [] : [{ node: root.node, next: 0 }];
+    if (seen.has(root.node) || before.has(root.node)) continue;
+    const stack = [{ node: root.node, next: 0 }];
     seen.add(root.node);
     while (stack.length) {
       const top = stack[stack.length - 1]!;
@@ -79,7 +92,7 @@ export function topological(values: Iterable<Value>): Node[] {
       if (input === undefined) {
         order.push(top.node);
         stack.pop();
-      } else if (!seen.has(input.node)) {
+      } else if (!seen.has(input.node) && !before.has(input.node)) {
         seen.add(input.node);
         stack.push({ node: input.node, next: 0 });
       }
@@ -127,12 +140,7 @@ export function rewrite(
 export function check(graph: Graph): Graph {
   const leaves = new Map<string, Node>();
   for (const node of nodesOf(graph)) {
-    const types = inferTypes(node.op, node.inputs, node.attributes);
-    const agrees = (type: Type, i: number) =>
-      type.dtype === node.outputs[i]?.dtype && sameShape(type.shape, node.outputs[i].shape);
-    if (types.length !== node.outputs.length || !types.every(agrees)) {
-      throw new LowrankError("graph/check", `the outputs of ${node.op} are not what its rule infers`, { exitCode: 1 });
-    }
+    verify(node);
     if (node.op !== "input" && node.op !== "weight") continue;
     const name = `${node.op} ${node.attributes["name"]}`;
     if ((leaves.get(name) ?? node) !== node) {
@@ -141,4 +149,13 @@ export function check(graph: Graph): Graph {
     leaves.set(name, node);
   }
   return graph;
+}
+
+function verify(node: Node): void {
+  if (node instanceof VerifiedNode) return;
+  const types = inferTypes(node.op, node.inputs, node.attributes);
+  const agrees = (type: Type, i: number) => type.dtype === node.outputs[i]?.dtype && sameShape(type.shape, node.outputs[i].shape);
+  if (types.length !== node.outputs.length || !types.every(agrees)) {
+    throw new LowrankError("graph/check", `the outputs of ${node.op} are not what its rule infers`, { exitCode: 1 });
+  }
 }

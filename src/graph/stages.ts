@@ -103,7 +103,7 @@ export function cut(groups: readonly Readonly<Record<string, Value>>[], isTraine
 
   const home = new Map<Node, number>();
   const ordered = all.map((group, at) => {
-    const found = topological(Object.values(group)).filter((node) => !home.has(node) && (at === 0 || !stays(node)));
+    const found = topological(Object.values(group), home).filter((node) => at === 0 || !stays(node));
     for (const node of found) home.set(node, at);
     return found;
   });
@@ -147,8 +147,8 @@ function sharedValues(groups: readonly Readonly<Record<string, Value>>[], ofBatc
   groups.forEach((group, at) => {
     for (const value of Object.values(group))
       if (ofBatch(value.node)) readers.set(value, (readers.get(value) ?? new Set()).add(at));
-    for (const node of topological(Object.values(group))) {
-      if (ofBatch(node) || seen.has(node)) continue;
+    for (const node of topological(Object.values(group), seen)) {
+      if (ofBatch(node)) continue;
       seen.add(node);
       for (const value of node.inputs) {
         if (ofBatch(value.node)) readers.set(value, (readers.get(value) ?? new Set()).add(at));

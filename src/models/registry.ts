@@ -188,10 +188,14 @@ function withoutPrefix(outputs: Record<string, Value>, prefix: string): Record<s
   return { ...renamed.outputs };
 }
 
-/** `modelOutputs` as a graph: all modules and weights of the model are in it. */
-export const forwardGraph = (config: ModelConfig, attentionBlocks = 1): Graph => ({
-  outputs: modelOutputs(config, { ...modelInputs(config), attentionBlocks }),
-});
+const forwardGraphs = new WeakMap<ModelConfig, Graph>();
+
+/** `modelOutputs` as a graph: all modules and weights of the model are in it. It is made once for a config. */
+export function forwardGraph(config: ModelConfig): Graph {
+  const graph = forwardGraphs.get(config) ?? { outputs: modelOutputs(config, { ...modelInputs(config), attentionBlocks: 1 }) };
+  forwardGraphs.set(config, graph);
+  return graph;
+}
 
 /** Module paths of output layers, which "all-linear" leaves out. */
 const outputLayers = new Set(["lm_head", "embed_out"]);

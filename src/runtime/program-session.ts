@@ -12,7 +12,7 @@ import { engineError } from "./engine-error.ts";
 import { readGiven } from "./given.ts";
 import { type Executable, type Handle, inTurn, type Machine, type Wanted } from "./machine.ts";
 import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
-import { openWeights } from "./weights.ts";
+import { openWeights, type Weights } from "./weights.ts";
 
 export interface ProgramOptions extends SessionOptions {
   machine: Machine;
@@ -26,9 +26,11 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
   const program = areInPlace(given, options.weights) ? given : givenWeights(given);
   const { machine, host, files, weights } = options;
   const { stages, results } = program;
-  const executables = await compileStages(stages, options).catch(fail);
   const source = weights ?? noWeights;
-  const frozen = await openWeights(stages, options.streamed ?? false, { machine, host, files, source, threads: options.threads });
+  const [executables, frozen] = await together(
+    compileStages(stages, options).catch(fail),
+    openWeights(stages, options.streamed ?? false, { machine, host, files, source, threads: options.threads }),
+  );
   const fed = new Set(
     stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
   );
@@ -135,6 +137,18 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
         for (const map of [bound, places]) map.clear();
       }),
   };
+}
+
+/** Both, made at the same time; if one fails, the other is closed. */
+async function together(compiling: Promise<Executable[]>, reading: Promise<Weights>): Promise<[Executable[], Weights]> {
+  try {
+    return await Promise.all([compiling, reading]);
+  } catch (error) {
+    const [compiled, read] = await Promise.allSettled([compiling, reading]);
+    if (compiled.status === "fulfilled") for (const one of new Set(compiled.value)) one.close();
+    if (read.status === "fulfilled") read.value.close();
+    throw error;
+  }
 }
 
 /** Whether the engine can read the weights that stages have as their own: their bytes are numbers, in files. */

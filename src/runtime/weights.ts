@@ -15,6 +15,8 @@ import type { WeightSource } from "./session.ts";
 
 /** Elements of a weight that are converted at once: 2 MB of float32. */
 const BLOCK_ELEMENTS = 2 ** 19;
+/** Weights that are read at once: while one is converted, the next comes from its file. */
+const READ_AT_ONCE = 3;
 /** Weights of fewer bytes stay in memory when the others are read anew at every step. */
 const SMALL_BYTES = 2 ** 20;
 
@@ -60,15 +62,23 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   const kept = new Map<string, Loaded>();
   const passing = stages.map((): { of: string; form: FormName | null }[] => []);
   const passes = new Set(streamed ? passingWeights(stages) : []);
+  const unread = new Map<string, { of: string; form: FormName | null }>();
   for (const [at, { inputs }] of stages.entries()) {
     for (const { source } of inputs) {
       if (source.kind !== "weight") continue;
       const { of, form } = wholeOf(source);
-      if (kept.has(keyOf(of, form)) || passing[at]!.some((one) => keyOf(one.of, one.form) === keyOf(of, form))) continue;
+      if (unread.has(keyOf(of, form)) || passing[at]!.some((one) => keyOf(one.of, one.form) === keyOf(of, form))) continue;
       if (passes.has(source.name) && reader.isAsStored(of, form)) passing[at]!.push({ of, form });
-      else kept.set(keyOf(of, form), await moved(await reader.read(of, form), options.source.locate(of).shape, machine));
+      else unread.set(keyOf(of, form), { of, form });
     }
   }
+  const left = unread.entries();
+  const readOn = async () => {
+    for (const [key, { of, form }] of left) {
+      kept.set(key, await moved(await reader.read(of, form), options.source.locate(of).shape, machine));
+    }
+  };
+  await Promise.all(Array.from({ length: READ_AT_ONCE }, readOn));
   reader.close();
 
   const named = (stage: number, passed: ReadonlyMap<string, Loaded>): Map<string, Handle> => {
@@ -171,7 +181,7 @@ export function weightReader({ machine, files, source, threads }: WeightOptions)
     isPlain(inFolder(source.folder, stored)) && stored.dtype === (form ?? "float32");
 
   const fresh: Take = (dtype, shape) => {
-    const bytes = new Uint8Array(sizeOf(shape) * bytesPerElement[dtype]);
+    const bytes = new Uint8Array(new SharedArrayBuffer(sizeOf(shape) * bytesPerElement[dtype]));
     return { bytes, handle: machine.tensor(dtype, shape, bytes) };
   };
   async function read(name: string, form: FormName | null, take: Take = fresh): Promise<Loaded> {

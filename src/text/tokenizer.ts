@@ -3,6 +3,7 @@ import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { isObject, type JsonObject, readJsonObject, readText } from "../formats/json.ts";
+import { rememberWords } from "./byte-level.ts";
 import { type FramePart, frameOf } from "./frames.ts";
 import { MAX_TEXT_MS, noTimeLimit, type TimeLimit } from "./limit.ts";
 import type { ChatTemplate } from "./template.ts";
@@ -88,7 +89,9 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
   const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
   const engine = limited(() =>
     guarded(path, "the tokenizer cannot be built", "a fast tokenizer of a kind that @huggingface/tokenizers knows", () => {
-      return new HubTokenizer({ ...absent, ...json }, { ...config, ...names }) as Engine;
+      const made = new HubTokenizer({ ...absent, ...json }, { ...config, ...names });
+      rememberWords(made);
+      return made as Engine;
     }),
   );
   const running = <T>(work: () => T): T =>
@@ -110,9 +113,13 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
   }
   const isLowercased = lowercases(json["normalizer"]);
   const cleanUp = config["clean_up_tokenization_spaces"] === true;
+  const recent = recentTexts();
 
   return {
     encode(text, { addSpecialTokens = true } = {}) {
+      const key = `${addSpecialTokens} ${text}`;
+      const before = recent.get(key);
+      if (before) return before.slice();
       if (longest(text.length) > MAX_INNER_CHARS) throw tooMuch(path, text.length);
       // Hugging Face's tokenizers lower a character at a time; JavaScript makes a capital sigma at the end of a word ς.
       const given = isLowercased ? text.replaceAll("Σ", "σ") : text;
@@ -122,7 +129,9 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
         const expected = "a vocabulary with an unknown token";
         throw malformed(path, "a piece of the text is not in the vocabulary", expected, JSON.stringify(tokens[unknown]));
       }
-      return Int32Array.from(ids as number[]);
+      const encoded = Int32Array.from(ids as number[]);
+      recent.add(key, encoded);
+      return encoded.slice();
     },
     decode(ids, { skipSpecialTokens = false } = {}) {
       const kept = Array.from(ids).filter(
@@ -148,6 +157,22 @@ export async function loadTokenizer(files: Files, folder: string, timeLimit: Tim
     specialIds,
     template: await readTemplate(files, folder, config, names),
     limited,
+  };
+}
+
+/** How many texts are remembered, and the longest of them in characters. */
+const RECENT = { texts: 8, chars: 1 << 14 };
+
+/** The ids of the texts before: records that follow each other often have the same prompt, and all have the same empty text. */
+function recentTexts() {
+  const known = new Map<string, Int32Array>();
+  return {
+    get: (key: string) => known.get(key),
+    add(key: string, ids: Int32Array): void {
+      if (key.length > RECENT.chars) return;
+      if (known.size >= RECENT.texts) known.delete(known.keys().next().value!);
+      known.set(key, ids);
+    },
   };
 }
 

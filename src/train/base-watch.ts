@@ -7,7 +7,7 @@ import { tensorFromBytes } from "../formats/dtypes.ts";
 import { allFinite, type FloatDType, isFloat, toFloat32 } from "../formats/float.ts";
 import { quote } from "../formats/json.ts";
 import { neighbours } from "../formats/safetensors.ts";
-import { readInBlocks } from "../formats/side-files.ts";
+import { BLOCK_BYTES, readInBlocks } from "../formats/side-files.ts";
 import { type AnyBase, once } from "../models/base.ts";
 import { weightsIn } from "../models/module.ts";
 import { forwardGraph } from "../models/registry.ts";
@@ -36,16 +36,17 @@ export function watchBase(files: Files, base: AnyBase, digest?: MakeDigest, know
   /** The SHA-256 of a file, after a look at each of its weights. */
   async function scan({ file }: Shard): Promise<string | null> {
     const hash = digest?.();
+    const memory = new Uint8Array(BLOCK_BYTES);
     const tensors = await tensorsIn(files, file);
     let hashed = 0;
     const hashTo = async (end: number) => {
-      for await (const block of readInBlocks(files, file, hashed, end - hashed)) hash?.add(block);
+      for await (const block of readInBlocks(files, file, hashed, end - hashed, memory)) hash?.add(block);
     };
     for (const group of neighbours([...tensors].map(([name, entry]) => ({ name, ...entry })))) {
       let at = group[0]!.offset;
       await hashTo(at); // the header, or what aligns tensors
       hashed = group.at(-1)!.offset + group.at(-1)!.length;
-      for await (const block of readInBlocks(files, file, at, hashed - at)) {
+      for await (const block of readInBlocks(files, file, at, hashed - at, memory)) {
         if (isClosed) return null;
         hash?.add(block);
         for (const tensor of group) {

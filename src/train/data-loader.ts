@@ -1,5 +1,5 @@
 // What each step trains on, as a pure function of seed and step, so that a run resumes from nothing but its step number.
-import { type BatchPlan, planBatches } from "../data/batch.ts";
+import { type BatchPlan, paddingShare, planBatches } from "../data/batch.ts";
 import type { Collator } from "../data/collate.ts";
 import type { Examples } from "../data/store.ts";
 import type { Batch, BatchSize, RunIdentity } from "../data/types.ts";
@@ -18,6 +18,8 @@ export interface DataLoader {
 export interface RowLoader<B extends Batch = Batch> extends DataLoader {
   microBatches(step: number): Promise<B[]>;
   sizes(step: number): BatchSize[];
+  /** The share of padding in the first epoch, and what it would be with `bucket` the other way. */
+  padding(): { share: number; otherwise: number };
 }
 
 export interface LoaderOptions {
@@ -62,6 +64,13 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
     stepsPerEpoch,
     microBatches: (step) => Promise.all(batchesOf(step).map(rows.batch)),
     sizes: (step) => batchesOf(step).map(rows.size),
+    padding: () => {
+      const order = { batchSize, seed, epoch: 0, shuffle };
+      const [share, otherwise] = [bucket, !bucket].map((grouped) =>
+        paddingShare(rows.lengths, planBatches(rows.lengths, { ...order, bucket: grouped })),
+      ) as [number, number];
+      return { share, otherwise };
+    },
     facts: {
       batchSize,
       gradientAccumulation,

@@ -8,7 +8,7 @@ import { baseDtypes } from "../graph/pack.ts";
 import { type Program, whole } from "../graph/stages.ts";
 import { type ChooseForm, SMALL } from "../graph/store.ts";
 import { type DeviceName, devices } from "../runtime/devices.ts";
-import { type MemoryEstimate, peakMemory } from "./memory.ts";
+import { type MemoryEstimate, type ProgramUse, peakMemory } from "./memory.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
 
 /** The execution modes, the fastest first. */
@@ -37,7 +37,9 @@ export interface ExecutionChoice {
 export interface Execution {
   memory: MemoryMode;
   baseDtype: Exclude<ExecutionChoice["baseDtype"], "auto">;
-  stages: StageOptions;
+  program: Program;
+  /** Whether weights are read anew at every step. */
+  streamed: boolean;
   estimate: MemoryEstimate;
   /** Whether the weights lose digits: another run with them computes other numbers. */
   isRounded: boolean;
@@ -70,10 +72,10 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
   checkDtype(choice.baseDtype, needs.device ?? "cpu");
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
-    const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
+    const { streamed = false, ...stages }: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
     const program = programOf(needs, `${stages.keep} ${baseDtype}`, stages);
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
-    const execution = { memory, baseDtype, stages, isRounded, estimate: estimateOf(program, needs, stages.streamed) };
+    const execution = { memory, baseDtype, program, streamed, isRounded, estimate: estimateOf(program, needs, { streamed }) };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
   }
@@ -104,11 +106,13 @@ export function wholeEstimate({ memory, baseDtype }: ExecutionChoice, needs: Exe
       next: `Leave ${given[0]} out here, or train on Node.`,
     });
   }
-  return estimateOf(whole(needs.graph), needs, false);
+  return estimateOf(whole(needs.graph), needs, { inWorker: true });
 }
 
-function estimateOf(program: Program, { trainable, sizes, beside }: ExecutionNeeds, streamed?: boolean): MemoryEstimate {
-  const estimate = peakMemory(program, { trainable, streamed }, sizes());
+type Use = Pick<ProgramUse, "streamed" | "inWorker">;
+
+function estimateOf(program: Program, { trainable, sizes, beside }: ExecutionNeeds, use: Use): MemoryEstimate {
+  const estimate = peakMemory(program, { trainable, ...use }, sizes());
   return beside ? beside(estimate) : estimate;
 }
 

@@ -179,21 +179,22 @@ const DECODER_BYTES = 80e6;
 const THETA_VECTORS = 6;
 /** The arena of ONNX Runtime leaves gaps. */
 const ARENA_FACTOR = 1.1;
-/** Copies of the random numbers of dropout: where they are drawn, and in a browser on their way and in the worker. */
-const POOL_COPIES = 3;
-/** Copies of a batch's pixels: prepared, put together, and in a browser on their way and in the worker. */
-const PIXEL_COPIES = 4;
+/** Copies of a batch's pixels: prepared, and put together. */
+const PIXEL_COPIES = 2;
+/** Copies of what an engine in a worker is fed: on its way, and there. */
+const WORKER_COPIES = 2;
 
-/** What a program runs with: trained parameters, and whether its large weights are read anew at every step. */
+/** What a program runs with: trained parameters, whether its large weights are read anew at every step, and whether in a worker. */
 export interface ProgramUse {
   trainable: number;
   streamed?: boolean;
+  inWorker?: boolean;
 }
 
 /** Peak memory of training by `program` at these lengths. */
 export function trainingMemory(
   program: Program,
-  { trainable, streamed = false }: ProgramUse,
+  { trainable, streamed = false, inWorker = false }: ProgramUse,
   lengths: SymbolLengths,
 ): MemoryEstimate {
   const { stages, results } = program;
@@ -208,7 +209,8 @@ export function trainingMemory(
   const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes + (pixels > 0 ? DECODER_BYTES : 0);
   const weights = givenBytes(stages, streamed) + stages.reduce((sum, { graph }) => sum + weightBytes(graph), 0);
   const trained = 4 * THETA_VECTORS * trainable;
-  const given = POOL_COPIES * bytesIn(isPool) + PIXEL_COPIES * pixels;
+  const pools = bytesIn(isPool);
+  const given = pools + PIXEL_COPIES * pixels + (inWorker ? WORKER_COPIES * (pools + pixels) : 0);
   const live = peakValues(program, [...results.keys()], lengths);
   const activations = ARENA_FACTOR * live + given;
   return { process, weights, trained, activations, total: process + weights + trained + activations };

@@ -4,11 +4,11 @@ import { layoutOf, lengthOfTheta, partOf, type ThetaEntry, type Trained } from "
 import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
-import { whole } from "../graph/stages.ts";
+import { type Program, whole } from "../graph/stages.ts";
 import { weightFiles } from "../models/weights.ts";
 import { purpose, uniform } from "../random.ts";
 import { type Engine, openProgram } from "../runtime/open-graph.ts";
-import { float32, sizeOf, type Tensor } from "../tensor.ts";
+import { float32, int32, sizeOf, type Tensor } from "../tensor.ts";
 import { lengthOf, type SymbolLengths } from "./memory.ts";
 import { findOutliers } from "./outliers.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
@@ -22,6 +22,16 @@ export interface ObjectiveOptions extends Engine {
   stages?: StageOptions;
   /** The run's first batch: by it weights in integers find what stands out of their layers' inputs (`findOutliers`). */
   first?: () => Promise<Batch>;
+}
+
+/** A training graph, and the program that runs it. */
+export interface TrainingGraph {
+  /** With the inputs and outputs of `loraGraph` and `fullGraph`. */
+  graph: Graph;
+  program: Program;
+  entries: readonly ThetaEntry[];
+  /** Probability that an input element of loraA is dropped in training. */
+  dropout: number;
 }
 
 export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {
@@ -57,22 +67,26 @@ export interface Objective {
 export type OpenObjective = Objective & { close(): Promise<void> };
 
 /** Opens the training session of a LoRA adapter; θ holds its factors. */
-export const loraObjective = (options: LoraObjectiveOptions): Promise<OpenObjective> =>
-  openObjective(loraGraph(options.loss, options, options.dropout > 0), layoutOf(options), options);
+export const loraObjective = (options: LoraObjectiveOptions): Promise<OpenObjective> => {
+  const { dropout } = options;
+  return openGraphOf(loraGraph(options.loss, options, dropout > 0), layoutOf(options), options, dropout);
+};
 
 /** Opens the training session of all weights; θ holds them, so the checkpoint's files are read only for its first value. */
 export const fullObjective = (options: ObjectiveOptions): Promise<OpenObjective> =>
-  openObjective(fullGraph(options.loss), fullEntries(options.loss), options);
+  openGraphOf(fullGraph(options.loss), fullEntries(options.loss), options);
 
-/** An Objective over a graph with the inputs and outputs of `withGradient`. θ and its gradient are shared memory. */
-async function openObjective(
-  graph: Graph,
-  entries: readonly ThetaEntry[],
-  { checkpoint, loss, openSession, threads, profile, stages, first, dropout = 0 }: ObjectiveOptions & { dropout?: number },
-): Promise<OpenObjective> {
+const openGraphOf = (graph: Graph, entries: readonly ThetaEntry[], { stages, ...options }: ObjectiveOptions, dropout = 0) => {
   const program = stages ? trainingProgram(graph, entries, stages) : whole(graph);
+  return openObjective({ graph, program, entries, dropout }, { ...options, streamed: stages?.streamed });
+};
+
+/** Opens the session of a training graph. θ and its gradient are shared memory. */
+export async function openObjective(
+  { graph, program, entries, dropout }: TrainingGraph,
+  { checkpoint, loss, openSession, threads, profile, streamed, first }: Omit<ObjectiveOptions, "stages">,
+): Promise<OpenObjective> {
   const outliers = await findOutliers(program, { loss, checkpoint, openSession, threads, first });
-  const streamed = stages?.streamed;
   const session = await openProgram(program, weightFiles(checkpoint), { openSession, threads, profile, streamed });
   await session.bind(outliers);
   const shared = () => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(entries)));
@@ -81,7 +95,8 @@ async function openObjective(
     Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, partOf(values, entry))])),
     Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, partOf(gradients, entry))])),
   );
-  const { pools, others } = inputsOf(graph);
+  const { pools, starts, others } = inputsOf(graph);
+  await session.bind(Object.fromEntries([...starts].map(([name, start]) => [name, int32([1], [start])])));
   /** What dropout is fed beside a batch: its random numbers, none at all in evaluation (null). */
   const drawn = (feeds: Record<string, Tensor>, key: DropoutKey | null): Record<string, Tensor> => {
     if (dropout === 0) return {};

@@ -144,6 +144,9 @@ export const runOptions = {
   evalEvery: option(count.optional(), { value: "STEPS", help: "steps between evaluations (an epoch's)" }),
   ...readingOptions,
   packing: option(z.boolean().default(false), { help: "pack several examples into one row, each attending only to itself" }),
+  groupByLength: option(z.boolean().default(true), {
+    help: "rows of like length in a batch, which saves padding (Transformers' group_by_length); --no-group-by-length shuffles them alone",
+  }),
   epochs: option(z.number().gt(0).max(MAX_EPOCHS).optional(), { section: "run", help: "passes over the data (3)" }),
   steps: option(count.max(MAX_STEPS).optional(), {
     section: "run",

@@ -47,7 +47,7 @@ export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { 
   // A tensor's gradient comes with the section that first reads the tensor.
   const seen = new Set<Node>();
   const readIn = sections.map((section) => {
-    const found = topological(Object.values(section)).filter((node) => !seen.has(node));
+    const found = topological(Object.values(section), seen);
     for (const node of found) seen.add(node);
     return new Set(found.flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : [])));
   });

@@ -1,4 +1,4 @@
-// What a run trains: θ, its first value, how the network is opened around it and how it is saved. One function a method.
+// What a run trains: θ, its first value, its graph and how it is saved. One function a method.
 
 import { fitAdapter, weightTargets } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
@@ -24,7 +24,6 @@ import { ownTask, taskOf } from "../tasks/index.ts";
 import { sizeOf } from "../tensor.ts";
 import type { SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
-import { fullObjective, loraObjective, type ObjectiveOptions, type OpenObjective } from "./objective.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
 import { fullEntries, fullGraph, loraGraph } from "./training-graph.ts";
 
@@ -40,8 +39,10 @@ export interface TrainableModel {
   resultBytes: number;
   /** What may not be meant. */
   warnings: string[];
-  /** The graph that `open` runs. */
+  /** The graph that is run. */
   graph(loss: Graph): Graph;
+  /** Probability that an input element of an adapter is dropped in training. */
+  dropout: number;
   /** Makes θ. */
   start(): Promise<StartedModel>;
 }
@@ -56,7 +57,6 @@ export interface StartedModel {
   saveWeights: SaveWeights;
   /** The adapter that a θ is, its factors not copied; null when every weight is trained. */
   adapterOf: ((theta: Float32Array) => Adapter) | null;
-  open(options: ObjectiveOptions): Promise<OpenObjective>;
 }
 
 export interface TrainableParts {
@@ -90,6 +90,7 @@ async function adapterModel(
     resultBytes: adapterBytes(trained, frozen, named),
     warnings: rankWarnings(modules),
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
+    dropout: config.dropout,
     start: async () => startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), named),
   };
 }
@@ -123,7 +124,6 @@ async function startedAdapter(
       if (await writeHead(to, folder, base.config)) await copySideFiles(to, base.checkpoint.folder, folder, isTokenizerFile);
     },
     adapterOf,
-    open: (options) => loraObjective({ ...options, ...trained, dropout: config.dropout }),
   };
 }
 
@@ -219,6 +219,7 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
       added.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0),
     warnings: [],
     graph: fullGraph,
+    dropout: 0,
     start: async () => ({
       theta: await readTheta(files, checkpoint, entries, head),
       off: async (theta) => theta.slice(),
@@ -228,7 +229,6 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
         await writeTheta(to, written, entries, folder, theta, { kept, head, config: headed?.config });
         await writeHead(to, folder, config);
       },
-      open: fullObjective,
     }),
   };
 }

@@ -189,6 +189,22 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   }
   let saved = { step: resumedFrom ? state.step : -1, folder: resumedFrom, time: elapsed() };
   let learningRate = 0;
+  /** Loss and gradient of a step; a failure is thrown where it is awaited. */
+  function computed(step: number) {
+    const stepTime = elapsed();
+    const result = (async () => {
+      const batches = await loader.microBatches(step);
+      return { stepTime, batches, ...(await lossAndGradient(objective, theta, batches, seed, step)) };
+    })();
+    result.catch(() => undefined);
+    return result;
+  }
+  const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
+  const goesOn = () => state.step < steps && !signal?.aborted && !stalled();
+  const startStep = state.step;
+  const startTime = elapsed();
+  // What is read and written before the first step is done while it is computed.
+  let computing = goesOn() ? computed(state.step) : undefined;
   yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
 
   const keep = output?.keepCheckpoints ?? 2;
@@ -220,16 +236,12 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (broken !== undefined) await fail("a parameter", broken, state.step);
   }
 
-  const startStep = state.step;
-  const startTime = elapsed();
   yield* save();
-  const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
-  while (state.step < steps && !signal?.aborted && !stalled()) {
-    const stepTime = elapsed();
+  while (goesOn()) {
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const batches = await loader.microBatches(state.step);
-    const { loss, gradient } = await lossAndGradient(objective, theta, batches, seed, state.step);
+    const { stepTime, batches, loss, gradient } = await (computing ?? computed(state.step));
+    computing = undefined;
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss + gradNorm)) {
       yield* save(Number.POSITIVE_INFINITY);

@@ -1,6 +1,6 @@
 // Which tensors of a loss graph are trained: those of an adapter, or every weight; they become θ, with gradients.
 
-import { adapt, dropoutPoolWidth, type LayerTensors, pooledDropout, withInputs } from "../adapters/inject.ts";
+import { adapt, dropoutPoolWidth, dropoutStart, type LayerTensors, pooledDropout, withInputs } from "../adapters/inject.ts";
 import { layoutOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { dependents, gradients } from "../graph/autodiff.ts";
@@ -96,11 +96,18 @@ function dropoutPools(width: number): (rows: Dim) => Value {
 /** Whether an input of a graph is a pool of random numbers for dropout, [rows, width]. */
 export const isPool = (name: string): boolean => name.startsWith(`${POOL} `);
 
-/** The inputs of a graph that are such pools, and its other inputs. */
-export function inputsOf(graph: Graph): { pools: Node[]; others: Node[] } {
+/** The inputs of a graph that are such pools, where modules begin in them, by name, and its other inputs. */
+export function inputsOf(graph: Graph): { pools: Node[]; starts: ReadonlyMap<string, number>; others: Node[] } {
   const inputs = nodesOf(graph).filter(({ op }) => op === "input");
-  const ofPool = ({ attributes }: Node) => isPool(String(attributes["name"]));
-  return { pools: inputs.filter(ofPool), others: inputs.filter((node) => !ofPool(node)) };
+  const nameOf = ({ attributes }: Node) => String(attributes["name"]);
+  const starts = new Map(
+    inputs.flatMap((node) => {
+      const start = dropoutStart(nameOf(node));
+      return start === undefined ? [] : [[nameOf(node), start] as const];
+    }),
+  );
+  const ofPool = (node: Node) => isPool(nameOf(node));
+  return { pools: inputs.filter(ofPool), starts, others: inputs.filter((node) => !ofPool(node) && !starts.has(nameOf(node))) };
 }
 
 /** The tensors of θ for full fine-tuning: every weight of the model under its stored name, in the order of the forward pass. */

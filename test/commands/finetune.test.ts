@@ -58,6 +58,8 @@ describe("an adapter", async () => {
     assert.equal(prepared!.parameters, 106_816);
     assert.equal(prepared!.modules, 14);
     assert.deepEqual([prepared!.train.count, prepared!.eval!.count], [400, 40]);
+    const { share, otherwise } = prepared!.padding;
+    assert.ok(0 < share && share < otherwise / 2 && otherwise < 0.5, `${share} ${otherwise}`);
   });
 
   it("is written as PEFT names and shapes it", async () => {
@@ -150,6 +152,7 @@ describe("a run that is stopped and resumed", () => {
     batchSize: 2,
     gradientAccumulation: 2,
     dropout: 0.1,
+    groupByLength: false,
     steps: 8,
     evalEvery: 3,
     schedule: "cosine" as const,
@@ -185,6 +188,7 @@ describe("a run that is stopped and resumed", () => {
     const output = path.join(root, "halves");
     const again = (change: object) => events({ output, resume: true, ...change });
     await assert.rejects(again({ seed: 8 }), { code: "train/resume-mismatch" });
+    await assert.rejects(again({ groupByLength: true }), { code: "train/resume-mismatch" });
     await assert.rejects(again({ targetModules: ["q_proj"] }), { code: "train/resume-mismatch" });
     await assert.rejects(again({ data: evalData }), { code: "train/resume-mismatch" });
     const isRefused = async (change: object, ...texts: RegExp[]) =>

@@ -1,7 +1,7 @@
 // data/batch.ts: padding, packing and the order of batches.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { makeBatch, type PlanOptions, packRows, planBatches } from "../../src/data/batch.ts";
+import { makeBatch, type PlanOptions, packRows, paddingShare, planBatches } from "../../src/data/batch.ts";
 import { type Batch, type Example, IGNORE } from "../../src/data/types.ts";
 import { purpose, uniform } from "../../src/random.ts";
 
@@ -123,6 +123,10 @@ test("buckets save padding and are not in order of length", () => {
   const padded = (bucket: boolean) =>
     planned(all, { batchSize: 8, seed: 3, epoch: 0, bucket }).reduce((n, batch) => n + width(batch) * batch.length, 0);
   const real = all.reduce((a, b) => a + b);
+  for (const bucket of [true, false]) {
+    const share = paddingShare(all, planBatches(all, { batchSize: 8, seed: 3, epoch: 0, bucket }));
+    assert.ok(Math.abs(share - (1 - real / padded(bucket))) < 1e-12);
+  }
   assert.ok(padded(true) < 1.05 * real);
   assert.ok(padded(false) > 1.4 * real);
   const widths = planned(all, { batchSize: 8, seed: 3, epoch: 0 }).map(width);

@@ -20,8 +20,8 @@ import { type DecoderModel, decoderTypes, forwardGraph } from "../../src/models/
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { normal, purpose, uniform } from "../../src/random.ts";
 import { lossGraph } from "../../src/tasks/common/losses.ts";
-import { float32, sizeOf, type Tensor } from "../../src/tensor.ts";
-import { loraGraph } from "../../src/train/training-graph.ts";
+import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
+import { inputsOf, loraGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
 import { print } from "../helpers/print-graph.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
@@ -309,6 +309,10 @@ function twoLayers(dropout: boolean): { graph: Graph; modules: AdapterModule[] }
   return { graph: adapt(graph, lora, loraFactors(modules), drop), modules };
 }
 
+/** What the inputs of a graph are fed that say where modules begin in a pool. */
+const startsOf = (graph: Graph): Record<string, Tensor> =>
+  Object.fromEntries([...inputsOf(graph).starts].map(([name, start]) => [name, int32([1], [start])]));
+
 test("dropout with rate 0 is no dropout, with another rate it changes the update only", async () => {
   const { graph, modules } = twoLayers(true);
   const rows = 6;
@@ -319,7 +323,8 @@ test("dropout with rate 0 is no dropout, with another rate it changes the update
   });
   const shape = [rows, dropoutPoolWidth(modules)];
   const pool = float32(shape, uniform(7, [purpose.dropout], sizeOf(shape)));
-  const at = async (rate: number) => (await run(graph, { ...feeds, pool, rate: float32([], Float32Array.of(rate)) }))["y"]!;
+  const at = async (rate: number) =>
+    (await run(graph, { ...feeds, ...startsOf(graph), pool, rate: float32([], Float32Array.of(rate)) }))["y"]!;
   const without = (await run(twoLayers(false).graph, feeds))["y"]!;
   assert.deepEqual(await at(0), without);
   assert.notDeepEqual(await at(0.5), without);
@@ -339,6 +344,7 @@ test("dropout keeps the mean, and each module drops elements of its own", async 
   const graph = check({ outputs: Object.fromEntries(modules.map(({ path }) => [path, drop(path, values)])) });
   const shape = [rows, dropoutPoolWidth(modules)];
   const dropped = await run(graph, {
+    ...startsOf(graph),
     values: float32([rows, width], new Float32Array(rows * width).fill(1)),
     pool: float32(shape, uniform(9, [purpose.dropout], sizeOf(shape))),
     rate: float32([], Float32Array.of(rate)),

@@ -1,12 +1,14 @@
 // text/tokenizer.ts: the ids and texts that Hugging Face's own tokenizers gave, and what is read from which file.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import type { LowrankError } from "../../src/errors.ts";
+import { rememberWords } from "../../src/text/byte-level.ts";
 import { renderChat } from "../../src/text/template.ts";
 import { loadTokenizer, makeStreamDecoder, type Tokenizer } from "../../src/text/tokenizer.ts";
 import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
-import { smollm2Json, smollm2Tokenizer } from "../helpers/smollm2.ts";
+import { smollm2Json, smollm2Tokenizer, smollm2TokenizerWith } from "../helpers/smollm2.ts";
 
 const llama2 = () => loadTokenizer(memoryFiles(llama2StyleFiles()), "base");
 
@@ -32,6 +34,38 @@ const stream = (tokenizer: Tokenizer, ids: Iterable<number>, skipSpecialTokens =
   const deltas = [...ids].map((id) => decoder.push(id));
   return { deltas, text: deltas.join("") + decoder.flush() };
 };
+
+test("texts and words that come again have the ids that they had, each time the caller's own", async () => {
+  const tokenizer = await smollm2Tokenizer();
+  const texts = ["", "a man a plan", " a  man\n", "ünïcode 漢字 🙂 naïve ünïcode", "word".repeat(40), "it's 2026, it's  its"];
+  const encoded = () => texts.map((text) => tokenizer.encode(text, { addSpecialTokens: false }));
+  const first = encoded();
+  const copies = first.map((ids) => ids.slice());
+  for (const ids of first) ids.fill(0);
+  assert.deepEqual(encoded(), copies);
+  for (const [i, text] of texts.entries()) {
+    const fresh = await smollm2TokenizerWith([]);
+    assert.deepEqual(fresh.encode(text, { addSpecialTokens: false }), copies[i], text);
+  }
+});
+
+test("a byte-level pre-tokenizer that remembers words makes what it made without", () => {
+  const text = "it's 12 dogs' naïve ünïcode 漢字 🙂  \n\tx \u0000 it's 12 dogs' naïve";
+  const model = { type: "BPE", vocab: { a: 0 }, merges: [] };
+  const level = (more: object) => ({ type: "ByteLevel", trim_offsets: true, ...more });
+  for (const pre_tokenizer of [
+    level({ add_prefix_space: false, use_regex: true }),
+    level({ add_prefix_space: true, use_regex: true }),
+    { type: "Sequence", pretokenizers: [{ type: "Digits", individual_digits: true }, level({ use_regex: false })] },
+  ]) {
+    const parts = { normalizer: null, pre_tokenizer, post_processor: null, decoder: null, added_tokens: [], model };
+    const [plain, remembering] = [0, 1].map(() => new HubTokenizer(parts, {}));
+    rememberWords(remembering!);
+    const made = [plain, remembering, remembering].map((engine) => engine!.pre_tokenizer(text));
+    assert.deepEqual(made[1], made[0]);
+    assert.deepEqual(made[2], made[0]);
+  }
+});
 
 test("SmolLM2: ids and decoded texts are Hugging Face's", async () => {
   const tokenizer = await smollm2Tokenizer();

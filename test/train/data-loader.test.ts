@@ -53,6 +53,12 @@ for (const [what, change, steps] of [
   });
 }
 
+test("padding is known of both orders", async () => {
+  const [grouped, alone] = [await loaderOf(examples), await loaderOf(examples, { bucket: false })].map((one) => one.padding());
+  assert.deepEqual(alone, { share: grouped!.otherwise, otherwise: grouped!.share });
+  assert.deepEqual((await loaderOf(examples, { batchSize: 1 })).padding(), { share: 0, otherwise: 0 });
+});
+
 test("a step is the same whatever was asked before", async () => {
   const loader = await loaderOf(examples);
   const forwards = await Promise.all(Array.from({ length: 12 }, (_, step) => loader.microBatches(step)));

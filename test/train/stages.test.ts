@@ -7,16 +7,19 @@ import { type Program, schedule } from "../../src/graph/stages.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { chooseExecution, type ExecutionNeeds, memoryModes } from "../../src/train/execution.ts";
+import { trainingMemory } from "../../src/train/memory.ts";
 import { trainingProgram } from "../../src/train/stages.ts";
-import { loraGraph } from "../../src/train/training-graph.ts";
+import { inputsOf, isAtBorder, loraGraph } from "../../src/train/training-graph.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
 
-/** An adapter on every linear layer of a tiny Qwen2, by its layers. */
-function trainedOf(layers: number) {
+const LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/** An adapter on every linear layer of a tiny Qwen2, or of some of its layers. */
+function trainedOf(layers: number, dropout = 0, layersToTransform: number[] | null = null) {
   const model = tinyConfig("qwen2", layers);
-  const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
-  const trained = { config, modules: tinyModules(model, { rank: 2, targetModules: "all-linear" }) };
-  const graph = loraGraph(lossGraph(model, { maxTargets: 8, maxLength: 8 }), trained, false);
+  const options = { rank: 2, alpha: 4, targetModules: LINEAR, layersToTransform };
+  const trained = { config: loraConfig({ ...options, dropout }), modules: tinyModules(model, options) };
+  const graph = loraGraph(lossGraph(model, { maxTargets: 8, maxLength: 8 }), trained, dropout > 0);
   return { graph, entries: layoutOf(trained), trainable: lengthOfTheta(layoutOf(trained)) };
 }
 
@@ -28,10 +31,11 @@ const modelsOf = ({ stages }: Program): Set<string> =>
     }),
   );
 
-for (const [name, stages] of Object.entries(memoryModes)) {
-  test(`${name}: deeper models have more stages of the same kinds`, () => {
+const shown = [0, 0.1].flatMap((dropout) => Object.entries(memoryModes).map(([name, stages]) => ({ dropout, name, stages })));
+for (const { dropout, name, stages } of shown) {
+  test(`${name}, dropout ${dropout}: deeper models have more stages of the same kinds`, () => {
     const [few, many] = [4, 9].map((layers) => {
-      const { graph, entries } = trainedOf(layers);
+      const { graph, entries } = trainedOf(layers, dropout);
       return trainingProgram(graph, entries, stages);
     }) as [Program, Program];
     assert.equal(many.stages.length - few.stages.length, 2 * 2 * 5, "attention and MLP, forward and backward, of five layers");
@@ -48,6 +52,28 @@ test("a run for the loss alone has no backward stage", () => {
   assert.ok(loss.steps.length <= all.steps.length / 2 + 2, `${loss.steps.length} of ${all.steps.length}`);
   const made = loss.steps.flatMap(({ wanted }) => wanted).length;
   assert.ok(made < loss.steps.length + 8, "nothing is kept for a backward pass");
+});
+
+test("there is no backward pass below the lowest adapter", () => {
+  for (const [name, stages] of Object.entries(memoryModes)) {
+    const [all, upper] = [null, [7, 8]].map((layers) => {
+      const { graph, entries } = trainedOf(9, 0, layers);
+      const program = trainingProgram(graph, entries, stages);
+      const names = [...program.results.keys()].filter((result) => !isAtBorder(result));
+      return schedule(program, names).steps.length;
+    }) as [number, number];
+    // Attention and MLP of seven layers; those of the lowest adapted layer pass no gradient on.
+    assert.equal(all - upper, 2 * 7, name);
+  }
+});
+
+test("what a worker is fed is there three times", () => {
+  const { graph, entries, trainable } = trainedOf(2, 0.1);
+  const program = trainingProgram(graph, entries, memoryModes.keep);
+  const lengths = { batch: 2, seq: 8, targets: 14 };
+  const [here, inWorker] = [false, true].map((inWorker) => trainingMemory(program, { trainable, inWorker }, lengths).activations);
+  const [pool] = inputsOf(graph).pools;
+  assert.equal(inWorker! - here!, 2 * 4 * 16 * Number(pool!.outputs[0]!.shape[1]));
 });
 
 test("the fastest execution that fits is taken, and rounding only where it is asked for", () => {

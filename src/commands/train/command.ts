@@ -7,10 +7,11 @@ import { stoppable } from "../../terminal/signals.ts";
 import { note, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
 import { resumeCommand } from "../../train/run-file.ts";
-import { bytes, duration, grouped, oneLine } from "../../units.ts";
+import { bytes, duration, grouped, oneLine, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type FinetuneEvent, finetune } from "./finetune.ts";
 
+type Prepared = Extract<FinetuneEvent, { type: "prepared" }>;
 type StepEvent = Extract<FinetuneEvent, { type: "step" }>;
 type Sample = Extract<FinetuneEvent, { type: "samples" }>["samples"][number];
 type DoneEvent = Extract<FinetuneEvent, { type: "done" }>;
@@ -72,12 +73,12 @@ function progress(): (event: FinetuneEvent) => void {
         passing(readingLine(event));
         break;
       case "prepared": {
-        const percent = (100 * event.trainable) / event.parameters;
-        const share = percent < 10 ? percent.toPrecision(2) : grouped(Math.round(percent));
+        const hundredths = (100 * event.trainable) / event.parameters;
+        const share = hundredths < 10 ? hundredths.toPrecision(2) : grouped(Math.round(hundredths));
         const what = event.modules === null ? "every weight" : `${event.modules} modules`;
         print(`training ${grouped(event.trainable)} parameters (${what}), ${share}% of ${grouped(event.parameters)}`);
         if (event.train.file) print(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
-        print(...dataLines("data", event.train));
+        print(...dataLines("data", event.train), ...paddingLines(event.padding));
         print(`memory: about ${bytes(event.memory.total)} at its peak${executionText(event)}`);
         print(`disk: up to ${bytes(event.disk)}`);
         print(...event.warnings.map((warning) => `warning: ${warning}`));
@@ -102,6 +103,13 @@ function progress(): (event: FinetuneEvent) => void {
         print(`${endOf(event)} at step ${event.step} after ${duration(event.seconds)}: ${event.folder}`);
     }
   };
+}
+
+/** How much of the batches is padding, where the order of rows makes a difference. */
+function paddingLines({ share, otherwise }: Prepared["padding"]): string[] {
+  if (percent(share) === percent(otherwise)) return [];
+  const other = share < otherwise ? "shuffled alone" : "with rows grouped by length";
+  return [`  padding: ${percent(share)} of the tokens of batches; ${percent(otherwise)} ${other}`];
 }
 
 /** A prompt's end, what was expected and what the adapter wrote, one line each. */

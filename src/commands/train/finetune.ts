@@ -6,6 +6,7 @@ import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
 import { entryOf } from "../../formats/checkpoint.ts";
+import { whole } from "../../graph/stages.ts";
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
 import { pick } from "../../options.ts";
@@ -21,6 +22,7 @@ import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf,
 import { lossMeasure } from "../../train/evals.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
+import { openObjective } from "../../train/objective.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
@@ -44,6 +46,8 @@ interface Prepared {
   parameters: number;
   train: ExampleReport;
   eval: ExampleReport | null;
+  /** The share of padding among the tokens of batches, and what it would be with rows in the other order (groupByLength). */
+  padding: { share: number; otherwise: number };
   /** Estimates, in bytes: memory at its peak, and what the output folder grows to. */
   memory: MemoryEstimate;
   /** How the graph is executed; null where the engine knows one way only. */
@@ -69,8 +73,8 @@ export async function* finetune(
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
-  const trainable = (of: AnyBase, images: boolean, through = files): Promise<TrainableModel> =>
-    trainableModels[options.method](through, of, options, {
+  const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
+    trainableModels[options.method](files, of, options, {
       given: adapter,
       // Nothing is known of the batches yet: the loss for its weights alone.
       loss: task.loss(of.config, { maxTargets: 1, maxLength: 1, images }, options),
@@ -104,13 +108,13 @@ export async function* finetune(
     const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
     const labels = reader.labels();
     const own = labels ? relabelled(base, labels) : base;
-    const model = await trainable(own, reader.hasImages(), writing);
+    const model = own === base && !reader.hasImages() ? early : await trainable(own, reader.hasImages());
 
-    const { seed, batchSize, gradientAccumulation, threads } = options;
+    const { seed, batchSize, gradientAccumulation, groupByLength, threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
     const rows = reader.collate(data.train.examples, packLength);
     const heldRows = reader.collate(data.held?.examples ?? inMemory([]), packLength);
-    const loading = { batchSize, gradientAccumulation, seed };
+    const loading = { batchSize, gradientAccumulation, seed, bucket: groupByLength };
     const planned = await dataLoader(rows, loading);
     const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
     const perEpoch = Math.min(steps, planned.stepsPerEpoch);
@@ -121,8 +125,9 @@ export async function* finetune(
     }
     const loss = task.loss(own.config, shapeOf(sizes()), options);
     const generator = sampled.length > 0 ? forwardGraph(own.config) : null;
+    const graph = model.graph(loss);
     const needs: ExecutionNeeds = {
-      graph: model.graph(loss),
+      graph,
       entries: model.entries,
       trainable: model.trainable,
       dtypeOf: (weight) => entryOf(own.checkpoint, weight)?.dtype,
@@ -141,6 +146,7 @@ export async function* finetune(
       parameters: countParameters(own.config),
       train: data.train.report,
       eval: data.held?.report ?? null,
+      padding: planned.padding(),
       memory,
       execution: execution && pick(execution, "memory", "baseDtype"),
       device,
@@ -152,19 +158,21 @@ export async function* finetune(
     const known = resumed ? await readWeightRecords(files, options.output) : undefined;
     const watch = watchBase(files, own, platform.digest, known);
     closing.push(watch.close);
-    watch.read().catch(() => {}); // while the engine opens
 
+    const { entries, dropout } = model;
+    const { program = whole(graph), streamed } = execution ?? {};
+    const first = async () => (await planned.microBatches(0))[0]!;
+    const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first };
+    const opening = openObjective({ graph, program, entries, dropout }, engine);
+    // What fails is thrown where it is awaited.
+    const close = opening.then(
+      (objective) => objective.close,
+      () => undefined,
+    );
+    closing.push(async () => (await close)?.());
     const started = await model.start();
     const { theta, adapterOf } = started;
-    const objective = await started.open({
-      checkpoint: own.checkpoint,
-      loss,
-      openSession,
-      threads,
-      stages: execution?.stages,
-      first: async () => (await planned.microBatches(0))[0]!,
-    });
-    closing.push(objective.close);
+    const objective = await opening;
     const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
@@ -176,7 +184,6 @@ export async function* finetune(
     if (sampler) closing.push(sampler.close);
     const { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume } = options;
     const kept = { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume };
-    const weights = await watch.read();
     const log = await openRunLog(writing, options.output);
     const run = train({
       objective,
@@ -216,9 +223,18 @@ export async function* finetune(
       memoryBytes,
       check: watch.check,
     });
+    // The first step is computed while the base is read.
+    const begun = run.next();
+    const end = begun.then(
+      () => () => run.return(),
+      () => undefined,
+    );
+    closing.push(async () => (await end)?.());
+    const weights = await watch.read();
     const logged = { ...prepared, train: withoutNames(prepared.train), eval: prepared.eval && withoutNames(prepared.eval) };
     async function* recorded(): AsyncGenerator<TrainEvent, void, void> {
-      for await (const event of run) {
+      for (let next = await begun; !next.done; next = await run.next()) {
+        const event = next.value;
         // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
         if (event.type === "start") {
           const stored = await writeRun(writing, options, data.train.report.prompts, weights);
@@ -226,7 +242,7 @@ export async function* finetune(
           await log.add({ type: "run", ...ran });
         }
         // What preparing and saving leave behind is large, and would wait for thousands of steps.
-        if (event.type === "start" || event.type === "checkpoint") collect?.();
+        if (event.type === "checkpoint" || (event.type === "start" && event.resumedFrom !== null)) collect?.();
         yield event;
       }
     }

@@ -7,7 +7,6 @@ import { commaSeparated, tabSeparated } from "./csv.ts";
 import { checkParts, classFolders, METADATA_NAME, noMetadata, notFromFolder } from "./folder.ts";
 import { jsonObjects } from "./json.ts";
 import { jsonLines } from "./jsonl.ts";
-import { parquetRows } from "./parquet.ts";
 import { textRecords } from "./text.ts";
 
 export interface Format {
@@ -20,7 +19,14 @@ const jsonl: Format = { name: "JSON lines", endings: ["jsonl", "ndjson"], rows: 
 const json: Format = { name: "JSON", endings: ["json"], rows: jsonObjects };
 const csv: Format = { name: "CSV", endings: ["csv"], rows: commaSeparated };
 const tsv: Format = { name: "TSV", endings: ["tsv", "tab"], rows: tabSeparated };
-const parquet: Format = { name: "Parquet", endings: ["parquet"], rows: parquetRows };
+const parquet: Format = {
+  name: "Parquet",
+  endings: ["parquet"],
+  // Its libraries are a tenth of all modules of a run: they are loaded when such a file is read.
+  rows: async function* (...given) {
+    yield* (await import("./parquet.ts")).parquetRows(...given);
+  },
+};
 const text: Format = { name: "text", endings: ["txt", "md"], rows: textRecords };
 
 const classes: Format = { name: "a folder for each class", endings: [], rows: classFolders };

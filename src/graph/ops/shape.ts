@@ -1,5 +1,5 @@
 // Ops that move or relabel elements without computing.
-import { addDims, type Dim, elements, type Shape } from "../dims.ts";
+import { addDims, type Dim, elements, type Shape, sameShape } from "../dims.ts";
 import { apply1, expect, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { broadcastShapes, sumTo } from "./elementwise.ts";
@@ -13,6 +13,8 @@ export const concat = (parts: readonly Value[], axis: number): Value =>
   parts.length === 1 ? parts[0]! : apply1("concat", parts, { axis });
 /** Elements `start` to `end` (exclusive) of an axis whose length is a number. */
 export const slice = (x: Value, axis: number, start: number, end: number): Value => apply1("slice", [x], { axis, start, end });
+/** `length` columns of x [rows, columns] from the one that `start` says, int32 [1]. It is data, so that it has no gradient. */
+export const window = (x: Value, start: Value, length: number): Value => apply1("window", [x, start], { length });
 export const broadcastTo = (x: Value, shape: Shape): Value => apply1("broadcastTo", [x], { shape });
 
 const replaceAt = (shape: Shape, axis: number, dim: Dim): Shape => shape.map((old, i) => (i === axis ? dim : old));
@@ -78,6 +80,19 @@ export const shapeRules = {
     lower: (emit, node, [x]) => {
       const { axis, start, end } = node.attributes;
       return [emit.slice(x!, axis, emit.int64(start), emit.int64(end))];
+    },
+  },
+  window: {
+    infer: ([x, start], { length }) => {
+      expect(x!.shape.length === 2, "the input is no matrix");
+      expect(start!.dtype === "int32" && sameShape(start!.shape, [1]), "the start is no int32 [1]");
+      return [{ dtype: x!.dtype, shape: [x!.shape[0]!, length] }];
+    },
+    vjp: null,
+    lower: (emit, node, [x, start]) => {
+      const from = emit.cast(start!, "int64");
+      const to = emit.node("Add", [from, emit.int64(node.attributes.length)]);
+      return [emit.slice(x!, 1, from, to)];
     },
   },
   broadcastTo: {
