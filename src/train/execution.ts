@@ -71,7 +71,7 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
     const stages: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
-    const program = programOf(needs, `${stages.keep} ${baseDtype}`, stages);
+    const program = programOf(needs, `${memory} ${baseDtype}`, stages);
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
     const execution = { memory, baseDtype, stages, isRounded, estimate: estimateOf(program, needs, stages.streamed) };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;

@@ -241,13 +241,13 @@ function peakValues(program: Program, names: readonly string[], lengths: SymbolL
 
 /** Bytes of the weights that stages are given: each once, or of those that pass through at most those of two stages. */
 function givenBytes(stages: readonly Stage[], streamed: boolean): number {
-  const passing = new Set(streamed ? passingWeights(stages) : []);
+  const passing = streamed ? passingWeights(stages) : new Set<string>();
   const bytes = ({ leaf }: StageInput) => bytesOf(leaf, {});
   const kept = new Map<string, number>();
   const through = stages.map(({ inputs }) => {
     let sum = 0;
     for (const one of inputs) {
-      if (one.source.kind !== "weight") continue;
+      if (one.source.kind !== "weight" || (one.source.part?.rows && "at" in one.source.part.rows)) continue;
       if (passing.has(one.source.name)) sum += bytes(one);
       else kept.set(one.source.name, bytes(one));
     }

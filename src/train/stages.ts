@@ -4,6 +4,7 @@ import { type Graph, type Node, topological, type Value } from "../graph/graph.t
 import { recompute } from "../graph/recompute.ts";
 import { cut, type Program } from "../graph/stages.ts";
 import { type ChooseForm, storeWeights } from "../graph/store.ts";
+import { lookUpRows } from "../graph/tables.ts";
 import { border, borderGradient, gradientName, isAtBorder } from "./training-graph.ts";
 
 /** What the forward pass keeps for the backward pass beside the borders; the rest is computed again. */
@@ -31,8 +32,9 @@ const PRODUCTS = new Set(["linear", "gemm", "attention"]);
 const HEAD = new Set(["linearCrossEntropy"]);
 
 /** The program of a graph as `loraGraph` and `fullGraph` make it. Results have the names of the graph's outputs. */
-export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { keep, form }: StageOptions): Program {
-  const graph = form ? storeWeights(whole, form) : whole;
+export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { keep, form, streamed }: StageOptions): Program {
+  const stored = form ? storeWeights(whole, form) : whole;
+  const graph = streamed ? lookUpRows(stored) : stored;
   const names = Object.keys(graph.outputs);
   const gradients = new Set(entries.map(gradientName));
   const edges = names.map((_, i) => border(i)).filter((name) => name in graph.outputs);
