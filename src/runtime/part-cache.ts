@@ -40,12 +40,12 @@ export interface PartCache {
   digest: MakeDigest;
   freeDisk(folder: string): Promise<number>;
   lock: LockFolder;
+  /** Sets of fewer bytes are converted at every start. */
+  leastBytes: number;
 }
 
 /** Raised when a form stores other numbers, or an entry has other files. */
 const VERSION = 1;
-/** Sets of fewer bytes are converted at every start. */
-const MIN_BYTES = 64e6;
 /** Of the disk, left free by the cache. */
 const DISK_MARGIN_BYTES = 1e9;
 /** Between two looks at an entry that another process makes. */
@@ -107,7 +107,7 @@ export async function cachedParts(
 ): Promise<Map<string, PartPlace[]>> {
   const parts = weights.flatMap((weight) => typesOf(weight).map((type, index) => partOf(weight, type, index)));
   const bytes = safetensorsBytes(parts);
-  if (parts.length === 0 || (bytes < MIN_BYTES && !mustBeKept)) return new Map();
+  if (parts.length === 0 || (!mustBeKept && !(cache && bytes >= cache.leastBytes))) return new Map();
   if (!cache?.folder) {
     if (mustBeKept) throw refused("cache/off", "weights in this form are streamed from the cache, which is switched off", source);
     return new Map();

@@ -6,6 +6,9 @@ import { nodeFiles } from "./files.ts";
 import { digest, freeDisk } from "./host.ts";
 import { lockFolder } from "./lock.ts";
 
+/** Converting fewer takes less than a second. */
+const LEAST_BYTES = 64e6;
+
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** A path with `~` for the home folder, made absolute. */
@@ -29,4 +32,5 @@ export const partCache = (environment: Environment = process.env): PartCache => 
   digest,
   freeDisk,
   lock: lockFolder,
+  leastBytes: LEAST_BYTES,
 });
