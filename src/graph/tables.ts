@@ -5,13 +5,13 @@ import { chunkHeights, fusedInputs, outputChain } from "./ops/output-layer.ts";
 import { reshape } from "./ops/shape.ts";
 import type { FormName } from "./ops/stored.ts";
 
-/** Tables of fewer elements stay whole. */
-const SMALL = 2 ** 20;
+/** Tables of fewer rows stay whole. All parts of a weight have as many. */
+const FEW_ROWS = 2 ** 13;
 
 /** Whether a value is a leaf that holds a weight, or a part of one, with all its rows. */
 const isWhole = ({ node: { op, attributes } }: Value): boolean => op === "weight" && attributes["total"] === undefined;
 
-const isLarge = ({ shape }: Value): boolean => Number(elements(shape)) >= SMALL;
+const isLarge = ({ shape }: Value): boolean => Number(shape[0]) >= FEW_ROWS;
 
 /** The feed that has the elements of int32 `ids`, in their order; null if they are computed. */
 function feedOf(ids: Value): string | null {
