@@ -19,7 +19,7 @@ export const nodeDevices: Devices = {
     const machine = await acceleratorMachine(device);
     return (program, options) => {
       checkForms(program, `on ${device}`, "Leave out baseDtype, or the device.");
-      return runProgram(program, { ...options, machine, host: nodeMachine, files: nodeFiles });
+      return runProgram(program, { ...options, machine, host: nodeMachine, files: nodeFiles, cache: partCache() });
     };
   },
 };
