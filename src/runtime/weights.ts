@@ -1,6 +1,9 @@
 // The frozen weights that stages are given: in memory from the start, or read from their files while the stages before run.
+import { bytesOf } from "../formats/dtypes.ts";
+import { readRows } from "../formats/stored.ts";
 import { nodesOf } from "../graph/graph.ts";
 import type { Stage, StageSource, WeightPart } from "../graph/stages.ts";
+import { inFolder } from "../onnx/emitter.ts";
 import { bytesPerElement, sizeOf, type Tensor } from "../tensor.ts";
 import type { Handle, Machine, Place } from "./machine.ts";
 import { type FormedWeight, keyOf, type PartPlace } from "./part-cache.ts";
@@ -50,21 +53,25 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   const { machine, host = machine, files } = options;
   const reader = weightReader({ ...options, machine: host });
   const kept = new Map<string, Loaded>();
-  const passing = streamed ? passingWeights(stages) : new Set<string>();
+  const large = streamed ? passingWeights(stages) : new Set<string>();
+  // Numbers that only JavaScript can read are in memory in float32, but for rows of a table.
+  const passes = (leaf: WeightLeaf): boolean =>
+    large.has(leaf.name) &&
+    (leaf.part?.rows !== undefined || partOf(leaf).form !== null || reader.placesOf(partOf(leaf)) !== null);
   let reads: StageReads[];
   try {
     const weights = new Map<string, FormedWeight>();
     for (const leaf of stages.flatMap(leavesOf)) weights.set(keyOf(partOf(leaf)), partOf(leaf));
-    const anew = stages.flatMap(leavesOf).filter(({ name }) => passing.has(name));
+    const anew = stages.flatMap(leavesOf).filter((leaf) => passes(leaf) && !(idsOf(leaf) && partOf(leaf).form === null));
     await reader.useCache([...weights.values()], new Set(anew.map((leaf) => keyOf(partOf(leaf)))));
     for (const leaf of stages.flatMap(leavesOf)) {
       const key = keyOf(partOf(leaf));
-      if (passing.has(leaf.name) || kept.has(key)) continue;
+      if (passes(leaf) || kept.has(key)) continue;
       kept.set(key, await moved(await reader.read(partOf(leaf)), options.source.locate(partOf(leaf).of).shape, machine));
     }
     const placeOf = (leaf: WeightLeaf) => reader.placesOf(partOf(leaf))![partOf(leaf).part]!;
     reads = stages.map((stage) => {
-      const own = leavesOf(stage).filter((leaf) => passing.has(leaf.name) && !idsOf(leaf));
+      const own = leavesOf(stage).filter((leaf) => passes(leaf) && !idsOf(leaf));
       return new Map(own.map((leaf) => [leaf.name, rangeOf(placeOf(leaf), leaf)]));
     });
   } finally {
@@ -72,28 +79,37 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   }
   const stream = streamedWeights(reads, options);
 
+  /** How a row of a table is read into memory, and the type of rows. */
+  function rowsOf(leaf: WeightLeaf) {
+    const place = reader.placesOf(partOf(leaf))?.[partOf(leaf).part];
+    const table = inFolder(options.source.folder, options.source.locate(partOf(leaf).of));
+    const { dtype, shape } = place ?? { dtype: "float32" as const, shape: table.shape };
+    const width = sizeOf(shape.slice(1)) * bytesPerElement[dtype];
+    const read = async (row: number, into: Uint8Array): Promise<void> => {
+      if (place) await files.read(place.file, place.offset + row * width, width, into);
+      else into.set(bytesOf(await readRows(files, table, row, 1)));
+    };
+    return { dtype, shape, width, read };
+  }
   /** Rows of a table at the ids of a feed. */
   async function rowsAt(leaf: WeightLeaf, feed: string, feeds: Feeds): Promise<Handle> {
-    const { file, offset, length, dtype, shape } = reader.placesOf(partOf(leaf))![partOf(leaf).part]!;
+    const { dtype, shape, width, read } = rowsOf(leaf);
     const ids = feeds[feed]?.data;
     if (!ids) throw new Error(`the input ${feed} is not fed`);
     const [total, ...rest] = shape as [number, ...number[]];
-    const width = length / total;
     const bytes = new Uint8Array(ids.length * width);
+    const rowAt = (i: number) => bytes.subarray(i * width, (i + 1) * width);
     const first = new Map<number, number>();
     for (let i = 0; i < ids.length; i++) if (!first.has(Number(ids[i]))) first.set(Number(ids[i]), i);
     const outside = [...first.keys()].find((id) => !(id >= 0 && id < total));
     if (outside !== undefined) throw new Error(`row ${outside} of ${partOf(leaf).of}, which has ${total}`);
     const wanted = [...first];
     for (let at = 0; at < wanted.length; at += ROWS_AT_ONCE) {
-      const some = wanted.slice(at, at + ROWS_AT_ONCE);
-      await Promise.all(
-        some.map(([id, i]) => files.read(file, offset + id * width, width, bytes.subarray(i * width, (i + 1) * width))),
-      );
+      await Promise.all(wanted.slice(at, at + ROWS_AT_ONCE).map(([id, i]) => read(id, rowAt(i))));
     }
     for (let i = 0; i < ids.length; i++) {
       const from = first.get(Number(ids[i]))!;
-      if (from !== i) bytes.copyWithin(i * width, from * width, (from + 1) * width);
+      if (from !== i) rowAt(i).set(rowAt(from));
     }
     return machine.tensor(dtype, [ids.length, ...rest], bytes);
   }
@@ -104,7 +120,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
       const looked = new Map<number, Promise<[string, Handle][]>>();
       order.forEach((stage, at) => {
         const own = leavesOf(stages[stage]!).flatMap((leaf) => {
-          const ids = passing.has(leaf.name) ? idsOf(leaf) : undefined;
+          const ids = idsOf(leaf);
           return ids === undefined ? [] : [rowsAt(leaf, ids, feeds).then((handle): [string, Handle] => [leaf.name, handle])];
         });
         if (own.length === 0) return;

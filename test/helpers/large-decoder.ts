@@ -53,6 +53,11 @@ export async function twoSteps(
   const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
   const modules = matchModules(base.modules, config, base.config.modelType);
   const dtypeOf = (name: string) => entryOf(base.checkpoint, name)?.dtype;
+  const batches = [1, 7].map((salt) => {
+    const ids = Int32Array.from({ length: 20 }, (_, i) => (salt * i * i * 131 + (i % 3)) % largeConfig.vocab_size);
+    const short = ids.slice(0, 9);
+    return makeBatch([[{ ids, labels: ids }], [{ ids: short, labels: short }]], { padId: 0 });
+  });
   const objective = await loraObjective({
     stages: { ...memoryModes[memory], form: formsOf(baseDtype, { dtypeOf, integers }) },
     checkpoint: base.checkpoint,
@@ -62,16 +67,14 @@ export async function twoSteps(
     dropout: 0,
     openSession: (program, options) => runProgram(program, { ...options, machine: nodeMachine, files, cache }),
     threads: 1,
+    first: async () => batches[0]!,
   });
   try {
     // B is zero in a new adapter, and so would be A's gradient.
     const theta = thetaOf({ config, modules, tensors: initAdapter(modules, config, 0) }).map((x, i) => x + 0.01 * Math.sin(i));
     const [losses, gradients]: [number[], number[][]] = [[], []];
     const key = { seed: 0, step: 0, micro: 0 };
-    for (const salt of [1, 7]) {
-      const ids = Int32Array.from({ length: 20 }, (_, i) => (salt * i * i * 131 + (i % 3)) % largeConfig.vocab_size);
-      const short = ids.slice(0, 9);
-      const batch = makeBatch([[{ ids, labels: ids }], [{ ids: short, labels: short }]], { padId: 0 });
+    for (const batch of batches) {
       const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, key);
       losses.push(loss);
       gradients.push([...gradient]);

@@ -69,7 +69,7 @@ test("large weights are read where their stage runs, of tables the rows of the b
 
 test("the second opening reads the cache, a run in memory too", async (t) => {
   const folder = temporaryFolder(t);
-  const form = { baseDtype: "int8", integers: true } as const;
+  const form = { baseDtype: "int8" } as const;
   const first = await twoSteps(base, { ...form, memory: "recompute", cache: cacheIn(folder) });
   const made = madeAt(folder);
   const read: string[] = [];
@@ -86,7 +86,7 @@ test("the second opening reads the cache, a run in memory too", async (t) => {
   assert.ok(read.length > 0 && read.every((file) => file === entryOf(folder).weights), read.join("\n"));
   const [entry] = await cacheEntries(cacheIn(folder));
   assert.equal(entry!.base, base);
-  assert.ok(entry!.isCurrent && entry!.forms["int8rotated"]! > 0 && entry!.bytes > 1e6);
+  assert.ok(entry!.isCurrent && entry!.forms["int8"]! > 0 && entry!.bytes > 1e6);
 });
 
 test("what is small is converted at every start, and leaves nothing in the cache", async (t) => {
