@@ -3,7 +3,7 @@ import type { BatchSize } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
 import { type FormName, wideShape } from "../graph/ops/stored.ts";
-import { type Program, type Stage, schedule } from "../graph/stages.ts";
+import { type Program, type Stage, type StageInput, schedule } from "../graph/stages.ts";
 import { STAGES_AHEAD } from "../runtime/streamed.ts";
 import { passingWeights } from "../runtime/weights.ts";
 import { bytesPerElement } from "../tensor.ts";
@@ -267,9 +267,15 @@ function givenBytes(stages: readonly Stage[], streamed: boolean): number {
   });
   const through = passed.filter((sum) => sum > 0);
   const sumOf = (values: Iterable<number>) => [...values].reduce((sum, one) => sum + one, 0);
-  const atOnce = through.map((_, i) => sumOf(through.slice(i, i + STAGES_AHEAD + 1)));
-  return sumOf(kept.values()) + Math.max(0, ...atOnce);
+  const atOnce = Math.max(0, ...through.map((_, i) => sumOf(through.slice(i, i + STAGES_AHEAD + 1))));
+  // The pass that finds outliers streams 16 bits in place of 8, and widens one matrix after the other.
+  const rotated = Math.max(0, ...stages.flatMap(({ inputs }) => inputs.map(rotatedBytes)));
+  return sumOf(kept.values()) + (rotated > 0 ? 2 * atOnce + 4 * rotated : atOnce);
 }
+
+/** Bytes of a stage's input if it is a weight in 8 bits that outliers are found for. */
+const rotatedBytes = ({ source, leaf }: StageInput): number =>
+  source.kind === "weight" && source.part?.form === "int8rotated" && leaf.dtype === "int8" ? bytesOf(leaf, {}) : 0;
 
 /** What of it lies in a device's memory: weights, activations, θ and its gradient. */
 export const deviceMemory = ({ weights, activations, trained }: MemoryEstimate): number =>
