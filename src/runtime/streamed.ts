@@ -14,7 +14,13 @@ export type StageReads = ReadonlyMap<string, PartPlace>;
 interface Loaded {
   memory: Memory;
   handles: Map<string, Handle>;
+  /** All of it is read. */
   ready: Promise<unknown>;
+  /** Nothing is read any more, well or not. */
+  ended: Promise<unknown>;
+  hasEnded: boolean;
+  /** Whether reading failed. */
+  isBroken: boolean;
 }
 
 const roundUp = (length: number): number => Math.ceil(length / ALIGNED) * ALIGNED;
@@ -25,14 +31,15 @@ export function streamedWeights(reads: readonly StageReads[], { machine, files }
   const keys = reads.map((own) => [...own.keys()].sort().join("\n"));
   const sizes = reads.map(bytesOf);
   const loaded = new Map<string, Loaded>();
-  const free: Memory[] = [];
+  const unused: Memory[] = [];
+  const releasing = new Set<Promise<void>>();
 
-  /** Free memory that is large enough, in place of what is too small. */
+  /** Unused memory that is large enough, or new memory in place of what is too small. */
   function allocate(bytes: number): Memory {
-    free.sort((a, b) => a.bytes.length - b.bytes.length);
-    const at = free.findIndex((memory) => memory.bytes.length >= bytes);
-    if (at >= 0) return free.splice(at, 1)[0]!;
-    free.pop()?.free();
+    unused.sort((a, b) => a.bytes.length - b.bytes.length);
+    const at = unused.findIndex((memory) => memory.bytes.length >= bytes);
+    if (at >= 0) return unused.splice(at, 1)[0]!;
+    unused.pop()?.free();
     return machine.allocate(bytes);
   }
   function begin(stage: number): Loaded {
@@ -48,19 +55,34 @@ export function streamedWeights(reads: readonly StageReads[], { machine, files }
       handles.set(name, machine.tensor(dtype, shape, bytes));
       reading.push(files.read(file, offset, length, bytes));
     }
-    const ready = Promise.all(reading);
-    ready.catch(() => undefined); // it is awaited when the stage runs
-    const own = { memory, handles, ready };
+    const [ready, ended] = [Promise.all(reading), Promise.allSettled(reading)];
+    const own: Loaded = { memory, handles, ready, ended, hasEnded: false, isBroken: false };
+    ended.then(() => {
+      own.hasEnded = true;
+    });
+    own.ready.catch(() => {
+      own.isBroken = true; // and the stage that awaits it fails
+    });
     loaded.set(keys[stage]!, own);
     return own;
   }
   /** Once nothing is written there any more, its memory is free. */
-  async function release(key: string): Promise<void> {
-    const { memory, handles, ready } = loaded.get(key)!;
+  function release(key: string): void {
+    const { memory, handles, ended, hasEnded } = loaded.get(key)!;
     loaded.delete(key);
-    await ready.catch(() => undefined);
-    for (const handle of handles.values()) machine.free(handle);
-    free.push(memory);
+    const free = () => {
+      for (const handle of handles.values()) machine.free(handle);
+      unused.push(memory);
+    };
+    if (hasEnded) {
+      free();
+      return;
+    }
+    const later = ended.then(() => {
+      free();
+      releasing.delete(later);
+    });
+    releasing.add(later);
   }
 
   return {
@@ -84,7 +106,7 @@ export function streamedWeights(reads: readonly StageReads[], { machine, files }
         return false;
       };
       const first = new Set([order[0]!, ...ahead(0)].map((stage) => keys[stage]));
-      for (const key of [...loaded.keys()]) if (!first.has(key)) release(key);
+      for (const [key, { isBroken }] of [...loaded]) if (isBroken || !first.has(key)) release(key);
       return {
         /** The weights of the stage at place `at`; reading of the next ones begins. */
         async of(at: number): Promise<ReadonlyMap<string, Handle>> {
@@ -102,8 +124,9 @@ export function streamedWeights(reads: readonly StageReads[], { machine, files }
       };
     },
     async close(): Promise<void> {
-      await Promise.all([...loaded.keys()].map(release));
-      for (const memory of free.splice(0)) memory.free();
+      for (const key of [...loaded.keys()]) release(key);
+      await Promise.all(releasing);
+      for (const memory of unused.splice(0)) memory.free();
     },
   };
 }

@@ -252,7 +252,7 @@ function peakValues(program: Program, names: readonly string[], lengths: SymbolL
   return peak;
 }
 
-/** Bytes of the weights that stages are given: each once, or of those that pass through at most those of a stage and of those ahead of it. */
+/** Bytes of the weights that stages are given: each once; those that pass through in the memory of a stage, and of those ahead of it. */
 function givenBytes(stages: readonly Stage[], streamed: boolean): number {
   const passing = streamed ? passingWeights(stages) : new Set<string>();
   const kept = new Map<string, number>();
@@ -265,12 +265,10 @@ function givenBytes(stages: readonly Stage[], streamed: boolean): number {
     }
     return sum;
   });
-  const through = passed.filter((sum) => sum > 0);
-  const sumOf = (values: Iterable<number>) => [...values].reduce((sum, one) => sum + one, 0);
-  const atOnce = Math.max(0, ...through.map((_, i) => sumOf(through.slice(i, i + STAGES_AHEAD + 1))));
+  const atOnce = (STAGES_AHEAD + 1) * Math.max(0, ...passed);
   // The pass that finds outliers streams 16 bits in place of 8, and widens one matrix after the other.
   const rotated = Math.max(0, ...stages.flatMap(({ inputs }) => inputs.map(rotatedBytes)));
-  return sumOf(kept.values()) + (rotated > 0 ? 2 * atOnce + 4 * rotated : atOnce);
+  return [...kept.values()].reduce((sum, one) => sum + one, 0) + (rotated > 0 ? 2 * atOnce + 4 * rotated : atOnce);
 }
 
 /** Bytes of a stage's input if it is a weight in 8 bits that outliers are found for. */
