@@ -18,6 +18,7 @@ const isSlow = (file: string): boolean => /^(\/\/.*\n)+\/\/ slow\n/.test(readFil
 const places = process.argv.slice(2).filter((argument) => argument !== "--fast");
 const isFast = process.argv.includes("--fast");
 if (isFast) process.env["LOWRANK_TEST_FAST"] = "1"; // for the processes of the files
+process.env["LOWRANK_CACHE"] ??= "off"; // tests of the cache have folders of their own
 const files = (places.length ? places : ["test"])
   .flatMap(testFiles)
   .filter((file) => !isFast || !isSlow(file))

@@ -18,6 +18,7 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   init: () => import("../commands/init/command.ts"),
   download: () => import("../commands/download/command.ts"),
   runs: () => import("../commands/runs/command.ts"),
+  cache: () => import("../commands/cache/command.ts"),
 };
 
 /** The commands by their names: the one called `only` if there is one, or all. */

@@ -199,15 +199,17 @@ export interface TensorSource {
 
 /**
  * Writes a safetensors file, one tensor in memory at a time: the payload ordered as the reference orders it (dtype by
- * descending alignment, then name), the header padded to a multiple of 8 bytes. The file appears whole or not at all.
+ * descending alignment, then name), or with `asGiven` as the tensors come, the header padded to a multiple of 8 bytes. The file appears
+ * whole or not at all.
  */
 export async function writeSafetensors(
   files: Files,
   path: string,
   tensors: Iterable<TensorSource>,
   metadata?: Record<string, string>,
+  asGiven = false,
 ): Promise<void> {
-  const sources = ordered(tensors);
+  const sources = asGiven ? [...tensors] : ordered(tensors);
   await files.write(path, fileChunks(path, encodeHeader(path, sources, metadata), sources));
 }
 

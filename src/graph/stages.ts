@@ -11,12 +11,18 @@ export type StageSource =
   | { kind: "weight"; name: string; part?: WeightPart }
   | { kind: "value"; value: number };
 
-/** Which part of which weight a leaf is, where the weight is not kept as float32 (`ops/stored.ts`). */
+/** Which part of which weight a leaf is, where it is not a whole weight in float32 (`ops/stored.ts`). */
 export interface WeightPart {
   of: string;
-  form: FormName;
+  /** Null for float32. */
+  form: FormName | null;
   part: number;
+  /** The rows that the leaf has, if not all. */
+  rows?: Rows;
 }
+
+/** Rows of a weight that has `total`: so many from one on, or those at the ids of an int32 feed, in their order. */
+export type Rows = { total: number } & ({ first: number; count: number } | { at: string });
 
 export interface StageInput {
   source: StageSource;
@@ -211,8 +217,13 @@ function extract(
   return { graph, inputs, outputs: table.map(({ name, value }) => ({ name, value })) };
 }
 
-const partOf = ({ attributes: { of, form, part } }: Node): WeightPart | undefined =>
-  of === undefined ? undefined : { of: String(of), form: form as FormName, part: Number(part) };
+function partOf({ attributes: { of, form, part, total, first, count, at } }: Node): WeightPart | undefined {
+  if (of === undefined) return undefined;
+  const whole = { of: String(of), form: (form as FormName | undefined) ?? null, part: Number(part) };
+  if (total === undefined) return whole;
+  const range = at === undefined ? { first: Number(first), count: Number(count) } : { at: String(at) };
+  return { ...whole, rows: { total: Number(total), ...range } };
+}
 
 /** Every value below `outputs`, down to what `isGiven`, inputs before what reads them. */
 function inOrder(outputs: readonly Value[], isGiven: (value: Value) => boolean): Value[] {

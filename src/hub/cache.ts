@@ -1,9 +1,11 @@
 // The cache of models from the hub that Python's huggingface_hub and this project share: its place, layout and what is whole in it.
 import type { Stats } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
-import { homedir } from "node:os";
 import path from "node:path";
 import { INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
+import { type Environment, expanded, userCache } from "../platform/node/part-cache.ts";
+
+export type { Environment } from "../platform/node/part-cache.ts";
 
 export interface HubName {
   /** `owner/name`. */
@@ -18,23 +20,15 @@ export const COMMIT = /^[0-9a-f]{40}$/;
 /** Largest index of shards that is read. */
 const MAX_INDEX_BYTES = 64 * 1024 * 1024;
 
-export type Environment = Readonly<Record<string, string | undefined>>;
-
 /** Hugging Face's own folder: the token and, by default, the cache are in it. */
-export function hubHome(environment: Environment): string {
-  const { HF_HOME, XDG_CACHE_HOME } = environment;
-  return HF_HOME
-    ? expanded(HF_HOME)
-    : path.join(XDG_CACHE_HOME ? expanded(XDG_CACHE_HOME) : path.join(homedir(), ".cache"), "huggingface");
-}
+export const hubHome = (environment: Environment): string =>
+  environment["HF_HOME"] ? expanded(environment["HF_HOME"]) : path.join(userCache(environment), "huggingface");
 
 /** Folder of the cache, by the environment variables that Python honours. */
 export function cacheFolder(environment: Environment): string {
   const given = environment["HF_HUB_CACHE"] || environment["HUGGINGFACE_HUB_CACHE"];
   return given ? expanded(given) : path.join(hubHome(environment), "hub");
 }
-
-const expanded = (folder: string): string => path.resolve(folder.replace(/^~(?=$|[/\\])/, homedir()));
 
 /** A model's folder in the cache: blobs/ has files by hash, snapshots/<commit>/ their names, refs/ the commits of branches. */
 export const modelFolder = (cache: string, id: string): string => path.join(cache, `models--${id.replaceAll("/", "--")}`);

@@ -26,8 +26,8 @@ export type DeviceChoice = (typeof deviceChoices)[number];
 export function checkForms({ stages }: Program, where: string, next: string): void {
   const isPart = stages.some(
     ({ graph, inputs }) =>
-      inputs.some(({ source }) => source.kind === "weight" && source.part) ||
-      nodesOf(graph).some(({ op, attributes }) => op === "packedLinear" || (op === "weight" && attributes["of"] !== undefined)),
+      inputs.some(({ source }) => source.kind === "weight" && source.part?.form) ||
+      nodesOf(graph).some(({ op, attributes }) => op === "packedLinear" || (op === "weight" && attributes["form"] !== undefined)),
   );
   if (!isPart) return;
   throw new LowrankError("runtime/base-dtype", `${where} the base's weights can only be kept in float32`, {

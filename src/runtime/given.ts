@@ -1,5 +1,5 @@
 // Weights that an engine is given when it compiles: parts in forms that it multiplies with. Those that it packs are freed again.
-import { type ElementType, type Graph, nodesOf } from "../graph/graph.ts";
+import { type ElementType, type Graph, type Node, nodesOf } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
 import type { FormName } from "../graph/ops/stored.ts";
 import { packedProbe } from "../graph/pack.ts";
@@ -7,7 +7,8 @@ import { isInPlace } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
 import type { Handle, Machine, Memory, Place } from "./machine.ts";
-import { keyOf, type WeightOptions, weightReader } from "./weights.ts";
+import { keyOf } from "./part-cache.ts";
+import { type WeightOptions, weightReader } from "./weight-reader.ts";
 
 export interface GivenParts {
   /** By the names that the model has for them. */
@@ -32,21 +33,24 @@ export async function readGiven(graph: Graph, options: WeightOptions): Promise<G
     packed.free();
     kept.free();
   };
+  const weightOf = ({ attributes: { of, form } }: Node) => ({ of: String(of), form: form as FormName });
   try {
-    for (const { attributes } of leaves) {
-      const [of, form, part] = [String(attributes["of"]), attributes["form"] as FormName, Number(attributes["part"])];
-      const key = keyOf(of, form);
+    await reader.useCache([...new Map(leaves.map((node) => [keyOf(weightOf(node)), weightOf(node)])).values()], new Set());
+    for (const node of leaves) {
+      const [weight, part] = [weightOf(node), Number(node.attributes["part"])];
+      const { form } = weight;
+      const key = keyOf(weight);
       if (!loaded.has(key)) {
         const places: Place[] = [];
         loaded.set(key, places);
         const isPacked = await packedParts(machine, form);
-        await reader.read(of, form, (dtype, shape) => {
+        await reader.read(weight, (dtype, shape) => {
           const place = (isPacked[places.length] ? packed : kept).take(dtype, shape);
           places.push(place);
           return place;
         });
       }
-      handles.set(String(attributes["name"]), loaded.get(key)![part]!.handle);
+      handles.set(String(node.attributes["name"]), loaded.get(key)![part]!.handle);
     }
   } catch (error) {
     close();

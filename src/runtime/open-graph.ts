@@ -32,7 +32,9 @@ function weightsOf({ stages }: Program): Map<string, Shape> {
     inputs.flatMap(({ source, leaf }) => {
       if (source.kind !== "weight") return [];
       if (!source.part) return [[source.name, leaf.shape] as const];
-      return source.part.part === 0 ? [[source.part.of, wideShape(source.part.form, leaf.shape)] as const] : [];
+      const { of, form, part, rows } = source.part;
+      const shape = rows ? [rows.total, ...leaf.shape.slice(1)] : leaf.shape;
+      return part === 0 ? [[of, form ? wideShape(form, shape) : shape] as const] : [];
     }),
   );
   const leaves = stages.flatMap(({ graph }) => nodesOf(graph)).filter(({ op }) => op === "weight");

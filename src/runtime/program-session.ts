@@ -11,6 +11,7 @@ import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
 import { readGiven } from "./given.ts";
 import { type Executable, type Handle, inTurn, type Machine, type Wanted } from "./machine.ts";
+import type { PartCache } from "./part-cache.ts";
 import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
 import { openWeights, type Weights } from "./weights.ts";
 
@@ -19,17 +20,18 @@ export interface ProgramOptions extends SessionOptions {
   /** What puts weights into their forms, if not the machine. */
   host?: Machine;
   files: Files;
+  /** Where converted weights are kept. */
+  cache?: PartCache;
 }
 
 /** Opens the executables and reads the weights that the stages are given. */
 export async function runProgram(given: Program, options: ProgramOptions): Promise<Session> {
   const program = areInPlace(given, options.weights) ? given : givenWeights(given);
-  const { machine, host, files, weights } = options;
+  const { machine, weights: source = noWeights } = options;
   const { stages, results } = program;
-  const source = weights ?? noWeights;
   const [executables, frozen] = await together(
     compileStages(stages, options).catch(fail),
-    openWeights(stages, options.streamed ?? false, { machine, host, files, source, threads: options.threads }),
+    openWeights(stages, options.streamed ?? false, { ...options, source }),
   );
   const fed = new Set(
     stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
@@ -70,17 +72,17 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
       if (found === undefined) throw new Error(`the input ${source.name} is not fed`);
       return found;
     };
+    const order = plan.steps.map(({ stage }) => stage);
+    const streaming = frozen.run(order, feeds);
     try {
       for (const [at, { stage, wanted, freed }] of plan.steps.entries()) {
-        const weights = await frozen.of(stage);
-        const next = plan.steps[at + 1];
-        if (next) frozen.ahead(next.stage);
+        const weights = await streaming.of(at);
         const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source, weights));
         const outputs = wanted.map(
           ({ index, value }): Wanted => ({ index, place: placed.get(value), isRead: isRead.has(value) }),
         );
         const made = await executables[stage]!.run(inputs, outputs);
-        frozen.done(stage);
+        streaming.done(at);
         wanted.forEach(({ value }, i) => {
           if (!placed.has(value)) values.set(value, made[i]!);
         });
@@ -100,6 +102,7 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
       }
       return Object.fromEntries(read);
     } finally {
+      streaming.end();
       for (const handle of values.values()) machine.free(handle);
       for (const handle of own.values()) machine.free(handle);
     }
@@ -132,7 +135,7 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
       next(async () => {
         isClosed = true;
         for (const executable of new Set(executables)) executable.close();
-        frozen.close();
+        await frozen.close();
         for (const handle of [...bound.values(), ...places.values()]) machine.free(handle);
         for (const map of [bound, places]) map.clear();
       }),
@@ -146,7 +149,7 @@ async function together(compiling: Promise<Executable[]>, reading: Promise<Weigh
   } catch (error) {
     const [compiled, read] = await Promise.allSettled([compiling, reading]);
     if (compiled.status === "fulfilled") for (const one of new Set(compiled.value)) one.close();
-    if (read.status === "fulfilled") read.value.close();
+    if (read.status === "fulfilled") await read.value.close();
     throw error;
   }
 }
@@ -165,8 +168,8 @@ const fail = (error: unknown): never => {
 };
 
 /** An executable for each stage; stages whose models are the same bytes share one. */
-async function compileStages(stages: readonly Stage[], { machine, files, ...options }: ProgramOptions): Promise<Executable[]> {
-  const { weights, threads, profile } = options;
+async function compileStages(stages: readonly Stage[], options: ProgramOptions): Promise<Executable[]> {
+  const { machine, weights, threads, profile } = options;
   const known: { model: Uint8Array; executable: Executable }[] = [];
   const executables: Executable[] = [];
   for (const { graph, inputs, outputs } of stages) {
@@ -174,7 +177,7 @@ async function compileStages(stages: readonly Stage[], { machine, files, ...opti
     const model = lower(graph, (weights ?? noWeights).locate, leaves, !machine.isPlain);
     let executable = known.find((other) => sameBytes(other.model, model))?.executable;
     if (!executable) {
-      const given = await readGiven(graph, { machine, files, source: weights ?? noWeights, threads });
+      const given = await readGiven(graph, { ...options, source: weights ?? noWeights });
       const compiled = await machine
         .compile(model, {
           inputs: leaves.map(({ node }) => String(node.attributes["name"])),

@@ -1,41 +1,32 @@
-// The frozen weights that stages are given: in memory from the start, or read from their files while the stage before runs.
-import type { Files } from "../files.ts";
+// The frozen weights that stages are given: in memory from the start, or read from their files while the stages before run.
 import { bytesOf } from "../formats/dtypes.ts";
-import { type CheckpointTensor, isPlain, readRows } from "../formats/stored.ts";
-import { type ElementType, type Graph, nodesOf } from "../graph/graph.ts";
-import { cast } from "../graph/ops/elementwise.ts";
-import { input } from "../graph/ops/leaves.ts";
-import { type FormName, forms, stored } from "../graph/ops/stored.ts";
-import { type Stage, type StageSource, whole } from "../graph/stages.ts";
-import { inFolder, type StoredTensor } from "../onnx/emitter.ts";
-import { lower } from "../onnx/lower.ts";
-import { bytesPerElement, sizeOf } from "../tensor.ts";
-import type { Executable, Handle, Machine, Place } from "./machine.ts";
-import type { WeightSource } from "./session.ts";
+import { readRows } from "../formats/stored.ts";
+import { nodesOf } from "../graph/graph.ts";
+import type { Stage, StageSource, WeightPart } from "../graph/stages.ts";
+import { inFolder } from "../onnx/emitter.ts";
+import { bytesPerElement, sizeOf, type Tensor } from "../tensor.ts";
+import type { Handle, Machine, Place } from "./machine.ts";
+import { type FormedWeight, keyOf, type PartPlace } from "./part-cache.ts";
+import { type StageReads, streamedWeights } from "./streamed.ts";
+import { type Loaded, type WeightOptions, weightReader } from "./weight-reader.ts";
 
-/** Elements of a weight that are converted at once: 2 MB of float32. */
-const BLOCK_ELEMENTS = 2 ** 19;
-/** Weights that are read at once: while one is converted, the next comes from its file. */
-const READ_AT_ONCE = 3;
 /** Weights of fewer bytes stay in memory when the others are read anew at every step. */
 const SMALL_BYTES = 2 ** 20;
+/** Weights that are read at once: while one is converted, the next comes from its file. */
+const READ_AT_ONCE = 3;
+/** Rows that are read at once. */
+const ROWS_AT_ONCE = 64;
 
-export interface WeightOptions {
-  machine: Machine;
-  /** What puts weights into their forms, if not the machine. */
-  host?: Machine;
-  files: Files;
-  source: WeightSource;
-  threads?: number;
-}
-
-/** A tensor that a part is written to. */
-type Take = (dtype: ElementType, shape: readonly number[]) => Place;
 type WeightLeaf = Extract<StageSource, { kind: "weight" }>;
+type Feeds = Readonly<Record<string, Tensor>>;
 
-/** Where the parts of a weight lie in memory. */
-export interface Loaded {
-  parts: Place[];
+/** A run's weights, stage by stage. */
+export interface WeightsRun {
+  /** The weights of the stage at this place of the run, by the names of its sources. */
+  of(at: number): Promise<ReadonlyMap<string, Handle>>;
+  /** The stage has run. */
+  done(at: number): void;
+  end(): void;
 }
 
 /** A weight of float32 in the memory of the machine's device, if it has one. */
@@ -46,215 +37,170 @@ async function moved({ parts }: Loaded, shape: readonly number[], { move }: Mach
 }
 
 export interface Weights {
-  /** The weights of a stage, by the names of its sources. */
-  of(stage: number): Promise<ReadonlyMap<string, Handle>>;
-  /** Begins to read those of the stage that comes next. */
-  ahead(stage: number): void;
-  /** The stage has run. */
-  done(stage: number): void;
-  close(): void;
+  /** Begins a run of stages, in their order. */
+  run(order: readonly number[], feeds: Feeds): WeightsRun;
+  close(): Promise<void>;
 }
 
-/** The weights of a program's stages. `streamed`: large ones that are multiplied with are read anew whenever their stage runs. */
+const partOf = ({ name, part }: WeightLeaf): WeightPart => part ?? { of: name, form: null, part: 0 };
+
+/** The weights that a stage reads. */
+const leavesOf = ({ inputs }: Stage): WeightLeaf[] => inputs.flatMap(({ source }) => (source.kind === "weight" ? [source] : []));
+
+/**
+ * The weights of a program's stages. `streamed`: rows of weights, and large weights that are multiplied with, are read anew whenever their
+ * stage runs. Fails with `cache/off` or `cache/disk` where those have another form than they are stored in, and no cache can keep them.
+ */
 export async function openWeights(stages: readonly Stage[], streamed: boolean, options: WeightOptions): Promise<Weights> {
-  const { machine, host = machine } = options;
+  const { machine, host = machine, files } = options;
   const reader = weightReader({ ...options, machine: host });
   const kept = new Map<string, Loaded>();
-  const passing = stages.map((): { of: string; form: FormName | null }[] => []);
-  const passes = new Set(streamed ? passingWeights(stages) : []);
-  const unread = new Map<string, { of: string; form: FormName | null }>();
-  for (const [at, { inputs }] of stages.entries()) {
-    for (const { source } of inputs) {
-      if (source.kind !== "weight") continue;
-      const { of, form } = wholeOf(source);
-      if (unread.has(keyOf(of, form)) || passing[at]!.some((one) => keyOf(one.of, one.form) === keyOf(of, form))) continue;
-      if (passes.has(source.name) && reader.isAsStored(of, form)) passing[at]!.push({ of, form });
-      else unread.set(keyOf(of, form), { of, form });
-    }
+  const large = streamed ? passingWeights(stages) : new Set<string>();
+  // Numbers that only JavaScript can read are in memory in float32, but for rows of a table.
+  const passes = (leaf: WeightLeaf): boolean =>
+    large.has(leaf.name) &&
+    (leaf.part?.rows !== undefined || partOf(leaf).form !== null || reader.placesOf(partOf(leaf)) !== null);
+  let reads: StageReads[];
+  try {
+    const weights = new Map<string, FormedWeight>();
+    for (const leaf of stages.flatMap(leavesOf)) weights.set(keyOf(partOf(leaf)), partOf(leaf));
+    const anew = stages.flatMap(leavesOf).filter((leaf) => passes(leaf) && !(idsOf(leaf) && partOf(leaf).form === null));
+    await reader.useCache([...weights.values()], new Set(anew.map((leaf) => keyOf(partOf(leaf)))));
+    const staying = stages.flatMap(leavesOf).filter((leaf) => !passes(leaf));
+    const left = new Map(staying.map((leaf) => [keyOf(partOf(leaf)), partOf(leaf)])).entries();
+    const readOn = async () => {
+      for (const [key, part] of left) {
+        kept.set(key, await moved(await reader.read(part), options.source.locate(part.of).shape, machine));
+      }
+    };
+    const readers = Array.from({ length: READ_AT_ONCE }, readOn);
+    await Promise.all(readers).finally(() => Promise.allSettled(readers));
+    const placeOf = (leaf: WeightLeaf) => reader.placesOf(partOf(leaf))![partOf(leaf).part]!;
+    reads = stages.map((stage) => {
+      const own = leavesOf(stage).filter((leaf) => passes(leaf) && !idsOf(leaf));
+      return new Map(own.map((leaf) => [leaf.name, rangeOf(placeOf(leaf), leaf)]));
+    });
+  } finally {
+    reader.close();
   }
-  const left = unread.entries();
-  const readOn = async () => {
-    for (const [key, { of, form }] of left) {
-      kept.set(key, await moved(await reader.read(of, form), options.source.locate(of).shape, machine));
-    }
-  };
-  await Promise.all(Array.from({ length: READ_AT_ONCE }, readOn));
-  reader.close();
+  const stream = streamedWeights(reads, options);
 
-  const named = (stage: number, passed: ReadonlyMap<string, Loaded>): Map<string, Handle> => {
-    const handles = new Map<string, Handle>();
-    for (const { source } of stages[stage]!.inputs) {
-      if (source.kind !== "weight") continue;
-      const { of, form } = wholeOf(source);
-      const loaded = kept.get(keyOf(of, form)) ?? passed.get(keyOf(of, form))!;
-      handles.set(source.name, loaded.parts[source.part?.part ?? 0]!.handle);
+  /** How a row of a table is read into memory, and the type of rows. */
+  function rowsOf(leaf: WeightLeaf) {
+    const place = reader.placesOf(partOf(leaf))?.[partOf(leaf).part];
+    const table = inFolder(options.source.folder, options.source.locate(partOf(leaf).of));
+    const { dtype, shape } = place ?? { dtype: "float32" as const, shape: table.shape };
+    const width = sizeOf(shape.slice(1)) * bytesPerElement[dtype];
+    const read = async (row: number, into: Uint8Array): Promise<void> => {
+      if (place) await files.read(place.file, place.offset + row * width, width, into);
+      else into.set(bytesOf(await readRows(files, table, row, 1)));
+    };
+    return { dtype, shape, width, read };
+  }
+  /** Rows of a table at the ids of a feed. */
+  async function rowsAt(leaf: WeightLeaf, feed: string, feeds: Feeds): Promise<Handle> {
+    const { dtype, shape, width, read } = rowsOf(leaf);
+    const ids = feeds[feed]?.data;
+    if (!ids) throw new Error(`the input ${feed} is not fed`);
+    const [total, ...rest] = shape as [number, ...number[]];
+    const bytes = new Uint8Array(ids.length * width);
+    const rowAt = (i: number) => bytes.subarray(i * width, (i + 1) * width);
+    const first = new Map<number, number>();
+    for (let i = 0; i < ids.length; i++) if (!first.has(Number(ids[i]))) first.set(Number(ids[i]), i);
+    const outside = [...first.keys()].find((id) => !(id >= 0 && id < total));
+    if (outside !== undefined) throw new Error(`row ${outside} of ${partOf(leaf).of}, which has ${total}`);
+    const wanted = [...first];
+    for (let at = 0; at < wanted.length; at += ROWS_AT_ONCE) {
+      await Promise.all(wanted.slice(at, at + ROWS_AT_ONCE).map(([id, i]) => read(id, rowAt(i))));
     }
-    return handles;
-  };
-  /** Memory that a weight of this size was in, for the next one. */
-  const free = new Map<number, Uint8Array[]>();
-  const take: Take = (dtype, shape) => {
-    const length = sizeOf(shape) * bytesPerElement[dtype];
-    const bytes = free.get(length)?.pop() ?? new Uint8Array(length);
-    return { bytes, handle: machine.tensor(dtype, shape, bytes) };
-  };
-  const reading = new Map<number, Promise<Map<string, Loaded>>>();
-  const read = (stage: number) => {
-    const known = reading.get(stage);
-    if (known) return known;
-    const started = Promise.all(
-      passing[stage]!.map(async ({ of, form }) => [keyOf(of, form), await reader.read(of, form, take)] as const),
-    ).then((all) => new Map(all));
-    started.catch(() => undefined); // it is awaited when the stage runs
-    reading.set(stage, started);
-    return started;
-  };
-  const drop = ({ parts }: Loaded) => {
-    for (const { handle, bytes } of parts) {
-      machine.free(handle);
-      free.set(bytes.length, [...(free.get(bytes.length) ?? []), bytes]);
+    for (let i = 0; i < ids.length; i++) {
+      const from = first.get(Number(ids[i]))!;
+      if (from !== i) rowAt(i).set(rowAt(from));
     }
-  };
+    return machine.tensor(dtype, [ids.length, ...rest], bytes);
+  }
+
   return {
-    of: async (stage) => named(stage, await read(stage)),
-    ahead: (stage) => void read(stage),
-    done(stage) {
-      const running = reading.get(stage);
-      reading.delete(stage);
-      running?.then((all) => all.forEach(drop));
+    run(order, feeds) {
+      const streaming = stream.run(order);
+      const looked = new Map<number, Promise<[string, Handle][]>>();
+      order.forEach((stage, at) => {
+        const own = leavesOf(stages[stage]!).flatMap((leaf) => {
+          const ids = idsOf(leaf);
+          return ids === undefined ? [] : [rowsAt(leaf, ids, feeds).then((handle): [string, Handle] => [leaf.name, handle])];
+        });
+        if (own.length === 0) return;
+        looked.set(at, Promise.all(own));
+        looked.get(at)!.catch(() => undefined); // it is awaited when the stage runs
+      });
+      return {
+        async of(at) {
+          const handles = new Map([...(await streaming.of(at)), ...((await looked.get(at)) ?? [])]);
+          for (const leaf of leavesOf(stages[order[at]!]!)) {
+            if (handles.has(leaf.name)) continue;
+            handles.set(leaf.name, kept.get(keyOf(partOf(leaf)))!.parts[partOf(leaf).part]!.handle);
+          }
+          return handles;
+        },
+        done: streaming.done,
+        end() {
+          for (const rows of looked.values()) {
+            const freed = rows.then((all) => {
+              for (const [, handle] of all) machine.free(handle);
+            });
+            freed.catch(() => undefined); // the run has failed by it
+          }
+        },
+      };
     },
-    close() {
+    async close() {
+      await stream.close();
       for (const { parts } of kept.values()) for (const { handle } of parts) machine.free(handle);
       kept.clear();
     },
   };
 }
 
-export const keyOf = (of: string, form: FormName | null): string => `${form ?? "float32"} ${of}`;
-const wholeOf = ({ name, part }: WeightLeaf) => ({ of: part?.of ?? name, form: part?.form ?? null });
+const idsOf = ({ part }: WeightLeaf): string | undefined => (part?.rows && "at" in part.rows ? part.rows.at : undefined);
 
-/** The weights, by the names of their sources, that are read anew at every step if weights are: large ones, but for tables. */
-export function passingWeights(stages: readonly Stage[]): string[] {
-  const looked = new Set(stages.flatMap(({ graph, inputs }) => lookedUp(graph, inputs)));
-  return stages.flatMap(({ inputs }) =>
-    inputs.flatMap(({ source, leaf: { dtype, shape } }) => {
-      if (source.kind !== "weight" || looked.has(wholeOf(source).of)) return [];
-      return sizeOf(shape as number[]) * bytesPerElement[dtype] >= SMALL_BYTES ? [source.name] : [];
-    }),
-  );
-}
-
-/** Weights of which single rows are read: a table of embeddings, an output layer. */
-function lookedUp(graph: Graph, inputs: Stage["inputs"]): string[] {
-  const nodes = nodesOf(graph).filter(({ op }) => op === "embedding" || op === "linearCrossEntropy");
-  const read = new Set(nodes.flatMap((node) => node.inputs.map((value) => value.node)));
-  for (const { op, inputs } of [...read]) if (op === "widen") for (const value of inputs) read.add(value.node);
-  return inputs.flatMap(({ source, leaf }) => (source.kind === "weight" && read.has(leaf.node) ? [wholeOf(source).of] : []));
+/** Where the rows of a part lie that a leaf has. */
+function rangeOf(place: PartPlace, { part }: WeightLeaf): PartPlace {
+  if (!part?.rows || !("first" in part.rows)) return place;
+  const { first, count, total } = part.rows;
+  const width = place.length / total;
+  return { ...place, offset: place.offset + first * width, length: count * width, shape: [count, ...place.shape.slice(1)] };
 }
 
 /**
- * Memory for a block of a part, which begins at row `start` of its weight. Rows of the weight are rows of the part, whose memory the
- * block shares, or columns of it, where `finish` copies the block to.
+ * The names of the sources that are read anew at every step if weights are: rows, and large weights but for tables of which the engine
+ * reads single rows.
  */
-function blockOf(part: Uint8Array, whole: readonly number[], block: readonly number[], start: number, width: number) {
-  const length = sizeOf(block) * width;
-  if (whole.length < 2 || whole[1] === block[1]) {
-    const at = start * sizeOf(whole.slice(1)) * width;
-    return { bytes: part.subarray(at, at + length), finish: () => undefined };
-  }
-  const bytes = new Uint8Array(length);
-  const [from, to] = [block[1]! * width, whole[1]! * width];
-  const finish = () => {
-    for (let i = 0; i < whole[0]!; i++) part.set(bytes.subarray(i * from, (i + 1) * from), i * to + start * width);
-  };
-  return { bytes, finish };
-}
-
-/** Reads weights block by block, and puts them into their forms with the engine. */
-export function weightReader({ machine, files, source, threads }: WeightOptions) {
-  const converters = new Map<string, Promise<Executable>>();
-  const partsOf = ({ shape }: StoredTensor, form: FormName | null) => {
-    if (form === null) return [{ dtype: "float32" as const, shape }];
-    return forms[form].parts(shape[0]!, shape[1]!) as { dtype: ElementType; shape: number[] }[];
-  };
-  const isAsStored = (stored: StoredTensor, form: FormName | null): boolean =>
-    isPlain(inFolder(source.folder, stored)) && stored.dtype === (form ?? "float32");
-
-  const fresh: Take = (dtype, shape) => {
-    const bytes = new Uint8Array(new SharedArrayBuffer(sizeOf(shape) * bytesPerElement[dtype]));
-    return { bytes, handle: machine.tensor(dtype, shape, bytes) };
-  };
-  async function read(name: string, form: FormName | null, take: Take = fresh): Promise<Loaded> {
-    const stored = source.locate(name);
-    const tensor = inFolder(source.folder, stored);
-    const types = partsOf(stored, form);
-    const parts = types.map(({ dtype, shape }) => take(dtype, shape));
-    if (isAsStored(stored, form)) {
-      await files.read(tensor.file, stored.offset, stored.length, parts[0]!.bytes);
-      return { parts };
-    }
-    const [rows, columns] = stored.shape.length === 2 ? (stored.shape as [number, number]) : [1, sizeOf(stored.shape)];
-    // One block of a tensor that is stored the other way round: each would read all of it.
-    const step = stored.layout?.transposed ? rows : Math.max(1, Math.floor(BLOCK_ELEMENTS / columns));
-    const { dtype, readBlock } = blocksOf(tensor, rows, step);
-    const executable = await converterOf(dtype, columns, form);
-    for (let start = 0; start < rows; start += step) {
-      const length = Math.min(step, rows - start);
-      const given = machine.tensor(dtype, [length, columns], await readBlock(start, length));
-      const blocks = partsOf({ ...stored, shape: [length, columns] }, form).map(({ dtype, shape }, i) => {
-        const whole = rows === length ? shape : types[i]!.shape;
-        const { bytes, finish } = blockOf(parts[i]!.bytes, whole, shape, start, bytesPerElement[dtype]);
-        return { index: i, place: machine.tensor(dtype, shape, bytes), finish };
-      });
-      try {
-        await executable.run([given], blocks);
-        for (const { finish } of blocks) finish();
-      } finally {
-        machine.free(given);
-        for (const { place } of blocks) machine.free(place);
+export function passingWeights(stages: readonly Stage[]): Set<string> {
+  const looked = new Set(stages.flatMap(lookedUp));
+  const bytes = new Map<string, number>();
+  const names = new Map<string, string[]>();
+  const passing = new Set<string>();
+  for (const { inputs } of stages) {
+    const seen = new Set<string>();
+    for (const { source, leaf } of inputs) {
+      if (source.kind !== "weight" || seen.has(source.name)) continue;
+      seen.add(source.name);
+      const key = keyOf(partOf(source));
+      if (source.part?.rows) passing.add(source.name);
+      else if (!looked.has(key) && !names.get(key)?.includes(source.name)) {
+        bytes.set(key, (bytes.get(key) ?? 0) + sizeOf(leaf.shape as number[]) * bytesPerElement[leaf.dtype]);
+        names.set(key, [...(names.get(key) ?? []), source.name]);
       }
     }
-    return { parts };
   }
+  for (const [key, own] of names) if (bytes.get(key)! >= SMALL_BYTES) for (const name of own) passing.add(name);
+  return passing;
+}
 
-  /** How rows of a tensor are read for the engine: in its own dtype, or as float32 where the engine does not know that. */
-  function blocksOf(tensor: CheckpointTensor, rows: number, step: number) {
-    if (isPlain(tensor)) {
-      const width = tensor.length / Math.max(1, rows);
-      const buffer = new Uint8Array(Math.min(step, rows) * width);
-      const readBlock = (start: number, length: number) => {
-        const bytes = buffer.subarray(0, length * width);
-        return files.read(tensor.file, tensor.offset + start * width, bytes.length, bytes);
-      };
-      return { dtype: tensor.dtype as ElementType, readBlock };
-    }
-    const readBlock = async (start: number, length: number) => {
-      const values = tensor.shape.length === 2 ? await readRows(files, tensor, start, length) : await readRows(files, tensor);
-      return bytesOf(values);
-    };
-    return { dtype: "float32" as const, readBlock };
-  }
-
-  const converterOf = (dtype: ElementType, columns: number, form: FormName | null): Promise<Executable> => {
-    const key = `${dtype} ${columns} ${form}`;
-    const known = converters.get(key);
-    if (known) return known;
-    const x = cast(input("x", dtype, ["rows", columns]), "float32");
-    const outputs = form === null ? [x] : stored(x, form);
-    const names = outputs.map((_, i) => `part${i}`);
-    const program = whole({ outputs: Object.fromEntries(outputs.map((value, i) => [names[i]!, value])) });
-    const model = lower(program.stages[0]!.graph, source.locate);
-    const made = machine.compile(model, { inputs: ["x"], outputs: names, threads });
-    converters.set(key, made);
-    return made;
-  };
-  return {
-    read,
-    /** Whether a weight's bytes are used as they are stored. */
-    isAsStored: (name: string, form: FormName | null) => isAsStored(source.locate(name), form),
-    close() {
-      for (const made of converters.values()) made.then((executable) => executable.close());
-      converters.clear();
-    },
-  };
+/** Weights of which the engine reads single rows: a table of embeddings, an output layer. */
+function lookedUp({ graph, inputs }: Stage): string[] {
+  const nodes = nodesOf(graph).filter(({ op }) => op === "embedding" || op === "linearCrossEntropy");
+  const read = new Set(nodes.flatMap((node) => node.inputs.map((value) => value.node)));
+  for (const { op, inputs } of [...read]) if (op === "widen") for (const value of inputs) read.add(value.node);
+  return inputs.flatMap(({ source, leaf }) => (source.kind === "weight" && read.has(leaf.node) ? [keyOf(partOf(source))] : []));
 }

@@ -19,7 +19,7 @@ export const memoryModes = {
   products: { keep: "products" },
   /** Each layer is computed again from its input. */
   recompute: { keep: "none" },
-  /** The same, with weights read from their files at every step. */
+  /** The same, with weights read from their files at every step: the checkpoint's, or those of the cache of converted ones. */
   stream: { keep: "none", streamed: true },
 } satisfies Record<string, StageOptions>;
 
@@ -72,8 +72,11 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
   checkDtype(choice.baseDtype, needs.device ?? "cpu");
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
-    const { streamed = false, ...stages }: StageOptions = { ...memoryModes[memory], form: formsOf(baseDtype, needs) };
-    const program = programOf(needs, `${stages.keep} ${baseDtype}`, stages);
+    const mode: StageOptions = memoryModes[memory];
+    // What streams is read as it is stored: the same numbers in half the bytes.
+    const read = mode.streamed && baseDtype === "float32" && isSixteen ? "bfloat16" : baseDtype;
+    const { streamed = false, ...stages }: StageOptions = { ...mode, form: formsOf(read, needs) };
+    const program = programOf(needs, `${memory} ${baseDtype}`, { ...stages, streamed });
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
     const execution = { memory, baseDtype, program, streamed, isRounded, estimate: estimateOf(program, needs, { streamed }) };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;

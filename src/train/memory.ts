@@ -2,10 +2,12 @@
 import type { BatchSize } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
+import { type FormName, wideShape } from "../graph/ops/stored.ts";
 import { type Program, type Stage, type StageInput, schedule } from "../graph/stages.ts";
+import { STAGES_AHEAD } from "../runtime/streamed.ts";
 import { passingWeights } from "../runtime/weights.ts";
 import { bytesPerElement } from "../tensor.ts";
-import { isPool } from "./training-graph.ts";
+import { isAtBorder, isPool } from "./training-graph.ts";
 
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
 export type SymbolLengths = Readonly<Record<string, number>>;
@@ -70,6 +72,16 @@ function workspace(node: Node, lengths: SymbolLengths): number {
       const tile = 2 * Math.ceil(rows / (lengths["chunks"] ?? chunks)) * words;
       return 4 * (tile + 3 * rows * dim + (form ? 2 * words * dim : 0));
     }
+    case "outputChunk": {
+      // The same, where the chunk is all of W that is there.
+      const { chunks, form } = attributes as { chunks: number; form?: FormName };
+      const [rows, dim] = [0, 1].map((axis) => lengthOf(inputs[0]!.shape[axis]!, lengths)) as [number, number];
+      const { shape } = inputs[1]!;
+      const words = lengthOf(form ? wideShape(form, shape)[0] : shape[0]!, lengths);
+      return 4 * (2 * Math.ceil(rows / (lengths["chunks"] ?? chunks)) * words + 2 * rows * dim + (form ? 2 * words * dim : 0));
+    }
+    case "widen": // of 4 bits: numbers as bytes, and products before the least values are added
+      return attributes["form"] === "int4" ? 1.25 * bytes(outputs[0]!) : 0;
     case "crossEntropy":
     case "crossEntropyGradient": // exponentials, or probabilities, beside the logits
       return bytes(inputs[0]!);
@@ -211,7 +223,8 @@ export function trainingMemory(
   const trained = 4 * THETA_VECTORS * trainable;
   const pools = bytesIn(isPool);
   const given = pools + PIXEL_COPIES * pixels + (inWorker ? WORKER_COPIES * (pools + pixels) : 0);
-  const live = peakValues(program, [...results.keys()], lengths);
+  const asked = [...results.keys()].filter((name) => !isAtBorder(name));
+  const live = peakValues(program, asked, lengths);
   const activations = ARENA_FACTOR * live + given;
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
@@ -241,23 +254,28 @@ function peakValues(program: Program, names: readonly string[], lengths: SymbolL
   return peak;
 }
 
-/** Bytes of the weights that stages are given: each once, or of those that pass through at most those of two stages. */
+/** Bytes of the weights that stages are given: each once; those that pass through in the memory of a stage, and of those ahead of it. */
 function givenBytes(stages: readonly Stage[], streamed: boolean): number {
-  const passing = new Set(streamed ? passingWeights(stages) : []);
-  const bytes = ({ leaf }: StageInput) => bytesOf(leaf, {});
+  const passing = streamed ? passingWeights(stages) : new Set<string>();
   const kept = new Map<string, number>();
-  const through = stages.map(({ inputs }) => {
+  const passed = stages.map(({ inputs }) => {
     let sum = 0;
-    for (const one of inputs) {
-      if (one.source.kind !== "weight") continue;
-      if (passing.has(one.source.name)) sum += bytes(one);
-      else kept.set(one.source.name, bytes(one));
+    for (const { source, leaf } of inputs) {
+      if (source.kind !== "weight" || (source.part?.rows && "at" in source.part.rows)) continue;
+      if (passing.has(source.name)) sum += bytesOf(leaf, {});
+      else kept.set(source.name, bytesOf(leaf, {}));
     }
     return sum;
   });
-  const pairs = through.map((sum, i) => sum + (through[i + 1] ?? 0));
-  return [...kept.values()].reduce((sum, one) => sum + one, 0) + Math.max(0, ...pairs);
+  const atOnce = (STAGES_AHEAD + 1) * Math.max(0, ...passed);
+  // The pass that finds outliers streams 16 bits in place of 8, and widens one matrix after the other.
+  const rotated = Math.max(0, ...stages.flatMap(({ inputs }) => inputs.map(rotatedBytes)));
+  return [...kept.values()].reduce((sum, one) => sum + one, 0) + (rotated > 0 ? 2 * atOnce + 4 * rotated : atOnce);
 }
+
+/** Bytes of a stage's input if it is a weight in 8 bits that outliers are found for. */
+const rotatedBytes = ({ source, leaf }: StageInput): number =>
+  source.kind === "weight" && source.part?.form === "int8rotated" && leaf.dtype === "int8" ? bytesOf(leaf, {}) : 0;
 
 /** What of it lies in a device's memory: weights, activations, θ and its gradient. */
 export const deviceMemory = ({ weights, activations, trained }: MemoryEstimate): number =>

@@ -7,6 +7,7 @@ import { columnsAt, standingOut } from "../graph/ops/rotated.ts";
 import { transpose } from "../graph/ops/shape.ts";
 import { cut, type Program } from "../graph/stages.ts";
 import { layerWeight, OUTLIERS, outlierInput, storeWeights } from "../graph/store.ts";
+import { tablesByRows } from "../graph/tables.ts";
 import { unique } from "../graph/unique.ts";
 import { weightFiles } from "../models/weights.ts";
 import { type Engine, openProgram } from "../runtime/open-graph.ts";
@@ -34,7 +35,7 @@ export async function findOutliers(program: Program, source: OutlierSource): Pro
     throw new LowrankError("train/option", "rotated weights need a batch that shows what stands out", { subject: "first" });
   const weights = weightFiles(checkpoint);
   const form = storedForm((name) => weights.locate(name).dtype);
-  const graph = storeWeights(outliersOf(loss, names), form);
+  const { graph } = tablesByRows(storeWeights(outliersOf(loss, names), form));
   // A stage for each layer's input: what is read of it comes with it.
   const groups = new Map<string, Record<string, Value>>();
   for (const [name, value] of Object.entries(graph.outputs)) {

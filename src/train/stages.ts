@@ -4,7 +4,8 @@ import { type Graph, type Node, topological, type Value } from "../graph/graph.t
 import { recompute } from "../graph/recompute.ts";
 import { cut, type Program } from "../graph/stages.ts";
 import { type ChooseForm, storeWeights } from "../graph/store.ts";
-import { border, borderGradient, gradientName, isAtBorder } from "./training-graph.ts";
+import { tablesByRows } from "../graph/tables.ts";
+import { border, borderGradient, chunkBorder, gradientName, isAtBorder } from "./training-graph.ts";
 
 /** What the forward pass keeps for the backward pass beside the borders; the rest is computed again. */
 export const keeps = {
@@ -28,11 +29,12 @@ export interface StageOptions {
 
 const PRODUCTS = new Set(["linear", "gemm", "attention"]);
 /** What makes its input's gradient in the forward pass. */
-const HEAD = new Set(["linearCrossEntropy"]);
+const HEAD = new Set(["linearCrossEntropy", "outputChunk", "outputLoss"]);
 
 /** The program of a graph as `loraGraph` and `fullGraph` make it. Results have the names of the graph's outputs. */
-export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { keep, form }: StageOptions): Program {
-  const graph = form ? storeWeights(whole, form) : whole;
+export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { keep, form, streamed }: StageOptions): Program {
+  const stored = form ? storeWeights(whole, form) : whole;
+  const { graph, cuts } = streamed ? tablesByRows(stored) : { graph: stored, cuts: [] };
   const names = Object.keys(graph.outputs);
   const gradients = new Set(entries.map(gradientName));
   const edges = names.map((_, i) => border(i)).filter((name) => name in graph.outputs);
@@ -60,6 +62,8 @@ export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { 
     .reverse();
   const unread = entries.filter(({ key }) => !readIn.some((names) => names.has(key))).map(gradientName);
   const trained = new Set(entries.map(({ key }) => key));
-  const groups = [...sections, ...backward, pick(unread)].filter((group) => Object.keys(group).length > 0);
+  const chunks = cuts.map((met, i) => Object.fromEntries(met.map((value, part) => [chunkBorder(i, part), value])));
+  const last = sections.pop()!;
+  const groups = [...sections, ...chunks, last, ...backward, pick(unread)].filter((group) => Object.keys(group).length > 0);
   return cut(groups, ({ op, attributes }) => op === "input" && trained.has(String(attributes["name"])));
 }

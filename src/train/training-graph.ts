@@ -44,8 +44,10 @@ function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: reado
 /** The outputs at border `i` of a training graph: the value, and the gradient that passes it. */
 export const border = (i: number): string => `border ${i}`;
 export const borderGradient = (i: number): string => `border gradient ${i}`;
-const BORDER = /^border (gradient )?\d+$/;
-/** Whether an output is one of those two. */
+/** A value after chunk `i` of an output layer that is met in chunks. */
+export const chunkBorder = (i: number, part: number): string => `border chunk ${i} ${part}`;
+const BORDER = /^border (gradient \d+|chunk \d+ \d+|\d+)$/;
+/** Whether an output is one of those. */
 export const isAtBorder = (name: string): boolean => BORDER.test(name);
 
 export const gradientName = ({ key }: ThetaEntry) => `gradient ${key}`;

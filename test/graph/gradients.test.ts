@@ -57,6 +57,14 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
     const x = input("x", "float32", [2, 64]);
     return { x, y: packedLinear(x, [part("uint8", [3, 2, 32]), part("float32", [3, 2])], 8, "layer") };
   },
+  outputChunk: () =>
+    behind(input("x", "float64", [2, 4]), (x) => apply("outputChunk", [x, weight("w", [3, 4], "float64")], { chunks: 1 })[1]!),
+  outputLoss: () =>
+    behind(input("x", "float64", [2, 4]), (x) => {
+      const column = (name: string) => input(name, "float64", [2, 1]);
+      const rows = weight("rows", [2, 4], "float64");
+      return apply("outputLoss", [x, rows, column("max"), column("z"), input("h", "float64", [2, 4])])[0]!;
+    }),
   rowsWhere: () => behind(input("c", "bool", [4, 1]), (x) => cast(rowsWhere(x, "rows"), "float64")),
   attentionGradient: () =>
     behind(cubic("q"), (x) => {

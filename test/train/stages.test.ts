@@ -89,6 +89,10 @@ test("the fastest execution that fits is taken, and rounding only where it is as
     totals.every((total, i) => i === 0 || total <= totals[i - 1]!),
     totals.join(", "),
   );
+  const [asStored, inFloat32] = (["bfloat16", "float32"] as const).map((baseDtype) => {
+    return chooseExecution({ memory: "stream", baseDtype }, needs).estimate.total;
+  });
+  assert.equal(inFloat32, asStored, "16 bits stream as they are stored");
   const least = chooseExecution(auto, { ...needs, available: 1 });
   assert.ok(least.estimate.total <= Math.min(...totals) && !least.isRounded);
   assert.ok(chooseExecution({ memory: "auto", baseDtype: "int8" }, needs).isRounded);

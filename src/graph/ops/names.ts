@@ -12,7 +12,7 @@ type Attention = "attention" | "attentionGradient" | "rotary";
 type Stored = "store" | "widen" | "packedLinear";
 type Rotated = "rotate" | "quantiseRows" | "standingOut" | "withoutColumns" | "columnsAt" | "integerProduct";
 type Loss = "crossEntropy" | "crossEntropyGradient";
-type OutputLayer = "linearCrossEntropy";
+type OutputLayer = "linearCrossEntropy" | "outputChunk" | "outputLoss";
 
 type Elementwise = Arithmetic | Activation | Choice;
 export type OpName =

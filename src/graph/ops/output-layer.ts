@@ -36,7 +36,7 @@ export const linearCrossEntropy = (x: Value, weight: Value, labels: Value, attri
   apply("linearCrossEntropy", [x, weight, labels, ...(further ? [further] : [])], { ...attributes })[0]!;
 
 /** The inputs of the op by what they are; `parts` hold W. */
-function fusedInputs<T>(inputs: readonly T[], form: FormName | undefined): { x: T; parts: T[]; labels: T; further?: T } {
+export function fusedInputs<T>(inputs: readonly T[], form: FormName | undefined): { x: T; parts: T[]; labels: T; further?: T } {
   const end = 1 + (form ? partCount(form) : 1);
   return { x: inputs[0]!, parts: inputs.slice(1, end), labels: inputs[end]!, further: inputs[end + 1] };
 }
@@ -163,6 +163,12 @@ function zeroAfter(emit: Emitter, values: readonly string[]): string {
   return emit.node("Mul", [sizes.length === 1 ? sizes[0]! : emit.node("Max", sizes), emit.int64(0)]);
 }
 
+/** Rows of W in each chunk of the vocabulary. */
+export function chunkHeights(vocab: number, vocabChunks: number): number[] {
+  const height = Math.ceil(vocab / vocabChunks);
+  return Array.from({ length: Math.ceil(vocab / height) }, (_, i) => Math.min(height, vocab - i * height));
+}
+
 /**
  * Each tile of logits waits for the one before, and each chunk of W for the last tile of the chunk before: one of each is alive. With
  * `integers`, which are x rotated, h comes out rotated.
@@ -173,10 +179,11 @@ function lowerTiles(
   names: readonly string[],
   attributes: FusedAttributes,
   wanted: Wanted,
-  integers?: QuantisedRows,
+  { integers, before }: { integers?: QuantisedRows; before?: Running } = {},
 ): Running {
   const { chunks, vocabChunks, softcap, form } = attributes;
-  const { x, parts, further } = fusedInputs(names, form);
+  const { x, parts, ...others } = fusedInputs(names, form);
+  const further = before ? undefined : others.further;
   const types = fusedInputs(node.inputs, form);
   const [n, [vocab, dim]] = [emit.dim(types.x.shape[0]!), weightShape(types.parts[0]!, form) as [number, number]];
   const size = emit.node("Div", [emit.node("Add", [n, emit.int64(chunks - 1)]), emit.int64(chunks)]);
@@ -187,8 +194,8 @@ function lowerTiles(
     const [start, end] = [i, i + 1].map((k) => emit.shared("Mul", [size, emit.int64(k)])) as [string, string];
     return emit.slice(value, 0, from(start, after), end); // Slice clamps the ends
   };
-  const height = Math.ceil(vocab / vocabChunks);
-  const heights = Array.from({ length: Math.ceil(vocab / height) }, (_, i) => Math.min(height, vocab - i * height));
+  const heights = chunkHeights(vocab, vocabChunks);
+  const height = heights[0]!;
   // The engine cuts its own weight when it loads it, and packs each chunk.
   const isOwn = !form && node.inputs[1]!.node.op === "weight" && heights.length > 1;
   const sizes = () => emit.constant("int64", [heights.length], heights);
@@ -201,9 +208,10 @@ function lowerTiles(
     if (integers) return integerChunk(emit, integers, own);
     return floatChunk(emit, x, form ? forms[form].widen(emit, own, [heights[i]!, dim]) : own[0]!);
   };
-  const known = Array.from({ length: chunks }, (_, i): Running | undefined =>
-    further ? meet(emit, undefined, { logits: rows(further, i) }) : undefined,
-  );
+  const known = Array.from({ length: chunks }, (_, i): Running | undefined => {
+    if (before) return { max: rows(before.max, i), z: rows(before.z, i), h: before.h && rows(before.h, i) };
+    return further ? meet(emit, undefined, { logits: rows(further, i) }) : undefined;
+  });
   for (const at of heights.keys()) {
     const chunk = chunkOf(at);
     for (let i = 0; i < chunks; i++) {
@@ -228,13 +236,39 @@ function lowerFused(emit: Emitter, node: Node, names: readonly string[], attribu
   const type = types.x;
   const [vocab, dim] = weightShape(types.parts[0]!, form) as [number, number];
   const shape = [type.shape[0]!, dim];
-  const integers = form === "int8rows" ? quantisedRows(emit, rotated(emit, x, shape)) : undefined;
-  const { max, z, h } = lowerTiles(emit, node, names, attributes, wanted, integers);
-
-  const more = further && { logits: further, ...furtherLabels(emit, type.dtype, labels, vocab) }; // [n, added]
+  const integers = integersOf(emit, x, shape, form);
+  const met = lowerTiles(emit, node, names, attributes, wanted, { integers });
+  const more = further === undefined ? undefined : { logits: further, ...furtherLabels(emit, type.dtype, labels, vocab) }; // [n, added]
   const within = more ? emit.node("Min", [labels, emit.constant("int32", [], [vocab - 1])]) : labels;
   const rows = parts.map((part) => emit.node("Gather", [part, within]));
-  const own = form ? forms[form].widen(emit, rows, shape as [Dim, number]) : rows[0]!; // W[label]: [n, dim]
+  return lowerLoss(emit, { x, type, dim, rows, met, integers, more, softcap, form }, wanted);
+}
+
+/** x rotated in 8 bits, where W is met so. */
+const integersOf = (emit: Emitter, x: string, shape: readonly Dim[], form: FormName | undefined): QuantisedRows | undefined =>
+  form === "int8rows" ? quantisedRows(emit, rotated(emit, x, shape)) : undefined;
+
+/** What the losses are made of once all of W is met. */
+interface Met extends Pick<FusedAttributes, "softcap" | "form"> {
+  x: string;
+  /** That of x, whose rows have `dim` elements. */
+  type: Type;
+  dim: number;
+  /** The parts of W[label]. */
+  rows: readonly string[];
+  met: Running;
+  integers?: QuantisedRows;
+  more?: { logits: string; place: string; own: string };
+}
+
+/** The losses, and the gradients that are wanted. */
+function lowerLoss(
+  emit: Emitter,
+  { x, type, dim, rows, met: { max, z, h }, integers, more, softcap, form }: Met,
+  wanted: Wanted,
+): string[] {
+  const shape: [Dim, number] = [type.shape[0]!, dim];
+  const own = form ? forms[form].widen(emit, rows, shape) : rows[0]!; // W[label]: [n, dim]
   // Zero for a label beyond W.
   const target = more ? emit.node("Mul", [own, emit.node("Sub", [emit.constant(type.dtype, [], [1]), more.own])]) : own;
   const seen = integers ? rotated(emit, widenedRows(emit, integers), shape) : x; // x as the logits above have it
@@ -256,7 +290,68 @@ function lowerFused(emit: Emitter, node: Node, names: readonly string[], attribu
   ];
 }
 
+/** The inputs of `outputChunk` and `outputLoss`: rows of W in the middle, and what is known after some chunks. */
+function chunkInputs<T>(inputs: readonly T[], form: FormName | undefined): { x: T; parts: T[]; known: T[] } {
+  const end = 1 + (form ? partCount(form) : 1);
+  return { x: inputs[0]!, parts: inputs.slice(1, end), known: inputs.slice(end) };
+}
+
+const runningOf = ([max, z, h]: readonly string[]): Running | undefined => (max ? { max, z: z!, h } : undefined);
+
+/**
+ * `linearCrossEntropy` as a chain of nodes, each of which meets a chunk of the vocabulary, and one that makes losses and the gradient of x of
+ * what they return: chunks `weights[i]` of W's parts, and `rows`, the parts of W[label]. Without further logits. `met` are the values
+ * between the nodes.
+ */
+export function outputChain(
+  x: Value,
+  weights: readonly (readonly Value[])[],
+  rows: readonly Value[],
+  { chunks, form, softcap }: Pick<FusedAttributes, "chunks" | "form" | "softcap">,
+): { met: Value[][]; outputs: readonly Value[] } {
+  const attributes = { ...(form && { form }), ...(softcap && { softcap }) };
+  const met: Value[][] = [];
+  for (const parts of weights) {
+    const known = met.at(-1) ?? [];
+    met.push([...apply("outputChunk", [x, ...parts, ...known], { ...attributes, chunks, vocabChunks: 1 })]);
+  }
+  return { met, outputs: apply("outputLoss", [x, ...rows, ...met.at(-1)!], attributes) };
+}
+
 export const outputLayerRules = {
+  /** x [n, dim], a chunk of W, and what is known after those before → the same: max [n, 1], z [n, 1], h [n, dim] (`Running`). */
+  outputChunk: {
+    infer: (inputs, { form }) => {
+      const { x, parts } = chunkInputs(inputs, form);
+      expect(!form || holds(form, parts), `the parts are not those of ${form}`);
+      expect(x.shape[1] === weightShape(parts[0]!, form)[1], "it takes x [n, dim] and W [vocab, dim]");
+      const column = { dtype: x.dtype, shape: [x.shape[0]!, 1] };
+      return [column, column, x];
+    },
+    vjp: null,
+    lower: (emit, node, inputs) => {
+      const attributes = node.attributes as FusedAttributes;
+      const { x, known } = chunkInputs(inputs, attributes.form);
+      const integers = integersOf(emit, x, node.inputs[0]!.shape, attributes.form);
+      const wanted = { x: emit.isUsed(node.outputs[2]!), further: false };
+      const { max, z, h = "" } = lowerTiles(emit, node, inputs, attributes, wanted, { integers, before: runningOf(known) });
+      return [max, z, h];
+    },
+  },
+  /** x [n, dim], W[label], and what is known after all chunks → losses [n] and dx [n, dim]. */
+  outputLoss: {
+    infer: ([x]) => [{ dtype: x!.dtype, shape: [x!.shape[0]!] }, x!],
+    vjp: null,
+    lower: (emit, node, inputs) => {
+      const { form, softcap } = node.attributes as FusedAttributes;
+      const { x, parts: rows, known } = chunkInputs(inputs, form);
+      const type = node.inputs[0]!;
+      const integers = integersOf(emit, x, type.shape, form);
+      const wanted = { x: emit.isUsed(node.outputs[1]!), further: false };
+      const met = { ...runningOf(known)!, ...(!wanted.x && { h: undefined }) };
+      return lowerLoss(emit, { x, type, dim: Number(type.shape[1]), rows, met, integers, softcap, form }, wanted);
+    },
+  },
   linearCrossEntropy: {
     infer: (inputs, { form, softcap }) => {
       const { x, parts, labels, further } = fusedInputs(inputs, form);
