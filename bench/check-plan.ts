@@ -122,6 +122,20 @@ interface Case {
 const sizes = (model: string, list: [number, number][], options?: Record<string, unknown>): Case[] =>
   list.map(([batchSize, maxLength]) => ({ model, batchSize, maxLength, options }));
 
+/** `--memory` and `--base-dtype`. */
+const executions = [
+  ["products", "float32"],
+  ["recompute", "float32"],
+  ["stream", "float32"],
+  ["keep", "bfloat16"],
+  ["recompute", "bfloat16"],
+  ["keep", "int8"],
+  ["recompute", "int8"],
+  ["stream", "int8"],
+  ["keep", "int4"],
+  ["stream", "int4"],
+];
+
 const cases: Case[] = [
   ...sizes("tiny", [
     [1, 128],
@@ -168,6 +182,7 @@ const cases: Case[] = [
   ...sizes("base", [[4, 256]], { rank: 64, dropout: 0.1 }),
   ...sizes("base", [[2, 256]], { targetModules: ["q_proj", "v_proj"] }),
   ...sizes("base", [[2, 128]], { method: "full" }),
+  ...executions.flatMap(([memory, baseDtype]) => sizes("base", [[2, 256]], { memory, baseDtype })),
 ];
 
 interface Result {
