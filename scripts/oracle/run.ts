@@ -6,6 +6,7 @@ import { readJsonObject } from "../../src/formats/json.ts";
 import type { BaseDtype } from "../../src/graph/pack.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
+import { runAlgebraCase } from "./algebra-case.ts";
 import { type Finding, oneLine } from "./compare.ts";
 import { runModelCase } from "./model-case.ts";
 import { isRealRun, runRealRun } from "./real-run.ts";
@@ -35,6 +36,7 @@ type Runner = (folder: string, meta: Record<string, unknown>, options: OracleOpt
 /** By the `kind` of a meta.json. */
 const runners: Record<string, Runner> = {
   model: runModelCase,
+  algebra: runAlgebraCase,
 };
 
 /** Refusals of what is known and not built. */
