@@ -9,6 +9,8 @@ import { methodOf, plainMethod } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
 import { withFactors } from "./resize.ts";
 
+export const DEFAULT_SEED = 42;
+
 export interface CombineOptions {
   /** How much each adapter counts, in their order; negative to subtract. Default: 1 each. */
   weights?: readonly number[];
@@ -28,7 +30,7 @@ export interface CombineOptions {
 
 /** The sum of `adapters` by a combination type: a module takes part with the adapters that have it. Errors: `combine/*`. */
 export function combine(adapters: readonly Adapter[], options: CombineOptions = {}): Adapter {
-  const { weights = adapters.map(() => 1), combinationType = "svd", seed = 42 } = options;
+  const { weights = adapters.map(() => 1), combinationType = "svd", seed = DEFAULT_SEED } = options;
   checkOptions(adapters.length, weights, combinationType, options);
   for (const { config } of adapters) checkMethod(config);
   if (!options.anyBase) checkBases(adapters);
