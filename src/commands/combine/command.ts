@@ -1,5 +1,5 @@
 // lowrank combine: one adapter of several.
-import { describeAdapter } from "../../adapters/describe.ts";
+import { layoutOf, lengthOfTheta, trainedBy } from "../../adapters/layout.ts";
 import { print, printJson } from "../../terminal/terminal.ts";
 import { grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
@@ -15,21 +15,15 @@ export const command = defineCommand({
   ],
   async run(options, { platform, json }) {
     const combined = await combineAdapters(platform.files, options, platform);
-    const { parameters, ranks, normDelta } = describeAdapter(combined);
-    const { output } = options;
-    if (json)
-      printJson({
-        type: "done",
-        output,
-        parameters,
-        modules: combined.modules.length,
-        ranks: Object.fromEntries(ranks),
-        normDelta,
-      });
+    const { adapters, output } = options;
+    const parameters = lengthOfTheta(layoutOf(trainedBy(combined)));
+    const ranks = [...new Set(combined.modules.map(({ rank }) => rank))].sort((a, b) => a - b);
+    const modules = combined.modules.length;
+    if (json) printJson({ type: "done", output, parameters, modules, ranks });
     else {
-      const rank = `rank ${[...new Set([ranks.keys().next().value, [...ranks.keys()].at(-1)])].join(" to ")}`;
+      const rank = ranks.length === 1 ? `rank ${ranks[0]}` : `ranks ${ranks[0]} to ${ranks.at(-1)}`;
       print(
-        `combined ${options.adapters.length} adapters into ${output}: ${combined.modules.length} modules, ${rank}, ${grouped(parameters)} parameters`,
+        `combined ${adapters.length} adapters into ${output}: ${modules} modules, ${rank}, ${grouped(parameters)} parameters`,
       );
     }
     return 0;
