@@ -8,6 +8,7 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { runAlgebraCase } from "./algebra-case.ts";
 import { type Finding, oneLine } from "./compare.ts";
+import { runMixedCase } from "./mixed-case.ts";
 import { runModelCase } from "./model-case.ts";
 import { isRealRun, runRealRun } from "./real-run.ts";
 
@@ -37,6 +38,7 @@ type Runner = (folder: string, meta: Record<string, unknown>, options: OracleOpt
 const runners: Record<string, Runner> = {
   model: runModelCase,
   algebra: runAlgebraCase,
+  mixed: runMixedCase,
 };
 
 /** Refusals of what is known and not built. */
