@@ -10,6 +10,7 @@ import { forwardGraph } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import type { OpenSession } from "../../src/runtime/session.ts";
 import { caseTask, forwardFeeds } from "./case-task.ts";
 import { type Finding, limits, near } from "./compare.ts";
 import { parseMeta, readTensors } from "./golden.ts";
@@ -17,7 +18,11 @@ import { parseMeta, readTensors } from "./golden.ts";
 const mixedMeta = z.object({ adapters: z.array(z.string()).min(1), adapter_names: z.array(z.string()).min(1) });
 
 /** Compares the logits of each adapter, of the base, of the mixed rows and of all adapters together: one session, other weights. */
-export async function runMixedCase(folder: string, given: unknown): Promise<Finding[]> {
+export async function runMixedCase(
+  folder: string,
+  given: unknown,
+  { openSession = openNodeSession }: { openSession?: OpenSession } = {},
+): Promise<Finding[]> {
   const { adapters: names, adapter_names: rows } = parseMeta(mixedMeta, given);
   const base = await openBase(nodeFiles, `${folder}/base`);
   const task = caseTask("causal", base);
@@ -27,8 +32,7 @@ export async function runMixedCase(folder: string, given: unknown): Promise<Find
     adapters.push(fitAdapter(await readAdapter(nodeFiles, `${folder}/adapters/${name}`), base.modules));
   }
   const graph = check(forwardGraph(base.config));
-  const engine = { openSession: openNodeSession };
-  const { session, useMixture, close } = adaptableSession(graph, weightFiles(base.checkpoint), engine);
+  const { session, useMixture, close } = adaptableSession(graph, weightFiles(base.checkpoint), { openSession });
   try {
     await useMixture(mixtureOf(adapters));
     const opened = await session();
