@@ -108,7 +108,7 @@ function weightsOf(given: NonNullable<GenerateOptions["adapterWeights"]>, names:
   if (all.length !== rows) refuse(`weights for each of ${rows} prompts`, `those for ${all.length}`);
   for (const [name, weight] of all.flatMap((row) => Object.entries(row))) {
     if (!own.includes(name)) refuse(`the names of adapters: ${own.join(", ")}`, name);
-    if (!Number.isFinite(weight)) refuse("finite numbers", `${weight} for ${name}`);
+    if (!Number.isFinite(weight ?? 0)) refuse("finite numbers", `${weight} for ${name}`);
   }
   return Float32Array.from(all.flatMap((row) => own.map((name) => row[name] ?? 0)));
 }

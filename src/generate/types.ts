@@ -62,7 +62,7 @@ export interface GenerateOptions extends Partial<Sampling> {
   signal?: AbortSignal;
 }
 
-export type AdapterWeights = Readonly<Record<string, number>>;
+export type AdapterWeights = Readonly<Record<string, number | undefined>>;
 
 /** `eos`: an end token came. `stop`: a stop text came. `length`: maxNewTokens or the model's positions are used up. */
 export type EndReason = "eos" | "stop" | "length";
