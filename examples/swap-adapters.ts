@@ -1,4 +1,5 @@
-// Two adapters, one base in memory: trained one after another, then swapped between two answers without opening the base again.
+// Two adapters, one base in memory: trained one after another, swapped between two answers without opening the base again, and used
+// at once, in two rows of one batch.
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { finetune, generateText, loadAdapter, openGenerator } from "lowrank";
 
@@ -30,5 +31,13 @@ const question = [{ role: "user", content: "Where should I eat near The Waterman
 for (const style of [null, ...Object.keys(styles)]) {
   await generator.useAdapter(style === null ? null : await loadAdapter(`${folder}/${style}`));
   console.log(`${style ?? "base"}: ${await generateText(generator, question, { maxNewTokens: 30 })}`);
+}
+
+// Both at once: each row of a batch has the adapter that its weights name.
+const [polite, brief] = [await loadAdapter(`${folder}/polite`), await loadAdapter(`${folder}/brief`)];
+await generator.useAdapters({ polite, brief });
+const options = { maxNewTokens: 30, adapterWeights: [{ polite: 1 }, { brief: 1 }] };
+for await (const event of generator.generate([question, question], options)) {
+  if (event.type === "done") console.log(`row ${event.row}: ${event.text}`);
 }
 await generator.close();

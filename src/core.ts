@@ -1,6 +1,8 @@
 // The public API on a platform. What this file reaches runs in any JavaScript engine: it uses neither Node nor a browser.
 
 import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
+import type { Resized } from "./adapters/resize.ts";
+import { type CombineAdaptersOptions, combineAdapters } from "./commands/combine/combine.ts";
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
 import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate } from "./commands/eval/evaluate.ts";
@@ -14,6 +16,7 @@ import {
 import { type MergeAdapterOptions, mergeAdapter } from "./commands/merge/merge.ts";
 import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
 import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
+import { type ResizeAdapterOptions, resizeAdapter } from "./commands/resize/resize.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
 import { type VerifyEvent, verifyFolder } from "./commands/verify/verify.ts";
 import { LowrankError } from "./errors.ts";
@@ -92,7 +95,7 @@ export function createLowrank(platform: Platform) {
   }
 
   /** `options` with folders in place of the names of models. */
-  async function withFolders<T extends { base?: string; adapter?: string }>(options: T): Promise<T> {
+  async function withFolders<T extends { base?: string | undefined; adapter?: string }>(options: T): Promise<T> {
     const { base, adapter } = options;
     const own = base !== undefined && { base: await folderOf(base) };
     return { ...options, ...own, ...(adapter !== undefined && { adapter: await folderOf(adapter) }) };
@@ -201,6 +204,19 @@ export function createLowrank(platform: Platform) {
     /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
     mergeAdapter: async (options: MergeAdapterOptions): Promise<void> =>
       mergeAdapter(files, await withFolders(options), platform),
+
+    /**
+     * Combines adapters of one base, as PEFT's `add_weighted_adapter` does, into the folder of one. Resolves to the result, which is
+     * written.
+     */
+    combineAdapters: async (options: CombineAdaptersOptions): Promise<Adapter> => {
+      const adapters = await Promise.all(options.adapters.map(folderOf));
+      return combineAdapters(files, { ...(await withFolders(options)), adapters }, platform);
+    },
+
+    /** Truncates an adapter's updates to a rank, or each to the rank that keeps a share of its energy, and writes the result. */
+    resizeAdapter: async (options: ResizeAdapterOptions): Promise<Resized> =>
+      resizeAdapter(files, await withFolders(options), platform),
 
     /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */
     inspectAdapter: async (adapter: string, options: InspectAdapterOptions = {}): Promise<AdapterInspection> =>

@@ -5,12 +5,15 @@ export type { LoraConfig } from "./adapters/config.ts";
 export type { ModuleDescription } from "./adapters/describe.ts";
 export type { AdapterModule } from "./adapters/match.ts";
 export type { Adapter } from "./adapters/peft-files.ts";
+export type { ResizedModule } from "./adapters/resize.ts";
+export type { CombineAdaptersOptions } from "./commands/combine/combine.ts";
 export type { AnswerEvent, AnswerOptions } from "./commands/eval/answers.ts";
 export type { EvaluatedTask, EvaluateOptions, Evaluation, EvaluationOf } from "./commands/eval/evaluate.ts";
 export type { AdapterInspection, BaseInspection } from "./commands/inspect/inspect.ts";
 export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
+export type { ResizeAdapterOptions } from "./commands/resize/resize.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
 export type { FileState, VerifyEvent } from "./commands/verify/verify.ts";
 export { createLowrank } from "./core.ts";
@@ -50,6 +53,7 @@ export type { FinetuneOptions } from "./train/options.ts";
 
 export const {
   answers,
+  combineAdapters,
   downloadModel,
   evaluate,
   finetune,
@@ -67,6 +71,7 @@ export const {
   preview,
   readImage,
   reportRuns,
+  resizeAdapter,
   saveAdapter,
   verify,
 } = lowrank;

@@ -2,7 +2,7 @@
 import { LowrankError } from "./errors.ts";
 
 /** What numbers are drawn for. Each purpose has its own streams, so that none ever repeats another's numbers. */
-export const purpose = { init: 0, dropout: 1, shuffle: 2, sample: 3, weights: 4 } as const;
+export const purpose = { init: 0, dropout: 1, shuffle: 2, sample: 3, weights: 4, prune: 5, svd: 6 } as const;
 
 /** Names one sequence of numbers under a seed: a purpose and up to three 32-bit coordinates, such as step and micro-batch. */
 export type Stream = readonly [purpose: number, a?: number, b?: number, c?: number];

@@ -23,6 +23,7 @@ export const limits = {
   learningRate: (want: number) => 1e-12 + 1e-9 * Math.abs(want),
   trained: () => 1e-4,
   merged: () => 1e-5,
+  combined: () => 1e-5,
   /** A run on a real model; a norm of 0 must be 0: loraA has no gradient while loraB is zero. */
   realLoss: () => 1e-3,
   realTensorNorm: (want: number) => 1e-3 * want,

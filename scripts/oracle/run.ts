@@ -6,7 +6,9 @@ import { readJsonObject } from "../../src/formats/json.ts";
 import type { BaseDtype } from "../../src/graph/pack.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
+import { runAlgebraCase } from "./algebra-case.ts";
 import { type Finding, oneLine } from "./compare.ts";
+import { runMixedCase } from "./mixed-case.ts";
 import { runModelCase } from "./model-case.ts";
 import { isRealRun, runRealRun } from "./real-run.ts";
 
@@ -35,6 +37,8 @@ type Runner = (folder: string, meta: Record<string, unknown>, options: OracleOpt
 /** By the `kind` of a meta.json. */
 const runners: Record<string, Runner> = {
   model: runModelCase,
+  algebra: runAlgebraCase,
+  mixed: runMixedCase,
 };
 
 /** Refusals of what is known and not built. */

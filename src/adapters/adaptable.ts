@@ -13,6 +13,7 @@ import { adapt, type LayerTensors } from "./inject.ts";
 import { chunksOf } from "./merge.ts";
 import type { Method, MethodTensor, ModuleShape, ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod, readTensors } from "./method-table.ts";
+import { checkMixable, type Mixture, mixableLayers, mixing, ownersFeed } from "./mixture.ts";
 import type { Adapter } from "./peft-files.ts";
 
 /** A layer that takes an adapter. */
@@ -21,19 +22,25 @@ type Slot = ModuleShape & { path: string };
 /** Inputs of the same name differ by the place of their method among those of the graph. */
 const nameOf = (tensor: string, index: number, path: string) => `${tensor}${index === 0 ? "" : index}.${path}`;
 
-/** `graph` with inputs beside the layers in `slots`, for each of `methods`. Factors are fed with the scale in them. */
+/**
+ * `graph` with inputs beside the layers in `slots`, for each of `methods`. Factors are fed with the scale in them. Those of plain LoRA
+ * can be several adapters' on the layers in `mixable` (mixture.ts).
+ */
 export function withSlots(
   graph: Graph,
   methods: readonly Method[],
   slots: readonly Slot[],
   rankOf: (slot: Slot, index: number) => number | string,
+  mixable: ReadonlySet<string> = new Set(),
 ): Graph {
+  const mixOf = mixing();
   const adapted = methods.reduce((before, method, index) => {
     const beside = slots.map((slot): [string, LayerTensors] => {
       const tensors: Record<string, Value> = {};
       for (const { name, shape } of readTensors(method, slot, rankOf(slot, index)))
         tensors[name] = input(nameOf(name, index, slot.path), "float32", shape);
-      return [slot.path, { tensors: tensors as ModuleTensors<Value>, scale: 1 }];
+      const mix = mixable.has(slot.path) && method === plainMethod && { mix: mixOf(slot.path, rankOf(slot, index)) };
+      return [slot.path, { tensors: tensors as ModuleTensors<Value>, scale: 1, ...mix }];
     });
     return adapt(before, { ...method, derived: undefined }, new Map(beside));
   }, graph);
@@ -114,6 +121,10 @@ export interface AdaptableSession {
    * has no room for the adapter and is opened anew. If this fails, the adapter before stays.
    */
   useAdapter(adapter: Adapter | null, beside?: Record<string, Tensor>): Promise<void>;
+  /** Attaches several at once; from then on each run is fed the weights of its rows. Throws `adapter/not-mixable` (mixture.ts). */
+  useMixture(mixture: Mixture): Promise<void>;
+  /** How many weights each row is fed; null where none are. */
+  readonly mixed: number | null;
   close(): Promise<void>;
 }
 
@@ -121,6 +132,7 @@ export interface AdaptableSession {
 interface Attached {
   room: Room;
   adapter: Adapter | null;
+  mixture: Mixture | null;
   beside: Record<string, Tensor>;
 }
 
@@ -128,6 +140,8 @@ interface Attached {
 interface Room {
   methods: readonly Method[];
   embeddings: boolean;
+  /** For several adapters at once. */
+  mixed: boolean;
 }
 
 /** `graph` in a session that takes adapters on all of its layers. Nothing is opened yet. */
@@ -135,11 +149,12 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   const slots = modulesOf(graph).map(({ kind, path, inFeatures, outFeatures }): Slot => {
     return { path, inFeatures, outFeatures, ...(kind === "embedding" && { isEmbedding: true }) };
   });
+  const mixable = mixableLayers(graph);
   const slotsIn = (room: Room) => slots.filter(({ isEmbedding }) => room.embeddings || !isEmbedding);
-  let attached: Attached = { room: noRoom, adapter: null, beside: {} };
+  let attached: Attached = { room: noRoom, adapter: null, mixture: null, beside: {} };
   let opened: Promise<Session> | undefined;
 
-  const feedsOf = async ({ room, adapter, beside }: Attached): Promise<Record<string, Tensor>> => {
+  const feedsOf = async ({ room, adapter, mixture, beside }: Attached): Promise<Record<string, Tensor>> => {
     const applied = adapter && (await appliedTensors(graph, adapter, weights, engine));
     const adapted = new Map(adapter?.modules.map((module) => [module.path, module]));
     const own = adapter && methodOf(adapter.config);
@@ -151,12 +166,19 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
         }),
       ),
     );
-    return { ...feeds, ...beside };
+    const mixed = room.mixed ? slotsIn(room).filter(({ path }) => mixable.has(path)) : [];
+    const rankOf = (path: string) => (own === plainMethod ? (adapted.get(path)?.rank ?? 0) : 0);
+    const owners = mixed.map(({ path }) => ownersFeed(path, rankOf(path), mixture));
+    return { ...feeds, ...Object.fromEntries(owners), ...beside };
   };
   const open = async (): Promise<Session> => {
     const rank = (slot: Slot, index: number) => nameOf("rank", index, slot.path);
     const { room } = attached;
-    const session = await openGraph(withSlots(graph, room.methods, slotsIn(room), rank), weights, engine);
+    const session = await openGraph(
+      withSlots(graph, room.methods, slotsIn(room), rank, room.mixed ? mixable : undefined),
+      weights,
+      engine,
+    );
     try {
       await session.bind(await feedsOf(attached));
     } catch (error) {
@@ -177,38 +199,50 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     opened = undefined;
     await (await before)?.close();
   };
+  const attach = async (given: Omit<Attached, "room">): Promise<void> => {
+    const before = attached;
+    const room = roomFor(given, opened ? before.room : noRoom, opened !== undefined);
+    const next = { room, ...given };
+    const fits = room.methods.length === before.room.methods.length && sameFlags(room, before.room);
+    if (opened && fits) {
+      await (await opened).bind(await feedsOf(next));
+      attached = next;
+      return;
+    }
+    const wasOpen = opened !== undefined;
+    await close(); // before the other one opens: there is one copy of the weights
+    attached = next;
+    try {
+      if (wasOpen) await session();
+    } catch (error) {
+      attached = before;
+      throw error;
+    }
+  };
   return {
     session,
     close,
-    async useAdapter(adapter, beside = {}) {
-      const before = attached;
-      const next = { room: roomFor(adapter, opened ? before.room : noRoom, opened !== undefined), adapter, beside };
-      const { methods, embeddings } = before.room;
-      if (opened && next.room.methods.length === methods.length && next.room.embeddings === embeddings) {
-        await (await opened).bind(await feedsOf(next));
-        attached = next;
-        return;
-      }
-      const wasOpen = opened !== undefined;
-      await close(); // before the other one opens: there is one copy of the weights
-      attached = next;
-      try {
-        if (wasOpen) await session();
-      } catch (error) {
-        attached = before;
-        throw error;
-      }
+    useAdapter: (adapter, beside = {}) => attach({ adapter, mixture: null, beside }),
+    async useMixture(mixture) {
+      checkMixable(mixture, mixable);
+      await attach({ adapter: mixture.adapter, mixture, beside: {} });
+    },
+    get mixed() {
+      return attached.room.mixed ? (attached.mixture?.count ?? 1) : null;
     },
   };
 }
 
+const sameFlags = (a: Room, b: Room): boolean => a.embeddings === b.embeddings && a.mixed === b.mixed;
+
 /** A graph that no adapter has been attached to is run as it is. */
-const noRoom: Room = { methods: [], embeddings: false };
+const noRoom: Room = { methods: [], embeddings: false, mixed: false };
 
 /** The room for an adapter and for those that there is room for already; where `opened` anew there is room for LoRA from then on. */
-function roomFor(adapter: Adapter | null, before: Room, opened: boolean): Room {
+function roomFor({ adapter, mixture }: Pick<Attached, "adapter" | "mixture">, before: Room, opened: boolean): Room {
   const own = adapter ? [methodOf(adapter.config)] : [];
   const embeddings = adapter?.modules.some(({ isEmbedding }) => isEmbedding) ?? false;
   const known = adapter && opened && before.methods.length === 0 ? [plainMethod] : before.methods;
-  return { methods: [...new Set([...known, ...own])], embeddings: embeddings || before.embeddings };
+  const mixed = before.mixed || mixture !== null;
+  return { methods: [...new Set([...known, ...own])], embeddings: embeddings || before.embeddings, mixed };
 }

@@ -4,7 +4,8 @@ import { transposed } from "../formats/stored.ts";
 import { layoutOf, lengthOfTheta, trainedBy } from "./layout.ts";
 import type { AdapterModule } from "./match.ts";
 import type { Adapter } from "./peft-files.ts";
-import { effectiveRank, singularValues } from "./spectrum.ts";
+import { effectiveRank, productSpectrum, rankAtEnergy } from "./spectrum.ts";
+import { gram, rowsOf } from "./vectors.ts";
 
 /** Up to this rank an update's directions are counted; beyond it that takes longer than reading the file. */
 export const MAX_SPECTRUM_RANK = 1024;
@@ -19,6 +20,16 @@ export interface ModuleDescription extends AdapterModule {
   norms?: Record<string, number>;
   /** How many directions the update has, 0 to rank: exp of the entropy of its singular values. null above `MAX_SPECTRUM_RANK`. */
   effectiveRank: number | null;
+  /** Absent above `MAX_SPECTRUM_RANK`. */
+  spectrum?: UpdateSpectrum;
+}
+
+export interface UpdateSpectrum {
+  /** Singular values of the update s·B·A, largest first. */
+  values: number[];
+  /** The least ranks that hold 90 and 99 % of its energy, the sum of their squares. */
+  rank90: number;
+  rank99: number;
 }
 
 export interface AdapterDescription {
@@ -50,13 +61,19 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
     if (rank > MAX_SPECTRUM_RANK) {
       return { ...facts, normDelta: Math.abs(scale) * productNorm(loraA, columnsOfB, rank), effectiveRank: null };
     }
-    const [gramA, gramB] = [gram(loraA, rank), gram(columnsOfB, rank)];
+    const [gramA, gramB] = [gram(rowsOf(loraA, rank)), gram(rowsOf(columnsOfB, rank))];
     // ‖s·B·A‖² = s²·trace(AᵀBᵀBA) = s²·Σ (BᵀB ∘ AAᵀ); rounding may take a sum of zero below it.
     const squared = gramB.reduce((sum, value, i) => sum + value * gramA[i]!, 0);
+    const { values } = productSpectrum(gramB, gramA, rank, { vectors: false });
     return {
       ...facts,
       normDelta: Math.abs(scale) * Math.sqrt(Math.max(0, squared)),
-      effectiveRank: effectiveRank(singularValues(gramB, gramA, rank)),
+      effectiveRank: effectiveRank(values),
+      spectrum: {
+        values: values.map((value) => Math.abs(scale) * value),
+        rank90: rankAtEnergy(values, 0.9),
+        rank99: rankAtEnergy(values, 0.99),
+      },
     };
   });
   const ranks = new Map<number, number>();
@@ -69,23 +86,6 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
     normDelta: normOf(modules.map((module) => module.normDelta)),
     modules,
   };
-}
-
-/** The inner products of `count` rows, [count, count]. */
-function gram(values: Float32Array, count: number): Float64Array {
-  const length = values.length / count;
-  const rows = Array.from({ length: count }, (_, i) => values.subarray(i * length, (i + 1) * length));
-  const out = new Float64Array(count * count);
-  for (const [i, a] of rows.entries()) {
-    for (let j = 0; j <= i; j++) {
-      const b = rows[j]!;
-      let sum = 0;
-      for (let k = 0; k < length; k++) sum += a[k]! * b[k]!;
-      out[i * count + j] = sum;
-      out[j * count + i] = sum;
-    }
-  }
-  return out;
 }
 
 /** ‖B·A‖ of A [rank, in] and Bᵀ [rank, out], a row at a time: the Gram matrices would be larger than the factors. */

@@ -56,6 +56,8 @@ export const withSaved = (graph: Graph, saved: readonly { name: string; shape: r
 export interface LayerTensors {
   tensors: ModuleTensors<Value>;
   scale: number;
+  /** What A·x, [n, rank], is turned into first. */
+  mix?: (low: Value) => Value;
 }
 
 /**
@@ -72,7 +74,7 @@ export function adapt(
   return inject(graph, (path, x, y) => {
     const own = beside.get(path);
     if (!own) return null;
-    const { scale, tensors } = own;
+    const { scale, tensors, mix = (low: Value) => low } = own;
     const update = (layer: Layer) => method.update(layer, { ...tensors, ...method.derived?.compute(layer, tensors) });
     const [, weight, bias] = y.node.inputs as [Value, Value, Value?];
     if (y.node.op === "embedding") {
@@ -84,7 +86,7 @@ export function adapt(
         weight: transpose(weight, [1, 0]),
         hasDropout: false,
         product: () => flat,
-        low: (loraA) => embedding(shaped(x, [n]), transpose(loraA, [1, 0]), `${path}.lora_embedding_A`, padding),
+        low: (loraA) => mix(embedding(shaped(x, [n]), transpose(loraA, [1, 0]), `${path}.lora_embedding_A`, padding)),
         scale,
       };
       return shaped(update(layer), y.shape);
@@ -96,7 +98,7 @@ export function adapt(
       ...(bias && { bias }),
       hasDropout: dropout !== undefined,
       product: () => (bias || dropout ? linear(dropped, weight, path) : y),
-      low: (loraA) => low(path, dropped, loraA),
+      low: (loraA) => mix(low(path, dropped, loraA)),
       scale,
     });
   });

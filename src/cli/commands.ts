@@ -12,6 +12,8 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   classify: () => import("../commands/classify/command.ts"),
   embed: () => import("../commands/embed/command.ts"),
   merge: () => import("../commands/merge/command.ts"),
+  combine: () => import("../commands/combine/command.ts"),
+  resize: () => import("../commands/resize/command.ts"),
   inspect: () => import("../commands/inspect/command.ts"),
   verify: () => import("../commands/verify/command.ts"),
   report: () => import("../commands/report/command.ts"),

@@ -2,6 +2,7 @@
 
 import { adaptableSession } from "../adapters/adaptable.ts";
 import { fitAdapter } from "../adapters/attach.ts";
+import { mixtureOf, weightFeeds } from "../adapters/mixture.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph } from "../graph/graph.ts";
@@ -36,6 +37,8 @@ export interface ModelDecoder extends Decoder {
    * another method than those before it. Fails with `adapter/*` if it does not fit the model, and the adapter before stays.
    */
   useAdapter(adapter: Adapter | null): Promise<void>;
+  /** Attaches several LoRA adapters at once, which the weights of each prompt mix. */
+  useAdapters(adapters: readonly Adapter[]): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -63,6 +66,15 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     await adaptable.useAdapter(adapter);
     await encoder?.useAdapter(adapter);
   };
+  const useAdapters = async (given: readonly Adapter[]): Promise<void> => {
+    const mixture = mixtureOf(
+      given.map((adapter) => fitAdapter(adapter, allModules)),
+      { anyBase: true },
+    );
+    cached = null;
+    await adaptable.useMixture(mixture);
+    await encoder?.useAdapter(null);
+  };
   await useAdapter(options.adapter ?? null);
   await adaptable.session();
 
@@ -79,6 +91,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
   /** 1 where a cached position may be seen: [rows, past]. */
   let seen = new Int32Array();
   let images: PromptImages | undefined;
+  let adapterWeights: Float32Array | undefined;
 
   /** Runs `seq` more positions of each row, the first arguments [rows, seq]; the logits of each row's last one. */
   const append = async (
@@ -100,6 +113,8 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
       lastRows: int32([rows], lastRows),
       ...imageFeeds,
     };
+    const { mixed } = adaptable;
+    if (mixed !== null) Object.assign(feeds, weightFeeds(adapterWeights ?? new Float32Array(rows * mixed).fill(1), rows, seq));
     const session = await adaptable.session();
     const { logits } = await session.run(feeds, { fetches: ["logits"], carry });
     seen = attentionMask;
@@ -111,10 +126,11 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     vocabSize: config.vocabSize,
     maxPositions: config.maxPositions,
     async start(prompts) {
-      const isAlone = reusePrefix && prompts.rows === 1 && !prompts.images;
+      const isAlone = reusePrefix && prompts.rows === 1 && !prompts.images && !prompts.adapterWeights;
       const before = isAlone ? (cached ?? []) : [];
       const begun = before.length < prompts.width && before.every((id, i) => id === prompts.ids[i]) ? before.length : 0;
       rows = prompts.rows;
+      adapterWeights = prompts.adapterWeights;
       cached = null;
       if (begun === 0) {
         seen = new Int32Array();
@@ -137,6 +153,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
       if (!cached) await clearCache(1);
     },
     useAdapter,
+    useAdapters,
     async close() {
       await adaptable.close();
       await encoder?.close();

@@ -39,7 +39,7 @@ interface Row {
 
 /**
  * Generates a continuation of each prompt in one batch, and yields every token and every row's end as it comes.
- * `imagesOf` gives the images of the batch, whose tokens are among the ids. A string is encoded with the tokenizer's special tokens; ids (of an applied chat template) are used as they are.
+ * `imagesOf` gives the images of the batch, whose tokens are among the ids; `adapterWeights` are those of the batch. A string is encoded with the tokenizer's special tokens; ids (of an applied chat template) are used as they are.
  * Default: greedy, 256 tokens, ended by the tokenizer's end tokens. The decoder's cache is released however it ends.
  * Fails with `generate/option` on an option out of range, `generate/prompt` on a prompt that is empty, longer than the
  * model's positions, or has ids outside its vocabulary, and with the signal's reason when it is aborted.
@@ -50,6 +50,7 @@ export async function* generate(
   prompts: readonly (string | Int32Array)[],
   options: GenerateOptions = {},
   imagesOf: (batch: PromptBatch) => ImageTensors | null = () => null,
+  adapterWeights?: Float32Array,
 ): AsyncGenerator<GenerateEvent, void, undefined> {
   const { sampling, maxNewTokens, stop } = readGenerateOptions(options);
   const { signal, eosIds = tokenizer.eosIds } = options;
@@ -73,7 +74,7 @@ export async function* generate(
   signal?.throwIfAborted();
   try {
     const batch = leftPad(encoded, padId);
-    let logits = await decoder.start({ ...batch, images: imagesOf(batch) ?? undefined });
+    let logits = await decoder.start({ ...batch, images: imagesOf(batch) ?? undefined, adapterWeights });
     for (let step = 0; ; step++) {
       signal?.throwIfAborted();
       // A finished row runs along on padding, at a position that the model has; its logits are not read.

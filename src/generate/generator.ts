@@ -10,7 +10,7 @@ import type { Engine } from "../runtime/open-graph.ts";
 import { openDecoder } from "./decoder.ts";
 import { generate } from "./generate.ts";
 import { type EncodedPrompt, encodePrompt, type Prompt } from "./prompts.ts";
-import type { GenerateEvent, GenerateOptions, PromptBatch } from "./types.ts";
+import type { AdapterWeights, GenerateEvent, GenerateOptions, PromptBatch } from "./types.ts";
 
 export interface GeneratorOptions extends Omit<Engine, "profile"> {
   /** Attached from the start; `useAdapter` changes it. */
@@ -36,6 +36,12 @@ export interface Generator {
    * and with `generate/busy` while a generation runs; the adapter before stays.
    */
   useAdapter(adapter: Adapter | null): Promise<void>;
+  /**
+   * Attaches several LoRA adapters at once, by names. Their updates are added up, each times its weight in `adapterWeights` of a
+   * generation, which can differ from prompt to prompt. The first call opens the base again. Fails as `useAdapter` does, and with `combine/*`
+   * for adapters that cannot be added.
+   */
+  useAdapters(adapters: Readonly<Record<string, Adapter>>): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -48,6 +54,8 @@ export async function openGenerator(
   const decoder = await openDecoder({ ...base, openSession, threads, baseDtype, reusePrefix, adapter: attached });
   const side = imageSide(base, tokenizer, reading);
   let running = false;
+  /** Of the adapters that are mixed; null where none are. */
+  let names: string[] | null = null;
   const checkIdle = () => {
     if (!running) return;
     throw new LowrankError("generate/busy", "the generator is at work on other prompts", {
@@ -62,12 +70,13 @@ export async function openGenerator(
         const encoded: EncodedPrompt[] = [];
         for (const prompt of prompts) encoded.push(await encodePrompt(base, tokenizer, side, prompt));
         const ids = encoded.map((prompt) => prompt.ids);
+        const weights = options?.adapterWeights && weightsOf(options.adapterWeights, names, prompts.length);
         const processor = side && encoded.some((prompt) => prompt.images.length > 0) ? await side.processor() : null;
         const images = (batch: PromptBatch): ImageTensors | null => {
           const rows = encoded.map((prompt) => ({ ...prompt, start: batch.width - prompt.ids.length })); // padded on the left
           return processor && imageTensors(side!.text, processor, batch, rows);
         };
-        yield* generate(decoder, tokenizer, ids, options, images);
+        yield* generate(decoder, tokenizer, ids, options, images, weights);
       } finally {
         running = false;
       }
@@ -75,10 +84,36 @@ export async function openGenerator(
     async useAdapter(next) {
       checkIdle();
       await decoder.useAdapter(next && (await attach(base, next, { anyBase })).adapter);
+      names = null;
+    },
+    async useAdapters(given) {
+      checkIdle();
+      const next: Adapter[] = [];
+      for (const adapter of Object.values(given)) next.push((await attach(base, adapter, { anyBase })).adapter);
+      await decoder.useAdapters(next);
+      names = Object.keys(given);
     },
     close: () => decoder.close(),
   };
 }
+
+/** [rows, adapters], from what is given for all rows or for each. */
+function weightsOf(given: NonNullable<GenerateOptions["adapterWeights"]>, names: string[] | null, rows: number): Float32Array {
+  const refuse = (expected: string, got: string): never => {
+    const facts = { subject: "adapterWeights", expected, got, next: "Change adapterWeights, or leave it out." };
+    throw new LowrankError("generate/option", "the option has a value that cannot be used", facts);
+  };
+  const own = names ?? refuse("several adapters, attached by useAdapters", "none");
+  const all: readonly AdapterWeights[] = isList(given) ? given : Array.from({ length: rows }, () => given);
+  if (all.length !== rows) refuse(`weights for each of ${rows} prompts`, `those for ${all.length}`);
+  for (const [name, weight] of all.flatMap((row) => Object.entries(row))) {
+    if (!own.includes(name)) refuse(`the names of adapters: ${own.join(", ")}`, name);
+    if (!Number.isFinite(weight ?? 0)) refuse("finite numbers", `${weight} for ${name}`);
+  }
+  return Float32Array.from(all.flatMap((row) => own.map((name) => row[name] ?? 0)));
+}
+
+const isList = (given: AdapterWeights | readonly AdapterWeights[]): given is readonly AdapterWeights[] => Array.isArray(given);
 
 /** The whole continuation of one prompt. */
 export async function generateText(generator: Generator, prompt: Prompt, options?: GenerateOptions): Promise<string> {

@@ -12,6 +12,8 @@ export interface PromptBatch {
   positionIds: Int32Array;
   /** The images of a model that reads them, as its processor makes them; their tokens are among `ids`. */
   images?: ImageTensors;
+  /** How much each of several adapters counts in each row, [rows, adapters]; 1 where absent. */
+  adapterWeights?: Float32Array;
 }
 
 /** A network seen from generation. It keeps keys and values between `start` and `end`; calls do not overlap. */
@@ -51,9 +53,16 @@ export interface GenerateOptions extends Partial<Sampling> {
   stop?: readonly string[];
   /** Tokens that end a row. Default: the tokenizer's. */
   eosIds?: readonly number[];
+  /**
+   * How much each adapter of `useAdapters` counts, by its name: for all prompts, or a list with those of each. One that is not named
+   * counts 0; without this each counts 1.
+   */
+  adapterWeights?: AdapterWeights | readonly AdapterWeights[];
   /** Aborting makes the iteration throw the signal's reason before the next step. */
   signal?: AbortSignal;
 }
+
+export type AdapterWeights = Readonly<Record<string, number | undefined>>;
 
 /** `eos`: an end token came. `stop`: a stop text came. `length`: maxNewTokens or the model's positions are used up. */
 export type EndReason = "eos" | "stop" | "length";

@@ -33,6 +33,32 @@ for (const name of names) {
   });
 }
 
+const algebra = fileURLToPath(new URL("../fixtures/algebra", import.meta.url));
+for (const name of await readdir(algebra)) {
+  test(`golden algebra ${name}`, async () => {
+    const { status, text } = await runCase(path.join(algebra, name), {});
+    assert.equal(status, "ok", text);
+    assert.match(text, /^combinations 2\d within \d|^base \d.*, mixed \d.*, all_active \d/);
+  });
+}
+
+test("a combination that is not PEFT's fails, and so does an error that is missing", async () => {
+  const copy = async (name: string, change: (results: Record<string, unknown>[]) => void) => {
+    const folder = path.join(temporaryFolder(), "case");
+    await cp(path.join(algebra, name), folder, { recursive: true });
+    const meta = JSON.parse(await readFile(`${folder}/meta.json`, "utf8")) as { results: Record<string, unknown>[] };
+    change(meta.results);
+    await writeFile(`${folder}/meta.json`, JSON.stringify(meta));
+    return runCase(folder, {});
+  };
+  const weights = await copy("conv1d", ([first]) => Object.assign(first!, { weights: [0.7, 0.41] }));
+  assert.match(`${weights.status} ${weights.text}`, /^FAIL r00-linear: differs by .*r00-linear, read again: differs by /);
+  const error = await copy("different-ranks", ([first]) =>
+    Object.assign(first!, { error: "All adapters must have the same r value" }),
+  );
+  assert.match(`${error.status} ${error.text}`, /^FAIL r00-cat: PEFT refuses this/);
+});
+
 test("all families and options that are built have a golden", () => {
   for (const name of ["llama-gqa-tied", "mistral-swa", "qwen2-bias", "qwen3-qknorm", "lora-packed", "lora-accumulate"]) {
     assert.ok(names.includes(name), name);
@@ -117,7 +143,7 @@ for (const [what, change, expected] of failures) {
 }
 
 const skips: [string, (folder: string) => Promise<void>, RegExp][] = [
-  ["a kind", (folder) => edit(`${folder}/meta.json`, { kind: "algebra" }), /"algebra" is not built yet/],
+  ["a kind", (folder) => edit(`${folder}/meta.json`, { kind: "no-such" }), /"no-such" is not built yet/],
   [
     "a family",
     (folder) => edit(`${folder}/base/config.json`, { model_type: "no_such_family" }),

@@ -19,13 +19,21 @@ export const command = defineCommand({
     }),
     base: reworded(base.optional(), { help: "check the adapter against this base" }),
     anyBase,
+    spectrum: option(z.boolean().default(false), {
+      help: "of an adapter, the singular values of each module's update, and the rank that they suggest",
+    }),
   },
   argument: "folder",
-  examples: ["my-adapter --base embedded"],
-  async run({ folder, ...options }, { platform, json }) {
+  examples: ["my-adapter --base embedded", "my-adapter --spectrum"],
+  async run({ folder, spectrum = false, ...options }, { platform, json }) {
     const found = await inspect(platform.files, folder, options);
-    if (json) printJson(found.kind === "adapter" ? { ...found, ranks: Object.fromEntries(found.ranks) } : found);
-    else print(...(found.kind === "adapter" ? adapterLines(found) : baseLines(found)));
+    if (found.kind === "base") {
+      if (json) printJson(found);
+      else print(...baseLines(found));
+    } else if (json) {
+      const modules = spectrum ? found.modules : found.modules.map(({ spectrum: _, ...module }) => module);
+      printJson({ ...found, ranks: Object.fromEntries(found.ranks), modules });
+    } else print(...adapterLines(found), ...(spectrum ? ["", ...spectrumLines(found)] : []));
     return 0;
   },
 });
@@ -57,6 +65,26 @@ function adapterLines(adapter: AdapterInspection): string[] {
     effectiveRank?.toFixed(2) ?? "-",
   ]);
   return [...list(facts), "", ...table([[...head, "effective rank"], ...rows])];
+}
+
+/** Singular values that a line shows. */
+const SHOWN_VALUES = 8;
+
+function spectrumLines({ modules }: AdapterInspection): string[] {
+  const head = ["module", "rank", "90 % energy", "99 % energy: suggested", "singular values"];
+  const rows = modules.map(({ path, rank, spectrum }) => {
+    if (!spectrum) return [path, String(rank), "-", "-", "-"];
+    const { values, rank90, rank99 } = spectrum;
+    const shown = values.slice(0, SHOWN_VALUES).map((value) => value.toPrecision(3));
+    return [
+      path,
+      String(rank),
+      String(rank90),
+      String(rank99),
+      [...shown, ...(values.length > SHOWN_VALUES ? ["…"] : [])].join(" "),
+    ];
+  });
+  return table([head, ...rows]);
 }
 
 function baseLines({ config, parameters, modules, weights }: BaseInspection): string[] {

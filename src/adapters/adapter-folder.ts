@@ -1,0 +1,41 @@
+// The folder of an adapter that was made of others: whole or not at all, with checksums, and with their head's files.
+import type { Files, LockFolder } from "../files.ts";
+import { type MakeDigest, summing } from "../formats/checksums.ts";
+import { writeFolder } from "../formats/folder.ts";
+import { copySideFiles, isHeadFile, isTokenizerFile } from "../formats/side-files.ts";
+import { type Adapter, writeAdapter } from "./peft-files.ts";
+
+/** What the host has for an adapter's folder. */
+export interface AdapterHost {
+  digest?: MakeDigest;
+  lock?: LockFolder;
+}
+
+/**
+ * Writes `adapter` to `output`, a new or an empty folder. If it has a head that files describe, those, and the tokenizer's, come from
+ * the folder `headFrom` of the adapter that it was made of.
+ */
+export async function writeAdapterFolder(
+  files: Files,
+  output: string,
+  adapter: Adapter,
+  headFrom: string,
+  { digest, lock }: AdapterHost = {},
+): Promise<void> {
+  const { files: to, writeSums } = summing(files, digest);
+  const fill = async (folder: string) => {
+    await writeAdapter(to, folder, adapter);
+    if (adapter.head) await copyHead(to, headFrom, folder);
+    await writeSums(folder);
+  };
+  await writeFolder(to, output, fill, { lock });
+}
+
+async function copyHead(files: Files, from: string, to: string): Promise<void> {
+  await copySideFiles(files, from, to, (name) => isHeadFile(name) || isTokenizerFile(name));
+  for (const name of await files.list(from)) {
+    if (!isHeadFile(`${name}/config.json`) || !(await files.exists(`${from}/${name}/config.json`))) continue;
+    await files.makeFolder(`${to}/${name}`);
+    await copySideFiles(files, `${from}/${name}`, `${to}/${name}`, (file) => isHeadFile(`${name}/${file}`));
+  }
+}

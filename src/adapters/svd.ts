@@ -1,0 +1,136 @@
+// The best approximation of a low rank, of a product of factors or of a whole matrix: B = U·S and A = Vᵀ, as PEFT splits it.
+import { transposed } from "../formats/stored.ts";
+import { normal, purpose } from "../random.ts";
+import { symmetricEigen } from "./eigen.ts";
+import { productSpectrum } from "./spectrum.ts";
+import { addTo, combined, dot, gram, rowsOf } from "./vectors.ts";
+
+/** An update B·A: A is [rank, in], B is [out, rank]. */
+export interface Factors {
+  loraA: Float32Array;
+  loraB: Float32Array;
+  rank: number;
+}
+
+export interface Truncation {
+  /** Singular values of the whole, largest first. */
+  values: number[];
+  /** The product of the `count` largest alone. One of no update has rank 1, and is zero. */
+  truncated(count: number): Factors;
+}
+
+/** The truncations of B·A, never formed: exact to about 1e-8 of the largest singular value, which is float32's rounding. */
+export function truncateProduct({ loraA, loraB, rank }: Factors): Truncation {
+  const [inFeatures, outFeatures] = [loraA.length / rank, loraB.length / rank];
+  const rowsOfA = rowsOf(loraA, rank);
+  const columnsOfB = rowsOf(transposed(loraB, outFeatures, rank), rank);
+  const spectrum = productSpectrum(gram(columnsOfB), gram(rowsOfA), rank);
+  return {
+    values: spectrum.values,
+    truncated(count) {
+      const { left, right } = spectrum.truncated(count);
+      const of = (rows: readonly Float32Array[], factors: Float64Array[], length: number) =>
+        factors.map((row) => combined(rows, row, length));
+      return factorsOf(of(columnsOfB, left, outFeatures), of(rowsOfA, right, inFeatures), outFeatures, inFeatures);
+    },
+  };
+}
+
+/** Factors from B's columns and A's rows. */
+function factorsOf(
+  columns: readonly Float64Array[],
+  rows: readonly Float64Array[],
+  outFeatures: number,
+  inFeatures: number,
+): Factors {
+  const rank = Math.max(1, rows.length);
+  const [loraA, columnsOfB] = [new Float32Array(rank * inFeatures), new Float32Array(rank * outFeatures)];
+  for (const [j, row] of rows.entries()) loraA.set(row, j * inFeatures);
+  for (const [j, column] of columns.entries()) columnsOfB.set(column, j * outFeatures);
+  return { loraA, loraB: transposed(columnsOfB, rank, outFeatures), rank };
+}
+
+/** Vectors that the basis begins with: so many equal singular values are told apart. */
+const BLOCK = 4;
+/** What is left of an eigenpair of DᵀD, as a share of the largest eigenvalue, when it counts as found. */
+const CONVERGED = 1e-14;
+
+/**
+ * The truncation of D [out, in] to `rank`: the largest eigenvectors of DDᵀ or DᵀD, whichever is smaller, in a Krylov space (block Lanczos,
+ * every vector orthogonal to all). It grows until their residuals are rounding; where that takes the whole space, it is exact.
+ */
+export function truncateMatrix(delta: Float32Array, outFeatures: number, inFeatures: number, rank: number): Factors {
+  const rows = rowsOf(delta, outFeatures);
+  const byColumns = (vector: Float64Array) => combined(rows, vector, inFeatures); // Dᵀ·u
+  const byRows = (vector: Float64Array) => Float64Array.from(rows, (row) => dot(row, vector)); // D·v
+  const isWide = outFeatures < inFeatures;
+  const size = Math.min(outFeatures, inFeatures);
+  const count = Math.min(rank, size);
+  const largest = largestEigenvectors((u) => (isWide ? byRows(byColumns(u)) : byColumns(byRows(u))), size, count);
+  if (!isWide) return factorsOf(largest.map(byRows), largest, outFeatures, inFeatures);
+  // Dᵀ·u is a right singular vector times its value, which goes to B.
+  const images = largest.map(byColumns);
+  const values = images.map((image) => Math.sqrt(dot(image, image)));
+  const unit = images.map((image, j) => image.map((value) => (values[j]! > 0 ? value / values[j]! : 0)));
+  return factorsOf(
+    largest.map((u, j) => u.map((value) => value * values[j]!)),
+    unit,
+    outFeatures,
+    inFeatures,
+  );
+}
+
+/** The eigenvectors of the `count` largest eigenvalues of a symmetric, positive operator on vectors of `size` numbers. */
+function largestEigenvectors(apply: (vector: Float64Array) => Float64Array, size: number, count: number): Float64Array[] {
+  const basis: Float64Array[] = [];
+  let draws = 0;
+  /** Adds the direction of what a vector has beside the basis, or of what a random one has where that is nothing. */
+  const extend = (vector: Float64Array): void => {
+    if (basis.length === size) return;
+    const direction = beside(vector, basis);
+    if (direction) basis.push(direction);
+    else extend(random());
+  };
+  const random = () => Float64Array.from(normal(0, [purpose.svd, draws++], size));
+  for (let i = 0; i < BLOCK; i++) extend(random());
+  /** Row j: the operator's image of basis vector j, along each vector of the basis. */
+  const projected: Float64Array[] = [];
+  for (let next = Math.min(size, 2 * count + 2 * BLOCK); ; next = Math.min(size, Math.ceil(1.4 * next))) {
+    while (projected.length < next) {
+      const image = apply(basis[projected.length]!);
+      extend(image);
+      projected.push(Float64Array.from(basis, (vector) => dot(image, vector)));
+    }
+    const { values, vectors } = symmetricEigen(
+      projected.map((row, i) => Float64Array.from(projected, (other, j) => (j <= i ? row[j]! : other[i]!))),
+      { vectors: true },
+    );
+    const found = vectors(count);
+    const isDone = found.every((vector) => residual(vector, projected, basis.length) <= CONVERGED * values[0]!);
+    const known = basis.slice(0, projected.length);
+    if (projected.length === size || isDone) return found.map((vector) => combined(known, vector, size));
+  }
+}
+
+/** What the image of a vector has along the vectors of the basis whose own images are not yet known. */
+function residual(vector: Float64Array, projected: readonly Float64Array[], length: number): number {
+  const rest = new Float64Array(length - projected.length);
+  for (const [j, row] of projected.entries()) {
+    for (let i = 0; projected.length + i < row.length; i++) rest[i]! += vector[j]! * row[projected.length + i]!;
+  }
+  return Math.sqrt(dot(rest, rest));
+}
+
+/** The unit vector along what a vector has beside an orthonormal basis; null if that is rounding. */
+function beside(vector: Float64Array, basis: readonly Float64Array[]): Float64Array | null {
+  let rest = vector;
+  // Twice: the first time leaves rounding, which counts when little else is left.
+  for (let pass = 0; pass < 2; pass++) {
+    const before = Math.sqrt(dot(rest, rest));
+    rest = rest.map((value) => value / before);
+    for (const other of basis) addTo(rest, -dot(rest, other), other);
+    if (!(dot(rest, rest) > 1e-20)) return null;
+  }
+  const length = Math.sqrt(dot(rest, rest));
+  return rest.map((value) => value / length);
+}
