@@ -169,7 +169,7 @@ test("goldens are found at any depth, one that is broken stops no other, and all
   const root = temporaryFolder();
   for (const name of ["a", "deep/er/b", "c"]) await cp(path.join(cases, SAMPLE), path.join(root, name), { recursive: true });
   await writeFile(path.join(root, "a/meta.json"), "broken");
-  await edit(path.join(root, "c/meta.json"), { kind: "mixed" });
+  await edit(path.join(root, "c/meta.json"), { kind: "no-such" });
   const lines: string[] = [];
   const counts = await runOracle(root, {}, (line) => void lines.push(line));
   assert.deepEqual(counts, { passed: 1, failed: 1, skipped: 1 });
