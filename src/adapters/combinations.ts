@@ -1,7 +1,7 @@
 // Ways of making one update of several, a line each: PEFT 0.21.2's add_weighted_adapter and merge_utils.py. TIES: Yadav et al. 2023;
 // DARE: Yu et al. 2024.
 import { type Factors, truncateMatrix, truncateProduct } from "./svd.ts";
-import { combined, rowsOf } from "./vectors.ts";
+import { combined, matrixRows } from "./vectors.ts";
 
 /** What an adapter has of one module: scale · B·A, which counts `weight` times. */
 export interface Part extends Factors {
@@ -173,7 +173,7 @@ function kthLargest(values: Float32Array, count: number): number {
 
 /** scale · B·A, [out, in]. */
 function product({ loraA, loraB, rank, scale }: Part, inFeatures: number): Float32Array {
-  const rows = rowsOf(loraA, rank);
+  const rows = matrixRows(loraA, rank);
   const outFeatures = loraB.length / rank;
   const delta = new Float32Array(outFeatures * inFeatures);
   for (let out = 0; out < outFeatures; out++) {

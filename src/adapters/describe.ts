@@ -5,7 +5,7 @@ import { layoutOf, lengthOfTheta, trainedBy } from "./layout.ts";
 import type { AdapterModule } from "./match.ts";
 import type { Adapter } from "./peft-files.ts";
 import { effectiveRank, productSpectrum, rankAtEnergy } from "./spectrum.ts";
-import { gram, rowsOf } from "./vectors.ts";
+import { gram, matrixRows } from "./vectors.ts";
 
 /** Up to this rank an update's directions are counted; beyond it that takes longer than reading the file. */
 export const MAX_SPECTRUM_RANK = 1024;
@@ -61,7 +61,7 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
     if (rank > MAX_SPECTRUM_RANK) {
       return { ...facts, normDelta: Math.abs(scale) * productNorm(loraA, columnsOfB, rank), effectiveRank: null };
     }
-    const [gramA, gramB] = [gram(rowsOf(loraA, rank)), gram(rowsOf(columnsOfB, rank))];
+    const [gramA, gramB] = [gram(matrixRows(loraA, rank)), gram(matrixRows(columnsOfB, rank))];
     // ‖s·B·A‖² = s²·trace(AᵀBᵀBA) = s²·Σ (BᵀB ∘ AAᵀ); rounding may take a sum of zero below it.
     const squared = gramB.reduce((sum, value, i) => sum + value * gramA[i]!, 0);
     const { values } = productSpectrum(gramB, gramA, rank, { vectors: false });

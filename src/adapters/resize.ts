@@ -31,7 +31,7 @@ export interface Resized {
 }
 
 /** The adapter with each module's update truncated. What its method has beside A and B stays. Errors: `resize/*`. */
-export function resize(adapter: Adapter, options: ResizeOptions): Resized {
+export function truncateAdapter(adapter: Adapter, options: ResizeOptions): Resized {
   const { rank, energy } = options;
   checkOptions(options);
   let [lost, all] = [0, 0];
@@ -72,7 +72,7 @@ export function withFactors(
   const [usual] = [...counts].reduce((most, each) =>
     each[1] > most[1] || (each[1] === most[1] && each[0] > most[0]) ? each : most,
   );
-  // A pattern matches the end of a path: longer ones first, so that no other module's is taken.
+  // A pattern matches every path that ends in it. Longer ones come first, since the first that matches counts.
   const others = given.filter(({ rank }) => rank !== usual).sort((a, b) => b.module.path.length - a.module.path.length);
   const patterns = Object.fromEntries(others.map(({ module, rank }) => [module.path, rank]));
   return {

@@ -3,7 +3,7 @@ import { transposed } from "../formats/stored.ts";
 import { normal, purpose } from "../random.ts";
 import { symmetricEigen } from "./eigen.ts";
 import { productSpectrum } from "./spectrum.ts";
-import { addTo, combined, dot, gram, rowsOf } from "./vectors.ts";
+import { addTo, combined, dot, gram, matrixRows } from "./vectors.ts";
 
 /** An update B·A: A is [rank, in], B is [out, rank]. */
 export interface Factors {
@@ -22,8 +22,8 @@ export interface Truncation {
 /** The truncations of B·A, never formed: exact to about 1e-8 of the largest singular value, which is float32's rounding. */
 export function truncateProduct({ loraA, loraB, rank }: Factors): Truncation {
   const [inFeatures, outFeatures] = [loraA.length / rank, loraB.length / rank];
-  const rowsOfA = rowsOf(loraA, rank);
-  const columnsOfB = rowsOf(transposed(loraB, outFeatures, rank), rank);
+  const rowsOfA = matrixRows(loraA, rank);
+  const columnsOfB = matrixRows(transposed(loraB, outFeatures, rank), rank);
   const spectrum = productSpectrum(gram(columnsOfB), gram(rowsOfA), rank);
   return {
     values: spectrum.values,
@@ -50,7 +50,7 @@ function factorsOf(
   return { loraA, loraB: transposed(columnsOfB, rank, outFeatures), rank };
 }
 
-/** Vectors that the basis begins with: so many equal singular values are told apart. */
+/** Vectors that the basis begins with. It finds up to this many singular values that are equal. */
 const BLOCK = 4;
 /** What is left of an eigenpair of DᵀD, as a share of the largest eigenvalue, when it counts as found. */
 const CONVERGED = 1e-14;
@@ -60,7 +60,7 @@ const CONVERGED = 1e-14;
  * every vector orthogonal to all). It grows until their residuals are rounding; where that takes the whole space, it is exact.
  */
 export function truncateMatrix(delta: Float32Array, outFeatures: number, inFeatures: number, rank: number): Factors {
-  const rows = rowsOf(delta, outFeatures);
+  const rows = matrixRows(delta, outFeatures);
   const byColumns = (vector: Float64Array) => combined(rows, vector, inFeatures); // Dᵀ·u
   const byRows = (vector: Float64Array) => Float64Array.from(rows, (row) => dot(row, vector)); // D·v
   const isWide = outFeatures < inFeatures;

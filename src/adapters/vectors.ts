@@ -15,7 +15,7 @@ export function addTo(to: Float64Array, factor: number, from: Vector): void {
 }
 
 /** The rows of a matrix of `count` rows, not copied. */
-export const rowsOf = <V extends Vector>(values: V, count: number): V[] => {
+export const matrixRows = <V extends Vector>(values: V, count: number): V[] => {
   const length = values.length / count;
   return Array.from({ length: count }, (_, i) => values.subarray(i * length, (i + 1) * length) as V);
 };

@@ -155,12 +155,13 @@ function integerProducts() {
     const { q, scale } = quantiseRows(mul(d, columnScale));
     return mul(integerProduct(q, w, { transB: true }), scale);
   };
-  return ({ op, attributes }: Node, inputs: readonly Value[], isShared: boolean): Value | null => {
+  return (node: Node, inputs: readonly Value[], isShared: boolean): Value | null => {
+    const { op, attributes } = node;
     const [a, b, c] = inputs as [Value, Value, Value?];
     const isRotated = b.node.op === "widen" && b.node.attributes["form"] === "int8rotated";
     if (!isRotated || attributes["transA"] || (op === "gemm" && attributes["alpha"] !== 1)) return null;
     const parts = b.node.inputs as unknown as [Value, Value];
-    const of = layerWeight({ op, attributes } as Node, parts[0].node);
+    const of = layerWeight(node, parts[0].node);
     if (of !== null) return forward(a, parts, of, c);
     const product = backward(a, parts);
     return (c && !isShared && joined(c, product)) || rotate(product, c);

@@ -229,7 +229,7 @@ export function trainingMemory(
   return { process, weights, trained, activations, total: process + weights + trained + activations };
 }
 
-/** By which the models of two stages are taken to be the same: equal stages share a session. */
+/** A text that is the same for stages that share an executable. */
 const shapeOf = (graph: Graph): string =>
   nodesOf(graph)
     .map(({ op, attributes }) => `${op}${JSON.stringify(attributes)}`)

@@ -7,7 +7,7 @@ import { type LoraConfig, loraConfig } from "../../src/adapters/config.ts";
 import { pathMatcher, scaleFinder } from "../../src/adapters/match.ts";
 import type { Adapter } from "../../src/adapters/peft-files.ts";
 import { matchBudget } from "../../src/adapters/regex.ts";
-import { resize } from "../../src/adapters/resize.ts";
+import { truncateAdapter } from "../../src/adapters/resize.ts";
 import { normal, purpose } from "../../src/random.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
 
@@ -194,7 +194,7 @@ test("resizing keeps what it says: the error of each module and of all is that o
     config: { rank: 8, alpha: 12, rankPattern: { "b.q": 5 }, useRslora: true },
   });
   for (const options of [{ rank: 3 }, { energy: 0.8 }, { rank: 100 }, { energy: 1 }]) {
-    const resized = resize(given, options);
+    const resized = truncateAdapter(given, options);
     let [lost, all] = [0, 0];
     for (const { path, rank, error } of resized.modules) {
       const [before, after] = [delta(given, path), delta(resized.adapter, path)];
@@ -210,7 +210,7 @@ test("resizing keeps what it says: the error of each module and of all is that o
     for (const { path, rank, scale } of resized.adapter.modules) assert.deepEqual([of(path).rank, of(path).scale], [rank, scale]);
   }
   for (const options of [{}, { rank: 2, energy: 0.9 }, { rank: 0 }, { rank: 1.5 }, { energy: 0 }, { energy: 1.1 }]) {
-    refusedSync(() => resize(given, options), "resize/option");
+    refusedSync(() => truncateAdapter(given, options), "resize/option");
   }
 });
 
@@ -218,6 +218,6 @@ test("of a method that has more than two factors, the rest stays", () => {
   const plain = adapter({ config: { useDora: true } });
   const magnitude = normal(9, [purpose.init], OUT);
   const tensors = new Map([...plain.tensors].map(([path, factors]) => [path, { ...factors, magnitude }]));
-  const { adapter: resized } = resize({ ...plain, tensors }, { rank: 1 });
+  const { adapter: resized } = truncateAdapter({ ...plain, tensors }, { rank: 1 });
   assert.deepEqual([resized.config.useDora, resized.tensors.get("a.q")!["magnitude"]], [true, magnitude]);
 });

@@ -4,14 +4,14 @@ import { test } from "node:test";
 import { symmetricEigen } from "../../src/adapters/eigen.ts";
 import { rankAtEnergy } from "../../src/adapters/spectrum.ts";
 import { type Factors, truncateMatrix, truncateProduct } from "../../src/adapters/svd.ts";
-import { gram, rowsOf } from "../../src/adapters/vectors.ts";
+import { gram, matrixRows } from "../../src/adapters/vectors.ts";
 import { normal, purpose } from "../../src/random.ts";
 import { near } from "../helpers/assert.ts";
 
 /** B·A in float64, as rows. */
 function product({ loraA, loraB, rank }: Factors): Float64Array[] {
-  const rows = rowsOf(loraA, rank);
-  return rowsOf(loraB, loraB.length / rank).map((row) =>
+  const rows = matrixRows(loraA, rank);
+  return matrixRows(loraB, loraB.length / rank).map((row) =>
     Float64Array.from(rows[0]!, (_, column) => row.reduce((sum, value, r) => sum + value * rows[r]![column]!, 0)),
   );
 }
@@ -77,9 +77,9 @@ test("a product truncated from its factors is that of a float64 SVD of the whole
       assert.equal(got.rank, count);
       assert.ok(distance(product(got), wanted.truncated) < 1e-6 * largest, `${outFeatures}x${inFeatures}, ${count} of ${rank}`);
       near(
-        gram(rowsOf(got.loraA, count)),
+        gram(matrixRows(got.loraA, count)),
         gram(
-          rowsOf(
+          matrixRows(
             Float32Array.from({ length: count ** 2 }, (_, i) => Number(i % (count + 1) === 0)),
             count,
           ),
@@ -114,7 +114,7 @@ test("a whole matrix is truncated as a float64 SVD truncates it: wide, tall, spa
       [50, 30],
       [30, 50],
     ] as const) {
-      const rows = rowsOf(delta, outFeatures).map((row) => Float64Array.from(row));
+      const rows = matrixRows(delta, outFeatures).map((row) => Float64Array.from(row));
       for (const rank of [1, 4, 9]) {
         const wanted = jacobi(rows, rank);
         const got = truncateMatrix(delta, outFeatures, inFeatures, rank);
@@ -145,7 +145,7 @@ test("equal singular values are all found", () => {
 
 test("eigenvectors are orthonormal, and turn the matrix into its eigenvalues", () => {
   const size = 33;
-  const rows = rowsOf(Float64Array.from(gram(rowsOf(normal(3, [purpose.init], size * 20), size))), size);
+  const rows = matrixRows(Float64Array.from(gram(matrixRows(normal(3, [purpose.init], size * 20), size))), size);
   const { values, vectors } = symmetricEigen(
     rows.map((row) => row.slice()),
     { vectors: true },

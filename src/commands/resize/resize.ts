@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { writeAdapterFolder } from "../../adapters/adapter-folder.ts";
 import { readAdapter } from "../../adapters/peft-files.ts";
-import { type Resized, resize } from "../../adapters/resize.ts";
+import { type Resized, truncateAdapter } from "../../adapters/resize.ts";
 import type { Files } from "../../files.ts";
 import { type Given, option } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
@@ -29,7 +29,7 @@ export async function resizeAdapter(
   { adapter: folder, output, ...options }: ResizeAdapterOptions,
   host: Pick<Platform, "digest" | "lock" | "adapterLimits"> = {},
 ): Promise<Resized> {
-  const resized = resize(await readAdapter(files, folder, host.adapterLimits), options);
+  const resized = truncateAdapter(await readAdapter(files, folder, host.adapterLimits), options);
   await writeAdapterFolder(files, output, resized.adapter, folder, host);
   return resized;
 }

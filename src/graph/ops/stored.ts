@@ -68,7 +68,7 @@ const int8rows: Form = {
       { dtype: "float32", shape: [rows, 1] },
     ];
   },
-  store: (emit, values, shape) => rotatedRows(emit, values, shape),
+  store: rotatedRows,
   widen: (emit, [q, scale], shape) => {
     const flat = emit.reshape(scale!, [shape[0]]);
     return rotated(emit, emit.node("DequantizeLinear", [q!, flat], { axis: 0 }), shape);
