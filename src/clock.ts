@@ -1,4 +1,5 @@
-// Time that passes, by a clock that can jump: a machine slept, or its clock was set. performance.now() should not, and does.
+// Time that passes, by a clock that can jump (a machine slept, or its clock was set; performance.now() should not, and does), and what
+// is reported meanwhile.
 
 /** Gives the seconds since it was made. They never get fewer: a clock that jumps back goes on from where it was. */
 export function stopwatch(): () => number {
@@ -21,5 +22,35 @@ export function pace(seconds: number, atOnce = false): () => boolean {
     if (now - last <= seconds) return false;
     last = now;
     return true;
+  };
+}
+
+/** What calls report, as events while something is awaited; of several between two events the last counts. */
+export function reports<T>() {
+  let waiting: T[] = [];
+  let wake = (): void => undefined;
+  return {
+    add(report: T): void {
+      waiting = [report];
+      wake();
+    },
+    async *during<R>(work: Promise<R>): AsyncGenerator<T, R, void> {
+      let isOver = false;
+      const end = () => {
+        isOver = true;
+        wake();
+      };
+      work.then(end, end);
+      while (!isOver) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          if (waiting.length > 0) resolve();
+        });
+        const next = waiting;
+        waiting = [];
+        yield* next;
+      }
+      return work;
+    },
   };
 }

@@ -44,6 +44,8 @@ export interface PartCache {
   leastBytes: number;
 }
 
+/** Sets of weights of fewer bytes are converted at every start, which takes less than a second. */
+export const CACHE_LEAST_BYTES = 64e6;
 /** Raised when a form stores other numbers, or an entry has other files. */
 const VERSION = 1;
 /** Of the disk, left free by the cache. */
@@ -90,6 +92,8 @@ interface Work {
   source: WeightSource;
   /** Fail where nothing can be kept. */
   mustBeKept: boolean;
+  /** Called after each weight, with bytes. */
+  onConverted?: (progress: { done: number; total: number }) => void;
 }
 
 /** Converts a weight into memory that it takes for each part. */
@@ -100,7 +104,7 @@ type Convert = (weight: FormedWeight, take: Take) => Promise<unknown>;
  * was written. Weights are converted one at a time. The map is empty where the cache is off, the set is small or cannot be kept.
  */
 export async function cachedParts(
-  { cache, machine, source, mustBeKept }: Work,
+  { cache, machine, source, mustBeKept, onConverted }: Work,
   weights: readonly FormedWeight[],
   typesOf: (weight: FormedWeight) => readonly Type[],
   convert: Convert,
@@ -129,7 +133,7 @@ export async function cachedParts(
         await removeUnused(cache!, root, key);
         if (free < bytes + DISK_MARGIN_BYTES) throw noSpace(root, bytes, free);
         const entry = { key, base: source.folder, forms: countForms(weights), bytes, made: new Date().toISOString(), sources };
-        await write(cache!, machine, place, entry, parts, convert);
+        await write(cache!, machine, place, entry, parts, convert, onConverted);
         return (await placesIn(cache!, place, key, parts))!;
       } finally {
         await held.release();
@@ -250,18 +254,28 @@ async function write(
   entry: Omit<Entry, "stamp">,
   parts: readonly Part[],
   convert: Convert,
+  onConverted?: Work["onConverted"],
 ): Promise<void> {
   const unfinished = `${place}${UNFINISHED}`;
   for (const folder of [unfinished, place]) await files.remove(folder);
   await files.makeFolder(unfinished);
   const summed = summing(files, digest);
   const converted = oneAtATime(machine, convert);
+  let done = 0;
   const tensors = parts.map(({ name, dtype, shape, weight, index }) => ({
     ...{ name, dtype, shape },
-    data: async () => (await converted.get(weight, parts))[index]!,
+    data: async () => {
+      const bytes = (await converted.get(weight, parts))[index]!;
+      done += bytes.length;
+      onConverted?.({ done, total: entry.bytes });
+      return bytes;
+    },
   }));
   try {
     await writeSafetensors(summed.files, `${unfinished}/${WEIGHTS}`, tensors, { key: entry.key }, true);
+  } catch (error) {
+    await files.remove(unfinished);
+    throw error;
   } finally {
     converted.free();
   }

@@ -5,14 +5,14 @@ import { type CheckpointTensor, isPlain, readRows } from "../formats/stored.ts";
 import type { ElementType } from "../graph/graph.ts";
 import { cast } from "../graph/ops/elementwise.ts";
 import { input } from "../graph/ops/leaves.ts";
-import { type FormName, forms, stored } from "../graph/ops/stored.ts";
+import { type FormName, forms, isQuick, stored } from "../graph/ops/stored.ts";
 import { whole } from "../graph/stages.ts";
 import { inFolder, type StoredTensor } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
 import type { Executable, Machine, Place } from "./machine.ts";
 import { cachedParts, type FormedWeight, keyOf, type PartCache, type PartPlace, type Take } from "./part-cache.ts";
-import type { WeightSource } from "./session.ts";
+import type { SessionOptions, WeightSource } from "./session.ts";
 
 /** Elements of a weight that are converted at once: 2 MB of float32. */
 const BLOCK_ELEMENTS = 2 ** 19;
@@ -26,6 +26,7 @@ export interface WeightOptions {
   threads?: number;
   /** Where converted weights are kept from session to session; nowhere if absent. */
   cache?: PartCache;
+  onConverted?: SessionOptions["onConverted"];
 }
 
 /** Where the parts of a weight lie in memory. */
@@ -34,9 +35,6 @@ export interface Loaded {
 }
 
 export type WeightReader = ReturnType<typeof weightReader>;
-
-/** Forms that a processor converts to as fast as a disk reads. */
-const quick: ReadonlySet<FormName> = new Set(["bfloat16", "float16"]);
 
 /**
  * Memory for a block of a part, which begins at row `start` of its weight. Rows of the weight are rows of the part, whose memory the
@@ -64,7 +62,7 @@ function partTypes(shape: readonly number[], form: FormName | null): { dtype: El
 
 /** Reads weights as parts. */
 export function weightReader(options: WeightOptions) {
-  const { machine, files, source, threads, cache } = options;
+  const { machine, files, source, threads, cache, onConverted } = options;
   const converters = new Map<string, Promise<Executable>>();
   const kept = new Map<string, readonly PartPlace[]>();
 
@@ -87,10 +85,10 @@ export function weightReader(options: WeightOptions) {
   async function useCache(weights: readonly FormedWeight[], anew: ReadonlySet<string>): Promise<void> {
     const wanted = weights.filter((weight) => {
       if (placesOf(weight)) return false;
-      return anew.has(keyOf(weight)) || (weight.form !== null && !quick.has(weight.form));
+      return anew.has(keyOf(weight)) || (weight.form !== null && !isQuick(weight.form));
     });
     const mustBeKept = wanted.some((weight) => anew.has(keyOf(weight)));
-    const found = await cachedParts({ cache, machine, source, mustBeKept }, wanted, typesOf, read);
+    const found = await cachedParts({ cache, machine, source, mustBeKept, onConverted }, wanted, typesOf, read);
     for (const [key, places] of found) kept.set(key, places);
   }
 

@@ -8,7 +8,7 @@ import { baseDtypes } from "../graph/pack.ts";
 import { type Program, whole } from "../graph/stages.ts";
 import { type ChooseForm, SMALL } from "../graph/store.ts";
 import { type DeviceName, devices } from "../runtime/devices.ts";
-import { type MemoryEstimate, type ProgramUse, peakMemory } from "./memory.ts";
+import { cacheBytes, type MemoryEstimate, type ProgramUse, peakMemory } from "./memory.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
 
 /** The execution modes, the fastest first. */
@@ -41,6 +41,8 @@ export interface Execution {
   /** Whether weights are read anew at every step. */
   streamed: boolean;
   estimate: MemoryEstimate;
+  /** Bytes of converted weights that the cache keeps on disk. */
+  cache: number;
   /** Whether the weights lose digits: another run with them computes other numbers. */
   isRounded: boolean;
 }
@@ -78,7 +80,8 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
     const { streamed = false, ...stages }: StageOptions = { ...mode, form: formsOf(read, needs) };
     const program = programOf(needs, `${memory} ${baseDtype}`, { ...stages, streamed });
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
-    const execution = { memory, baseDtype, program, streamed, isRounded, estimate: estimateOf(program, needs, { streamed }) };
+    const estimate = estimateOf(program, needs, { streamed });
+    const execution = { memory, baseDtype, program, streamed, isRounded, estimate, cache: cacheBytes(program) };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
   }

@@ -2,11 +2,12 @@
 import type { BatchSize } from "../data/types.ts";
 import { type Dim, polynomial } from "../graph/dims.ts";
 import { type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
-import { type FormName, wideShape } from "../graph/ops/stored.ts";
+import { type FormName, isQuick, wideShape } from "../graph/ops/stored.ts";
 import { type Program, type Stage, type StageInput, schedule } from "../graph/stages.ts";
+import { CACHE_LEAST_BYTES } from "../runtime/part-cache.ts";
 import { STAGES_AHEAD } from "../runtime/streamed.ts";
 import { passingWeights } from "../runtime/weights.ts";
-import { bytesPerElement } from "../tensor.ts";
+import { bytesPerElement, sizeOf } from "../tensor.ts";
 import { isAtBorder, isPool } from "./training-graph.ts";
 
 /** The lengths behind the symbols of a training graph; with `chunks`, that number of chunks in place of what the loss was made with. */
@@ -327,3 +328,16 @@ export function peakMemory(program: Program, use: ProgramUse, sizes: Iterable<Ba
 /** Bytes a run writes at its fullest: one checkpoint more than are kept (weights, θ and two moments each), and the result. */
 export const diskBytes = (trainable: number, resultBytes: number, checkpoints: number): number =>
   (checkpoints + 1) * (resultBytes + 12 * trainable) + resultBytes;
+
+/** Bytes of the weights that a program's session keeps in the cache on disk: those that are slow to convert. */
+export function cacheBytes({ stages }: Program): number {
+  const sizes = new Map<string, number>();
+  for (const { source, leaf } of stages.flatMap(({ inputs }) => inputs)) {
+    if (source.kind !== "weight" || !source.part?.form || isQuick(source.part.form)) continue;
+    const { of, form, part, rows } = source.part;
+    const shape = rows ? [rows.total, ...leaf.shape.slice(1)] : leaf.shape;
+    sizes.set(`${form} ${part} ${of}`, sizeOf(shape.map(Number)) * bytesPerElement[leaf.dtype]);
+  }
+  const total = [...sizes.values()].reduce((sum, size) => sum + size, 0);
+  return total < CACHE_LEAST_BYTES ? 0 : total;
+}

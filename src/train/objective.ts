@@ -84,10 +84,10 @@ const openGraphOf = (graph: Graph, entries: readonly ThetaEntry[], { stages, ...
 /** Opens the session of a training graph. θ and its gradient are shared memory. */
 export async function openObjective(
   { graph, program, entries, dropout }: TrainingGraph,
-  { checkpoint, loss, openSession, threads, profile, streamed, first }: Omit<ObjectiveOptions, "stages">,
+  { checkpoint, loss, first, openSession, ...options }: Omit<ObjectiveOptions, "stages">,
 ): Promise<OpenObjective> {
-  const outliers = await findOutliers(program, { loss, checkpoint, openSession, threads, first });
-  const session = await openProgram(program, weightFiles(checkpoint), { openSession, threads, profile, streamed });
+  const outliers = await findOutliers(program, { loss, checkpoint, openSession, threads: options.threads, first });
+  const session = await openProgram(program, weightFiles(checkpoint), { openSession, ...options });
   await session.bind(outliers);
   const shared = () => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(entries)));
   const [values, gradients] = [shared(), shared()];

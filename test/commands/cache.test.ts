@@ -1,9 +1,10 @@
 // lowrank cache: what is kept of converted bases, and its removal.
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { test } from "node:test";
 import { initModel } from "../../src/index.ts";
 import { partCache } from "../../src/platform/node/part-cache.ts";
+import { cacheEntries } from "../../src/runtime/part-cache.ts";
 import { largeConfig, twoSteps } from "../helpers/large-decoder.ts";
 import { jsonLines, printed } from "../helpers/program.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -27,6 +28,29 @@ test("lists entries with base, weights and size, and removes them", async () => 
   const cleared = await printed("cache", "--clear");
   assert.match(cleared.stderr, /^Removed \d+\.?\d* MB from /);
   assert.ok(!existsSync(entry) && existsSync(`${base}/config.json`));
+});
+
+test("reports what is converted, and what stops it leaves nothing", async () => {
+  const [base, root] = [`${folder}/stopped`, `${folder}/cache-of-stopped`];
+  const cache = { ...partCache(), folder: root };
+  await initModel(largeConfig, base);
+  const stop = new Error("stopped here");
+  const stopping = twoSteps(base, {
+    baseDtype: "int8",
+    cache,
+    onConverted: ({ done, total }) => {
+      if (done > total / 2) throw stop;
+    },
+  });
+  await assert.rejects(stopping, stop);
+  assert.deepEqual(await cacheEntries(cache), []);
+  assert.deepEqual(readdirSync(root), []);
+  const reported: { done: number; total: number }[] = [];
+  await twoSteps(base, { baseDtype: "int8", cache, onConverted: (progress) => reported.push(progress) });
+  const [entry] = await cacheEntries(cache);
+  assert.ok(reported.every(({ done, total }, i) => total === entry!.bytes && done > (reported[i - 1]?.done ?? 0)));
+  // The file begins with a header.
+  assert.ok(reported.at(-1)!.done <= entry!.bytes && reported.at(-1)!.done > 0.99 * entry!.bytes);
 });
 
 test("says when the cache is off", async () => {

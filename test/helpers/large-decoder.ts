@@ -11,6 +11,7 @@ import { nodeMachine } from "../../src/platform/node/engine/machine.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { PartCache } from "../../src/runtime/part-cache.ts";
 import { runProgram } from "../../src/runtime/program-session.ts";
+import type { SessionOptions } from "../../src/runtime/session.ts";
 import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { type Execution, formsOf, type MemoryMode, memoryModes } from "../../src/train/execution.ts";
 import { loraObjective } from "../../src/train/objective.ts";
@@ -42,12 +43,13 @@ export interface StepOptions {
   memory?: MemoryMode;
   cache?: PartCache;
   files?: Files;
+  onConverted?: SessionOptions["onConverted"];
 }
 
 /** Losses and gradients of two batches at one θ, then an evaluation's loss. */
 export async function twoSteps(
   folder: string,
-  { baseDtype, integers, memory = "stream", cache, files = nodeFiles }: StepOptions,
+  { baseDtype, integers, memory = "stream", cache, files = nodeFiles, onConverted }: StepOptions,
 ) {
   const base = await loadBase(nodeFiles, folder);
   const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
@@ -68,6 +70,7 @@ export async function twoSteps(
     openSession: (program, options) => runProgram(program, { ...options, machine: nodeMachine, files, cache }),
     threads: 1,
     first: async () => batches[0]!,
+    onConverted,
   });
   try {
     // B is zero in a new adapter, and so would be A's gradient.

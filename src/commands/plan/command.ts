@@ -5,7 +5,7 @@ import { MAX_TEXT_BYTES } from "../../files.ts";
 import { parseJsonObject } from "../../formats/json.ts";
 import { option } from "../../options.ts";
 import { list, table } from "../../terminal/columns.ts";
-import { executionText } from "../../terminal/execution.ts";
+import { cacheLines, executionText } from "../../terminal/execution.ts";
 import { note, print, printJson } from "../../terminal/terminal.ts";
 import { bytes, duration, grouped } from "../../units.ts";
 import { defineCommand } from "../command.ts";
@@ -63,6 +63,7 @@ function planLines(found: Plan): string[] {
     `peak memory, batch ${batchSize} × ${maxLength} tokens: about ${bytes(memory.total)}${executionText(found)}`,
     ...table(parts),
     ...(deviceMemory === null ? [] : [`of it in the memory of the device ${device}: about ${bytes(deviceMemory)}`]),
+    ...cacheLines(found.execution),
     ...(machine ? [`this machine: ${bytes(machine.available)} free, ${bytes(machine.total)} in all`] : []),
     ...warnings.map((warning) => `warning: ${warning}`),
     "",

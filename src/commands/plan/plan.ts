@@ -85,7 +85,7 @@ export interface Plan {
   /** Peak memory in bytes when every row has `maxLength` tokens and each of them is a target. */
   memory: MemoryEstimate;
   /** How a run would be executed; null where the engine knows one way only. */
-  execution: Pick<Execution, "memory" | "baseDtype"> | null;
+  execution: Pick<Execution, "memory" | "baseDtype" | "cache"> | null;
   /** What computes. */
   device: DeviceName;
   /** What of the peak memory lies on the device; null for the processor. */
@@ -194,7 +194,7 @@ export async function planTraining(
     maxLength,
     gradientAccumulation,
     memory,
-    execution: execution && pick(execution, "memory", "baseDtype"),
+    execution: execution && pick(execution, "memory", "baseDtype", "cache"),
     device,
     deviceMemory: device === "cpu" ? null : deviceMemory(memory),
     memoryAt,

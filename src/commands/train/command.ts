@@ -2,7 +2,7 @@
 import { pace } from "../../clock.ts";
 import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
-import { executionText } from "../../terminal/execution.ts";
+import { cacheLines, convertingLine, executionText } from "../../terminal/execution.ts";
 import { stoppable } from "../../terminal/signals.ts";
 import { note, print, printError, printJson, status } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
@@ -72,6 +72,9 @@ function progress(): (event: FinetuneEvent) => void {
       case "reading":
         passing(readingLine(event));
         break;
+      case "converting":
+        passing(convertingLine(event));
+        break;
       case "prepared": {
         const hundredths = (100 * event.trainable) / event.parameters;
         const share = hundredths < 10 ? hundredths.toPrecision(2) : grouped(Math.round(hundredths));
@@ -80,7 +83,7 @@ function progress(): (event: FinetuneEvent) => void {
         if (event.train.file) print(`${event.train.file.path}: ${recognizedText(event.train.file)}`);
         print(...dataLines("data", event.train), ...paddingLines(event.padding));
         print(`memory: about ${bytes(event.memory.total)} at its peak${executionText(event)}`);
-        print(`disk: up to ${bytes(event.disk)}`);
+        print(`disk: up to ${bytes(event.disk)}`, ...cacheLines(event.execution));
         print(...event.warnings.map((warning) => `warning: ${warning}`));
         if (event.eval) print(...dataLines("evaluation", event.eval));
         break;

@@ -1,10 +1,12 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
 import { openAdapter } from "../../adapters/peft-files.ts";
+import { pace, reports, stopwatch } from "../../clock.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
+import { LowrankError } from "../../errors.ts";
 import { entryOf } from "../../formats/checkpoint.ts";
 import { whole } from "../../graph/stages.ts";
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
@@ -35,8 +37,19 @@ import { optimizerDefaults, type TrainEvent, train } from "../../train/trainer.t
 /** Begins the names of files with tokens that do not fit into memory; they are in the output folder while a run goes on. */
 const SPILL_NAME = ".examples";
 
-/** What `finetune` reports: how far it has read long files, what it is about to train, then the events of the training. */
-export type FinetuneEvent = ReadingEvent | ({ type: "prepared" } & Prepared) | TrainEvent;
+/** Between two reports of how far weights are converted. */
+const CONVERTING_SECONDS = 1;
+
+/** What `finetune` reports: how far it has read long files, what it is about to train, how far the base is converted, then the events of the training. */
+export type FinetuneEvent = ReadingEvent | ({ type: "prepared" } & Prepared) | ConvertingEvent | TrainEvent;
+
+/** How far the base's weights are converted for the cache, in bytes. */
+interface ConvertingEvent {
+  type: "converting";
+  done: number;
+  total: number;
+  seconds: number;
+}
 
 interface Prepared {
   /** How many modules are adapted; null when every weight is trained. */
@@ -51,7 +64,7 @@ interface Prepared {
   /** Estimates, in bytes: memory at its peak, and what the output folder grows to. */
   memory: MemoryEstimate;
   /** How the graph is executed; null where the engine knows one way only. */
-  execution: Pick<Execution, "memory" | "baseDtype"> | null;
+  execution: Pick<Execution, "memory" | "baseDtype" | "cache"> | null;
   /** What computes. */
   device: DeviceName;
   disk: number;
@@ -148,7 +161,7 @@ export async function* finetune(
       eval: data.held?.report ?? null,
       padding: planned.padding(),
       memory,
-      execution: execution && pick(execution, "memory", "baseDtype"),
+      execution: execution && pick(execution, "memory", "baseDtype", "cache"),
       device,
       disk,
       warnings: [...model.warnings, ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform))],
@@ -162,7 +175,9 @@ export async function* finetune(
     const { entries, dropout } = model;
     const { program = whole(graph), streamed } = execution ?? {};
     const first = async () => (await planned.microBatches(0))[0]!;
-    const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first };
+    const converting = reports<ConvertingEvent>();
+    const onConverted = convertingReports(converting.add, signal, own.checkpoint.folder);
+    const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first, onConverted };
     const opening = openObjective({ graph, program, entries, dropout }, engine);
     // What fails is thrown where it is awaited.
     const close = opening.then(
@@ -172,7 +187,7 @@ export async function* finetune(
     closing.push(async () => (await close)?.());
     const started = await model.start();
     const { theta, adapterOf } = started;
-    const objective = await opening;
+    const objective = yield* converting.during(opening);
     const off = task.prepare && (await started.off(theta));
     const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
     const [trainRows, evalRows] = task.prepare
@@ -257,6 +272,18 @@ async function closeAll(closing: readonly (() => Promise<unknown> | undefined)[]
   const failures: unknown[] = [];
   for (const close of closing) await Promise.resolve(close()).catch((error) => failures.push(error));
   if (failures.length > 0) throw failures[0];
+}
+
+/** Reports now and then how far weights are converted, until `signal` fires: it ends the run. */
+function convertingReports(add: (event: ConvertingEvent) => void, signal: AbortSignal | undefined, subject: string) {
+  const [elapsed, isDue] = [stopwatch(), pace(CONVERTING_SECONDS)];
+  return ({ done, total }: { done: number; total: number }): void => {
+    if (signal?.aborted) {
+      const next = "Run it again from the start; nothing is lost.";
+      throw new LowrankError("train/stopped", "stopped while weights were converted", { subject, next, exitCode: 1 });
+    }
+    if (isDue()) add({ type: "converting", done, total, seconds: elapsed() });
+  };
 }
 
 /** The task's own options, as given, in one fact; none where it has none. */

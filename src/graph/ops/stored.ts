@@ -9,6 +9,8 @@ import { ROTATED, rotated } from "./rotated.ts";
 export interface Form {
   /** The tensors that hold a weight [rows, columns], rows first in each. */
   parts(rows: Dim, columns: number): Type[];
+  /** Whether a processor converts to it as fast as a disk reads, so that the result is not worth keeping on disk. */
+  isQuick?: boolean;
   /** From float32 [rows, columns] to the parts. */
   store(emit: Emitter, values: string, shape: [Dim, number]): string[];
   /** From the parts back to float32 [rows, columns]. */
@@ -23,6 +25,7 @@ const blocks = (columns: number): number => {
 const byBlock = ([rows, columns]: [Dim, number]): Shape => [mulDims(rows, blocks(columns)), BLOCK];
 
 const sixteenBits = (dtype: ElementType): Form => ({
+  isQuick: true,
   parts: (rows, columns) => [{ dtype, shape: [rows, columns] }],
   store: (emit, values) => [emit.cast(values, dtype)],
   widen: (emit, [part]) => emit.cast(part!, "float32"),
@@ -155,6 +158,8 @@ export const widened = (parts: readonly Value[], form: FormName): Value => apply
 
 const formOf = ({ attributes }: Pick<Node, "attributes">): Form => forms[attributes["form"] as FormName];
 
+/** Whether converting to it takes no longer than reading what was converted before. */
+export const isQuick = (form: FormName): boolean => (forms[form] as Form).isQuick ?? false;
 export const partCount = (form: FormName): number => forms[form].parts(1, BLOCK).length;
 
 /** Whether these are the parts of a matrix in `form`. */

@@ -1,13 +1,10 @@
 // Where Node keeps converted weights from session to session: a folder of the user's cache.
 import { homedir } from "node:os";
 import path from "node:path";
-import type { PartCache } from "../../runtime/part-cache.ts";
+import { CACHE_LEAST_BYTES, type PartCache } from "../../runtime/part-cache.ts";
 import { nodeFiles } from "./files.ts";
 import { digest, freeDisk } from "./host.ts";
 import { lockFolder } from "./lock.ts";
-
-/** Converting fewer takes less than a second. */
-const LEAST_BYTES = 64e6;
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -32,5 +29,5 @@ export const partCache = (environment: Environment = process.env): PartCache => 
   digest,
   freeDisk,
   lock: lockFolder,
-  leastBytes: LEAST_BYTES,
+  leastBytes: CACHE_LEAST_BYTES,
 });
