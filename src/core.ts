@@ -2,6 +2,7 @@
 
 import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
 import type { Resized } from "./adapters/resize.ts";
+import { type Certificate, type CertifyOptions, certify } from "./commands/certify/certify.ts";
 import { type CombineAdaptersOptions, combineAdapters } from "./commands/combine/combine.ts";
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
@@ -18,6 +19,7 @@ import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.
 import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
 import { type ResizeAdapterOptions, resizeAdapter } from "./commands/resize/resize.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
+import { type UnmergeAdapterOptions, unmergeAdapter } from "./commands/unmerge/unmerge.ts";
 import { type VerifyEvent, verifyFolder } from "./commands/verify/verify.ts";
 import { LowrankError } from "./errors.ts";
 import { summing } from "./formats/checksums.ts";
@@ -201,9 +203,20 @@ export function createLowrank(platform: Platform) {
       yield* demo({ ...options, base: await folderOf(EMBEDDED), baseName: EMBEDDED, data }, platform);
     },
 
-    /** Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. */
-    mergeAdapter: async (options: MergeAdapterOptions): Promise<void> =>
+    /**
+     * Writes the base with the adapter merged into its weights: a checkpoint that needs no adapter. Resolves to the certificate that lies
+     * beside it: whether weights and outputs are those of the base with the adapter.
+     */
+    mergeAdapter: async (options: MergeAdapterOptions): Promise<Certificate | null> =>
       mergeAdapter(files, await withFolders(options), platform),
+
+    /** Writes the base of a merged model: what merging added is taken off again, up to rounding. */
+    unmergeAdapter: async (options: UnmergeAdapterOptions): Promise<void> =>
+      unmergeAdapter(files, { ...(await withFolders(options)), merged: await folderOf(options.merged) }, platform),
+
+    /** Compares a merged model, whoever merged it, with its base and adapter. */
+    certify: async (options: CertifyOptions): Promise<Certificate> =>
+      certify({ ...(await withFolders(options)), merged: await folderOf(options.merged) }, platform),
 
     /**
      * Combines adapters of one base, as PEFT's `add_weighted_adapter` does, into the folder of one. Resolves to the result, which is

@@ -6,6 +6,7 @@ export type { ModuleDescription } from "./adapters/describe.ts";
 export type { AdapterModule } from "./adapters/match.ts";
 export type { Adapter } from "./adapters/peft-files.ts";
 export type { ResizedModule } from "./adapters/resize.ts";
+export type { Certificate, CertifyOptions } from "./commands/certify/certify.ts";
 export type { CombineAdaptersOptions } from "./commands/combine/combine.ts";
 export type { AnswerEvent, AnswerOptions } from "./commands/eval/answers.ts";
 export type { EvaluatedTask, EvaluateOptions, Evaluation, EvaluationOf } from "./commands/eval/evaluate.ts";
@@ -15,6 +16,7 @@ export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
 export type { ResizeAdapterOptions } from "./commands/resize/resize.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
+export type { UnmergeAdapterOptions } from "./commands/unmerge/unmerge.ts";
 export type { FileState, VerifyEvent } from "./commands/verify/verify.ts";
 export { createLowrank } from "./core.ts";
 export type { ExampleReport } from "./data/dataset.ts";
@@ -53,6 +55,7 @@ export type { FinetuneOptions } from "./train/options.ts";
 
 export const {
   answers,
+  certify,
   combineAdapters,
   downloadModel,
   evaluate,
@@ -73,5 +76,6 @@ export const {
   reportRuns,
   resizeAdapter,
   saveAdapter,
+  unmergeAdapter,
   verify,
 } = lowrank;

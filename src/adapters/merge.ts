@@ -2,12 +2,12 @@
 import { type Failure, LowrankError } from "../errors.ts";
 import type { Files, LockFolder } from "../files.ts";
 import { type Checkpoint, type CheckpointTensor, findTensor, INDEX_NAME, WEIGHTS_NAME } from "../formats/checkpoint.ts";
-import { bytesOf } from "../formats/dtypes.ts";
+import { byteLength, bytesOf } from "../formats/dtypes.ts";
 import { type FloatDType, fromFloat32, isFloat } from "../formats/float.ts";
 import { writeFolder } from "../formats/folder.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { copySideFiles, readInBlocks } from "../formats/side-files.ts";
-import { isPlain, readRows, transposed, writtenBytes, writtenDType } from "../formats/stored.ts";
+import { isPlain, readRows, transposed, writtenDType } from "../formats/stored.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
 import { bytes as size } from "../units.ts";
 import type { SavedTensor } from "./saved.ts";
@@ -56,6 +56,8 @@ export interface MergeOptions {
   outFolder: string;
   /** Stored names of weights that the model uses in two places (tied input and output embedding). */
   tiedWeights?: readonly string[];
+  /** What floating weights are written in; each in its own dtype if absent. */
+  dtype?: FloatDType;
   /** Size limit of a weight file; a tensor larger than it gets a file of its own. */
   maxShardBytes?: number;
   /** Writes more files into the folder before it is shown. */
@@ -80,13 +82,23 @@ export interface MergeHost {
  * Errors: `merge/*`.
  */
 export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, host: MergeHost = {}): Promise<void> {
-  const { checkpoint, outFolder, replaced = new Map(), maxShardBytes = MAX_SHARD_BYTES, onProgress, signal } = options;
+  const {
+    checkpoint,
+    outFolder,
+    replaced = new Map(),
+    maxShardBytes = MAX_SHARD_BYTES,
+    dtype: wanted,
+    onProgress,
+    signal,
+  } = options;
   const targets = checkTargets(checkpoint, options.targets, options.tiedWeights ?? []);
   if (targets.size + replaced.size === 0)
     refuse("nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
   const tensors = new Map([...checkpoint.tensors, ...newTensors(checkpoint, replaced)]);
   await refuseBaseFolder(files, checkpoint.folder, outFolder);
-  const total = [...tensors.values()].reduce((sum, tensor) => sum + writtenBytes(tensor), 0);
+  const dtypeOf = (tensor: CheckpointTensor) => (wanted && isFloat(writtenDType(tensor)) ? wanted : writtenDType(tensor));
+  const lengthOf = (tensor: CheckpointTensor) => byteLength(dtypeOf(tensor), tensor.shape);
+  const total = [...tensors.values()].reduce((sum, tensor) => sum + lengthOf(tensor), 0);
   let done = 0;
 
   const source = (name: string): TensorSource => {
@@ -94,18 +106,17 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
     const target = targets.get(name);
     const whole = replaced.get(name);
     const { shape, file, offset, length } = entry;
-    const dtype = writtenDType(entry);
-    const kept = isPlain(entry) ? undefined : storedRows(files, entry);
+    const dtype = dtypeOf(entry);
+    const kept = isPlain(entry) && dtype === entry.dtype ? undefined : storedRows(files, entry);
     const blocks = target ? mergedRows(files, entry, target) : whole ? [whole.data] : kept;
     const data = async function* () {
       for await (const bytes of blocks
         ? mergedBytes(dtype as FloatDType, blocks, name)
         : readInBlocks(files, file, offset, length)) {
-        if (signal?.aborted)
-          refuse("stopped", "merging was stopped, and nothing is left of it", { exitCode: 1, next: "Run it again." });
+        checkStopped(signal);
         yield bytes;
       }
-      done += writtenBytes(entry);
+      done += lengthOf(entry);
       onProgress?.({ tensor: name, done, total });
     };
     return { name, dtype, shape, data };
@@ -114,7 +125,7 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
   const fill = async (folder: string) => {
     await copySideFiles(files, checkpoint.folder, folder);
     if (options.config !== undefined) await files.write(`${folder}/config.json`, new TextEncoder().encode(options.config));
-    const written = new Map([...tensors].map(([name, tensor]) => [name, { length: writtenBytes(tensor) }]));
+    const written = new Map([...tensors].map(([name, tensor]) => [name, { length: lengthOf(tensor) }]));
     const shards = splitIntoShards(written, maxShardBytes);
     const metadata = { format: "pt", ...checkpoint.metadata };
     for (const { file, names } of shards) await writeSafetensors(files, `${folder}/${file}`, names.map(source), metadata);
@@ -134,6 +145,12 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
   await writeFolder(files, outFolder, fill, { lock: host.lock, check });
 }
 
+/** Throws `merge/stopped` once `signal` has fired. */
+export function checkStopped(signal: AbortSignal | undefined): void {
+  if (signal?.aborted)
+    refuse("stopped", "merging was stopped, and nothing is left of it", { exitCode: 1, next: "Run it again." });
+}
+
 function refuse(reason: string, message: string, facts: Failure): never {
   throw new LowrankError(`merge/${reason}`, message, facts);
 }
@@ -151,7 +168,7 @@ function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], t
       refuse("duplicate-target", "two updates for one weight", { subject, expected: "one", got: "two", next });
     }
     if (tied.includes(subject)) {
-      const next = "Use the adapter without merging it, or untie the output layer in the base checkpoint first.";
+      const next = "Give the output layer a weight of its own (--untie, untie), or use the adapter without merging it.";
       const got = "a weight that is both the input embedding and the output layer";
       const facts = { subject, expected: "a weight with one use", got, next };
       refuse("tied", "merging this weight would change the output layer as well", facts);

@@ -12,6 +12,8 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   classify: () => import("../commands/classify/command.ts"),
   embed: () => import("../commands/embed/command.ts"),
   merge: () => import("../commands/merge/command.ts"),
+  unmerge: () => import("../commands/unmerge/command.ts"),
+  certify: () => import("../commands/certify/command.ts"),
   combine: () => import("../commands/combine/command.ts"),
   resize: () => import("../commands/resize/command.ts"),
   inspect: () => import("../commands/inspect/command.ts"),

@@ -1,15 +1,11 @@
 // What a checkpoint becomes when a classifier is put on its model, as Transformers saves one: the class, the names, the labels.
 import type { Files } from "../files.ts";
 import { type Checkpoint, storedName } from "../formats/checkpoint.ts";
-import { encodeJson, type Json, parseStrictJson, readText } from "../formats/json.ts";
 import type { AnyBase } from "./base.ts";
-import { MAX_LABELS } from "./config/schema.ts";
+import { type ConfigJson, readConfigJson } from "./config-text.ts";
 import { usualProblemType } from "./heads/index.ts";
 import { weightsIn } from "./module.ts";
 import { architectureOf, forwardGraph } from "./registry.ts";
-
-/** Values of a config.json: those of the largest head, twice, and some thousands more. */
-const MAX_CONFIG_VALUES = 4 * MAX_LABELS;
 
 /**
  * The checkpoint of a base under the new head that its config asks for (`uninitializedHead`), and its config.json. The tensors are those
@@ -20,7 +16,7 @@ const MAX_CONFIG_VALUES = 4 * MAX_LABELS;
 export async function classifierCheckpoint(
   files: Files,
   { checkpoint, config }: AnyBase,
-): Promise<{ checkpoint: Checkpoint; config: string } | null> {
+): Promise<{ checkpoint: Checkpoint; config: ConfigJson } | null> {
   if (config.uninitializedHead === null) return null;
   const named = new Map<string, string>(); // stored name → the model's
   for (const { name } of weightsIn(forwardGraph(config))) {
@@ -36,9 +32,7 @@ export async function classifierCheckpoint(
     tensors.set(written, entry);
     if (written !== name) aliases.set(name, written);
   }
-  const path = `${checkpoint.folder}/config.json`;
-  const source = { code: "config", subject: path, maxValues: MAX_CONFIG_VALUES };
-  const json = parseStrictJson(await readText(files, path), source) as Map<string, Json>; // an object, as read before
+  const json = await readConfigJson(files, checkpoint.folder);
   json.delete("num_labels");
   json.set("architectures", [architectureOf(config)!]);
   const { problemType, labels } = config;
@@ -46,5 +40,5 @@ export async function classifierCheckpoint(
   if (problemType !== null && problemType !== said) json.set("problem_type", problemType);
   json.set("id2label", new Map(config.labels.map((label, i) => [String(i), label])));
   json.set("label2id", new Map(config.labels.map((label, i) => [label, i])));
-  return { checkpoint: { ...checkpoint, tensors, aliases }, config: encodeJson(json) };
+  return { checkpoint: { ...checkpoint, tensors, aliases }, config: json };
 }

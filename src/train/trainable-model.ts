@@ -18,6 +18,7 @@ import { writtenBytes } from "../formats/stored.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { AnyBase } from "../models/base.ts";
 import { classifierCheckpoint } from "../models/classifier-checkpoint.ts";
+import { configText } from "../models/config-text.ts";
 import { writeHead } from "../models/heads/index.ts";
 import { forwardGraph } from "../models/registry.ts";
 import { ownTask, taskOf } from "../tasks/index.ts";
@@ -226,7 +227,11 @@ async function fullModel(files: Files, base: AnyBase, { seed }: RunOptions, { lo
       facts: {},
       adapterOf: null,
       async saveWeights(to, folder, theta) {
-        await writeTheta(to, written, entries, folder, theta, { kept, head, config: headed?.config });
+        await writeTheta(to, written, entries, folder, theta, {
+          kept,
+          head,
+          config: headed ? configText(headed.config) : undefined,
+        });
         await writeHead(to, folder, config);
       },
     }),

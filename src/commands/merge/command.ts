@@ -2,15 +2,22 @@
 import { stoppable, stoppedStatus } from "../../terminal/signals.ts";
 import { print, printJson, status } from "../../terminal/terminal.ts";
 import { bytes } from "../../units.ts";
+import { type Certificate, type CertifyProgress, certificateFailure } from "../certify/certify.ts";
+import { progressLine } from "../certify/command.ts";
+import { certificateLines } from "../certify/lines.ts";
 import { defineCommand } from "../command.ts";
 import { mergeAdapter, mergeOptions } from "./merge.ts";
 
 export const command = defineCommand({
   summary: "write the base with an adapter merged into its weights",
   options: mergeOptions,
-  examples: ["--base embedded --adapter my-adapter --output merged"],
+  examples: [
+    "--base embedded --adapter my-adapter --output merged",
+    "--base ./base --adapter ./a --output merged --out-dtype float32",
+  ],
   async run(options, { platform, json }) {
     let total = 0;
+    let certificate: Certificate | null = null;
     const onProgress = (progress: { tensor: string; done: number; total: number }) => {
       total = progress.total;
       if (json) printJson({ type: "tensor", ...progress });
@@ -20,12 +27,22 @@ export const command = defineCommand({
       () => "Stopping.",
       async (stopping) => {
         try {
-          await mergeAdapter(platform.files, { ...options, onProgress, signal: stopping.signal }, platform);
+          const onCertify = (event: CertifyProgress) => status(progressLine(event));
+          certificate = await mergeAdapter(
+            platform.files,
+            { ...options, onProgress, onCertify, signal: stopping.signal },
+            platform,
+          );
         } catch (error) {
           return stoppedStatus(error, stopping, json);
         }
-        if (json) printJson({ type: "done", output: options.output, bytes: total });
-        else print(`merged into ${options.output}, ${bytes(total)} of weights`);
+        if (json) printJson({ type: "done", output: options.output, bytes: total, certificate });
+        else
+          print(
+            `merged into ${options.output}, ${bytes(total)} of weights`,
+            ...(certificate ? certificateLines(certificate) : []),
+          );
+        if (certificate && !certificate.passed) throw certificateFailure(certificate, options.output);
         return 0;
       },
     );

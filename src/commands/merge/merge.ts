@@ -2,19 +2,24 @@
 
 import { z } from "zod";
 import { mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
-import { MAX_SHARD_BYTES, type MergeHost, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
+import { checkStopped, MAX_SHARD_BYTES, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
 import { openAdapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
 import { summing } from "../../formats/checksums.ts";
 import { openBase } from "../../models/base.ts";
 import { classifierCheckpoint } from "../../models/classifier-checkpoint.ts";
+import { type ConfigJson, configText, partsOfConfig, readConfigJson } from "../../models/config-text.ts";
 import { writeHead } from "../../models/heads/index.ts";
-import { checkCounts, type Given, option, reworded } from "../../options.ts";
+import { tiedWeight, untied } from "../../models/untied-checkpoint.ts";
+import { checkCounts, type Given, option, pick, reworded } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { prepareBase } from "../../tasks/index.ts";
 import { runOptions, taskOption } from "../../train/options.ts";
+import { type Certificate, type CertifyOptions, certifyMerged, comparisonOptions, writeCertificate } from "../certify/certify.ts";
 
+/** What merged weights can be written in, in Transformers' names. */
+const outDtypes = ["float32", "bfloat16", "float16"] as const;
 /** Smaller files of weights are refused: each tensor would be one, and a model has thousands. */
 const MIN_SHARD_BYTES = 1_000_000;
 
@@ -27,41 +32,98 @@ export const mergeOptions = {
   output: option(z.string(), { value: "FOLDER", help: "a new or an empty folder" }),
   maxShardBytes: option(z.int().min(MIN_SHARD_BYTES).default(MAX_SHARD_BYTES), { value: "BYTES", help: "largest weight file" }),
   force: reworded(runOptions.force, { help: "merge even if the disk looks too small" }),
+  outDtype: option(z.enum(outDtypes).optional(), { help: "what weights are written in; the base's own dtypes if absent" }),
+  untie: option(z.boolean().default(false), {
+    help: "give the output layer a weight of its own where it is the embedding, so that an adapter can change one of them",
+  }),
+  certify: option(z.enum(["full", "weights", "none"]).default("full"), {
+    help: "what is compared with the base and the adapter afterwards: weights and outputs, weights, or nothing",
+  }),
+  ...comparisonOptions,
 };
-export type MergeAdapterOptions = Given<typeof mergeOptions> & Pick<MergeOptions, "onProgress" | "signal">;
+export type MergeAdapterOptions = Given<typeof mergeOptions> &
+  Pick<MergeOptions, "onProgress" | "signal"> & { onCertify?: CertifyOptions["onProgress"] };
 
 /**
- * Writes the base with the adapter merged into its weights, in the base's dtype, with its config and tokenizer files. An adapter
- * that brings a classifier's head makes a classifier of the base: config.json says so. SHA256SUMS has their checksums.
+ * Writes the base with the adapter merged into its weights, in the base's dtype or another, with its config and tokenizer files, and a
+ * certificate beside them: whether weights and outputs are those of the base with the adapter. An adapter that brings a classifier's head
+ * makes a classifier of the base: config.json says so. SHA256SUMS has their checksums. Resolves to the certificate, null if none was asked
+ * for; the model is there even where it has failed.
  * Throws `adapter/*` if the adapter does not fit the base and `merge/*` if it cannot be merged; then nothing is written.
  */
 export async function mergeAdapter(
   files: Files,
   options: MergeAdapterOptions,
-  host: MergeHost & Pick<Platform, "digest" | "adapterLimits"> = {},
-): Promise<void> {
-  const { base: folder, adapter: adapterFolder, anyBase, task, output, ...rest } = options;
+  host: Partial<Platform> = {},
+): Promise<Certificate | null> {
+  const {
+    base: folder,
+    adapter: adapterFolder,
+    anyBase,
+    task,
+    output,
+    outDtype,
+    untie = false,
+    certify = "full",
+    ...rest
+  } = options;
+  const { digest, adapterLimits, timeLimit } = host;
   checkCounts("merge/option", { maxShardBytes: options.maxShardBytes }, { least: MIN_SHARD_BYTES });
-  const given = await openAdapter(files, adapterFolder, host.adapterLimits);
-  const prepared = await prepareBase("merge/option", await openBase(files, folder), given, { task, anyBase });
-  const { base } = prepared;
+  const given = await openAdapter(files, adapterFolder, adapterLimits);
+  const prepared = await prepareBase("merge/option", await openBase(files, folder, timeLimit), given, { task, anyBase });
+  const { base, name } = prepared;
   const adapter = prepared.adapter!;
   const { config, modules } = base;
   const headed = adapter.saved ? await classifierCheckpoint(files, base) : null;
-  const checkpoint: Checkpoint = headed?.checkpoint ?? base.checkpoint;
-  const stored = (name: string) => storedName(checkpoint, name);
-  const targets = mergeTargets(adapter, modules, stored);
-  const replaced = mergeReplacements(adapter, stored);
-  const embedding = modules.find(({ kind }) => kind === "embedding");
-  const tiedWeights =
-    "tieWordEmbeddings" in config && config.tieWordEmbeddings && embedding
-      ? [storedName(checkpoint, `${embedding.path}.weight`)]
-      : [];
-  const { files: to, writeSums } = summing(files, host.digest);
-  const writeBeside = async (folder: string) => {
-    await writeHead(to, folder, config);
-    await writeSums(folder);
+  const own: Checkpoint = headed?.checkpoint ?? base.checkpoint;
+  const checkpoint = untie ? untied(base, own) : own;
+  const stored = (weight: string) => storedName(checkpoint, weight);
+  const tied = untie ? null : tiedWeight(base, checkpoint);
+  const { files: to, writeSums } = summing(files, digest);
+  const onCertify: MergeAdapterOptions["onCertify"] = (event) => {
+    checkStopped(options.signal);
+    options.onCertify?.(event);
   };
-  const merging = { checkpoint, targets, replaced, tiedWeights, config: headed?.config, outFolder: output, writeBeside };
-  await mergeIntoCheckpoint(to, { ...merging, ...rest }, host);
+  let certificate: Certificate | null = null;
+  const writeBeside = async (merged: string) => {
+    await writeHead(to, merged, config);
+    if (certify !== "none") {
+      const compared = { base, adapter, adapterFolder, merged, task: name, outputs: certify === "full" };
+      certificate = await certifyMerged(
+        { ...compared, ...pick(options, "data", "tokens", "threads"), onProgress: onCertify },
+        { ...host, files },
+      );
+      await writeCertificate(to, merged, certificate);
+    }
+    await writeSums(merged);
+  };
+  const merging = {
+    checkpoint,
+    targets: mergeTargets(adapter, modules, stored),
+    replaced: mergeReplacements(adapter, stored),
+    tiedWeights: tied === null ? [] : [tied],
+    dtype: outDtype,
+    config: await changedConfig(files, folder, { json: headed?.config, outDtype, untie }),
+    outFolder: output,
+    writeBeside,
+  };
+  await mergeIntoCheckpoint(to, { ...merging, ...pick(rest, "maxShardBytes", "force", "onProgress", "signal") }, host);
+  return certificate;
+}
+
+/** The text of the merged model's config.json; undefined if it is the base's. */
+async function changedConfig(
+  files: Files,
+  folder: string,
+  { json: given, outDtype, untie }: { json?: ConfigJson } & Pick<MergeAdapterOptions, "outDtype" | "untie">,
+): Promise<string | undefined> {
+  if (!given && !outDtype && !untie) return undefined;
+  const json = given ?? (await readConfigJson(files, folder));
+  for (const part of partsOfConfig(json)) {
+    // Transformers 4 calls it torch_dtype.
+    for (const key of outDtype ? ["dtype", "torch_dtype"] : []) if (part.has(key)) part.set(key, outDtype!);
+    if (untie && (part === json || part.has("tie_word_embeddings"))) part.set("tie_word_embeddings", false);
+  }
+  if (outDtype && !json.has("dtype") && !json.has("torch_dtype")) json.set("dtype", outDtype);
+  return configText(json);
 }
