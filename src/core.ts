@@ -1,5 +1,6 @@
 // The public API on a platform. What this file reaches runs in any JavaScript engine: it uses neither Node nor a browser.
 
+import type { Extracted } from "./adapters/extract.ts";
 import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
 import type { Resized } from "./adapters/resize.ts";
 import { type Certificate, type CertifyOptions, certify } from "./commands/certify/certify.ts";
@@ -7,6 +8,7 @@ import { type CombineAdaptersOptions, combineAdapters } from "./commands/combine
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
 import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate } from "./commands/eval/evaluate.ts";
+import { type ExtractAdapterOptions, extractIntoFolder } from "./commands/extract/extract.ts";
 import {
   type AdapterInspection,
   type BaseInspection,
@@ -226,6 +228,10 @@ export function createLowrank(platform: Platform) {
       const adapters = await Promise.all(options.adapters.map(folderOf));
       return combineAdapters(files, { ...(await withFolders(options)), adapters }, platform);
     },
+
+    /** Writes an adapter that makes of a base what a tuned model is, as far as its rank goes. */
+    extractAdapter: async (options: ExtractAdapterOptions): Promise<Extracted> =>
+      extractIntoFolder(files, { ...(await withFolders(options)), tuned: await folderOf(options.tuned) }, platform),
 
     /** Truncates an adapter's updates to a rank, or each to the rank that keeps a share of its energy, and writes the result. */
     resizeAdapter: async (options: ResizeAdapterOptions): Promise<Resized> =>

@@ -10,6 +10,7 @@ export type { Certificate, CertifyOptions } from "./commands/certify/certify.ts"
 export type { CombineAdaptersOptions } from "./commands/combine/combine.ts";
 export type { AnswerEvent, AnswerOptions } from "./commands/eval/answers.ts";
 export type { EvaluatedTask, EvaluateOptions, Evaluation, EvaluationOf } from "./commands/eval/evaluate.ts";
+export type { ExtractAdapterOptions } from "./commands/extract/extract.ts";
 export type { AdapterInspection, BaseInspection } from "./commands/inspect/inspect.ts";
 export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
@@ -59,6 +60,7 @@ export const {
   combineAdapters,
   downloadModel,
   evaluate,
+  extractAdapter,
   finetune,
   imageProcessor,
   initModel,

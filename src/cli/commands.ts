@@ -15,6 +15,7 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   unmerge: () => import("../commands/unmerge/command.ts"),
   certify: () => import("../commands/certify/command.ts"),
   combine: () => import("../commands/combine/command.ts"),
+  extract: () => import("../commands/extract/command.ts"),
   resize: () => import("../commands/resize/command.ts"),
   inspect: () => import("../commands/inspect/command.ts"),
   verify: () => import("../commands/verify/command.ts"),

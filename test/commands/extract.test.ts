@@ -1,0 +1,77 @@
+// lowrank extract: what was merged comes out again, a full fine-tune as far as its rank goes.
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { test } from "node:test";
+import { matrixRows } from "../../src/adapters/vectors.ts";
+import { certify, extractAdapter, loadAdapter, mergeAdapter } from "../../src/index.ts";
+import { refused } from "../helpers/assert.ts";
+import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
+
+const cases = `${repository}test/fixtures/cases`;
+const root = temporaryFolder();
+const of = (name: string) => ({ base: `${cases}/${name}/base`, adapter: `${cases}/${name}/adapter` });
+
+/** s·B·A of each module, row by row. */
+async function updates(folder: string): Promise<Map<string, number[]>> {
+  const { modules, tensors } = await loadAdapter(folder);
+  return new Map(
+    modules.map(({ path, rank, scale, inFeatures, outFeatures }) => {
+      const { loraA, loraB } = tensors.get(path)!;
+      const rows = matrixRows(loraA, rank);
+      const update = Array.from({ length: outFeatures }, (_, i) =>
+        Array.from({ length: inFeatures }, (_, j) =>
+          rows.reduce((sum, row, k) => sum + scale * loraB[i * rank + k]! * row[j]!, 0),
+        ),
+      );
+      return [path, update.flat()];
+    }),
+  );
+}
+
+for (const name of ["llama-gqa-tied", "gpt2-conv1d", "lora-rslora"]) {
+  test(`${name}: a merged adapter is extracted again, to rounding`, async () => {
+    const [tuned, output] = [`${root}/tuned ${name}`, `${root}/extracted ${name}`];
+    await mergeAdapter({ ...of(name), output: tuned, certify: "none" });
+    const { modules, left } = await extractAdapter({ base: of(name).base, tuned, output, rank: 8 });
+    const [was, is] = [await updates(of(name).adapter), await updates(output)];
+    assert.deepEqual([...is.keys()].sort(), [...was.keys()].sort());
+    for (const [path, update] of was) {
+      const largest = Math.max(...update.map(Math.abs));
+      assert.ok(
+        update.every((value, i) => Math.abs(value - is.get(path)![i]!) < 1e-5 * largest + 2e-7),
+        path,
+      );
+    }
+    assert.deepEqual(left, []);
+    assert.ok(modules.every(({ energy, change }) => energy > 0.999999 && change > 0));
+    const { passed } = await certify({ base: of(name).base, adapter: output, merged: tuned });
+    assert.ok(passed);
+  });
+}
+
+test("a lower rank is taken where it keeps enough, and what is lost is said", async () => {
+  const tuned = `${root}/tuned llama-gqa-tied`;
+  const { base } = of("llama-gqa-tied");
+  const half = await extractAdapter({ base, tuned, output: `${root}/half`, rank: 8, energy: 0.6 });
+  assert.ok(half.modules.every(({ energy }) => energy >= 0.6) && half.modules.some(({ energy }) => energy < 0.99));
+  const ranks = new Set((await loadAdapter(`${root}/half`)).modules.map(({ rank }) => rank));
+  assert.ok([...ranks].every((rank) => rank < 8));
+  const args = ["--base", base, "--tuned", tuned, "--rank", "1", "--target-modules", "q_proj"];
+  const { stdout, stderr, status } = await printed("extract", ...args, "--output", `${root}/one`);
+  assert.equal(status, 0, stderr);
+  assert.match(
+    stdout,
+    /^module +rank +change +energy kept\n.*\nextracted into .*: 2 modules, \d+\.\d % of a module's change on average\n$/s,
+  );
+  assert.match(stderr, /not in the adapter, though they differ: model\.layers\.0\.self_attn\.k_proj\.weight .* more\n$/);
+  const [done] = jsonLines((await printed("extract", ...args, "--output", `${root}/json`, "--json")).stdout);
+  assert.equal((done!["left"] as unknown[]).length, 12);
+});
+
+test("models that are the same, or of different shapes, give nothing", async () => {
+  const { base } = of("llama-gqa-tied");
+  await refused(extractAdapter({ base, tuned: base, output: `${root}/none` }), "extract/same");
+  await refused(extractAdapter({ base, tuned: of("lora-rslora").base, output: `${root}/none` }), "extract/shape");
+  assert.ok(!readdirSync(root).includes("none"));
+});
