@@ -31,11 +31,11 @@ export type ExtractAdapterOptions = Given<typeof extractOptions> & Pick<ExtractO
 export async function extractIntoFolder(
   files: Files,
   { base: folder, tuned: other, output, task, rank = 16, energy, targetModules, onProgress }: ExtractAdapterOptions,
-  host: Pick<Platform, "digest" | "lock"> = {},
+  host: Pick<Platform, "digest" | "lock" | "timeLimit"> = {},
 ): Promise<Extracted> {
   checkCounts("extract/option", { rank });
-  const prepared = await prepareBase("extract/option", await openBase(files, folder), null, { task });
-  const tuned = await prepareBase("extract/option", await openBase(files, other), null, { task: prepared.name });
+  const prepared = await prepareBase("extract/option", await openBase(files, folder, host.timeLimit), null, { task });
+  const tuned = await prepareBase("extract/option", await openBase(files, other, host.timeLimit), null, { task: prepared.name });
   const { taskType } = prepared.task.peft;
   const choice = { rank, energy, targetModules: targetModules ?? "all-linear", taskType, onProgress };
   const extracted = await extractAdapter(files, prepared.base, tuned.base, choice);
