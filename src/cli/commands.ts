@@ -21,6 +21,7 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   verify: () => import("../commands/verify/command.ts"),
   report: () => import("../commands/report/command.ts"),
   init: () => import("../commands/init/command.ts"),
+  push: () => import("../commands/push/command.ts"),
   download: () => import("../commands/download/command.ts"),
   runs: () => import("../commands/runs/command.ts"),
   cache: () => import("../commands/cache/command.ts"),

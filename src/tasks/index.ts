@@ -50,6 +50,12 @@ export function ownTask(config: ModelConfig): TaskName {
 export const possibleTasks = (config: ModelConfig): TaskName[] =>
   taskNames.filter((name) => headNames(config).includes(tasks[name].head));
 
+/** What the hub calls what an adapter was trained for; undefined where the adapter does not say that. */
+export function pipelineOf({ task, config }: TaskHint): string | undefined {
+  const own = taskNames.find((name) => name === task) ?? taskNames.find((name) => tasks[name].peft.taskType === config.taskType);
+  return own && tasks[own].pipeline;
+}
+
 /** What of an adapter says what it was trained for. */
 interface TaskHint {
   config: { taskType: string | null };

@@ -174,6 +174,8 @@ export interface Task<S extends Score = Score> {
   what: string;
   /** The head that it puts on a backbone. */
   head: HeadName;
+  /** What the hub calls it (`pipeline_tag`). */
+  pipeline: string;
   /** Transformers' `problem_type`, where several tasks share a head. */
   problemType?: string;
   /** Of a head with a fixed number of outputs, what they are called. */

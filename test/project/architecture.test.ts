@@ -29,7 +29,7 @@ const packages: Record<string, string[]> = {
   train: ["zod"],
   tasks: ["zod"],
   platform: ["node:", "koffi", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
-  hub: ["node:"],
+  hub: ["node:", "@huggingface/hub"],
   "options.ts": ["zod"],
 };
 

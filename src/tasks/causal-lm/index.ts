@@ -14,6 +14,7 @@ export interface LanguageScore extends Score {
 export const causalLm: Task<LanguageScore> = {
   what: "continuing texts",
   head: "lm",
+  pipeline: "text-generation",
   peft: { taskType: "CAUSAL_LM" },
   columns: ["promptColumn", "completionColumn", "textColumn"],
   takes: ["packing", "samples", "trainOn"],

@@ -33,6 +33,7 @@ function classLoss(config: ModelConfig): Graph {
 export const textClassifier = {
   ...recordTask,
   head: "sequence-classifier",
+  pipeline: "text-classification",
   peft: { taskType: "SEQ_CLS" },
   columns: ["textColumn", "textPairColumn", "labelColumn"],
   check: needsPadding,

@@ -92,6 +92,7 @@ export const contrastive: Task<ContrastiveScore> = {
   ...recordTask,
   what: "comparing images and texts",
   head: "contrastive",
+  pipeline: "zero-shot-image-classification",
   peft: { taskType: null },
   // The last is that of images with classes, which a model is evaluated on.
   columns: ["imageColumn", "textColumn", "labelColumn"],

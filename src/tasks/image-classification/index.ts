@@ -9,6 +9,7 @@ export const imageClassification: Task<ClassifierScore> & { classes: true } = {
   ...classTask,
   what: "image classification",
   head: "image-classifier",
+  pipeline: "image-classification",
   peft: { taskType: null, modulesToSave: ["classifier"] },
   columns: ["imageColumn", "labelColumn"],
   data: recordData(labelledImages(classLabel)),

@@ -56,6 +56,7 @@ const options = {
 export const preference: Task<PreferenceScore> & { options: typeof options } = {
   what: "continuing texts, trained on preferences",
   head: "lm",
+  pipeline: "text-generation",
   peft: { taskType: "CAUSAL_LM" },
   columns: ["promptColumn", "chosenColumn", "rejectedColumn"],
   takes: ["samples"],

@@ -64,6 +64,7 @@ export const sentenceEmbedding: Task<EmbeddingScore> & { options: typeof options
   ...recordTask,
   what: "sentence embeddings",
   head: "embedding",
+  pipeline: "sentence-similarity",
   peft: { taskType: "FEATURE_EXTRACTION" },
   columns: ["anchorColumn", "positiveColumn", "negativeColumn", "scoreColumn"],
   options,

@@ -126,6 +126,7 @@ export const tokenClassification: Task<TagScore> & { classes: true; options: typ
   ...recordTask,
   what: "token classification",
   head: "token-classifier",
+  pipeline: "token-classification",
   classes: true,
   peft: { taskType: "TOKEN_CLS" },
   columns: ["tokensColumn", "tagsColumn"],
