@@ -20,6 +20,7 @@ import { type MergeAdapterOptions, mergeAdapter } from "./commands/merge/merge.t
 import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
 import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
 import { type ResizeAdapterOptions, resizeAdapter } from "./commands/resize/resize.ts";
+import { type SweepEvent, sweep } from "./commands/sweep/sweep.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
 import { type UnmergeAdapterOptions, unmergeAdapter } from "./commands/unmerge/unmerge.ts";
 import { type VerifyEvent, verifyFolder } from "./commands/verify/verify.ts";
@@ -40,6 +41,7 @@ import { openEmbedder } from "./predict/embedder.ts";
 import type { Classifier, Embedder, EmbedOptions } from "./predict/types.ts";
 import { type ReportOptions, writeReport } from "./report/report.ts";
 import type { DeviceChoice } from "./runtime/devices.ts";
+import type { SweepGiven } from "./sweep/options.ts";
 import type { TaskName, UsualTask } from "./tasks/index.ts";
 import type { FinetuneOptions } from "./train/options.ts";
 
@@ -105,6 +107,12 @@ export function createLowrank(platform: Platform) {
     return { ...options, ...own, ...(adapter !== undefined && { adapter: await folderOf(adapter) }) };
   }
 
+  /** What a run calls its base: its name, where that is not its folder. */
+  async function nameOf({ base, baseName }: { base?: string; baseName?: string }): Promise<string | undefined> {
+    const named = base === undefined || baseName !== undefined ? null : await resolve(base);
+    return named && named.name !== named.folder ? named.name : baseName;
+  }
+
   const loadAdapter = async (adapter: string): Promise<Adapter> => readAdapter(files, await folderOf(adapter), adapterLimits);
   const attached = async (adapter: OpenOptions["adapter"] = null) =>
     typeof adapter === "string" ? openAdapter(files, await folderOf(adapter), adapterLimits) : adapter;
@@ -131,9 +139,16 @@ export function createLowrank(platform: Platform) {
      * (`adapter_config.json`, `adapter_model.safetensors`) or, for the method "full", a whole checkpoint.
      */
     async *finetune(options: FinetuneOptions): AsyncGenerator<FinetuneEvent, void, void> {
-      const named = options.base === undefined || options.baseName !== undefined ? null : await resolve(options.base);
-      const baseName = named && named.name !== named.folder ? named.name : options.baseName;
-      yield* finetune({ ...(await withFolders(options)), baseName }, platform);
+      yield* finetune({ ...(await withFolders(options)), baseName: await nameOf(options) }, platform);
+    },
+
+    /**
+     * Chooses learning rate, rank, alpha, targets and method by successive halving on the evaluation loss, in the minutes that it is
+     * given, and reports as it goes; with `grid` trains every combination. The output folder gets sweep.json and a run's folder for each
+     * trial. A sweep that was stopped or killed resumes (`resume`) to the result that it would have had.
+     */
+    async *sweep(options: SweepGiven): AsyncGenerator<SweepEvent, void, void> {
+      yield* sweep({ ...(await withFolders(options)), baseName: await nameOf(options) }, platform);
     },
 
     /** Opens a base model: a checkpoint folder in Hugging Face's layout, a GGUF file, or a name. No weight is read. */

@@ -16,6 +16,7 @@ export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
 export type { ResizeAdapterOptions } from "./commands/resize/resize.ts";
+export type { SweepEvent } from "./commands/sweep/sweep.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
 export type { UnmergeAdapterOptions } from "./commands/unmerge/unmerge.ts";
 export type { FileState, VerifyEvent } from "./commands/verify/verify.ts";
@@ -45,6 +46,7 @@ export type {
   TextInput,
 } from "./predict/types.ts";
 export type { ReportOptions } from "./report/report.ts";
+export type { SweepGiven } from "./sweep/options.ts";
 export type { ClassifierScore } from "./tasks/common/classification.ts";
 export type { DatasetStats, ShownExample } from "./tasks/common/preview.ts";
 export type { ScoreOf, TaskName } from "./tasks/index.ts";
@@ -79,5 +81,6 @@ export const {
   resizeAdapter,
   saveAdapter,
   unmergeAdapter,
+  sweep,
   verify,
 } = lowrank;

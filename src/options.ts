@@ -52,6 +52,10 @@ export const reworded = <T extends z.ZodType>(type: T, changes: Partial<OptionIn
 export const pick = <O extends object, K extends keyof O & string>(options: O, ...names: K[]): Pick<O, K> =>
   Object.fromEntries(names.map((name) => [name, options[name]])) as Pick<O, K>;
 
+/** All options but these. */
+export const omit = <O extends object, K extends keyof O & string>(options: O, ...names: K[]): Omit<O, K> =>
+  Object.fromEntries(Object.entries(options).filter(([name]) => !names.includes(name as K))) as Omit<O, K>;
+
 /** An option as flags, config files, help and docs/cli.md show it. */
 export interface DescribedOption extends OptionInfo {
   name: string;

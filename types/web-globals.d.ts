@@ -24,6 +24,11 @@ declare interface AbortSignal {
   readonly aborted: boolean;
   throwIfAborted(): void;
 }
+declare const AbortSignal: { any(signals: readonly AbortSignal[]): AbortSignal };
+declare class AbortController {
+  readonly signal: AbortSignal;
+  abort(): void;
+}
 declare const performance: { now(): number };
 declare const crypto: {
   randomUUID(): string;

@@ -5,6 +5,7 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   demo: () => import("../commands/demo/command.ts"),
   preview: () => import("../commands/preview/command.ts"),
   train: () => import("../commands/train/command.ts"),
+  sweep: () => import("../commands/sweep/command.ts"),
   plan: () => import("../commands/plan/command.ts"),
   eval: () => import("../commands/eval/command.ts"),
   generate: () => import("../commands/generate/command.ts"),

@@ -21,7 +21,7 @@ const MAX_STEPS = 1e9;
 const MAX_EPOCHS = 1e6;
 
 /** Names with commas between them are a list; "all-linear", and what has other characters, is a regular expression; null, which commander can't hold, is "default". */
-function parseNames(text: string): string | string[] {
+export function parseNames(text: string): string | string[] {
   if (text === "default" || text === "null") return "default";
   return text !== "all-linear" && /^[\w.-]+(,[\w.-]+)*$/.test(text) ? text.split(",") : text;
 }
@@ -249,7 +249,7 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
     if (b in present) delete before[a];
   }
   const parsed = schema.safeParse({ ...before, ...present }, { reportInput: true });
-  if (!parsed.success) throw optionError(parsed.error.issues[0]!);
+  if (!parsed.success) throw optionError(parsed.error.issues[0]!, schema);
   const { date = new Date().toISOString().slice(0, 10), baseName, ...options } = parsed.data;
   if (options.steps === undefined) options.epochs ??= 3;
   if (options.checkpointMinutes === undefined) options.checkpointEvery ??= 100;
@@ -276,10 +276,11 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     baseModelNameOrPath: baseName,
   });
 
-function optionError(issue: z.core.$ZodIssue): LowrankError {
+/** What is wrong with options that were parsed with `reportInput`. */
+export function optionError(issue: z.core.$ZodIssue, { shape }: z.ZodObject): LowrankError {
   if (issue.code === "unrecognized_keys") {
     const key = issue.keys[0]!;
-    const known = nearest(key, Object.keys(schema.shape)).join(", ");
+    const known = nearest(key, Object.keys(shape)).join(", ");
     return refused(key, "there is no such option", `one of ${known}`, key);
   }
   const subject = issue.path.map(String).join(".");

@@ -16,7 +16,7 @@ const MARGIN = 0.2;
 const DISK_MARGIN = 0.1;
 
 /** Makes the output folder; fails if it is the base's own. */
-export async function makeOutput(files: Files, { base, output }: RunOptions): Promise<void> {
+export async function makeOutput(files: Files, { base, output }: Pick<RunOptions, "base" | "output">): Promise<void> {
   await files.makeFolder(output);
   if ((await files.realPath(output)) === (await files.realPath(base))) {
     throw new LowrankError("train/output", "the output folder is the base checkpoint's own", {

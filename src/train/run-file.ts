@@ -4,9 +4,10 @@ import type { PromptFormat } from "../data/prompts.ts";
 import { LowrankError, valueText } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readJsonObject, readVersioned } from "../formats/json.ts";
+import { describeOptions } from "../options.ts";
 import { taskOptions } from "../tasks/index.ts";
 import type { WeightRecords } from "./base-watch.ts";
-import { columnOptions, completeOptions, isAdapterOption, type RunOptions } from "./options.ts";
+import { columnOptions, completeOptions, finetuneDefaults, isAdapterOption, type RunOptions, runOptions } from "./options.ts";
 
 export const RUN_NAME = "run.json";
 export const RUN_VERSION = 1;
@@ -42,12 +43,19 @@ export async function readWeightRecords(files: Files, output: string): Promise<W
 
 /** The options that run.json has, with absolute paths. */
 async function keptOf(files: Files, options: RunOptions): Promise<Record<string, unknown>> {
-  const { resume, force, output, ...kept } = options;
-  for (const name of ["base", "data", "evalData", "adapter", "samples"] as const) {
-    const given = kept[name];
-    if (typeof given === "string") kept[name] = await absolute(files, given);
-  }
+  const { resume, force, output, ...given } = options;
+  const kept = await withAbsolutePaths(files, given);
   return Object.fromEntries(Object.entries(kept).filter(([name]) => !(kept.adapter && isAdapterOption(name))));
+}
+
+/** Options whose paths lead to the same files from any working folder. */
+export async function withAbsolutePaths<T extends object>(files: Files, options: T): Promise<T> {
+  const paths: Record<string, string> = {};
+  for (const name of ["base", "data", "evalData", "adapter", "samples"]) {
+    const given = (options as Record<string, unknown>)[name];
+    if (typeof given === "string") paths[name] = await absolute(files, given);
+  }
+  return { ...options, ...paths };
 }
 
 /** Options that make no other run of it. */
@@ -69,6 +77,25 @@ export async function differencesFromKept(files: Files, options: RunOptions): Pr
 
 /** A word of a command line that a shell takes for one. */
 const quoted = (text: string): string => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
+/** Options that a command line need not have to train the same. */
+const unsaid = new Set(["force", "resume", "threads", "checkpointEvery", "checkpointMinutes", "keepCheckpoints"]);
+
+/** The command line that trains with `options`: each that is not the default, with the base by its name. */
+export function trainCommand(options: Partial<RunOptions>): string {
+  const base = options.baseName ?? options.base;
+  const values: Record<string, unknown> = { ...options, base, baseName: undefined };
+  const flags = describeOptions(runOptions).flatMap(({ name, flag, isSwitch }) => {
+    const value = values[name];
+    if (value === undefined || unsaid.has(name)) return [];
+    if (JSON.stringify(value) === JSON.stringify(finetuneDefaults[name as keyof RunOptions])) return [];
+    if (isSwitch) return [value ? flag : flag.replace("--", "--no-")];
+    const isJson = typeof value === "object" && value !== null && !Array.isArray(value);
+    const text = isJson ? JSON.stringify(value) : Array.isArray(value) ? value.join(",") : String(value ?? "default");
+    return [`${flag} ${quoted(text)}`];
+  });
+  return `npx lowrank train ${flags.join(" ")}`;
+}
 
 /** What goes on with the run in `output`, on the command line. */
 export const resumeCommand = (output: string, more = ""): string =>

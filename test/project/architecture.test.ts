@@ -26,6 +26,7 @@ const packages: Record<string, string[]> = {
   adapters: ["zod"],
   models: ["zod"],
   images: ["zod"],
+  sweep: ["zod"],
   train: ["zod"],
   tasks: ["zod"],
   platform: ["node:", "koffi", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],
@@ -52,6 +53,7 @@ const neutral = [
     "train",
     "generate",
     "predict",
+    "sweep",
   ],
   ...["report", "runtime", "core.ts"],
 ];

@@ -1,0 +1,112 @@
+// lowrank sweep: settings from data within a time, with progress, a report and the command that trains the winner.
+import { pace } from "../../clock.ts";
+import { sweepOptions } from "../../sweep/options.ts";
+import { placeText, settingsText } from "../../sweep/space.ts";
+import { table } from "../../terminal/columns.ts";
+import { stoppable } from "../../terminal/signals.ts";
+import { note, print, printError, printJson, status } from "../../terminal/terminal.ts";
+import { bytes, duration } from "../../units.ts";
+import { defineCommand } from "../command.ts";
+import { type SweepEvent, sweep } from "./sweep.ts";
+
+type TrialEvent = Extract<SweepEvent, { type: "trial" }>;
+type PlanEvent = Extract<SweepEvent, { type: "plan" }>;
+type RungEvent = Extract<SweepEvent, { type: "rung" }>;
+
+/** Without a terminal, steps are printed about this often. */
+const PLAIN_SECONDS = 30;
+
+export const command = defineCommand({
+  summary: "choose learning rate, rank, targets and method by training, within a time",
+  options: sweepOptions,
+  examples: [
+    "--base embedded --data train.jsonl --output my-sweep",
+    "--base embedded --data train.jsonl --eval-data test.jsonl --minutes 10 --ranks 4,16 --methods lora,dora --output my-sweep",
+    "--base embedded --data train.jsonl --grid --steps 60 --learning-rates 1e-3,3e-3 --seeds 0,1,2 --output my-grid",
+    "--resume --output my-sweep",
+  ],
+  required: ({ resume }) => (resume ? ["output"] : ["base", "data", "output"]),
+  async run(options, { platform, api, json }) {
+    const report = json ? printJson : progress();
+    let isStopped = false;
+    const interrupted = await stoppable(
+      () => "Finishing the step and saving.",
+      async (stopping) => {
+        for await (const event of sweep({ ...options, signal: stopping.signal }, platform)) {
+          report(event);
+          isStopped = event.type === "stopped" || (event.type === "done" && event.stopped);
+        }
+        return stopping.status();
+      },
+    );
+    try {
+      note(`report: ${await api.reportRuns({ folders: [options.output] })}`);
+    } catch (error) {
+      printError(error, false);
+    }
+    if (isStopped) note(`Resume with: npx lowrank sweep --resume --output ${options.output}`);
+    return isStopped ? interrupted : 0;
+  },
+});
+
+/** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
+function progress(): (event: SweepEvent) => void {
+  let trial: TrialEvent | null = null;
+  const isTime = pace(PLAIN_SECONDS, true);
+  return (event) => {
+    switch (event.type) {
+      case "measuring":
+        print("measuring the time of a step");
+        break;
+      case "plan":
+        print(...planLines(event));
+        break;
+      case "trial":
+        trial = event;
+        break;
+      case "step": {
+        const { number, count, phase, settings, to, steps } = trial!;
+        const left = event.secondsLeft === null ? "" : `, ${duration(event.secondsLeft)} left`;
+        const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
+        const line = `${phase}, trial ${number}/${count}: ${settingsText(settings)}, step ${event.step}/${to} of ${steps}: loss ${event.loss.toFixed(4)}${left}${memory}`;
+        if (!status(line) && isTime()) print(line);
+        break;
+      }
+      case "failure":
+        print(`  trial ${event.trial + 1} ended: ${event.message}`);
+        break;
+      case "rung":
+        print("", ...rungLines(event));
+        break;
+      case "stopped":
+        print(`stopped after ${duration(event.spent)}, before anything could be compared`);
+        break;
+      case "done":
+        print("", ...event.why, "", "To train it:", "", `  ${event.command}`, "");
+        print(
+          `${event.stopped ? "stopped" : event.ended === "budget" ? "done, the time is over," : "done"} after ${duration(event.spent)}`,
+        );
+    }
+  };
+}
+
+function planLines({ phases, plan, measured, limit }: PlanEvent): string[] {
+  const { step, evaluation } = measured;
+  const total = plan.seconds.reduce((sum, seconds) => sum + seconds, 0);
+  const rows = phases.map((phase, i) => [phase, String(plan.counts[i]), duration(plan.seconds[i]!)]);
+  const compared = plan.rungs.length > 1 ? `, compared at steps ${plan.rungs.join(", ")}` : "";
+  return [
+    `a step takes ${step.toPrecision(2)} s, an evaluation ${evaluation.toPrecision(2)} s`,
+    `trials of ${plan.steps} steps${compared}: about ${duration(total)}${limit === null ? "" : ` of ${duration(limit)}`}`,
+    ...table([["phase", "settings", "time"], ...rows]),
+  ];
+}
+
+function rungLines({ phase, step, cells }: RungEvent): string[] {
+  const rows = cells.map(({ settings, loss }) => [
+    placeText(settings),
+    String(settings.learningRate),
+    loss?.toFixed(4) ?? "diverged",
+  ]);
+  return [`${phase}, step ${step}`, ...table([["settings", "learning rate", "loss"], ...rows])];
+}
