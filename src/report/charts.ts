@@ -22,6 +22,8 @@ export interface Chart {
   id: string;
   title: string;
   unit: Unit;
+  /** What the x axis counts, where it is not steps; learning rates are on a logarithmic one. */
+  x?: "rate" | "seconds";
   series: ChartSeries[];
   /** First, last, lowest and highest value of the main curve, for those who see no chart; empty with several runs. */
   text: string;
@@ -111,7 +113,7 @@ export function unitText(value: number, unit: Unit): string {
   return unit === "small" && value !== 0 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 }
 
-function curveText({ label, x, y }: ChartSeries, unit: Unit): string {
+export function curveText({ label, x, y }: ChartSeries, unit: Unit): string {
   const [low, high] = y.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [y[0]!, y[0]!]);
   const text = (value: number) => unitText(value, unit);
   if (x.length === 1) return `${label}: ${text(y[0]!)} at step ${x[0]}`;
@@ -119,7 +121,7 @@ function curveText({ label, x, y }: ChartSeries, unit: Unit): string {
   return `${label}: ${ends}, lowest ${text(low!)}, highest ${text(high!)}`;
 }
 
-function forScript(series: ChartSeries): ChartSeries {
+export function forScript(series: ChartSeries): ChartSeries {
   const { x, y } = thinned(series);
   return { ...series, label: visible(series.label.slice(0, MAX_LABEL_CHARS)), x, y: y.map(rounded) };
 }

@@ -24,7 +24,7 @@ import { curve, smoothed, spacing } from "./series.ts";
 import { pageStyle } from "./style.ts";
 
 /** Longest text in a cell. */
-const MAX_CELL_CHARS = 600;
+export const MAX_CELL_CHARS = 600;
 const MAX_NAME_CHARS = 200;
 /** Rows of the tables of numbers. */
 const MAX_NUMBER_ROWS = 50;
@@ -43,15 +43,34 @@ export async function isReport(files: Files, file: string): Promise<boolean> {
   return /^<!doctype html>[\s\S]* · lowrank<\/title>/.test(new TextDecoder().decode(head));
 }
 
-/**
- * The page for one run, or for several side by side. `made` says when and with what it was made. The page's own policy lets
- * no script run but the two that are written into it, and lets nothing be fetched.
- */
-export async function reportPage(runs: readonly ReportedRun[], library: ChartLibrary, made: string): Promise<string> {
+/** The page for one run, or for several side by side. `made` says when and with what it was made. */
+export function reportPage(runs: readonly ReportedRun[], library: ChartLibrary, made: string): Promise<string> {
   const title = runs.length === 1 ? runs[0]!.name : `${runs.length} runs compared`;
   const charts = chartsOf(runs);
   const samples = perRun(runs, ({ metrics }) => samplesHtml(metrics));
   const updates = perRun(runs, ({ adapter }) => (adapter ? heatMaps(adapter) : ""));
+  const content = [
+    header(title, runs),
+    chartSection(charts),
+    section("Samples during training", samples),
+    section("What training changed", updates),
+    section("Data", factTable(dataFacts(runs), runs)),
+    section("Run", factTable(detailFacts(runs), runs)),
+    optionSection(runs),
+    runs.map((run) => numbers(run, runs.length > 1)).join("\n"),
+  ];
+  return htmlPage({ title, content, charts }, library, made);
+}
+
+/**
+ * A page with charts (those of `chartSection`). The page's own policy lets no script run but the two that are written into it, and lets
+ * nothing be fetched.
+ */
+export async function htmlPage(
+  { title, content, charts }: { title: string; content: readonly string[]; charts: readonly Chart[] },
+  library: ChartLibrary,
+  made: string,
+): Promise<string> {
   const scripts = [`/*\n${library.license}\n*/\n${library.script}`, pageScript];
   const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src ${(await Promise.all(scripts.map(hashOf))).join(" ")}`;
   return `<!doctype html>
@@ -65,14 +84,7 @@ export async function reportPage(runs: readonly ReportedRun[], library: ChartLib
 </head>
 <body>
 <main>
-${header(title, runs)}
-${chartSection(charts)}
-${section("Samples during training", samples)}
-${section("What training changed", updates)}
-${section("Data", factTable(dataFacts(runs), runs))}
-${section("Run", factTable(detailFacts(runs), runs))}
-${optionSection(runs)}
-${runs.map((run) => numbers(run, runs.length > 1)).join("\n")}
+${content.join("\n")}
 <footer>${escapeHtml(made)}</footer>
 </main>
 <script type="application/json" id="chart-data">${scriptJson(charts.map(({ text: _, title: __, ...chart }) => chart))}</script>
@@ -88,7 +100,7 @@ async function hashOf(script: string): Promise<string> {
   return `'sha256-${btoa(String.fromCharCode(...digest))}'`;
 }
 
-const section = (title: string, content: string): string =>
+export const section = (title: string, content: string): string =>
   content === "" ? "" : `<section><h2>${title}</h2>\n${content}</section>`;
 
 function header(title: string, runs: readonly ReportedRun[]): string {
@@ -99,13 +111,19 @@ function header(title: string, runs: readonly ReportedRun[]): string {
   const { text, kind } = statusOf(run!);
   const options = run!.metrics.runs.at(-1)?.options;
   const base = typeof options?.["base"] === "string" ? ` · ${escapeHtml(options["base"], MAX_NAME_CHARS)}` : "";
-  const tiles = facts.map(({ name, values }) => `<div class="tile"><dt>${name}</dt><dd>${escapeHtml(values[0]!)}</dd></div>`);
   return `<header>${name}
 <p class="lead"><span class="status ${kind}">${text}</span>${base}</p></header>
-<dl class="tiles">${tiles.join("\n")}</dl>`;
+${tiles(facts.map(({ name, values }) => [name, values[0]!]))}`;
 }
 
-function chartSection(charts: readonly Chart[]): string {
+export const tiles = (facts: readonly (readonly [name: string, value: string])[]): string => {
+  const each = facts.map(
+    ([name, value]) => `<div class="tile"><dt>${name}</dt><dd>${escapeHtml(value, MAX_CELL_CHARS)}</dd></div>`,
+  );
+  return `<dl class="tiles">${each.join("\n")}</dl>`;
+};
+
+export function chartSection(charts: readonly Chart[]): string {
   if (charts.length === 0) return section("Curves", `<p class="note">No step is done yet.</p>`);
   const figures = charts.map(
     ({ id, title, text }) =>

@@ -5,9 +5,11 @@ import { ADAPTER_CONFIG_NAME, readAdapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import { checkOutputFile, type Files } from "../files.ts";
 import type { ChartLibrary } from "../platform/platform.ts";
+import { isSweep, readSweep } from "../sweep/record.ts";
 import { METRICS_NAME, type RunMetrics, readMetrics } from "../train/run-log.ts";
 import type { ReportedRun } from "./facts.ts";
 import { isReport, reportPage } from "./page.ts";
+import { sweepPage } from "./sweep-page.ts";
 
 /** The report of a run, in its output folder. */
 export const REPORT_NAME = "report.html";
@@ -15,7 +17,7 @@ export const REPORT_NAME = "report.html";
 export const MAX_RUNS = 8;
 
 export interface ReportOptions {
-  /** Output folders of training: one to report, several to compare. */
+  /** Output folders of training: one to report, several to compare; or that of a sweep. */
   folders: readonly string[];
   /** File to write; report.html in the folder if there is one run, in the current folder if there are several. */
   output?: string;
@@ -42,12 +44,17 @@ export async function writeReport(
     });
   }
   const names = shortNames(folders);
+  const [first] = folders;
+  const isOfSweep = folders.length === 1 && (await isSweep(files, first!));
   const runs: ReportedRun[] = [];
-  for (const [at, folder] of folders.entries()) runs.push(await readReported(files, folder, names[at]!));
-  const file = output ?? (folders.length === 1 ? `${folders[0]!.replace(/\/+$/, "")}/${REPORT_NAME}` : REPORT_NAME);
+  if (!isOfSweep) for (const [at, folder] of folders.entries()) runs.push(await readReported(files, folder, names[at]!));
+  const file = output ?? (folders.length === 1 ? `${first!.replace(/\/+$/, "")}/${REPORT_NAME}` : REPORT_NAME);
   const inputs = file.endsWith(".html") ? [] : folders;
   await checkOutputFile(files, file, { inputs, force: force || (await isReport(files, file)) });
-  await files.write(file, new TextEncoder().encode(await reportPage(runs, library, made)));
+  const page = isOfSweep
+    ? await sweepPage(names[0]!, await readSweep(files, first!), library, made)
+    : await reportPage(runs, library, made);
+  await files.write(file, new TextEncoder().encode(page));
   return file;
 }
 

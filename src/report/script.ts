@@ -22,6 +22,8 @@ const units = {
   whole: grouped,
   bytes: size,
 };
+const xText = (x) => (x === "rate" ? (value) => short(value, 3) : grouped);
+const tickText = (x) => (tick) => (tick != null && (x === "rate" || Number.isInteger(tick)) ? xText(x)(tick) : "");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let drawn = [];
 
@@ -46,13 +48,13 @@ function draw(theme, paper) {
       {
         width: paper ? (chart.id === "loss" ? 680 : 330) : place.clientWidth,
         height,
-        cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
-        scales: { x: { time: false } },
+        cursor: { sync: { key: chart.x || "steps" }, drag: { x: true, y: false } },
+        scales: { x: chart.x === "rate" ? { time: false, distr: 3 } : { time: false } },
         axes: [
-          { ...axis, size: 34, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? grouped(tick) : "")) },
+          { ...axis, size: 34, values: (_, ticks) => ticks.map(tickText(chart.x)) },
           { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => unit(tick, 4)) },
         ],
-        series: [{ label: "step", value: (_, value) => (value == null ? "–" : grouped(value)) }, ...chart.series.map((one) => series(one, unit, theme))],
+        series: [{ label: { rate: "learning rate", seconds: "seconds" }[chart.x] || "step", value: (_, value) => (value == null ? "–" : xText(chart.x)(value)) }, ...chart.series.map((one) => series(one, unit, theme))],
       },
       uPlot.join(chart.series.map((one) => [one.x, one.y])),
       place,

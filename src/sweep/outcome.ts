@@ -1,8 +1,8 @@
 // What a sweep came to: which settings won and by how much, and whether a range should be wider.
 import { LowrankError } from "../errors.ts";
 import { duration } from "../units.ts";
-import { type Cell, cellsOf, hasFailed, lossAt, ranked, type SweepRecord, trialName } from "./record.ts";
-import { type Settings, settingsText } from "./space.ts";
+import { type Cell, cellsOf, hasFailed, lossAt, meanAt, ranked, type SweepRecord, trialName } from "./record.ts";
+import { placeText, type Settings, settingsText } from "./space.ts";
 
 export interface Placed {
   settings: Settings;
@@ -100,3 +100,19 @@ function borders(kept: SweepRecord, { settings }: Placed): string[] {
 /** How the time was spent, in a line. */
 export const spentText = (kept: SweepRecord): string =>
   `${cellsOf(kept).length} settings, ${kept.trials.length} trials, ${duration(kept.seconds)}${kept.ended === "budget" ? ": the time was over" : ""}`;
+
+/** The losses at the end of the trials: a row for each of the other settings, a column for each learning rate; null where there is none. */
+export function lossTable(kept: SweepRecord): { rates: number[]; rows: { place: string; losses: (number | null)[] }[] } {
+  const cells = cellsOf(kept);
+  const end = kept.plan?.steps ?? 0;
+  const rates = [...new Set(cells.map(({ settings }) => settings.learningRate))].sort((a, b) => a - b);
+  const rows = [...new Set(cells.map(({ settings }) => placeText(settings)))].map((place) => {
+    const own = cells.filter(({ settings }) => placeText(settings) === place);
+    const losses = rates.map((rate) => {
+      const cell = own.find(({ settings }) => settings.learningRate === rate);
+      return (cell && meanAt(kept, cell, end)) ?? null;
+    });
+    return { place, losses };
+  });
+  return { rates, rows };
+}

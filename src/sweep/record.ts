@@ -54,6 +54,8 @@ const record = z.strictObject({
   seconds,
   /** null: it is at work, or was interrupted. */
   ended: z.enum(["finished", "budget"]).nullable(),
+  /** What trains the winner, once there is one. */
+  command: z.string().nullable(),
 });
 
 export type SweepRecord = z.output<typeof record>;
@@ -61,7 +63,17 @@ export type Trial = SweepRecord["trials"][number];
 export type Rung = SweepRecord["rungs"][number];
 
 export const newRecord = (options: Record<string, unknown>): SweepRecord => {
-  return { version: SWEEP_VERSION, options, measured: null, plan: null, trials: [], rungs: [], seconds: 0, ended: null };
+  return {
+    version: SWEEP_VERSION,
+    options,
+    measured: null,
+    plan: null,
+    trials: [],
+    rungs: [],
+    seconds: 0,
+    ended: null,
+    command: null,
+  };
 };
 
 /** The folder of a trial in that of its sweep. */

@@ -1,6 +1,9 @@
 // lowrank sweep: settings from data within a time, with progress, a report and the command that trains the winner.
 import { pace } from "../../clock.ts";
+import type { Files } from "../../files.ts";
 import { sweepOptions } from "../../sweep/options.ts";
+import { lossTable } from "../../sweep/outcome.ts";
+import { readSweep } from "../../sweep/record.ts";
 import { placeText, settingsText } from "../../sweep/space.ts";
 import { table } from "../../terminal/columns.ts";
 import { stoppable } from "../../terminal/signals.ts";
@@ -39,6 +42,7 @@ export const command = defineCommand({
         return stopping.status();
       },
     );
+    if (options.grid && !json) print(...(await markdown(platform.files, options.output)));
     try {
       note(`report: ${await api.reportRuns({ folders: [options.output] })}`);
     } catch (error) {
@@ -109,4 +113,17 @@ function rungLines({ phase, step, cells }: RungEvent): string[] {
     loss?.toFixed(4) ?? "diverged",
   ]);
   return [`${phase}, step ${step}`, ...table([["settings", "learning rate", "loss"], ...rows])];
+}
+
+/** The losses at the end as a Markdown table, the lowest of each row in bold. */
+async function markdown(files: Files, folder: string): Promise<string[]> {
+  const { rates, rows } = lossTable(await readSweep(files, folder));
+  const lines = rows.map(({ place, losses }) => {
+    const lowest = Math.min(...losses.flatMap((loss) => loss ?? []));
+    return [place, ...losses.map((loss) => (loss === null ? "–" : loss === lowest ? `**${loss.toFixed(3)}**` : loss.toFixed(3)))];
+  });
+  return [
+    "",
+    ...[["settings", ...rates.map(String)], ["---", ...rates.map(() => "---")], ...lines].map((row) => `| ${row.join(" | ")} |`),
+  ];
 }

@@ -110,9 +110,9 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
       }
       state.end = run.end;
     }
-    kept.ended = state.end === "stopped" ? null : (state.end ?? "finished");
-    await save();
     const isStopped = state.end === "stopped";
+    kept.ended = isStopped ? null : (state.end ?? "finished");
+    await save();
     if (isStopped && ranked(kept).length === 0) {
       yield { type: "stopped", spent: spent() };
       return;
@@ -123,6 +123,8 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
       steps: outcome.steps,
       output: "my-adapter",
     });
+    kept.command = command;
+    await save();
     yield { type: "done", stopped: isStopped, ended: kept.ended, spent: spent(), command, ...outcome };
   } finally {
     await held?.release();
