@@ -4,6 +4,7 @@ import type { Extracted } from "./adapters/extract.ts";
 import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
 import type { Resized } from "./adapters/resize.ts";
 import { type Certificate, type CertifyOptions, certify } from "./commands/certify/certify.ts";
+
 import { type CombineAdaptersOptions, combineAdapters } from "./commands/combine/combine.ts";
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
@@ -19,7 +20,7 @@ import {
 import { type MergeAdapterOptions, mergeAdapter } from "./commands/merge/merge.ts";
 import { type Plan, type PlanOptions, planTraining } from "./commands/plan/plan.ts";
 import { type Preview, type PreviewOptions, preview } from "./commands/preview/preview.ts";
-import { type ResizeAdapterOptions, resizeAdapter } from "./commands/resize/resize.ts";
+import { type ResizeAdapterOptions, type ResizedAdapter, resizeAdapter } from "./commands/resize/resize.ts";
 import { type SweepEvent, sweep } from "./commands/sweep/sweep.ts";
 import { type FinetuneEvent, finetune } from "./commands/train/finetune.ts";
 import { type UnmergeAdapterOptions, unmergeAdapter } from "./commands/unmerge/unmerge.ts";
@@ -101,10 +102,13 @@ export function createLowrank(platform: Platform) {
   }
 
   /** `options` with folders in place of the names of models. */
-  async function withFolders<T extends { base?: string | undefined; adapter?: string }>(options: T): Promise<T> {
-    const { base, adapter } = options;
-    const own = base !== undefined && { base: await folderOf(base) };
-    return { ...options, ...own, ...(adapter !== undefined && { adapter: await folderOf(adapter) }) };
+  async function withFolders<T extends { base?: string | undefined; adapter?: string; ranksFrom?: string }>(options: T) {
+    const folders: Partial<Record<"base" | "adapter" | "ranksFrom", string>> = {};
+    for (const name of ["base", "adapter", "ranksFrom"] as const) {
+      const given = options[name];
+      if (given !== undefined) folders[name] = await folderOf(given);
+    }
+    return { ...options, ...folders } as T;
   }
 
   /** What a run calls its base: its name, where that is not its folder. */
@@ -249,7 +253,7 @@ export function createLowrank(platform: Platform) {
       extractIntoFolder(files, { ...(await withFolders(options)), tuned: await folderOf(options.tuned) }, platform),
 
     /** Truncates an adapter's updates to a rank, or each to the rank that keeps a share of its energy, and writes the result. */
-    resizeAdapter: async (options: ResizeAdapterOptions): Promise<Resized> =>
+    resizeAdapter: async (options: ResizeAdapterOptions): Promise<ResizedAdapter> =>
       resizeAdapter(files, await withFolders(options), platform),
 
     /** An adapter's configuration, parameters, ranks and norms. With `base` it is checked against that base. */

@@ -41,7 +41,16 @@ export const sweepOptions = {
   ...omit(
     runOptions,
     ...(["base", "data", "output", "evalData", "evalSplit", "method", "adapter", "anyBase", "rank", "alpha"] as const),
-    ...(["targetModules", "rankPattern", "alphaPattern", "rslora", "useDora", "learningRate", "loraPlusRatio"] as const),
+    ...([
+      "targetModules",
+      "rankPattern",
+      "alphaPattern",
+      "ranksFrom",
+      "rslora",
+      "useDora",
+      "learningRate",
+      "loraPlusRatio",
+    ] as const),
     ...(["schedule", "warmup", "evalEvery", "seed", "samples", "patience", "minDelta", "loadBest"] as const),
     ...(["checkpointEvery", "checkpointMinutes", "keepCheckpoints", "resume", "force"] as const),
   ),

@@ -60,6 +60,11 @@ const loraOptions = {
     value: "JSON",
     help: 'alphas of some modules, as in {"q_proj": 8}',
   }),
+  ranksFrom: option(path.optional(), {
+    value: "ADAPTER",
+    model: true,
+    help: "ranks and targets from an adapter: of each module the least rank that holds 99 % of its update's energy there",
+  }),
   rslora: option(z.boolean().default(false), { help: "scale by alpha / sqrt(rank)" }),
   init: option(z.union([z.boolean(), z.literal("gaussian")]).default(true), {
     value: "KIND",
@@ -231,6 +236,7 @@ export const finetuneDefaults: Partial<RunOptions> = Object.fromEntries(
 const exclusive = [
   ...describeOptions(runOptions).flatMap(({ name, excludes }) => (excludes ? [[name, excludes] as const] : [])),
   ...Object.keys(loraOptions).map((name) => [name, "adapter"] as const),
+  ...["rank", "alpha", "rankPattern", "alphaPattern", "targetModules"].map((name) => [name, "ranksFrom"] as const),
 ];
 
 /** Whether the option is one of a new adapter, which an adapter that exists brings itself. */

@@ -110,8 +110,9 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
       }
       state.end = run.end;
     }
-    const isStopped = state.end === "stopped";
-    kept.ended = isStopped ? null : (state.end ?? "finished");
+    const { end } = state;
+    const isStopped = end === "stopped";
+    kept.ended = end === "stopped" ? null : (end ?? "finished");
     await save();
     if (isStopped && ranked(kept).length === 0) {
       yield { type: "stopped", spent: spent() };

@@ -28,6 +28,7 @@ import { openObjective } from "../../train/objective.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
+import { withSuggestedRanks } from "../../train/ranks-from.ts";
 import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
@@ -77,7 +78,7 @@ export async function* finetune(
   { signal, ...wanted }: FinetuneOptions,
   host: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const read = await readOptions(host.files, wanted);
+  const read = await withSuggestedRanks(host.files, await readOptions(host.files, wanted), host.adapterLimits);
   const platform = await onDevice(host, read.device);
   const { files, lock, openSession, memoryBytes, collect, version, environment, device = "cpu" } = platform;
   const opened = await openBase(files, read.base, platform.timeLimit);
