@@ -10,6 +10,8 @@ export const SWEEP_VERSION = 1;
 
 /** More trials are no sweep that this program has made. */
 const MAX_TRIALS = 10_000;
+const MAX_LOSSES = 100;
+const MAX_RUNGS = 100;
 
 const seconds = z.number().nonnegative();
 const count = z.int().positive();
@@ -27,7 +29,7 @@ const trial = z.strictObject({
   /** Trained parameters; null before it has begun. */
   trainable: z.int().nonnegative().nullable(),
   /** Evaluations, in order of steps; `seconds` are those in steps until then. */
-  losses: z.array(z.strictObject({ step: count, loss: z.number(), seconds })),
+  losses: z.array(z.strictObject({ step: count, loss: z.number(), seconds })).max(MAX_LOSSES),
   /** Seconds of the newest steps, in the middle. */
   stepSeconds: seconds.nullable(),
   /** Why it ended before its time, such as a loss that is not finite. */
@@ -42,7 +44,7 @@ const record = z.strictObject({
   plan: z
     .strictObject({
       steps: count,
-      rungs: z.array(count).min(1),
+      rungs: z.array(count).min(1).max(MAX_RUNGS),
       counts: z.array(z.int().nonnegative()),
       seconds: z.array(seconds),
     })

@@ -195,7 +195,8 @@ export function phasesOf(space: Space): Phase[] {
       name: "rank, targets and method",
       count: others,
       settings: ([best]) => {
-        const at: Axes = { ...from, learningRate: best!.settings.learningRate };
+        if (!best) return [];
+        const at: Axes = { ...from, learningRate: best.settings.learningRate };
         const rateOf = (method: SweepMethodName) => rounded(at.learningRate * sweepMethod(method).rate);
         const changed = [
           ...ranks.map((rank) => ({ ...at, rank })),
@@ -219,7 +220,8 @@ const FACTOR = 3;
 
 /** The best of each range together, and the best settings at rates between those that were tried (beyond them, at a border). */
 function nearby({ learningRates }: Space, from: Axes, scored: readonly Scored[]): Settings[] {
-  const best = scored[0]!.settings;
+  const best = scored[0]?.settings;
+  if (!best) return [];
   const first = (isLike: (one: Settings) => boolean): Settings =>
     scored.find(({ settings }) => settings.method === best.method && settings.rank !== null && isLike(settings))?.settings ??
     best;

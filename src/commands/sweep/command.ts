@@ -70,9 +70,8 @@ function progress(): (event: SweepEvent) => void {
         break;
       case "step": {
         const { number, count, phase, settings, to, steps } = trial!;
-        const left = event.secondsLeft === null ? "" : `, ${duration(event.secondsLeft)} left`;
         const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
-        const line = `${phase}, trial ${number}/${count}: ${settingsText(settings)}, step ${event.step}/${to} of ${steps}: loss ${event.loss.toFixed(4)}${left}${memory}`;
+        const line = `${phase}, trial ${number}/${count}: ${settingsText(settings)}, step ${event.step}/${to} of ${steps}: loss ${event.loss.toFixed(4)}, ${duration(event.secondsLeft)} left${memory}`;
         if (!status(line) && isTime()) print(line);
         break;
       }

@@ -16,6 +16,7 @@ import {
   lossAt,
   meanAt,
   newRecord,
+  type Rung,
   ranked,
   readSweep,
   SWEEP_NAME,
@@ -37,7 +38,7 @@ export type SweepEvent =
   | { type: "plan"; phases: string[]; plan: Plan; measured: Measured; limit: number | null; spent: number }
   /** A trial goes on, up to step `to` of `steps`; it is number `number` of `count` trials of the rung. */
   | ({ type: "trial"; to: number; steps: number; number: number; count: number } & TrialFacts)
-  | { type: "step"; trial: number; step: number; loss: number; secondsLeft: number | null; memoryBytes: number | null }
+  | { type: "step"; trial: number; step: number; loss: number; secondsLeft: number; memoryBytes: number | null }
   | { type: "score"; trial: number; step: number; loss: number }
   | { type: "failure"; trial: number; message: string }
   /** What was compared at a rung, the best first. */
@@ -110,6 +111,7 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
       }
       state.end = run.end;
     }
+    if (signal?.aborted) state.end ??= "stopped";
     const { end } = state;
     const isStopped = end === "stopped";
     kept.ended = end === "stopped" ? null : (end ?? "finished");
@@ -209,26 +211,32 @@ async function measure({ options, host, signal }: State, trial: object): Promise
   let [length, open, evaluation] = [0, 0, 0];
   const times: number[] = [];
   let at = 0;
-  for await (const event of finetune(
-    { ...run, output: folder, signal: eitherOf(signal, stop.signal) } as FinetuneOptions,
-    host,
-  )) {
-    if (event.type === "start") length = event.steps;
-    if (event.type === "step") {
-      if (times.length === 0) open = Math.max(0, elapsed() - event.seconds);
-      times.push(event.seconds);
-      at = elapsed();
+  try {
+    const training = { ...run, output: folder, signal: eitherOf(signal, stop.signal) } as FinetuneOptions;
+    for await (const event of finetune(training, host)) {
+      if (event.type === "start") length = event.steps;
+      if (event.type === "step") {
+        if (times.length === 0) open = Math.max(0, elapsed() - event.seconds);
+        times.push(event.seconds);
+        at = elapsed();
+      }
+      if (event.type === "eval") {
+        evaluation ||= elapsed() - at;
+        stop.abort();
+      }
     }
-    if (event.type === "eval") {
-      evaluation ||= elapsed() - at;
-      stop.abort();
-    }
+  } catch (error) {
+    if (!wasStopped(error, signal)) throw error;
   }
   await host.files.remove(folder);
   return signal?.aborted ? null : { open, step: median(times), evaluation, steps: length };
 }
 
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
+
+/** Whether an error says that the signal ended the reading of data. */
+const wasStopped = (error: unknown, signal: AbortSignal | undefined): boolean =>
+  signal?.aborted === true && error instanceof LowrankError && error.code === "train/stopped";
 
 /** Fires when one of the two does. */
 function eitherOf(a: AbortSignal | undefined, b: AbortSignal): AbortSignal {
@@ -260,20 +268,26 @@ async function* runPhase(run: Running, phase: Phase, most: number): AsyncGenerat
   let cells = fresh.length === 0 ? [] : [...best, ...fresh.slice(0, most)].map((settings) => cellFor(run, settings));
   let count = 0;
   for (const [i, step] of plan.rungs.entries()) {
-    const before = kept.rungs.find((rung) => rung.phase === phase.name && rung.step === step);
-    if (before) cells = cellsOf(kept, before.trials);
+    let rung = kept.rungs.find((one) => one.phase === phase.name && one.step === step);
+    if (rung) cells = cellsOf(kept, rung.trials);
     else {
       if (i > 0) cells = better(kept, cells, plan.rungs[i - 1]!).slice(0, keptOf(count, i));
       cells = withinTime(run, cells, i);
-      kept.rungs.push({ phase: phase.name, step, trials: cells.flatMap(({ trials }) => trials) });
+      // The best so far alone is no comparison.
+      if (i === 0 && cells.every((cell) => isAt(kept, cell, plan.steps))) cells = [];
+      rung = { phase: phase.name, step, trials: trialsOf(cells) };
+      kept.rungs.push(rung);
       await run.save();
     }
     if (cells.length === 0) return;
     if (i === 0) count = cells.length;
-    yield* runRung(run, phase.name, cells, step);
+    yield* runRung(run, rung, i);
     if (run.end !== null) return;
+    cells = cellsOf(kept, rung.trials);
   }
 }
+
+const trialsOf = (cells: readonly Cell[]): number[] => cells.flatMap(({ trials }) => trials);
 
 /** The trials of these settings, one for each seed; new ones where there are none. */
 function cellFor({ kept, seeds }: Running, settings: Settings): Cell {
@@ -291,41 +305,55 @@ const better = (kept: SweepRecord, cells: readonly Cell[], step: number): Cell[]
     .filter((cell) => !hasFailed(kept, cell) && meanAt(kept, cell, step) !== undefined)
     .sort((a, b) => meanAt(kept, a, step)! - meanAt(kept, b, step)!);
 
-/** As many of the cells, from the first, as there is time to train from here to the end of the phase; of those trained before one at least. */
+/** Whether all trials of the cell have come to `step`, or beyond it, or ended before. */
+const isAt = ({ trials }: SweepRecord, cell: Cell, step: number): boolean =>
+  cell.trials.every((index) => trials[index]!.failure !== null || trials[index]!.losses.some((one) => one.step >= step));
+
+/**
+ * The cells without the last ones that are not trained up to rung number `rung`, until there is time for the rest from here to the end of
+ * the phase; one at least. Times are as measured, but for steps that took longer since.
+ */
 function withinTime({ kept, plan, limit, spent, measured, options }: Running, cells: readonly Cell[], rung: number): Cell[] {
   if (limit === null || options.grid) return [...cells];
-  const isKnown = ({ trials }: Cell) => trials.every((index) => lossAt(kept.trials[index]!, plan.rungs.at(-1)!) !== undefined);
-  const secondsOf = ({ settings, trials }: Cell, at: number): number => {
-    const times = trials.map((index) => kept.trials[index]!.stepSeconds ?? measured.step * sweepMethod(settings.method).cost);
-    return times.reduce((sum, step) => sum + rungSeconds(plan.rungs, at, { ...measured, step }), 0);
-  };
+  const usual = ({ settings }: Trial) => measured.step * sweepMethod(settings.method).cost;
+  const ratios = kept.trials.flatMap((trial) => (trial.stepSeconds === null ? [] : trial.stepSeconds / usual(trial)));
+  const slower = ratios.length === 0 ? 1 : median(ratios);
+  const { open, evaluation } = measured;
+  const secondsOf = (cell: Cell, at: number): number =>
+    cell.trials.reduce((sum, index) => {
+      const trial = kept.trials[index]!;
+      const times = { open: slower * open, evaluation: slower * evaluation, step: trial.stepSeconds ?? slower * usual(trial) };
+      return sum + rungSeconds(plan.rungs, at, times);
+    }, 0);
   const needed = (some: readonly Cell[]): number =>
-    plan.rungs.slice(rung).reduce((sum, _, i) => {
-      const going = some.slice(0, i === 0 ? some.length : keptOf(some.length, i)).filter((cell) => !isKnown(cell));
-      return sum + going.reduce((all, cell) => all + secondsOf(cell, rung + i), 0);
+    plan.rungs.slice(rung).reduce((sum, step, i) => {
+      const going = i === 0 ? some : some.slice(0, keptOf(some.length, i));
+      return sum + going.reduce((all, cell) => all + (isAt(kept, cell, step) ? 0 : secondsOf(cell, rung + i)), 0);
     }, 0);
   const chosen = [...cells];
-  while (chosen.length > 1 && needed(chosen) > limit - spent()) chosen.pop();
-  // The best so far alone is no comparison.
-  return rung === 0 && chosen.every(isKnown) ? [] : chosen;
+  while (chosen.length > 1 && !isAt(kept, chosen.at(-1)!, plan.rungs[rung]!) && needed(chosen) > limit - spent()) chosen.pop();
+  return chosen;
 }
 
-async function* runRung(
-  run: Running,
-  phase: string,
-  cells: readonly Cell[],
-  step: number,
-): AsyncGenerator<SweepEvent, void, void> {
-  const { kept, plan } = run;
-  const trials = cells.flatMap((cell) => cell.trials);
-  for (const [i, trial] of trials.entries()) {
+/** Trains the trials of a rung; of those there is no time for, the last ones are left out of it. */
+async function* runRung(run: Running, rung: Rung, number: number): AsyncGenerator<SweepEvent, void, void> {
+  const { kept, plan, save } = run;
+  const { phase, step } = rung;
+  for (let i = 0; i < rung.trials.length; i++) {
+    const trial = rung.trials[i]!;
     const { settings, seed, losses, failure } = kept.trials[trial]!;
-    if (failure !== null || lossAt(kept.trials[trial]!, step) !== undefined || losses.some((one) => one.step > step)) continue;
+    if (failure !== null || losses.some((one) => one.step >= step)) continue;
     const facts = { phase, trial, folder: trialName(trial), settings, seed };
-    yield { type: "trial", ...facts, to: step, steps: plan.steps, number: i + 1, count: trials.length };
+    yield { type: "trial", ...facts, to: step, steps: plan.steps, number: i + 1, count: rung.trials.length };
     yield* runTrial(run, trial, step);
     if (run.end !== null) return;
+    const going = trialsOf(withinTime(run, cellsOf(kept, rung.trials), number));
+    if (going.length < rung.trials.length && going.length > i) {
+      rung.trials = going;
+      await save();
+    }
   }
+  const cells = cellsOf(kept, rung.trials);
   const failed = cells.filter((cell) => hasFailed(kept, cell)).map(({ settings }) => ({ settings, loss: null }));
   const compared = better(kept, cells, step).map((cell) => ({ settings: cell.settings, loss: meanAt(kept, cell, step)! }));
   yield { type: "rung", phase, step, cells: [...compared, ...failed] };
@@ -357,8 +385,9 @@ async function* runTrial(run: Running, index: number, to: number): AsyncGenerato
         if (event.type === "eval" && event.step >= to && !isLast) stop.abort();
       }
     } catch (error) {
-      if (!(error instanceof LowrankError && RESULTS.has(error.code))) throw error;
-      trial.failure = error.message;
+      if (!(error instanceof LowrankError)) throw error;
+      if (RESULTS.has(error.code)) trial.failure = error.message;
+      else if (!wasStopped(error, signal)) throw error;
     }
     if (signal?.aborted) run.end = "stopped";
     await logged(host, folder, trial, to, isLast);
@@ -370,14 +399,9 @@ async function* runTrial(run: Running, index: number, to: number): AsyncGenerato
   if (loss !== undefined) yield { type: "score", trial: index, step: to, loss };
 }
 
-function stepEvent(
-  { kept, plan, limit, spent }: Running,
-  trial: number,
-  event: Extract<FinetuneEvent, { type: "step" }>,
-): SweepEvent {
+function stepEvent({ plan, limit, spent }: Running, trial: number, event: Extract<FinetuneEvent, { type: "step" }>): SweepEvent {
   const { step, loss, memoryBytes } = event;
-  const planned = plan.seconds.reduce((sum, seconds) => sum + seconds, 0);
-  const end = Math.min(limit ?? Number.POSITIVE_INFINITY, Math.max(planned, kept.seconds));
+  const end = limit ?? plan.seconds.reduce((sum, seconds) => sum + seconds, 0);
   return { type: "step", trial, step, loss, secondsLeft: Math.max(0, end - spent()), memoryBytes };
 }
 
