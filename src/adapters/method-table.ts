@@ -19,6 +19,14 @@ export const unbuiltMethods: readonly UnbuiltMethod[] = rows.filter((row) => !is
 /** The one that a configuration uses where it asks for no other. */
 export const plainMethod: Method = methods.find(({ isUsed }) => !isUsed)!;
 
+/** Names of methods and the fields that turn each on: those that need no other value. */
+export const methodSwitches: readonly { name: string; fields: Record<string, true>; method: Method }[] = Object.entries(
+  table as Record<string, Method | UnbuiltMethod>,
+).flatMap(([name, row]) => {
+  if (!isBuilt(row) || !Object.values(row.fields).every(({ schema }) => schema.safeParse(true).success)) return [];
+  return [{ name, fields: Object.fromEntries(Object.keys(row.fields).map((field) => [field, true as const])), method: row }];
+});
+
 const allFields: [string, MethodField][] = methods.flatMap(({ fields }) => Object.entries(fields));
 
 /** The fields that methods add to a LoraConfig, and to the options of training. */

@@ -1,7 +1,7 @@
 // The options of a sweep: those of a run that all trials share, and what is tried of the others.
 import { z } from "zod";
 import { type Given, omit, option, pick, reworded } from "../options.ts";
-import { optionError, runOptions } from "../train/options.ts";
+import { methodOptions, optionError, runOptions } from "../train/options.ts";
 import { sweepMethodNames } from "./space.ts";
 
 const several = <T extends z.ZodType>(type: T) => z.array(type).min(1).optional();
@@ -40,17 +40,9 @@ export const sweepOptions = {
   }),
   ...omit(
     runOptions,
+    ...(Object.keys(methodOptions) as (keyof typeof methodOptions)[]),
     ...(["base", "data", "output", "evalData", "evalSplit", "method", "adapter", "anyBase", "rank", "alpha"] as const),
-    ...([
-      "targetModules",
-      "rankPattern",
-      "alphaPattern",
-      "ranksFrom",
-      "rslora",
-      "useDora",
-      "learningRate",
-      "loraPlusRatio",
-    ] as const),
+    ...(["targetModules", "rankPattern", "alphaPattern", "ranksFrom", "rslora", "learningRate", "loraPlusRatio"] as const),
     ...(["schedule", "warmup", "evalEvery", "seed", "samples", "patience", "minDelta", "loadBest"] as const),
     ...(["checkpointEvery", "checkpointMinutes", "keepCheckpoints", "resume", "force"] as const),
   ),

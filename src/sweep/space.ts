@@ -1,4 +1,5 @@
 // What a sweep tries: settings of a trial, the default range of each by the base, and which settings come in which phase.
+import { methodSwitches } from "../adapters/method-table.ts";
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
@@ -17,22 +18,28 @@ interface SweepMethod {
   isWhole?: true;
 }
 
-/** The methods that can be tried. Full fine-tuning wants about a tenth of LoRA's learning rate (Schulman et al. 2025). */
-const methods = {
-  lora: { options: {}, rate: 1, cost: 1 },
-  rslora: { options: { rslora: true }, rate: 1, cost: 1 },
-  dora: { options: { useDora: true }, rate: 1, cost: 1.6 },
-  "lora+": { options: { loraPlusRatio: 16 }, rate: 1, cost: 1 },
-  full: { options: { method: "full" }, rate: 0.1, cost: 1.6, isWhole: true },
-} satisfies Record<string, SweepMethod>;
+/** What a step takes beside LoRA's where the method derives tensors from the frozen weight, or trains that. */
+const WEIGHT_COST = 1.6;
 
-export type SweepMethodName = keyof typeof methods;
-export const sweepMethodNames = Object.keys(methods) as [SweepMethodName, ...SweepMethodName[]];
-export const sweepMethod = (name: SweepMethodName): SweepMethod => methods[name];
+/** The methods that can be tried: those of adapters, and others. Full fine-tuning wants about a tenth of LoRA's rate (Schulman et al. 2025). */
+const methods: ReadonlyMap<string, SweepMethod> = new Map<string, SweepMethod>([
+  ...methodSwitches.map(({ name, fields, method }): [string, SweepMethod] => [
+    name,
+    { options: fields, rate: 1, cost: method.derived ? WEIGHT_COST : 1 },
+  ]),
+  ["rslora", { options: { rslora: true }, rate: 1, cost: 1 }],
+  ["lora+", { options: { loraPlusRatio: 16 }, rate: 1, cost: 1 }],
+  ["full", { options: { method: "full" }, rate: 0.1, cost: WEIGHT_COST, isWhole: true }],
+]);
+
+/** The one that is tried unless others are asked for. */
+const PLAIN = "lora";
+export const sweepMethodNames = [...methods.keys()] as [string, ...string[]];
+export const sweepMethod = (name: string): SweepMethod => methods.get(name)!;
 
 /** What a trial has of its own, beside its seed. Rank, alpha and targets are null for full fine-tuning. */
 export interface Settings {
-  method: SweepMethodName;
+  method: string;
   rank: number | null;
   alpha: number | null;
   /** As the sweep was given it: see `targetModules`. */
@@ -48,7 +55,7 @@ export const settingsText = (settings: Settings): string => `${placeText(setting
 
 /** The same without the learning rate. */
 export function placeText({ method, rank, alpha, targets }: Settings): string {
-  const name = method === "lora" ? "" : method === "full" ? "full fine-tuning" : `${method}, `;
+  const name = method === PLAIN ? "" : method === "full" ? "full fine-tuning" : `${method}, `;
   return rank === null ? name.replace(/, $/, "") : `${name}rank ${rank}, alpha ${alpha}, ${targets}`;
 }
 
@@ -58,7 +65,7 @@ export interface Space {
   ranks: number[];
   alphaRatios: number[];
   targets: string[];
-  methods: SweepMethodName[];
+  methods: string[];
 }
 
 /** Beside the learning rate that is usual for a base of that size. docs/choosing.md has what is measured. */
@@ -71,7 +78,7 @@ const rising = (values: readonly number[]): number[] => [...new Set(values)].sor
 
 /** The ranges that the options give, and the default ones for this base. */
 export function spaceOf(options: SweepOptions, { config, modules }: AnyBase): Space {
-  const tried: SweepMethodName[] = options.methods ?? ["lora"];
+  const tried: string[] = options.methods ?? [PLAIN];
   const usual = usualLearningRate(tried.every((name) => sweepMethod(name).isWhole) ? "full" : "lora", countParameters(config));
   const space: Space = {
     learningRates: rising(options.learningRates ?? RATES.map((factor) => rounded(usual * factor))),
@@ -127,7 +134,7 @@ export function settingsOptions({ method, rank, alpha, targets, learningRate }: 
   return { ...sweepMethod(method).options, ...adapter, learningRate };
 }
 
-type Axes = { method: SweepMethodName; rank: number; ratio: number; targets: string; learningRate: number };
+type Axes = { method: string; rank: number; ratio: number; targets: string; learningRate: number };
 const settingsOf = ({ method, rank, ratio, targets, learningRate }: Axes): Settings =>
   sweepMethod(method).isWhole
     ? { method, rank: null, alpha: null, targets: null, learningRate }
@@ -197,7 +204,7 @@ export function phasesOf(space: Space): Phase[] {
       settings: ([best]) => {
         if (!best) return [];
         const at: Axes = { ...from, learningRate: best.settings.learningRate };
-        const rateOf = (method: SweepMethodName) => rounded(at.learningRate * sweepMethod(method).rate);
+        const rateOf = (method: string) => rounded(at.learningRate * sweepMethod(method).rate);
         const changed = [
           ...ranks.map((rank) => ({ ...at, rank })),
           ...targets.map((names) => ({ ...at, targets: names })),

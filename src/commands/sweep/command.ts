@@ -24,7 +24,7 @@ export const command = defineCommand({
   options: sweepOptions,
   examples: [
     "--base embedded --data train.jsonl --output my-sweep",
-    "--base embedded --data train.jsonl --eval-data test.jsonl --minutes 10 --ranks 4,16 --methods lora,dora --output my-sweep",
+    "--base embedded --data train.jsonl --eval-data test.jsonl --minutes 10 --ranks 4,16 --methods lora,rslora --output my-sweep",
     "--base embedded --data train.jsonl --grid --steps 60 --learning-rates 1e-3,3e-3 --seeds 0,1,2 --output my-grid",
     "--resume --output my-sweep",
   ],
