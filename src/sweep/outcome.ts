@@ -98,8 +98,10 @@ function borders(kept: SweepRecord, { settings }: Placed): string[] {
 }
 
 /** How the time was spent, in a line. */
-export const spentText = (kept: SweepRecord): string =>
-  `${cellsOf(kept).length} settings, ${kept.trials.length} trials, ${duration(kept.seconds)}${kept.ended === "budget" ? ": the time was over" : ""}`;
+export function spentText(kept: SweepRecord): string {
+  const trials = kept.trials.filter(({ losses }) => losses.length > 0).length;
+  return `${trials} trials, ${duration(kept.seconds)}${kept.ended === "budget" ? ": the time was over" : ""}`;
+}
 
 /** The losses at the end of the trials: a row for each of the other settings, a column for each learning rate; null where there is none. */
 export function lossTable(kept: SweepRecord): { rates: number[]; rows: { place: string; losses: (number | null)[] }[] } {

@@ -32,12 +32,14 @@ export const command = defineCommand({
   async run(options, { platform, api, json }) {
     const report = json ? printJson : progress();
     let isStopped = false;
+    let isOver = false;
     const interrupted = await stoppable(
       () => "Finishing the step and saving.",
       async (stopping) => {
         for await (const event of sweep({ ...options, signal: stopping.signal }, platform)) {
           report(event);
           isStopped = event.type === "stopped" || (event.type === "done" && event.stopped);
+          isOver ||= event.type === "done" && event.ended === "budget";
         }
         return stopping.status();
       },
@@ -48,7 +50,8 @@ export const command = defineCommand({
     } catch (error) {
       printError(error, false);
     }
-    if (isStopped) note(`Resume with: npx lowrank sweep --resume --output ${options.output}`);
+    if (isStopped || isOver)
+      note(`Resume with: npx lowrank sweep --resume${isOver ? " --minutes MORE" : ""} --output ${options.output}`);
     return isStopped ? interrupted : 0;
   },
 });

@@ -45,7 +45,7 @@ export type SweepEvent =
   | { type: "rung"; phase: string; step: number; cells: { settings: Settings; loss: number | null }[] }
   /** With the command that trains the winner. `stopped`: by the signal; `ended`: by the plan, or by the time. */
   | ({ type: "done"; stopped: boolean; ended: SweepRecord["ended"]; spent: number; command: string } & Outcome)
-  /** It was stopped before anything could be compared. */
+  /** It was stopped, or its time was over, before anything could be compared. */
   | { type: "stopped"; spent: number };
 
 interface TrialFacts {
@@ -116,7 +116,7 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
     const isStopped = end === "stopped";
     kept.ended = end === "stopped" ? null : (end ?? "finished");
     await save();
-    if (isStopped && ranked(kept).length === 0) {
+    if (end !== null && ranked(kept).length === 0) {
       yield { type: "stopped", spent: spent() };
       return;
     }
@@ -368,6 +368,10 @@ async function* runTrial(run: Running, index: number, to: number): AsyncGenerato
   if (!(await logged(host, folder, trial, to, isLast))) {
     const stop = new AbortController();
     const isOver = (more: number) => limit !== null && spent() + more > limit;
+    if (isOver(measured.open)) {
+      run.end = "budget";
+      return;
+    }
     const own = {
       ...{ steps: plan.steps, evalEvery: evalEvery(plan.steps), checkpointMinutes: CHECKPOINT_MINUTES, keepCheckpoints: 1 },
       ...{ output: folder, resume: true, signal: eitherOf(signal, stop.signal) },
