@@ -2,9 +2,7 @@
 
 import type { Extracted } from "./adapters/extract.ts";
 import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
-import type { Resized } from "./adapters/resize.ts";
 import { type Certificate, type CertifyOptions, certify } from "./commands/certify/certify.ts";
-
 import { type CombineAdaptersOptions, combineAdapters } from "./commands/combine/combine.ts";
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";

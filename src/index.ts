@@ -15,7 +15,7 @@ export type { AdapterInspection, BaseInspection } from "./commands/inspect/inspe
 export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
-export type { ResizeAdapterOptions } from "./commands/resize/resize.ts";
+export type { ResizeAdapterOptions, ResizedAdapter } from "./commands/resize/resize.ts";
 export type { SweepEvent } from "./commands/sweep/sweep.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
 export type { UnmergeAdapterOptions } from "./commands/unmerge/unmerge.ts";
@@ -80,7 +80,7 @@ export const {
   reportRuns,
   resizeAdapter,
   saveAdapter,
-  unmergeAdapter,
   sweep,
+  unmergeAdapter,
   verify,
 } = lowrank;
