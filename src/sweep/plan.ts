@@ -93,7 +93,7 @@ export function planSweep(measured: Measured, { counts, seeds, seconds, isFixed 
     subject: "minutes",
     expected: `${needed} minutes, at ${measured.step.toPrecision(2)} s a step and ${shortest} steps a trial`,
     got: `${(seconds / 60).toPrecision(2)} minutes`,
-    next: "Give it more minutes, fewer steps (--steps), or less evaluation data.",
+    next: "Resume it with more minutes (--resume --minutes), or sweep into another folder with fewer steps or less evaluation data.",
   });
 }
 

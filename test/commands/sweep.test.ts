@@ -1,7 +1,7 @@
 // lowrank sweep on the tiny checkpoint: the winner and the command that trains it, going on after a kill, the time that it keeps.
 // slow
 import assert from "node:assert/strict";
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it, mock } from "node:test";
 import { type FinetuneOptions, finetune, reportRuns, type SweepEvent, type SweepGiven, sweep } from "../../src/index.ts";
@@ -45,6 +45,7 @@ describe("a sweep", async () => {
     for (const name of readdirSync(copy, { recursive: true, encoding: "utf8" }))
       if (/\.lowrank\.lock$/.test(name)) rmSync(path.join(copy, name), { recursive: true });
     snapshots.push(copy);
+    if (snapshots.length === 3) cpSync(copy, at("linked"), { recursive: true });
   }
   const record = await read(output);
   const [done] = only(events, "done");
@@ -117,6 +118,16 @@ describe("a sweep", async () => {
       subject: "rank",
     });
     assert.ok(!existsSync(at("wrong")));
+  });
+
+  it("writes nowhere else, and leaves nothing where it is refused", async () => {
+    const copy = at("linked");
+    const elsewhere = at("elsewhere");
+    renameSync(`${copy}/trial-01`, elsewhere);
+    symlinkSync(elsewhere, `${copy}/trial-01`);
+    await refused(() => collect(sweep({ output: copy, resume: true })), "file/link");
+    await refused(() => collect(sweep({ ...small, data: at("no-such-file.jsonl"), output: at("refused") })), /^file\//);
+    assert.ok(!existsSync(at("refused")));
   });
 
   it("has a page with its curves, its halving and its command", async () => {

@@ -27,6 +27,7 @@ import {
 } from "../../sweep/record.ts";
 import { gridOf, keyOf, type Phase, phasesOf, type Settings, settingsOptions, spaceOf, sweepMethod } from "../../sweep/space.ts";
 import type { FinetuneOptions } from "../../train/options.ts";
+import { outputFiles } from "../../train/output-files.ts";
 import { makeOutput } from "../../train/preflight.ts";
 import { trainCommand, withAbsolutePaths } from "../../train/run-file.ts";
 import { readMetrics } from "../../train/run-log.ts";
@@ -71,8 +72,10 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
   const { options, kept } = await readOptions(host, wanted);
   const base = await openBase(files, options.base, host.timeLimit);
   const space = spaceOf(options, base);
+  const isNew = !(await files.exists(options.output));
   await makeOutput(files, options);
   const held = await host.lock?.(options.output);
+  const platform = { ...host, files: await outputFiles(files, options.output, held) };
   try {
     const elapsed = stopwatch();
     const before = kept.seconds;
@@ -80,10 +83,9 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
     const spent = () => before + elapsed();
     const save = async (): Promise<void> => {
       kept.seconds = spent();
-      await held?.check();
-      await writeSweep(files, options.output, kept);
+      await writeSweep(platform.files, options.output, kept);
     };
-    const state: State = { options, kept, host, signal, limit, spent, save, end: null };
+    const state: State = { options, kept, host: platform, signal, limit, spent, save, end: null };
     const trialOptions = (settings: Settings, seed: number) => {
       const { steps, epochs, ...shared } = sharedOptions(options);
       return { ...shared, ...settingsOptions(settings, base.modules), seed };
@@ -129,8 +131,14 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
     kept.command = command;
     await save();
     yield { type: "done", stopped: isStopped, ended: kept.ended, spent: spent(), command, ...outcome };
+  } catch (error) {
+    // A sweep that was refused leaves nothing behind.
+    if (isNew && !kept.measured)
+      for (const name of [SWEEP_NAME, MEASURING]) await platform.files.remove(`${options.output}/${name}`);
+    throw error;
   } finally {
     await held?.release();
+    if (isNew && (await files.list(options.output)).length === 0) await files.remove(options.output);
   }
 }
 
