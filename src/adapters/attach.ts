@@ -38,7 +38,7 @@ export async function attach<B extends AnyBase>(
  */
 export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const adapter = renamed(given, modules);
-  const byPath = new Map(modules.map((module) => [module.path, module]));
+  const byPath = new Map(modules.filter(({ kind }) => kind !== "other").map((module) => [module.path, module]));
   for (const { path, inFeatures, outFeatures, isEmbedding = false } of adapter.modules) {
     const module = byPath.get(path);
     if (!module || (module.kind === "embedding") !== isEmbedding) {
@@ -64,18 +64,18 @@ export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adap
 
 /** The adapter with its saved weights in the order of `modules`. It has those that its configuration saves, and no others. */
 function withSavedInOrder(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
-  const own = savedWeights(modules, adapter.config);
+  const own = savedWeights(modules, adapter.config, adapter.modules);
   const names = own.map(({ name }) => name);
   const expected = names.join(", ") || "no such weights";
-  const saved = own.map(({ name, shape }): [string, SavedTensor] => {
+  const saved = own.map(({ name, shape, ...weight }): [string, SavedTensor] => {
     const tensor = adapter.saved?.get(name);
     if (!tensor) {
       const got = [...(adapter.saved?.keys() ?? [])].join(", ") || "none";
       const facts = { subject: name, expected, got, next: "The file is incomplete; save the adapter again." };
-      throw failure("no-saved", "the adapter lacks a weight that its modules_to_save names", facts);
+      throw failure("no-saved", "the adapter lacks a weight that its configuration trains", facts);
     }
     checkShape(adapter, name, tensor.shape, shape);
-    return [name, tensor];
+    return [name, { shape, ...weight, data: tensor.data }];
   });
   const subject = [...(adapter.saved?.keys() ?? [])].find((name) => !names.includes(name));
   if (subject === undefined) return adapter.saved ? { ...adapter, saved: new Map(saved) } : adapter;
@@ -122,6 +122,7 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
     },
     modules: adapted,
     tensors: new Map([...adapter.tensors].map(([path, factors]) => [nameOf(path), factors])),
+    ...(adapter.saved && { saved: new Map([...adapter.saved].map(([name, weight]) => [weightOf(name), weight])) }),
     ...(adapter.frozen && { frozen: new Map([...adapter.frozen].map(([name, weight]) => [weightOf(name), weight])) }),
   };
 }
@@ -162,6 +163,14 @@ export function weightTargets(
   return new Map(adapted.map((module) => [module.path, targetOf(module)]));
 }
 
-/** The weights that merging `adapter` puts in the place of the base's, by stored name. */
-export const mergeReplacements = (adapter: Adapter, weightName: (name: string) => string = (name) => name) =>
-  new Map([...(adapter.saved ?? [])].map(([name, tensor]) => [weightName(name), tensor]));
+/** What merging `adapter` puts in the place of the base's weights or their rows, by stored name. */
+export function mergeReplacements(
+  adapter: Adapter,
+  modules: readonly ModuleInfo[],
+  weightName: (name: string) => string = (name) => name,
+): Map<string, SavedTensor> {
+  const { saved = new Map<string, SavedTensor>() } = fitAdapter(adapter, modules);
+  return new Map(
+    [...saved].flatMap(([name, tensor]) => [name, ...(tensor.tied ?? [])].map((one) => [weightName(one), tensor] as const)),
+  );
+}
