@@ -1,5 +1,5 @@
 // An adapter and a base: whether one was made for the other, under which names it fits, and what merging it changes.
-import { type LowrankError, nearest } from "../errors.ts";
+import { LowrankError, nearest } from "../errors.ts";
 import { type AnyBase, forAdapter } from "../models/base.ts";
 import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
@@ -139,8 +139,17 @@ export function mergeTargets(
   const fitted = fitAdapter(adapter, modules);
   const { mergeBias } = methodOf(fitted.config);
   const weights = weightTargets(fitted, modules, weightName).values();
+  const hasBias = new Map(modules.map((module) => [module.path, module.hasBias]));
   const biases = fitted.modules.flatMap(({ path, scale }): MergeTarget[] => {
     const bias = mergeBias?.(fitted.tensors.get(path)!);
+    if (bias && !hasBias.get(path)) {
+      throw new LowrankError("merge/no-bias", "the adapter adds a bias to a layer that has none", {
+        subject: path,
+        expected: "layers with biases, as PEFT needs them to merge",
+        got: "none in the base",
+        next: "Use the adapter without merging it.",
+      });
+    }
     return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
   });
   return [...weights, ...biases];

@@ -23,17 +23,17 @@ export function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Gr
   return splitTrained(replaced);
 }
 
-/** The graph with `valueOf` of each of `saved`, by default an input called by `savedInput`, in the place of its weight or its rows. */
+/** The graph with `inputOf` of each of `saved`, by default an input called by `savedInput`, in the place of its weight or its rows. */
 export function withSaved(
   graph: Graph,
   saved: readonly SavedWeight[],
-  valueOf = ({ name, shape }: SavedWeight): Value => input(savedInput(name), "float32", shape),
+  inputOf = ({ name, shape }: SavedWeight): Value => input(savedInput(name), "float32", shape),
 ): Graph {
   if (saved.length === 0) return graph;
   const whole = new Map<string, Value>();
   const rows = new Map<string, TrainedRows>();
   for (const weight of saved) {
-    const value = valueOf(weight);
+    const value = inputOf(weight);
     for (const name of [weight.name, ...(weight.tied ?? [])]) {
       if (weight.rows) rows.set(name, { rows: weight.rows, value });
       else whole.set(name, value);

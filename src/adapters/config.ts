@@ -14,6 +14,11 @@ const MAX_ALPHA = 3.4028234663852886e38;
 const taskTypes = ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"] as const;
 const names = z.union([z.string(), z.array(z.string().min(1))]).nullable();
 const rows = z.array(z.int().min(0)).max(MAX_PATTERNS);
+/** Rows of the token embedding, or of modules by name. */
+export const rowsSchema = z
+  .union([rows, z.record(z.string().min(1), rows)])
+  .nullable()
+  .default(null);
 /** The values of PEFT's `bias`. */
 export const biasChoices = ["none", "all", "lora_only"] as const;
 const rank = z.int().min(1).max(MAX_RANK);
@@ -42,10 +47,7 @@ const schema = z.object({
   /** Names of modules that are trained in full and stored with the adapter (saved.ts). */
   modulesToSave: z.array(z.string().min(1)).nullable().default(null),
   /** Rows of the token embedding that are trained; or of several modules, by their names. */
-  trainableTokenIndices: z
-    .union([rows, z.record(z.string().min(1), rows)])
-    .nullable()
-    .default(null),
+  trainableTokenIndices: rowsSchema,
   /** Which biases of the base are trained: those of adapted modules, or all. */
   bias: z.enum(biasChoices).default("none"),
   /** Whether what is trained of an embedding stays one with the output layer that is tied to it. */

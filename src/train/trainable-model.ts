@@ -10,7 +10,7 @@ import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files
 import { ownName, type SavedTensor, type SavedWeight, savedWeights, storedValues } from "../adapters/saved.ts";
 import type { RunIdentity } from "../data/types.ts";
 import type { Files } from "../files.ts";
-import { entryOf, findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
+import { entryOf, findTensor, readWeights } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import { copySideFiles, isTokenizerFile } from "../formats/side-files.ts";

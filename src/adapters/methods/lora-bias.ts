@@ -1,5 +1,6 @@
 // LoRA whose B has a bias, scaled like the product: y + s·(B(A x) + b). PEFT's `lora_bias`, for linear layers alone.
 import { z } from "zod";
+import { LowrankError } from "../../errors.ts";
 import { add, mul } from "../../graph/ops/elementwise.ts";
 import { scalar } from "../../graph/ops/leaves.ts";
 import type { Method } from "../method.ts";
@@ -17,7 +18,15 @@ export const loraBias = {
     ...lora.tensors(module, rank),
     { name: "bias", key: "lora_B.bias", shape: [module.outFeatures], group: "B", scaled: true },
   ],
-  draw: (module, how) => ({ ...lora.draw(module, how), bias: how.zeros(module.outFeatures) }),
+  draw(module, how) {
+    if (typeof how.kind === "boolean") return { ...lora.draw(module, how), bias: how.zeros(module.outFeatures) };
+    throw new LowrankError("lora/unsupported", "A bias of B can't begin by this initialisation, in PEFT neither.", {
+      subject: "initLoraWeights",
+      expected: "true or false",
+      got: how.kind,
+      next: "Leave initLoraWeights (--init) or loraBias out.",
+    });
+  },
   update(layer, tensors) {
     const bias = tensors["bias"]!;
     return add(lora.update(layer, tensors), mul(bias, scalar(layer.scale, bias)));

@@ -39,6 +39,7 @@ import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts
 export const plannedOptions = {
   ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
   ...methodOptions,
+  ...pick(runOptions, "modulesToSave", "trainableTokenIndices", "ensureWeightTying", "bias"),
   ...taskOptions,
   ...pick(
     runOptions,

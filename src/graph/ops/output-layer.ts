@@ -369,7 +369,7 @@ export const outputLayerRules = {
     },
   },
   linearCrossEntropy: {
-    infer: (inputs, { form, softcap }) => {
+    infer: (inputs, { form }) => {
       const { x, parts, labels, further } = fusedInputs(inputs, form);
       expect(!form || holds(form, parts), `the parts are not those of ${form}`);
       expect(x.shape.length === 2 && parts[0]!.shape.length === 2, "it takes x [n, dim] and W [vocab, dim]");
