@@ -51,6 +51,7 @@ export const isAllLinear = (targets: LoraConfig["targetModules"]) =>
 export function matchModules(all: readonly ModuleInfo[], config: LoraConfig, modelType: string): AdapterModule[] {
   const budget = matchBudget();
   const modules = all.filter(({ kind }) => kind !== "other");
+  savedWeights(all, config); // refuses what cannot be saved
   const targetModules = targetsOf(modules, config, modelType);
   const matcher = pathMatcher({ ...config, targetModules }, budget);
   const container = containersOf(modules).find(matcher.isTargeted);
@@ -61,7 +62,6 @@ export function matchModules(all: readonly ModuleInfo[], config: LoraConfig, mod
   const chosen = modules.filter(({ path }) => matcher.isTargeted(path));
   if (chosen.length === 0) throw nothingChosen(config, targetModules);
   checkTying(config, chosen, modules);
-  savedWeights(all, config, chosen); // refuses what cannot be saved
   checkLayers(config, matcher, modules, chosen);
   checkEmbeddings(methodOf(config), chosen);
 
