@@ -8,7 +8,7 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
 import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
-import { savedWeights } from "../../src/adapters/saved.ts";
+import { type SavedTensor, savedWeights } from "../../src/adapters/saved.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { openDecoder } from "../../src/generate/decoder.ts";
@@ -74,7 +74,7 @@ test("a tied model is merged where both uses are trained, and refused where one 
   const folder = await temporaryFolder(t);
   for (const name of ["lora-trainable-tokens", "lora-weight-tying"]) {
     const given = { base: `${cases}/${name}/base`, adapter: `${cases}/${name}/adapter`, output: `${folder}/${name}` };
-    await mergeAdapter(nodeFiles, given);
+    await mergeAdapter(nodeFiles, { ...given, certify: "weights" });
     const { prompt, adapter } = await firstRow(name);
     const decoder = await openDecoder({ ...(await loadBase(nodeFiles, given.output)), openSession: openNodeSession });
     near(await decoder.start(prompt), adapter, 3e-5, name);
@@ -89,13 +89,45 @@ test("a tied model is merged where both uses are trained, and refused where one 
     saved: new Map([["model.embed_tokens.weight", embedding]]),
   };
   await writeAdapter(nodeFiles, `${folder}/alone`, alone);
-  const merging = mergeAdapter(nodeFiles, { base: tied.checkpoint.folder, adapter: `${folder}/alone`, output: `${folder}/no` });
-  await assert.rejects(merging, { code: "merge/tied", subject: "model.embed_tokens.weight" });
+  const merging = {
+    base: tied.checkpoint.folder,
+    adapter: `${folder}/alone`,
+    output: `${folder}/untied`,
+    certify: "none",
+  } as const;
+  await assert.rejects(mergeAdapter(nodeFiles, merging), { code: "merge/tied", subject: "model.embed_tokens.weight" });
+  await mergeAdapter(nodeFiles, { ...merging, untie: true });
+  const { prompt } = await firstRow("lora-weight-tying");
+  const logitsOf = async (base: string, adapter?: Adapter) => {
+    const decoder = await openDecoder({ ...(await loadBase(nodeFiles, base)), adapter, openSession: openNodeSession });
+    const logits = await decoder.start(prompt);
+    await decoder.close();
+    return logits;
+  };
+  near(await logitsOf(merging.output), await logitsOf(merging.base, alone), 3e-5, "untied");
 });
 
-test("a bias of B is merged into the layer's bias, and into no other", async (t) => {
+test("a bias of B is merged into the layer's bias, a trained one too, and refused where there is none", async (t) => {
   const output = `${await temporaryFolder(t)}/merged`;
   const adapter = `${cases}/lora-b-bias/adapter`;
+  const own = { base: `${cases}/lora-b-bias/base`, certify: "weights" } as const;
+  const certificate = await mergeAdapter(nodeFiles, { ...own, adapter, output: `${output}-own` });
+  assert.deepEqual(certificate!.weights.problems, []);
+  const both = await readAdapter(nodeFiles, adapter);
+  const config = { ...both.config, bias: "lora_only" as const };
+  const saved = both.modules.map(({ path, outFeatures }, i): [string, SavedTensor] => {
+    return [
+      `${path}.bias`,
+      { shape: [outFeatures], key: `${path}.base_layer.bias`, data: new Float32Array(outFeatures).fill(i + 1) },
+    ];
+  });
+  await writeAdapter(nodeFiles, `${output}-both`, { ...both, config, saved: new Map(saved) });
+  await mergeAdapter(nodeFiles, { ...own, adapter: `${output}-both`, output: `${output}-merged` });
+  const merged = await readTensors(`${output}-merged/model.safetensors`);
+  for (const [i, { path, scale }] of both.modules.entries()) {
+    const expected = both.tensors.get(path)!["bias"]!.map((value) => i + 1 + scale * value);
+    near(toFloat32(merged.get(`${path}.bias`)!), expected, 1e-6, path);
+  }
   await assert.rejects(mergeAdapter(nodeFiles, { base: `${cases}/lora-rslora/base`, adapter, output }), {
     code: "merge/no-bias",
     subject: "model.layers.0.self_attn.q_proj",
