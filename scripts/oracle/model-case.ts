@@ -12,7 +12,7 @@ import {
   readAdapter,
   writeAdapter,
 } from "../../src/adapters/peft-files.ts";
-import { savedWeights } from "../../src/adapters/saved.ts";
+import { ownName, savedWeights } from "../../src/adapters/saved.ts";
 import { type Batch, total } from "../../src/data/types.ts";
 import { openCheckpoint, readWeights, storedName } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
@@ -341,9 +341,10 @@ async function training({ folder, meta, batches, adapter, frozen }: ModelCase, o
 }
 
 /** W + s·B·A in float32 against PEFT's, and what is on disk: those weights in the base's dtype, all others untouched. */
-async function merged({ folder, base: { checkpoint, modules } }: ModelCase): Promise<Finding[]> {
+async function merged({ folder, base }: ModelCase): Promise<Finding[]> {
+  const { checkpoint, modules } = base;
   const adapter = await readAdapter(nodeFiles, `${folder}/adapter`);
-  const storedAs = (name: string) => storedName(checkpoint, name);
+  const storedAs = (name: string) => storedName(checkpoint, ownName(base, name));
   const targets = mergeTargets(adapter, modules, storedAs);
   const replaced = mergeReplacements(adapter, modules, storedAs);
   const values = new Map<string, Float32Array>();

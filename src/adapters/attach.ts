@@ -172,7 +172,10 @@ export function weightTargets(
   return new Map(adapted.map((module) => [module.path, targetOf(module)]));
 }
 
-/** What merging `adapter` puts in the place of the base's weights or their rows, by stored name. */
+/**
+ * What merging `adapter` puts in the place of the base's weights or their rows, by stored name. `weightName` of a tied weight is that of
+ * the one which is stored (`ownName`).
+ */
 export function mergeReplacements(
   adapter: Adapter,
   modules: readonly ModuleInfo[],
