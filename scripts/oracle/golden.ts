@@ -121,9 +121,17 @@ export function thetaOf(entries: readonly ThetaEntry[], tensors: ReadonlyMap<str
   return theta;
 }
 
+/** The keys of a file that an entry is found under. */
+export const keysOf = ({ key, copies = [] }: ThetaEntry): string[] => [key, ...copies];
+
 /** The parts of θ, or of its gradient, by key. */
 export const partsOf = (entries: readonly ThetaEntry[], theta: Float32Array): Map<string, Float32Array> =>
-  new Map(entries.map(({ key, offset, shape }) => [key, theta.subarray(offset, offset + sizeOf(shape))]));
+  new Map(
+    entries.flatMap((entry) => {
+      const part = theta.subarray(entry.offset, entry.offset + sizeOf(entry.shape));
+      return keysOf(entry).map((key) => [key, part] as const);
+    }),
+  );
 
 /** `value` as what a meta.json must hold; a file that holds something else is refused with the key. */
 export function parseMeta<T>(schema: z.ZodType<T>, value: unknown): T {

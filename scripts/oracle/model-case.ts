@@ -4,9 +4,15 @@ import { fitAdapter, mergeReplacements, mergeTargets } from "../../src/adapters/
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta, type Trained } from "../../src/adapters/layout.ts";
 import { frozenWeights, matchModules } from "../../src/adapters/match.ts";
-import { mergedRows, mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
-import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
-import { savedWeights } from "../../src/adapters/saved.ts";
+import { mergedRows, mergeIntoCheckpoint, replacedRows } from "../../src/adapters/merge.ts";
+import {
+  ADAPTER_CONFIG_NAME,
+  ADAPTER_WEIGHTS_NAME,
+  frozenKey,
+  readAdapter,
+  writeAdapter,
+} from "../../src/adapters/peft-files.ts";
+import { ownName, savedWeights } from "../../src/adapters/saved.ts";
 import { type Batch, total } from "../../src/data/types.ts";
 import { openCheckpoint, readWeights, storedName } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
@@ -32,7 +38,7 @@ import { train } from "../../src/train/trainer.ts";
 import { adaptedGraph } from "../../src/train/training-graph.ts";
 import { type CaseTask, caseTask, forwardFeeds, labelledPrefixes, outputName } from "./case-task.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
-import { batchPrefixes, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
+import { batchPrefixes, keysOf, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
 import { inTemporaryFolder } from "./temporary.ts";
 
 const modelMeta = z.object({
@@ -131,7 +137,7 @@ async function openCase(folder: string, given: unknown): Promise<Omit<ModelCase,
     batches: labelledPrefixes(io).map((prefix) => task.batch(io, prefix, base.config)),
     base,
     task,
-    trained: { config: lora, modules, saved: savedWeights(base.modules, lora) },
+    trained: { config: lora, modules, saved: savedWeights(base.modules, lora, modules) },
     frozen: frozenWeights(lora, base.modules, modules),
     adapter: await readTensors(`${folder}/adapter/${ADAPTER_WEIGHTS_NAME}`),
   };
@@ -142,16 +148,17 @@ async function trainableTensors({ meta, base, trained, frozen, adapter, batches 
   const entries = layoutOf(trained);
   const beside = frozen.map(async (name) => {
     const { shape } = await readWeights(nodeFiles, base.checkpoint, name);
-    return { key: `base_model.model.${name.replace(/\.([^.]+)$/, ".base_layer.$1")}`, shape };
+    return { key: frozenKey(name), shape };
   });
-  const shapes = [...entries, ...(await Promise.all(beside))].map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
+  const own = entries.flatMap((entry) => keysOf(entry).map((key) => ({ ...entry, key })));
+  const shapes = [...own, ...(await Promise.all(beside))].map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
   const stored = [...adapter].map(([key, { shape }]) => `${key} [${shape.join(", ")}]`).sort();
   const parameters = lengthOfTheta(entries);
   return [
     same("adapter tensors", shapes, stored),
     same(
       "counts",
-      [entries.length, parameters, batches.length],
+      [own.length, parameters, batches.length],
       [meta.trainable_tensors, meta.trainable_parameters, meta.micro_batches],
     ),
   ];
@@ -291,7 +298,7 @@ function flowing(what: string, got: ReadonlyMap<string, Numbers>, want: Readonly
 }
 
 /** The steps that PEFT trained, by the training loop: losses, learning rates, norms, the trained tensors. */
-async function training({ folder, meta, batches, adapter }: ModelCase, objective: Objective): Promise<Finding[]> {
+async function training({ folder, meta, batches, adapter, frozen }: ModelCase, objective: Objective): Promise<Finding[]> {
   const how = meta.train;
   const theta = thetaOf(objective.entries, adapter);
   const events = train({
@@ -323,7 +330,7 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
   }
   const { loss: after } = await evaluateTheta(objective, theta, batches);
   const stored = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
-  const trained = new Map([...stored].filter(([key]) => !key.includes(".base_layer.")));
+  const trained = new Map([...stored].filter(([key]) => !frozen.some((name) => key === frozenKey(name))));
   return [
     nearList("losses", losses, meta.losses, limits.losses),
     nearList("learning rates", rates, meta.lrs, limits.learningRate),
@@ -334,19 +341,20 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
 }
 
 /** W + s·B·A in float32 against PEFT's, and what is on disk: those weights in the base's dtype, all others untouched. */
-async function merged({ folder, base: { checkpoint, modules } }: ModelCase): Promise<Finding[]> {
+async function merged({ folder, base }: ModelCase): Promise<Finding[]> {
+  const { checkpoint, modules } = base;
   const adapter = await readAdapter(nodeFiles, `${folder}/adapter`);
-  const storedAs = (name: string) => storedName(checkpoint, name);
+  const storedAs = (name: string) => storedName(checkpoint, ownName(base, name));
   const targets = mergeTargets(adapter, modules, storedAs);
-  const replaced = mergeReplacements(adapter, storedAs);
+  const replaced = mergeReplacements(adapter, modules, storedAs);
   const values = new Map<string, Float32Array>();
   const stored: [string, unknown][] = [];
   for (const [name, entry] of checkpoint.tensors) {
     const { dtype, shape, ...rest } = await readWeights(nodeFiles, checkpoint, name);
     const target = targets.find(({ weightName }) => weightName === name);
-    const weight = target
-      ? await joined(mergedRows(nodeFiles, entry, target), sizeOf(entry.shape))
-      : (replaced.get(name)?.data ?? toFloat32({ dtype, shape, ...rest }));
+    const whole = replaced.get(name);
+    const rows = target ? mergedRows(nodeFiles, entry, target, whole) : whole && replacedRows(nodeFiles, entry, whole);
+    const weight = rows ? await joined(rows, sizeOf(entry.shape)) : toFloat32({ dtype, shape, ...rest });
     values.set(name, weight);
     stored.push([name, { dtype, shape, bytes: bytesOf(fromFloat32(weight, dtype)) }]);
   }

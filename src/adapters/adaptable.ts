@@ -1,5 +1,5 @@
 // Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless the first one comes,
-// one of another method, or the first one on an embedding.
+// one of another method, the first one on an embedding, or one that trains something else beside its factors.
 
 import { fuseAdditions } from "../graph/fuse.ts";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
@@ -9,12 +9,15 @@ import { modulesOf } from "../models/registry.ts";
 import { type Engine, openGraph } from "../runtime/open-graph.ts";
 import type { Session, WeightSource } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
+import { readBy, savedInput, withSaved } from "./beside.ts";
 import { adapt, type LayerTensors } from "./inject.ts";
+import { trainedBy } from "./layout.ts";
 import { chunksOf } from "./merge.ts";
 import type { Method, MethodTensor, ModuleShape, ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod, readTensors } from "./method-table.ts";
 import { checkMixable, type Mixture, mixableLayers, mixing, ownersFeed } from "./mixture.ts";
 import type { Adapter } from "./peft-files.ts";
+import type { SavedWeight } from "./saved.ts";
 
 /** A layer that takes an adapter. */
 type Slot = ModuleShape & { path: string };
@@ -142,6 +145,8 @@ interface Room {
   embeddings: boolean;
   /** For several adapters at once. */
   mixed: boolean;
+  /** What is fed beside factors. */
+  saved: readonly SavedWeight[];
 }
 
 /** `graph` in a session that takes adapters on all of its layers. Nothing is opened yet. */
@@ -166,16 +171,17 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
         }),
       ),
     );
+    const saved = room.saved.map(({ name, shape }) => [savedInput(name), float32(shape, adapter!.saved!.get(name)!.data)]);
     const mixed = room.mixed ? slotsIn(room).filter(({ path }) => mixable.has(path)) : [];
     const rankOf = (path: string) => (own === plainMethod ? (adapted.get(path)?.rank ?? 0) : 0);
     const owners = mixed.map(({ path }) => ownersFeed(path, rankOf(path), mixture));
-    return { ...feeds, ...Object.fromEntries(owners), ...beside };
+    return { ...feeds, ...Object.fromEntries([...owners, ...saved]), ...beside };
   };
   const open = async (): Promise<Session> => {
     const rank = (slot: Slot, index: number) => nameOf("rank", index, slot.path);
     const { room } = attached;
     const session = await openGraph(
-      withSlots(graph, room.methods, slotsIn(room), rank, room.mixed ? mixable : undefined),
+      withSlots(withSaved(graph, room.saved), room.methods, slotsIn(room), rank, room.mixed ? mixable : undefined),
       weights,
       engine,
     );
@@ -201,7 +207,8 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   };
   const attach = async (given: Omit<Attached, "room">): Promise<void> => {
     const before = attached;
-    const room = roomFor(given, opened ? before.room : noRoom, opened !== undefined);
+    const saved = given.adapter ? readBy(graph, trainedBy(given.adapter).saved) : [];
+    const room = { ...roomFor(given, opened ? before.room : noRoom, opened !== undefined), saved };
     const next = { room, ...given };
     const fits = room.methods.length === before.room.methods.length && sameFlags(room, before.room);
     if (opened && fits) {
@@ -233,13 +240,18 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   };
 }
 
-const sameFlags = (a: Room, b: Room): boolean => a.embeddings === b.embeddings && a.mixed === b.mixed;
+const sameFlags = (a: Room, b: Room): boolean =>
+  a.embeddings === b.embeddings && a.mixed === b.mixed && JSON.stringify(a.saved) === JSON.stringify(b.saved);
 
 /** A graph that no adapter has been attached to is run as it is. */
-const noRoom: Room = { methods: [], embeddings: false, mixed: false };
+const noRoom: Room = { methods: [], embeddings: false, mixed: false, saved: [] };
 
 /** The room for an adapter and for those that there is room for already; where `opened` anew there is room for LoRA from then on. */
-function roomFor({ adapter, mixture }: Pick<Attached, "adapter" | "mixture">, before: Room, opened: boolean): Room {
+function roomFor(
+  { adapter, mixture }: Pick<Attached, "adapter" | "mixture">,
+  before: Room,
+  opened: boolean,
+): Omit<Room, "saved"> {
   const own = adapter ? [methodOf(adapter.config)] : [];
   const embeddings = adapter?.modules.some(({ isEmbedding }) => isEmbedding) ?? false;
   const known = adapter && opened && before.methods.length === 0 ? [plainMethod] : before.methods;

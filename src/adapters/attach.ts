@@ -1,5 +1,5 @@
 // An adapter and a base: whether one was made for the other, under which names it fits, and what merging it changes.
-import { type LowrankError, nearest } from "../errors.ts";
+import { LowrankError, nearest } from "../errors.ts";
 import { type AnyBase, forAdapter } from "../models/base.ts";
 import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
@@ -38,7 +38,7 @@ export async function attach<B extends AnyBase>(
  */
 export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const adapter = renamed(given, modules);
-  const byPath = new Map(modules.map((module) => [module.path, module]));
+  const byPath = new Map(modules.filter(({ kind }) => kind !== "other").map((module) => [module.path, module]));
   for (const { path, inFeatures, outFeatures, isEmbedding = false } of adapter.modules) {
     const module = byPath.get(path);
     if (!module || (module.kind === "embedding") !== isEmbedding) {
@@ -64,18 +64,18 @@ export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adap
 
 /** The adapter with its saved weights in the order of `modules`. It has those that its configuration saves, and no others. */
 function withSavedInOrder(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
-  const own = savedWeights(modules, adapter.config);
+  const own = savedWeights(modules, adapter.config, adapter.modules);
   const names = own.map(({ name }) => name);
   const expected = names.join(", ") || "no such weights";
-  const saved = own.map(({ name, shape }): [string, SavedTensor] => {
+  const saved = own.map(({ name, shape, ...weight }): [string, SavedTensor] => {
     const tensor = adapter.saved?.get(name);
     if (!tensor) {
       const got = [...(adapter.saved?.keys() ?? [])].join(", ") || "none";
       const facts = { subject: name, expected, got, next: "The file is incomplete; save the adapter again." };
-      throw failure("no-saved", "the adapter lacks a weight that its modules_to_save names", facts);
+      throw failure("no-saved", "the adapter lacks a weight that its configuration trains", facts);
     }
     checkShape(adapter, name, tensor.shape, shape);
-    return [name, tensor];
+    return [name, { shape, ...weight, data: tensor.data }];
   });
   const subject = [...(adapter.saved?.keys() ?? [])].find((name) => !names.includes(name));
   if (subject === undefined) return adapter.saved ? { ...adapter, saved: new Map(saved) } : adapter;
@@ -122,6 +122,7 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
     },
     modules: adapted,
     tensors: new Map([...adapter.tensors].map(([path, factors]) => [nameOf(path), factors])),
+    ...(adapter.saved && { saved: new Map([...adapter.saved].map(([name, weight]) => [weightOf(name), weight])) }),
     ...(adapter.frozen && { frozen: new Map([...adapter.frozen].map(([name, weight]) => [weightOf(name), weight])) }),
   };
 }
@@ -138,8 +139,17 @@ export function mergeTargets(
   const fitted = fitAdapter(adapter, modules);
   const { mergeBias } = methodOf(fitted.config);
   const weights = weightTargets(fitted, modules, weightName).values();
+  const hasBias = new Map(modules.map((module) => [module.path, module.hasBias]));
   const biases = fitted.modules.flatMap(({ path, scale }): MergeTarget[] => {
     const bias = mergeBias?.(fitted.tensors.get(path)!);
+    if (bias && !hasBias.get(path)) {
+      throw new LowrankError("merge/no-bias", "the adapter adds a bias to a layer that has none", {
+        subject: path,
+        expected: "layers with biases, as PEFT needs them to merge",
+        got: "none in the base",
+        next: "Use the adapter without merging it.",
+      });
+    }
     return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
   });
   return [...weights, ...biases];
@@ -162,6 +172,17 @@ export function weightTargets(
   return new Map(adapted.map((module) => [module.path, targetOf(module)]));
 }
 
-/** The weights that merging `adapter` puts in the place of the base's, by stored name. */
-export const mergeReplacements = (adapter: Adapter, weightName: (name: string) => string = (name) => name) =>
-  new Map([...(adapter.saved ?? [])].map(([name, tensor]) => [weightName(name), tensor]));
+/**
+ * What merging `adapter` puts in the place of the base's weights or their rows, by stored name. `weightName` of a tied weight is that of
+ * the one which is stored (`ownName`).
+ */
+export function mergeReplacements(
+  adapter: Adapter,
+  modules: readonly ModuleInfo[],
+  weightName: (name: string) => string = (name) => name,
+): Map<string, SavedTensor> {
+  const { saved = new Map<string, SavedTensor>() } = fitAdapter(adapter, modules);
+  return new Map(
+    [...saved].flatMap(([name, tensor]) => [name, ...(tensor.tied ?? [])].map((one) => [weightName(one), tensor] as const)),
+  );
+}

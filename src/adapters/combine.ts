@@ -62,10 +62,27 @@ export function combine(adapters: readonly Adapter[], options: CombineOptions = 
   const config = {
     ...adapters[0]!.config,
     ...targetsOf(adapters),
+    ...besideOf(adapters),
     taskType: headed(adapters).config.taskType,
     modulesToSave: names.size > 0 ? [...names] : null,
   };
   return { ...besideFactors(adapters), ...withFactors(config, factors), tensors };
+}
+
+/** The fields that say what is trained beside factors, but for `modulesToSave`: those of the one adapter that uses them. */
+function besideOf(adapters: readonly Adapter[]): Pick<LoraConfig, "bias" | "trainableTokenIndices" | "ensureWeightTying"> {
+  const configs = adapters.map(({ config }) => config);
+  const using = configs.filter(({ bias, trainableTokenIndices }) => bias !== "none" || trainableTokenIndices);
+  if (using.length > 1) {
+    refuse("saved", "several adapters train biases of the base, or rows of its tables", {
+      subject: "bias, trainableTokenIndices",
+      expected: "one adapter that does",
+      got: String(using.length),
+      next: "Combine the others with one of them.",
+    });
+  }
+  const { bias = "none", trainableTokenIndices = null } = using[0] ?? {};
+  return { bias, trainableTokenIndices, ensureWeightTying: configs.some(({ ensureWeightTying }) => ensureWeightTying) };
 }
 
 /** The fields that choose modules, of a configuration that chooses all that one of the adapters has. */

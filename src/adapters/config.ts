@@ -13,6 +13,14 @@ const MAX_ALPHA = 3.4028234663852886e38;
 
 const taskTypes = ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"] as const;
 const names = z.union([z.string(), z.array(z.string().min(1))]).nullable();
+const rows = z.array(z.int().min(0)).max(MAX_PATTERNS);
+/** Rows of the token embedding, or of modules by name. */
+export const rowsSchema = z
+  .union([rows, z.record(z.string().min(1), rows)])
+  .nullable()
+  .default(null);
+/** The values of PEFT's `bias`. */
+export const biasChoices = ["none", "all", "lora_only"] as const;
 const rank = z.int().min(1).max(MAX_RANK);
 const alpha = z.number().min(-MAX_ALPHA).max(MAX_ALPHA);
 const oneOrMore = <T extends z.ZodType>(value: T) =>
@@ -38,6 +46,12 @@ const schema = z.object({
   excludeModules: names.default(null),
   /** Names of modules that are trained in full and stored with the adapter (saved.ts). */
   modulesToSave: z.array(z.string().min(1)).nullable().default(null),
+  /** Rows of the token embedding that are trained; or of several modules, by their names. */
+  trainableTokenIndices: rowsSchema,
+  /** Which biases of the base are trained: those of adapted modules, or all. */
+  bias: z.enum(biasChoices).default("none"),
+  /** Whether what is trained of an embedding stays one with the output layer that is tied to it. */
+  ensureWeightTying: z.boolean().default(false),
   /** Only layers with these indices, counted from 0; only together with a list of target modules. */
   layersToTransform: oneOrMore(z.int()),
   /** Name of the module list that holds the layers, such as "layers". */
@@ -93,11 +107,8 @@ const off = (why: string, written: unknown = null): Limit => ({ written, allowed
 export const limits: Record<string, Limit> = {
   ...Object.fromEntries(unbuiltMethods.map(({ peftName, why, written }) => [peftName, off(why, written)])),
   peft_type: { written: "LORA", allowed: (value) => value === "LORA", why: "only LoRA adapters are read and trained" },
-  bias: { written: "none", allowed: (value) => value === "none", why: "biases of the base are not trained" },
-  trainable_token_indices: off("trained token embeddings are not applied"),
   target_parameters: off("parameters that are no module's weight cannot be adapted"),
   layer_replication: off("the base's layers are not replicated"),
-  ensure_weight_tying: off("adapters of tied layers are not tied", false),
   arrow_config: off("adapters are not routed by Arrow"),
   velora_config: off("VeLoRA's compressed gradients are not computed"),
   megatron_config: off("Megatron's parallel layers do not exist here"),

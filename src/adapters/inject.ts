@@ -27,30 +27,18 @@ function inject(graph: Graph, update: Update): Graph {
     if (node.op === "linearCrossEntropy") {
       const [x, weight, labels, further] = inputs as [Value, Value, Value, Value?];
       const softcap = node.attributes["softcap"] as number | undefined;
-      const logits = update(path, x, linear(x, weight, path));
-      if (!logits) return null;
-      if (further) return [crossEntropies(concat([logits, further], 1), labels), x, further];
-      return [crossEntropies(softcap ? capLogits(logits, softcap) : logits, labels), x];
+      const updated = update(path, x, linear(x, weight, path));
+      if (!updated) return null;
+      const logits = softcap ? capLogits(updated, softcap) : updated;
+      return [crossEntropies(further ? concat([logits, further], 1) : logits, labels), x, ...(further ? [further] : [])];
     }
     return null;
   });
 }
 
-/** The graph with inputs in the place of some weights, by name. An output layer fused with the loss is split if it is one of them. */
-export function withInputs(graph: Graph, inputs: ReadonlyMap<string, Value>): Graph {
-  const replaced = rewrite(graph, (node) => {
-    const own = node.op === "weight" ? inputs.get(String(node.attributes["name"])) : undefined;
-    return own ? [own] : null;
-  });
-  return inject(replaced, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
-}
-
-/** The name of the input in the place of a weight that an adapter saves. */
-export const savedInput = (weight: string): string => `saved.${weight}`;
-
-/** The graph with inputs called by `savedInput` in the place of these weights. */
-export const withSaved = (graph: Graph, saved: readonly { name: string; shape: readonly number[] }[]): Graph =>
-  withInputs(graph, new Map(saved.map(({ name, shape }) => [name, input(savedInput(name), "float32", shape)])));
+/** An output layer fused with the loss is split if its weight is an input. */
+export const splitTrained = (graph: Graph): Graph =>
+  inject(graph, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
 
 /** What is beside a frozen layer: the tensors that the method trains, or without `derived` those that its `update` reads. */
 export interface LayerTensors {

@@ -4,7 +4,7 @@ import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
 import type { ModuleTensors, TrainedTensor } from "./method.ts";
 import { methodOf } from "./method-table.ts";
-import type { SavedTensor, SavedWeight } from "./saved.ts";
+import { keysOf, type SavedTensor, type SavedWeight } from "./saved.ts";
 
 /** What every key of an adapter's file begins with. */
 export const KEY_PREFIX = "base_model.model.";
@@ -12,12 +12,14 @@ export const KEY_PREFIX = "base_model.model.";
 /** One tensor inside θ. `key` is its name in the saved file; groups may learn at different rates (LoRA+). */
 export interface ThetaEntry {
   key: string;
+  /** Other keys that the file has it under as well. */
+  copies?: readonly string[];
   offset: number;
   shape: number[];
   group: TrainedTensor["group"];
 }
 
-/** A tensor of an adapted module, or a weight that is trained in full. */
+/** A tensor of an adapted module, or one that is trained beside the factors. */
 export type LayoutEntry = ThetaEntry & ({ path: string; name: string } | { saved: string });
 
 /** What an adapter trains. */
@@ -27,7 +29,7 @@ export interface Trained {
   saved?: readonly SavedWeight[];
 }
 
-/** An adapter's tensors, by module path and name, and the weights it trains in full, by stored name. */
+/** An adapter's tensors, by module path and name, and what it trains beside them, by the name of the weight. */
 export interface TrainedValues {
   tensors: Map<string, ModuleTensors>;
   saved: Map<string, SavedTensor>;
@@ -48,10 +50,17 @@ export function layoutOf({ config, modules, saved = [] }: Trained): LayoutEntry[
       return placed({ key: `${KEY_PREFIX}${path}.${key}`, shape: shape as number[], group, path, name });
     }),
   );
-  const whole = saved.map(({ name, shape }) =>
-    placed({ key: `${KEY_PREFIX}${name}`, shape, group: "weight" as const, saved: name }),
-  );
-  return [...own, ...whole];
+  const beside = saved.map((weight) => {
+    const [key, ...copies] = keysOf(weight).map((end) => KEY_PREFIX + end);
+    return placed({
+      key: key!,
+      ...(copies.length > 0 && { copies }),
+      shape: weight.shape,
+      group: "weight" as const,
+      saved: weight.name,
+    });
+  });
+  return [...own, ...beside];
 }
 
 /** Length of θ. */
@@ -63,12 +72,13 @@ export const partOf = (theta: Float32Array, { offset, shape }: ThetaEntry): Floa
   theta.subarray(offset, offset + sizeOf(shape));
 
 /** An adapter's tensors inside `theta`, not copied. */
-export function viewsOf(layout: readonly LayoutEntry[], theta: Float32Array): TrainedValues {
+export function viewsOf(trained: Trained, theta: Float32Array): TrainedValues {
+  const beside = new Map(trained.saved?.map(({ name, ...weight }) => [name, weight]));
   const tensors = new Map<string, ModuleTensors>();
   const saved = new Map<string, SavedTensor>();
-  for (const entry of layout) {
+  for (const entry of layoutOf(trained)) {
     const data = partOf(theta, entry);
-    if ("saved" in entry) saved.set(entry.saved, { shape: entry.shape, data });
+    if ("saved" in entry) saved.set(entry.saved, { ...beside.get(entry.saved)!, data });
     else tensors.set(entry.path, { ...tensors.get(entry.path), [entry.name]: data } as ModuleTensors);
   }
   return { tensors, saved };
@@ -82,10 +92,14 @@ export const valuesOf = (
   "saved" in entry ? adapter.saved?.get(entry.saved)?.data : adapter.tensors.get(entry.path)?.[entry.name];
 
 /** What an adapter trains, without its values. */
-export const trainedBy = ({ config, modules, saved }: Omit<Trained, "saved"> & { saved?: TrainedValues["saved"] }): Trained => ({
+export const trainedBy = ({
   config,
   modules,
-  saved: [...(saved ?? [])].map(([name, { shape }]) => ({ name, shape: [...shape] })),
+  saved,
+}: Omit<Trained, "saved"> & { saved?: TrainedValues["saved"] }): Required<Trained> => ({
+  config,
+  modules,
+  saved: [...(saved ?? [])].map(([name, { data: _, shape, ...weight }]) => ({ name, shape: [...shape], ...weight })),
 });
 
 /** The trained tensors of an adapter as one vector. */

@@ -5,7 +5,7 @@ import type { LoraConfig } from "./config.ts";
 import type { Method } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
-import { isInSaved, namesToSave, savedWeights, trainsClassifier } from "./saved.ts";
+import { EMBEDDING_NAMES, inputEmbedding, isInSaved, resolvedNames, savedWeights, trainsClassifier } from "./saved.ts";
 
 /** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). */
 export interface AdapterModule {
@@ -48,9 +48,10 @@ export const isAllLinear = (targets: LoraConfig["targetModules"]) =>
  * Throws if an entry of the targets, exclusions, layers or patterns matches nothing, if one matches what is no layer,
  * if a layer that cannot be adapted is chosen, and if nothing is left.
  */
-export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig, modelType: string): AdapterModule[] {
+export function matchModules(all: readonly ModuleInfo[], config: LoraConfig, modelType: string): AdapterModule[] {
   const budget = matchBudget();
-  savedWeights(modules, config); // refuses what cannot be saved
+  const modules = all.filter(({ kind }) => kind !== "other");
+  savedWeights(all, config); // refuses what cannot be saved
   const targetModules = targetsOf(modules, config, modelType);
   const matcher = pathMatcher({ ...config, targetModules }, budget);
   const container = containersOf(modules).find(matcher.isTargeted);
@@ -60,6 +61,7 @@ export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig,
   checkEntries("excludeModules", config.excludeModules || [], matcher.excluded, modules);
   const chosen = modules.filter(({ path }) => matcher.isTargeted(path));
   if (chosen.length === 0) throw nothingChosen(config, targetModules);
+  checkTying(config, chosen, modules);
   checkLayers(config, matcher, modules, chosen);
   checkEmbeddings(methodOf(config), chosen);
 
@@ -95,7 +97,7 @@ export function resolveConfig(
 ): LoraConfig {
   const targets = targetsOf(modules, config, modelType);
   const adapted = new Set(matched.map(({ path }) => path));
-  const saved = namesToSave(config);
+  const saved = resolvedNames(config, modules);
   return {
     ...config,
     ...(saved.length > 0 && { modulesToSave: saved }),
@@ -104,9 +106,6 @@ export function resolveConfig(
   };
 }
 
-/** Modules that PEFT's writer looks for among the targets (EMBEDDING_LAYER_NAMES). */
-const EMBEDDING_NAMES = ["embed_tokens", "lm_head"];
-
 /**
  * The frozen weights of adapted modules that PEFT stores with the adapter (`save_embedding_layers="auto"`): those of the input
  * embedding and the output layer, where the targets name one as Llama does.
@@ -114,11 +113,15 @@ const EMBEDDING_NAMES = ["embed_tokens", "lm_head"];
 export function frozenWeights(config: LoraConfig, modules: readonly ModuleInfo[], adapted: readonly AdapterModule[]): string[] {
   const paths = adapted.map(({ path }) => path);
   const targets = Array.isArray(config.targetModules) ? config.targetModules : paths.map((path) => path.split(".").at(-1)!);
-  if (!targets.some((name) => EMBEDDING_NAMES.includes(name))) return [];
+  if (config.trainableTokenIndices || !targets.some((name) => EMBEDDING_NAMES.includes(name))) return [];
   const output = modules.find(({ isOutputEmbedding }) => isOutputEmbedding);
-  const input = modules.find(({ kind, inFeatures }) => kind === "embedding" && (!output || inFeatures === output.outFeatures));
-  const stored = [input, output].filter((module) => module !== undefined).filter(({ path }) => paths.includes(path));
-  return stored.flatMap(({ path, hasBias }) => [`${path}.weight`, ...(hasBias ? [`${path}.bias`] : [])]);
+  const stored = [inputEmbedding(modules), output]
+    .filter((module) => module !== undefined)
+    .filter(({ path }) => paths.includes(path));
+  return stored.flatMap(({ path, hasBias }) => [
+    `${path}.weight`,
+    ...(hasBias && config.bias === "none" ? [`${path}.bias`] : []),
+  ]);
 }
 
 /** Below this many targets PEFT leaves the list as it is (MIN_TARGET_MODULES_FOR_OPTIMIZATION). */
@@ -153,7 +156,9 @@ function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType
     const hasOutput = modules.some((module) => module.isOutputEmbedding);
     const isHead = (module: ModuleInfo) =>
       hasOutput ? module.isOutputEmbedding : trainsClassifier(config) && module.isClassifierHead;
-    return modules.filter((module) => module.kind !== "embedding" && !isHead(module)).map(({ path }) => path);
+    return modules
+      .filter((module) => module.kind !== "embedding" && module.kind !== "other" && !isHead(module))
+      .map(({ path }) => path);
   }
   if (config.targetModules !== null) return config.targetModules;
   const targets = targetDefaults.find(([, types]) => types.split(" ").includes(modelType))?.[0];
@@ -339,6 +344,16 @@ function nothingChosen(config: LoraConfig, targets: string[] | string): LowrankE
     got: [`targets ${JSON.stringify(targets).slice(0, 200)}`, ...narrowed].join(", "),
     next: narrowed.length > 0 ? "Loosen what narrows the targets." : "Choose target modules that the model has.",
   });
+}
+
+/** PEFT's tied factors step twice, and are merged wrongly. */
+function checkTying({ ensureWeightTying }: LoraConfig, chosen: readonly ModuleInfo[], modules: readonly ModuleInfo[]): void {
+  const names = new Set(modules.flatMap(({ path, tiedTo }) => (tiedTo ? [`${path}.weight`, tiedTo] : [])));
+  const subject = chosen.find(({ path }) => names.has(`${path}.weight`))?.path;
+  if (!ensureWeightTying || subject === undefined) return;
+  const next = `Leave ${subject} out of targetModules and train it in full (modulesToSave), or turn ensureWeightTying off.`;
+  const facts = { subject, expected: "tied modules among modulesToSave alone", got: "factors of one", next };
+  throw new LowrankError("lora/unsupported", "Factors of tied modules can't be tied.", facts);
 }
 
 function checkEmbeddings({ title, takesEmbeddings }: Method, chosen: readonly ModuleInfo[]): void {

@@ -49,7 +49,7 @@ export interface WeightBlocks {
 export interface MergeOptions {
   checkpoint: Checkpoint;
   targets: readonly MergeTarget[];
-  /** Weights that take the place of the base's, by stored name; one that the base lacks is added. */
+  /** Weights, or rows of them, that take the place of the base's, by stored name; a weight that the base lacks is added. */
   replaced?: ReadonlyMap<string, SavedTensor>;
   /** The text of config.json, if it is not the base's. */
   config?: string;
@@ -82,16 +82,11 @@ export interface MergeHost {
  * Errors: `merge/*`.
  */
 export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, host: MergeHost = {}): Promise<void> {
-  const {
-    checkpoint,
-    outFolder,
-    replaced = new Map(),
-    maxShardBytes = MAX_SHARD_BYTES,
-    dtype: wanted,
-    onProgress,
-    signal,
-  } = options;
-  const targets = checkTargets(checkpoint, options.targets, options.tiedWeights ?? []);
+  const { checkpoint, outFolder, maxShardBytes = MAX_SHARD_BYTES, dtype: wanted, onProgress, signal } = options;
+  const { tiedWeights = [] } = options;
+  const targets = checkTargets(checkpoint, options.targets, tiedWeights);
+  const replaced = options.replaced ?? new Map<string, SavedTensor>();
+  for (const [name, { tied }] of replaced) if (tiedWeights.includes(name) && !tied) refuseTied(name);
   if (targets.size + replaced.size === 0)
     refuse("nothing", "the adapter has nothing to merge", { next: "Check that it is the right adapter." });
   const tensors = new Map([...checkpoint.tensors, ...newTensors(checkpoint, replaced)]);
@@ -108,7 +103,7 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
     const { shape, file, offset, length } = entry;
     const dtype = dtypeOf(entry);
     const kept = isPlain(entry) && dtype === entry.dtype ? undefined : storedRows(files, entry);
-    const blocks = target ? mergedRows(files, entry, target) : whole ? [whole.data] : kept;
+    const blocks = target ? mergedRows(files, entry, target, whole) : whole ? replacedRows(files, entry, whole) : kept;
     const data = async function* () {
       for await (const bytes of blocks
         ? mergedBytes(dtype as FloatDType, blocks, name)
@@ -167,12 +162,7 @@ function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], t
       const next = "Combine the adapters first.";
       refuse("duplicate-target", "two updates for one weight", { subject, expected: "one", got: "two", next });
     }
-    if (tied.includes(subject)) {
-      const next = "Give the output layer a weight of its own (--untie, untie), or use the adapter without merging it.";
-      const got = "a weight that is both the input embedding and the output layer";
-      const facts = { subject, expected: "a weight with one use", got, next };
-      refuse("tied", "merging this weight would change the output layer as well", facts);
-    }
+    if (tied.includes(subject)) refuseTied(subject);
     if (!isFloat(writtenDType(findTensor(checkpoint, subject)))) {
       const facts = { subject, expected: "a float dtype", got: dtype, next: "Merge into the unquantised checkpoint." };
       refuse("dtype", "the weight is not stored in floating point", facts);
@@ -189,12 +179,19 @@ function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], t
   return byName;
 }
 
+function refuseTied(subject: string): never {
+  const next = "Give the output layer a weight of its own (--untie, untie), or use the adapter without merging it.";
+  const got = "a weight that is both the input embedding and the output layer";
+  const facts = { subject, expected: "a weight with one use", got, next };
+  refuse("tied", "merging this weight would change the output layer as well", facts);
+}
+
 /** Entries for the replaced weights that the checkpoint lacks, in its first dtype. One that it has in another shape is refused. */
 function newTensors(checkpoint: Checkpoint, replaced: ReadonlyMap<string, SavedTensor>): [string, CheckpointTensor][] {
   const dtype = [...checkpoint.tensors.values()].map(writtenDType).find(isFloat) ?? "float32";
-  return [...replaced].flatMap(([name, { shape }]): [string, CheckpointTensor][] => {
-    const stored = checkpoint.tensors.get(name);
-    if (stored?.shape.join() === shape.join()) return [];
+  return [...replaced].flatMap(([name, { shape, rows }]): [string, CheckpointTensor][] => {
+    const stored = rows ? findTensor(checkpoint, name) : checkpoint.tensors.get(name);
+    if (stored && (rows ? [rows.length, ...stored.shape.slice(1)] : stored.shape).join() === shape.join()) return [];
     if (stored) {
       const facts = { subject: name, expected: `[${stored.shape.join(", ")}]`, got: `[${shape.join(", ")}]`, next: OTHER_BASE };
       refuse("shape", "the saved weight does not fit the one that it takes the place of", facts);
@@ -210,19 +207,51 @@ async function refuseBaseFolder(files: Files, base: string, out: string): Promis
   refuse("out-is-base", "the output folder is the base checkpoint's own", facts);
 }
 
-/** The merged weight in float32, not yet rounded to the base's dtype: row blocks in the stored layout. */
-export function mergedRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncIterable<Float32Array> {
-  const blocks = weightBlocks(files, entry, target);
+/** The merged weight in float32, not yet rounded to the base's dtype: row blocks in the stored layout. `whole` replaces the weight. */
+export function mergedRows(
+  files: Files,
+  entry: CheckpointTensor,
+  target: MergeTarget,
+  whole?: SavedTensor,
+): AsyncIterable<Float32Array> {
+  const blocks = weightBlocks(files, entry, target, whole);
   return target.merge ? target.merge(blocks) : blocks.read();
 }
 
 /** weight + s·B·A of a target. */
-export function weightBlocks(files: Files, entry: CheckpointTensor, target: MergeTarget): WeightBlocks {
+export function weightBlocks(files: Files, entry: CheckpointTensor, target: MergeTarget, whole?: SavedTensor): WeightBlocks {
   const [rows, columns = 1] = entry.shape as [number, number?];
-  return { rows, columns, fanInFanOut: target.fanInFanOut ?? false, read: () => plainRows(files, entry, target) };
+  const read = () => plainRows(replacedRows(files, entry, whole), entry, target);
+  return { rows, columns, fanInFanOut: target.fanInFanOut ?? false, read };
 }
 
-async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Float32Array> {
+/** A weight's rows, with those of `whole` in their place. */
+export async function* replacedRows(
+  files: Files,
+  entry: CheckpointTensor,
+  whole: SavedTensor | undefined,
+): AsyncGenerator<Float32Array> {
+  if (whole && !whole.rows) {
+    yield whole.data.slice();
+    return;
+  }
+  const columns = sizeOf(entry.shape.slice(1));
+  let first = 0;
+  for await (const block of storedRows(files, entry)) {
+    for (const [i, row] of (whole?.rows ?? []).entries()) {
+      const at = (row - first) * columns;
+      if (at >= 0 && at < block.length) block.set(whole!.data.subarray(i * columns, (i + 1) * columns), at);
+    }
+    yield block;
+    first += block.length / columns;
+  }
+}
+
+async function* plainRows(
+  stored: AsyncIterable<Float32Array>,
+  entry: CheckpointTensor,
+  target: MergeTarget,
+): AsyncGenerator<Float32Array> {
   const [rows, columns = 1] = entry.shape as [number, number?];
   const { loraA, loraB, rank, fanInFanOut } = target;
   // Stored [out, in]: left = B [out, r], right = A [r, in]. Stored [in, out]: left = Aᵀ [in, r], right = Bᵀ [r, out].
@@ -230,7 +259,7 @@ async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTa
   const right = fanInFanOut ? transposed(loraB, columns, rank) : loraA;
   const update = new Float64Array(columns);
   let row = 0;
-  for await (const block of storedRows(files, entry)) {
+  for await (const block of stored) {
     const count = block.length / columns;
     for (let i = 0; i < count; i++) {
       update.fill(0);

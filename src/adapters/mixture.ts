@@ -49,8 +49,16 @@ export function mixableLayers(graph: Graph): Set<string> {
   );
 }
 
-/** Fails with `adapter/not-mixable` for a mixture with a module that is not among these layers. */
+/** Fails with `adapter/not-mixable` for a mixture with a module that is not among these layers, or with something beside its factors. */
 export function checkMixable({ adapter }: Mixture, layers: ReadonlySet<string>): void {
+  for (const beside of adapter.saved?.keys() ?? []) {
+    throw failure("not-mixable", "what is trained beside factors can't be used with several adapters at once", {
+      subject: beside,
+      expected: "adapters of factors alone",
+      got: "one that trains this weight, or rows of it",
+      next: "Use that adapter alone, or merge it into the base first (lowrank merge).",
+    });
+  }
   const subject = adapter.modules.find(({ path }) => !layers.has(path))?.path;
   if (subject === undefined) return;
   throw failure("not-mixable", "adapters on this layer can't be used several at once", {

@@ -24,7 +24,7 @@ import { type AdapterModule, isAllLinear, pathMatcher, scaleFinder } from "./mat
 import type { Method, ModuleTensors } from "./method.ts";
 import { methodOf, methods, unbuiltMethods } from "./method-table.ts";
 import { MAX_PATH_CHARS, matchBudget } from "./regex.ts";
-import { isSaved, type SavedTensor, type SavedWeight } from "./saved.ts";
+import { isCopyOfBias, type SavedTensor, type SavedWeight, savedKey } from "./saved.ts";
 
 export const ADAPTER_CONFIG_NAME = "adapter_config.json";
 export const ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors";
@@ -41,7 +41,7 @@ const TASK_KEY = "lowrank.task";
 const MAX_LABELS = 2 ** 17;
 
 /** The key of a frozen weight of the base that is stored with the adapter: `lm_head.weight` is `lm_head.base_layer.weight` there. */
-const frozenKey = (name: string): string => `${KEY_PREFIX}${name.replace(/\.([^.]+)$/, ".base_layer.$1")}`;
+export const frozenKey = (name: string): string => `${KEY_PREFIX}${name.replace(/\.([^.]+)$/, ".base_layer.$1")}`;
 
 /** A whole adapter in memory. */
 export interface Adapter {
@@ -50,7 +50,7 @@ export interface Adapter {
   modules: AdapterModule[];
   /** What its method trains of each module, by module path. */
   tensors: Map<string, ModuleTensors>;
-  /** The weights of modules that are trained in full, by stored name; absent if there are none. */
+  /** What is trained beside the factors, by the model's name of the weight; absent if that is nothing. */
   saved?: Map<string, SavedTensor>;
   /** Weights of the base that PEFT stores with adapters on embeddings and output layers, by the model's name. */
   frozen?: Map<string, SavedTensor>;
@@ -125,15 +125,15 @@ export async function openAdapter(
     modules.push(module);
   }
   const byPath = new Map(modules.map((module) => [module.path, module]));
-  for (const [name, key] of frozen) checkFrozen(name, header.tensors.get(key)!.shape, byPath, path);
+  for (const [name, { at }] of frozen) checkFrozen(name, header.tensors.get(at)!.shape, byPath, path);
   const { [FINGERPRINT_KEY]: baseFingerprint, [TASK_KEY]: task } = header.metadata;
   const labels = readLabels(header.metadata[LABELS_KEY], path);
   const head = await headBeside(files, folder);
-  const whole = (keys: ReadonlyMap<string, string>, values?: ReadonlyMap<string, Float32Array>) =>
+  const whole = (found: ReadonlyMap<string, StoredBeside>, values?: ReadonlyMap<string, Float32Array>) =>
     new Map(
-      [...keys].map(([name, key]): [string, SavedTensor] => {
-        const { shape } = header.tensors.get(key)!;
-        return [name, { shape, data: values?.get(key) ?? new Float32Array() }];
+      [...found].map(([name, { at, ...weight }]): [string, SavedTensor] => {
+        const { shape } = header.tensors.get(at)!;
+        return [name, { shape, ...weight, data: values?.get(at) ?? new Float32Array() }];
       }),
     );
   const adapterOf = (values?: ReadonlyMap<string, Float32Array>): Adapter => ({
@@ -205,7 +205,7 @@ const OTHER_KEYS: [RegExp, string][] = [
   ...unbuiltMethods.flatMap(({ peftName, keys, why }): [RegExp, string][] =>
     keys ? [[keys, `one of ${peftName}: ${why}`]] : [],
   ),
-  [/\.trainable_tokens_delta$/, "trained token embeddings, which are not supported"],
+  [/\.trainable_tokens_delta$/, "trained rows of a table, which the configuration does not name"],
   [/\.lora_[AB]\.[^.]+\.weight$/, "a key with an adapter's name in it; PEFT's save_pretrained leaves the name out"],
   [/\.base_layer\.(weight|bias)$/, "a weight of the base, stored with no adapter on its layer"],
 ];
@@ -225,13 +225,17 @@ function strangeKey(key: string, method: Method): string {
   return OTHER_KEYS.find(([pattern]) => pattern.test(key))?.[1] ?? "not understood";
 }
 
+/** A tensor beside the factors, and its key in the file. */
+type StoredBeside = Omit<SavedWeight, "name" | "shape"> & { at: string };
+
 /**
- * The keys of each module's tensors by their ends, in the order of the file, and those of weights that are saved whole and of
+ * The keys of each module's tensors by their ends, in the order of the file, and those of what is trained beside them and of
  * frozen weights of the base, by the model's names.
  */
 function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConfig, method: Method, path: string) {
-  const saved = new Map<string, string>();
-  const frozen = new Map<string, string>();
+  const saved = new Map<string, StoredBeside>();
+  const frozen = new Map<string, StoredBeside>();
+  const tied: string[] = [];
   const found = new Map<string, Set<string>>();
   const unknown: string[] = [];
   const ends = [...new Set([...keysOf(method, false), ...keysOf(method, true)])];
@@ -240,16 +244,31 @@ function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConf
     const name = key.slice(KEY_PREFIX.length);
     const end = known ? ends.find((one) => name.endsWith(`.${one}`) && name.length > one.length + 1) : undefined;
     const modulePath = end && name.slice(0, -end.length - 1);
-    if (modulePath !== undefined) found.set(modulePath, (found.get(modulePath) ?? new Set()).add(end!));
-    else if (known && /\.(weight|bias)$/.test(name) && isSaved(config, name.replace(/\.(weight|bias)$/, "")))
-      saved.set(name, key);
-    else if (known && /.\.base_layer\.(weight|bias)$/.test(name)) frozen.set(name.replace(/\.base_layer(\.[^.]+)$/, "$1"), key);
+    if (modulePath !== undefined) {
+      found.set(modulePath, (found.get(modulePath) ?? new Set()).add(end!));
+      continue;
+    }
+    if (known && isCopyOfBias(name, config)) continue;
+    const beside = known ? savedKey(name, config) : null;
+    if (beside) {
+      const { name: weight, ...facts } = beside;
+      saved.set(weight, { ...facts, at: key });
+    } else if (known && /.\.base_layer\.(weight|bias)$/.test(name)) {
+      frozen.set(name.replace(/\.base_layer(\.[^.]+)$/, "$1"), { at: key });
+    } else if (known && config.ensureWeightTying && name.endsWith(".weight")) tied.push(name);
     else unknown.push(key);
   }
-  for (const [name, key] of frozen) {
+  for (const [name, { at }] of frozen) {
     if (found.has(name.replace(/\.[^.]+$/, ""))) continue;
     frozen.delete(name);
-    unknown.push(key);
+    unknown.push(at);
+  }
+  for (const name of tied) {
+    const key = KEY_PREFIX + name;
+    const shape = entries.get(key)!.shape.join();
+    const [one, facts] = [...saved].find(([, { rows, at }]) => !rows && entries.get(at)!.shape.join() === shape) ?? [];
+    if (one) saved.set(one, { ...facts!, tied: [...(facts!.tied ?? []), name] });
+    else unknown.push(key);
   }
   if (unknown.length > 0) {
     const what = strangeKey(unknown[0]!, method);
@@ -362,7 +381,9 @@ function checkFinite(values: Float32Array, key: string, subject: string): void {
 export async function writeAdapter(files: Files, folder: string, adapter: Adapter): Promise<void> {
   const { config, frozen = new Map<string, SavedTensor>() } = adapter;
   const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
-  const own = layoutOf(trainedBy(adapter)).map((entry) => tensorSource(entry.key, entry.shape, valuesOf(adapter, entry), path));
+  const own = layoutOf(trainedBy(adapter)).flatMap((entry) =>
+    [entry.key, ...(entry.copies ?? [])].map((key) => tensorSource(key, entry.shape, valuesOf(adapter, entry), path)),
+  );
   const beside = [...frozen].map(([name, { shape, data }]) => tensorSource(frozenKey(name), shape, data, path));
   await files.makeFolder(folder);
   await writeSafetensors(files, path, [...own, ...beside], metadataOf(adapter));
@@ -387,7 +408,7 @@ export function adapterBytes(
   named: Pick<Adapter, "labels" | "task"> = {},
 ): number {
   const tensor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
-  const own = layoutOf(trained).map(({ key, shape }) => tensor(key, shape));
+  const own = layoutOf(trained).flatMap(({ key, copies = [], shape }) => [key, ...copies].map((name) => tensor(name, shape)));
   const beside = frozen.map(({ name, shape }) => tensor(frozenKey(name), shape));
   return safetensorsBytes([...own, ...beside], metadataOf({ baseFingerprint: "3:0123456789abcdef", ...named }));
 }

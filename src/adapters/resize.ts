@@ -3,6 +3,7 @@ import { LowrankError } from "../errors.ts";
 import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
+import { methodOf } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
 import { rankAtEnergy } from "./spectrum.ts";
 import { type Factors, truncateProduct } from "./svd.ts";
@@ -43,8 +44,9 @@ export function truncateAdapter(adapter: Adapter, options: ResizeOptions): Resiz
     lost += module.scale ** 2 * rest;
     all += module.scale ** 2 * whole;
     const loraB = factors.loraB.map((value) => value * module.scale);
+    const others = scaledBeside(adapter.config, module, tensors);
     const error = whole === 0 ? 0 : Math.sqrt(rest / whole);
-    return { ...factors, loraB, module, tensors, error };
+    return { ...factors, loraB, module, tensors: { ...tensors, ...others }, error };
   });
   return {
     adapter: {
@@ -57,6 +59,14 @@ export function truncateAdapter(adapter: Adapter, options: ResizeOptions): Resiz
     modules: resized.map(({ module, rank, error }) => ({ path: module.path, oldRank: module.rank, rank, error })),
     error: all === 0 ? 0 : Math.sqrt(lost / all),
   };
+}
+
+/** What a method has beside A and B that the scale multiplies, times it. */
+function scaledBeside(config: LoraConfig, module: AdapterModule, tensors: ModuleTensors): Record<string, Float32Array> {
+  const scaled = methodOf(config)
+    .tensors(module, module.rank)
+    .filter((tensor) => tensor.scaled && tensor.name !== "loraB");
+  return Object.fromEntries(scaled.map(({ name }) => [name, tensors[name]!.map((value) => value * module.scale)]));
 }
 
 const squares = (values: readonly number[], from: number): number =>

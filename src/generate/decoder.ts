@@ -10,7 +10,7 @@ import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
 import { placedApart } from "../models/images.ts";
 import { cachedInputs } from "../models/layers/blocks.ts";
-import { type DecoderModel, forward, forwardGraph, logitsOf, modulesOf, olderNames, visionOf } from "../models/registry.ts";
+import { allModulesOf, type DecoderModel, forward, forwardGraph, logitsOf, olderNames, visionOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import { float32, int32, type Tensor } from "../tensor.ts";
@@ -56,7 +56,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
   const { checkpoint, config, openSession, threads, baseDtype, reusePrefix = false } = options;
   const vision = visionOf(config);
   const encoder = vision && imageEncoder(vision, options);
-  const allModules = modulesOf(forwardGraph(config), (name) => olderNames(config, name));
+  const allModules = allModulesOf(forwardGraph(config), (name) => olderNames(config, name));
   const adaptable = adaptableSession(decodeGraph(config), weightFiles(checkpoint), { openSession, threads, baseDtype });
   /** Tokens whose keys and values are kept when a generation has ended; null where there are none, or others too. */
   let cached: number[] | null = null;

@@ -78,10 +78,12 @@ function innerWeights(graph: Graph): Set<Node> {
     if (op !== "crossEntropy") continue;
     // An output layer that is adapted: the last product before the loss.
     const before = [inputs[0]!.node];
-    for (const { op, inputs } of before) {
-      const factor = isProduct(op) ? inputs[1]!.node : null;
-      if (factor?.op === "weight") inner.delete(factor);
-      else before.push(...inputs.map(({ node }) => node).filter(({ op }) => op !== "weight" && op !== "input"));
+    for (const node of before) {
+      const [, factor, sum] = node.inputs;
+      if (!isProduct(node.op))
+        before.push(...node.inputs.map((value) => value.node).filter(({ op }) => op !== "weight" && op !== "input"));
+      else if (factor!.node.op === "weight") inner.delete(factor!.node);
+      else if (sum) before.push(sum.node);
     }
   }
   return inner;

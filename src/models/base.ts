@@ -8,6 +8,7 @@ import { baseFingerprint } from "./fingerprint.ts";
 import { headBeside, unnamedLabel } from "./heads/index.ts";
 import type { ModuleInfo } from "./module.ts";
 import {
+  allModulesOf,
   asDecoder,
   type DecoderModel,
   forwardGraph,
@@ -16,7 +17,6 @@ import {
   headNames,
   type ModelConfig,
   modelConfig,
-  modulesOf,
   olderNames,
   storedIn,
   storedNamesOf,
@@ -39,7 +39,7 @@ export interface TextBase {
 /** A base of any task. */
 export interface AnyBase extends TextBase {
   checkpoint: Checkpoint;
-  /** The embedding and the linear layers, in the order of the forward pass. */
+  /** The embedding and the linear layers, in the order of the forward pass; behind them the others, such as norms. */
   modules: ModuleInfo[];
   /** Identifies this base (fingerprint.ts), read at the first call. */
   fingerprint(): Promise<string>;
@@ -71,7 +71,7 @@ function ofGraph(config: ModelConfig, checkpoint: Checkpoint): Pick<AnyBase, "ch
       aliases: storedNamesOf(config, graph, tensors),
       parts: storedParts(graph, tensors, (name) => storedIn(config, name)),
     },
-    modules: modulesOf(graph, (name) => olderNames(config, name)),
+    modules: allModulesOf(graph, (name) => olderNames(config, name)),
   };
 }
 

@@ -219,11 +219,32 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
         ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputEmbedding: outputLayers.has(path) }
         : { path, kind: "embedding", inFeatures: rows, outFeatures: columns };
     if (op === "linear" && inputs.length > 2) info.hasBias = true;
+    const own = weight.node.op === "weight" ? String(weight.node.attributes["name"]) : `${path}.weight`;
+    if (own !== `${path}.weight`) info.tiedTo = own;
     if (op === "linear" && classifierHeads.has(path)) info.isClassifierHead = true;
     if (older(path).length > 0) info.olderPaths = older(path);
     modules.set(path, info);
   }
   return [...modules.values()];
+}
+
+/** `modulesOf`, and behind them the modules of other weights and biases: norms, convolutions. */
+export function allModulesOf(graph: Graph, older: (path: string) => string[] = () => []): ModuleInfo[] {
+  const layers = modulesOf(graph, older);
+  const known = new Set(layers.map(({ path }) => path));
+  const others = new Map<string, Partial<Record<"weight" | "bias", readonly number[]>>>();
+  for (const { name, shape } of weightsIn(graph)) {
+    const [, path, end] = /^(.+)\.(weight|bias)$/.exec(name) ?? [];
+    if (path && !known.has(path)) others.set(path, { ...others.get(path), [end!]: shape });
+  }
+  const rest = [...others].map(([path, { weight, bias }]): ModuleInfo => {
+    const shape = weight ?? bias!;
+    const outFeatures = (bias ?? shape)[0]!;
+    const olderPaths = older(path);
+    const facts = { shape, ...(bias && { hasBias: true }), ...(olderPaths.length > 0 && { olderPaths }) };
+    return { path, kind: "other", inFeatures: sizeOf(shape) / outFeatures, outFeatures, ...facts };
+  });
+  return [...layers, ...rest];
 }
 
 /**

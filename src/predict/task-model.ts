@@ -3,7 +3,7 @@
 
 import { type AdaptableSession, adaptableSession } from "../adapters/adaptable.ts";
 import { attach } from "../adapters/attach.ts";
-import { savedInput, withSaved } from "../adapters/inject.ts";
+import { savedInput, withSaved } from "../adapters/beside.ts";
 import { type Adapter, describedBy, type GivenAdapter } from "../adapters/peft-files.ts";
 import type { SavedWeight } from "../adapters/saved.ts";
 import { LowrankError } from "../errors.ts";
@@ -147,7 +147,7 @@ const inputsIn = (feeds: Record<string, Tensor>, { inputs }: Pick<Opened, "input
 function replacedWeights(modules: readonly ModuleInfo[], named: readonly string[]): SavedWeight[] {
   const names = new Set(named);
   return modules.flatMap((module): SavedWeight[] => {
-    if (module.kind === "embedding") return [];
+    if (module.kind !== "linear") return [];
     const { path, inFeatures, outFeatures, hasBias, isClassifierHead = false } = module;
     const weight = { name: `${path}.weight`, shape: [outFeatures, inFeatures] };
     const all = hasBias ? [weight, { name: `${path}.bias`, shape: [outFeatures] }] : [weight];

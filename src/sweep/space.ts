@@ -95,7 +95,7 @@ export function spaceOf(options: SweepOptions, { config, modules }: AnyBase): Sp
 const endingOf = (path: string): string => path.replace(/^.*?\.\d+\./, "");
 const isAttention = ({ path }: ModuleInfo): boolean => /att/i.test(endingOf(path));
 const isLayer = ({ kind, path, isOutputEmbedding, isClassifierHead }: ModuleInfo): boolean =>
-  kind !== "embedding" && !isOutputEmbedding && !isClassifierHead && /\.\d+\./.test(path);
+  (kind === "linear" || kind === "conv1d") && !isOutputEmbedding && !isClassifierHead && /\.\d+\./.test(path);
 
 /** Whether some layers are in attention and some are not. */
 const isSplit = (modules: readonly ModuleInfo[]): boolean =>

@@ -1,6 +1,6 @@
 // The options of a fine-tuning run: each with its type, default and help, and what they are together.
 import { z } from "zod";
-import { type LoraConfig, loraConfig } from "../adapters/config.ts";
+import { biasChoices, type LoraConfig, loraConfig, rowsSchema } from "../adapters/config.ts";
 import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
@@ -24,6 +24,15 @@ const MAX_EPOCHS = 1e6;
 export function parseNames(text: string): string | string[] {
   if (text === "default" || text === "null") return "default";
   return text !== "all-linear" && /^[\w.-]+(,[\w.-]+)*$/.test(text) ? text.split(",") : text;
+}
+/** Numbers with commas between them, or JSON; what is neither is left to the check. */
+function parseRows(text: string): unknown {
+  if (/^\d+(,\d+)*$/.test(text)) return text.split(",").map(Number);
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 const moduleNames = { value: "NAMES", expected: "names, a regular expression, all-linear, or default", parse: parseNames };
 const targetNames = names.default("all-linear").transform((given) => (given === "default" ? null : given));
@@ -72,6 +81,21 @@ const loraOptions = {
     help: "initialization. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
   }),
   ...methodOptions,
+  modulesToSave: option(z.array(z.string().min(1)).nullable().default(null), {
+    value: "NAME,NAME,…",
+    commas: true,
+    help: "modules that are trained in full beside the adapter, such as embed_tokens,lm_head, and stored with it",
+  }),
+  trainableTokenIndices: option(rowsSchema, {
+    value: "N,N,…",
+    expected: 'token ids, or rows of several modules as in {"embed_tokens": [7], "lm_head": [7]}',
+    parse: parseRows,
+    help: 'tokens whose rows of the embedding are trained: ids with commas between them, or {"embed_tokens": [7], "lm_head": [7]}',
+  }),
+  ensureWeightTying: option(z.boolean().default(false), {
+    help: "train a tied embedding and output layer as one (with modulesToSave, trainableTokenIndices)",
+  }),
+  bias: option(z.enum(biasChoices).default("none"), { value: "WHICH", help: "which biases of the base are trained" }),
 };
 
 /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
@@ -271,14 +295,20 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
 }
 
 /** The configuration of a new adapter. */
-export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, { peft }: Pick<Task, "peft">): LoraConfig =>
+export const loraConfigOf = (
+  { init, rslora, baseName, modulesToSave, ...options }: RunOptions,
+  { peft }: Pick<Task, "peft">,
+): LoraConfig =>
   loraConfig({
     ...pick(options, "rank", "alpha", "dropout", "rankPattern", "alphaPattern"),
     ...pick(options, "targetModules", "excludeModules", "layersToTransform"),
     useRslora: rslora,
     initLoraWeights: init,
     ...methodFieldsOf(options),
+    ...pick(options, "trainableTokenIndices", "ensureWeightTying", "bias"),
     ...peft,
+    modulesToSave:
+      modulesToSave || peft.modulesToSave ? [...new Set([...(peft.modulesToSave ?? []), ...(modulesToSave ?? [])])] : null,
     baseModelNameOrPath: baseName,
   });
 

@@ -7,10 +7,10 @@ import { layoutOf, lengthOfTheta, type ThetaEntry, type Trained, thetaOf, traine
 import { type AdapterModule, frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
-import { type SavedTensor, type SavedWeight, savedWeights } from "../adapters/saved.ts";
+import { ownName, type SavedTensor, type SavedWeight, savedWeights, storedValues } from "../adapters/saved.ts";
 import type { RunIdentity } from "../data/types.ts";
 import type { Files } from "../files.ts";
-import { entryOf, findTensor, readWeights, storedName } from "../formats/checkpoint.ts";
+import { entryOf, findTensor, readWeights } from "../formats/checkpoint.ts";
 import { fingerprint } from "../formats/fingerprint.ts";
 import { toFloat32 } from "../formats/float.ts";
 import { copySideFiles, isTokenizerFile } from "../formats/side-files.ts";
@@ -105,13 +105,12 @@ async function startedAdapter(
 ): Promise<StartedModel> {
   const { config, modules, frozen } = adapter;
   const trained = trainedBy(adapter);
-  const layout = layoutOf(trained);
   const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
   const { baseModelNameOrPath: _, ...determining } = config;
   const theta = thetaOf(adapter);
   const baseFingerprint = await base.fingerprint();
   const adapterOf = (values: Float32Array): Adapter => {
-    const { tensors, saved } = viewsOf(layout, values);
+    const { tensors, saved } = viewsOf(trained, values);
     const beside = { ...(saved.size > 0 && { saved }), ...(frozen && { frozen }), ...named };
     return { config: ownConfig, modules, tensors, ...beside, baseFingerprint };
   };
@@ -136,12 +135,10 @@ interface PlannedAdapter {
   frozen: SavedWeight[];
 }
 
-const shapesOf = (tensors: ReadonlyMap<string, { shape: readonly number[] }> = new Map()): SavedWeight[] =>
-  [...tensors].map(([name, { shape }]) => ({ name, shape: [...shape] }));
-
 const plannedOf = (adapter: Adapter): PlannedAdapter => {
-  const { config, modules, saved, frozen } = adapter;
-  return { config, trained: { config, modules, saved: shapesOf(saved) }, frozen: shapesOf(frozen) };
+  const { config, frozen = new Map<string, SavedTensor>() } = adapter;
+  const shapes = [...frozen].map(([name, { shape }]) => ({ name, shape: [...shape] }));
+  return { config, trained: trainedBy(adapter), frozen: shapes };
 };
 
 function plannedAdapter(base: AnyBase, options: RunOptions): PlannedAdapter {
@@ -153,7 +150,7 @@ function plannedAdapter(base: AnyBase, options: RunOptions): PlannedAdapter {
   const frozen = frozenWeights(resolved, modules, matched).map((name) => {
     return { name, shape: findTensor(checkpoint, ownName(base, name)).shape };
   });
-  return { config, trained: { config: resolved, modules: matched, saved: savedWeights(modules, config) }, frozen };
+  return { config, trained: { config: resolved, modules: matched, saved: savedWeights(modules, config, matched) }, frozen };
 }
 
 async function newAdapter(files: Files, base: AnyBase, options: RunOptions, planned: PlannedAdapter): Promise<Adapter> {
@@ -161,10 +158,11 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions, plan
   const { config, modules } = planned.trained;
   const saved = new Map<string, SavedTensor>();
   const head = missingHead(base, options.seed);
-  for (const { name, shape } of planned.trained.saved) {
-    const stored = head?.has(name) ? undefined : checkpoint.tensors.get(storedName(checkpoint, name));
-    const data = stored ? toFloat32(await readWeights(files, checkpoint, name)) : initSaved(name, shape, options.seed);
-    saved.set(name, { shape, data });
+  for (const weight of planned.trained.saved) {
+    const { name, ...facts } = weight;
+    const isNew = head?.has(name);
+    const data = isNew ? initSaved(name, weight.shape, options.seed) : await storedValues(files, base, weight);
+    saved.set(name, { ...facts, data });
   }
   const frozen = new Map<string, SavedTensor>();
   for (const { name } of planned.frozen) {
@@ -186,18 +184,12 @@ async function firstTensors(files: Files, base: AnyBase, config: LoraConfig, mod
 /** An adapter of the same layout that changes nothing; what is trained in full has the base's values, where it has any. */
 async function identityAdapter(files: Files, base: AnyBase, { config, modules, saved }: Adapter): Promise<Adapter> {
   const own = new Map(saved);
-  for (const [name, { shape }] of own)
-    if (entryOf(base.checkpoint, name))
-      own.set(name, { shape, data: toFloat32(await readWeights(files, base.checkpoint, name)) });
+  for (const [name, tensor] of own) {
+    if (entryOf(base.checkpoint, ownName(base, name)))
+      own.set(name, { ...tensor, data: await storedValues(files, base, { name, ...tensor }) });
+  }
   const tensors = await firstTensors(files, base, { ...config, initLoraWeights: true }, modules, 0);
   return { config, modules, tensors, ...(saved && { saved: own }) };
-}
-
-/** The weight that stands for one of the model's: the embedding's, where an output layer tied to it has none of its own. */
-function ownName({ checkpoint, modules }: AnyBase, name: string): string {
-  const isOutput = modules.some(({ path, isOutputEmbedding }) => isOutputEmbedding && name === `${path}.weight`);
-  if (!isOutput || entryOf(checkpoint, name)) return name;
-  return `${modules.find(({ kind }) => kind === "embedding")!.path}.weight`;
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */

@@ -1,6 +1,7 @@
 // Which tensors of a loss graph are trained: those of an adapter, or every weight; they become θ, with gradients.
 
-import { adapt, dropoutPoolWidth, dropoutStart, type LayerTensors, pooledDropout, withInputs } from "../adapters/inject.ts";
+import { withInputs, withSaved } from "../adapters/beside.ts";
+import { adapt, dropoutPoolWidth, dropoutStart, type LayerTensors, pooledDropout } from "../adapters/inject.ts";
 import { layoutOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { dependents, gradients } from "../graph/autodiff.ts";
@@ -60,16 +61,16 @@ export function adaptedGraph(graph: Graph, trained: Trained, dropout?: Dropout):
   const layout = layoutOf(trained);
   const parts = layout.map(({ key, shape }) => input(key, "float32", shape));
   const beside = new Map<string, LayerTensors>();
-  const whole = new Map<string, Value>();
+  const values = new Map<string, Value>();
   const scales = new Map(trained.modules.map(({ path, scale }) => [path, scale]));
   for (const [i, entry] of layout.entries()) {
-    if ("saved" in entry) whole.set(entry.saved, parts[i]!);
+    if ("saved" in entry) values.set(entry.saved, parts[i]!);
     else {
       const tensors = { ...beside.get(entry.path)?.tensors, [entry.name]: parts[i]! } as LayerTensors["tensors"];
       beside.set(entry.path, { tensors, scale: scales.get(entry.path)! });
     }
   }
-  const own = whole.size > 0 ? withInputs(graph, whole) : graph;
+  const own = withSaved(graph, trained.saved ?? [], ({ name }) => values.get(name)!);
   return { graph: adapt(own, methodOf(trained.config), beside, dropout), parts };
 }
 

@@ -175,6 +175,22 @@ const fusedLossOfTwo = (rows: number, chunks: number, vocabChunks = 1): Gradient
     (v) => linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, { path: "lm_head", chunks, vocabChunks }, v["further"]!),
   );
 
+/** Two further logits in the place of two rows of W, which are no row's label. */
+const fusedLossWithout = (chunks: number, vocabChunks: number, softcap?: number): GradientCase =>
+  one(
+    `${chunks} chunks, 5 words in ${vocabChunks}, two of them replaced${softcap ? ", capped" : ""}`,
+    {
+      x: symbolic(floats([6, 3]), ["n", 3]),
+      w: frozen(floats([5, 3])),
+      labels: symbolic(integers([4, 6, 2, 5, 0, 6]), ["n"]),
+      further: symbolic(floats([6, 2]), ["n", 2]),
+    },
+    (v) => {
+      const attributes = { path: "lm_head", chunks, vocabChunks, softcap, without: [1, 3] };
+      return linearCrossEntropy(v["x"]!, v["w"]!, v["labels"]!, attributes, v["further"]!);
+    },
+  );
+
 export const proofs: Partial<Record<OpName, GradientCase[]>> = {
   add: binary(elementwise.add),
   sub: binary(elementwise.sub),
@@ -355,6 +371,9 @@ export const proofs: Partial<Record<OpName, GradientCase[]>> = {
     fusedLossOfTwo(7, 1),
     fusedLossOfTwo(5, 3),
     fusedLossOfTwo(7, 2, 3),
+    fusedLossWithout(1, 1),
+    fusedLossWithout(2, 3),
+    fusedLossWithout(2, 5, 1.5),
     fusedLossOfTwo(1, 2),
   ],
 };

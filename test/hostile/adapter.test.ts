@@ -88,7 +88,7 @@ const damaged: [what: string, code: string, rows: Row[], fields?: object][] = [
     [a, b, ["base_model.model.x.q.lora_magnitude_vector", [3]]],
     { ...config, use_dora: true },
   ],
-  ["a bias of B that is asked for", "lora/unsupported", [a, b], { ...config, lora_bias: true }],
+  ["a bias of B that the file lacks", "adapter/missing-factor", [a, b], { ...config, lora_bias: true }],
   ["an unknown option", "lora/unsupported", [a, b], { ...config, use_future: true }],
   ["an array for a config", "lora/config", [a, b], []],
 ];

@@ -8,6 +8,6 @@ export const bdlora = unbuilt("use_bdlora", null, "block-diagonal factors are no
 export { dora } from "./dora.ts";
 export const kasa = unbuilt("kasa_config", null, "KaSA's singular values are not applied");
 export { lora } from "./lora.ts";
-export const loraBias = unbuilt("lora_bias", false, "a bias of B is not applied", /\.lora_[AB]\.bias$/);
+export { loraBias } from "./lora-bias.ts";
 export const monteclora = unbuilt("monteclora_config", null, "MonteCLoRA's sampling is not done");
 export const qalora = unbuilt("use_qalora", false, "QALoRA's grouped inputs are not computed");

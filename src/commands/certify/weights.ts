@@ -2,6 +2,7 @@
 import { mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
 import { type MergeTarget, mergedRows } from "../../adapters/merge.ts";
 import type { Adapter } from "../../adapters/peft-files.ts";
+import { ownName, type SavedTensor } from "../../adapters/saved.ts";
 import type { Files } from "../../files.ts";
 import { type CheckpointTensor, entryOf } from "../../formats/checkpoint.ts";
 import { type FloatDType, fromFloat32, isFloat, toFloat32 } from "../../formats/float.ts";
@@ -59,10 +60,10 @@ interface Compared {
 /** Compares every weight that the merged model reads with the base and the adapter. */
 export async function compareWeights(files: Files, { base, adapter, merged, onProgress }: Compared): Promise<WeightReport> {
   const targets = new Map(mergeTargets(adapter, base.modules).map((target) => [target.weightName, target]));
-  const replaced = mergeReplacements(adapter);
   const tiedTo = base.modules.find(({ kind }) => kind === "embedding");
   const report: WeightReport = { compared: 0, merged: [], problems: [] };
   const names = [...new Set(weightsIn(forwardGraph(merged.config)).map(({ name }) => name))];
+  const replaced = mergeReplacements(adapter, base.modules, (name) => (names.includes(name) ? name : ownName(base, name)));
   const unread = [...targets.keys(), ...replaced.keys()].filter((name) => !names.includes(name));
   for (const name of unread) report.problems.push(`${name}: the adapter changes it, and the merged model has no such weight`);
   for (const [i, name] of names.entries()) {
@@ -73,15 +74,15 @@ export async function compareWeights(files: Files, { base, adapter, merged, onPr
     const whole = replaced.get(name);
     report.compared++;
     const problem = (text: string) => report.problems.push(`${name}: ${text}`);
-    const shape = whole?.shape ?? own?.shape;
+    const shape = whole && !whole.rows ? whole.shape : own?.shape;
     if (!written || !shape) problem(written ? "the base has no such weight" : "the merged checkpoint lacks it");
     else if (written.shape.join() !== shape.join())
       problem(`expected [${shape.join(", ")}], found [${written.shape.join(", ")}]`);
-    else if (whole) await checkKept(files, rowsOf(whole.data, shape), written, problem);
     else {
       const target = targets.get(name);
-      if (target) report.merged.push(await checkMerged(files, { name, own: own!, written, target }, problem));
-      else await checkKept(files, (row, count) => readRows(files, own!, row, count), written, problem);
+      const read = replacedRead(files, own, whole);
+      if (target) report.merged.push(await checkMerged(files, { name, own: own!, read, written, target, whole }, problem));
+      else await checkKept(files, read, written, problem);
     }
   }
   return report;
@@ -89,9 +90,18 @@ export async function compareWeights(files: Files, { base, adapter, merged, onPr
 
 type ReadRows = (row: number, count: number) => Promise<Float32Array>;
 
-const rowsOf = (data: Float32Array, shape: readonly number[]): ReadRows => {
-  const width = data.length / (shape[0] ?? 1);
-  return async (row, count) => data.subarray(row * width, (row + count) * width);
+/** Reads the rows of the base's weight, with those of `whole` in their place. */
+const replacedRead = (files: Files, own: CheckpointTensor | undefined, whole: SavedTensor | undefined): ReadRows => {
+  const { data, rows } = whole ?? {};
+  const width = (data?.length ?? 0) / (whole?.shape[0] ?? 1);
+  if (data && !rows) return async (row, count) => data.subarray(row * width, (row + count) * width);
+  return async (first, count) => {
+    const block = await readRows(files, own!, first, count);
+    for (const [i, row] of (rows ?? []).entries()) {
+      if (row >= first && row < first + count) block.set(data!.subarray(i * width, (i + 1) * width), (row - first) * width);
+    }
+    return block;
+  };
 };
 
 const floatOf = ({ dtype }: CheckpointTensor): FloatDType => (isFloat(dtype) ? dtype : "bfloat16");
@@ -121,14 +131,17 @@ async function checkKept(
 interface Merged {
   name: string;
   own: CheckpointTensor;
+  /** What the update is added to. */
+  read: ReadRows;
   written: CheckpointTensor;
   target: MergeTarget;
+  whole?: SavedTensor;
 }
 
 /** A weight that the adapter changes. */
 async function checkMerged(
   files: Files,
-  { name, own, written, target }: Merged,
+  { name, own, read, written, target, whole }: Merged,
   problem: (text: string) => void,
 ): Promise<MergedWeight> {
   const dtype = floatOf(written);
@@ -136,9 +149,9 @@ async function checkMerged(
   const { ofValue, ofUpdate } = ROUNDING[dtype];
   let [update, along, alongRounded, error, count, row] = [0, 0, 0, 0, 0, 0];
   let worst: { expected: number; found: number } | undefined;
-  for await (const exact of mergedRows(files, own, target)) {
+  for await (const exact of mergedRows(files, own, target, whole)) {
     const height = exact.length / width;
-    const before = await readRows(files, own, row, height);
+    const before = await read(row, height);
     const found = await readRows(files, written, row, height);
     const possible = rounded(exact, dtype);
     let largest = 0;

@@ -1,22 +1,21 @@
 // A loss graph in a session that is fed an adapter, or what leaves the base as it is.
 
 import { appliedTensors, slotFeeds, withSlots } from "../../adapters/adaptable.ts";
-import { savedInput, withSaved } from "../../adapters/inject.ts";
+import { readBy, savedInput, withSaved } from "../../adapters/beside.ts";
+import { trainedBy } from "../../adapters/layout.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import type { Adapter } from "../../adapters/peft-files.ts";
-import type { SavedTensor } from "../../adapters/saved.ts";
+import { type SavedTensor, storedValues } from "../../adapters/saved.ts";
 import type { Batch } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
-import { readWeights } from "../../formats/checkpoint.ts";
-import { toFloat32 } from "../../formats/float.ts";
 import { check, type Graph } from "../../graph/graph.ts";
 import type { AnyBase } from "../../models/base.ts";
 import { weightFiles } from "../../models/weights.ts";
 import { type Engine, openGraph } from "../../runtime/open-graph.ts";
 import { float32, type Tensor } from "../../tensor.ts";
 
-/** What is compared: the base alone, or the adapter on it; with the values of the weights that the adapter trains in full. */
+/** What is compared: the base alone, or the adapter on it; with the values of what the adapter trains beside its factors. */
 export interface Side {
   adapter: Adapter | null;
   saved: ReadonlyMap<string, SavedTensor>;
@@ -28,9 +27,10 @@ export interface Side {
  */
 export async function comparison(
   files: Files,
-  { config, checkpoint }: AnyBase,
+  base: AnyBase,
   adapter: Adapter | null,
 ): Promise<[base: Side | null, adapter: Side | null]> {
+  const { config, checkpoint } = base;
   const saved = adapter?.saved ?? new Map<string, SavedTensor>();
   const newHead = config.uninitializedHead;
   if (newHead !== null) {
@@ -38,7 +38,7 @@ export async function comparison(
     return [null, { adapter, saved }];
   }
   const own = new Map<string, SavedTensor>();
-  for (const [name, { shape }] of saved) own.set(name, { shape, data: toFloat32(await readWeights(files, checkpoint, name)) });
+  for (const [name, tensor] of saved) own.set(name, { ...tensor, data: await storedValues(files, base, { name, ...tensor }) });
   return [{ adapter: null, saved: own }, adapter && { adapter, saved }];
 }
 
@@ -47,18 +47,19 @@ export async function openScoring({ checkpoint }: AnyBase, adapter: Adapter | nu
   const weights = weightFiles(checkpoint);
   const modules = adapter?.modules ?? [];
   const ranks = new Map(modules.map(({ path, rank }) => [path, rank]));
-  const saved = [...(adapter?.saved ?? [])].map(([name, { shape }]) => ({ name, shape }));
-  const own = saved.length > 0 ? withSaved(graph, saved) : graph;
+  const { saved } = adapter ? trainedBy(adapter) : {};
+  const own = readBy(graph, saved ?? []);
+  const replaced = withSaved(graph, own);
   const method = adapter && methodOf(adapter.config);
-  const applied = adapter && (await appliedTensors(own, adapter, weights, engine));
-  const slotted = method ? withSlots(own, [method], modules, ({ path }) => ranks.get(path)!) : own;
+  const applied = adapter && (await appliedTensors(replaced, adapter, weights, engine));
+  const slotted = method ? withSlots(replaced, [method], modules, ({ path }) => ranks.get(path)!) : replaced;
   const session = await openGraph(check(slotted), weights, engine);
   const feedsOf = (side: Side): Record<string, Tensor> => {
     const slots = modules.flatMap((module) =>
       slotFeeds(method!, 0, module, side.adapter ? { ...module, tensors: applied!.get(module.path)! } : module),
     );
-    const whole = [...side.saved].map(([name, { shape, data }]) => [savedInput(name), float32([...shape], data)]);
-    return Object.fromEntries([...slots, ...whole]);
+    const beside = own.map(({ name, shape }) => [savedInput(name), float32(shape, side.saved.get(name)!.data)]);
+    return Object.fromEntries([...slots, ...beside]);
   };
   const feeds = new Map<Side, Record<string, Tensor>>();
   return {

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { mergeReplacements, mergeTargets } from "../../adapters/attach.ts";
 import { checkStopped, MAX_SHARD_BYTES, type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
 import { openAdapter } from "../../adapters/peft-files.ts";
+import { ownName } from "../../adapters/saved.ts";
 import type { Files } from "../../files.ts";
 import { type Checkpoint, storedName } from "../../formats/checkpoint.ts";
 import { summing } from "../../formats/checksums.ts";
@@ -77,7 +78,7 @@ export async function mergeAdapter(
   const headed = adapter.saved ? await classifierCheckpoint(files, base) : null;
   const own: Checkpoint = headed?.checkpoint ?? base.checkpoint;
   const checkpoint = untie ? untied(base, own) : own;
-  const stored = (weight: string) => storedName(checkpoint, weight);
+  const stored = (weight: string) => storedName(checkpoint, ownName({ checkpoint, modules }, weight));
   const tied = untie ? null : tiedWeight(base, checkpoint);
   const { files: to, writeSums } = summing(files, digest);
   const onCertify: MergeAdapterOptions["onCertify"] = (event) => {
@@ -100,7 +101,7 @@ export async function mergeAdapter(
   const merging = {
     checkpoint,
     targets: mergeTargets(adapter, modules, stored),
-    replaced: mergeReplacements(adapter, stored),
+    replaced: mergeReplacements(adapter, modules, stored),
     tiedWeights: tied === null ? [] : [tied],
     dtype: outDtype,
     config: await changedConfig(files, folder, { json: headed?.config, outDtype, untie }),

@@ -11,11 +11,11 @@ import type { BatchSize } from "../../data/types.ts";
 import { type Graph, nodesOf } from "../../graph/graph.ts";
 import { withHeadBeside } from "../../models/base.ts";
 import {
+  allModulesOf,
   countParameters,
   forwardGraph,
   type ModelConfig,
   modelConfig,
-  modulesOf,
   visionOf,
   withHead,
 } from "../../models/registry.ts";
@@ -39,6 +39,7 @@ import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts
 export const plannedOptions = {
   ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
   ...methodOptions,
+  ...pick(runOptions, "modulesToSave", "trainableTokenIndices", "ensureWeightTying", "bias"),
   ...taskOptions,
   ...pick(
     runOptions,
@@ -220,11 +221,11 @@ type Planned = Pick<TrainableModel, "entries" | "trainable" | "resultBytes" | "g
 
 const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOptions, task: Task) => Planned> = {
   lora: (config, options, task) => {
-    const all = modulesOf(forwardGraph(config));
+    const all = allModulesOf(forwardGraph(config));
     const lora = loraConfigOf(options, task);
     const modules = matchModules(all, lora, config.modelType);
     // A head that the model does not have is counted apart: headWarning.
-    const saved = config.uninitializedHead === null ? savedWeights(all, lora) : [];
+    const saved = savedWeights(all, lora, modules).filter(({ name }) => !isNewHead(config, name));
     const trained = { config: lora, modules, saved };
     return {
       modules,
@@ -242,11 +243,14 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
   },
 };
 
+const isNewHead = ({ uninitializedHead: head }: ModelConfig, name: string): boolean =>
+  head !== null && name.startsWith(`${head}.`);
+
 /** What training adds to a model of another kind than the task needs, and the counts leave out. */
 function headWarning(config: ModelConfig): string[] {
   const head = config.uninitializedHead;
   if (head === null) return [];
-  const added = savedWeights(modulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
+  const added = savedWeights(allModulesOf(forwardGraph(config)), { modulesToSave: [head], taskType: null });
   const parameters = lengthOfTheta(added);
   return [`config.json describes a model without ${head}: training adds one, ${parameters} parameters beside those counted`];
 }

@@ -21,16 +21,21 @@ interface FusedAttributes {
   vocabChunks: number;
   /** The form W is kept in, if not in the type of x. */
   form?: FormName;
-  /** Logits become softcap · tanh(logit / softcap) (Gemma 2); not with `further` logits. */
+  /** Logits of W become softcap · tanh(logit / softcap) (Gemma 2). */
   softcap?: number;
+  /** Rows of W whose logits do not count; no label is one of them. */
+  without?: readonly number[];
 }
+
+/** A logit that does not count. */
+const NEVER = -1e30;
 
 /**
  * crossEntropies(x · Wᵀ, labels) for a frozen output layer W [vocab, dim]: x [n, dim], int32 labels [n] → [n]. The gradient of x comes
  * out of the same pass: dx = softmax · W - W[label] in each row. W is met a chunk at a time, and what is summed so far is scaled to the
  * largest logit so far (Milakov and Gimelshein 2018), so that neither all logits nor, where it is `stored`, all of W exist at once. W
  * itself gets no gradient, so a graph that trains it uses `linear` and `crossEntropies`. `further` are logits [n, added] behind those of W,
- * few of them, with a gradient of their own.
+ * few of them, with a gradient of their own: of added words, or of rows of W that others stand for (`without`).
  */
 export const linearCrossEntropy = (x: Value, weight: Value, labels: Value, attributes: FusedAttributes, further?: Value): Value =>
   apply("linearCrossEntropy", [x, weight, labels, ...(further ? [further] : [])], { ...attributes })[0]!;
@@ -181,7 +186,7 @@ function lowerTiles(
   wanted: Wanted,
   { integers, before }: { integers?: QuantisedRows; before?: Running } = {},
 ): Running {
-  const { chunks, vocabChunks, softcap, form } = attributes;
+  const { chunks, vocabChunks, softcap, form, without = [] } = attributes;
   const { x, parts, ...others } = fusedInputs(names, form);
   const further = before ? undefined : others.further;
   const types = fusedInputs(node.inputs, form);
@@ -212,11 +217,22 @@ function lowerTiles(
     if (before) return { max: rows(before.max, i), z: rows(before.z, i), h: before.h && rows(before.h, i) };
     return further ? meet(emit, undefined, { logits: rows(further, i) }) : undefined;
   });
+  /** What is added to the logits of a chunk where some of its rows do not count, [1, height]. */
+  const maskOf = (at: number): string | null => {
+    const own = without.map((row) => row - at * height).filter((row) => row >= 0 && row < heights[at]!);
+    if (own.length === 0) return null;
+    const values = new Array<number>(heights[at]!).fill(0);
+    for (const row of own) values[row] = NEVER;
+    return emit.constant(types.x.dtype, [1, heights[at]!], values);
+  };
   for (const at of heights.keys()) {
     const chunk = chunkOf(at);
+    const mask = maskOf(at);
     for (let i = 0; i < chunks; i++) {
       const logits = chunk.logits((value) => rows(value, i, after));
-      const met = meet(emit, known[i], capped(emit, types.x, logits, softcap), wanted.x ? chunk.pullBack : undefined);
+      const seen = capped(emit, types.x, logits, softcap);
+      if (mask) seen.logits = emit.node("Add", [seen.logits, mask]);
+      const met = meet(emit, known[i], seen, wanted.x ? chunk.pullBack : undefined);
       after = zeroAfter(emit, met.h ? [met.z, met.h] : [met.z]);
       known[i] = met;
     }
@@ -353,7 +369,7 @@ export const outputLayerRules = {
     },
   },
   linearCrossEntropy: {
-    infer: (inputs, { form, softcap }) => {
+    infer: (inputs, { form }) => {
       const { x, parts, labels, further } = fusedInputs(inputs, form);
       expect(!form || holds(form, parts), `the parts are not those of ${form}`);
       expect(x.shape.length === 2 && parts[0]!.shape.length === 2, "it takes x [n, dim] and W [vocab, dim]");
@@ -362,7 +378,6 @@ export const outputLayerRules = {
       const losses = { dtype: x.dtype, shape: labels.shape };
       if (!further) return [losses, x];
       expect(further.shape.length === 2 && further.shape[0] === x.shape[0], "there is not one row of further logits for a row");
-      expect(!softcap, "further logits cannot be capped");
       return [losses, x, further];
     },
     vjp: ({ inputs, outputs: [, dx, dFurther] }, [d]) => {
