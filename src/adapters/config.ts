@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { parseJsonObject } from "../formats/json.ts";
+import { type InitialKind, initialKind, initialKinds } from "./initializations.ts";
 import { methodOf, methodPeftNames, methodSchemas, unbuiltMethods } from "./method-table.ts";
 
 /** The PEFT release whose file format is written. */
@@ -47,7 +48,8 @@ const schema = z.object({
   alphaPattern: byPattern(alpha).default({}),
   /** Scale alpha / sqrt(rank) instead of alpha / rank. */
   useRslora: z.boolean().default(false),
-  initLoraWeights: z.union([z.boolean(), z.literal("gaussian")]).default(true),
+  /** How it begins (initializations.ts). */
+  initLoraWeights: z.custom<InitialKind>((given) => initialKind(given) !== undefined, initialKinds).default(true),
   /** Whether the frozen weights are stored as [in, out]. PEFT derives it from the layers again when it loads the file. */
   fanInFanOut: z.boolean().default(false),
   taskType: z.enum(taskTypes).nullable().default(null),
@@ -135,7 +137,7 @@ export function parseAdapterConfig(text: string, path: string): LoraConfig {
     if (field) fields[field] = value;
     else if (!Object.hasOwn(inert, name) && !dropped.has(name)) refuseUnlessAllowed(name, value, path);
   }
-  if (typeof fields["initLoraWeights"] === "string") fields["initLoraWeights"] = initialisation(fields["initLoraWeights"], path);
+  if (typeof fields["initLoraWeights"] === "string") fields["initLoraWeights"] = initialization(fields["initLoraWeights"], path);
   return parseFields(fields, (field) => `${path}: ${peftNames[field]}`);
 }
 
@@ -151,12 +153,13 @@ function refuseUnlessAllowed(name: string, value: unknown, path: string): void {
   });
 }
 
-/** PEFT compares the name in lower case; the other names change the frozen weights or need data. */
-function initialisation(name: string, path: string): "gaussian" {
-  if (name.toLowerCase() === "gaussian") return "gaussian";
-  throw new LowrankError("lora/unsupported", `The initialisation "${name}" is not supported.`, {
+/** PEFT has more of them, which change the frozen weights or need data or gradients. */
+function initialization(name: string, path: string): InitialKind {
+  const kind = initialKind(name);
+  if (kind !== undefined) return kind;
+  throw new LowrankError("lora/unsupported", `The initialization "${name}" is not supported.`, {
     subject: `${path}: init_lora_weights`,
-    expected: 'true, false or "gaussian"',
+    expected: initialKinds,
     got: show(name),
     next: "Convert the adapter with PEFT (save_pretrained with path_initial_model_for_weight_conversion), or merge it there.",
   });

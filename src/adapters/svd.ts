@@ -80,6 +80,33 @@ export function truncateMatrix(delta: Float32Array, outFeatures: number, inFeatu
   );
 }
 
+/**
+ * An approximation of D [out, in] to `rank`, in the space that D turns random vectors into, after so many steps of subspace iteration:
+ * Halko et al. 2011, algorithm 4.4, as torch.svd_lowrank has it without vectors beside those of the rank.
+ */
+export function approximateMatrix(
+  delta: Float32Array,
+  outFeatures: number,
+  inFeatures: number,
+  rank: number,
+  { iterations, seed }: { iterations: number; seed: number },
+): Factors {
+  const rows = matrixRows(delta, outFeatures);
+  const byColumns = (vector: Float64Array) => combined(rows, vector, inFeatures); // Dᵀ·u
+  const byRows = (vector: Float64Array) => Float64Array.from(rows, (row) => dot(row, vector)); // D·v
+  const span = (vectors: Float64Array[]): Float64Array[] => {
+    const basis: Float64Array[] = [];
+    for (const vector of vectors) basis.push(beside(vector, basis) ?? new Float64Array(vector.length));
+    return basis;
+  };
+  const drawn = Array.from({ length: rank }, (_, i) => Float64Array.from(normal(seed, [purpose.svd, i, 1], inFeatures)));
+  let basis = span(drawn.map(byRows));
+  for (let step = 0; step < iterations; step++) basis = span(span(basis.map(byColumns)).map(byRows));
+  // U·S·Vᵀ of the projection Q·(Qᵀ·D), from which the truncation reads its singular vectors.
+  const projected = factorsOf(basis, basis.map(byColumns), outFeatures, inFeatures);
+  return truncateProduct(projected).truncated(rank);
+}
+
 /** The eigenvectors of the `count` largest eigenvalues of a symmetric, positive operator on vectors of `size` numbers. */
 function largestEigenvectors(apply: (vector: Float64Array) => Float64Array, size: number, count: number): Float64Array[] {
   const basis: Float64Array[] = [];

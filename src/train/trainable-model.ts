@@ -1,12 +1,22 @@
 // What a run trains: θ, its first value, its graph and how it is saved. One function a method.
 
-import { fitAdapter, weightTargets } from "../adapters/attach.ts";
+import { fitAdapter } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
-import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
-import { layoutOf, lengthOfTheta, type ThetaEntry, type Trained, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
-import { type AdapterModule, frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
-import { methodOf } from "../adapters/method-table.ts";
+import { firstTensors, initSaved, ownName } from "../adapters/init.ts";
+import {
+  type LayoutEntry,
+  layoutOf,
+  lengthOfTheta,
+  type ThetaEntry,
+  type Trained,
+  thetaOf,
+  trainedEntries,
+  viewsOf,
+} from "../adapters/layout.ts";
+import { frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
+import type { TensorGroup } from "../adapters/method.ts";
 import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
+import { isResidual, plainAdapter, plainModules } from "../adapters/residual.ts";
 import { type SavedTensor, type SavedWeight, savedWeights } from "../adapters/saved.ts";
 import type { RunIdentity } from "../data/types.ts";
 import type { Files } from "../files.ts";
@@ -25,6 +35,7 @@ import { ownTask, taskOf } from "../tasks/index.ts";
 import { sizeOf } from "../tensor.ts";
 import type { SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
+import { optimizers } from "./optimizer.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
 import { fullEntries, fullGraph, loraGraph } from "./training-graph.ts";
 
@@ -80,19 +91,22 @@ async function adapterModel(
   { given, labels }: TrainableParts,
 ): Promise<TrainableModel> {
   const fitted = given && fitAdapter(given, base.modules);
-  const planned = fitted ? plannedOf(fitted) : plannedAdapter(base, options);
+  const { constant } = optimizers[options.optimizer];
+  const planned = fitted ? plannedOf(fitted, constant) : plannedAdapter(base, options, constant);
   const { trained, frozen } = planned;
+  const entries = layoutOf(trained);
   const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { config, modules } = trained;
   return {
     modules: modules.length,
-    entries: layoutOf(trained),
-    trainable: lengthOfTheta(layoutOf(trained)),
-    resultBytes: adapterBytes(trained, frozen, named),
+    entries,
+    trainable: lengthOfTheta(trainedEntries(entries)),
+    resultBytes: adapterBytes({ ...trained, ...plainModules(trained) }, frozen, named),
     warnings: rankWarnings(modules),
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
     dropout: config.dropout,
-    start: async () => startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), named),
+    start: async () =>
+      startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), { entries, named }),
   };
 }
 
@@ -101,23 +115,21 @@ async function startedAdapter(
   base: AnyBase,
   options: RunOptions,
   adapter: Adapter,
-  named: Pick<Adapter, "task" | "labels">,
+  { entries, named }: { entries: LayoutEntry[]; named: Pick<Adapter, "task" | "labels"> },
 ): Promise<StartedModel> {
   const { config, modules, frozen } = adapter;
-  const trained = trainedBy(adapter);
-  const layout = layoutOf(trained);
   const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
   const { baseModelNameOrPath: _, ...determining } = config;
-  const theta = thetaOf(adapter);
+  const theta = thetaOf(adapter, entries);
   const baseFingerprint = await base.fingerprint();
   const adapterOf = (values: Float32Array): Adapter => {
-    const { tensors, saved } = viewsOf(layout, values);
+    const { tensors, saved } = viewsOf(entries, values);
     const beside = { ...(saved.size > 0 && { saved }), ...(frozen && { frozen }), ...named };
-    return { config: ownConfig, modules, tensors, ...beside, baseFingerprint };
+    return plainAdapter({ config: ownConfig, modules, tensors, ...beside, baseFingerprint });
   };
   return {
     theta,
-    off: async () => thetaOf(await identityAdapter(files, base, adapter)),
+    off: async () => thetaOf(await identityAdapter(files, base, adapter), entries),
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     async saveWeights(to, folder, trained) {
       await writeAdapter(to, folder, adapterOf(trained));
@@ -139,12 +151,12 @@ interface PlannedAdapter {
 const shapesOf = (tensors: ReadonlyMap<string, { shape: readonly number[] }> = new Map()): SavedWeight[] =>
   [...tensors].map(([name, { shape }]) => ({ name, shape: [...shape] }));
 
-const plannedOf = (adapter: Adapter): PlannedAdapter => {
+const plannedOf = (adapter: Adapter, constant: readonly TensorGroup[]): PlannedAdapter => {
   const { config, modules, saved, frozen } = adapter;
-  return { config, trained: { config, modules, saved: shapesOf(saved) }, frozen: shapesOf(frozen) };
+  return { config, trained: { config, modules, saved: shapesOf(saved), constant }, frozen: shapesOf(frozen) };
 };
 
-function plannedAdapter(base: AnyBase, options: RunOptions): PlannedAdapter {
+function plannedAdapter(base: AnyBase, options: RunOptions, constant: readonly TensorGroup[]): PlannedAdapter {
   const { checkpoint, modules } = base;
   const { modelType } = base.config;
   const config = loraConfigOf(options, taskOf(options.task ?? ownTask(base.config)));
@@ -153,7 +165,7 @@ function plannedAdapter(base: AnyBase, options: RunOptions): PlannedAdapter {
   const frozen = frozenWeights(resolved, modules, matched).map((name) => {
     return { name, shape: findTensor(checkpoint, ownName(base, name)).shape };
   });
-  return { config, trained: { config: resolved, modules: matched, saved: savedWeights(modules, config) }, frozen };
+  return { config, trained: { config: resolved, modules: matched, saved: savedWeights(modules, config), constant }, frozen };
 }
 
 async function newAdapter(files: Files, base: AnyBase, options: RunOptions, planned: PlannedAdapter): Promise<Adapter> {
@@ -171,33 +183,20 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions, plan
     const tensor = await readWeights(files, checkpoint, ownName(base, name));
     frozen.set(name, { shape: tensor.shape, data: toFloat32(tensor) });
   }
-  const tensors = await firstTensors(files, base, planned.config, modules, options.seed);
+  const tensors = await firstTensors(base, planned.config, modules, options.seed);
   const beside = { ...(saved.size > 0 && { saved }), ...(frozen.size > 0 && { frozen }) };
   return { config, modules: [...modules], tensors, ...beside };
 }
 
-/** First values of an adapter's tensors, drawn by `seed` and from the base's weights. */
-async function firstTensors(files: Files, base: AnyBase, config: LoraConfig, modules: readonly AdapterModule[], seed: number) {
-  const drawn = { config, modules: [...modules], tensors: initAdapter(modules, config, seed) };
-  const targets = weightTargets(drawn, base.modules, (name) => ownName(base, name));
-  return withInitial(files, base.checkpoint, methodOf(config), drawn.tensors, targets);
-}
-
 /** An adapter of the same layout that changes nothing; what is trained in full has the base's values, where it has any. */
-async function identityAdapter(files: Files, base: AnyBase, { config, modules, saved }: Adapter): Promise<Adapter> {
+async function identityAdapter(files: Files, base: AnyBase, { config, modules, tensors, saved }: Adapter): Promise<Adapter> {
   const own = new Map(saved);
   for (const [name, { shape }] of own)
     if (entryOf(base.checkpoint, name))
       own.set(name, { shape, data: toFloat32(await readWeights(files, base.checkpoint, name)) });
-  const tensors = await firstTensors(files, base, { ...config, initLoraWeights: true }, modules, 0);
-  return { config, modules, tensors, ...(saved && { saved: own }) };
-}
-
-/** The weight that stands for one of the model's: the embedding's, where an output layer tied to it has none of its own. */
-function ownName({ checkpoint, modules }: AnyBase, name: string): string {
-  const isOutput = modules.some(({ path, isOutputEmbedding }) => isOutputEmbedding && name === `${path}.weight`);
-  if (!isOutput || entryOf(checkpoint, name)) return name;
-  return `${modules.find(({ kind }) => kind === "embedding")!.path}.weight`;
+  // What takes its first factors off the base begins as no change.
+  const changed = isResidual({ config }) ? tensors : await firstTensors(base, { ...config, initLoraWeights: true }, modules, 0);
+  return { config, modules, tensors: changed, ...(saved && { saved: own }) };
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */

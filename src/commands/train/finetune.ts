@@ -1,5 +1,6 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
+import { lengthOfTheta } from "../../adapters/layout.ts";
 import { openAdapter } from "../../adapters/peft-files.ts";
 import { pace, reports, stopwatch } from "../../clock.ts";
 import { evaluationBatches } from "../../data/collate.ts";
@@ -25,6 +26,7 @@ import { lossMeasure } from "../../train/evals.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
 import { openObjective } from "../../train/objective.ts";
+import { optimizers } from "../../train/optimizer.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
@@ -142,7 +144,7 @@ export async function* finetune(
     const needs: ExecutionNeeds = {
       graph,
       entries: model.entries,
-      trainable: model.trainable,
+      trainable: lengthOfTheta(model.entries),
       dtypeOf: (weight) => entryOf(own.checkpoint, weight)?.dtype,
       integers: options.baseDtype === "int8" && (await gainsByIntegers(openSession, threads)),
       sizes,
@@ -152,7 +154,7 @@ export async function* finetune(
     };
     const execution = platform.stages ? chooseExecution(options, needs) : null;
     const memory = execution?.estimate ?? wholeEstimate(options, needs);
-    const disk = diskBytes(model.trainable, model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
+    const disk = diskBytes(lengthOfTheta(model.entries), model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
     const prepared: Prepared = {
       modules: model.modules,
       trainable: model.trainable,
@@ -343,12 +345,17 @@ async function* sampledExamples(
   return examples.read(Array.from({ length: count }, (_, i) => i));
 }
 
-const optimizerOf = ({ learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup }: RunOptions, steps: number) => ({
-  ...optimizerDefaults,
-  learningRate: learningRate!,
-  schedule,
-  weightDecay,
-  maxGradNorm: maxGradNorm === 0 ? undefined : maxGradNorm,
-  loraPlusRatio,
-  warmupSteps: warmup < 1 ? Math.ceil(warmup * steps) : warmup,
-});
+const optimizerOf = (options: RunOptions, steps: number) => {
+  const { optimizer, learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup } = options;
+  return {
+    ...optimizerDefaults,
+    optimizer,
+    eps: optimizers[optimizer].eps,
+    learningRate: learningRate!,
+    schedule,
+    weightDecay,
+    maxGradNorm: maxGradNorm === 0 ? undefined : maxGradNorm,
+    loraPlusRatio,
+    warmupSteps: warmup < 1 ? Math.ceil(warmup * steps) : warmup,
+  };
+};
