@@ -5,7 +5,7 @@ import { approximateMatrix, type Factors, truncateMatrix } from "./svd.ts";
 import { dot } from "./vectors.ts";
 
 /** What an initialization is called in init_lora_weights. */
-export type InitialKind = boolean | "gaussian" | "orthogonal" | "pissa" | `pissa_niter_${number}` | "olora";
+export type InitialKind = boolean | "gaussian" | "orthogonal" | "pissa" | `pissa_niter_${number}` | "olora" | "eva";
 
 /** A linear layer's frozen weight, [out, in], and what its adapter is. */
 export interface FrozenLayer {
@@ -40,6 +40,8 @@ export interface Initialization {
   fromWeight?(layer: FrozenLayer, kind: InitialKind, seed: number): FirstFactors;
   /** Whether the same factors come of it at every load, so that what is taken off need not be stored. */
   isRepeatable?: boolean;
+  /** Whether the layers' inputs choose A and the ranks (eva.ts), before training. */
+  fromInputs?: boolean;
   /** What a rank must be. */
   rank?: { expected: string; holds(sizes: Sizes): boolean };
 }
@@ -139,6 +141,12 @@ export const initializations: Record<string, Initialization> = {
     draw: zeros,
     fromWeight: ({ weight, outFeatures, inFeatures, rank }) => topFactors(weight, outFeatures, inFeatures, rank),
     isRepeatable: true,
+  },
+  eva: {
+    about: "A along what the layers' inputs vary most in, ranks where that explains most, B zero",
+    is: (kind) => kind === "eva",
+    draw: (sizes, draws) => ({ ...zeros(sizes, draws), loraA: uniformA(sizes, draws) }),
+    fromInputs: true,
   },
   false: {
     about: "both uniform",

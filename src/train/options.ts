@@ -1,6 +1,7 @@
 // The options of a fine-tuning run: each with its type, default and help, and what they are together.
 import { z } from "zod";
 import { type LoraConfig, loraConfig } from "../adapters/config.ts";
+import { evaSchema } from "../adapters/eva.ts";
 import { initializations, initialKind, initialKinds } from "../adapters/initializations.ts";
 import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
@@ -75,6 +76,10 @@ const loraOptions = {
     help: `initialization. ${Object.entries(initializations)
       .map(([name, { about }]) => `${name}: ${about}`)
       .join("; ")}`,
+  }),
+  evaConfig: option(evaSchema.nullable().default(null), {
+    value: "JSON",
+    help: 'of --init eva, PEFT\'s EvaConfig, as in {"rho": 1.5}: a rank is at most rho times --rank',
   }),
   ...methodOptions,
 };
@@ -295,6 +300,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
     ...pick(options, "targetModules", "excludeModules", "layersToTransform"),
     useRslora: rslora,
     initLoraWeights: init,
+    evaConfig: options.evaConfig,
     ...methodFieldsOf(options),
     ...peft,
     baseModelNameOrPath: baseName,

@@ -119,7 +119,8 @@ async function startedAdapter(
 ): Promise<StartedModel> {
   const { config, modules, frozen } = adapter;
   const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
-  const { baseModelNameOrPath: _, ...determining } = config;
+  const { baseModelNameOrPath: _, evaConfig, ...others } = config;
+  const determining = { ...others, ...(evaConfig && { evaConfig }) }; // runs of before EVA have none
   const theta = thetaOf(adapter, entries);
   const baseFingerprint = await base.fingerprint();
   const adapterOf = (values: Float32Array): Adapter => {
