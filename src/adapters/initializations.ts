@@ -78,6 +78,8 @@ function principal({ scale, rank, inFeatures, outFeatures }: FrozenLayer, top: F
   return first;
 }
 
+/** Of an eigenpair: singular vectors are as exact as those of a decomposition in float32. */
+const AS_FLOAT32 = 1e-10;
 const ITERATIONS = /^pissa_niter_(\d{1,4})$/;
 
 /** By what is shown of init_lora_weights in help. */
@@ -120,7 +122,7 @@ export const initializations: Record<string, Initialization> = {
     is: (kind) => kind === "pissa",
     rank: withinWeight,
     draw: zeros,
-    fromWeight: (layer) => principal(layer, truncateMatrix(layer.weight, layer.outFeatures, layer.inFeatures, layer.rank)),
+    fromWeight: (layer) => principal(layer, truncateMatrix(layer.weight, layer.outFeatures, layer.inFeatures, layer.rank, AS_FLOAT32)),
     isRepeatable: true,
   },
   pissa_niter_N: {
