@@ -122,7 +122,8 @@ export const initializations: Record<string, Initialization> = {
     is: (kind) => kind === "pissa",
     rank: withinWeight,
     draw: zeros,
-    fromWeight: (layer) => principal(layer, truncateMatrix(layer.weight, layer.outFeatures, layer.inFeatures, layer.rank, AS_FLOAT32)),
+    fromWeight: (layer) =>
+      principal(layer, truncateMatrix(layer.weight, layer.outFeatures, layer.inFeatures, layer.rank, AS_FLOAT32)),
     isRepeatable: true,
   },
   pissa_niter_N: {

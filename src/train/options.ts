@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { type LoraConfig, loraConfig } from "../adapters/config.ts";
 import { evaSchema } from "../adapters/eva.ts";
-import { initializations, initialKind, initialKinds } from "../adapters/initializations.ts";
+import { initializationOf, initializations, initialKind, initialKinds } from "../adapters/initializations.ts";
 import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
@@ -279,6 +279,8 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
   }
   if (wantsEvals.samples && options.method === "full")
     throw refused("samples", "only an adapter can be sampled while it is trained", 'samples with the method "lora"', "full");
+  if (options.evaConfig && !initializationOf(options.init).fromInputs)
+    throw refused("evaConfig", "the run does not begin by EVA", 'init "eva" beside it', String(options.init));
   const { constant } = optimizers[options.optimizer];
   const facts = { loraPlusRatio: options.loraPlusRatio !== undefined, method: options.method === "full" };
   for (const [name, isGiven] of Object.entries(facts)) {
@@ -307,7 +309,7 @@ export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions,
   });
 
 function optionError(issue: z.core.$ZodIssue): LowrankError {
-  if (issue.code === "unrecognized_keys") {
+  if (issue.code === "unrecognized_keys" && issue.path.length === 0) {
     const key = issue.keys[0]!;
     const known = nearest(key, Object.keys(schema.shape)).join(", ");
     return refused(key, "there is no such option", `one of ${known}`, key);

@@ -68,6 +68,29 @@ test("without dropout a run that takes first factors off begins with the base's 
     losses.push(only(await run({ output: `${folder}/${init}`, init, steps: 1 }), "step")[0]!.loss);
   near(losses[1]!, losses[0]!, 1e-4, "pissa");
   near(losses[2]!, losses[0]!, 1e-4, "olora");
+  const dora = await run({ output: `${folder}/dora`, init: "pissa", useDora: true, steps: 1 });
+  near(only(dora, "step")[0]!.loss, losses[0]!, 1e-4, "pissa with DoRA");
+});
+
+test("first factors are taken off in each way of execution", async (t) => {
+  const folder = temporaryFolder(t);
+  const ways = [
+    { memory: "keep" },
+    { memory: "products" },
+    { memory: "recompute" },
+    { memory: "stream" },
+    { optimizer: "lorafa", memory: "stream" },
+  ] as const;
+  const [kept, ...others] = await Promise.all(
+    ways.map(async (way, i) =>
+      only(await run({ output: `${folder}/${i}`, init: "olora", learningRate: 3e-4, ...way }), "step").map(({ loss }) => loss),
+    ),
+  );
+  for (const [i, losses] of others.entries()) {
+    if (i < 3)
+      for (const [step, loss] of losses.entries()) near(loss, kept![step]!, 1e-3, `${ways[i + 1]!.memory}, step ${step}`);
+    else near(losses[0]!, kept![0]!, 1e-4, "LoRA-FA");
+  }
 });
 
 test("LoRA-FA trains B alone, the file has both, and a resumed run ends with the same", async (t) => {
@@ -105,4 +128,7 @@ test("options that contradict an optimizer or name no initialization are refused
   for (const init of ["loftq", "pissa_niter_", "pissa_niter_x", "constructor", ""])
     assert.equal(refusedSync(() => completeOptions({ ...given, init }), "train/option").subject, "init");
   assert.equal(completeOptions({ ...given, init: "Gaussian" }).init, "gaussian");
+  for (const evaConfig of [{ rho: 0.5 }, { rh: 2 }, { label_mask_value: 0 }])
+    assert.match(refusedSync(() => completeOptions({ ...given, init: "eva", evaConfig }), "train/option").subject!, /^evaConfig/);
+  assert.equal(refusedSync(() => completeOptions({ ...given, evaConfig: {} }), "train/option").subject, "evaConfig");
 });
