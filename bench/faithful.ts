@@ -18,7 +18,7 @@ import { openNodeSession } from "../src/platform/node/session.ts";
 import { lossGraph } from "../src/tasks/common/losses.ts";
 import { formsOf } from "../src/train/execution.ts";
 import { loraObjective, type OpenObjective } from "../src/train/objective.ts";
-import { adamW, parameterRanges } from "../src/train/optimizer.ts";
+import { parameterRanges, update } from "../src/train/optimizer.ts";
 import type { Keep, StageOptions } from "../src/train/stages.ts";
 
 const E2E = new URL("../test/fixtures/smollm2-e2e/train.jsonl", import.meta.url).pathname;
@@ -85,7 +85,7 @@ const ranges = parameterRanges(reference.entries, { learningRate: 5e-4, weightDe
 const moments = { m: new Float32Array(theta.length), v: new Float32Array(theta.length), step: 0 };
 for (const batch of batches.slice(count)) {
   const { gradient } = await reference.lossAndGradient(batch, theta, batch.targets, key);
-  adamW(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
+  update(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
 }
 const exact = await measure(reference);
 await reference.close();

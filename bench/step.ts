@@ -18,7 +18,7 @@ import { uniform } from "../src/random.ts";
 import { lossGraph } from "../src/tasks/common/losses.ts";
 import { formsOf, type MemoryMode, memoryModes } from "../src/train/execution.ts";
 import { loraObjective } from "../src/train/objective.ts";
-import { adamW, parameterRanges } from "../src/train/optimizer.ts";
+import { parameterRanges, update } from "../src/train/optimizer.ts";
 import { median } from "./median.ts";
 
 const { values, positionals } = parseArgs({
@@ -80,7 +80,7 @@ const losses: number[] = [];
 for (let step = 0; step < steps + warmup; step++) {
   const [start, used] = [performance.now(), process.cpuUsage()];
   const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, { seed: 0, step, micro: 0 });
-  adamW(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
+  update(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
   seconds.push((performance.now() - start) / 1000);
   const { user, system } = process.cpuUsage(used);
   cpuSeconds.push((user + system) / 1e6);

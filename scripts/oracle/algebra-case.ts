@@ -107,7 +107,7 @@ function compared(what: string, adapter: Adapter, id: string, deltas: ReadonlyMa
 }
 
 /** scale · B·A of a module, in the layout of the base's weight. */
-function deltaOf({ config, modules, tensors }: Adapter, path: string): Float64Array {
+export function deltaOf({ config, modules, tensors }: Adapter, path: string): Float64Array {
   const { rank, scale, inFeatures, outFeatures, isEmbedding } = modules.find((module) => module.path === path)!;
   const { loraA, loraB } = tensors.get(path)!;
   const byInputs = isEmbedding || config.fanInFanOut;

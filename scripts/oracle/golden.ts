@@ -110,6 +110,17 @@ function segments(positions: Int32Array, width: number): Int32Array {
   return ids;
 }
 
+/** Blocks as one vector. */
+export async function joined(blocks: AsyncIterable<Float32Array>, size: number): Promise<Float32Array> {
+  const all = new Float32Array(size);
+  let at = 0;
+  for await (const block of blocks) {
+    all.set(block, at);
+    at += block.length;
+  }
+  return all;
+}
+
 /** θ with the tensors of an adapter file. */
 export function thetaOf(entries: readonly ThetaEntry[], tensors: ReadonlyMap<string, Tensor>): Float32Array {
   const theta = new Float32Array(entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0));

@@ -1,13 +1,23 @@
 // A golden of kind "model": one tiny model, one adapter, one batch, and every number that Transformers and PEFT made of them.
 import { z } from "zod";
-import { fitAdapter, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
+import { attach, fitAdapter, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
-import { layoutOf, lengthOfTheta, type Trained } from "../../src/adapters/layout.ts";
+import { firstTensors } from "../../src/adapters/init.ts";
+import {
+  layoutOf,
+  lengthOfTheta,
+  storedLayout,
+  type Trained,
+  trainedEntries,
+  valuesOf,
+  viewsOf,
+} from "../../src/adapters/layout.ts";
 import { frozenWeights, matchModules } from "../../src/adapters/match.ts";
 import { mergedRows, mergeIntoCheckpoint, replacedRows } from "../../src/adapters/merge.ts";
 import {
   ADAPTER_CONFIG_NAME,
   ADAPTER_WEIGHTS_NAME,
+  type Adapter,
   frozenKey,
   readAdapter,
   writeAdapter,
@@ -33,12 +43,14 @@ import { evaluateTheta } from "../../src/train/evals.ts";
 import { memoryModes } from "../../src/train/execution.ts";
 import type { Objective } from "../../src/train/objective.ts";
 import { loraObjective } from "../../src/train/objective.ts";
+import { optimizerNames, optimizers } from "../../src/train/optimizer.ts";
 import type { StageOptions } from "../../src/train/stages.ts";
 import { train } from "../../src/train/trainer.ts";
 import { adaptedGraph } from "../../src/train/training-graph.ts";
 import { type CaseTask, caseTask, forwardFeeds, labelledPrefixes, outputName } from "./case-task.ts";
 import { type Checks, type Finding, limits, type Numbers, near, nearList, nearNumber, runChecks, same } from "./compare.ts";
-import { batchPrefixes, keysOf, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
+import { batchPrefixes, joined, keysOf, numbersOf, parseMeta, partsOf, readTensors, thetaOf } from "./golden.ts";
+import { converted, residualBase } from "./residual-case.ts";
 import { inTemporaryFolder } from "./temporary.ts";
 
 const modelMeta = z.object({
@@ -47,7 +59,7 @@ const modelMeta = z.object({
   outputs: z.array(z.string()).min(1),
   micro_batches: z.int().min(1),
   train: z.object({
-    optimizer: z.enum(["adamw", "loraplus"]),
+    optimizer: z.enum([...optimizerNames, "loraplus"]),
     steps: z.int().min(1),
     lr: z.number(),
     betas: z.tuple([z.number(), z.number()]),
@@ -76,9 +88,11 @@ interface ModelCase {
   base: AnyBase;
   task: CaseTask;
   trained: Required<Trained>;
+  /** The adapter as it begins by our own computation, where that depends on the base alone. */
+  first: Adapter;
   /** Frozen weights of the base that its file holds. */
   frozen: string[];
-  /** The adapter's tensors under their keys in its file. */
+  /** The adapter's tensors under their keys in its file, and first factors that are taken off the base. */
   adapter: Map<string, Tensor>;
 }
 
@@ -107,6 +121,7 @@ const checks: Checks<ModelCase> = {
   "gradients in one piece": (c) =>
     withObjective(c, SHORT, undefined, (objective) => lossAndGradient(c, objective, " in one piece")),
   merging: merged,
+  "reduced base": ({ folder, base, first }) => residualBase(folder, base, first),
   "adapter files": adapterFiles,
   "older names": olderNames,
 };
@@ -130,6 +145,12 @@ async function openCase(folder: string, given: unknown): Promise<Omit<ModelCase,
   const lora = parseAdapterConfig(await readText(nodeFiles, adapterConfig), ADAPTER_CONFIG_NAME);
   const modules = matchModules(base.modules, lora, base.config.modelType);
   const io = await readTensors(`${folder}/io.safetensors`);
+  const { constant } = optimizers[meta.train.optimizer === "loraplus" ? "adamw" : meta.train.optimizer];
+  const trained = { config: lora, modules, saved: savedWeights(base.modules, lora, modules), constant };
+  const first: Adapter = { config: lora, modules, tensors: await firstTensors(base, lora, modules, 0) };
+  const initial = layoutOf(trained)
+    .filter(({ group }) => group === "initial")
+    .map((entry): [string, Tensor] => [entry.key, float32(entry.shape, valuesOf(first, entry)!)]);
   return {
     folder,
     meta,
@@ -137,28 +158,30 @@ async function openCase(folder: string, given: unknown): Promise<Omit<ModelCase,
     batches: labelledPrefixes(io).map((prefix) => task.batch(io, prefix, base.config)),
     base,
     task,
-    trained: { config: lora, modules, saved: savedWeights(base.modules, lora, modules) },
+    trained,
+    first,
     frozen: frozenWeights(lora, base.modules, modules),
-    adapter: await readTensors(`${folder}/adapter/${ADAPTER_WEIGHTS_NAME}`),
+    adapter: new Map([...initial, ...(await readTensors(`${folder}/adapter/${ADAPTER_WEIGHTS_NAME}`))]),
   };
 }
 
 /** What the configuration selects is what the file holds, in number and in shape. */
 async function trainableTensors({ meta, base, trained, frozen, adapter, batches }: ModelCase): Promise<Finding[]> {
-  const entries = layoutOf(trained);
+  const own = trainedEntries(layoutOf(trained));
   const beside = frozen.map(async (name) => {
     const { shape } = await readWeights(nodeFiles, base.checkpoint, name);
     return { key: frozenKey(name), shape };
   });
-  const own = entries.flatMap((entry) => keysOf(entry).map((key) => ({ ...entry, key })));
-  const shapes = [...own, ...(await Promise.all(beside))].map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
-  const stored = [...adapter].map(([key, { shape }]) => `${key} [${shape.join(", ")}]`).sort();
-  const parameters = lengthOfTheta(entries);
+  const named = storedLayout(trained).flatMap((entry) => keysOf(entry).map((key) => ({ ...entry, key })));
+  const shapes = [...named, ...(await Promise.all(beside))].map(({ key, shape }) => `${key} [${shape.join(", ")}]`).sort();
+  const stored = [...adapter]
+    .filter(([key]) => !/initial_[AB]/.test(key))
+    .map(([key, { shape }]) => `${key} [${shape.join(", ")}]`);
   return [
-    same("adapter tensors", shapes, stored),
+    same("adapter tensors", shapes, stored.sort()),
     same(
       "counts",
-      [own.length, parameters, batches.length],
+      [own.flatMap(keysOf).length, lengthOfTheta(own), batches.length],
       [meta.trainable_tensors, meta.trainable_parameters, meta.micro_batches],
     ),
   ];
@@ -274,14 +297,15 @@ async function lossAndGradient(
 ): Promise<Finding[]> {
   const theta = thetaOf(objective.entries, adapter);
   const targets = total(batches, "targets");
-  const gradient = new Float32Array(theta.length);
+  const own = trainedEntries(objective.entries);
+  const gradient = new Float32Array(lengthOfTheta(own));
   let loss = 0;
   for (const [micro, batch] of batches.entries()) {
     const part = await objective.lossAndGradient(batch, theta, targets, { seed: 0, step: 0, micro });
     loss += part.loss;
     for (let i = 0; i < gradient.length; i++) gradient[i]! += part.gradient[i]!;
   }
-  const got = partsOf(objective.entries, gradient);
+  const got = partsOf(own, gradient);
   const want = numbersOf(await readTensors(`${folder}/grads.safetensors`));
   return [
     nearNumber(`loss${how}`, loss, meta.loss, limits.loss),
@@ -298,7 +322,8 @@ function flowing(what: string, got: ReadonlyMap<string, Numbers>, want: Readonly
 }
 
 /** The steps that PEFT trained, by the training loop: losses, learning rates, norms, the trained tensors. */
-async function training({ folder, meta, batches, adapter, frozen }: ModelCase, objective: Objective): Promise<Finding[]> {
+async function training(given: ModelCase, objective: Objective): Promise<Finding[]> {
+  const { folder, meta, batches, adapter, frozen } = given;
   const how = meta.train;
   const theta = thetaOf(objective.entries, adapter);
   const events = train({
@@ -308,6 +333,7 @@ async function training({ folder, meta, batches, adapter, frozen }: ModelCase, o
     steps: how.steps,
     seed: 0,
     optimizer: {
+      ...(how.optimizer !== "loraplus" && { optimizer: how.optimizer }),
       learningRate: how.lr,
       weightDecay: how.weight_decay,
       schedule: how.schedule,
@@ -329,21 +355,23 @@ async function training({ folder, meta, batches, adapter, frozen }: ModelCase, o
     norms.push(event.gradNorm);
   }
   const { loss: after } = await evaluateTheta(objective, theta, batches);
-  const stored = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
-  const trained = new Map([...stored].filter(([key]) => !frozen.some((name) => key === frozenKey(name))));
+  const golden = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
+  const stored = objective.entries.filter(({ group }) => group !== "initial");
+  const trained = new Map([...golden].filter(([key]) => !frozen.some((name) => key === frozenKey(name))));
   return [
     nearList("losses", losses, meta.losses, limits.losses),
     nearList("learning rates", rates, meta.lrs, limits.learningRate),
     nearList("gradient norms", norms, meta.grad_norms, limits.gradientNorm),
     nearNumber("loss after", after, meta.loss_after, limits.losses),
-    near("trained tensors", partsOf(objective.entries, theta), trained, limits.trained),
+    near("trained tensors", partsOf(stored, theta), trained, limits.trained),
+    ...(await converted(folder, { ...given.first, tensors: viewsOf(given.trained, theta).tensors })),
   ];
 }
 
 /** W + s·B·A in float32 against PEFT's, and what is on disk: those weights in the base's dtype, all others untouched. */
 async function merged({ folder, base }: ModelCase): Promise<Finding[]> {
   const { checkpoint, modules } = base;
-  const adapter = await readAdapter(nodeFiles, `${folder}/adapter`);
+  const { adapter } = await attach(base, await readAdapter(nodeFiles, `${folder}/adapter`));
   const storedAs = (name: string) => storedName(checkpoint, ownName(base, name));
   const targets = mergeTargets(adapter, modules, storedAs);
   const replaced = mergeReplacements(adapter, modules, storedAs);
@@ -376,27 +404,18 @@ async function merged({ folder, base }: ModelCase): Promise<Finding[]> {
 
 const byName = ([a]: [string, unknown], [b]: [string, unknown]): number => (a < b ? -1 : 1);
 
-async function joined(blocks: AsyncIterable<Float32Array>, size: number): Promise<Float32Array> {
-  const all = new Float32Array(size);
-  let at = 0;
-  for await (const block of blocks) {
-    all.set(block, at);
-    at += block.length;
-  }
-  return all;
-}
-
 /** The adapter that is written is the one that was read: every member of its configuration and every value of its tensors. */
 async function adapterFiles({ folder, adapter }: ModelCase): Promise<Finding[]> {
   const read = await readAdapter(nodeFiles, `${folder}/adapter`);
   return inTemporaryFolder(async (temporary) => {
     await writeAdapter(nodeFiles, temporary, read);
     const tensors = await readTensors(`${temporary}/${ADAPTER_WEIGHTS_NAME}`);
+    const own = [...numbersOf(adapter)].filter(([key]) => !/initial_[AB]/.test(key)).sort(byName);
     const theirs = await configMembers(`${folder}/adapter`);
     const ours = (await configMembers(temporary)).filter(([key]) => theirs.some(([name]) => name === key));
     return [
       same("adapter config", ours, theirs),
-      same("adapter weights", [...numbersOf(tensors)].sort(byName), [...numbersOf(adapter)].sort(byName)),
+      same("adapter weights", [...numbersOf(tensors)].sort(byName), own),
       same("adapter read back", [await readAdapter(nodeFiles, temporary)], [read]),
     ];
   });

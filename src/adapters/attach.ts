@@ -3,16 +3,18 @@ import { LowrankError, nearest } from "../errors.ts";
 import { type AnyBase, forAdapter } from "../models/base.ts";
 import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
-import { type AdapterModule, shortestEndings } from "./match.ts";
-import type { MergeTarget } from "./merge.ts";
+import { shortestEndings } from "./match.ts";
+import { type MergeTarget, weightTargets } from "./merge.ts";
 import { methodOf } from "./method-table.ts";
 import { type Adapter, describedBy, failure, type GivenAdapter } from "./peft-files.ts";
+import { checkPlain, withoutResidual } from "./residual.ts";
 import { type SavedTensor, savedWeights } from "./saved.ts";
 
 /**
  * The base with the classes of `adapter`, and the adapter under the base's names. Throws `adapter/*` that names the first module that
  * the base lacks or whose shape differs, and `adapter/other-base` for one that says that it was made for another base, unless
- * `anyBase` is true; PEFT's adapters say nothing, and pass. An adapter on the disk is read when it fits.
+ * `anyBase` is true; PEFT's adapters say nothing, and pass. An adapter on the disk is read when it fits. One that is for a reduced base
+ * (PiSSA, OLoRA) becomes the plain adapter of this base that it stands for.
  */
 export async function attach<B extends AnyBase>(
   opened: B,
@@ -21,9 +23,9 @@ export async function attach<B extends AnyBase>(
 ): Promise<{ base: B; adapter: Adapter }> {
   const described = describedBy(given);
   const base = forAdapter(opened, described) as B;
-  const adapter = fitAdapter(described, base.modules);
+  const adapter = fitted(described, base.modules);
   if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false)
-    return { base, adapter: "read" in given ? fitAdapter(await given.read(), base.modules) : adapter };
+    return { base, adapter: await withoutResidual(base, "read" in given ? fitted(await given.read(), base.modules) : adapter) };
   throw failure("other-base", "the adapter was made for another base: same shapes, other weights or settings", {
     subject: base.checkpoint.folder,
     expected: `${adapter.config.baseModelNameOrPath ?? "a base that the adapter does not name"}, fingerprint ${adapter.baseFingerprint}`,
@@ -34,9 +36,12 @@ export async function attach<B extends AnyBase>(
 
 /**
  * `adapter` under the names of a model with these modules: one that was written with an older release of Transformers has
- * other names for the same. Throws `adapter/*` that names the first module that the model lacks, or whose shape differs.
+ * other names for the same. Throws `adapter/*` that names the first module that the model lacks, or whose shape differs, and
+ * `adapter/residual` for one that `attach` has to make plain first.
  */
-export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
+export const fitAdapter = (given: Adapter, modules: readonly ModuleInfo[]): Adapter => fitted(checkPlain(given), modules);
+
+function fitted(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const adapter = renamed(given, modules);
   const byPath = new Map(modules.filter(({ kind }) => kind !== "other").map((module) => [module.path, module]));
   for (const { path, inFeatures, outFeatures, isEmbedding = false } of adapter.modules) {
@@ -153,23 +158,6 @@ export function mergeTargets(
     return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
   });
   return [...weights, ...biases];
-}
-
-/** The update of each adapted weight, by module path. */
-export function weightTargets(
-  { config, modules: adapted, tensors }: Pick<Adapter, "config" | "modules" | "tensors">,
-  modules: readonly ModuleInfo[],
-  weightName: (name: string) => string,
-): Map<string, MergeTarget> {
-  const { merge } = methodOf(config);
-  const byInputs = new Set(modules.filter(({ kind }) => kind !== "linear").map(({ path }) => path));
-  const targetOf = ({ path, rank, scale }: AdapterModule): MergeTarget => {
-    const own = tensors.get(path)!;
-    const { loraA, loraB } = own;
-    const target = { weightName: weightName(`${path}.weight`), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
-    return { ...target, ...(merge && { merge: (blocks) => merge(blocks, own) }) };
-  };
-  return new Map(adapted.map((module) => [module.path, targetOf(module)]));
 }
 
 /**

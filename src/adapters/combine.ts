@@ -7,6 +7,7 @@ import { type AdapterModule, isAllLinear } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
+import { checkPlain } from "./residual.ts";
 import { withFactors } from "./resize.ts";
 
 export const DEFAULT_SEED = 42;
@@ -32,7 +33,7 @@ export interface CombineOptions {
 export function combine(adapters: readonly Adapter[], options: CombineOptions = {}): Adapter {
   const { weights = adapters.map(() => 1), combinationType = "svd", seed = DEFAULT_SEED } = options;
   checkOptions(adapters.length, weights, combinationType, options);
-  for (const { config } of adapters) checkMethod(config);
+  for (const adapter of adapters) checkMethod(checkPlain(adapter).config);
   if (!options.anyBase) checkBases(adapters);
   const { combine: combineParts, needsEqualRanks } = combinations[adapters.length === 1 ? "linear" : combinationType];
   const ranks = adapters.map(({ config }) => Math.max(config.rank, ...Object.values(config.rankPattern)));

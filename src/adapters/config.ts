@@ -2,6 +2,8 @@
 import { z } from "zod";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { parseJsonObject } from "../formats/json.ts";
+import { evaSchema } from "./eva.ts";
+import { type InitialKind, initializationOf, initialKind, initialKinds } from "./initializations.ts";
 import { methodOf, methodPeftNames, methodSchemas, unbuiltMethods } from "./method-table.ts";
 
 /** The PEFT release whose file format is written. */
@@ -61,7 +63,10 @@ const schema = z.object({
   alphaPattern: byPattern(alpha).default({}),
   /** Scale alpha / sqrt(rank) instead of alpha / rank. */
   useRslora: z.boolean().default(false),
-  initLoraWeights: z.union([z.boolean(), z.literal("gaussian")]).default(true),
+  /** How it begins (initializations.ts). */
+  initLoraWeights: z.custom<InitialKind>((given) => initialKind(given) !== undefined, initialKinds).default(true),
+  /** Of "eva", under PEFT's names; its defaults there if null. */
+  evaConfig: evaSchema.nullable().default(null),
   /** Whether the frozen weights are stored as [in, out]. PEFT derives it from the layers again when it loads the file. */
   fanInFanOut: z.boolean().default(false),
   taskType: z.enum(taskTypes).nullable().default(null),
@@ -113,7 +118,6 @@ export const limits: Record<string, Limit> = {
   velora_config: off("VeLoRA's compressed gradients are not computed"),
   megatron_config: off("Megatron's parallel layers do not exist here"),
   loftq_config: off("LoftQ changes the frozen weights at the start", {}),
-  eva_config: off("EVA's data-driven initial values are not computed"),
   corda_config: off("CorDA changes the frozen weights at the start"),
   lora_ga_config: off("LoRA-GA changes the frozen weights at the start"),
 };
@@ -146,7 +150,7 @@ export function parseAdapterConfig(text: string, path: string): LoraConfig {
     if (field) fields[field] = value;
     else if (!Object.hasOwn(inert, name) && !dropped.has(name)) refuseUnlessAllowed(name, value, path);
   }
-  if (typeof fields["initLoraWeights"] === "string") fields["initLoraWeights"] = initialisation(fields["initLoraWeights"], path);
+  if (typeof fields["initLoraWeights"] === "string") fields["initLoraWeights"] = initialization(fields["initLoraWeights"], path);
   return parseFields(fields, (field) => `${path}: ${peftNames[field]}`);
 }
 
@@ -162,12 +166,13 @@ function refuseUnlessAllowed(name: string, value: unknown, path: string): void {
   });
 }
 
-/** PEFT compares the name in lower case; the other names change the frozen weights or need data. */
-function initialisation(name: string, path: string): "gaussian" {
-  if (name.toLowerCase() === "gaussian") return "gaussian";
-  throw new LowrankError("lora/unsupported", `The initialisation "${name}" is not supported.`, {
+/** PEFT has more of them, which change the frozen weights or need data or gradients. */
+function initialization(name: string, path: string): InitialKind {
+  const kind = initialKind(name);
+  if (kind !== undefined) return kind;
+  throw new LowrankError("lora/unsupported", `The initialization "${name}" is not supported.`, {
     subject: `${path}: init_lora_weights`,
-    expected: 'true, false or "gaussian"',
+    expected: initialKinds,
     got: show(name),
     next: "Convert the adapter with PEFT (save_pretrained with path_initial_model_for_weight_conversion), or merge it there.",
   });
@@ -181,7 +186,8 @@ function parseFields(fields: unknown, subjectOf: (field: keyof LoraConfig) => st
     const subject = [subjectOf(field), ...rest.map(String)].join(".");
     throw invalid(subject, "The value is not valid.", issue.message, show(issue.input));
   }
-  const config = parsed.data;
+  const config = { ...parsed.data };
+  if (initializationOf(config.initLoraWeights).fromInputs) config.evaConfig ??= evaSchema.parse({});
   methodOf(config);
   const regex = typeof config.targetModules === "string";
   const layers = config.layersToTransform !== null;
@@ -214,7 +220,7 @@ export function formatAdapterConfig(config: LoraConfig): string {
 }
 
 /** Fields whose whole numbers are floats in Python, and fields whose order has a meaning and is kept. */
-const floats = new Set(["lora_dropout"]);
+const floats = new Set(["lora_dropout", "rho", "tau"]);
 const ordered = new Set(["rank_pattern", "alpha_pattern"]);
 
 /** `json.dumps(value, indent=2, sort_keys=True)`; `field` is the member of the file that `value` belongs to. */
@@ -225,7 +231,10 @@ function pythonJson(value: unknown, field = "", indent = ""): string {
   const keys = ordered.has(field) ? Object.keys(value) : Object.keys(value).sort();
   const items = Array.isArray(value)
     ? value.map((item) => pythonJson(item, field, inner))
-    : keys.map((key) => `${asciiJson(key)}: ${pythonJson((value as Record<string, unknown>)[key], field || key, inner)}`);
+    : keys.map(
+        (key) =>
+          `${asciiJson(key)}: ${pythonJson((value as Record<string, unknown>)[key], ordered.has(field) ? field : key, inner)}`,
+      );
   const [open, close] = Array.isArray(value) ? "[]" : "{}";
   return items.length === 0 ? `${open}${close}` : `${open}\n${inner}${items.join(`,\n${inner}`)}\n${indent}${close}`;
 }

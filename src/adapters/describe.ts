@@ -1,7 +1,7 @@
 // What an adapter is: counts, ranks, how large its update is and in how many directions it goes, without forming it.
 
 import { transposed } from "../formats/stored.ts";
-import { layoutOf, lengthOfTheta, trainedBy } from "./layout.ts";
+import { lengthOfTheta, storedLayout, trainedBy } from "./layout.ts";
 import type { AdapterModule } from "./match.ts";
 import type { Adapter } from "./peft-files.ts";
 import { effectiveRank, productSpectrum, rankAtEnergy } from "./spectrum.ts";
@@ -79,7 +79,7 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
   const ranks = new Map<number, number>();
   for (const { rank } of [...modules].sort((a, b) => a.rank - b.rank)) ranks.set(rank, (ranks.get(rank) ?? 0) + 1);
   return {
-    parameters: lengthOfTheta(layoutOf(trainedBy(adapter))),
+    parameters: lengthOfTheta(storedLayout(trainedBy(adapter))),
     ranks,
     normA: normOf(modules.map((module) => module.normA)),
     normB: normOf(modules.map((module) => module.normB)),

@@ -1,18 +1,20 @@
-// First values of an adapter's tensors. Follows PEFT's reset_lora_parameters and torch.nn.init.kaiming_uniform_.
-import type { Files } from "../files.ts";
-import { type Checkpoint, findTensor } from "../formats/checkpoint.ts";
+// First values of an adapter's tensors: drawn, or from the base's weights (initializations.ts). Follows PEFT's update_layer.
+import { findTensor } from "../formats/checkpoint.ts";
+import { transposed } from "../formats/stored.ts";
+import type { AnyBase } from "../models/base.ts";
 import { normal, purpose, uniform } from "../random.ts";
 import { sizeOf } from "../tensor.ts";
 import type { LoraConfig } from "./config.ts";
+import { type Draws, drawEmbedding, initializationOf } from "./initializations.ts";
 import type { AdapterModule } from "./match.ts";
-import { type MergeTarget, weightBlocks } from "./merge.ts";
-import type { InitialValues, Method, ModuleTensors } from "./method.ts";
+import { type WeightBlocks, weightBlocks, weightTargets } from "./merge.ts";
+import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
+import { ownName } from "./saved.ts";
 
 /**
- * The drawn values of `modules`, by path, as the method of `config` draws them: B is zero, so that the adapter changes nothing yet,
- * and A is uniform in ±1/sqrt(in), or normal with deviation 1/rank for "gaussian". With `initLoraWeights: false`, B is uniform in
- * ±1/sqrt(rank). Of an embedding A is zero and B normal. The values depend on `seed` and on each module's place in the list.
+ * The drawn values of `modules`, by path. They depend on `seed` and on each module's place in the list; what is computed from
+ * weights is zero.
  */
 export function initAdapter(
   modules: readonly AdapterModule[],
@@ -20,29 +22,54 @@ export function initAdapter(
   seed: number,
 ): Map<string, ModuleTensors> {
   const { draw } = methodOf(config);
-  const drawn = (module: AdapterModule, index: number) =>
-    draw(module, draws(config.initLoraWeights, seed, index)) as ModuleTensors;
+  const { initLoraWeights: kind } = config;
+  const drawn = (module: AdapterModule, index: number) => {
+    const draws = drawsOf(seed, index);
+    const factors = module.isEmbedding ? drawEmbedding(kind, module, draws) : initializationOf(kind).draw(module, draws);
+    return draw(module, { ...draws, factors }) as ModuleTensors;
+  };
   return new Map(modules.map((module, index) => [module.path, drawn(module, index)]));
 }
 
-/** Of `drawn`, the first values that depend on the base's weights too: they are read, a few megabytes at a time. */
-export async function withInitial(
-  files: Files,
-  checkpoint: Checkpoint,
-  method: Method,
-  drawn: ReadonlyMap<string, ModuleTensors>,
-  targets: ReadonlyMap<string, MergeTarget>,
+/**
+ * The first values of `modules`, drawn by `seed` and from the base's weights. Where those are reduced by a product of first factors,
+ * the factors are there a second time, as `initialA` and `initialB`.
+ */
+export async function firstTensors(
+  base: AnyBase,
+  config: LoraConfig,
+  modules: readonly AdapterModule[],
+  seed: number,
 ): Promise<Map<string, ModuleTensors>> {
-  const complete = new Map(drawn);
-  for (const [path, target] of method.initial ? targets : []) {
-    const blocks = weightBlocks(files, findTensor(checkpoint, target.weightName), target);
-    complete.set(path, { ...drawn.get(path)!, ...(await method.initial!(blocks)) });
+  const tensors = initAdapter(modules, config, seed);
+  const method = methodOf(config);
+  const { fromWeight } = initializationOf(config.initLoraWeights);
+  if (!fromWeight && !method.initial) return tensors;
+  const targets = weightTargets({ config, modules: [...modules], tensors }, base.modules, (name) => ownName(base, name));
+  for (const module of modules) {
+    const target = targets.get(module.path)!;
+    const blocks = weightBlocks(base.files, findTensor(base.checkpoint, target.weightName), target);
+    // B·A is zero where the weight is to be reduced: the blocks are those of the weight.
+    const reduce = module.isEmbedding ? undefined : fromWeight;
+    const first = reduce?.({ ...module, weight: await matrixOf(blocks) }, config.initLoraWeights, seed);
+    const initial = first && { initialA: first.loraA.slice(), initialB: first.loraB.slice() };
+    tensors.set(module.path, { ...tensors.get(module.path)!, ...(await method.initial?.(blocks)), ...first, ...initial });
   }
-  return complete;
+  return tensors;
 }
 
-const draws = (kind: LoraConfig["initLoraWeights"], seed: number, index: number): InitialValues => ({
-  kind,
+/** The whole weight, [out, in]. */
+async function matrixOf({ rows, columns, fanInFanOut, read }: WeightBlocks): Promise<Float32Array> {
+  const all = new Float32Array(rows * columns);
+  let at = 0;
+  for await (const block of read()) {
+    all.set(block, at);
+    at += block.length;
+  }
+  return fanInFanOut ? transposed(all, rows, columns) : all;
+}
+
+const drawsOf = (seed: number, index: number): Draws => ({
   zeros: (size) => new Float32Array(size),
   uniform(size, bound, stream) {
     const values = uniform(seed, [purpose.init, index, stream], new Float32Array(size));

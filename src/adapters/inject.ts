@@ -1,7 +1,7 @@
 // Adapters as a graph pass: any graph whose linear and embedding layers are named can be adapted. Hu et al. 2021, as PEFT computes it.
 import { type Dim, elements, type Shape, sameShape } from "../graph/dims.ts";
 import { apply1, type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
-import { div, less, sub, where } from "../graph/ops/elementwise.ts";
+import { div, less, neg, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear } from "../graph/ops/linear.ts";
@@ -62,7 +62,9 @@ export function adapt(
   return inject(graph, (path, x, y) => {
     const own = beside.get(path);
     if (!own) return null;
-    const { scale, tensors, mix = (low: Value) => low } = own;
+    const { scale, mix = (low: Value) => low } = own;
+    const { initialA } = own.tensors;
+    const tensors = withoutFirst(own.tensors);
     const update = (layer: Layer) => method.update(layer, { ...tensors, ...method.derived?.compute(layer, tensors) });
     const [, weight, bias] = y.node.inputs as [Value, Value, Value?];
     if (y.node.op === "embedding") {
@@ -80,23 +82,31 @@ export function adapt(
       return shaped(update(layer), y.shape);
     }
     const dropped = dropout ? dropout(path, x) : x;
+    // What is taken off the base reads all of its input.
+    const apart = dropout && initialA && (() => concat([low(path, dropped, own.tensors.loraA), low(path, x, initialA)], 1));
     return update({
       y,
       weight,
       ...(bias && { bias }),
       hasDropout: dropout !== undefined,
       product: () => (bias || dropout ? linear(dropped, weight, path) : y),
-      low: (loraA) => mix(low(path, dropped, loraA)),
+      low: (loraA) => mix(apart ? apart() : low(path, dropped, loraA)),
       scale,
     });
   });
+}
+
+/** B·A − B₀·A₀ as one product, where first factors are taken off the base: [A; A₀] and [B, −B₀]. */
+function withoutFirst({ initialA, initialB, ...own }: ModuleTensors<Value>): ModuleTensors<Value> {
+  if (!initialA || !initialB) return own as ModuleTensors<Value>;
+  return { ...own, loraA: concat([own.loraA, initialA], 0), loraB: concat([own.loraB, neg(initialB)], 1) };
 }
 
 const shaped = (x: Value, shape: Shape): Value => (sameShape(x.shape, shape) ? x : reshape(x, shape));
 
 /** input · loraAᵀ of a layer, [n, rank]; of layers that read the same input a slice of one product. */
 function lowProducts(graph: Graph, beside: ReadonlyMap<string, LayerTensors>, dropout: unknown) {
-  const factorOf = (path: string): Value => beside.get(path)!.tensors.loraA;
+  const factorOf = (path: string): Value => withoutFirst(beside.get(path)!.tensors).loraA;
   const siblings = dropout ? new Map<string, string[]>() : readersOfSameInput(graph, beside);
   const products = new Map<Value, Value>(); // input x [n, in] → x · [A₁; A₂; …]ᵀ [n, ranks]
   return (path: string, x: Value, loraA: Value): Value => {

@@ -1,8 +1,11 @@
 // The layout of θ: the trained tensors of an adapter in one vector, by name, in the order of its modules and then of what it saves.
+
+import type { Dim } from "../graph/dims.ts";
 import { sizeOf } from "../tensor.ts";
 import type { LoraConfig } from "./config.ts";
+import { initializationOf } from "./initializations.ts";
 import type { AdapterModule } from "./match.ts";
-import type { ModuleTensors, TrainedTensor } from "./method.ts";
+import type { ModuleShape, ModuleTensors, TensorGroup, TrainedTensor } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { keysOf, type SavedTensor, type SavedWeight } from "./saved.ts";
 
@@ -16,7 +19,12 @@ export interface ThetaEntry {
   copies?: readonly string[];
   offset: number;
   shape: number[];
-  group: TrainedTensor["group"];
+  group: TensorGroup;
+  /** It stays as it is. Such entries lie behind those that are trained. */
+  isConstant?: true;
+  /** The module that it belongs to, and the scale of its update. */
+  path?: string;
+  scale?: number;
 }
 
 /** A tensor of an adapted module, or one that is trained beside the factors. */
@@ -27,6 +35,8 @@ export interface Trained {
   config: LoraConfig;
   modules: readonly AdapterModule[];
   saved?: readonly SavedWeight[];
+  /** Groups of tensors that stay as they are; first factors that are taken off the base do in any case. */
+  constant?: readonly TensorGroup[];
 }
 
 /** An adapter's tensors, by module path and name, and what it trains beside them, by the name of the weight. */
@@ -35,35 +45,58 @@ export interface TrainedValues {
   saved: Map<string, SavedTensor>;
 }
 
-/** The tensors of θ: those of each module in the order of the modules, then the saved weights. */
-export function layoutOf({ config, modules, saved = [] }: Trained): LayoutEntry[] {
-  const method = methodOf(config);
-  let offset = 0;
-  const placed = <T extends { shape: number[] }>(entry: T): T & { offset: number } => {
-    const at = offset;
-    offset += sizeOf(entry.shape);
-    return { ...entry, offset: at };
-  };
+/**
+ * The tensors of θ: those of each module in the order of the modules, then the saved weights, and behind all that is trained in the
+ * same order what stays as it is.
+ */
+export function layoutOf({ config, modules, saved = [], constant = [] }: Trained): LayoutEntry[] {
   const own = modules.flatMap((module) =>
-    method.tensors(module, module.rank).map(({ name, key, shape, group }) => {
-      const { path } = module;
-      return placed({ key: `${KEY_PREFIX}${path}.${key}`, shape: shape as number[], group, path, name });
+    moduleTensors(config, module, module.rank).map(({ name, key, shape, group }) => {
+      const { path, scale } = module;
+      return { key: `${KEY_PREFIX}${path}.${key}`, shape: shape as number[], group, path, scale, name };
     }),
   );
-  const beside = saved.map((weight) => {
+  const whole = saved.map((weight) => {
     const [key, ...copies] = keysOf(weight).map((end) => KEY_PREFIX + end);
-    return placed({
-      key: key!,
-      ...(copies.length > 0 && { copies }),
-      shape: weight.shape,
-      group: "weight" as const,
-      saved: weight.name,
-    });
+    const { name, shape } = weight;
+    return { key: key!, ...(copies.length > 0 && { copies }), shape, group: "weight" as const, saved: name };
   });
-  return [...own, ...beside];
+  const isConstant = ({ group }: { group: TensorGroup }) => group === "initial" || constant.includes(group);
+  const all = [...own, ...whole];
+  let offset = 0;
+  return [...all.filter((entry) => !isConstant(entry)), ...all.filter(isConstant)].map((entry) => {
+    const at = offset;
+    offset += sizeOf(entry.shape);
+    return { ...entry, offset: at, ...(isConstant(entry) && { isConstant: true as const }) };
+  });
 }
 
-/** Length of θ. */
+/** What is beside a module in training: what its method trains, and first factors that are taken off the base. */
+function moduleTensors(config: LoraConfig, module: ModuleShape, rank: Dim): TrainedTensor[] {
+  const own = methodOf(config).tensors(module, rank);
+  if (module.isEmbedding || !initializationOf(config.initLoraWeights).fromWeight) return own;
+  const initial = (name: string, key: string, shape: TrainedTensor["shape"]): TrainedTensor => ({
+    name,
+    key,
+    shape,
+    group: "initial",
+  });
+  const first = [
+    initial("initialA", "initial_A.weight", [rank, module.inFeatures]),
+    initial("initialB", "initial_B.weight", [module.outFeatures, rank]),
+  ];
+  return [...own, ...first];
+}
+
+/** The tensors that an adapter's file has. */
+export const storedLayout = ({ config, modules, saved }: Trained): LayoutEntry[] =>
+  layoutOf({ config, modules, saved }).filter(({ group }) => group !== "initial");
+
+/** Those that are trained. */
+export const trainedEntries = <E extends ThetaEntry>(entries: readonly E[]): E[] =>
+  entries.filter(({ isConstant }) => !isConstant);
+
+/** Length of θ, or of a part of it. */
 export const lengthOfTheta = (entries: readonly { shape: readonly number[] }[]): number =>
   entries.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
 
@@ -96,15 +129,17 @@ export const trainedBy = ({
   config,
   modules,
   saved,
-}: Omit<Trained, "saved"> & { saved?: TrainedValues["saved"] }): Required<Trained> => ({
+}: Omit<Trained, "saved"> & { saved?: TrainedValues["saved"] }): Trained & { saved: SavedWeight[] } => ({
   config,
   modules,
   saved: [...(saved ?? [])].map(([name, { data: _, shape, ...weight }]) => ({ name, shape: [...shape], ...weight })),
 });
 
-/** The trained tensors of an adapter as one vector. */
-export function thetaOf(adapter: Parameters<typeof trainedBy>[0] & { tensors: TrainedValues["tensors"] }): Float32Array {
-  const layout = layoutOf(trainedBy(adapter));
+/** The tensors of an adapter as one vector. */
+export function thetaOf(
+  adapter: Parameters<typeof trainedBy>[0] & { tensors: TrainedValues["tensors"] },
+  layout: readonly LayoutEntry[] = layoutOf(trainedBy(adapter)),
+): Float32Array {
   const theta = new Float32Array(lengthOfTheta(layout));
   for (const entry of layout) theta.set(valuesOf(adapter, entry)!, entry.offset);
   return theta;

@@ -2,6 +2,7 @@
 import { LowrankError, nearest } from "../errors.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import type { LoraConfig } from "./config.ts";
+import { initializationOf } from "./initializations.ts";
 import type { Method } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
@@ -68,9 +69,25 @@ export function matchModules(all: readonly ModuleInfo[], config: LoraConfig, mod
   const scales = scaleFinder(config, budget);
   const unused = scales.patterns.find(({ matches }) => !chosen.some(({ path }) => matches(path)));
   if (unused) throw noMatch(unused.option, unused.key, chosen);
-  return chosen.map(({ path, kind, inFeatures, outFeatures }) => {
+  const adapted = chosen.map(({ path, kind, inFeatures, outFeatures }) => {
     const isEmbedding = kind === "embedding" && { isEmbedding: true as const };
     return { path, ...isEmbedding, ...scales.of(path), inFeatures, outFeatures };
+  });
+  checkFirstRanks(config, adapted);
+  return adapted;
+}
+
+/** Throws `lora/config` for a rank with which an adapter cannot begin as its configuration says. */
+function checkFirstRanks({ initLoraWeights }: LoraConfig, modules: readonly AdapterModule[]): void {
+  const { rank: rule } = initializationOf(initLoraWeights);
+  const wrong = modules.find((module) => !module.isEmbedding && rule && !rule.holds(module));
+  if (!wrong) return;
+  const { path, rank, inFeatures, outFeatures } = wrong;
+  throw new LowrankError("lora/config", `"${initLoraWeights}" cannot begin with this rank`, {
+    subject: path,
+    expected: rule!.expected,
+    got: `rank ${rank}, weight [${outFeatures}, ${inFeatures}]`,
+    next: "Choose another rank (rank, rankPattern) or another initialization (init).",
   });
 }
 

@@ -8,8 +8,12 @@ import { writeFolder } from "../formats/folder.ts";
 import { type TensorSource, writeSafetensors } from "../formats/safetensors.ts";
 import { copySideFiles, readInBlocks } from "../formats/side-files.ts";
 import { isPlain, readRows, transposed, writtenDType } from "../formats/stored.ts";
+import type { ModuleInfo } from "../models/module.ts";
 import { bytesPerElement, sizeOf } from "../tensor.ts";
 import { bytes as size } from "../units.ts";
+import type { AdapterModule } from "./match.ts";
+import { methodOf } from "./method-table.ts";
+import type { Adapter } from "./peft-files.ts";
 import type { SavedTensor } from "./saved.ts";
 
 /** Transformers' `max_shard_size`, "5GB". */
@@ -44,6 +48,23 @@ export interface WeightBlocks {
   fanInFanOut: boolean;
   /** Reads them, anew at each call. */
   read(): AsyncIterable<Float32Array>;
+}
+
+/** The update of each adapted weight, by module path. */
+export function weightTargets(
+  { config, modules: adapted, tensors }: Pick<Adapter, "config" | "modules" | "tensors">,
+  modules: readonly ModuleInfo[],
+  weightName: (name: string) => string,
+): Map<string, MergeTarget> {
+  const { merge } = methodOf(config);
+  const byInputs = new Set(modules.filter(({ kind }) => kind !== "linear").map(({ path }) => path));
+  const targetOf = ({ path, rank, scale }: AdapterModule): MergeTarget => {
+    const own = tensors.get(path)!;
+    const { loraA, loraB } = own;
+    const target = { weightName: weightName(`${path}.weight`), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
+    return { ...target, ...(merge && { merge: (blocks) => merge(blocks, own) }) };
+  };
+  return new Map(adapted.map((module) => [module.path, targetOf(module)]));
 }
 
 export interface MergeOptions {

@@ -46,6 +46,7 @@ export const methodFieldsOf = <T extends object>(values: T): Pick<T, keyof Metho
 /** The method of a configuration. Throws `lora/unsupported` where it asks for several at once. */
 export function methodOf(config: object): Method {
   const used = methods.filter(({ isUsed }) => isUsed?.(config as Record<string, unknown>));
+  used[0]?.check?.(config as Record<string, unknown>);
   if (used.length < 2) return used[0] ?? plainMethod;
   const names = used.flatMap(({ fields }) => Object.keys(fields));
   throw new LowrankError("lora/unsupported", `${used.map(({ title }) => title).join(" and ")} can't be used together.`, {

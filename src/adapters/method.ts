@@ -2,6 +2,7 @@
 import type { z } from "zod";
 import type { Dim, Shape } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
+import type { Draws } from "./initializations.ts";
 import type { AdapterModule } from "./match.ts";
 import type { WeightBlocks } from "./merge.ts";
 
@@ -30,8 +31,11 @@ export interface TrainedTensor extends MethodTensor {
   /** The end of its key in the adapter's file, behind the module's path. */
   key: string;
   /** What it is to optimizers: LoRA+ has learning rates for A and B. */
-  group: "A" | "B" | "weight";
+  group: TensorGroup;
 }
+
+/** "initial" are factors whose product is taken off the base. */
+export type TensorGroup = "A" | "B" | "weight" | "initial";
 
 /** Sizes of an adapted module: A is [rank, inFeatures], B is [outFeatures, rank]. */
 export type ModuleShape = Pick<AdapterModule, "inFeatures" | "outFeatures" | "isEmbedding">;
@@ -64,6 +68,8 @@ export interface Method {
   fields: Record<string, MethodField>;
   /** Whether a configuration asks for it, by the values of its fields; the row without it is used where no other is. */
   isUsed?(fields: Record<string, unknown>): boolean;
+  /** Throws `lora/unsupported` for the fields of a configuration that does not go with the method. */
+  check?(fields: Record<string, unknown>): void;
   /** Whether embeddings can be adapted. */
   takesEmbeddings: boolean;
   /** What is trained of a module. */
@@ -89,15 +95,10 @@ export interface Method {
   mergeBias?(tensors: ModuleTensors): Float32Array;
 }
 
-/** How first values are drawn (init.ts). */
-export interface InitialValues {
-  /** PEFT's init_lora_weights. */
-  kind: boolean | "gaussian";
-  /** A vector or matrix of zeros. */
-  zeros(size: number): Float32Array;
-  /** Uniform in ±bound; `stream` keeps the tensors of a module apart. */
-  uniform(size: number, bound: number, stream: number): Float32Array;
-  normal(size: number, deviation: number, stream: number): Float32Array;
+/** How first values are drawn. */
+export interface InitialValues extends Draws {
+  /** Those of the two factors, as init_lora_weights has them drawn (initializations.ts). */
+  factors: { loraA: Float32Array; loraB: Float32Array };
 }
 
 /** A variant that is known and not built: its field is refused when it is on, and its tensors are named. */

@@ -19,7 +19,7 @@ import { headBeside } from "../models/heads/index.ts";
 import type { Platform } from "../platform/platform.ts";
 import { sizeOf } from "../tensor.ts";
 import { formatAdapterConfig, type LoraConfig, parseAdapterConfig } from "./config.ts";
-import { KEY_PREFIX, layoutOf, type Trained, trainedBy, valuesOf } from "./layout.ts";
+import { KEY_PREFIX, storedLayout, type Trained, trainedBy, valuesOf } from "./layout.ts";
 import { type AdapterModule, isAllLinear, pathMatcher, scaleFinder } from "./match.ts";
 import type { Method, ModuleTensors } from "./method.ts";
 import { methodOf, methods, unbuiltMethods } from "./method-table.ts";
@@ -381,7 +381,7 @@ function checkFinite(values: Float32Array, key: string, subject: string): void {
 export async function writeAdapter(files: Files, folder: string, adapter: Adapter): Promise<void> {
   const { config, frozen = new Map<string, SavedTensor>() } = adapter;
   const path = `${folder}/${ADAPTER_WEIGHTS_NAME}`;
-  const own = layoutOf(trainedBy(adapter)).flatMap((entry) =>
+  const own = storedLayout(trainedBy(adapter)).flatMap((entry) =>
     [entry.key, ...(entry.copies ?? [])].map((key) => tensorSource(key, entry.shape, valuesOf(adapter, entry), path)),
   );
   const beside = [...frozen].map(([name, { shape, data }]) => tensorSource(frozenKey(name), shape, data, path));
@@ -408,7 +408,7 @@ export function adapterBytes(
   named: Pick<Adapter, "labels" | "task"> = {},
 ): number {
   const tensor = (name: string, shape: number[]) => ({ name, dtype: "float32" as const, shape });
-  const own = layoutOf(trained).flatMap(({ key, copies = [], shape }) => [key, ...copies].map((name) => tensor(name, shape)));
+  const own = storedLayout(trained).flatMap(({ key, copies = [], shape }) => [key, ...copies].map((name) => tensor(name, shape)));
   const beside = frozen.map(({ name, shape }) => tensor(frozenKey(name), shape));
   return safetensorsBytes([...own, ...beside], metadataOf({ baseFingerprint: "3:0123456789abcdef", ...named }));
 }

@@ -5,6 +5,7 @@ import type { AdapterModule } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
+import { checkPlain } from "./residual.ts";
 import { rankAtEnergy } from "./spectrum.ts";
 import { type Factors, truncateProduct } from "./svd.ts";
 
@@ -35,6 +36,7 @@ export interface Resized {
 export function truncateAdapter(adapter: Adapter, options: ResizeOptions): Resized {
   const { rank, energy } = options;
   checkOptions(options);
+  checkPlain(adapter);
   let [lost, all] = [0, 0];
   const resized = adapter.modules.map((module) => {
     const tensors = adapter.tensors.get(module.path)!;
@@ -86,7 +88,15 @@ export function withFactors(
   const others = given.filter(({ rank }) => rank !== usual).sort((a, b) => b.module.path.length - a.module.path.length);
   const patterns = Object.fromEntries(others.map(({ module, rank }) => [module.path, rank]));
   return {
-    config: { ...config, rank: usual, alpha: usual, rankPattern: patterns, alphaPattern: patterns, useRslora: false },
+    config: {
+      ...config,
+      rank: usual,
+      alpha: usual,
+      rankPattern: patterns,
+      alphaPattern: patterns,
+      useRslora: false,
+      initLoraWeights: true,
+    },
     modules: given.map(({ module, rank }) => ({ ...module, rank, alpha: rank, scale: 1 })),
   };
 }

@@ -3,7 +3,7 @@ import { transposed } from "../formats/stored.ts";
 import { normal, purpose } from "../random.ts";
 import { symmetricEigen } from "./eigen.ts";
 import { productSpectrum } from "./spectrum.ts";
-import { addTo, combined, dot, gram, matrixRows } from "./vectors.ts";
+import { addTo, combined, dot, gram, matrixRows, products } from "./vectors.ts";
 
 /** An update B·A: A is [rank, in], B is [out, rank]. */
 export interface Factors {
@@ -52,24 +52,29 @@ function factorsOf(
 
 /** Vectors that the basis begins with. It finds up to this many singular values that are equal. */
 const BLOCK = 4;
-/** What is left of an eigenpair of DᵀD, as a share of the largest eigenvalue, when it counts as found. */
+/** What is left of an eigenpair of DᵀD, as a share of the largest eigenvalue, when it counts as found, unless another is given. */
 const CONVERGED = 1e-14;
 
 /**
  * The truncation of D [out, in] to `rank`: the largest eigenvectors of DDᵀ or DᵀD, whichever is smaller, in a Krylov space (block Lanczos,
  * every vector orthogonal to all). It grows until their residuals are rounding; where that takes the whole space, it is exact.
  */
-export function truncateMatrix(delta: Float32Array, outFeatures: number, inFeatures: number, rank: number): Factors {
-  const rows = matrixRows(delta, outFeatures);
-  const byColumns = (vector: Float64Array) => combined(rows, vector, inFeatures); // Dᵀ·u
-  const byRows = (vector: Float64Array) => Float64Array.from(rows, (row) => dot(row, vector)); // D·v
+export function truncateMatrix(
+  delta: Float32Array,
+  outFeatures: number,
+  inFeatures: number,
+  rank: number,
+  converged = CONVERGED,
+): Factors {
+  const { byColumns, byRows } = sides(delta, outFeatures, inFeatures);
   const isWide = outFeatures < inFeatures;
   const size = Math.min(outFeatures, inFeatures);
   const count = Math.min(rank, size);
-  const largest = largestEigenvectors((u) => (isWide ? byRows(byColumns(u)) : byColumns(byRows(u))), size, count);
-  if (!isWide) return factorsOf(largest.map(byRows), largest, outFeatures, inFeatures);
+  const gramOf = (vectors: Float64Array[]) => (isWide ? byRows(byColumns(vectors)) : byColumns(byRows(vectors)));
+  const largest = largestEigenvectors(gramOf, size, count, converged);
+  if (!isWide) return factorsOf(byRows(largest), largest, outFeatures, inFeatures);
   // Dᵀ·u is a right singular vector times its value, which goes to B.
-  const images = largest.map(byColumns);
+  const images = byColumns(largest);
   const values = images.map((image) => Math.sqrt(dot(image, image)));
   const unit = images.map((image, j) => image.map((value) => (values[j]! > 0 ? value / values[j]! : 0)));
   return factorsOf(
@@ -80,8 +85,47 @@ export function truncateMatrix(delta: Float32Array, outFeatures: number, inFeatu
   );
 }
 
+/** Dᵀ·u and D·v of several vectors, for D [out, in]. */
+function sides(delta: Float32Array, outFeatures: number, inFeatures: number) {
+  const rows = matrixRows(delta, outFeatures);
+  return {
+    byColumns: (vectors: Float64Array[]) => vectors.map((vector) => combined(rows, vector, inFeatures)),
+    byRows: (vectors: Float64Array[]) => products(rows, vectors),
+  };
+}
+
+/**
+ * An approximation of D [out, in] to `rank`, in the space that D turns random vectors into, after so many steps of subspace iteration:
+ * Halko et al. 2011, algorithm 4.4, as torch.svd_lowrank has it without vectors beside those of the rank.
+ */
+export function approximateMatrix(
+  delta: Float32Array,
+  outFeatures: number,
+  inFeatures: number,
+  rank: number,
+  { iterations, seed }: { iterations: number; seed: number },
+): Factors {
+  const { byColumns, byRows } = sides(delta, outFeatures, inFeatures);
+  const span = (vectors: Float64Array[]): Float64Array[] => {
+    const basis: Float64Array[] = [];
+    for (const vector of vectors) basis.push(beside(vector, basis) ?? new Float64Array(vector.length));
+    return basis;
+  };
+  const drawn = Array.from({ length: rank }, (_, i) => Float64Array.from(normal(seed, [purpose.svd, i, 1], inFeatures)));
+  let basis = span(byRows(drawn));
+  for (let step = 0; step < iterations; step++) basis = span(byRows(span(byColumns(basis))));
+  // U·S·Vᵀ of the projection Q·(Qᵀ·D), from which the truncation reads its singular vectors.
+  const projected = factorsOf(basis, byColumns(basis), outFeatures, inFeatures);
+  return truncateProduct(projected).truncated(rank);
+}
+
 /** The eigenvectors of the `count` largest eigenvalues of a symmetric, positive operator on vectors of `size` numbers. */
-function largestEigenvectors(apply: (vector: Float64Array) => Float64Array, size: number, count: number): Float64Array[] {
+function largestEigenvectors(
+  apply: (vectors: Float64Array[]) => Float64Array[],
+  size: number,
+  count: number,
+  converged: number,
+): Float64Array[] {
   const basis: Float64Array[] = [];
   let draws = 0;
   /** Adds the direction of what a vector has beside the basis, or of what a random one has where that is nothing. */
@@ -97,16 +141,17 @@ function largestEigenvectors(apply: (vector: Float64Array) => Float64Array, size
   const projected: Float64Array[] = [];
   for (let next = Math.min(size, 2 * count + 2 * BLOCK); ; next = Math.min(size, Math.ceil(1.4 * next))) {
     while (projected.length < next) {
-      const image = apply(basis[projected.length]!);
-      extend(image);
-      projected.push(Float64Array.from(basis, (vector) => dot(image, vector)));
+      for (const image of apply(basis.slice(projected.length, Math.min(projected.length + BLOCK, next)))) {
+        extend(image);
+        projected.push(Float64Array.from(basis, (vector) => dot(image, vector)));
+      }
     }
     const { values, vectors } = symmetricEigen(
       projected.map((row, i) => Float64Array.from(projected, (other, j) => (j <= i ? row[j]! : other[i]!))),
       { vectors: true },
     );
     const found = vectors(count);
-    const isDone = found.every((vector) => residual(vector, projected, basis.length) <= CONVERGED * values[0]!);
+    const isDone = found.every((vector) => residual(vector, projected, basis.length) <= converged * values[0]!);
     const known = basis.slice(0, projected.length);
     if (projected.length === size || isDone) return found.map((vector) => combined(known, vector, size));
   }

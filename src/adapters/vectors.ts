@@ -49,6 +49,32 @@ export function gram(rows: readonly Vector[]): Float64Array {
   return out;
 }
 
+/** The inner products of each row with each vector, [vectors][rows]. Four vectors at a time: each number of a row serves four. */
+export function products(rows: readonly Vector[], vectors: readonly Float64Array[]): Float64Array[] {
+  const out = vectors.map(() => new Float64Array(rows.length));
+  const whole = vectors.length - (vectors.length % 4);
+  for (let k = 0; k < whole; k += 4) {
+    const [a, b, c, d] = [vectors[k]!, vectors[k + 1]!, vectors[k + 2]!, vectors[k + 3]!];
+    for (let r = 0; r < rows.length; r++) {
+      const row = rows[r]!;
+      let [sa, sb, sc, sd] = [0, 0, 0, 0];
+      for (let i = 0; i < row.length; i++) {
+        const value = row[i]!;
+        sa += value * a[i]!;
+        sb += value * b[i]!;
+        sc += value * c[i]!;
+        sd += value * d[i]!;
+      }
+      out[k]![r] = sa;
+      out[k + 1]![r] = sb;
+      out[k + 2]![r] = sc;
+      out[k + 3]![r] = sd;
+    }
+  }
+  for (let k = whole; k < vectors.length; k++) for (let r = 0; r < rows.length; r++) out[k]![r] = dot(rows[r]!, vectors[k]!);
+  return out;
+}
+
 /** Σ factors[r] · rows[r], of rows of `length` numbers; four rows at a time. */
 export function combined(rows: readonly Vector[], factors: ArrayLike<number>, length: number): Float64Array {
   const out = new Float64Array(length);

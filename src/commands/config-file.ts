@@ -69,7 +69,7 @@ function kindOf(type: z.ZodType, commas?: boolean): Kind {
   }
   if (core instanceof z.ZodNumber) return number;
   if (core instanceof z.ZodBoolean) return switched;
-  return core instanceof z.ZodRecord ? object : text;
+  return core instanceof z.ZodRecord || core instanceof z.ZodObject ? object : text;
 }
 
 /** What the text behind a flag means. Throws `cli/value` that names the flag. */

@@ -38,6 +38,8 @@ export interface TextBase {
 
 /** A base of any task. */
 export interface AnyBase extends TextBase {
+  /** Where the checkpoint lies. */
+  files: Files;
   checkpoint: Checkpoint;
   /** The embedding and the linear layers, in the order of the forward pass; behind them the others, such as norms. */
   modules: ModuleInfo[];
@@ -58,7 +60,7 @@ export async function openBase(files: Files, folder: string, timeLimit?: TimeLim
   const config = withStoredHead(await withHeadBeside(files, folder, described), opened.tensors);
   const tokenizer = tokenizerOf(files, folder, config, timeLimit);
   const fingerprint = once(() => baseFingerprint(files, opened, config));
-  return { config, tokenizer, fingerprint, ...ofGraph(config, opened) };
+  return { files, config, tokenizer, fingerprint, ...ofGraph(config, opened) };
 }
 
 /** What a base has of its graph: its modules, and where their weights are stored. */

@@ -133,7 +133,7 @@ export async function resumable(files: Files, out: string, resume: boolean, dige
 
 /**
  * The state saved in `folder`, to the bit. Throws `train/resume-mismatch` if a fact of the run that made it differs from
- * `facts`, naming the fact. `parameters` is the length of θ, `minDelta` what makes an evaluation better, for version 1.
+ * `facts`, naming the fact. `parameters` is the length of θ, `trained` that of the moments, `minDelta` what makes an evaluation better, for version 1.
  */
 export async function loadCheckpoint(
   files: Files,
@@ -141,6 +141,7 @@ export async function loadCheckpoint(
   facts: RunIdentity,
   parameters: number,
   minDelta?: number,
+  trained = parameters,
 ): Promise<TrainState> {
   const saved = await readRecord(files, folder);
   if (!saved) {
@@ -159,8 +160,8 @@ export async function loadCheckpoint(
   const { step } = saved;
   const evals =
     saved.version === 1 ? saved.evals.reduce((before, one) => afterEval(before, one, minDelta), noEvals) : saved.evals;
-  const vector = (name: (typeof VECTORS)[number]) => readVector(files, folder, name, parameters);
-  return { theta: await vector("theta"), m: await vector("m"), v: await vector("v"), step, evals };
+  const vector = (name: (typeof VECTORS)[number], length: number) => readVector(files, folder, name, length);
+  return { theta: await vector("theta", parameters), m: await vector("m", trained), v: await vector("v", trained), step, evals };
 }
 
 /**

@@ -1,6 +1,6 @@
 // The border between the training loop and the network: a loss graph as a function of θ, over one ONNX session.
 
-import { layoutOf, lengthOfTheta, partOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
+import { layoutOf, lengthOfTheta, partOf, type ThetaEntry, type Trained, trainedEntries } from "../adapters/layout.ts";
 import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import type { Graph, Node } from "../graph/graph.ts";
@@ -50,7 +50,7 @@ export interface DropoutKey {
 export interface Objective {
   readonly entries: readonly ThetaEntry[];
   /**
-   * The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to θ (same length as θ). The
+   * The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to what of θ is trained. The
    * gradient's memory belongs to the caller until the next call, which may write there.
    */
   lossAndGradient(
@@ -89,11 +89,12 @@ export async function openObjective(
   const outliers = await findOutliers(program, { loss, checkpoint, openSession, threads: options.threads, first });
   const session = await openProgram(program, weightFiles(checkpoint), { openSession, ...options });
   await session.bind(outliers);
-  const shared = () => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(entries)));
-  const [values, gradients] = [shared(), shared()];
+  const shared = (of: readonly ThetaEntry[]) => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(of)));
+  const trained = trainedEntries(entries);
+  const [values, gradients] = [shared(entries), shared(trained)];
   await session.share(
     Object.fromEntries(entries.map((entry) => [entry.key, float32(entry.shape, partOf(values, entry))])),
-    Object.fromEntries(entries.map((entry) => [gradientName(entry), float32(entry.shape, partOf(gradients, entry))])),
+    Object.fromEntries(trained.map((entry) => [gradientName(entry), float32(entry.shape, partOf(gradients, entry))])),
   );
   const { pools, starts, others } = inputsOf(graph);
   await session.bind(Object.fromEntries([...starts].map(([name, start]) => [name, int32([1], [start])])));
@@ -114,7 +115,7 @@ export async function openObjective(
     const given = { ...feeds, lossScale: float32([], Float32Array.of(scale)), ...drawn(feeds, key) };
     return session.run(given, { fetches });
   };
-  const gradientNames = entries.map(gradientName);
+  const gradientNames = trained.map(gradientName);
   const measured = Object.keys(graph.outputs).filter((name) => !gradientNames.includes(name) && !isAtBorder(name));
   return {
     entries,

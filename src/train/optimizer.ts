@@ -1,5 +1,8 @@
-// AdamW and clipping over flat vectors: torch.optim.AdamW, torch.nn.utils.clip_grad_norm_, peft/optimizers/loraplus.py.
-import type { ThetaEntry } from "../adapters/layout.ts";
+// Optimizers and clipping over flat vectors: torch.optim.AdamW, torch.nn.utils.clip_grad_norm_, peft/optimizers/loraplus.py and lorafa.py.
+import { symmetricEigen } from "../adapters/eigen.ts";
+import { partOf, type ThetaEntry, trainedEntries } from "../adapters/layout.ts";
+import type { TensorGroup } from "../adapters/method.ts";
+import { addTo, dot, gram, matrixRows } from "../adapters/vectors.ts";
 import { sizeOf } from "../tensor.ts";
 
 export interface Rates {
@@ -14,10 +17,81 @@ export interface ParameterRange extends Rates {
   end: number;
 }
 
-export interface AdamW {
+export interface Adam {
   beta1: number;
   beta2: number;
   eps: number;
+}
+
+/** A row of the table. All follow first and second moments: θ ← keep·θ − step·m / (root·√v + eps), with keep = 1 − rate·decay. */
+export interface Optimizer {
+  /** What help says of it. */
+  about: string;
+  eps: number;
+  /** Tensors of an adapter that it leaves as they are. */
+  constant: readonly TensorGroup[];
+  /** Changes the gradient in place, before the moments see it; made once, from θ at the start. */
+  project?(entries: readonly ThetaEntry[], theta: Float32Array): (gradient: Float32Array) => void;
+  /** From the rate, `keep` and the bias corrections 1 − β₁ᵗ and 1 − β₂ᵗ. */
+  factors(rate: number, keep: number, correction1: number, correction2: number): { step: number; root: number };
+}
+
+export const optimizers = {
+  adamw: {
+    about: "AdamW, of A and B alike",
+    eps: 1e-8,
+    constant: [],
+    factors: (rate, _keep, correction1, correction2) => ({ step: rate / correction1, root: 1 / Math.sqrt(correction2) }),
+  },
+  lorafa: {
+    about: "LoRA-FA: A stays as it begins, and B follows the whole weight's gradient as nearly as it can",
+    eps: 1e-6,
+    constant: ["A"],
+    project: projectB,
+    // eps is added before the bias correction, and the decay comes after the step, as in PEFT.
+    factors: (rate, keep, correction1, correction2) => ({
+      step: (keep * rate * Math.sqrt(correction2)) / correction1,
+      root: 1,
+    }),
+  },
+} satisfies Record<string, Optimizer>;
+export type OptimizerName = keyof typeof optimizers;
+export const optimizerNames = Object.keys(optimizers) as OptimizerName[];
+
+/** PEFT's delta. */
+const RIDGE = 1e-8;
+
+/** LoRA-FA: the gradient of B [out, rank] times (A·Aᵀ + 1e-8·I)⁻¹ / scale², a pseudoinverse as PEFT has it. Zhang et al. 2023. */
+function projectB(entries: readonly ThetaEntry[], theta: Float32Array): (gradient: Float32Array) => void {
+  const factorsA = new Map(entries.filter(({ group }) => group === "A").map((entry) => [entry.path, entry]));
+  const pairs = entries.flatMap((entry) => {
+    const own = entry.group === "B" && factorsA.get(entry.path);
+    return own ? [{ entry, inverse: inverseGram(partOf(theta, own), own.shape[0]!, entry.scale!) }] : [];
+  });
+  return (gradient) => {
+    for (const { entry, inverse } of pairs) {
+      const rank = inverse.length;
+      for (const row of matrixRows(partOf(gradient, entry), entry.shape[0]!)) {
+        const before = Float64Array.from(row);
+        for (let r = 0; r < rank; r++) row[r] = dot(before, inverse[r]!);
+      }
+    }
+  };
+}
+
+/** The rows of (A·Aᵀ + 1e-8·I)⁻¹ / scale². */
+function inverseGram(loraA: Float32Array, rank: number, scale: number): Float64Array[] {
+  const rows = matrixRows(gram(matrixRows(loraA, rank)), rank);
+  for (const [r, row] of rows.entries()) row[r]! += RIDGE;
+  const { values, vectors } = symmetricEigen(rows, { vectors: true });
+  const inverse = Array.from({ length: rank }, () => new Float64Array(rank));
+  // What float32 cannot tell from zero beside the largest is zero: torch.linalg.pinv's rtol.
+  const least = values[0]! * rank * 2 ** -23;
+  for (const [i, vector] of vectors(rank).entries()) {
+    if (values[i]! <= least) continue;
+    for (let r = 0; r < rank; r++) addTo(inverse[r]!, vector[r]! / (values[i]! * scale * scale), vector);
+  }
+  return inverse;
 }
 
 /** First and second moments, one element a parameter, and the number of updates made. */
@@ -37,7 +111,7 @@ const LORA_PLUS_EMBEDDING_LEARNING_RATE = 1e-6;
  */
 export function parameterRanges(entries: readonly ThetaEntry[], options: Rates & { loraPlusRatio?: number }): ParameterRange[] {
   const ranges: ParameterRange[] = [];
-  for (const entry of entries) {
+  for (const entry of trainedEntries(entries)) {
     const end = entry.offset + sizeOf(entry.shape);
     const rates = ratesOf(entry, options);
     const last = ranges.at(-1);
@@ -55,30 +129,29 @@ function ratesOf({ key, group, shape }: ThetaEntry, options: Rates & { loraPlusR
   return { learningRate: learningRate * loraPlusRatio, weightDecay: key.includes("bias") ? 0 : weightDecay };
 }
 
-/** One AdamW update of `theta` and `state` in place, every range at `factor` times its learning rate. */
-export function adamW(
+/** One update of `theta` and `state` in place, every range at `factor` times its learning rate. */
+export function update(
   theta: Float32Array,
   gradient: Float32Array,
   state: Moments,
   ranges: readonly ParameterRange[],
   factor: number,
-  { beta1, beta2, eps }: AdamW,
+  { beta1, beta2, eps }: Adam,
+  { factors }: Pick<Optimizer, "factors"> = optimizers.adamw,
 ): void {
   const { m, v } = state;
-  const step = ++state.step;
-  const correction1 = 1 - beta1 ** step;
-  const rootScale = 1 / Math.sqrt(1 - beta2 ** step);
+  const t = ++state.step;
   for (const { start, end, learningRate, weightDecay } of ranges) {
     const rate = learningRate * factor;
     const keep = 1 - rate * weightDecay;
-    const stepSize = rate / correction1;
+    const { step, root } = factors(rate, keep, 1 - beta1 ** t, 1 - beta2 ** t);
     for (let i = start; i < end; i++) {
       const g = gradient[i]!;
       const m1 = m[i]! + (1 - beta1) * (g - m[i]!);
       const v1 = beta2 * v[i]! + (1 - beta2) * g * g;
       m[i] = m1;
       v[i] = v1;
-      theta[i] = theta[i]! * keep - (stepSize * m1) / (Math.sqrt(v1) * rootScale + eps);
+      theta[i] = theta[i]! * keep - (step * m1) / (Math.sqrt(v1) * root + eps);
     }
   }
 }

@@ -1,6 +1,8 @@
 // The options of a fine-tuning run: each with its type, default and help, and what they are together.
 import { z } from "zod";
 import { biasChoices, type LoraConfig, loraConfig, rowsSchema } from "../adapters/config.ts";
+import { evaSchema } from "../adapters/eva.ts";
+import { initializationOf, initializations, initialKind, initialKinds } from "../adapters/initializations.ts";
 import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
@@ -10,11 +12,17 @@ import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
 import { executionDtypes, memoryModeNames } from "./execution.ts";
+import { optimizerNames, optimizers } from "./optimizer.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
 
 const path = z.string().min(1);
 const names = z.union([z.string().min(1), z.array(z.string().min(1))]).nullable();
+const initOption = z
+  .union([z.boolean(), z.string()])
+  .refine((given) => initialKind(given) !== undefined, initialKinds)
+  .transform((given) => initialKind(given)!)
+  .default(true);
 const count = z.int().min(1);
 /** The longest run: at a thousand steps a second, a fortnight. */
 const MAX_STEPS = 1e9;
@@ -75,10 +83,17 @@ const loraOptions = {
     help: "ranks and targets from an adapter: of each module the least rank that holds 99 % of its update's energy there",
   }),
   rslora: option(z.boolean().default(false), { help: "scale by alpha / sqrt(rank)" }),
-  init: option(z.union([z.boolean(), z.literal("gaussian")]).default(true), {
+  init: option(initOption, {
     value: "KIND",
-    choices: ["true", "gaussian", "false"],
-    help: "initialization. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
+    expected: initialKinds,
+    parse: (text) => (text === "true" || text === "false" ? text === "true" : text),
+    help: `initialization. ${Object.entries(initializations)
+      .map(([name, { about }]) => `${name}: ${about}`)
+      .join("; ")}`,
+  }),
+  evaConfig: option(evaSchema.nullable().default(null), {
+    value: "JSON",
+    help: 'of --init eva, PEFT\'s EvaConfig, as in {"rho": 1.5}: a rank is at most rho times --rank',
   }),
   ...methodOptions,
   modulesToSave: option(z.array(z.string().min(1)).nullable().default(null), {
@@ -194,6 +209,9 @@ export const runOptions = {
     help: "the learning rate's schedule",
   }),
   warmup: option(z.number().min(0).default(0), { section: "run", help: "warm-up steps, or below 1 a share of the run" }),
+  optimizer: option(z.enum(optimizerNames).default("adamw"), {
+    help: optimizerNames.map((name) => `${name}: ${optimizers[name].about}`).join("; "),
+  }),
   weightDecay: option(z.number().default(optimizerDefaults.weightDecay), { value: "X", help: "AdamW's decoupled weight decay" }),
   maxGradNorm: option(z.number().default(optimizerDefaults.maxGradNorm!), {
     value: "X",
@@ -291,6 +309,19 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
   }
   if (wantsEvals.samples && options.method === "full")
     throw refused("samples", "only an adapter can be sampled while it is trained", 'samples with the method "lora"', "full");
+  if (options.evaConfig && !initializationOf(options.init).fromInputs)
+    throw refused("evaConfig", "the run does not begin by EVA", 'init "eva" beside it', String(options.init));
+  const { constant } = optimizers[options.optimizer];
+  const facts = { loraPlusRatio: options.loraPlusRatio !== undefined, method: options.method === "full" };
+  for (const [name, isGiven] of Object.entries(facts)) {
+    if (isGiven && constant.length > 0)
+      throw refused(
+        name,
+        `the optimizer ${options.optimizer} leaves ${constant.join(", ")} of an adapter as it begins`,
+        "adamw",
+        options.optimizer,
+      );
+  }
   return { ...options, date, baseName: baseName ?? options.base };
 }
 
@@ -304,6 +335,7 @@ export const loraConfigOf = (
     ...pick(options, "targetModules", "excludeModules", "layersToTransform"),
     useRslora: rslora,
     initLoraWeights: init,
+    evaConfig: options.evaConfig,
     ...methodFieldsOf(options),
     ...pick(options, "trainableTokenIndices", "ensureWeightTying", "bias"),
     ...peft,
@@ -314,7 +346,7 @@ export const loraConfigOf = (
 
 /** What is wrong with options that were parsed with `reportInput`. */
 export function optionError(issue: z.core.$ZodIssue, { shape }: z.ZodObject): LowrankError {
-  if (issue.code === "unrecognized_keys") {
+  if (issue.code === "unrecognized_keys" && issue.path.length === 0) {
     const key = issue.keys[0]!;
     const known = nearest(key, Object.keys(shape)).join(", ");
     return refused(key, "there is no such option", `one of ${known}`, key);

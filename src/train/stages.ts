@@ -1,5 +1,5 @@
 // A training graph as a program: a stage for each layer forward, one for the loss, a stage for each layer backward.
-import type { ThetaEntry } from "../adapters/layout.ts";
+import { type ThetaEntry, trainedEntries } from "../adapters/layout.ts";
 import { type Graph, type Node, topological, type Value } from "../graph/graph.ts";
 import { recompute } from "../graph/recompute.ts";
 import { cut, type Program } from "../graph/stages.ts";
@@ -36,7 +36,8 @@ export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { 
   const stored = form ? storeWeights(whole, form) : whole;
   const { graph, cuts } = streamed ? tablesByRows(stored) : { graph: stored, cuts: [] };
   const names = Object.keys(graph.outputs);
-  const gradients = new Set(entries.map(gradientName));
+  const trained = trainedEntries(entries);
+  const gradients = new Set(trained.map(gradientName));
   const edges = names.map((_, i) => border(i)).filter((name) => name in graph.outputs);
   const measured = names.filter((name) => !isAtBorder(name) && !gradients.has(name));
   const held = new Set(edges.map((name) => graph.outputs[name]!));
@@ -55,15 +56,15 @@ export function trainingProgram(whole: Graph, entries: readonly ThetaEntry[], { 
   });
   const backward = sections
     .map((_, i) => {
-      const own = entries.filter(({ key }) => readIn[i]!.has(key)).map(gradientName);
+      const own = trained.filter(({ key }) => readIn[i]!.has(key)).map(gradientName);
       const before = i > 0 ? [borderGradient(i - 1)].filter((name) => name in outputs) : [];
       return pick([...own, ...before]);
     })
     .reverse();
-  const unread = entries.filter(({ key }) => !readIn.some((names) => names.has(key))).map(gradientName);
-  const trained = new Set(entries.map(({ key }) => key));
+  const unread = trained.filter(({ key }) => !readIn.some((names) => names.has(key))).map(gradientName);
+  const ofTheta = new Set(entries.map(({ key }) => key));
   const chunks = cuts.map((met, i) => Object.fromEntries(met.map((value, part) => [chunkBorder(i, part), value])));
   const last = sections.pop()!;
   const groups = [...sections, ...chunks, last, ...backward, pick(unread)].filter((group) => Object.keys(group).length > 0);
-  return cut(groups, ({ op, attributes }) => op === "input" && trained.has(String(attributes["name"])));
+  return cut(groups, ({ op, attributes }) => op === "input" && ofTheta.has(String(attributes["name"])));
 }

@@ -1,12 +1,23 @@
 // What a run trains: θ, its first value, its graph and how it is saved. One function a method.
 
-import { fitAdapter, weightTargets } from "../adapters/attach.ts";
+import { fitAdapter } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
-import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
-import { layoutOf, lengthOfTheta, type ThetaEntry, type Trained, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
-import { type AdapterModule, frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
-import { methodOf } from "../adapters/method-table.ts";
+import { firstTensors, initSaved } from "../adapters/init.ts";
+import {
+  type LayoutEntry,
+  layoutOf,
+  lengthOfTheta,
+  type ThetaEntry,
+  type Trained,
+  thetaOf,
+  trainedBy,
+  trainedEntries,
+  viewsOf,
+} from "../adapters/layout.ts";
+import { frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
+import type { TensorGroup } from "../adapters/method.ts";
 import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
+import { isResidual, plainAdapter, plainModules } from "../adapters/residual.ts";
 import { ownName, type SavedTensor, type SavedWeight, savedWeights, storedValues } from "../adapters/saved.ts";
 import type { RunIdentity } from "../data/types.ts";
 import type { Files } from "../files.ts";
@@ -25,6 +36,7 @@ import { ownTask, taskOf } from "../tasks/index.ts";
 import { sizeOf } from "../tensor.ts";
 import type { SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
+import { optimizers } from "./optimizer.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
 import { fullEntries, fullGraph, loraGraph } from "./training-graph.ts";
 
@@ -80,19 +92,26 @@ async function adapterModel(
   { given, labels }: TrainableParts,
 ): Promise<TrainableModel> {
   const fitted = given && fitAdapter(given, base.modules);
-  const planned = fitted ? plannedOf(fitted) : plannedAdapter(base, options);
+  const { constant } = optimizers[options.optimizer];
+  const planned = fitted ? plannedOf(fitted, constant) : plannedAdapter(base, options, constant);
   const { trained, frozen } = planned;
+  const entries = layoutOf(trained);
   const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { config, modules } = trained;
   return {
     modules: modules.length,
-    entries: layoutOf(trained),
-    trainable: lengthOfTheta(layoutOf(trained)),
-    resultBytes: adapterBytes(trained, frozen, named),
+    entries,
+    trainable: lengthOfTheta(trainedEntries(entries)),
+    resultBytes: adapterBytes({ ...trained, ...plainModules(trained) }, frozen, named),
     warnings: rankWarnings(modules),
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
     dropout: config.dropout,
-    start: async () => startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), named),
+    start: async () =>
+      startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), {
+        entries,
+        constant,
+        named,
+      }),
   };
 }
 
@@ -101,22 +120,27 @@ async function startedAdapter(
   base: AnyBase,
   options: RunOptions,
   adapter: Adapter,
-  named: Pick<Adapter, "task" | "labels">,
+  {
+    entries,
+    constant,
+    named,
+  }: { entries: LayoutEntry[]; constant: readonly TensorGroup[]; named: Pick<Adapter, "task" | "labels"> },
 ): Promise<StartedModel> {
   const { config, modules, frozen } = adapter;
-  const trained = trainedBy(adapter);
   const ownConfig = { ...config, baseModelNameOrPath: options.baseName ?? null };
-  const { baseModelNameOrPath: _, ...determining } = config;
-  const theta = thetaOf(adapter);
+  const { baseModelNameOrPath: _, evaConfig, ...others } = config;
+  const determining = { ...others, ...(evaConfig && { evaConfig }) }; // runs of before EVA have none
+  const theta = thetaOf(adapter, entries);
+  const trained = { ...trainedBy(adapter), constant };
   const baseFingerprint = await base.fingerprint();
   const adapterOf = (values: Float32Array): Adapter => {
     const { tensors, saved } = viewsOf(trained, values);
     const beside = { ...(saved.size > 0 && { saved }), ...(frozen && { frozen }), ...named };
-    return { config: ownConfig, modules, tensors, ...beside, baseFingerprint };
+    return plainAdapter({ config: ownConfig, modules, tensors, ...beside, baseFingerprint });
   };
   return {
     theta,
-    off: async () => thetaOf(await identityAdapter(files, base, adapter)),
+    off: async () => thetaOf(await identityAdapter(files, base, adapter), entries),
     facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
     async saveWeights(to, folder, trained) {
       await writeAdapter(to, folder, adapterOf(trained));
@@ -135,13 +159,13 @@ interface PlannedAdapter {
   frozen: SavedWeight[];
 }
 
-const plannedOf = (adapter: Adapter): PlannedAdapter => {
+const plannedOf = (adapter: Adapter, constant: readonly TensorGroup[]): PlannedAdapter => {
   const { config, frozen = new Map<string, SavedTensor>() } = adapter;
   const shapes = [...frozen].map(([name, { shape }]) => ({ name, shape: [...shape] }));
-  return { config, trained: trainedBy(adapter), frozen: shapes };
+  return { config, trained: { ...trainedBy(adapter), constant }, frozen: shapes };
 };
 
-function plannedAdapter(base: AnyBase, options: RunOptions): PlannedAdapter {
+function plannedAdapter(base: AnyBase, options: RunOptions, constant: readonly TensorGroup[]): PlannedAdapter {
   const { checkpoint, modules } = base;
   const { modelType } = base.config;
   const config = loraConfigOf(options, taskOf(options.task ?? ownTask(base.config)));
@@ -150,7 +174,8 @@ function plannedAdapter(base: AnyBase, options: RunOptions): PlannedAdapter {
   const frozen = frozenWeights(resolved, modules, matched).map((name) => {
     return { name, shape: findTensor(checkpoint, ownName(base, name)).shape };
   });
-  return { config, trained: { config: resolved, modules: matched, saved: savedWeights(modules, config, matched) }, frozen };
+  const saved = savedWeights(modules, config, matched);
+  return { config, trained: { config: resolved, modules: matched, saved, constant }, frozen };
 }
 
 async function newAdapter(files: Files, base: AnyBase, options: RunOptions, planned: PlannedAdapter): Promise<Adapter> {
@@ -169,27 +194,21 @@ async function newAdapter(files: Files, base: AnyBase, options: RunOptions, plan
     const tensor = await readWeights(files, checkpoint, ownName(base, name));
     frozen.set(name, { shape: tensor.shape, data: toFloat32(tensor) });
   }
-  const tensors = await firstTensors(files, base, planned.config, modules, options.seed);
+  const tensors = await firstTensors(base, planned.config, modules, options.seed);
   const beside = { ...(saved.size > 0 && { saved }), ...(frozen.size > 0 && { frozen }) };
   return { config, modules: [...modules], tensors, ...beside };
 }
 
-/** First values of an adapter's tensors, drawn by `seed` and from the base's weights. */
-async function firstTensors(files: Files, base: AnyBase, config: LoraConfig, modules: readonly AdapterModule[], seed: number) {
-  const drawn = { config, modules: [...modules], tensors: initAdapter(modules, config, seed) };
-  const targets = weightTargets(drawn, base.modules, (name) => ownName(base, name));
-  return withInitial(files, base.checkpoint, methodOf(config), drawn.tensors, targets);
-}
-
 /** An adapter of the same layout that changes nothing; what is trained in full has the base's values, where it has any. */
-async function identityAdapter(files: Files, base: AnyBase, { config, modules, saved }: Adapter): Promise<Adapter> {
+async function identityAdapter(files: Files, base: AnyBase, { config, modules, tensors, saved }: Adapter): Promise<Adapter> {
   const own = new Map(saved);
   for (const [name, tensor] of own) {
     if (entryOf(base.checkpoint, ownName(base, name)))
       own.set(name, { ...tensor, data: await storedValues(files, base, { name, ...tensor }) });
   }
-  const tensors = await firstTensors(files, base, { ...config, initLoraWeights: true }, modules, 0);
-  return { config, modules, tensors, ...(saved && { saved: own }) };
+  // What takes its first factors off the base begins as no change.
+  const changed = isResidual({ config }) ? tensors : await firstTensors(base, { ...config, initLoraWeights: true }, modules, 0);
+  return { config, modules, tensors: changed, ...(saved && { saved: own }) };
 }
 
 /** Every weight of the base that the loss reads: of a model with images, without any those of its language model. */

@@ -1,5 +1,6 @@
 // The training loop as an async iterator of events: accumulate, clip, update, evaluate, save, stop, resume.
 
+import { lengthOfTheta, trainedEntries } from "../adapters/layout.ts";
 import { stopwatch } from "../clock.ts";
 import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import { LowrankError } from "../errors.ts";
@@ -30,7 +31,7 @@ import {
   noEvals,
 } from "./evals.ts";
 import type { Objective } from "./objective.ts";
-import { type AdamW, adamW, clipGradNorm, parameterRanges } from "./optimizer.ts";
+import { type Adam, clipGradNorm, type Optimizer, type OptimizerName, optimizers, parameterRanges, update } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
 import { checkOptions } from "./trainer-checks.ts";
@@ -83,7 +84,9 @@ export interface EvalEvent {
   [figure: string]: string | number | undefined;
 }
 
-export interface OptimizerOptions extends AdamW {
+export interface OptimizerOptions extends Adam {
+  /** A row of the table; AdamW if absent. */
+  optimizer?: OptimizerName;
   learningRate: number;
   weightDecay: number;
   schedule: ScheduleName;
@@ -174,7 +177,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const elapsed = stopwatch();
 
   const minDelta = evaluation?.early?.minDelta;
-  const zeros = () => new Float32Array(theta.length);
+  const parameters = lengthOfTheta(trainedEntries(objective.entries));
+  const zeros = () => new Float32Array(parameters);
   const state: TrainState = { theta, m: zeros(), v: zeros(), step: 0, evals: noEvals };
   let resumedFrom: string | null = null;
   if (output) {
@@ -182,7 +186,14 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     resumedFrom = await resumable(output.files, output.folder, output.resume ?? false, output.digest);
     await removeLeftovers(output.files, output.folder);
     if (resumedFrom) {
-      const { theta: values, ...rest } = await loadCheckpoint(output.files, resumedFrom, facts, theta.length, minDelta);
+      const { theta: values, ...rest } = await loadCheckpoint(
+        output.files,
+        resumedFrom,
+        facts,
+        theta.length,
+        minDelta,
+        parameters,
+      );
       theta.set(values);
       Object.assign(state, rest);
     }
@@ -205,7 +216,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const startTime = elapsed();
   // What is read and written before the first step is done while it is computed.
   let computing = goesOn() ? computed(state.step) : undefined;
-  yield { type: "start", step: state.step, steps, parameters: theta.length, resumedFrom };
+  yield { type: "start", step: state.step, steps, parameters, resumedFrom };
 
   const keep = output?.keepCheckpoints ?? 2;
   const prune = async (most: number): Promise<void> =>
@@ -237,6 +248,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   }
 
   yield* save();
+  const rule: Optimizer = optimizers[optimizer.optimizer ?? "adamw"];
+  const project = rule.project?.(objective.entries, theta);
   while (goesOn()) {
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
@@ -250,7 +263,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     }
     if (keep < 2 && saved.step === state.step) await prune(keep);
     await options.check?.(saved.folder);
-    adamW(theta, gradient, state, ranges, factor, optimizer);
+    project?.(gradient);
+    update(theta, gradient, state, ranges, factor, optimizer, rule);
     const { step } = state;
 
     const now = elapsed();
@@ -334,7 +348,7 @@ async function lossAndGradient(
 
 /** The options that determine the bits. The number of steps is one of them unless the schedule does not look at it. */
 function factsOf({ objective, loader, seed, optimizer, facts }: TrainOptions, steps: number): RunIdentity {
-  const { maxGradNorm = null, loraPlusRatio = null, ...rest } = optimizer;
+  const { maxGradNorm = null, loraPlusRatio = null, optimizer: name = "adamw", ...rest } = optimizer;
   const layout = objective.entries.map(({ key, shape, group }) => `${key} ${group} ${shape.join(" ")}`).join("\n");
   return {
     ...facts,
@@ -342,6 +356,7 @@ function factsOf({ objective, loader, seed, optimizer, facts }: TrainOptions, st
     ...rest,
     maxGradNorm,
     loraPlusRatio,
+    ...(name !== "adamw" && { optimizer: name }), // runs of before there was a choice have none
     seed,
     steps: optimizer.schedule === "constant" ? null : steps,
     parameters: `${objective.entries.length} tensors, ${fingerprint([new TextEncoder().encode(layout)])}`,

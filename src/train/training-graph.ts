@@ -2,7 +2,7 @@
 
 import { withInputs, withSaved } from "../adapters/beside.ts";
 import { adapt, dropoutPoolWidth, dropoutStart, type LayerTensors, pooledDropout } from "../adapters/inject.ts";
-import { layoutOf, type ThetaEntry, type Trained } from "../adapters/layout.ts";
+import { layoutOf, type ThetaEntry, type Trained, trainedEntries } from "../adapters/layout.ts";
 import { methodOf } from "../adapters/method-table.ts";
 import { dependents, gradients } from "../graph/autodiff.ts";
 import { borders } from "../graph/borders.ts";
@@ -24,13 +24,14 @@ function withGradient(graph: Graph, entries: readonly ThetaEntry[], parts: reado
   const loss = scaled.outputs["loss"]!;
   const nodes = nodesOf({ outputs: { loss } });
   const read = new Set(nodes);
-  const trained = new Set(parts);
-  const active = dependents(nodes, trained);
-  const edges = borders(loss, ({ outputs: [leaf] }) => trained.has(leaf!));
+  const trained = parts.slice(0, trainedEntries(entries).length); // they come first
+  const active = dependents(nodes, new Set(trained));
+  const own = new Set(parts);
+  const edges = borders(loss, ({ outputs: [leaf] }) => own.has(leaf!));
   const above = edges.filter(({ node }) => active.has(node));
-  const leaves = parts.filter(({ node }) => read.has(node));
+  const leaves = trained.filter(({ node }) => read.has(node));
   const found = gradients(loss, [...leaves, ...above]);
-  const named = parts.map((part, i) => [
+  const named = trained.map((part, i) => [
     gradientName(entries[i]!),
     read.has(part.node) ? found.shift()! : mul(part, scalar(0, part)),
   ]);

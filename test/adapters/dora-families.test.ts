@@ -8,13 +8,12 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { caseTask } from "../../scripts/oracle/case-task.ts";
 import { batchPrefixes, readTensors } from "../../scripts/oracle/golden.ts";
-import { mergeTargets, weightTargets } from "../../src/adapters/attach.ts";
+import { mergeTargets } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
-import { initAdapter, withInitial } from "../../src/adapters/init.ts";
+import { firstTensors } from "../../src/adapters/init.ts";
 import { layoutOf, partOf, thetaOf } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
-import { dora } from "../../src/adapters/methods/dora.ts";
 import { storedName } from "../../src/formats/checkpoint.ts";
 import { type Graph, nodesOf } from "../../src/graph/graph.ts";
 import { type AnyBase, openBase } from "../../src/models/base.ts";
@@ -53,11 +52,10 @@ for (const name of families) {
     const config = loraConfig({ rank: 3, alpha: 4, targetModules: "all-linear", initLoraWeights: false, useDora: true });
     const adapted = matchModules(modules, config, model.modelType).filter(({ path: at }) => !/score|classifier/.test(at));
     const stored = (weight: string) => storedName(checkpoint, weight);
-    const drawn = { config, modules: adapted, tensors: initAdapter(adapted, config, 5) };
-    const tensors = await withInitial(nodeFiles, checkpoint, dora, drawn.tensors, weightTargets(drawn, modules, stored));
+    const tensors = await firstTensors(base, config, adapted, 5);
     for (const { magnitude } of tensors.values())
       for (let i = 0; i < magnitude!.length; i++) magnitude![i]! *= 1 + Math.sin(i) / 4;
-    const adapter = { ...drawn, tensors };
+    const adapter = { config, modules: adapted, tensors };
 
     const forward = forwardGraph(model);
     const io = await readTensors(`${folder}/io.safetensors`);

@@ -51,6 +51,7 @@ test("the fields arrive under their own names", () => {
     alphaPattern: { b: 3 },
     useRslora: true,
     initLoraWeights: "gaussian",
+    evaConfig: null,
     fanInFanOut: true,
     taskType: "CAUSAL_LM",
     baseModelNameOrPath: "org/base",
@@ -122,8 +123,11 @@ test("a field of a later release is refused unless it is off", () => {
   assert.throws(() => parseAdapterConfig('{"peft_type":"LORA","__proto__":{"a":1}}', "f"), { code: "lora/unsupported" });
 });
 
-test("initialisations that need more than the adapter are refused by name", () => {
-  for (const name of ["pissa", "pissa_niter_16", "olora", "eva", "loftq", "corda", "orthogonal", "lora_ga", "mica"]) {
+test("initializations are read in PEFT's spellings, and others are refused by name", () => {
+  for (const name of ["gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "eva"])
+    assert.equal(parse({ init_lora_weights: name }).initLoraWeights, name);
+  for (const name of ["Gaussian", "OLoRA"]) assert.equal(parse({ init_lora_weights: name }).initLoraWeights, name.toLowerCase());
+  for (const name of ["PiSSA", "pissa_niter_", "loftq", "corda", "lora_ga", "mica"]) {
     assert.ok(refusedSync(() => parse({ init_lora_weights: name }), "lora/unsupported").message.includes(name));
   }
 });

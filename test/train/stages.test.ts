@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loraConfig } from "../../src/adapters/config.ts";
+import type { InitialKind } from "../../src/adapters/initializations.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
 import { type Program, schedule } from "../../src/graph/stages.ts";
 import { lower } from "../../src/onnx/lower.ts";
@@ -15,9 +16,9 @@ import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
 const LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /** An adapter on every linear layer of a tiny Qwen2, or of some of its layers. */
-function trainedOf(layers: number, dropout = 0, layersToTransform: number[] | null = null) {
+function trainedOf(layers: number, dropout = 0, layersToTransform: number[] | null = null, initLoraWeights: InitialKind = true) {
   const model = tinyConfig("qwen2", layers);
-  const options = { rank: 2, alpha: 4, targetModules: LINEAR, layersToTransform };
+  const options = { rank: 2, alpha: 4, targetModules: LINEAR, layersToTransform, initLoraWeights };
   const trained = { config: loraConfig({ ...options, dropout }), modules: tinyModules(model, options) };
   const graph = loraGraph(lossGraph(model, { maxTargets: 8, maxLength: 8 }), trained, dropout > 0);
   return { graph, entries: layoutOf(trained), trainable: lengthOfTheta(layoutOf(trained)) };
@@ -43,6 +44,16 @@ for (const { dropout, name, stages } of shown) {
     assert.ok(modelsOf(many).size < many.stages.length / 2);
   });
 }
+
+test("what is taken off the base is a leaf as what is trained: stages are as many, and of the same kinds", () => {
+  for (const [name, stages] of Object.entries(memoryModes)) {
+    const [plain, few, many] = [trainedOf(4), trainedOf(4, 0, null, "pissa"), trainedOf(9, 0, null, "pissa")].map(
+      ({ graph, entries }) => trainingProgram(graph, entries, stages),
+    ) as [Program, Program, Program];
+    assert.equal(few.stages.length, plain.stages.length, name);
+    assert.equal(modelsOf(many).size, modelsOf(few).size, name);
+  }
+});
 
 test("a run for the loss alone has no backward stage", () => {
   const { graph, entries } = trainedOf(4);

@@ -18,16 +18,6 @@ export const lora = {
       scaled: true,
     },
   ],
-  draw({ rank, inFeatures, outFeatures, isEmbedding }, { kind, zeros, uniform, normal }) {
-    const [sizeOfA, sizeOfB] = [rank * inFeatures, outFeatures * rank];
-    if (isEmbedding) {
-      return { loraA: kind === false ? normal(sizeOfA, 1, 0) : zeros(sizeOfA), loraB: normal(sizeOfB, 1, 1) };
-    }
-    return {
-      // kaiming_uniform_ with a = sqrt(5) has the bound 1/sqrt(columns); a new torch.nn.Linear starts with it.
-      loraA: kind === "gaussian" ? normal(sizeOfA, 1 / rank, 0) : uniform(sizeOfA, 1 / Math.sqrt(inFeatures), 0),
-      loraB: kind === false ? uniform(sizeOfB, 1 / Math.sqrt(rank), 1) : zeros(sizeOfB),
-    };
-  },
+  draw: (_module, { factors }) => factors,
   update: ({ y, low, scale }, { loraA, loraB }) => add(y, gemm(low(loraA), loraB, { transB: true, alpha: scale })),
 } satisfies Method;

@@ -2,10 +2,11 @@
 
 import { z } from "zod";
 import type { LoraConfig } from "../../adapters/config.ts";
-import { layoutOf, lengthOfTheta } from "../../adapters/layout.ts";
+import { layoutOf, lengthOfTheta, trainedEntries } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules, rankWarnings } from "../../adapters/match.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
+import { plainModules } from "../../adapters/residual.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
 import { type Graph, nodesOf } from "../../graph/graph.ts";
@@ -30,6 +31,7 @@ import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { deviceMemory, diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate } from "../../train/memory.ts";
+import { optimizers } from "../../train/optimizer.ts";
 import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
 import { availableMemory, checkMachine } from "../../train/preflight.ts";
 import type { TrainableModel } from "../../train/trainable-model.ts";
@@ -226,12 +228,13 @@ const planned: Record<RunOptions["method"], (config: ModelConfig, options: RunOp
     const modules = matchModules(all, lora, config.modelType);
     // A head that the model does not have is counted apart: headWarning.
     const saved = savedWeights(all, lora, modules).filter(({ name }) => !isNewHead(config, name));
-    const trained = { config: lora, modules, saved };
+    const trained = { config: lora, modules, saved, constant: optimizers[options.optimizer].constant };
+    const entries = layoutOf(trained);
     return {
       modules,
-      entries: layoutOf(trained),
-      trainable: lengthOfTheta(layoutOf(trained)),
-      resultBytes: adapterBytes(trained, [], { task: options.task }),
+      entries,
+      trainable: lengthOfTheta(trainedEntries(entries)),
+      resultBytes: adapterBytes({ ...trained, ...plainModules(trained) }, [], { task: options.task }),
       graph: (loss) => loraGraph(loss, trained, options.dropout > 0),
     };
   },

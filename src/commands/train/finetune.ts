@@ -1,5 +1,7 @@
 // From a base folder and a data file to a trained adapter or model: what can fail cheaply is checked first, then `train` runs.
 
+import { initializationOf } from "../../adapters/initializations.ts";
+import { lengthOfTheta } from "../../adapters/layout.ts";
 import { openAdapter } from "../../adapters/peft-files.ts";
 import { pace, reports, stopwatch } from "../../clock.ts";
 import { evaluationBatches } from "../../data/collate.ts";
@@ -21,10 +23,12 @@ import type { Task } from "../../tasks/task.ts";
 import { watchBase } from "../../train/base-watch.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
+import { evaAdapter } from "../../train/eva.ts";
 import { lossMeasure } from "../../train/evals.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
 import { openObjective } from "../../train/objective.ts";
+import { optimizers } from "../../train/optimizer.ts";
 import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
@@ -87,9 +91,9 @@ export async function* finetune(
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
   const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
-  const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
+  const trainable = (of: AnyBase, images: boolean, given = adapter): Promise<TrainableModel> =>
     trainableModels[options.method](files, of, options, {
-      given: adapter,
+      given,
       // Nothing is known of the batches yet: the loss for its weights alone.
       loss: task.loss(of.config, { maxTargets: 1, maxLength: 1, images }, options),
       ...(task.classes && { labels: of.config.labels }),
@@ -122,7 +126,7 @@ export async function* finetune(
     const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
     const labels = reader.labels();
     const own = labels ? relabelled(base, labels) : base;
-    const model = own === base && !reader.hasImages() ? early : await trainable(own, reader.hasImages());
+    const drawn = own === base && !reader.hasImages() ? early : await trainable(own, reader.hasImages());
 
     const { seed, batchSize, gradientAccumulation, groupByLength, threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
@@ -139,11 +143,23 @@ export async function* finetune(
     }
     const loss = task.loss(own.config, shapeOf(sizes()), options);
     const generator = sampled.length > 0 ? forwardGraph(own.config) : null;
+    const first = async (step = 0) => (await planned.microBatches(step))[0]!;
+    /** An adapter whose layers' inputs choose its ranks is made before anything is estimated. */
+    const chosen = async (): Promise<TrainableModel> => {
+      if (options.method !== "lora" || adapter || !initializationOf(options.init).fromInputs) return drawn;
+      const { theta, adapterOf } = await drawn.start();
+      return trainable(
+        own,
+        reader.hasImages(),
+        await evaAdapter(adapterOf!(theta), own, loss, first, { openSession, threads, stages: platform.stages }),
+      );
+    };
+    const model = await chosen();
     const graph = model.graph(loss);
     const needs: ExecutionNeeds = {
       graph,
       entries: model.entries,
-      trainable: model.trainable,
+      trainable: lengthOfTheta(model.entries),
       dtypeOf: (weight) => entryOf(own.checkpoint, weight)?.dtype,
       integers: options.baseDtype === "int8" && (await gainsByIntegers(openSession, threads)),
       sizes,
@@ -153,7 +169,7 @@ export async function* finetune(
     };
     const execution = platform.stages ? chooseExecution(options, needs) : null;
     const memory = execution?.estimate ?? wholeEstimate(options, needs);
-    const disk = diskBytes(model.trainable, model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
+    const disk = diskBytes(lengthOfTheta(model.entries), model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
     const prepared: Prepared = {
       modules: model.modules,
       trainable: model.trainable,
@@ -175,7 +191,6 @@ export async function* finetune(
 
     const { entries, dropout } = model;
     const { program = whole(graph), streamed } = execution ?? {};
-    const first = async () => (await planned.microBatches(0))[0]!;
     const converting = reports<ConvertingEvent>();
     const onConverted = convertingReports(converting.add, signal, own.checkpoint.folder);
     const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first, onConverted };
@@ -344,12 +359,17 @@ async function* sampledExamples(
   return examples.read(Array.from({ length: count }, (_, i) => i));
 }
 
-const optimizerOf = ({ learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup }: RunOptions, steps: number) => ({
-  ...optimizerDefaults,
-  learningRate: learningRate!,
-  schedule,
-  weightDecay,
-  maxGradNorm: maxGradNorm === 0 ? undefined : maxGradNorm,
-  loraPlusRatio,
-  warmupSteps: warmup < 1 ? Math.ceil(warmup * steps) : warmup,
-});
+const optimizerOf = (options: RunOptions, steps: number) => {
+  const { optimizer, learningRate, schedule, weightDecay, maxGradNorm, loraPlusRatio, warmup } = options;
+  return {
+    ...optimizerDefaults,
+    optimizer,
+    eps: optimizers[optimizer].eps,
+    learningRate: learningRate!,
+    schedule,
+    weightDecay,
+    maxGradNorm: maxGradNorm === 0 ? undefined : maxGradNorm,
+    loraPlusRatio,
+    warmupSteps: warmup < 1 ? Math.ceil(warmup * steps) : warmup,
+  };
+};

@@ -4,6 +4,7 @@ import { mergeTargets } from "../../adapters/attach.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { openAdapter } from "../../adapters/peft-files.ts";
+import { checkPlain } from "../../adapters/residual.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { storedName } from "../../formats/checkpoint.ts";
@@ -34,6 +35,7 @@ export type UnmergeAdapterOptions = Given<typeof unmergeOptions> & Pick<MergeOpt
 export async function unmergeAdapter(files: Files, options: UnmergeAdapterOptions, host: Partial<Platform> = {}): Promise<void> {
   const { merged: folder, output } = options;
   const given = await openAdapter(files, options.adapter, host.adapterLimits);
+  checkPlain(given.described); // first values that were taken off the base cannot be found in the merged weights
   // A merged model is not the base that the adapter was made for: that is what is asked for.
   const prepared = await prepareBase("merge/option", await openBase(files, folder, host.timeLimit), given, { anyBase: true });
   const { base, adapter } = prepared;
