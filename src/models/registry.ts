@@ -3,6 +3,7 @@ import { z } from "zod";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Graph, Value } from "../graph/graph.ts";
 import { apply, nodesOf, rewrite } from "../graph/graph.ts";
+import type { Place } from "../graph/ops/linear.ts";
 import { sizeOf } from "../tensor.ts";
 import { type BackboneConfig, type DecoderConfig, unsupported } from "./config/config.ts";
 import { readJson, shownValue } from "./config/schema.ts";
@@ -212,12 +213,22 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
     if (op !== "linear" && op !== "embedding") continue;
     const path = String(attributes["path"]);
     const weight = inputs[1]!;
+    const { kernel, isParameter, expert, experts, half } = attributes as Place;
     const [rows, columns] = weight.shape as [number, number];
-    const kind = weight.node.op === "transpose" ? "conv1d" : "linear";
+    if (experts !== undefined) {
+      const part = { weight: String(weight.node.attributes["name"]), expert: expert!, ...(half !== undefined && { half }) };
+      const outFeatures = half === undefined ? rows : 2 * rows;
+      const known = modules.get(path) ?? { path, kind: "experts", inFeatures: columns, outFeatures, experts, isParameter: true };
+      modules.set(path, { ...known, parts: [...(known.parts ?? []), part] });
+      continue;
+    }
+    const kind = weight.node.op === "transpose" ? "conv1d" : kernel ? "conv2d" : "linear";
     const info: ModuleInfo =
       op === "linear"
         ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputEmbedding: outputLayers.has(path) }
         : { path, kind: "embedding", inFeatures: rows, outFeatures: columns };
+    if (kernel) info.kernel = kernel;
+    if (isParameter) info.isParameter = isParameter;
     if (op === "linear" && inputs.length > 2) info.hasBias = true;
     if (op === "linear" && classifierHeads.has(path)) info.isClassifierHead = true;
     if (older(path).length > 0) info.olderPaths = older(path);
