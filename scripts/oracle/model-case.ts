@@ -323,7 +323,7 @@ async function training({ folder, meta, batches, adapter }: ModelCase, objective
   }
   const { loss: after } = await evaluateTheta(objective, theta, batches);
   const stored = numbersOf(await readTensors(`${folder}/trained/${ADAPTER_WEIGHTS_NAME}`));
-  const trained = new Map([...stored].filter(([key]) => !key.includes(".base_layer.")));
+  const trained = new Map([...stored].filter(([key]) => !/\.base_layer\.(weight|bias)$/.test(key)));
   return [
     nearList("losses", losses, meta.losses, limits.losses),
     nearList("learning rates", rates, meta.lrs, limits.learningRate),

@@ -1,6 +1,5 @@
 // Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless the first one comes,
-// one of another method, or the first one on an embedding.
-
+// one of another method, or the first one on what is no linear layer.
 import { fuseAdditions } from "../graph/fuse.ts";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { input } from "../graph/ops/leaves.ts";
@@ -15,6 +14,7 @@ import type { Method, MethodTensor, ModuleShape, ModuleTensors } from "./method.
 import { methodOf, plainMethod, readTensors } from "./method-table.ts";
 import { checkMixable, type Mixture, mixableLayers, mixing, ownersFeed } from "./mixture.ts";
 import type { Adapter } from "./peft-files.ts";
+import { type ModulePlace, placeOf, storedShape } from "./places.ts";
 
 /** A layer that takes an adapter. */
 type Slot = ModuleShape & { path: string };
@@ -37,8 +37,8 @@ export function withSlots(
   const adapted = methods.reduce((before, method, index) => {
     const beside = slots.map((slot): [string, LayerTensors] => {
       const tensors: Record<string, Value> = {};
-      for (const { name, shape } of readTensors(method, slot, rankOf(slot, index)))
-        tensors[name] = input(nameOf(name, index, slot.path), "float32", shape);
+      for (const tensor of readTensors(method, slot, rankOf(slot, index)))
+        tensors[tensor.name] = input(nameOf(tensor.name, index, slot.path), "float32", storedShape(tensor, slot));
       const mix = mixable.has(slot.path) && method === plainMethod && { mix: mixOf(slot.path, rankOf(slot, index)) };
       return [slot.path, { tensors: tensors as ModuleTensors<Value>, scale: 1, ...mix }];
     });
@@ -54,13 +54,14 @@ export function slotFeeds(
   slot: Slot,
   own: { rank: number; scale: number; tensors: ModuleTensors } | { rank: number },
 ): [string, Tensor][] {
-  const valuesOf = ({ name, shape, scaled, off = 0 }: MethodTensor): Float32Array => {
-    if (!("tensors" in own)) return new Float32Array(sizeOf(shape as number[])).fill(off);
+  const valuesOf = ({ name, scaled, off = 0 }: MethodTensor, shape: number[]): Float32Array => {
+    if (!("tensors" in own)) return new Float32Array(sizeOf(shape)).fill(off);
     const values = own.tensors[name]!;
     return scaled && own.scale !== 1 ? values.map((value) => value * own.scale) : values;
   };
   return readTensors(method, slot, own.rank).map((tensor) => {
-    return [nameOf(tensor.name, index, slot.path), float32(tensor.shape as number[], valuesOf(tensor))];
+    const shape = storedShape(tensor, slot) as number[];
+    return [nameOf(tensor.name, index, slot.path), float32(shape, valuesOf(tensor, shape))];
   });
 }
 
@@ -139,18 +140,20 @@ interface Attached {
 /** What an open graph has slots for. */
 interface Room {
   methods: readonly Method[];
-  embeddings: boolean;
+  /** Whether it has them for other layers than linear ones: embeddings, convolutions, experts. */
+  others: ReadonlySet<string>;
   /** For several adapters at once. */
   mixed: boolean;
 }
 
 /** `graph` in a session that takes adapters on all of its layers. Nothing is opened yet. */
 export function adaptableSession(graph: Graph, weights: WeightSource, engine: Engine): AdaptableSession {
-  const slots = modulesOf(graph).map(({ kind, path, inFeatures, outFeatures }): Slot => {
-    return { path, inFeatures, outFeatures, ...(kind === "embedding" && { isEmbedding: true }) };
+  const slots = modulesOf(graph).map((module): Slot => {
+    const { path, inFeatures, outFeatures } = module;
+    return { path, inFeatures, outFeatures, ...placeOf(module) };
   });
   const mixable = mixableLayers(graph);
-  const slotsIn = (room: Room) => slots.filter(({ isEmbedding }) => room.embeddings || !isEmbedding);
+  const slotsIn = (room: Room) => slots.filter((slot) => isLinear(slot) || room.others.has(kindOf(slot)));
   let attached: Attached = { room: noRoom, adapter: null, mixture: null, beside: {} };
   let opened: Promise<Session> | undefined;
 
@@ -233,16 +236,21 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   };
 }
 
-const sameFlags = (a: Room, b: Room): boolean => a.embeddings === b.embeddings && a.mixed === b.mixed;
+const sameFlags = (a: Room, b: Room): boolean => a.others.size === b.others.size && a.mixed === b.mixed;
+
+/** What a module is, if no linear layer: the field that says so. */
+const kindOf = ({ isEmbedding, kernel, experts }: ModulePlace): string =>
+  isEmbedding ? "embedding" : kernel ? "convolution" : experts === undefined ? "" : "experts";
+const isLinear = (place: ModulePlace): boolean => kindOf(place) === "";
 
 /** A graph that no adapter has been attached to is run as it is. */
-const noRoom: Room = { methods: [], embeddings: false, mixed: false };
+const noRoom: Room = { methods: [], others: new Set(), mixed: false };
 
 /** The room for an adapter and for those that there is room for already; where `opened` anew there is room for LoRA from then on. */
 function roomFor({ adapter, mixture }: Pick<Attached, "adapter" | "mixture">, before: Room, opened: boolean): Room {
   const own = adapter ? [methodOf(adapter.config)] : [];
-  const embeddings = adapter?.modules.some(({ isEmbedding }) => isEmbedding) ?? false;
+  const others = adapter?.modules.filter((module) => !isLinear(module)).map(kindOf) ?? [];
   const known = adapter && opened && before.methods.length === 0 ? [plainMethod] : before.methods;
   const mixed = before.mixed || mixture !== null;
-  return { methods: [...new Set([...known, ...own])], embeddings: embeddings || before.embeddings, mixed };
+  return { methods: [...new Set([...known, ...own])], others: new Set([...before.others, ...others]), mixed };
 }

@@ -6,7 +6,9 @@ import type { ModuleInfo } from "../models/module.ts";
 import { type AdapterModule, shortestEndings } from "./match.ts";
 import type { MergeTarget } from "./merge.ts";
 import { methodOf } from "./method-table.ts";
+import { targetedParameters } from "./parameters.ts";
 import { type Adapter, describedBy, failure, type GivenAdapter } from "./peft-files.ts";
+import { expertFactors, placeName, placeOf } from "./places.ts";
 import { type SavedTensor, savedWeights } from "./saved.ts";
 
 /**
@@ -39,13 +41,14 @@ export async function attach<B extends AnyBase>(
 export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const adapter = renamed(given, modules);
   const byPath = new Map(modules.map((module) => [module.path, module]));
-  for (const { path, inFeatures, outFeatures, isEmbedding = false } of adapter.modules) {
+  for (const own of adapter.modules) {
+    const { path, inFeatures, outFeatures } = own;
     const module = byPath.get(path);
-    if (!module || (module.kind === "embedding") !== isEmbedding) {
+    if (!module || placeName(placeOf(module)) !== placeName(own)) {
       throw failure("no-module", "the adapter is for a module that the model does not have", {
         subject: path,
         expected: `one of the model's layers, such as ${nearest(path.slice(0, 256), byPath.keys()).join(", ")}`,
-        got: !module ? "no such module" : isEmbedding ? "a linear layer, not an embedding" : "an embedding, not a linear layer",
+        got: module ? `${placeName(placeOf(module))}, not ${placeName(own)}` : "no such module",
         next: "Use the base model that the adapter was trained on.",
       });
     }
@@ -106,6 +109,7 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const weightOf = (name: string) => name.replace(/^(.*)(\.[^.]+)$/, (_, path: string, end: string) => nameOf(path) + end);
   const adapted = adapter.modules.map((module) => ({ ...module, path: nameOf(module.path) }));
   const paths = adapted.map(({ path }) => path);
+  const parameters = new Set(targetedParameters(adapter.config, modules).map(({ path }) => path));
   const { rank, alpha } = adapter.config;
   const others = <Key extends "rank" | "alpha">(key: Key, usual: number) =>
     Object.fromEntries(adapted.filter((module) => module[key] !== usual).map((module) => [module.path, module[key]]));
@@ -113,7 +117,11 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
     ...adapter,
     config: {
       ...adapter.config,
-      targetModules: shortestEndings(paths, modules, { from: 1 }),
+      targetModules: shortestEndings(
+        paths.filter((path) => !parameters.has(path)),
+        modules,
+        { from: 1 },
+      ),
       excludeModules: null,
       layersToTransform: null,
       layersPattern: null,
@@ -138,28 +146,45 @@ export function mergeTargets(
   const fitted = fitAdapter(adapter, modules);
   const { mergeBias } = methodOf(fitted.config);
   const weights = weightTargets(fitted, modules, weightName).values();
+  const experts = expertTargets(fitted, modules, weightName);
   const biases = fitted.modules.flatMap(({ path, scale }): MergeTarget[] => {
     const bias = mergeBias?.(fitted.tensors.get(path)!);
     return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
   });
-  return [...weights, ...biases];
+  return [...weights, ...experts, ...biases];
 }
 
-/** The update of each adapted weight, by module path. */
+/** The update of each expert's weights. */
+function expertTargets(
+  { modules: adapted, tensors }: Adapter,
+  modules: readonly ModuleInfo[],
+  weightName: (name: string) => string,
+): MergeTarget[] {
+  const byPath = new Map(modules.map((module) => [module.path, module]));
+  return adapted.flatMap((module) =>
+    (byPath.get(module.path)?.parts ?? []).map((part): MergeTarget => {
+      const factors = expertFactors(tensors.get(module.path)!, module, part);
+      return { weightName: weightName(part.weight), ...factors, rank: module.rank, scale: module.scale };
+    }),
+  );
+}
+
+/** The update of each adapted weight, by module path: not of those of experts. */
 export function weightTargets(
   { config, modules: adapted, tensors }: Pick<Adapter, "config" | "modules" | "tensors">,
   modules: readonly ModuleInfo[],
   weightName: (name: string) => string,
 ): Map<string, MergeTarget> {
   const { merge } = methodOf(config);
-  const byInputs = new Set(modules.filter(({ kind }) => kind !== "linear").map(({ path }) => path));
+  const byInputs = new Set(modules.filter(({ kind }) => kind === "embedding" || kind === "conv1d").map(({ path }) => path));
+  const names = new Map(modules.map(({ path, weight = `${path}.weight` }) => [path, weight]));
   const targetOf = ({ path, rank, scale }: AdapterModule): MergeTarget => {
     const own = tensors.get(path)!;
     const { loraA, loraB } = own;
-    const target = { weightName: weightName(`${path}.weight`), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
+    const target = { weightName: weightName(names.get(path)!), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
     return { ...target, ...(merge && { merge: (blocks) => merge(blocks, own) }) };
   };
-  return new Map(adapted.map((module) => [module.path, targetOf(module)]));
+  return new Map(adapted.filter(({ experts }) => experts === undefined).map((module) => [module.path, targetOf(module)]));
 }
 
 /** The weights that merging `adapter` puts in the place of the base's, by stored name. */

@@ -36,6 +36,8 @@ const schema = z.object({
   /** Names or suffixes of module paths; a string is a regular expression or "all-linear"; null is PEFT's default of the model type. */
   targetModules: names.default(null),
   excludeModules: names.default(null),
+  /** Names or endings of the paths of parameters that belong to no linear layer, such as those of experts. */
+  targetParameters: z.array(z.string().min(1)).nullable().default(null),
   /** Names of modules that are trained in full and stored with the adapter (saved.ts). */
   modulesToSave: z.array(z.string().min(1)).nullable().default(null),
   /** Only layers with these indices, counted from 0; only together with a list of target modules. */
@@ -95,7 +97,6 @@ export const limits: Record<string, Limit> = {
   peft_type: { written: "LORA", allowed: (value) => value === "LORA", why: "only LoRA adapters are read and trained" },
   bias: { written: "none", allowed: (value) => value === "none", why: "biases of the base are not trained" },
   trainable_token_indices: off("trained token embeddings are not applied"),
-  target_parameters: off("parameters that are no module's weight cannot be adapted"),
   layer_replication: off("the base's layers are not replicated"),
   ensure_weight_tying: off("adapters of tied layers are not tied", false),
   arrow_config: off("adapters are not routed by Arrow"),
@@ -196,7 +197,7 @@ export function formatAdapterConfig(config: LoraConfig): string {
   const file: Record<string, unknown> = { ...inert };
   for (const [name, limit] of Object.entries(limits)) file[name] = limit.written;
   for (const [field, name] of Object.entries(peftNames)) file[name] = config[field as keyof LoraConfig];
-  for (const name of ["target_modules", "exclude_modules"]) {
+  for (const name of ["target_modules", "exclude_modules", "target_parameters"]) {
     if (Array.isArray(file[name])) file[name] = [...new Set(file[name] as string[])].sort();
   }
   return pythonJson(file);

@@ -21,7 +21,7 @@ export function initAdapter(
 ): Map<string, ModuleTensors> {
   const { draw } = methodOf(config);
   const drawn = (module: AdapterModule, index: number) =>
-    draw(module, draws(config.initLoraWeights, seed, index)) as ModuleTensors;
+    draw(module, draws(config.initLoraWeights, seed, index, module.experts)) as ModuleTensors;
   return new Map(modules.map((module, index) => [module.path, drawn(module, index)]));
 }
 
@@ -41,14 +41,16 @@ export async function withInitial(
   return complete;
 }
 
-const draws = (kind: LoraConfig["initLoraWeights"], seed: number, index: number): InitialValues => ({
+/** The values of each of `count` experts are drawn as those of one. */
+const draws = (kind: LoraConfig["initLoraWeights"], seed: number, index: number, count = 1): InitialValues => ({
   kind,
-  zeros: (size) => new Float32Array(size),
+  zeros: (size) => new Float32Array(count * size),
   uniform(size, bound, stream) {
-    const values = uniform(seed, [purpose.init, index, stream], new Float32Array(size));
+    const values = uniform(seed, [purpose.init, index, stream], new Float32Array(count * size));
     return values.map((value) => (2 * value - 1) * bound);
   },
-  normal: (size, deviation, stream) => scaled(normal(seed, [purpose.init, index, stream], new Float32Array(size)), deviation),
+  normal: (size, deviation, stream) =>
+    scaled(normal(seed, [purpose.init, index, stream], new Float32Array(count * size)), deviation),
 });
 
 /** Deviation of a new classifier's weights: Transformers' default `initializer_range`. */

@@ -4,6 +4,7 @@ import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
 import type { ModuleTensors, TrainedTensor } from "./method.ts";
 import { methodOf } from "./method-table.ts";
+import { storedShape } from "./places.ts";
 import type { SavedTensor, SavedWeight } from "./saved.ts";
 
 /** What every key of an adapter's file begins with. */
@@ -43,9 +44,10 @@ export function layoutOf({ config, modules, saved = [] }: Trained): LayoutEntry[
     return { ...entry, offset: at };
   };
   const own = modules.flatMap((module) =>
-    method.tensors(module, module.rank).map(({ name, key, shape, group }) => {
-      const { path } = module;
-      return placed({ key: `${KEY_PREFIX}${path}.${key}`, shape: shape as number[], group, path, name });
+    method.tensors(module, module.rank).map((tensor) => {
+      const { path, keyPath = path } = module;
+      const { name, key, group } = tensor;
+      return placed({ key: `${KEY_PREFIX}${keyPath}.${key}`, shape: storedShape(tensor, module) as number[], group, path, name });
     }),
   );
   const whole = saved.map(({ name, shape }) =>

@@ -4,14 +4,16 @@ import type { ModuleInfo } from "../models/module.ts";
 import type { LoraConfig } from "./config.ts";
 import type { Method } from "./method.ts";
 import { methodOf } from "./method-table.ts";
+import { keyPathOf, parameterName, renamedTargets, targetedParameters, withParameters } from "./parameters.ts";
+import { type ModulePlace, placeOf } from "./places.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
 import { isInSaved, namesToSave, savedWeights, trainsClassifier } from "./saved.ts";
 
-/** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). */
-export interface AdapterModule {
+/** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). Of experts each has its own. */
+export interface AdapterModule extends ModulePlace {
   path: string;
-  /** An embedding: inFeatures is its number of rows. */
-  isEmbedding?: true;
+  /** What keys in the adapter's file have in the place of `path`, where it is a parameter of experts. */
+  keyPath?: string;
   rank: number;
   alpha: number;
   /** alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA. */
@@ -48,27 +50,36 @@ export const isAllLinear = (targets: LoraConfig["targetModules"]) =>
  * Throws if an entry of the targets, exclusions, layers or patterns matches nothing, if one matches what is no layer,
  * if a layer that cannot be adapted is chosen, and if nothing is left.
  */
-export function matchModules(modules: readonly ModuleInfo[], config: LoraConfig, modelType: string): AdapterModule[] {
+export function matchModules(all: readonly ModuleInfo[], given: LoraConfig, modelType: string): AdapterModule[] {
   const budget = matchBudget();
-  savedWeights(modules, config); // refuses what cannot be saved
+  savedWeights(all, given); // refuses what cannot be saved
+  const config = spelledOut(given, all, modelType);
+  const parameters = targetedParameters(config, all);
+  const modules = all.filter(({ isParameter }) => !isParameter);
   const targetModules = targetsOf(modules, config, modelType);
   const matcher = pathMatcher({ ...config, targetModules }, budget);
-  const container = containersOf(modules).find(matcher.isTargeted);
+  const container = containersOf(all).find(matcher.isTargeted);
   if (container !== undefined) throw targetsContainer(container, matcher.targets(container)[0]!, modules);
   // A default may hold names of several variants of a model type: it need not match as a whole.
   if (config.targetModules !== null) checkEntries("targetModules", targetModules, matcher.targets, modules);
   checkEntries("excludeModules", config.excludeModules || [], matcher.excluded, modules);
-  const chosen = modules.filter(({ path }) => matcher.isTargeted(path));
+  const targeted = modules.filter(({ path }) => matcher.isTargeted(path));
+  const twice = targeted.find((module) => parameters.includes(module));
+  if (twice) throw targetedTwice(twice);
+  const chosen = all.filter((module) => targeted.includes(module) || parameters.includes(module));
   if (chosen.length === 0) throw nothingChosen(config, targetModules);
-  checkLayers(config, matcher, modules, chosen);
-  checkEmbeddings(methodOf(config), chosen);
+  checkLayers(config, matcher, modules, targeted);
+  checkEmbeddings(methodOf(config), targeted);
 
   const scales = scaleFinder(config, budget);
-  const unused = scales.patterns.find(({ matches }) => !chosen.some(({ path }) => matches(path)));
+  const nameOf = (module: ModuleInfo) => (parameters.includes(module) ? parameterName(module) : module.path);
+  const unused = scales.patterns.find(({ matches }) => !chosen.some((module) => matches(nameOf(module))));
   if (unused) throw noMatch(unused.option, unused.key, chosen);
-  return chosen.map(({ path, kind, inFeatures, outFeatures }) => {
-    const isEmbedding = kind === "embedding" && { isEmbedding: true as const };
-    return { path, ...isEmbedding, ...scales.of(path), inFeatures, outFeatures };
+  const paths = new Set(chosen.map(({ path }) => path));
+  return chosen.map((module) => {
+    const { path, kind, inFeatures, outFeatures } = module;
+    const keyPath = kind === "experts" && { keyPath: keyPathOf(path, paths) };
+    return { path, ...keyPath, ...placeOf(module), ...scales.of(nameOf(module)), inFeatures, outFeatures };
   });
 }
 
@@ -88,11 +99,12 @@ export function rankWarnings(modules: readonly AdapterModule[]): string[] {
  * and the modules that a task saves.
  */
 export function resolveConfig(
-  config: LoraConfig,
+  given: LoraConfig,
   modules: readonly ModuleInfo[],
   matched: readonly AdapterModule[],
   modelType: string,
 ): LoraConfig {
+  const config = spelledOut(given, modules, modelType);
   const targets = targetsOf(modules, config, modelType);
   const adapted = new Set(matched.map(({ path }) => path));
   const saved = namesToSave(config);
@@ -147,17 +159,35 @@ export function shortestEndings(
   return chosen.size > 0 && chosen.size < targets.length ? [...chosen] : [...targets];
 }
 
+/** The configuration with parameters in the place of what Transformers 5 has no modules for (parameters.ts). */
+function spelledOut(config: LoraConfig, modules: readonly ModuleInfo[], modelType: string): LoraConfig {
+  const endings = (): string[] => {
+    const isAll = isAllLinear(config.targetModules);
+    const { isTargeted } = pathMatcher(config, matchBudget());
+    const paths = isAll
+      ? (targetsOf(modules, config, modelType) as string[])
+      : modules.map(({ path }) => path).filter(isTargeted);
+    const older = renamedTargets(modelType);
+    const experts = modules.filter(({ kind }) => kind === "experts").map(({ path }) => path.replace(/[^.]+$/, ""));
+    const isOld = (name: string) => isAll || experts.some((before) => isTargeted(before + name));
+    return [...new Set([...paths.map((path) => path.split(".").at(-1)!), ...older.filter(isOld)])];
+  };
+  return withParameters(config, modelType, endings);
+}
+
 /** The target modules as a list or a regular expression, with "all-linear" and the model type's default spelled out. */
 function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType: string): string[] | string {
   if (isAllLinear(config.targetModules)) {
     const hasOutput = modules.some((module) => module.isOutputEmbedding);
     const isHead = (module: ModuleInfo) =>
       hasOutput ? module.isOutputEmbedding : trainsClassifier(config) && module.isClassifierHead;
-    return modules.filter((module) => module.kind !== "embedding" && !isHead(module)).map(({ path }) => path);
+    const isLinear = ({ kind, isParameter }: ModuleInfo) => (kind === "linear" || kind === "conv1d") && !isParameter;
+    return modules.filter((module) => isLinear(module) && !isHead(module)).map(({ path }) => path);
   }
   if (config.targetModules !== null) return config.targetModules;
   const targets = targetDefaults.find(([, types]) => types.split(" ").includes(modelType))?.[0];
   if (targets) return targets;
+  if (config.targetParameters?.length) return [];
   throw new LowrankError("lora/no-default-targets", `PEFT has no default target modules for the model type ${modelType}.`, {
     subject: "targetModules",
     expected: 'a list of module names, a regular expression, or "all-linear"',
@@ -340,6 +370,14 @@ function nothingChosen(config: LoraConfig, targets: string[] | string): LowrankE
     next: narrowed.length > 0 ? "Loosen what narrows the targets." : "Choose target modules that the model has.",
   });
 }
+
+const targetedTwice = ({ path }: ModuleInfo) =>
+  new LowrankError("lora/unsupported", "A module can't be adapted as a module and by its weight as a parameter.", {
+    subject: path,
+    expected: "targetModules or targetParameters that name it",
+    got: "both",
+    next: "Remove one of the two entries.",
+  });
 
 function checkEmbeddings({ title, takesEmbeddings }: Method, chosen: readonly ModuleInfo[]): void {
   const subject = chosen.find(({ kind }) => kind === "embedding")?.path;

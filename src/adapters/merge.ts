@@ -104,11 +104,12 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
   const source = (name: string): TensorSource => {
     const entry = tensors.get(name)!;
     const target = targets.get(name);
+    const inside = partsOf(checkpoint, entry, targets);
     const whole = replaced.get(name);
     const { shape, file, offset, length } = entry;
     const dtype = dtypeOf(entry);
     const kept = isPlain(entry) && dtype === entry.dtype ? undefined : storedRows(files, entry);
-    const blocks = target ? mergedRows(files, entry, target) : whole ? [whole.data] : kept;
+    const blocks = target ? mergedRows(files, entry, target) : inside ? partRows(files, inside) : whole ? [whole.data] : kept;
     const data = async function* () {
       for await (const bytes of blocks
         ? mergedBytes(dtype as FloatDType, blocks, name)
@@ -177,8 +178,9 @@ function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], t
       const facts = { subject, expected: "a float dtype", got: dtype, next: "Merge into the unquantised checkpoint." };
       refuse("dtype", "the weight is not stored in floating point", facts);
     }
-    const [rows, columns] = target.fanInFanOut ? [shape[1], shape[0]] : [shape[0], shape[1] ?? 1];
-    const fits = shape.length <= 2 && rank > 0 && loraA.length === rank * columns! && loraB.length === rows! * rank;
+    const [height, width] = rowsAndColumns(shape);
+    const [rows, columns] = target.fanInFanOut ? [width, height] : [height, width];
+    const fits = rank > 0 && loraA.length === rank * columns && loraB.length === rows * rank;
     if (!fits) {
       const got = `A of ${loraA.length}, B of ${loraB.length}, rank ${rank}, weight [${shape.join(", ")}]`;
       const facts = { subject, expected: "A [rank, in], B [out, rank]", got, next: OTHER_BASE };
@@ -216,14 +218,32 @@ export function mergedRows(files: Files, entry: CheckpointTensor, target: MergeT
   return target.merge ? target.merge(blocks) : blocks.read();
 }
 
+/** A weight that is a part of a stored tensor, and its update if it has one. */
+interface Part {
+  entry: CheckpointTensor;
+  target: MergeTarget | undefined;
+}
+
+/** The weights that lie in a stored tensor, in their order, if any of them has a target. */
+function partsOf({ parts }: Checkpoint, whole: CheckpointTensor, targets: ReadonlyMap<string, MergeTarget>): Part[] | null {
+  const inside = [...(parts ?? [])]
+    .filter(([, { file, offset }]) => file === whole.file && offset >= whole.offset && offset < whole.offset + whole.length)
+    .map(([name, entry]): Part => ({ entry, target: targets.get(name) }));
+  return inside.some(({ target }) => target) ? inside.sort((a, b) => a.entry.offset - b.entry.offset) : null;
+}
+
+async function* partRows(files: Files, parts: readonly Part[]): AsyncGenerator<Float32Array> {
+  for (const { entry, target } of parts) yield* target ? mergedRows(files, entry, target) : storedRows(files, entry);
+}
+
 /** weight + s·B·A of a target. */
 export function weightBlocks(files: Files, entry: CheckpointTensor, target: MergeTarget): WeightBlocks {
-  const [rows, columns = 1] = entry.shape as [number, number?];
+  const [rows, columns] = rowsAndColumns(entry.shape);
   return { rows, columns, fanInFanOut: target.fanInFanOut ?? false, read: () => plainRows(files, entry, target) };
 }
 
 async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTarget): AsyncGenerator<Float32Array> {
-  const [rows, columns = 1] = entry.shape as [number, number?];
+  const [rows, columns] = rowsAndColumns(entry.shape);
   const { loraA, loraB, rank, fanInFanOut } = target;
   // Stored [out, in]: left = B [out, r], right = A [r, in]. Stored [in, out]: left = Aᵀ [in, r], right = Bᵀ [r, out].
   const left = fanInFanOut ? transposed(loraA, rank, rows) : loraB;
@@ -247,6 +267,9 @@ async function* plainRows(files: Files, entry: CheckpointTensor, target: MergeTa
     row += count;
   }
 }
+
+/** A weight as a matrix: a vector has one column, a kernel a row for each output. */
+const rowsAndColumns = ([rows = 1, ...rest]: readonly number[]): [number, number] => [rows, sizeOf(rest)];
 
 /** The values of a tensor, some megabytes of rows at a time. */
 async function* storedRows(files: Files, entry: CheckpointTensor): AsyncGenerator<Float32Array> {

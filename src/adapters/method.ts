@@ -4,6 +4,7 @@ import type { Dim, Shape } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
 import type { AdapterModule } from "./match.ts";
 import type { WeightBlocks } from "./merge.ts";
+import type { ModulePlace } from "./places.ts";
 
 /** A field of the adapter's configuration that belongs to one method. It is an option of training too, under the same name. */
 export interface MethodField {
@@ -17,6 +18,8 @@ export interface MethodField {
 /** A tensor beside a layer. */
 export interface MethodTensor {
   name: string;
+  /** What it is to optimizers: LoRA+ has learning rates for A and B. */
+  group?: "A" | "B" | "weight";
   /** [rank, …], […, rank] or without the rank. */
   shape: Shape;
   /** Whether the module's scale multiplies it. */
@@ -29,12 +32,11 @@ export interface MethodTensor {
 export interface TrainedTensor extends MethodTensor {
   /** The end of its key in the adapter's file, behind the module's path. */
   key: string;
-  /** What it is to optimizers: LoRA+ has learning rates for A and B. */
   group: "A" | "B" | "weight";
 }
 
 /** Sizes of an adapted module: A is [rank, inFeatures], B is [outFeatures, rank]. */
-export type ModuleShape = Pick<AdapterModule, "inFeatures" | "outFeatures" | "isEmbedding">;
+export type ModuleShape = Pick<AdapterModule, "inFeatures" | "outFeatures" | keyof ModulePlace>;
 
 /** The tensors of a module by name. Every method has the two factors. */
 export type ModuleTensors<T = Float32Array> = { loraA: T; loraB: T } & Record<string, T>;

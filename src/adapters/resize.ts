@@ -4,6 +4,7 @@ import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import type { Adapter } from "./peft-files.ts";
+import { refuseParameters } from "./places.ts";
 import { rankAtEnergy } from "./spectrum.ts";
 import { type Factors, truncateProduct } from "./svd.ts";
 
@@ -34,6 +35,7 @@ export interface Resized {
 export function truncateAdapter(adapter: Adapter, options: ResizeOptions): Resized {
   const { rank, energy } = options;
   checkOptions(options);
+  refuseParameters(adapter.config, "resized");
   let [lost, all] = [0, 0];
   const resized = adapter.modules.map((module) => {
     const tensors = adapter.tensors.get(module.path)!;

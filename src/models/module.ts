@@ -17,6 +17,8 @@ export interface ModuleInfo {
   /** Number of experts of a parameter, and the weights that it stands for. */
   experts?: number;
   parts?: ExpertPart[];
+  /** The name of its weight, where that is not `<path>.weight`; an output layer's is, even if it reads the embedding's. */
+  weight?: string;
   /** It is no linear layer in Transformers' model: only `target_parameters` finds it. */
   isParameter?: true;
   /** The layer that makes the logits (`get_output_embeddings()`). */

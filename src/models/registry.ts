@@ -203,6 +203,10 @@ const outputLayers = new Set(["lm_head", "embed_out"]);
 /** Those of classifiers. */
 const classifierHeads = new Set(["classifier", "score"]);
 
+/** The name of the weight that a layer's matrix is made of. */
+const weightName = ({ node }: Value): string =>
+  node.op === "weight" || node.inputs.length === 0 ? String(node.attributes["name"]) : weightName(node.inputs[0]!);
+
 /**
  * The modules with a weight matrix that a graph runs, in the order it runs them. `older` is what older releases of
  * Transformers call one.
@@ -216,7 +220,7 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
     const { kernel, isParameter, expert, experts, half } = attributes as Place;
     const [rows, columns] = weight.shape as [number, number];
     if (experts !== undefined) {
-      const part = { weight: String(weight.node.attributes["name"]), expert: expert!, ...(half !== undefined && { half }) };
+      const part = { weight: weightName(weight), expert: expert!, ...(half !== undefined && { half }) };
       const outFeatures = half === undefined ? rows : 2 * rows;
       const known = modules.get(path) ?? { path, kind: "experts", inFeatures: columns, outFeatures, experts, isParameter: true };
       modules.set(path, { ...known, parts: [...(known.parts ?? []), part] });
@@ -227,6 +231,8 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
       op === "linear"
         ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputEmbedding: outputLayers.has(path) }
         : { path, kind: "embedding", inFeatures: rows, outFeatures: columns };
+    const name = weightName(weight);
+    if (name !== `${path}.weight` && !info.isOutputEmbedding) info.weight = name;
     if (kernel) info.kernel = kernel;
     if (isParameter) info.isParameter = isParameter;
     if (op === "linear" && inputs.length > 2) info.hasBias = true;

@@ -47,6 +47,11 @@ const loraOptions = {
     ...moduleNames,
     help: "names with commas between them, or a regular expression",
   }),
+  targetParameters: option(z.array(z.string()).nullable().default(null), {
+    value: "NAMES",
+    commas: true,
+    help: "also weights that are in no linear layer: those of experts and routers, such as mlp.experts.gate_up_proj",
+  }),
   layersToTransform: option(z.array(z.number()).nullable().default(null), {
     value: "N,N,…",
     commas: true,
@@ -274,7 +279,7 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
 export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, { peft }: Pick<Task, "peft">): LoraConfig =>
   loraConfig({
     ...pick(options, "rank", "alpha", "dropout", "rankPattern", "alphaPattern"),
-    ...pick(options, "targetModules", "excludeModules", "layersToTransform"),
+    ...pick(options, "targetModules", "excludeModules", "targetParameters", "layersToTransform"),
     useRslora: rslora,
     initLoraWeights: init,
     ...methodFieldsOf(options),
