@@ -1,6 +1,6 @@
 // An adapter and a base: whether one was made for the other, under which names it fits, and what merging it changes.
-import { type LowrankError, nearest } from "../errors.ts";
-import { type AnyBase, forAdapter } from "../models/base.ts";
+import { LowrankError, nearest } from "../errors.ts";
+import { type AnyBase, forAdapter, withLayersOf } from "../models/base.ts";
 import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type AdapterModule, shortestEndings } from "./match.ts";
@@ -22,7 +22,7 @@ export async function attach<B extends AnyBase>(
   { anyBase = false }: { anyBase?: boolean } = {},
 ): Promise<{ base: B; adapter: Adapter }> {
   const described = describedBy(given);
-  const base = forAdapter(opened, described) as B;
+  const base = forAdapter(withLayersOf(opened, described.config.layerReplication), described) as B;
   const adapter = fitAdapter(described, base.modules);
   if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false)
     return { base, adapter: "read" in given ? fitAdapter(await given.read(), base.modules) : adapter };
@@ -143,6 +143,19 @@ export function mergeTargets(
   modules: readonly ModuleInfo[],
   weightName: (name: string) => string = (name) => name,
 ): MergeTarget[] {
+  const { layerReplication } = adapter.config;
+  if (layerReplication) {
+    throw new LowrankError(
+      "merge/shared-layers",
+      "layers of the base that are used again can't each be merged: they share weights",
+      {
+        subject: "layer_replication",
+        expected: "an adapter on the base's own layers",
+        got: JSON.stringify(layerReplication),
+        next: "Use the adapter without merging it.",
+      },
+    );
+  }
   const fitted = fitAdapter(adapter, modules);
   const { mergeBias } = methodOf(fitted.config);
   const weights = weightTargets(fitted, modules, weightName).values();

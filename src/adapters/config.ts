@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { parseJsonObject } from "../formats/json.ts";
+import { MAX_LAYERS } from "../models/config/schema.ts";
 import { methodOf, methodPeftNames, methodSchemas, unbuiltMethods } from "./method-table.ts";
 
 /** The PEFT release whose file format is written. */
@@ -61,6 +62,17 @@ const schema = z.object({
     .record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()]))
     .nullable()
     .default(null),
+  /** Layers of the base that the adapter's model has, as ranges: some can be used again, with adapters of their own. */
+  layerReplication: z
+    .array(z.tuple([z.int().min(0), z.int().min(1).max(MAX_LAYERS)]))
+    .min(1)
+    .max(MAX_LAYERS)
+    .refine(
+      (ranges) => ranges.reduce((sum, [start, end]) => sum + Math.max(0, end - start), 0) <= MAX_LAYERS,
+      `more than ${MAX_LAYERS} layers`,
+    )
+    .nullable()
+    .default(null),
   ...methodSchemas,
 });
 
@@ -97,7 +109,6 @@ export const limits: Record<string, Limit> = {
   peft_type: { written: "LORA", allowed: (value) => value === "LORA", why: "only LoRA adapters are read and trained" },
   bias: { written: "none", allowed: (value) => value === "none", why: "biases of the base are not trained" },
   trainable_token_indices: off("trained token embeddings are not applied"),
-  layer_replication: off("the base's layers are not replicated"),
   ensure_weight_tying: off("adapters of tied layers are not tied", false),
   arrow_config: off("adapters are not routed by Arrow"),
   velora_config: off("VeLoRA's compressed gradients are not computed"),

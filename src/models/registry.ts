@@ -95,6 +95,37 @@ export function withHead(config: ModelConfig, choice: HeadChoice, stored: Stored
   return isOwn ? other : { ...other, uninitializedHead: headModule(other) };
 }
 
+/** Layers of the checkpoint that a model has instead of all of them: from `start` to before `end`, one range after another. */
+export type LayerRanges = readonly (readonly [start: number, end: number])[];
+
+/**
+ * The config of a model with layers that are used again, as PEFT's `layer_replication` has them, or with those of the checkpoint (null).
+ * Fails with `model/layers` for a model of which PEFT finds no list of layers, and for ranges outside of it.
+ */
+export function withLayers(config: ModelConfig, ranges: LayerRanges | null): ModelConfig {
+  const { layerSources: _, storedLayers, ...rest } = config as DecoderModel;
+  const original: DecoderModel = { ...rest, layers: storedLayers ?? rest.layers };
+  if (ranges === null) return storedLayers === undefined ? config : original;
+  const layerSources = ranges.flatMap(([start, end]) => Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i));
+  const refuse = (message: string, expected: string): never => {
+    const facts = {
+      subject: "layerReplication",
+      expected,
+      got: JSON.stringify(ranges),
+      next: "Change layerReplication, or leave it out.",
+    };
+    throw new LowrankError("model/layers", message, facts);
+  };
+  const hasLayers = modulesOf(forwardGraph(original)).some(({ path }) => /^(model\.)?layers\.\d+\./.test(path));
+  if (!hasLayers || visionOf(config)) refuse(`layers of ${config.modelType} can't be used again`, "a decoder of Llama's kind");
+  if (layerSources.length === 0 || ranges.some(([start, end]) => start >= end || end > original.layers))
+    refuse(
+      "the ranges of layers are not those of the model",
+      `ranges from 0 to ${original.layers}, each with its start before its end`,
+    );
+  return { ...original, layers: layerSources.length, layerSources, storedLayers: original.layers } as ModelConfig;
+}
+
 /** The commands that a model with its head does its work by. */
 export const useOf = ({ head }: ModelConfig): string => heads[head].use;
 

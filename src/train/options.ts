@@ -57,6 +57,18 @@ const loraOptions = {
     commas: true,
     help: "only these layers, counted from 0",
   }),
+  layerReplication: option(
+    z
+      .array(z.tuple([z.number(), z.number()]))
+      .nullable()
+      .default(null),
+    {
+      value: "START:END,…",
+      expected: "ranges of layers, as in 0:16,8:24",
+      parse: (text) => text.split(",").map((range) => range.split(":").map(Number)),
+      help: "use layers of the base again, each with an adapter of its own: ranges of layers, as in 0:16,8:24",
+    },
+  ),
   rankPattern: option(z.record(z.string(), z.number()).default({}), {
     value: "JSON",
     help: 'ranks of some modules, as in {"q_proj": 4}',
@@ -272,6 +284,8 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
   }
   if (wantsEvals.samples && options.method === "full")
     throw refused("samples", "only an adapter can be sampled while it is trained", 'samples with the method "lora"', "full");
+  if (options.layerReplication && options.method === "full")
+    throw refused("layerReplication", "only an adapter can use layers again", 'the method "lora"', "full");
   return { ...options, date, baseName: baseName ?? options.base };
 }
 
@@ -279,7 +293,7 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
 export const loraConfigOf = ({ init, rslora, baseName, ...options }: RunOptions, { peft }: Pick<Task, "peft">): LoraConfig =>
   loraConfig({
     ...pick(options, "rank", "alpha", "dropout", "rankPattern", "alphaPattern"),
-    ...pick(options, "targetModules", "excludeModules", "targetParameters", "layersToTransform"),
+    ...pick(options, "targetModules", "excludeModules", "targetParameters", "layersToTransform", "layerReplication"),
     useRslora: rslora,
     initLoraWeights: init,
     ...methodFieldsOf(options),

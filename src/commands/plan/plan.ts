@@ -18,6 +18,7 @@ import {
   modulesOf,
   visionOf,
   withHead,
+  withLayers,
 } from "../../models/registry.ts";
 import { checkCounts, type Given, option, pick } from "../../options.ts";
 import { onDevice } from "../../platform/devices.ts";
@@ -37,7 +38,8 @@ import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export const plannedOptions = {
-  ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
+  ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "targetParameters"),
+  ...pick(runOptions, "layersToTransform", "layerReplication", "rankPattern"),
   ...methodOptions,
   ...taskOptions,
   ...pick(
@@ -128,7 +130,7 @@ export async function planTraining(
   const completed = completeOptions({ ...given, base: "-", data: "-", output: "-" });
   const options = { ...completed, task: chooseTask("train/option", described, completed.task) };
   const task = taskOf(options.task);
-  const config = withHead(described, headOf(task, options), new Map());
+  const config = withLayers(withHead(described, headOf(task, options), new Map()), options.layerReplication);
   const { method, batchSize, gradientAccumulation } = options;
   checkCounts("train/option", { examples });
   checkCounts("train/option", { maxLength: options.maxLength }, { least: 2 });
