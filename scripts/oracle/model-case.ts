@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { fitAdapter, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
+import { gateFeeds } from "../../src/adapters/inject.ts";
 import { layoutOf, lengthOfTheta, type Trained } from "../../src/adapters/layout.ts";
 import { frozenWeights, matchModules } from "../../src/adapters/match.ts";
 import { mergedRows, mergeIntoCheckpoint } from "../../src/adapters/merge.ts";
@@ -187,7 +188,9 @@ async function outputs(given: ModelCase): Promise<Finding[]> {
   const want = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   try {
     for (const prefix of batchPrefixes(io)) {
-      const results = await session.run({ ...readBy(graph, forwardFeeds(task, task.batch(io, prefix, config))), ...weights });
+      const batch = task.batch(io, prefix, config);
+      const given = { ...forwardFeeds(task, batch), ...gateFeeds(trained.config, batch.feeds) };
+      const results = await session.run({ ...readBy(graph, given), ...weights });
       for (const [which, name] of meta.outputs.flatMap((name) => [["base", name] as const, ["adapter", name] as const])) {
         const golden = io.get(`${prefix}${name}_${which}`);
         if (!golden) continue; // the parts of a packed row were run with the adapter only

@@ -124,6 +124,8 @@ export interface AdaptableSession {
   useAdapter(adapter: Adapter | null, beside?: Record<string, Tensor>): Promise<void>;
   /** Attaches several at once; from then on each run is fed the weights of its rows. Throws `adapter/not-mixable` (mixture.ts). */
   useMixture(mixture: Mixture): Promise<void>;
+  /** Which tokens of a batch the adapter acts on (`gateFeed`); null where the session is not fed that. */
+  gateOf(batch: Record<string, Tensor>): Int32Array | null;
   /** How many weights each row is fed; null where none are. */
   readonly mixed: number | null;
   close(): Promise<void>;
@@ -229,6 +231,12 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     async useMixture(mixture) {
       checkMixable(mixture, mixable);
       await attach({ adapter: mixture.adapter, mixture, beside: {} });
+    },
+    gateOf(batch) {
+      const { room, adapter } = attached;
+      if (!room.methods.some(({ gate }) => gate)) return null;
+      const own = adapter && methodOf(adapter.config).gate?.(adapter.config, batch);
+      return own || new Int32Array(sizeOf(batch["inputIds"]!.shape));
     },
     get mixed() {
       return attached.room.mixed ? (attached.mixture?.count ?? 1) : null;

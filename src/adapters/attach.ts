@@ -144,6 +144,14 @@ export function mergeTargets(
   weightName: (name: string) => string = (name) => name,
 ): MergeTarget[] {
   const { layerReplication } = adapter.config;
+  const { title, noMerge } = methodOf(adapter.config);
+  if (noMerge) {
+    throw new LowrankError("merge/method", `an adapter of ${title} can't be merged: ${noMerge}`, {
+      expected: "an adapter of another method, as in PEFT",
+      got: title,
+      next: "Use the adapter without merging it.",
+    });
+  }
   if (layerReplication) {
     throw new LowrankError(
       "merge/shared-layers",

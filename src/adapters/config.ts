@@ -183,7 +183,15 @@ function parseFields(fields: unknown, subjectOf: (field: keyof LoraConfig) => st
     throw invalid(subject, "The value is not valid.", issue.message, show(issue.input));
   }
   const config = parsed.data;
-  methodOf(config);
+  const { taskType, title } = methodOf(config);
+  if (taskType !== undefined && config.taskType !== null && config.taskType !== taskType) {
+    throw new LowrankError("lora/unsupported", `${title} is for ${taskType} alone.`, {
+      subject: subjectOf("taskType"),
+      expected: taskType,
+      got: config.taskType,
+      next: "Train a language model with it, or leave it out.",
+    });
+  }
   const regex = typeof config.targetModules === "string";
   const layers = config.layersToTransform !== null;
   // PEFT's own two rules, in LoraConfig.__post_init__.

@@ -1,14 +1,18 @@
 // Adapters as a graph pass: any graph whose linear and embedding layers are named can be adapted. Hu et al. 2021, as PEFT computes it.
+import { LowrankError } from "../errors.ts";
 import { type Dim, elements, type Shape, sameShape } from "../graph/dims.ts";
 import { apply1, type Graph, type Node, nodesOf, rewrite, type Value } from "../graph/graph.ts";
-import { div, less, sub, where } from "../graph/ops/elementwise.ts";
+import { div, less, mul, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
 import { gemm, linear, type Place } from "../graph/ops/linear.ts";
 import { crossEntropies } from "../graph/ops/loss.ts";
 import { capLogits } from "../graph/ops/output-layer.ts";
 import { concat, reshape, slice, transpose, window } from "../graph/ops/shape.ts";
+import { float32, type Tensor } from "../tensor.ts";
+import type { LoraConfig } from "./config.ts";
 import type { Layer, Method, ModuleTensors } from "./method.ts";
+import { methodOf } from "./method-table.ts";
 import { layerTensors } from "./places.ts";
 
 /** What takes the place of the output `y` of the linear or embedding layer of `node` with input `x`; null leaves it alone. */
@@ -81,6 +85,7 @@ export function adapt(
     if (own) layers.set(layerName(node), { ...own, tensors: tensorsOf(own.tensors, node.attributes as Place) });
   }
   const low = lowProducts(graph, layers, dropout);
+  const gated = method.gate ? gates(method) : (low: Value) => low;
   return inject(graph, (node, x, y) => {
     const path = String(node.attributes["path"]);
     const own = layers.get(layerName(node));
@@ -109,10 +114,39 @@ export function adapt(
       ...(bias && { bias }),
       hasDropout: dropout !== undefined,
       product: () => (bias || dropout ? linear(dropped, weight, path) : y),
-      low: (loraA) => mix(low(layerName(node), dropped, loraA)),
+      low: (loraA) => mix(gated(low(layerName(node), dropped, loraA))),
       scale,
     });
   });
+}
+
+/** Rows of what a layer reads that a gate has values for. */
+const TOKENS = "batch*seq";
+const GATE = "adapterGate";
+
+/** What multiplies A·x, [tokens, rank], by the method's gate, an input. */
+function gates({ title }: Method): (low: Value) => Value {
+  const gate = input(GATE, "float32", [TOKENS, 1]);
+  return (low) => {
+    if (low.shape[0] === TOKENS) return mul(low, gate);
+    throw new LowrankError("lora/unsupported", `${title} can't adapt a layer that does not compute each token by itself.`, {
+      subject: "targetModules",
+      expected: "layers of a text's tokens: not an output layer, experts, or layers of images",
+      got: `a layer of ${low.shape[0]} rows`,
+      next: "Leave such layers out of the targets.",
+    });
+  };
+}
+
+/** What the input of a gate is fed: its values for each token. */
+export const gateFeed = (values: Int32Array): Record<string, Tensor> => ({
+  [GATE]: float32([values.length, 1], Float32Array.from(values)),
+});
+
+/** What an adapter's graph is fed beside a batch. */
+export function gateFeeds(config: LoraConfig, batch: Record<string, Tensor>): Record<string, Tensor> {
+  const { gate } = methodOf(config);
+  return gate ? gateFeed(gate(config, batch)) : {};
 }
 
 const isLayer = ({ op }: Node): boolean => op === "linear" || op === "embedding" || op === "linearCrossEntropy";

@@ -37,7 +37,9 @@ export const methodPeftNames = Object.fromEntries(allFields.map(([name, { peftNa
   string
 >;
 /** What help says of them. */
-export const methodHelp: readonly { name: string; help: string }[] = allFields.map(([name, { help }]) => ({ name, help }));
+export const methodHelp: readonly (Omit<MethodField, "peftName" | "schema"> & { name: string })[] = allFields.map(
+  ([name, { peftName: _, schema: _schema, ...info }]) => ({ name, ...info }),
+);
 
 /** The values of those fields among others. */
 export const methodFieldsOf = <T extends object>(values: T): Pick<T, keyof MethodShape & keyof T> =>

@@ -2,6 +2,7 @@
 import type { z } from "zod";
 import type { Dim, Shape } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
+import type { Tensor } from "../tensor.ts";
 import type { AdapterModule } from "./match.ts";
 import type { WeightBlocks } from "./merge.ts";
 import type { ModulePlace } from "./places.ts";
@@ -13,6 +14,9 @@ export interface MethodField {
   schema: z.ZodType;
   /** What `lowrank train --help` says of it, a flag that turns it on. */
   help: string;
+  /** How help writes its value, and whether a list has commas between its items; as for an option (options.ts). */
+  value?: string;
+  commas?: boolean;
 }
 
 /** A tensor beside a layer. */
@@ -68,6 +72,8 @@ export interface Method {
   isUsed?(fields: Record<string, unknown>): boolean;
   /** Whether embeddings can be adapted. */
   takesEmbeddings: boolean;
+  /** PEFT's type of the only tasks that it is for; all if absent. */
+  taskType?: string;
   /** What is trained of a module. */
   tensors(module: ModuleShape, rank: Dim): TrainedTensor[];
   /** The first values of `tensors`, but for those that `initial` gives. */
@@ -83,8 +89,15 @@ export interface Method {
     replaces: readonly string[];
     compute(layer: Pick<Layer, "weight" | "scale">, tensors: ModuleTensors<Value>): Record<string, Value>;
   };
+  /**
+   * Which tokens of a batch the adapter acts on, [rows·width]: A·x is multiplied by 1 or 0. `fields` are those of the configuration. All tokens
+   * if absent.
+   */
+  gate?(fields: Record<string, unknown>, batch: Record<string, Tensor>): Int32Array;
   /** What takes the place of the layer's output, [n, out], from the trained and the derived tensors. */
   update(layer: Layer, tensors: ModuleTensors<Value>): Value;
+  /** Why an adapter can't be merged; it can if absent. */
+  noMerge?: string;
   /** The merged weight in blocks of rows, from those of weight + scale · B·A; those themselves if absent. */
   merge?(blocks: WeightBlocks, tensors: ModuleTensors): AsyncIterable<Float32Array>;
   /** What merging adds to the layer's bias, times the module's scale: [out]. */

@@ -30,8 +30,8 @@ const targetNames = names.default("all-linear").transform((given) => (given === 
 
 /** The options that adapter methods add. */
 export const methodOptions = Object.fromEntries(
-  methodHelp.map(({ name, help }) => [name, option(methodSchemas[name as keyof typeof methodSchemas], { help })]),
-) as typeof methodSchemas;
+  methodHelp.map(({ name, ...info }) => [name, option(methodSchemas[name as keyof typeof methodSchemas] as z.ZodType, info)]),
+) as unknown as typeof methodSchemas;
 
 /** The options that make a new adapter; the values are checked by `loraConfig`. */
 const loraOptions = {
@@ -89,6 +89,11 @@ const loraOptions = {
     help: "initialization. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
   }),
   ...methodOptions,
+  invocation: option(z.string().min(1).optional(), {
+    value: "TEXT",
+    excludes: "aloraInvocationTokens",
+    help: "aLoRA: the adapter acts from the last place of this text in an example on; what is before it is the base's",
+  }),
 };
 
 /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */

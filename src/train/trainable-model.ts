@@ -3,6 +3,7 @@
 import { fitAdapter, weightTargets } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
 import { initAdapter, initSaved, withInitial } from "../adapters/init.ts";
+import { gateFeeds } from "../adapters/inject.ts";
 import { layoutOf, lengthOfTheta, type ThetaEntry, type Trained, thetaOf, trainedBy, viewsOf } from "../adapters/layout.ts";
 import { type AdapterModule, frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
 import { methodOf } from "../adapters/method-table.ts";
@@ -22,7 +23,7 @@ import { configText } from "../models/config-text.ts";
 import { writeHead } from "../models/heads/index.ts";
 import { forwardGraph } from "../models/registry.ts";
 import { ownTask, taskOf } from "../tasks/index.ts";
-import { sizeOf } from "../tensor.ts";
+import { sizeOf, type Tensor } from "../tensor.ts";
 import type { SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
 import { loraConfigOf, type RunOptions } from "./options.ts";
@@ -44,6 +45,8 @@ export interface TrainableModel {
   graph(loss: Graph): Graph;
   /** Probability that an input element of an adapter is dropped in training. */
   dropout: number;
+  /** What the graph reads beside a batch. */
+  beside?: (batch: Record<string, Tensor>) => Record<string, Tensor>;
   /** Makes θ. */
   start(): Promise<StartedModel>;
 }
@@ -92,6 +95,7 @@ async function adapterModel(
     warnings: rankWarnings(modules),
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
     dropout: config.dropout,
+    beside: (batch) => gateFeeds(config, batch),
     start: async () => startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), named),
   };
 }

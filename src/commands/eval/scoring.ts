@@ -1,7 +1,7 @@
 // A loss graph in a session that is fed an adapter, or what leaves the base as it is.
 
 import { appliedTensors, slotFeeds, withSlots } from "../../adapters/adaptable.ts";
-import { savedInput, withSaved } from "../../adapters/inject.ts";
+import { gateFeeds, savedInput, withSaved } from "../../adapters/inject.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import type { Adapter } from "../../adapters/peft-files.ts";
 import type { SavedTensor } from "../../adapters/saved.ts";
@@ -65,7 +65,8 @@ export async function openScoring({ checkpoint }: AnyBase, adapter: Adapter | nu
     /** All outputs of the graph for a batch. */
     run: (batch: Batch, side: Side): Promise<Record<string, Tensor>> => {
       if (!feeds.has(side)) feeds.set(side, feedsOf(side));
-      return session.run({ ...batch.feeds, ...feeds.get(side)! });
+      const beside = adapter && gateFeeds(adapter.config, batch.feeds);
+      return session.run({ ...batch.feeds, ...beside, ...feeds.get(side)! });
     },
     close: () => session.close(),
   };

@@ -73,6 +73,11 @@ interface Prepared {
   warnings: string[];
 }
 
+/** The ids of a text's tokens, as they are inside of a longer one. */
+const tokensOf = async (base: AnyBase, text: string): Promise<number[]> => [
+  ...(await base.tokenizer()).encode(text, { addSpecialTokens: false }),
+];
+
 /** The API's `finetune` (core.ts). */
 export async function* finetune(
   { signal, ...wanted }: FinetuneOptions,
@@ -86,7 +91,9 @@ export async function* finetune(
   const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
-  const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
+  const { invocation } = read;
+  const aloraInvocationTokens = invocation === undefined ? read.aloraInvocationTokens : await tokensOf(base, invocation);
+  const options = { ...read, task: name, learningRate: read.learningRate ?? usual, aloraInvocationTokens };
   const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
     trainableModels[options.method](files, of, options, {
       given: adapter,
@@ -173,13 +180,13 @@ export async function* finetune(
     const watch = watchBase(files, own, platform.digest, known);
     closing.push(watch.close);
 
-    const { entries, dropout } = model;
+    const { entries, dropout, beside } = model;
     const { program = whole(graph), streamed } = execution ?? {};
     const first = async () => (await planned.microBatches(0))[0]!;
     const converting = reports<ConvertingEvent>();
     const onConverted = convertingReports(converting.add, signal, own.checkpoint.folder);
     const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first, onConverted };
-    const opening = openObjective({ graph, program, entries, dropout }, engine);
+    const opening = openObjective({ graph, program, entries, dropout, beside }, engine);
     // What fails is thrown where it is awaited.
     const close = opening.then(
       (objective) => objective.close,
