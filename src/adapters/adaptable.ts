@@ -8,7 +8,7 @@ import { modulesOf } from "../models/registry.ts";
 import { type Engine, openGraph } from "../runtime/open-graph.ts";
 import type { Session, WeightSource } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
-import { adapt, type LayerTensors } from "./inject.ts";
+import { adapt, gatedLayers, type LayerTensors } from "./inject.ts";
 import { chunksOf } from "./merge.ts";
 import type { Method, MethodTensor, ModuleShape, ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod, readTensors } from "./method-table.ts";
@@ -35,7 +35,7 @@ export function withSlots(
 ): Graph {
   const mixOf = mixing();
   const adapted = methods.reduce((before, method, index) => {
-    const beside = slots.map((slot): [string, LayerTensors] => {
+    const beside = slotsOf(method, slots, graph).map((slot): [string, LayerTensors] => {
       const tensors: Record<string, Value> = {};
       for (const tensor of readTensors(method, slot, rankOf(slot, index)))
         tensors[tensor.name] = input(nameOf(tensor.name, index, slot.path), "float32", storedShape(tensor, slot));
@@ -45,6 +45,13 @@ export function withSlots(
     return adapt(before, { ...method, derived: undefined }, new Map(beside));
   }, graph);
   return fuseAdditions(adapted);
+}
+
+/** The slots that a method has in a graph. */
+function slotsOf({ gate }: Method, slots: readonly Slot[], graph: Graph): readonly Slot[] {
+  if (!gate) return slots;
+  const gated = gatedLayers(graph);
+  return slots.filter(({ path }) => gated.has(path));
 }
 
 /** What the slot of a method is fed: an adapter's tensors, or at any rank what changes nothing. */
@@ -165,7 +172,7 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     const own = adapter && methodOf(adapter.config);
     const feeds = Object.fromEntries(
       room.methods.flatMap((method, index) =>
-        slotsIn(room).flatMap((slot) => {
+        slotsOf(method, slotsIn(room), graph).flatMap((slot) => {
           const module = method === own ? adapted.get(slot.path) : undefined;
           return slotFeeds(method, index, slot, module ? { ...module, tensors: applied!.get(slot.path)! } : { rank: 0 });
         }),

@@ -8,7 +8,7 @@ import type { MergeTarget } from "./merge.ts";
 import { methodOf } from "./method-table.ts";
 import { targetedParameters } from "./parameters.ts";
 import { type Adapter, describedBy, failure, type GivenAdapter } from "./peft-files.ts";
-import { expertFactors, placeName, placeOf } from "./places.ts";
+import { checkGated, expertFactors, placeName, placeOf } from "./places.ts";
 import { type SavedTensor, savedWeights } from "./saved.ts";
 
 /**
@@ -57,6 +57,10 @@ export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adap
       throw otherShape(adapter, path, expected, `${inFeatures} inputs and ${outFeatures} outputs`);
     }
   }
+  checkGated(
+    methodOf(adapter.config),
+    adapter.modules.map(({ path }) => byPath.get(path)!),
+  );
   for (const [name, { shape }] of adapter.frozen ?? []) {
     const { kind, inFeatures, outFeatures } = byPath.get(name.replace(/\.[^.]+$/, ""))!;
     const weight = kind === "linear" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];

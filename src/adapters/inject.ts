@@ -138,6 +138,14 @@ function gates({ title }: Method): (low: Value) => Value {
   };
 }
 
+/** The layers of a graph that an adapter with a gate can be beside. */
+export const gatedLayers = (graph: Graph): Set<string> =>
+  new Set(
+    nodesOf(graph).flatMap(({ op, inputs, attributes }) =>
+      op === "linear" && inputs[0]!.shape[0] === TOKENS ? [String(attributes["path"])] : [],
+    ),
+  );
+
 /** What the input of a gate is fed: its values for each token. */
 export const gateFeed = (values: Int32Array): Record<string, Tensor> => ({
   [GATE]: float32([values.length, 1], Float32Array.from(values)),

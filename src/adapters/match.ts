@@ -5,7 +5,7 @@ import type { LoraConfig } from "./config.ts";
 import type { Method } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import { keyPathOf, parameterName, renamedTargets, targetedParameters, withParameters } from "./parameters.ts";
-import { type ModulePlace, placeOf } from "./places.ts";
+import { checkGated, type ModulePlace, placeOf } from "./places.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
 import { isInSaved, namesToSave, savedWeights, trainsClassifier } from "./saved.ts";
 
@@ -70,6 +70,7 @@ export function matchModules(all: readonly ModuleInfo[], given: LoraConfig, mode
   if (chosen.length === 0) throw nothingChosen(config, targetModules);
   checkLayers(config, matcher, modules, targeted);
   checkEmbeddings(methodOf(config), targeted);
+  checkGated(methodOf(config), chosen);
 
   const scales = scaleFinder(config, budget);
   const nameOf = (module: ModuleInfo) => (parameters.includes(module) ? parameterName(module) : module.path);

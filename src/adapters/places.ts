@@ -8,7 +8,7 @@ import { reshape, split, transpose } from "../graph/ops/shape.ts";
 import type { ExpertPart, ModuleInfo } from "../models/module.ts";
 import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
-import type { MethodTensor, ModuleTensors } from "./method.ts";
+import type { Method, MethodTensor, ModuleTensors } from "./method.ts";
 
 /** What a module is, if no linear layer. */
 export interface ModulePlace {
@@ -105,6 +105,18 @@ export function expertFactors(
 /** The factors of each update that a module has: one, or one of each expert. */
 export const updatesOf = (module: AdapterModule, tensors: ModuleTensors): Pick<ModuleTensors, "loraA" | "loraB">[] =>
   Array.from({ length: module.experts ?? 1 }, (_, expert) => expertFactors(tensors, module, { expert }));
+
+/** Fails for modules that a method can't adapt which acts on some tokens alone. */
+export function checkGated({ title, gate }: Method, modules: readonly ModuleInfo[]): void {
+  const other = gate && modules.find((module) => module.isOutputEmbedding || placeName(placeOf(module)) !== "a linear layer");
+  if (!other) return;
+  throw new LowrankError("lora/unsupported", `${title} can't adapt this module.`, {
+    subject: other.path,
+    expected: "linear layers before the output layer",
+    got: other.isOutputEmbedding ? "the output layer" : placeName(placeOf(other)),
+    next: "Leave it out of the targets.",
+  });
+}
 
 /** Fails for an adapter on parameters, which `what` is not done for. */
 export function refuseParameters({ targetParameters }: Pick<LoraConfig, "targetParameters">, what: string): void {

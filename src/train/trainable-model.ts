@@ -45,6 +45,8 @@ export interface TrainableModel {
   graph(loss: Graph): Graph;
   /** Probability that an input element of an adapter is dropped in training. */
   dropout: number;
+  /** What may not be meant, by the run's first batch; absent where no batch says that. */
+  batchWarnings?: (batch: Record<string, Tensor>) => string[];
   /** What the graph reads beside a batch. */
   beside?: (batch: Record<string, Tensor>) => Record<string, Tensor>;
   /** Makes θ. */
@@ -87,6 +89,7 @@ async function adapterModel(
   const { trained, frozen } = planned;
   const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { config, modules } = trained;
+  const { gate, title } = methodOf(config);
   return {
     modules: modules.length,
     entries: layoutOf(trained),
@@ -96,9 +99,13 @@ async function adapterModel(
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
     dropout: config.dropout,
     beside: (batch) => gateFeeds(config, batch),
+    ...(gate && { batchWarnings: (batch) => (gate(config, batch).includes(1) ? [] : [idle(title)]) }),
     start: async () => startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), named),
   };
 }
+
+const idle = (method: string): string =>
+  `no example of the first batch has the tokens of the invocation, and ${method} learns nothing from such examples; a text has other tokens inside a sentence than alone, so that a space before it may be a part of them`;
 
 async function startedAdapter(
   files: Files,

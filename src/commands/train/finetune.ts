@@ -161,6 +161,7 @@ export async function* finetune(
     const execution = platform.stages ? chooseExecution(options, needs) : null;
     const memory = execution?.estimate ?? wholeEstimate(options, needs);
     const disk = diskBytes(model.trainable, model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
+    const byBatch = model.batchWarnings ? model.batchWarnings((await planned.microBatches(0))[0]!.feeds) : [];
     const prepared: Prepared = {
       modules: model.modules,
       trainable: model.trainable,
@@ -172,7 +173,11 @@ export async function* finetune(
       execution: execution && pick(execution, "memory", "baseDtype", "cache"),
       device,
       disk,
-      warnings: [...model.warnings, ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform))],
+      warnings: [
+        ...model.warnings,
+        ...byBatch,
+        ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform)),
+      ],
     };
     yield { type: "prepared", ...prepared };
 
