@@ -17,6 +17,8 @@ export interface MethodField {
   /** How help writes its value, and whether a list has commas between its items; as for an option (options.ts). */
   value?: string;
   commas?: boolean;
+  /** Of ids of tokens: the option of training that gives them as text. */
+  text?: { name: string; help: string };
 }
 
 /** A tensor beside a layer. */

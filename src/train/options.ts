@@ -1,7 +1,7 @@
 // The options of a fine-tuning run: each with its type, default and help, and what they are together.
 import { z } from "zod";
 import { type LoraConfig, loraConfig } from "../adapters/config.ts";
-import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
+import { methodFieldsOf, methodHelp, methodSchemas, methodTexts, type TextName } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { describeOptions, option, pick } from "../options.ts";
@@ -9,6 +9,7 @@ import { deviceChoices } from "../runtime/devices.ts";
 import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { executionDtypes, memoryModeNames } from "./execution.ts";
 import { MAX_SAMPLES } from "./samples.ts";
 import { optimizerDefaults } from "./trainer.ts";
@@ -32,6 +33,23 @@ const targetNames = names.default("all-linear").transform((given) => (given === 
 export const methodOptions = Object.fromEntries(
   methodHelp.map(({ name, ...info }) => [name, option(methodSchemas[name as keyof typeof methodSchemas] as z.ZodType, info)]),
 ) as unknown as typeof methodSchemas;
+
+/** Those that give tokens of a method's field as text. */
+const textOptions = Object.fromEntries(
+  methodTexts.map(({ name, help, field }) => [
+    name,
+    option(z.string().min(1).optional(), { value: "TEXT", excludes: field, help }),
+  ]),
+) as Record<TextName, z.ZodOptional<z.ZodString>>;
+
+/** The options with the tokens of such texts in their fields, as they are inside of a longer text. */
+export async function withTextTokens(options: RunOptions, tokenizer: () => Promise<Tokenizer>): Promise<RunOptions> {
+  const given = methodTexts.filter(({ name }) => options[name] !== undefined);
+  if (given.length === 0) return options;
+  const { encode } = await tokenizer();
+  const tokens = given.map(({ name, field }) => [field, [...encode(options[name]!, { addSpecialTokens: false })]]);
+  return { ...options, ...Object.fromEntries(tokens) };
+}
 
 /** The options that make a new adapter; the values are checked by `loraConfig`. */
 const loraOptions = {
@@ -89,11 +107,7 @@ const loraOptions = {
     help: "initialization. true: A uniform, B zero; gaussian: A normal, B zero; false: both uniform",
   }),
   ...methodOptions,
-  invocation: option(z.string().min(1).optional(), {
-    value: "TEXT",
-    excludes: "aloraInvocationTokens",
-    help: "aLoRA: the adapter acts from the last place of this text in an example on; what is before it is the base's",
-  }),
+  ...textOptions,
 };
 
 /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */

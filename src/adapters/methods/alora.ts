@@ -13,9 +13,13 @@ export const alora = {
     aloraInvocationTokens: {
       peftName: "alora_invocation_tokens",
       schema: z.array(z.int().min(0)).min(1).max(MAX_INVOCATION_TOKENS).nullable().default(null),
-      help: "aLoRA: ids of the tokens that the adapter acts from on (--invocation gives them as text)",
+      help: "aLoRA: ids of the tokens from which on the adapter acts",
       value: "ID,ID,…",
       commas: true,
+      text: {
+        name: "invocation" as const,
+        help: "aLoRA: the adapter acts from the last place of this text in an example on; what is before it is the base's",
+      },
     },
   },
   isUsed: ({ aloraInvocationTokens }) => Boolean(aloraInvocationTokens),

@@ -25,7 +25,7 @@ import { lossMeasure } from "../../train/evals.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
 import { openObjective } from "../../train/objective.ts";
-import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
+import { type FinetuneOptions, type RunOptions, usualLearningRate, withTextTokens } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { withSuggestedRanks } from "../../train/ranks-from.ts";
@@ -73,11 +73,6 @@ interface Prepared {
   warnings: string[];
 }
 
-/** The ids of a text's tokens, as they are inside of a longer one. */
-const tokensOf = async (base: AnyBase, text: string): Promise<number[]> => [
-  ...(await base.tokenizer()).encode(text, { addSpecialTokens: false }),
-];
-
 /** The API's `finetune` (core.ts). */
 export async function* finetune(
   { signal, ...wanted }: FinetuneOptions,
@@ -91,9 +86,7 @@ export async function* finetune(
   const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
-  const { invocation } = read;
-  const aloraInvocationTokens = invocation === undefined ? read.aloraInvocationTokens : await tokensOf(base, invocation);
-  const options = { ...read, task: name, learningRate: read.learningRate ?? usual, aloraInvocationTokens };
+  const options = { ...(await withTextTokens(read, base.tokenizer)), task: name, learningRate: read.learningRate ?? usual };
   const trainable = (of: AnyBase, images: boolean): Promise<TrainableModel> =>
     trainableModels[options.method](files, of, options, {
       given: adapter,
