@@ -6,6 +6,7 @@ import type { ModuleInfo } from "../models/module.ts";
 import { type AdapterModule, shortestEndings } from "./match.ts";
 import type { MergeTarget } from "./merge.ts";
 import { methodOf } from "./method-table.ts";
+import { withFusedExperts } from "./older-experts.ts";
 import { targetedParameters } from "./parameters.ts";
 import { type Adapter, describedBy, failure, type GivenAdapter } from "./peft-files.ts";
 import { checkGated, expertFactors, placeName, placeOf } from "./places.ts";
@@ -39,7 +40,7 @@ export async function attach<B extends AnyBase>(
  * other names for the same. Throws `adapter/*` that names the first module that the model lacks, or whose shape differs.
  */
 export function fitAdapter(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
-  const adapter = renamed(given, modules);
+  const adapter = renamed(withFusedExperts(given, modules), modules);
   const byPath = new Map(modules.map((module) => [module.path, module]));
   for (const own of adapter.modules) {
     const { path, inFeatures, outFeatures } = own;

@@ -31,6 +31,7 @@ test("the fields arrive under their own names", () => {
     layers_pattern: "layers",
     rank_pattern: { a: 2 },
     alpha_pattern: { b: 3 },
+    layer_replication: [[0, 2]],
     use_rslora: true,
     init_lora_weights: "Gaussian",
     fan_in_fan_out: true,
@@ -59,6 +60,8 @@ test("the fields arrive under their own names", () => {
     revision: "main",
     inferenceMode: true,
     autoMapping: null,
+    layerReplication: [[0, 2]],
+    aloraInvocationTokens: null,
     useDora: false,
   });
 });

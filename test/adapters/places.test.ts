@@ -162,3 +162,22 @@ test("all-linear leaves convolutions alone, and DoRA's magnitudes of one have it
   const shapes = layoutOf({ config: given, modules: match(given) }).map(({ shape }) => shape.join());
   assert.deepEqual(shapes, ["2,3,4,4", "32,2,1,1", "1,32,1,1"]);
 });
+
+test("experts that an adapter of Transformers 4 has as modules become parameters, as PEFT makes of them", async () => {
+  const { modules } = await opened("mixtral-all-linear");
+  const read = (name: string) =>
+    readAdapter(nodeFiles, fileURLToPath(new URL(`../fixtures/older-experts/${name}`, import.meta.url)));
+  const older = await read("adapter-v4");
+  assert.ok(older.modules.some(({ path }) => path.endsWith("block_sparse_moe.experts.0.w1")));
+  const [ours, theirs] = [fitAdapter(older, modules), fitAdapter(await read("adapter"), modules)];
+  const byPath = <T>(list: Iterable<[string, T]>) => [...list].sort(([a], [b]) => (a < b ? -1 : 1));
+  assert.deepEqual(byPath(ours.tensors), byPath(theirs.tensors));
+  const facts = (adapter: typeof ours) => byPath(adapter.modules.map((module) => [module.path, module] as [string, object]));
+  assert.deepEqual(facts(ours), facts(theirs));
+  assert.deepEqual(byPath(matchModules(modules, ours.config, "mixtral").map((module) => [module.path, module])), facts(ours));
+  const uneven = { ...older, modules: older.modules.filter(({ path }) => !path.endsWith("experts.0.w1")) };
+  assert.throws(() => fitAdapter(uneven, modules), {
+    code: "lora/unsupported",
+    subject: "model.layers.0.mlp.experts.gate_up_proj",
+  });
+});
