@@ -6,6 +6,7 @@ import { layoutOf, lengthOfTheta } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules, rankWarnings } from "../../adapters/match.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
+import { storedShape } from "../../adapters/places.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
 import { type Graph, nodesOf } from "../../graph/graph.ts";
@@ -275,7 +276,9 @@ function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedG
     const name = path.replace(/\.\d+\./, ".*.");
     const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
     const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
-    const parameters = group.parameters + lengthOfTheta(tensors(module, rank).map(({ shape }) => ({ shape: shape as number[] })));
+    const parameters =
+      group.parameters +
+      lengthOfTheta(tensors(module, rank).map((tensor) => ({ shape: storedShape(tensor, module) as number[] })));
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];
