@@ -3,6 +3,7 @@ import { z } from "zod";
 import { attach, fitAdapter, mergeReplacements, mergeTargets } from "../../src/adapters/attach.ts";
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
 import { firstTensors } from "../../src/adapters/init.ts";
+import { gateFeeds } from "../../src/adapters/inject.ts";
 import {
   layoutOf,
   lengthOfTheta,
@@ -24,13 +25,14 @@ import {
 } from "../../src/adapters/peft-files.ts";
 import { ownName, savedWeights } from "../../src/adapters/saved.ts";
 import { type Batch, total } from "../../src/data/types.ts";
+import { LowrankError } from "../../src/errors.ts";
 import { openCheckpoint, readWeights, storedName } from "../../src/formats/checkpoint.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { fromFloat32, toFloat32 } from "../../src/formats/float.ts";
 import { readJsonObject, readText } from "../../src/formats/json.ts";
 import { check, type Graph, type Node, nodesOf, rewrite, type Value } from "../../src/graph/graph.ts";
-import { type AnyBase, openBase } from "../../src/models/base.ts";
-import { forwardGraph } from "../../src/models/registry.ts";
+import { type AnyBase, openBase, withLayersOf } from "../../src/models/base.ts";
+import { forwardGraph, withLayers } from "../../src/models/registry.ts";
 import { weightFiles } from "../../src/models/weights.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
@@ -140,9 +142,9 @@ async function openCase(folder: string, given: unknown): Promise<Omit<ModelCase,
   const opened = await openBase(nodeFiles, `${folder}/base`);
   const meta = parseMeta(modelMeta, given);
   const task = caseTask(meta.task, opened);
-  const base = baseFor(opened, task.task, meta.task_options);
   const adapterConfig = `${folder}/adapter/${ADAPTER_CONFIG_NAME}`;
   const lora = parseAdapterConfig(await readText(nodeFiles, adapterConfig), ADAPTER_CONFIG_NAME);
+  const base = withLayersOf(baseFor(opened, task.task, meta.task_options), lora.layerReplication);
   const modules = matchModules(base.modules, lora, base.config.modelType);
   const io = await readTensors(`${folder}/io.safetensors`);
   const { constant } = optimizers[meta.train.optimizer === "loraplus" ? "adamw" : meta.train.optimizer];
@@ -192,15 +194,22 @@ async function outputs(given: ModelCase): Promise<Finding[]> {
   const { base, task, meta, trained, adapter, io } = given;
   const { config, checkpoint } = base;
   const forward = forwardGraph(config);
+  const alone = forwardGraph(withLayers(config, null)); // a base whose layers are not used again
   const loss = task.lossOutputs && withLeavesOf(forward, lossOf(given, SHORT));
   const named = meta.outputs.map((name): [string, Value] => {
     const own = task.lossOutputs?.[name];
     return [name, own ? loss!.outputs[own.of]! : forward.outputs[outputName(name)]!];
   });
   const wanted = { outputs: Object.fromEntries(named) };
+  const ofBase =
+    alone === forward
+      ? wanted
+      : withLeavesOf(forward, {
+          outputs: Object.fromEntries(meta.outputs.map((name) => [name, alone.outputs[outputName(name)]!])),
+        });
   const { graph: adapted } = adaptedGraph(wanted, trained);
   const both = (graph: Graph, which: string) => Object.entries(graph.outputs).map(([name, value]) => [`${name}_${which}`, value]);
-  const graph = check({ outputs: Object.fromEntries([...both(wanted, "base"), ...both(adapted, "adapter")]) });
+  const graph = check({ outputs: Object.fromEntries([...both(ofBase, "base"), ...both(adapted, "adapter")]) });
   const entries = layoutOf(trained);
   const theta = partsOf(entries, thetaOf(entries, adapter));
   const weights = Object.fromEntries(entries.map(({ key, shape }) => [key, float32(shape, theta.get(key)!)]));
@@ -209,7 +218,9 @@ async function outputs(given: ModelCase): Promise<Finding[]> {
   const want = { base: new Map<string, Numbers>(), adapter: new Map<string, Numbers>() };
   try {
     for (const prefix of batchPrefixes(io)) {
-      const results = await session.run({ ...readBy(graph, forwardFeeds(task, task.batch(io, prefix, config))), ...weights });
+      const batch = task.batch(io, prefix, config);
+      const given = { ...forwardFeeds(task, batch), ...gateFeeds(trained.config, batch.feeds) };
+      const results = await session.run({ ...readBy(graph, given), ...weights });
       for (const [which, name] of meta.outputs.flatMap((name) => [["base", name] as const, ["adapter", name] as const])) {
         const golden = io.get(`${prefix}${name}_${which}`);
         if (!golden) continue; // the parts of a packed row were run with the adapter only
@@ -373,6 +384,7 @@ async function merged({ folder, base }: ModelCase): Promise<Finding[]> {
   const { checkpoint, modules } = base;
   const { adapter } = await attach(base, await readAdapter(nodeFiles, `${folder}/adapter`));
   const storedAs = (name: string) => storedName(checkpoint, ownName(base, name));
+  if (!(await nodeFiles.exists(`${folder}/merged`))) return [refused("merging", () => mergeTargets(adapter, modules, storedAs))];
   const targets = mergeTargets(adapter, modules, storedAs);
   const replaced = mergeReplacements(adapter, modules, storedAs);
   const values = new Map<string, Float32Array>();
@@ -400,6 +412,17 @@ async function merged({ folder, base }: ModelCase): Promise<Finding[]> {
     near("merged weights", values, golden, limits.merged),
     same("merged tensors on disk", [...written].sort(byName), stored.sort(byName)),
   ];
+}
+
+/** What PEFT can't do either is refused. */
+function refused(what: string, work: () => unknown): Finding {
+  try {
+    work();
+  } catch (error) {
+    if (error instanceof LowrankError && error.code.startsWith("merge/")) return { what: `${what} refused`, ok: true, text: "0" };
+    throw error;
+  }
+  return { what, ok: false, text: "PEFT refuses this, or does it wrongly" };
 }
 
 const byName = ([a]: [string, unknown], [b]: [string, unknown]): number => (a < b ? -1 : 1);

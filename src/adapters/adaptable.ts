@@ -1,5 +1,5 @@
 // Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless the first one comes,
-// one of another method, the first one on an embedding, or one that trains something else beside its factors.
+// one of another method, the first one on what is no linear layer, or one that trains something else beside its factors.
 
 import { fuseAdditions } from "../graph/fuse.ts";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
@@ -10,13 +10,14 @@ import { type Engine, openGraph } from "../runtime/open-graph.ts";
 import type { Session, WeightSource } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
 import { readBy, savedInput, withSaved } from "./beside.ts";
-import { adapt, type LayerTensors } from "./inject.ts";
+import { adapt, gatedLayers, type LayerTensors } from "./inject.ts";
 import { trainedBy } from "./layout.ts";
 import { chunksOf } from "./merge.ts";
 import type { Method, MethodTensor, ModuleShape, ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod, readTensors } from "./method-table.ts";
 import { checkMixable, type Mixture, mixableLayers, mixing, ownersFeed } from "./mixture.ts";
 import type { Adapter } from "./peft-files.ts";
+import { type ModulePlace, placeOf, storedShape } from "./places.ts";
 import type { SavedWeight } from "./saved.ts";
 
 /** A layer that takes an adapter. */
@@ -38,16 +39,23 @@ export function withSlots(
 ): Graph {
   const mixOf = mixing();
   const adapted = methods.reduce((before, method, index) => {
-    const beside = slots.map((slot): [string, LayerTensors] => {
+    const beside = slotsOf(method, slots, graph).map((slot): [string, LayerTensors] => {
       const tensors: Record<string, Value> = {};
-      for (const { name, shape } of readTensors(method, slot, rankOf(slot, index)))
-        tensors[name] = input(nameOf(name, index, slot.path), "float32", shape);
+      for (const tensor of readTensors(method, slot, rankOf(slot, index)))
+        tensors[tensor.name] = input(nameOf(tensor.name, index, slot.path), "float32", storedShape(tensor, slot));
       const mix = mixable.has(slot.path) && method === plainMethod && { mix: mixOf(slot.path, rankOf(slot, index)) };
       return [slot.path, { tensors: tensors as ModuleTensors<Value>, scale: 1, ...mix }];
     });
     return adapt(before, { ...method, derived: undefined }, new Map(beside));
   }, graph);
   return fuseAdditions(adapted);
+}
+
+/** The slots that a method has in a graph. */
+function slotsOf({ gate }: Method, slots: readonly Slot[], graph: Graph): readonly Slot[] {
+  if (!gate) return slots;
+  const gated = gatedLayers(graph);
+  return slots.filter(({ path }) => gated.has(path));
 }
 
 /** What the slot of a method is fed: an adapter's tensors, or at any rank what changes nothing. */
@@ -57,13 +65,14 @@ export function slotFeeds(
   slot: Slot,
   own: { rank: number; scale: number; tensors: ModuleTensors } | { rank: number },
 ): [string, Tensor][] {
-  const valuesOf = ({ name, shape, scaled, off = 0 }: MethodTensor): Float32Array => {
-    if (!("tensors" in own)) return new Float32Array(sizeOf(shape as number[])).fill(off);
+  const valuesOf = ({ name, scaled, off = 0 }: MethodTensor, shape: number[]): Float32Array => {
+    if (!("tensors" in own)) return new Float32Array(sizeOf(shape)).fill(off);
     const values = own.tensors[name]!;
     return scaled && own.scale !== 1 ? values.map((value) => value * own.scale) : values;
   };
   return readTensors(method, slot, own.rank).map((tensor) => {
-    return [nameOf(tensor.name, index, slot.path), float32(tensor.shape as number[], valuesOf(tensor))];
+    const shape = storedShape(tensor, slot) as number[];
+    return [nameOf(tensor.name, index, slot.path), float32(shape, valuesOf(tensor, shape))];
   });
 }
 
@@ -126,6 +135,8 @@ export interface AdaptableSession {
   useAdapter(adapter: Adapter | null, beside?: Record<string, Tensor>): Promise<void>;
   /** Attaches several at once; from then on each run is fed the weights of its rows. Throws `adapter/not-mixable` (mixture.ts). */
   useMixture(mixture: Mixture): Promise<void>;
+  /** Which tokens of a batch the adapter acts on (`gateFeed`); null where the session is not fed that. */
+  gateOf(batch: Record<string, Tensor>): Int32Array | null;
   /** How many weights each row is fed; null where none are. */
   readonly mixed: number | null;
   close(): Promise<void>;
@@ -142,7 +153,8 @@ interface Attached {
 /** What an open graph has slots for. */
 interface Room {
   methods: readonly Method[];
-  embeddings: boolean;
+  /** Whether it has them for other layers than linear ones: embeddings, convolutions, experts. */
+  others: ReadonlySet<string>;
   /** For several adapters at once. */
   mixed: boolean;
   /** What is fed beside factors. */
@@ -151,11 +163,12 @@ interface Room {
 
 /** `graph` in a session that takes adapters on all of its layers. Nothing is opened yet. */
 export function adaptableSession(graph: Graph, weights: WeightSource, engine: Engine): AdaptableSession {
-  const slots = modulesOf(graph).map(({ kind, path, inFeatures, outFeatures }): Slot => {
-    return { path, inFeatures, outFeatures, ...(kind === "embedding" && { isEmbedding: true }) };
+  const slots = modulesOf(graph).map((module): Slot => {
+    const { path, inFeatures, outFeatures } = module;
+    return { path, inFeatures, outFeatures, ...placeOf(module) };
   });
   const mixable = mixableLayers(graph);
-  const slotsIn = (room: Room) => slots.filter(({ isEmbedding }) => room.embeddings || !isEmbedding);
+  const slotsIn = (room: Room) => slots.filter((slot) => isLinear(slot) || room.others.has(kindOf(slot)));
   let attached: Attached = { room: noRoom, adapter: null, mixture: null, beside: {} };
   let opened: Promise<Session> | undefined;
 
@@ -165,7 +178,7 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
     const own = adapter && methodOf(adapter.config);
     const feeds = Object.fromEntries(
       room.methods.flatMap((method, index) =>
-        slotsIn(room).flatMap((slot) => {
+        slotsOf(method, slotsIn(room), graph).flatMap((slot) => {
           const module = method === own ? adapted.get(slot.path) : undefined;
           return slotFeeds(method, index, slot, module ? { ...module, tensors: applied!.get(slot.path)! } : { rank: 0 });
         }),
@@ -234,6 +247,12 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
       checkMixable(mixture, mixable);
       await attach({ adapter: mixture.adapter, mixture, beside: {} });
     },
+    gateOf(batch) {
+      const { room, adapter } = attached;
+      if (!room.methods.some(({ gate }) => gate)) return null;
+      const own = adapter && methodOf(adapter.config).gate?.(adapter.config, batch);
+      return own || new Int32Array(sizeOf(batch["inputIds"]!.shape));
+    },
     get mixed() {
       return attached.room.mixed ? (attached.mixture?.count ?? 1) : null;
     },
@@ -241,10 +260,15 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
 }
 
 const sameFlags = (a: Room, b: Room): boolean =>
-  a.embeddings === b.embeddings && a.mixed === b.mixed && JSON.stringify(a.saved) === JSON.stringify(b.saved);
+  a.others.size === b.others.size && a.mixed === b.mixed && JSON.stringify(a.saved) === JSON.stringify(b.saved);
+
+/** What a module is, if no linear layer: the field that says so. */
+const kindOf = ({ isEmbedding, kernel, experts }: ModulePlace): string =>
+  isEmbedding ? "embedding" : kernel ? "convolution" : experts === undefined ? "" : "experts";
+const isLinear = (place: ModulePlace): boolean => kindOf(place) === "";
 
 /** A graph that no adapter has been attached to is run as it is. */
-const noRoom: Room = { methods: [], embeddings: false, mixed: false, saved: [] };
+const noRoom: Room = { methods: [], others: new Set(), mixed: false, saved: [] };
 
 /** The room for an adapter and for those that there is room for already; where `opened` anew there is room for LoRA from then on. */
 function roomFor(
@@ -253,8 +277,8 @@ function roomFor(
   opened: boolean,
 ): Omit<Room, "saved"> {
   const own = adapter ? [methodOf(adapter.config)] : [];
-  const embeddings = adapter?.modules.some(({ isEmbedding }) => isEmbedding) ?? false;
+  const others = adapter?.modules.filter((module) => !isLinear(module)).map(kindOf) ?? [];
   const known = adapter && opened && before.methods.length === 0 ? [plainMethod] : before.methods;
   const mixed = before.mixed || mixture !== null;
-  return { methods: [...new Set([...known, ...own])], embeddings: embeddings || before.embeddings, mixed };
+  return { methods: [...new Set([...known, ...own])], others: new Set([...before.others, ...others]), mixed };
 }

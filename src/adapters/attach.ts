@@ -1,12 +1,15 @@
 // An adapter and a base: whether one was made for the other, under which names it fits, and what merging it changes.
 import { LowrankError, nearest } from "../errors.ts";
-import { type AnyBase, forAdapter } from "../models/base.ts";
+import { type AnyBase, forAdapter, withLayersOf } from "../models/base.ts";
 import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { shortestEndings } from "./match.ts";
 import { type MergeTarget, weightTargets } from "./merge.ts";
 import { methodOf } from "./method-table.ts";
+import { withFusedExperts } from "./older-experts.ts";
+import { targetedParameters } from "./parameters.ts";
 import { type Adapter, describedBy, failure, type GivenAdapter } from "./peft-files.ts";
+import { checkGated, expertFactors, placeName, placeOf } from "./places.ts";
 import { checkPlain, withoutResidual } from "./residual.ts";
 import { type SavedTensor, savedWeights } from "./saved.ts";
 
@@ -22,7 +25,7 @@ export async function attach<B extends AnyBase>(
   { anyBase = false }: { anyBase?: boolean } = {},
 ): Promise<{ base: B; adapter: Adapter }> {
   const described = describedBy(given);
-  const base = forAdapter(opened, described) as B;
+  const base = forAdapter(withLayersOf(opened, described.config.layerReplication), described) as B;
   const adapter = fitted(described, base.modules);
   if (anyBase || (await isMadeFor(base, adapter.baseFingerprint)) !== false)
     return { base, adapter: await withoutResidual(base, "read" in given ? fitted(await given.read(), base.modules) : adapter) };
@@ -42,15 +45,16 @@ export async function attach<B extends AnyBase>(
 export const fitAdapter = (given: Adapter, modules: readonly ModuleInfo[]): Adapter => fitted(checkPlain(given), modules);
 
 function fitted(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
-  const adapter = renamed(given, modules);
+  const adapter = renamed(withFusedExperts(given, modules), modules);
   const byPath = new Map(modules.filter(({ kind }) => kind !== "other").map((module) => [module.path, module]));
-  for (const { path, inFeatures, outFeatures, isEmbedding = false } of adapter.modules) {
+  for (const own of adapter.modules) {
+    const { path, inFeatures, outFeatures } = own;
     const module = byPath.get(path);
-    if (!module || (module.kind === "embedding") !== isEmbedding) {
+    if (!module || placeName(placeOf(module)) !== placeName(own)) {
       throw failure("no-module", "the adapter is for a module that the model does not have", {
         subject: path,
         expected: `one of the model's layers, such as ${nearest(path.slice(0, 256), byPath.keys()).join(", ")}`,
-        got: !module ? "no such module" : isEmbedding ? "a linear layer, not an embedding" : "an embedding, not a linear layer",
+        got: module ? `${placeName(placeOf(module))}, not ${placeName(own)}` : "no such module",
         next: "Use the base model that the adapter was trained on.",
       });
     }
@@ -59,6 +63,10 @@ function fitted(given: Adapter, modules: readonly ModuleInfo[]): Adapter {
       throw otherShape(adapter, path, expected, `${inFeatures} inputs and ${outFeatures} outputs`);
     }
   }
+  checkGated(
+    methodOf(adapter.config),
+    adapter.modules.map(({ path }) => byPath.get(path)!),
+  );
   for (const [name, { shape }] of adapter.frozen ?? []) {
     const { kind, inFeatures, outFeatures } = byPath.get(name.replace(/\.[^.]+$/, ""))!;
     const weight = kind === "linear" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
@@ -111,6 +119,7 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const weightOf = (name: string) => name.replace(/^(.*)(\.[^.]+)$/, (_, path: string, end: string) => nameOf(path) + end);
   const adapted = adapter.modules.map((module) => ({ ...module, path: nameOf(module.path) }));
   const paths = adapted.map(({ path }) => path);
+  const parameters = new Set(targetedParameters(adapter.config, modules).map(({ path }) => path));
   const { rank, alpha } = adapter.config;
   const others = <Key extends "rank" | "alpha">(key: Key, usual: number) =>
     Object.fromEntries(adapted.filter((module) => module[key] !== usual).map((module) => [module.path, module[key]]));
@@ -118,7 +127,11 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
     ...adapter,
     config: {
       ...adapter.config,
-      targetModules: shortestEndings(paths, modules, { from: 1 }),
+      targetModules: shortestEndings(
+        paths.filter((path) => !parameters.has(path)),
+        modules,
+        { from: 1 },
+      ),
       excludeModules: null,
       layersToTransform: null,
       layersPattern: null,
@@ -141,9 +154,31 @@ export function mergeTargets(
   modules: readonly ModuleInfo[],
   weightName: (name: string) => string = (name) => name,
 ): MergeTarget[] {
+  const { layerReplication } = adapter.config;
+  const { title, noMerge } = methodOf(adapter.config);
+  if (noMerge) {
+    throw new LowrankError("merge/method", `an adapter of ${title} can't be merged: ${noMerge}`, {
+      expected: "an adapter of another method, as in PEFT",
+      got: title,
+      next: "Use the adapter without merging it.",
+    });
+  }
+  if (layerReplication) {
+    throw new LowrankError(
+      "merge/shared-layers",
+      "layers of the base that are used again can't each be merged: they share weights",
+      {
+        subject: "layer_replication",
+        expected: "an adapter on the base's own layers",
+        got: JSON.stringify(layerReplication),
+        next: "Use the adapter without merging it.",
+      },
+    );
+  }
   const fitted = fitAdapter(adapter, modules);
   const { mergeBias } = methodOf(fitted.config);
   const weights = weightTargets(fitted, modules, weightName).values();
+  const experts = expertTargets(fitted, modules, weightName);
   const hasBias = new Map(modules.map((module) => [module.path, module.hasBias]));
   const biases = fitted.modules.flatMap(({ path, scale }): MergeTarget[] => {
     const bias = mergeBias?.(fitted.tensors.get(path)!);
@@ -157,7 +192,7 @@ export function mergeTargets(
     }
     return bias ? [{ weightName: weightName(`${path}.bias`), loraA: Float32Array.of(1), loraB: bias, rank: 1, scale }] : [];
   });
-  return [...weights, ...biases];
+  return [...weights, ...experts, ...biases];
 }
 
 /**
@@ -172,5 +207,20 @@ export function mergeReplacements(
   const { saved = new Map<string, SavedTensor>() } = fitAdapter(adapter, modules);
   return new Map(
     [...saved].flatMap(([name, tensor]) => [name, ...(tensor.tied ?? [])].map((one) => [weightName(one), tensor] as const)),
+  );
+}
+
+/** The update of each expert's weights. */
+function expertTargets(
+  { modules: adapted, tensors }: Adapter,
+  modules: readonly ModuleInfo[],
+  weightName: (name: string) => string,
+): MergeTarget[] {
+  const byPath = new Map(modules.map((module) => [module.path, module]));
+  return adapted.flatMap((module) =>
+    (byPath.get(module.path)?.parts ?? []).map((part): MergeTarget => {
+      const factors = expertFactors(tensors.get(module.path)!, module, part);
+      return { weightName: weightName(part.weight), ...factors, rank: module.rank, scale: module.scale };
+    }),
   );
 }

@@ -7,6 +7,7 @@ import { type AdapterModule, isAllLinear } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import { methodOf, plainMethod } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
+import { placeName, refuseParameters } from "./places.ts";
 import { checkPlain } from "./residual.ts";
 import { withFactors } from "./resize.ts";
 
@@ -33,7 +34,10 @@ export interface CombineOptions {
 export function combine(adapters: readonly Adapter[], options: CombineOptions = {}): Adapter {
   const { weights = adapters.map(() => 1), combinationType = "svd", seed = DEFAULT_SEED } = options;
   checkOptions(adapters.length, weights, combinationType, options);
-  for (const adapter of adapters) checkMethod(checkPlain(adapter).config);
+  for (const adapter of adapters) {
+    checkMethod(checkPlain(adapter).config);
+    refuseParameters(adapter.config, "combined");
+  }
   if (!options.anyBase) checkBases(adapters);
   const { combine: combineParts, needsEqualRanks } = combinations[adapters.length === 1 ? "linear" : combinationType];
   const ranks = adapters.map(({ config }) => Math.max(config.rank, ...Object.values(config.rankPattern)));
@@ -191,8 +195,7 @@ function checkRanks(ranks: readonly number[]): void {
 }
 
 function checkShapes(own: AdapterModule, other: AdapterModule): void {
-  const shape = ({ inFeatures, outFeatures, isEmbedding }: AdapterModule) =>
-    `${inFeatures} inputs, ${outFeatures} outputs${isEmbedding ? ", an embedding" : ""}`;
+  const shape = (module: AdapterModule) => `${module.inFeatures} inputs, ${module.outFeatures} outputs, ${placeName(module)}`;
   if (shape(own) === shape(other)) return;
   const facts = { subject: own.path, expected: shape(other), got: shape(own), next: "Combine adapters of one base." };
   refuse("shape", "the adapters were trained on models of different shapes", facts);

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { parseJsonObject } from "../formats/json.ts";
+import { MAX_LAYERS } from "../models/config/schema.ts";
 import { evaSchema } from "./eva.ts";
 import { type InitialKind, initializationOf, initialKind, initialKinds } from "./initializations.ts";
 import { methodOf, methodPeftNames, methodSchemas, unbuiltMethods } from "./method-table.ts";
@@ -46,6 +47,8 @@ const schema = z.object({
   /** Names or suffixes of module paths; a string is a regular expression or "all-linear"; null is PEFT's default of the model type. */
   targetModules: names.default(null),
   excludeModules: names.default(null),
+  /** Names or endings of the paths of parameters that belong to no linear layer, such as those of experts. */
+  targetParameters: z.array(z.string().min(1)).nullable().default(null),
   /** Names of modules that are trained in full and stored with the adapter (saved.ts). */
   modulesToSave: z.array(z.string().min(1)).nullable().default(null),
   /** Rows of the token embedding that are trained; or of several modules, by their names. */
@@ -76,6 +79,17 @@ const schema = z.object({
   /** Which class PEFT loads the base with; not used here, kept when the file is written again. */
   autoMapping: z
     .record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()]))
+    .nullable()
+    .default(null),
+  /** Layers of the base that the adapter's model has, as ranges: some can be used again, with adapters of their own. */
+  layerReplication: z
+    .array(z.tuple([z.int().min(0), z.int().min(1).max(MAX_LAYERS)]))
+    .min(1)
+    .max(MAX_LAYERS)
+    .refine(
+      (ranges) => ranges.reduce((sum, [start, end]) => sum + Math.max(0, end - start), 0) <= MAX_LAYERS,
+      `more than ${MAX_LAYERS} layers`,
+    )
     .nullable()
     .default(null),
   ...methodSchemas,
@@ -112,8 +126,6 @@ const off = (why: string, written: unknown = null): Limit => ({ written, allowed
 export const limits: Record<string, Limit> = {
   ...Object.fromEntries(unbuiltMethods.map(({ peftName, why, written }) => [peftName, off(why, written)])),
   peft_type: { written: "LORA", allowed: (value) => value === "LORA", why: "only LoRA adapters are read and trained" },
-  target_parameters: off("parameters that are no module's weight cannot be adapted"),
-  layer_replication: off("the base's layers are not replicated"),
   arrow_config: off("adapters are not routed by Arrow"),
   velora_config: off("VeLoRA's compressed gradients are not computed"),
   megatron_config: off("Megatron's parallel layers do not exist here"),
@@ -188,7 +200,15 @@ function parseFields(fields: unknown, subjectOf: (field: keyof LoraConfig) => st
   }
   const config = { ...parsed.data };
   if (initializationOf(config.initLoraWeights).fromInputs) config.evaConfig ??= evaSchema.parse({});
-  methodOf(config);
+  const { taskType, title } = methodOf(config);
+  if (taskType !== undefined && config.taskType !== null && config.taskType !== taskType) {
+    throw new LowrankError("lora/unsupported", `${title} is for ${taskType} alone.`, {
+      subject: subjectOf("taskType"),
+      expected: taskType,
+      got: config.taskType,
+      next: "Train a language model with it, or leave it out.",
+    });
+  }
   const regex = typeof config.targetModules === "string";
   const layers = config.layersToTransform !== null;
   // PEFT's own two rules, in LoraConfig.__post_init__.
@@ -213,7 +233,7 @@ export function formatAdapterConfig(config: LoraConfig): string {
   const file: Record<string, unknown> = { ...inert };
   for (const [name, limit] of Object.entries(limits)) file[name] = limit.written;
   for (const [field, name] of Object.entries(peftNames)) file[name] = config[field as keyof LoraConfig];
-  for (const name of ["target_modules", "exclude_modules"]) {
+  for (const name of ["target_modules", "exclude_modules", "target_parameters"]) {
     if (Array.isArray(file[name])) file[name] = [...new Set(file[name] as string[])].sort();
   }
   return pythonJson(file);

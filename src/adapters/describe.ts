@@ -4,6 +4,7 @@ import { transposed } from "../formats/stored.ts";
 import { lengthOfTheta, storedLayout, trainedBy } from "./layout.ts";
 import type { AdapterModule } from "./match.ts";
 import type { Adapter } from "./peft-files.ts";
+import { updatesOf } from "./places.ts";
 import { effectiveRank, productSpectrum, rankAtEnergy } from "./spectrum.ts";
 import { gram, matrixRows } from "./vectors.ts";
 
@@ -18,7 +19,7 @@ export interface ModuleDescription extends AdapterModule {
   normDelta: number;
   /** Frobenius norms of what the method trains beside A and B, by name; absent if that is nothing. */
   norms?: Record<string, number>;
-  /** How many directions the update has, 0 to rank: exp of the entropy of its singular values. null above `MAX_SPECTRUM_RANK`. */
+  /** How many directions the update has, of experts all of them together, 0 to rank: exp of the entropy of its singular values. null above `MAX_SPECTRUM_RANK`. */
   effectiveRank: number | null;
   /** Absent above `MAX_SPECTRUM_RANK`. */
   spectrum?: UpdateSpectrum;
@@ -49,7 +50,9 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
     const { path, rank, scale, outFeatures } = module;
     const tensors = adapter.tensors.get(path)!;
     const { loraA, loraB } = tensors;
-    const columnsOfB = transposed(loraB, outFeatures, rank);
+    const updates = updatesOf(module, tensors).map((own) => {
+      return { rowsOfA: own.loraA, columnsOfB: transposed(own.loraB, outFeatures, rank) };
+    });
     const others = Object.entries(tensors).filter(([name]) => name !== "loraA" && name !== "loraB");
     const facts = {
       ...module,
@@ -59,12 +62,18 @@ export function describeAdapter(adapter: Adapter): AdapterDescription {
       ...(others.length > 0 && { norms: Object.fromEntries(others.map(([name, values]) => [name, normOf(values)])) }),
     };
     if (rank > MAX_SPECTRUM_RANK) {
-      return { ...facts, normDelta: Math.abs(scale) * productNorm(loraA, columnsOfB, rank), effectiveRank: null };
+      const norms = updates.map(({ rowsOfA, columnsOfB }) => productNorm(rowsOfA, columnsOfB, rank));
+      return { ...facts, normDelta: Math.abs(scale) * normOf(norms), effectiveRank: null };
     }
-    const [gramA, gramB] = [gram(matrixRows(loraA, rank)), gram(matrixRows(columnsOfB, rank))];
-    // ‖s·B·A‖² = s²·trace(AᵀBᵀBA) = s²·Σ (BᵀB ∘ AAᵀ); rounding may take a sum of zero below it.
-    const squared = gramB.reduce((sum, value, i) => sum + value * gramA[i]!, 0);
-    const { values } = productSpectrum(gramB, gramA, rank, { vectors: false });
+    let squared = 0;
+    const values = updates
+      .flatMap(({ rowsOfA, columnsOfB }) => {
+        const [gramA, gramB] = [gram(matrixRows(rowsOfA, rank)), gram(matrixRows(columnsOfB, rank))];
+        // ‖s·B·A‖² = s²·trace(AᵀBᵀBA) = s²·Σ (BᵀB ∘ AAᵀ); rounding may take a sum of zero below it.
+        squared += gramB.reduce((sum, value, i) => sum + value * gramA[i]!, 0);
+        return productSpectrum(gramB, gramA, rank, { vectors: false }).values;
+      })
+      .sort((a, b) => b - a);
     return {
       ...facts,
       normDelta: Math.abs(scale) * Math.sqrt(Math.max(0, squared)),

@@ -45,7 +45,8 @@ export interface Extracted {
 export async function extractAdapter(files: Files, base: AnyBase, tuned: AnyBase, options: ExtractOptions): Promise<Extracted> {
   const { rank, energy = 1, targetModules, taskType, onProgress } = options;
   const wanted = loraConfig({ rank, alpha: rank, targetModules, taskType });
-  const matched = matchModules(base.modules, wanted, base.config.modelType);
+  const parameters = new Set(base.modules.filter(({ isParameter }) => isParameter).map(({ path }) => path)); // of experts and routers
+  const matched = matchModules(base.modules, wanted, base.config.modelType).filter(({ path }) => !parameters.has(path));
   const byInputs = new Set(base.modules.filter(({ kind }) => kind === "embedding" || kind === "conv1d").map(({ path }) => path));
   const found: (Factors & { module: AdapterModule; about: ExtractedModule })[] = [];
   for (const [done, module] of matched.entries()) {

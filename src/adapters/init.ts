@@ -24,7 +24,7 @@ export function initAdapter(
   const { draw } = methodOf(config);
   const { initLoraWeights: kind } = config;
   const drawn = (module: AdapterModule, index: number) => {
-    const draws = drawsOf(seed, index);
+    const draws = drawsOf(seed, index, module.experts);
     const factors = module.isEmbedding ? drawEmbedding(kind, module, draws) : initializationOf(kind).draw(module, draws);
     return draw(module, { ...draws, factors }) as ModuleTensors;
   };
@@ -69,13 +69,15 @@ async function matrixOf({ rows, columns, fanInFanOut, read }: WeightBlocks): Pro
   return fanInFanOut ? transposed(all, rows, columns) : all;
 }
 
-const drawsOf = (seed: number, index: number): Draws => ({
-  zeros: (size) => new Float32Array(size),
+/** The values of each of `count` experts are drawn as those of one. */
+const drawsOf = (seed: number, index: number, count = 1): Draws => ({
+  zeros: (size) => new Float32Array(count * size),
   uniform(size, bound, stream) {
-    const values = uniform(seed, [purpose.init, index, stream], new Float32Array(size));
+    const values = uniform(seed, [purpose.init, index, stream], new Float32Array(count * size));
     return values.map((value) => (2 * value - 1) * bound);
   },
-  normal: (size, deviation, stream) => scaled(normal(seed, [purpose.init, index, stream], new Float32Array(size)), deviation),
+  normal: (size, deviation, stream) =>
+    scaled(normal(seed, [purpose.init, index, stream], new Float32Array(count * size)), deviation),
 });
 
 /** Deviation of a new classifier's weights: Transformers' default `initializer_range`. */

@@ -1,17 +1,26 @@
 // Adapters as a graph pass: any graph whose linear and embedding layers are named can be adapted. Hu et al. 2021, as PEFT computes it.
+import { LowrankError } from "../errors.ts";
 import { type Dim, elements, type Shape, sameShape } from "../graph/dims.ts";
-import { apply1, type Graph, nodesOf, rewrite, type Value } from "../graph/graph.ts";
-import { div, less, neg, sub, where } from "../graph/ops/elementwise.ts";
+import { apply1, type Graph, type Node, nodesOf, rewrite, type Value } from "../graph/graph.ts";
+import { div, less, mul, neg, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
-import { gemm, linear } from "../graph/ops/linear.ts";
+import { gemm, linear, type Place } from "../graph/ops/linear.ts";
 import { crossEntropies } from "../graph/ops/loss.ts";
 import { capLogits } from "../graph/ops/output-layer.ts";
 import { concat, reshape, slice, transpose, window } from "../graph/ops/shape.ts";
+import { float32, type Tensor } from "../tensor.ts";
+import type { LoraConfig } from "./config.ts";
 import type { Layer, Method, ModuleTensors } from "./method.ts";
+import { methodOf } from "./method-table.ts";
+import { layerTensors } from "./places.ts";
 
-/** What takes the place of the output `y` of the linear or embedding layer called `path` with input `x`; null leaves it alone. */
-type Update = (path: string, x: Value, y: Value) => Value | null;
+/** What takes the place of the output `y` of the linear or embedding layer of `node` with input `x`; null leaves it alone. */
+type Update = (node: Node, x: Value, y: Value) => Value | null;
+
+/** What a layer is known by: the path of its module, and which part of that it is. */
+const layerName = ({ attributes: { path, expert, half } }: Node): string =>
+  expert === undefined ? String(path) : `${path} ${expert} ${half}`;
 
 /**
  * Rewrites every named layer for which `update` has an answer. An output layer fused with the loss is split
@@ -19,15 +28,14 @@ type Update = (path: string, x: Value, y: Value) => Value | null;
  */
 function inject(graph: Graph, update: Update): Graph {
   return rewrite(graph, (node, inputs) => {
-    const path = String(node.attributes["path"]);
     if (node.op === "linear" || node.op === "embedding") {
-      const updated = update(path, inputs[0]!, apply1(node.op, inputs, node.attributes));
+      const updated = update(node, inputs[0]!, apply1(node.op, inputs, node.attributes));
       return updated && [updated];
     }
     if (node.op === "linearCrossEntropy") {
       const [x, weight, labels, further] = inputs as [Value, Value, Value, Value?];
       const softcap = node.attributes["softcap"] as number | undefined;
-      const updated = update(path, x, linear(x, weight, path));
+      const updated = update(node, x, linear(x, weight, String(node.attributes["path"])));
       if (!updated) return null;
       const logits = softcap ? capLogits(updated, softcap) : updated;
       return [crossEntropies(further ? concat([logits, further], 1) : logits, labels), x, ...(further ? [further] : [])];
@@ -38,9 +46,9 @@ function inject(graph: Graph, update: Update): Graph {
 
 /** An output layer fused with the loss is split if its weight is an input. */
 export const splitTrained = (graph: Graph): Graph =>
-  inject(graph, (_path, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
+  inject(graph, (_node, _x, y) => (y.node.inputs[1]!.node.op === "input" ? y : null));
 
-/** What is beside a frozen layer: the tensors that the method trains, or without `derived` those that its `update` reads. */
+/** What is beside a frozen layer: the tensors that the method trains, as they are stored, or without `derived` those that its `update` reads. */
 export interface LayerTensors {
   tensors: ModuleTensors<Value>;
   scale: number;
@@ -58,13 +66,22 @@ export function adapt(
   beside: ReadonlyMap<string, LayerTensors>,
   dropout?: (path: string, x: Value) => Value,
 ): Graph {
-  const low = lowProducts(graph, beside, dropout);
-  return inject(graph, (path, x, y) => {
-    const own = beside.get(path);
+  const tensorsOf = layerTensors();
+  const layers = new Map<string, LayerTensors & { apart?: readonly [trained: Value, first: Value] }>();
+  for (const node of nodesOf(graph)) {
+    const own = isLayer(node) ? beside.get(String(node.attributes["path"])) : undefined;
+    if (!own) continue;
+    const tensors = tensorsOf(own.tensors, node.attributes as Place);
+    const { loraA, initialA } = tensors;
+    layers.set(layerName(node), { ...own, tensors: withoutFirst(tensors), ...(initialA && { apart: [loraA, initialA] }) });
+  }
+  const low = lowProducts(graph, layers, dropout);
+  const gated = method.gate ? gates(method) : (low: Value) => low;
+  return inject(graph, (node, x, y) => {
+    const path = String(node.attributes["path"]);
+    const own = layers.get(layerName(node));
     if (!own) return null;
-    const { scale, mix = (low: Value) => low } = own;
-    const { initialA } = own.tensors;
-    const tensors = withoutFirst(own.tensors);
+    const { scale, tensors, mix = (low: Value) => low } = own;
     const update = (layer: Layer) => method.update(layer, { ...tensors, ...method.derived?.compute(layer, tensors) });
     const [, weight, bias] = y.node.inputs as [Value, Value, Value?];
     if (y.node.op === "embedding") {
@@ -83,14 +100,18 @@ export function adapt(
     }
     const dropped = dropout ? dropout(path, x) : x;
     // What is taken off the base reads all of its input.
-    const apart = dropout && initialA && (() => concat([low(path, dropped, own.tensors.loraA), low(path, x, initialA)], 1));
+    const [trained, first] = (dropout && own.apart) || [];
+    const lowOf = (loraA: Value): Value => {
+      const name = layerName(node);
+      return first ? concat([low(name, dropped, trained!), low(name, x, first)], 1) : low(name, dropped, loraA);
+    };
     return update({
       y,
       weight,
       ...(bias && { bias }),
       hasDropout: dropout !== undefined,
       product: () => (bias || dropout ? linear(dropped, weight, path) : y),
-      low: (loraA) => mix(apart ? apart() : low(path, dropped, loraA)),
+      low: (loraA) => mix(gated(lowOf(loraA))),
       scale,
     });
   });
@@ -102,34 +123,77 @@ function withoutFirst({ initialA, initialB, ...own }: ModuleTensors<Value>): Mod
   return { ...own, loraA: concat([own.loraA, initialA], 0), loraB: concat([own.loraB, neg(initialB)], 1) };
 }
 
+/** Rows of what a layer reads that a gate has values for. */
+const TOKENS = "batch*seq";
+const GATE = "adapterGate";
+
+/** What multiplies A·x, [tokens, rank], by the method's gate, an input. */
+function gates({ title }: Method): (low: Value) => Value {
+  const gate = input(GATE, "float32", [TOKENS, 1]);
+  return (low) => {
+    if (low.shape[0] === TOKENS) return mul(low, gate);
+    throw new LowrankError("lora/unsupported", `${title} can't adapt a layer that does not compute each token by itself.`, {
+      subject: "targetModules",
+      expected: "layers of a text's tokens: not an output layer, experts, or layers of images",
+      got: `a layer of ${low.shape[0]} rows`,
+      next: "Leave such layers out of the targets.",
+    });
+  };
+}
+
+/** The layers of a graph that an adapter with a gate can be beside. */
+export const gatedLayers = (graph: Graph): Set<string> =>
+  new Set(
+    nodesOf(graph).flatMap(({ op, inputs, attributes }) =>
+      op === "linear" && inputs[0]!.shape[0] === TOKENS ? [String(attributes["path"])] : [],
+    ),
+  );
+
+/** What the input of a gate is fed: its values for each token. */
+export const gateFeed = (values: Int32Array): Record<string, Tensor> => ({
+  [GATE]: float32([values.length, 1], Float32Array.from(values)),
+});
+
+/** What an adapter's graph is fed beside a batch. */
+export function gateFeeds(config: LoraConfig, batch: Record<string, Tensor>): Record<string, Tensor> {
+  const { gate } = methodOf(config);
+  return gate ? gateFeed(gate(config, batch)) : {};
+}
+
+const isLayer = ({ op }: Node): boolean => op === "linear" || op === "embedding" || op === "linearCrossEntropy";
+
 const shaped = (x: Value, shape: Shape): Value => (sameShape(x.shape, shape) ? x : reshape(x, shape));
 
 /** input · loraAᵀ of a layer, [n, rank]; of layers that read the same input a slice of one product. */
-function lowProducts(graph: Graph, beside: ReadonlyMap<string, LayerTensors>, dropout: unknown) {
-  const factorOf = (path: string): Value => withoutFirst(beside.get(path)!.tensors).loraA;
-  const siblings = dropout ? new Map<string, string[]>() : readersOfSameInput(graph, beside);
+function lowProducts(graph: Graph, layers: ReadonlyMap<string, LayerTensors>, dropout: unknown) {
+  const siblings = dropout ? new Map<string, Value[]>() : factorsOfSameInput(graph, layers);
   const products = new Map<Value, Value>(); // input x [n, in] → x · [A₁; A₂; …]ᵀ [n, ranks]
-  return (path: string, x: Value, loraA: Value): Value => {
-    const group = siblings.get(path) ?? [path];
-    if (group.length === 1) return gemm(x, loraA, { transB: true }); // [n, rank]
-    const product = products.get(x) ?? gemm(x, concat(group.map(factorOf), 0), { transB: true });
+  return (layer: string, x: Value, loraA: Value): Value => {
+    const group = siblings.get(layer) ?? [loraA];
+    const isAlone = group.length === 1;
+    const product = (isAlone ? undefined : products.get(x)) ?? gemm(x, concat(group, 0), { transB: true });
+    if (isAlone) return product; // [n, rank]
     products.set(x, product);
-    const ranks = group.map((name) => Number(factorOf(name).shape[0]));
-    const at = group.indexOf(path);
+    const ranks = group.map(({ shape }) => Number(shape[0]));
+    const at = group.indexOf(loraA);
     const start = ranks.slice(0, at).reduce((sum, rank) => sum + rank, 0);
     return slice(product, 1, start, start + ranks[at]!); // [n, rank]
   };
 }
 
-/** For each path in `beside`, the paths whose layers read the same input. Factors of symbolic rank stay alone. */
-function readersOfSameInput(graph: Graph, beside: ReadonlyMap<string, LayerTensors>): Map<string, string[]> {
-  const groups = new Map<Value, string[]>();
-  for (const { op, inputs, attributes } of nodesOf(graph)) {
-    const found = op === "linear" ? beside.get(String(attributes["path"])) : undefined;
-    if (typeof found?.tensors.loraA.shape[0] !== "number") continue;
-    groups.set(inputs[0]!, [...(groups.get(inputs[0]!) ?? []), String(attributes["path"])]);
+/** For each of `layers`, the As of those that read the same input, each once. Factors of symbolic rank stay alone. */
+function factorsOfSameInput(graph: Graph, layers: ReadonlyMap<string, LayerTensors>): Map<string, Value[]> {
+  const groups = new Map<Value, Value[]>();
+  const siblings = new Map<string, Value[]>();
+  for (const node of nodesOf(graph)) {
+    const loraA = node.op === "linear" ? layers.get(layerName(node))?.tensors.loraA : undefined;
+    if (typeof loraA?.shape[0] !== "number") continue;
+    const group = groups.get(node.inputs[0]!) ?? [];
+    if (!group.includes(loraA)) group.push(loraA);
+    groups.set(node.inputs[0]!, group);
+    siblings.set(layerName(node), group);
   }
-  return new Map([...groups.values()].flatMap((group) => group.map((path): [string, string[]] => [path, group])));
+  return siblings;
 }
 
 /** Columns by which the random numbers of two modules are apart; each reads the pool from its own offset. */

@@ -7,6 +7,7 @@ import { initializationOf } from "./initializations.ts";
 import type { AdapterModule } from "./match.ts";
 import type { ModuleShape, ModuleTensors, TensorGroup, TrainedTensor } from "./method.ts";
 import { methodOf } from "./method-table.ts";
+import { storedShape } from "./places.ts";
 import { keysOf, type SavedTensor, type SavedWeight } from "./saved.ts";
 
 /** What every key of an adapter's file begins with. */
@@ -51,9 +52,10 @@ export interface TrainedValues {
  */
 export function layoutOf({ config, modules, saved = [], constant = [] }: Trained): LayoutEntry[] {
   const own = modules.flatMap((module) =>
-    moduleTensors(config, module, module.rank).map(({ name, key, shape, group }) => {
-      const { path, scale } = module;
-      return { key: `${KEY_PREFIX}${path}.${key}`, shape: shape as number[], group, path, scale, name };
+    moduleTensors(config, module, module.rank).map((tensor) => {
+      const { path, keyPath = path, scale } = module;
+      const { name, key, group } = tensor;
+      return { key: `${KEY_PREFIX}${keyPath}.${key}`, shape: storedShape(tensor, module) as number[], group, path, scale, name };
     }),
   );
   const whole = saved.map((weight) => {

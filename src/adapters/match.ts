@@ -5,14 +5,16 @@ import type { LoraConfig } from "./config.ts";
 import { initializationOf } from "./initializations.ts";
 import type { Method } from "./method.ts";
 import { methodOf } from "./method-table.ts";
+import { keyPathOf, parameterName, renamedTargets, targetedParameters, withParameters } from "./parameters.ts";
+import { checkGated, type ModulePlace, placeOf } from "./places.ts";
 import { beginningsOf, compilePattern, type MatchBudget, matchBudget } from "./regex.ts";
 import { EMBEDDING_NAMES, inputEmbedding, isInSaved, resolvedNames, savedWeights, trainsClassifier } from "./saved.ts";
 
-/** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). */
-export interface AdapterModule {
+/** A module with an adapter: A is [rank, inFeatures], B is [outFeatures, rank], y += scale · B(A x). Of experts each has its own. */
+export interface AdapterModule extends ModulePlace {
   path: string;
-  /** An embedding: inFeatures is its number of rows. */
-  isEmbedding?: true;
+  /** What keys in the adapter's file have in the place of `path`, where it is a parameter of experts. */
+  keyPath?: string;
   rank: number;
   alpha: number;
   /** alpha / rank, or alpha / sqrt(rank) with rank-stabilised LoRA. */
@@ -49,36 +51,55 @@ export const isAllLinear = (targets: LoraConfig["targetModules"]) =>
  * Throws if an entry of the targets, exclusions, layers or patterns matches nothing, if one matches what is no layer,
  * if a layer that cannot be adapted is chosen, and if nothing is left.
  */
-export function matchModules(all: readonly ModuleInfo[], config: LoraConfig, modelType: string): AdapterModule[] {
+export function matchModules(every: readonly ModuleInfo[], given: LoraConfig, modelType: string): AdapterModule[] {
   const budget = matchBudget();
-  const modules = all.filter(({ kind }) => kind !== "other");
-  savedWeights(all, config); // refuses what cannot be saved
+  savedWeights(every, given); // refuses what cannot be saved
+  const all = every.filter(({ kind }) => kind !== "other");
+  const config = spelledOut(given, all, modelType);
+  const parameters = targetedParameters(config, all);
+  const modules = all.filter(({ isParameter }) => !isParameter);
   const targetModules = targetsOf(modules, config, modelType);
   const matcher = pathMatcher({ ...config, targetModules }, budget);
-  const container = containersOf(modules).find(matcher.isTargeted);
+  const container = containersOf(all).find(matcher.isTargeted);
   if (container !== undefined) throw targetsContainer(container, matcher.targets(container)[0]!, modules);
   // A default may hold names of several variants of a model type: it need not match as a whole.
   if (config.targetModules !== null) checkEntries("targetModules", targetModules, matcher.targets, modules);
   checkEntries("excludeModules", config.excludeModules || [], matcher.excluded, modules);
-  const chosen = modules.filter(({ path }) => matcher.isTargeted(path));
+  const targeted = modules.filter(({ path }) => matcher.isTargeted(path));
+  const twice = targeted.find((module) => parameters.includes(module));
+  if (twice) throw targetedTwice(twice);
+  const chosen = all.filter((module) => targeted.includes(module) || parameters.includes(module));
   if (chosen.length === 0) throw nothingChosen(config, targetModules);
   checkTying(config, chosen, modules);
-  checkLayers(config, matcher, modules, chosen);
-  checkEmbeddings(methodOf(config), chosen);
+  checkLayers(config, matcher, modules, targeted);
+  checkEmbeddings(methodOf(config), targeted);
+  checkGated(methodOf(config), chosen);
 
   const scales = scaleFinder(config, budget);
-  const unused = scales.patterns.find(({ matches }) => !chosen.some(({ path }) => matches(path)));
+  const nameOf = (module: ModuleInfo) => (parameters.includes(module) ? parameterName(module) : module.path);
+  const unused = scales.patterns.find(({ matches }) => !chosen.some((module) => matches(nameOf(module))));
   if (unused) throw noMatch(unused.option, unused.key, chosen);
-  const adapted = chosen.map(({ path, kind, inFeatures, outFeatures }) => {
-    const isEmbedding = kind === "embedding" && { isEmbedding: true as const };
-    return { path, ...isEmbedding, ...scales.of(path), inFeatures, outFeatures };
+  const paths = new Set(chosen.map(({ path }) => path));
+  const adapted = chosen.map((module) => {
+    const { path, kind, inFeatures, outFeatures } = module;
+    const keyPath = kind === "experts" && { keyPath: keyPathOf(path, paths) };
+    return { path, ...keyPath, ...placeOf(module), ...scales.of(nameOf(module)), inFeatures, outFeatures };
   });
   checkFirstRanks(config, adapted);
   return adapted;
 }
 
-/** Throws `lora/config` for a rank with which an adapter cannot begin as its configuration says. */
+/** Throws `lora/config` for a rank, and `lora/unsupported` for a module, with which an adapter cannot begin as its configuration says. */
 function checkFirstRanks({ initLoraWeights }: LoraConfig, modules: readonly AdapterModule[]): void {
+  const special = modules.find(({ kernel, experts }) => kernel || experts !== undefined);
+  if (special && typeof initLoraWeights === "string" && initLoraWeights !== "gaussian") {
+    throw new LowrankError("lora/unsupported", "convolutions and experts begin by what is drawn alone", {
+      subject: special.path,
+      expected: "true, false or gaussian, as in PEFT",
+      got: initLoraWeights,
+      next: "Choose another initialization (init), or leave the module out of the targets.",
+    });
+  }
   const { rank: rule } = initializationOf(initLoraWeights);
   const wrong = modules.find((module) => !module.isEmbedding && rule && !rule.holds(module));
   if (!wrong) return;
@@ -107,11 +128,12 @@ export function rankWarnings(modules: readonly AdapterModule[]): string[] {
  * and the modules that a task saves.
  */
 export function resolveConfig(
-  config: LoraConfig,
+  given: LoraConfig,
   modules: readonly ModuleInfo[],
   matched: readonly AdapterModule[],
   modelType: string,
 ): LoraConfig {
+  const config = spelledOut(given, modules, modelType);
   const targets = targetsOf(modules, config, modelType);
   const adapted = new Set(matched.map(({ path }) => path));
   const saved = resolvedNames(config, modules);
@@ -167,19 +189,35 @@ export function shortestEndings(
   return chosen.size > 0 && chosen.size < targets.length ? [...chosen] : [...targets];
 }
 
+/** The configuration with parameters in the place of what Transformers 5 has no modules for (parameters.ts). */
+function spelledOut(config: LoraConfig, modules: readonly ModuleInfo[], modelType: string): LoraConfig {
+  const endings = (): string[] => {
+    const isAll = isAllLinear(config.targetModules);
+    const { isTargeted } = pathMatcher(config, matchBudget());
+    const paths = isAll
+      ? (targetsOf(modules, config, modelType) as string[])
+      : modules.map(({ path }) => path).filter(isTargeted);
+    const older = renamedTargets(modelType);
+    const experts = modules.filter(({ kind }) => kind === "experts").map(({ path }) => path.replace(/[^.]+$/, ""));
+    const isOld = (name: string) => isAll || experts.some((before) => isTargeted(before + name));
+    return [...new Set([...paths.map((path) => path.split(".").at(-1)!), ...older.filter(isOld)])];
+  };
+  return withParameters(config, modelType, endings);
+}
+
 /** The target modules as a list or a regular expression, with "all-linear" and the model type's default spelled out. */
 function targetsOf(modules: readonly ModuleInfo[], config: LoraConfig, modelType: string): string[] | string {
   if (isAllLinear(config.targetModules)) {
     const hasOutput = modules.some((module) => module.isOutputEmbedding);
     const isHead = (module: ModuleInfo) =>
       hasOutput ? module.isOutputEmbedding : trainsClassifier(config) && module.isClassifierHead;
-    return modules
-      .filter((module) => module.kind !== "embedding" && module.kind !== "other" && !isHead(module))
-      .map(({ path }) => path);
+    const isLinear = ({ kind, isParameter }: ModuleInfo) => (kind === "linear" || kind === "conv1d") && !isParameter;
+    return modules.filter((module) => isLinear(module) && !isHead(module)).map(({ path }) => path);
   }
   if (config.targetModules !== null) return config.targetModules;
   const targets = targetDefaults.find(([, types]) => types.split(" ").includes(modelType))?.[0];
   if (targets) return targets;
+  if (config.targetParameters?.length) return [];
   throw new LowrankError("lora/no-default-targets", `PEFT has no default target modules for the model type ${modelType}.`, {
     subject: "targetModules",
     expected: 'a list of module names, a regular expression, or "all-linear"',
@@ -372,6 +410,14 @@ function checkTying({ ensureWeightTying }: LoraConfig, chosen: readonly ModuleIn
   const facts = { subject, expected: "tied modules among modulesToSave alone", got: "factors of one", next };
   throw new LowrankError("lora/unsupported", "Factors of tied modules can't be tied.", facts);
 }
+
+const targetedTwice = ({ path }: ModuleInfo) =>
+  new LowrankError("lora/unsupported", "A module can't be adapted as a module and by its weight as a parameter.", {
+    subject: path,
+    expected: "targetModules or targetParameters that name it",
+    got: "both",
+    next: "Remove one of the two entries.",
+  });
 
 function checkEmbeddings({ title, takesEmbeddings }: Method, chosen: readonly ModuleInfo[]): void {
   const subject = chosen.find(({ kind }) => kind === "embedding")?.path;

@@ -50,21 +50,22 @@ export interface WeightBlocks {
   read(): AsyncIterable<Float32Array>;
 }
 
-/** The update of each adapted weight, by module path. */
+/** The update of each adapted weight, by module path: not of those of experts. */
 export function weightTargets(
   { config, modules: adapted, tensors }: Pick<Adapter, "config" | "modules" | "tensors">,
   modules: readonly ModuleInfo[],
   weightName: (name: string) => string,
 ): Map<string, MergeTarget> {
   const { merge } = methodOf(config);
-  const byInputs = new Set(modules.filter(({ kind }) => kind !== "linear").map(({ path }) => path));
+  const byInputs = new Set(modules.filter(({ kind }) => kind === "embedding" || kind === "conv1d").map(({ path }) => path));
+  const names = new Map(modules.map(({ path, weight = `${path}.weight` }) => [path, weight]));
   const targetOf = ({ path, rank, scale }: AdapterModule): MergeTarget => {
     const own = tensors.get(path)!;
     const { loraA, loraB } = own;
-    const target = { weightName: weightName(`${path}.weight`), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
+    const target = { weightName: weightName(names.get(path)!), loraA, loraB, rank, scale, fanInFanOut: byInputs.has(path) };
     return { ...target, ...(merge && { merge: (blocks) => merge(blocks, own) }) };
   };
-  return new Map(adapted.map((module) => [module.path, targetOf(module)]));
+  return new Map(adapted.filter(({ experts }) => experts === undefined).map((module) => [module.path, targetOf(module)]));
 }
 
 export interface MergeOptions {
@@ -120,11 +121,13 @@ export async function mergeIntoCheckpoint(files: Files, options: MergeOptions, h
   const source = (name: string): TensorSource => {
     const entry = tensors.get(name)!;
     const target = targets.get(name);
+    const inside = partsOf(checkpoint, entry, targets);
     const whole = replaced.get(name);
     const { shape, file, offset, length } = entry;
     const dtype = dtypeOf(entry);
     const kept = isPlain(entry) && dtype === entry.dtype ? undefined : storedRows(files, entry);
-    const blocks = target ? mergedRows(files, entry, target, whole) : whole ? replacedRows(files, entry, whole) : kept;
+    const own = inside ? partRows(files, inside) : whole ? replacedRows(files, entry, whole) : kept;
+    const blocks = target ? mergedRows(files, entry, target, whole) : own;
     const data = async function* () {
       for await (const bytes of blocks
         ? mergedBytes(dtype as FloatDType, blocks, name)
@@ -188,8 +191,9 @@ function checkTargets(checkpoint: Checkpoint, targets: readonly MergeTarget[], t
       const facts = { subject, expected: "a float dtype", got: dtype, next: "Merge into the unquantised checkpoint." };
       refuse("dtype", "the weight is not stored in floating point", facts);
     }
-    const [rows, columns] = target.fanInFanOut ? [shape[1], shape[0]] : [shape[0], shape[1] ?? 1];
-    const fits = shape.length <= 2 && rank > 0 && loraA.length === rank * columns! && loraB.length === rows! * rank;
+    const [height, width] = rowsAndColumns(shape);
+    const [rows, columns] = target.fanInFanOut ? [width, height] : [height, width];
+    const fits = rank > 0 && loraA.length === rank * columns && loraB.length === rows * rank;
     if (!fits) {
       const got = `A of ${loraA.length}, B of ${loraB.length}, rank ${rank}, weight [${shape.join(", ")}]`;
       const facts = { subject, expected: "A [rank, in], B [out, rank]", got, next: OTHER_BASE };
@@ -239,9 +243,27 @@ export function mergedRows(
   return target.merge ? target.merge(blocks) : blocks.read();
 }
 
+/** A weight that is a part of a stored tensor, and its update if it has one. */
+interface Part {
+  entry: CheckpointTensor;
+  target: MergeTarget | undefined;
+}
+
+/** The weights that lie in a stored tensor, in their order, if any of them has a target. */
+function partsOf({ parts }: Checkpoint, whole: CheckpointTensor, targets: ReadonlyMap<string, MergeTarget>): Part[] | null {
+  const inside = [...(parts ?? [])]
+    .filter(([, { file, offset }]) => file === whole.file && offset >= whole.offset && offset < whole.offset + whole.length)
+    .map(([name, entry]): Part => ({ entry, target: targets.get(name) }));
+  return inside.some(({ target }) => target) ? inside.sort((a, b) => a.entry.offset - b.entry.offset) : null;
+}
+
+async function* partRows(files: Files, parts: readonly Part[]): AsyncGenerator<Float32Array> {
+  for (const { entry, target } of parts) yield* target ? mergedRows(files, entry, target) : storedRows(files, entry);
+}
+
 /** weight + s·B·A of a target. */
 export function weightBlocks(files: Files, entry: CheckpointTensor, target: MergeTarget, whole?: SavedTensor): WeightBlocks {
-  const [rows, columns = 1] = entry.shape as [number, number?];
+  const [rows, columns] = rowsAndColumns(entry.shape);
   const read = () => plainRows(replacedRows(files, entry, whole), entry, target);
   return { rows, columns, fanInFanOut: target.fanInFanOut ?? false, read };
 }
@@ -273,7 +295,7 @@ async function* plainRows(
   entry: CheckpointTensor,
   target: MergeTarget,
 ): AsyncGenerator<Float32Array> {
-  const [rows, columns = 1] = entry.shape as [number, number?];
+  const [rows, columns] = rowsAndColumns(entry.shape);
   const { loraA, loraB, rank, fanInFanOut } = target;
   // Stored [out, in]: left = B [out, r], right = A [r, in]. Stored [in, out]: left = Aᵀ [in, r], right = Bᵀ [r, out].
   const left = fanInFanOut ? transposed(loraA, rank, rows) : loraB;
@@ -297,6 +319,9 @@ async function* plainRows(
     row += count;
   }
 }
+
+/** A weight as a matrix: a vector has one column, a kernel a row for each output. */
+const rowsAndColumns = ([rows = 1, ...rest]: readonly number[]): [number, number] => [rows, sizeOf(rest)];
 
 /** The values of a tensor, some megabytes of rows at a time. */
 async function* storedRows(files: Files, entry: CheckpointTensor): AsyncGenerator<Float32Array> {

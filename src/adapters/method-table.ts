@@ -37,7 +37,17 @@ export const methodPeftNames = Object.fromEntries(allFields.map(([name, { peftNa
   string
 >;
 /** What help says of them. */
-export const methodHelp: readonly { name: string; help: string }[] = allFields.map(([name, { help }]) => ({ name, help }));
+export const methodHelp: readonly (Pick<MethodField, "help" | "value" | "commas"> & { name: string })[] = allFields.map(
+  ([name, { peftName: _, schema: _schema, text: _text, ...info }]) => ({ name, ...info }),
+);
+
+/** The names of options that give a field's tokens as text. */
+type TextOf<F> = { [K in keyof F]: F[K] extends { text: { name: infer N extends string } } ? N : never }[keyof F];
+export type TextName = Row extends infer R ? (R extends { fields: infer F } ? TextOf<F> : never) : never;
+/** Those options, with the fields that they are for. */
+export const methodTexts: readonly { name: TextName; help: string; field: string }[] = allFields.flatMap(([field, { text }]) =>
+  text ? [{ name: text.name as TextName, help: text.help, field }] : [],
+);
 
 /** The values of those fields among others. */
 export const methodFieldsOf = <T extends object>(values: T): Pick<T, keyof MethodShape & keyof T> =>

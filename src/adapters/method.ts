@@ -2,9 +2,11 @@
 import type { z } from "zod";
 import type { Dim, Shape } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
+import type { Tensor } from "../tensor.ts";
 import type { Draws } from "./initializations.ts";
 import type { AdapterModule } from "./match.ts";
 import type { WeightBlocks } from "./merge.ts";
+import type { ModulePlace } from "./places.ts";
 
 /** A field of the adapter's configuration that belongs to one method. It is an option of training too, under the same name. */
 export interface MethodField {
@@ -13,11 +15,18 @@ export interface MethodField {
   schema: z.ZodType;
   /** What `lowrank train --help` says of it, a flag that turns it on. */
   help: string;
+  /** How help writes its value, and whether a list has commas between its items; as for an option (options.ts). */
+  value?: string;
+  commas?: boolean;
+  /** Of ids of tokens: the option of training that gives them as text. */
+  text?: { name: string; help: string };
 }
 
 /** A tensor beside a layer. */
 export interface MethodTensor {
   name: string;
+  /** What it is to optimizers: LoRA+ has learning rates for A and B. */
+  group?: TensorGroup;
   /** [rank, …], […, rank] or without the rank. */
   shape: Shape;
   /** Whether the module's scale multiplies it. */
@@ -38,7 +47,7 @@ export interface TrainedTensor extends MethodTensor {
 export type TensorGroup = "A" | "B" | "weight" | "initial";
 
 /** Sizes of an adapted module: A is [rank, inFeatures], B is [outFeatures, rank]. */
-export type ModuleShape = Pick<AdapterModule, "inFeatures" | "outFeatures" | "isEmbedding">;
+export type ModuleShape = Pick<AdapterModule, "inFeatures" | "outFeatures" | keyof ModulePlace>;
 
 /** The tensors of a module by name. Every method has the two factors. */
 export type ModuleTensors<T = Float32Array> = { loraA: T; loraB: T } & Record<string, T>;
@@ -72,6 +81,8 @@ export interface Method {
   check?(fields: Record<string, unknown>): void;
   /** Whether embeddings can be adapted. */
   takesEmbeddings: boolean;
+  /** PEFT's type of the only tasks that it is for; all if absent. */
+  taskType?: string;
   /** What is trained of a module. */
   tensors(module: ModuleShape, rank: Dim): TrainedTensor[];
   /** The first values of `tensors`, but for those that `initial` gives. */
@@ -87,8 +98,15 @@ export interface Method {
     replaces: readonly string[];
     compute(layer: Pick<Layer, "weight" | "scale">, tensors: ModuleTensors<Value>): Record<string, Value>;
   };
+  /**
+   * Which tokens of a batch the adapter acts on, [rows·width]: A·x is multiplied by 1 or 0. `fields` are those of the configuration. All tokens
+   * if absent.
+   */
+  gate?(fields: Record<string, unknown>, batch: Record<string, Tensor>): Int32Array;
   /** What takes the place of the layer's output, [n, out], from the trained and the derived tensors. */
   update(layer: Layer, tensors: ModuleTensors<Value>): Value;
+  /** Why an adapter can't be merged; it can if absent. */
+  noMerge?: string;
   /** The merged weight in blocks of rows, from those of weight + scale · B·A; those themselves if absent. */
   merge?(blocks: WeightBlocks, tensors: ModuleTensors): AsyncIterable<Float32Array>;
   /** What merging adds to the layer's bias, times the module's scale: [out]. */

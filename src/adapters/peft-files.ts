@@ -23,6 +23,8 @@ import { KEY_PREFIX, storedLayout, type Trained, trainedBy, valuesOf } from "./l
 import { type AdapterModule, isAllLinear, pathMatcher, scaleFinder } from "./match.ts";
 import type { Method, ModuleTensors } from "./method.ts";
 import { methodOf, methods, unbuiltMethods } from "./method-table.ts";
+import { type KeyTarget, parameterAt } from "./parameters.ts";
+import { type ModulePlace, storedShape } from "./places.ts";
 import { MAX_PATH_CHARS, matchBudget } from "./regex.ts";
 import { isCopyOfBias, type SavedTensor, type SavedWeight, savedKey } from "./saved.ts";
 
@@ -111,8 +113,10 @@ export async function openAdapter(
   const isTargeted = dependsOnModel ? () => true : pathMatcher(config, budget).isTargeted;
   const modules: AdapterModule[] = [];
   for (const [modulePath, keys] of found) {
-    const module = moduleOf(modulePath, keys, header.tensors, method, scales.of(modulePath), path);
-    if (!isTargeted(modulePath)) {
+    const parameter = parameterAt(config, modulePath, (other) => found.has(other));
+    const scale = scales.of(parameter?.name ?? modulePath);
+    const module = moduleOf(modulePath, keys, header.tensors, method, scale, parameter, path);
+    if (!parameter && !isTargeted(modulePath)) {
       throw failure("not-targeted", "the file has factors of a module that the configuration does not target", {
         subject: path,
         expected: "a path that target_modules selects: PEFT leaves the others out",
@@ -152,7 +156,9 @@ export async function openAdapter(
 
 const moduleTensors = (module: AdapterModule, method: Method, values: ReadonlyMap<string, Float32Array>): ModuleTensors =>
   Object.fromEntries(
-    method.tensors(module, module.rank).map(({ name, key }) => [name, values.get(`${KEY_PREFIX}${module.path}.${key}`)!]),
+    method
+      .tensors(module, module.rank)
+      .map(({ name, key }) => [name, values.get(`${KEY_PREFIX}${module.keyPath ?? module.path}.${key}`)!]),
   ) as ModuleTensors;
 
 function checkLimit(what: string, count: number, most: number, subject: string): void {
@@ -292,11 +298,11 @@ function moduleOf(
   entries: ReadonlyMap<string, TensorEntry>,
   method: Method,
   scale: { rank: number; alpha: number; scale: number },
+  parameter: KeyTarget | null,
   subject: string,
 ): AdapterModule {
   const linear = keysOf(method, false);
   const isEmbedding = [...ends].some((end) => !linear.includes(end));
-  const kind = isEmbedding && { isEmbedding };
   const keys = keysOf(method, isEmbedding);
   const keyOf = (end: string) => `${KEY_PREFIX}${path}.${end}`;
   if (keys.some((end) => !ends.has(end)) || [...ends].some((end) => !keys.includes(end))) {
@@ -312,18 +318,26 @@ function moduleOf(
   const got = [...shapes].map(([name, shape]) => `${name.replace(/^lora(?=[AB]$)/, "")} [${shape.join(", ")}]`).join(", ");
   const next = "The adapter_config.json and the weights belong to different adapters, or the file is damaged.";
   const facts = { subject, got, next };
-  const [inFeatures, outFeatures] = [a[1]!, b[0]!];
-  const own = method.tensors({ inFeatures, outFeatures, ...kind }, a[0]!);
-  const fits = a.length === 2 && b.length === 2 && own.every(({ name, shape }) => shapes.get(name)!.join() === shape.join());
+  const experts = parameter?.isExperts ? Math.max(1, Math.floor(a[0]! / scale.rank)) : 1;
+  const place: ModulePlace = {
+    ...(isEmbedding && { isEmbedding }),
+    ...(a.length === 4 && { kernel: a.slice(1) }),
+    ...(parameter?.isExperts && { experts }),
+  };
+  const rank = a[0]! / experts;
+  const [inFeatures, outFeatures] = [sizeOf(a.slice(1)), b[0]!];
+  const own = method.tensors({ inFeatures, outFeatures, ...place }, rank);
+  const fits = a.length >= 2 && own.every((tensor) => shapes.get(tensor.name)!.join() === storedShape(tensor, place).join());
   if (!fits || [...shapes.values()].flat().includes(0)) {
     const expected = "A [rank, in] and B [out, rank]";
     throw failure("shape", `the factors of ${quote(path)} do not fit together`, { ...facts, expected });
   }
-  if (a[0] !== scale.rank) {
+  if (rank !== scale.rank) {
     const expected = `rank ${scale.rank}`;
     throw failure("rank", `the rank of ${quote(path)} is not the one that the configuration gives it`, { ...facts, expected });
   }
-  return { path, ...kind, ...scale, inFeatures, outFeatures };
+  const at = parameter ? { path: parameter.path, ...(parameter.isExperts && { keyPath: path }) } : { path };
+  return { ...at, ...place, ...scale, inFeatures, outFeatures };
 }
 
 /** Checks that a weight of the base that is stored beside a module's tensors is as large as the layer. */

@@ -5,6 +5,7 @@ import type { AdapterModule } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
+import { refuseParameters } from "./places.ts";
 import { checkPlain } from "./residual.ts";
 import { rankAtEnergy } from "./spectrum.ts";
 import { type Factors, truncateProduct } from "./svd.ts";
@@ -37,6 +38,7 @@ export function truncateAdapter(adapter: Adapter, options: ResizeOptions): Resiz
   const { rank, energy } = options;
   checkOptions(options);
   checkPlain(adapter);
+  refuseParameters(adapter.config, "resized");
   let [lost, all] = [0, 0];
   const resized = adapter.modules.map((module) => {
     const tensors = adapter.tensors.get(module.path)!;

@@ -65,6 +65,7 @@ function kindOf(type: z.ZodType, commas?: boolean): Kind {
   if (core instanceof z.ZodUnion) return anyOf(core.options.map((each) => kindOf(each as z.ZodType)));
   if (core instanceof z.ZodArray) {
     const items = coreOf(core.element as z.ZodType);
+    if (items instanceof z.ZodTuple) return listOf(listOf(number, "whole numbers"), "lists of whole numbers");
     return items instanceof z.ZodNumber ? listOf(number, "whole numbers", commas) : listOf(text, "texts", commas);
   }
   if (core instanceof z.ZodNumber) return number;

@@ -2,6 +2,7 @@
 
 import { adaptableSession } from "../adapters/adaptable.ts";
 import { fitAdapter } from "../adapters/attach.ts";
+import { gateFeed } from "../adapters/inject.ts";
 import { mixtureOf, weightFeeds } from "../adapters/mixture.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
@@ -92,6 +93,9 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
   let seen = new Int32Array();
   let images: PromptImages | undefined;
   let adapterWeights: Float32Array | undefined;
+  /** Which tokens of the prompts the adapter acts on, [rows, width], and whether it acts on what follows: [rows, 1]. */
+  let gate: Int32Array | null = null;
+  let gateAfter = new Int32Array();
 
   /** Runs `seq` more positions of each row, the first arguments [rows, seq]; the logits of each row's last one. */
   const append = async (
@@ -99,6 +103,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
     positionIds: Int32Array,
     mask: Int32Array,
     imageFeeds: Record<string, Tensor> | undefined,
+    gated: Int32Array,
   ): Promise<Float32Array> => {
     const seq = ids.length / rows;
     const past = seen.length / rows;
@@ -112,6 +117,7 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
       attentionMask: int32([rows, past + seq], attentionMask),
       lastRows: int32([rows], lastRows),
       ...imageFeeds,
+      ...(gate && gateFeed(gated)),
     };
     const { mixed } = adaptable;
     if (mixed !== null) Object.assign(feeds, weightFeeds(adapterWeights ?? new Float32Array(rows * mixed).fill(1), rows, seq));
@@ -137,17 +143,21 @@ export async function openDecoder(options: DecoderOptions): Promise<ModelDecoder
         await clearCache(rows);
       }
       images = await encoder?.encode(prompts);
-      if (isAlone) cached = before.slice(0, begun);
+      gate = adaptable.gateOf({ inputIds: int32([rows, prompts.width], prompts.ids) });
+      gateAfter = gate ? columns(rows, gate, prompts.width - 1, prompts.width) : gateAfter;
+      // What an adapter acts on depends on the whole prompt: another prompt's cache is not its own.
+      if (isAlone && !adaptable.gateOf({ inputIds: int32([1, 0], []) })) cached = before.slice(0, begun);
       let logits: Float32Array = new Float32Array();
       for (let start = begun; start < prompts.width; start += PROMPT_CHUNK) {
         const end = start + PROMPT_CHUNK;
         const part = (all: Int32Array) => columns(rows, all, start, end);
         const feeds = images?.columns(start, end);
-        logits = await append(part(prompts.ids), part(prompts.positionIds), part(prompts.attentionMask), feeds);
+        const gated = gate ? columns(rows, gate, start, end) : gateAfter;
+        logits = await append(part(prompts.ids), part(prompts.positionIds), part(prompts.attentionMask), feeds, gated);
       }
       return logits;
     },
-    step: (tokens, positionIds) => append(tokens, positionIds, new Int32Array(rows).fill(1), images?.step()),
+    step: (tokens, positionIds) => append(tokens, positionIds, new Int32Array(rows).fill(1), images?.step(), gateAfter),
     async end() {
       images = undefined;
       if (!cached) await clearCache(1);

@@ -1,7 +1,7 @@
 // Text in, text out: a base model, its tokenizer and an adapter that can be changed between generations.
 
 import { attach } from "../adapters/attach.ts";
-import type { Adapter, GivenAdapter } from "../adapters/peft-files.ts";
+import { type Adapter, failure, type GivenAdapter } from "../adapters/peft-files.ts";
 import { LowrankError } from "../errors.ts";
 import type { Base } from "../models/base.ts";
 import type { ImageTensors } from "../models/images.ts";
@@ -49,9 +49,14 @@ export async function openGenerator(
   base: Base,
   { adapter = null, anyBase, openSession, threads, baseDtype, reusePrefix, reading }: GeneratorOptions,
 ): Promise<Generator> {
-  const attached = adapter && (await attach(base, adapter, { anyBase })).adapter;
+  const first = adapter ? await attach(base, adapter, { anyBase }) : { base, adapter: null };
   const tokenizer = await base.tokenizer();
-  const decoder = await openDecoder({ ...base, openSession, threads, baseDtype, reusePrefix, adapter: attached });
+  const decoder = await openDecoder({ ...first.base, openSession, threads, baseDtype, reusePrefix, adapter: first.adapter });
+  const attached = async (given: Adapter): Promise<Adapter> => {
+    const { base: own, adapter } = await attach(base, given, { anyBase });
+    checkLayers(own, first.base);
+    return adapter;
+  };
   const side = imageSide(base, tokenizer, reading);
   let running = false;
   /** Of the adapters that are mixed; null where none are. */
@@ -83,18 +88,29 @@ export async function openGenerator(
     },
     async useAdapter(next) {
       checkIdle();
-      await decoder.useAdapter(next && (await attach(base, next, { anyBase })).adapter);
+      await decoder.useAdapter(next && (await attached(next)));
       names = null;
     },
     async useAdapters(given) {
       checkIdle();
       const next: Adapter[] = [];
-      for (const adapter of Object.values(given)) next.push((await attach(base, adapter, { anyBase })).adapter);
+      for (const adapter of Object.values(given)) next.push(await attached(adapter));
       await decoder.useAdapters(next);
       names = Object.keys(given);
     },
     close: () => decoder.close(),
   };
+}
+
+/** Fails for an adapter whose model has other layers than the one that is open. */
+function checkLayers({ config: { layerSources: own } }: Base, { config: { layerSources: open } }: Base): void {
+  if (JSON.stringify(own) === JSON.stringify(open)) return;
+  const shown = (layers: readonly number[] | undefined) => (layers ? `the layers ${layers.join(", ")}` : "the base's own layers");
+  throw failure("layers", "the adapter is for other layers than the generator was opened with (layer_replication)", {
+    expected: shown(open),
+    got: shown(own),
+    next: "Open another generator with this adapter.",
+  });
 }
 
 /** [rows, adapters], from what is given for all rows or for each. */

@@ -15,12 +15,14 @@ import {
   type HeadChoice,
   headModule,
   headNames,
+  type LayerRanges,
   type ModelConfig,
   modelConfig,
   olderNames,
   storedIn,
   storedNamesOf,
   withHead,
+  withLayers,
   withStoredHead,
 } from "./registry.ts";
 import { storedParts } from "./weights.ts";
@@ -91,6 +93,13 @@ export function onBase<B extends AnyBase | TextBase>(base: B, choice: HeadChoice
   // A graph of many layers takes its time, and commands choose a head several times.
   if (Object.entries(choice).every(isSame)) return base;
   const config = withHead(base.config, choice, base.checkpoint.tensors);
+  return { ...base, config, ...ofGraph(config, base.checkpoint) };
+}
+
+/** The same base with layers that are used again, or without (`withLayers`). */
+export function withLayersOf<B extends AnyBase>(base: B, ranges: LayerRanges | null): B {
+  const config = withLayers(base.config, ranges);
+  if (JSON.stringify(config) === JSON.stringify(base.config)) return base;
   return { ...base, config, ...ofGraph(config, base.checkpoint) };
 }
 

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Graph, Value } from "../graph/graph.ts";
 import { apply, nodesOf, rewrite } from "../graph/graph.ts";
+import type { Place } from "../graph/ops/linear.ts";
 import { sizeOf } from "../tensor.ts";
 import { type BackboneConfig, type DecoderConfig, unsupported } from "./config/config.ts";
 import { readJson, shownValue } from "./config/schema.ts";
@@ -92,6 +93,37 @@ export function withHead(config: ModelConfig, choice: HeadChoice, stored: Stored
   }
   const other = withStoredHead(chosen, stored);
   return isOwn ? other : { ...other, uninitializedHead: headModule(other) };
+}
+
+/** Layers of the checkpoint that a model has instead of all of them: from `start` to before `end`, one range after another. */
+export type LayerRanges = readonly (readonly [start: number, end: number])[];
+
+/**
+ * The config of a model with layers that are used again, as PEFT's `layer_replication` has them, or with those of the checkpoint (null).
+ * Fails with `model/layers` for a model of which PEFT finds no list of layers, and for ranges outside of it.
+ */
+export function withLayers(config: ModelConfig, ranges: LayerRanges | null): ModelConfig {
+  const { layerSources: _, storedLayers, ...rest } = config as DecoderModel;
+  const original: DecoderModel = { ...rest, layers: storedLayers ?? rest.layers };
+  if (ranges === null) return storedLayers === undefined ? config : original;
+  const layerSources = ranges.flatMap(([start, end]) => Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i));
+  const refuse = (message: string, expected: string): never => {
+    const facts = {
+      subject: "layerReplication",
+      expected,
+      got: JSON.stringify(ranges),
+      next: "Change layerReplication, or leave it out.",
+    };
+    throw new LowrankError("model/layers", message, facts);
+  };
+  const hasLayers = modulesOf(forwardGraph(original)).some(({ path }) => /^(model\.)?layers\.\d+\./.test(path));
+  if (!hasLayers || visionOf(config)) refuse(`layers of ${config.modelType} can't be used again`, "a decoder of Llama's kind");
+  if (layerSources.length === 0 || ranges.some(([start, end]) => start >= end || end > original.layers))
+    refuse(
+      "the ranges of layers are not those of the model",
+      `ranges from 0 to ${original.layers}, each with its start before its end`,
+    );
+  return { ...original, layers: layerSources.length, layerSources, storedLayers: original.layers } as ModelConfig;
 }
 
 /** The commands that a model with its head does its work by. */
@@ -202,6 +234,10 @@ const outputLayers = new Set(["lm_head", "embed_out"]);
 /** Those of classifiers. */
 const classifierHeads = new Set(["classifier", "score"]);
 
+/** The name of the weight that a layer's matrix is made of. */
+const weightName = ({ node }: Value): string =>
+  node.op === "weight" || node.inputs.length === 0 ? String(node.attributes["name"]) : weightName(node.inputs[0]!);
+
 /**
  * The modules with a weight matrix that a graph runs, in the order it runs them. `older` is what older releases of
  * Transformers call one.
@@ -212,12 +248,24 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
     if (op !== "linear" && op !== "embedding") continue;
     const path = String(attributes["path"]);
     const weight = inputs[1]!;
+    const { kernel, isParameter, expert, experts, half } = attributes as Place;
     const [rows, columns] = weight.shape as [number, number];
-    const kind = weight.node.op === "transpose" ? "conv1d" : "linear";
+    if (experts !== undefined) {
+      const part = { weight: weightName(weight), expert: expert!, ...(half !== undefined && { half }) };
+      const outFeatures = half === undefined ? rows : 2 * rows;
+      const known = modules.get(path) ?? { path, kind: "experts", inFeatures: columns, outFeatures, experts, isParameter: true };
+      modules.set(path, { ...known, parts: [...(known.parts ?? []), part] });
+      continue;
+    }
+    const kind = weight.node.op === "transpose" ? "conv1d" : kernel ? "conv2d" : "linear";
     const info: ModuleInfo =
       op === "linear"
         ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputEmbedding: outputLayers.has(path) }
         : { path, kind: "embedding", inFeatures: rows, outFeatures: columns };
+    const name = weightName(weight);
+    if (name !== `${path}.weight` && !info.isOutputEmbedding) info.weight = name;
+    if (kernel) info.kernel = kernel;
+    if (isParameter) info.isParameter = isParameter;
     if (op === "linear" && inputs.length > 2) info.hasBias = true;
     const own = weight.node.op === "weight" ? String(weight.node.attributes["name"]) : `${path}.weight`;
     if (own !== `${path}.weight`) info.tiedTo = own;

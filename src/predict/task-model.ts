@@ -13,7 +13,7 @@ import { toFloat32 } from "../formats/float.ts";
 import { nodesOf } from "../graph/graph.ts";
 import { type AnyBase, onBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
-import { type HeadChoice, type ModelConfig, modelOutputs, useOf } from "../models/registry.ts";
+import { type DecoderModel, type HeadChoice, type ModelConfig, modelOutputs, useOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
 import { inTurn } from "../runtime/machine.ts";
 import type { Engine } from "../runtime/open-graph.ts";
@@ -65,7 +65,8 @@ interface Opened {
 }
 
 /** What the graph of a model depends on beside the base. */
-const graphOf = ({ replaced, config: { pooling } }: Attached): string => JSON.stringify([replaced, pooling]);
+const graphOf = ({ replaced, config }: Attached): string =>
+  JSON.stringify([replaced, config.pooling, (config as Partial<DecoderModel>).layerSources]);
 
 /** Opens a model of another task. No weight is read but those of a head. Fails as `useAdapter` does. */
 export async function openTaskModel(

@@ -168,14 +168,18 @@ export function optionText(options: Readonly<Record<string, unknown>> | undefine
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-/** The options of the runs, the marked ones first. */
+/** The options of the runs, the marked ones first; without those that have no value by default and were given none. */
 export function optionFacts(runs: readonly ReportedRun[]): Fact[] {
   const options = runs.map((run) => lastRun(run)?.options ?? {});
   const names = [...new Set(options.flatMap((of) => Object.keys(of)))].slice(0, MAX_OPTIONS);
-  const facts = names.map((name) => {
-    const values = options.map((of) => optionText(of, name));
-    const differs = values.some((value) => value !== values[0]);
-    return { name, values, marked: runs.length > 1 ? differs : values[0] !== optionText(finetuneDefaults, name) };
-  });
+  const isUnset = (name: string) =>
+    optionText(finetuneDefaults, name) === "null" && options.every((of) => (of[name] ?? null) === null);
+  const facts = names
+    .filter((name) => !isUnset(name))
+    .map((name) => {
+      const values = options.map((of) => optionText(of, name));
+      const differs = values.some((value) => value !== values[0]);
+      return { name, values, marked: runs.length > 1 ? differs : values[0] !== optionText(finetuneDefaults, name) };
+    });
   return [...facts.filter(({ marked }) => marked), ...facts.filter(({ marked }) => !marked)];
 }

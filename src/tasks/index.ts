@@ -4,9 +4,9 @@ import { attach } from "../adapters/attach.ts";
 import { type Adapter, describedBy, type GivenAdapter } from "../adapters/peft-files.ts";
 import type { ColumnNames } from "../data/records.ts";
 import { type Failure, LowrankError } from "../errors.ts";
-import { type AnyBase, onBase, type TextBase } from "../models/base.ts";
+import { type AnyBase, onBase, type TextBase, withLayersOf } from "../models/base.ts";
 import { usualProblemType } from "../models/heads/index.ts";
-import { type HeadChoice, headNames, type ModelConfig } from "../models/registry.ts";
+import { type HeadChoice, headNames, type LayerRanges, type ModelConfig } from "../models/registry.ts";
 import * as table from "./table.ts";
 import type { Task, TaskOptions } from "./task.ts";
 
@@ -108,6 +108,13 @@ interface PreparedBase {
   adapter: Adapter | null;
 }
 
+interface PreparingOptions {
+  task?: TaskName;
+  anyBase?: boolean;
+  /** Layers of the base that a new adapter uses again. */
+  layerReplication?: LayerRanges | null;
+}
+
 /**
  * Puts a base under the head of its task and attaches an adapter, or none: the task is chosen by `chooseTask`, the adapter is fitted
  * and checked by `attach`. What `options` say of the head counts more than what the adapter or the base says. Fails as these do.
@@ -116,11 +123,11 @@ export async function prepareBase(
   code: string,
   opened: AnyBase,
   given: GivenAdapter | null,
-  { task, anyBase, ...options }: { task?: TaskName; anyBase?: boolean } & TaskOptions = {},
+  { task, anyBase, layerReplication = null, ...options }: PreparingOptions & TaskOptions = {},
 ): Promise<PreparedBase> {
   const name = chooseTask(code, opened.config, task, given && describedBy(given));
   const base = baseFor(opened, name);
-  const attached = given ? await attach(base, given, { anyBase }) : { base, adapter: null };
+  const attached = given ? await attach(base, given, { anyBase }) : { base: withLayersOf(base, layerReplication), adapter: null };
   const chosen = taskOf(name).chooses?.(options);
   return { name, task: taskOf(name), ...attached, ...(chosen && { base: onBase(attached.base, chosen) }) };
 }

@@ -1,5 +1,6 @@
 // The border between the training loop and the network: a loss graph as a function of θ, over one ONNX session.
 
+import { gateFeeds } from "../adapters/inject.ts";
 import { layoutOf, lengthOfTheta, partOf, type ThetaEntry, type Trained, trainedEntries } from "../adapters/layout.ts";
 import type { Batch } from "../data/types.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
@@ -32,6 +33,8 @@ export interface TrainingGraph {
   entries: readonly ThetaEntry[];
   /** Probability that an input element of loraA is dropped in training. */
   dropout: number;
+  /** What the graph reads beside a batch. */
+  beside?: (batch: Record<string, Tensor>) => Record<string, Tensor>;
 }
 
 export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {
@@ -69,21 +72,27 @@ export type OpenObjective = Objective & { close(): Promise<void> };
 /** Opens the training session of a LoRA adapter; θ holds its factors. */
 export const loraObjective = (options: LoraObjectiveOptions): Promise<OpenObjective> => {
   const { dropout } = options;
-  return openGraphOf(loraGraph(options.loss, options, dropout > 0), layoutOf(options), options, dropout);
+  const beside = (batch: Record<string, Tensor>) => gateFeeds(options.config, batch);
+  return openGraphOf(loraGraph(options.loss, options, dropout > 0), layoutOf(options), options, { dropout, beside });
 };
 
 /** Opens the training session of all weights; θ holds them, so the checkpoint's files are read only for its first value. */
 export const fullObjective = (options: ObjectiveOptions): Promise<OpenObjective> =>
-  openGraphOf(fullGraph(options.loss), fullEntries(options.loss), options);
+  openGraphOf(fullGraph(options.loss), fullEntries(options.loss), options, { dropout: 0 });
 
-const openGraphOf = (graph: Graph, entries: readonly ThetaEntry[], { stages, ...options }: ObjectiveOptions, dropout = 0) => {
+const openGraphOf = (
+  graph: Graph,
+  entries: readonly ThetaEntry[],
+  { stages, ...options }: ObjectiveOptions,
+  own: Pick<TrainingGraph, "dropout" | "beside">,
+) => {
   const program = stages ? trainingProgram(graph, entries, stages) : whole(graph);
-  return openObjective({ graph, program, entries, dropout }, { ...options, streamed: stages?.streamed });
+  return openObjective({ graph, program, entries, ...own }, { ...options, streamed: stages?.streamed });
 };
 
 /** Opens the session of a training graph. θ and its gradient are shared memory. */
 export async function openObjective(
-  { graph, program, entries, dropout }: TrainingGraph,
+  { graph, program, entries, dropout, beside }: TrainingGraph,
   { checkpoint, loss, first, openSession, ...options }: Omit<ObjectiveOptions, "stages">,
 ): Promise<OpenObjective> {
   const outliers = await findOutliers(program, { loss, checkpoint, openSession, threads: options.threads, first });
@@ -112,7 +121,7 @@ export async function openObjective(
   };
   const run = async ({ feeds }: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
     values.set(theta);
-    const given = { ...feeds, lossScale: float32([], Float32Array.of(scale)), ...drawn(feeds, key) };
+    const given = { ...feeds, ...beside?.(feeds), lossScale: float32([], Float32Array.of(scale)), ...drawn(feeds, key) };
     return session.run(given, { fetches });
   };
   const gradientNames = trained.map(gradientName);

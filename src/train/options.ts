@@ -3,7 +3,7 @@ import { z } from "zod";
 import { biasChoices, type LoraConfig, loraConfig, rowsSchema } from "../adapters/config.ts";
 import { evaSchema } from "../adapters/eva.ts";
 import { initializationOf, initializations, initialKind, initialKinds } from "../adapters/initializations.ts";
-import { methodFieldsOf, methodHelp, methodSchemas } from "../adapters/method-table.ts";
+import { methodFieldsOf, methodHelp, methodSchemas, methodTexts, type TextName } from "../adapters/method-table.ts";
 import { trainOnChoices } from "../data/examples.ts";
 import { LowrankError, nearest, valueText } from "../errors.ts";
 import { describeOptions, option, pick } from "../options.ts";
@@ -11,6 +11,7 @@ import { deviceChoices } from "../runtime/devices.ts";
 import { MAX_THREADS } from "../runtime/session.ts";
 import { taskNames, taskOptions } from "../tasks/index.ts";
 import type { Task } from "../tasks/task.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { executionDtypes, memoryModeNames } from "./execution.ts";
 import { optimizerNames, optimizers } from "./optimizer.ts";
 import { MAX_SAMPLES } from "./samples.ts";
@@ -47,8 +48,25 @@ const targetNames = names.default("all-linear").transform((given) => (given === 
 
 /** The options that adapter methods add. */
 export const methodOptions = Object.fromEntries(
-  methodHelp.map(({ name, help }) => [name, option(methodSchemas[name as keyof typeof methodSchemas], { help })]),
-) as typeof methodSchemas;
+  methodHelp.map(({ name, ...info }) => [name, option(methodSchemas[name as keyof typeof methodSchemas] as z.ZodType, info)]),
+) as unknown as typeof methodSchemas;
+
+/** Those that give tokens of a method's field as text. */
+const textOptions = Object.fromEntries(
+  methodTexts.map(({ name, help, field }) => [
+    name,
+    option(z.string().min(1).optional(), { value: "TEXT", excludes: field, help }),
+  ]),
+) as Record<TextName, z.ZodOptional<z.ZodString>>;
+
+/** The options with the tokens of such texts in their fields, as they are inside of a longer text. */
+export async function withTextTokens(options: RunOptions, tokenizer: () => Promise<Tokenizer>): Promise<RunOptions> {
+  const given = methodTexts.filter(({ name }) => options[name] !== undefined);
+  if (given.length === 0) return options;
+  const { encode } = await tokenizer();
+  const tokens = given.map(({ name, field }) => [field, [...encode(options[name]!, { addSpecialTokens: false })]]);
+  return { ...options, ...Object.fromEntries(tokens) };
+}
 
 /** The options that make a new adapter; the values are checked by `loraConfig`. */
 const loraOptions = {
@@ -64,11 +82,28 @@ const loraOptions = {
     ...moduleNames,
     help: "names with commas between them, or a regular expression",
   }),
+  targetParameters: option(z.array(z.string()).nullable().default(null), {
+    value: "NAMES",
+    commas: true,
+    help: "also weights that are in no linear layer: those of experts and routers, such as mlp.experts.gate_up_proj",
+  }),
   layersToTransform: option(z.array(z.number()).nullable().default(null), {
     value: "N,N,…",
     commas: true,
     help: "only these layers, counted from 0",
   }),
+  layerReplication: option(
+    z
+      .array(z.tuple([z.number(), z.number()]))
+      .nullable()
+      .default(null),
+    {
+      value: "START:END,…",
+      expected: "ranges of layers, as in 0:16,8:24",
+      parse: (text) => text.split(",").map((range) => range.split(":").map(Number)),
+      help: "use layers of the base again, each with an adapter of its own: ranges of layers, as in 0:16,8:24",
+    },
+  ),
   rankPattern: option(z.record(z.string(), z.number()).default({}), {
     value: "JSON",
     help: 'ranks of some modules, as in {"q_proj": 4}',
@@ -111,6 +146,7 @@ const loraOptions = {
     help: "train a tied embedding and output layer as one (with modulesToSave, trainableTokenIndices)",
   }),
   bias: option(z.enum(biasChoices).default("none"), { value: "WHICH", help: "which biases of the base are trained" }),
+  ...textOptions,
 };
 
 /** Names of the columns or keys, where they are none of the spellings in docs/data.md. */
@@ -322,6 +358,8 @@ export function completeOptions(given: Record<string, unknown>, kept: Record<str
         options.optimizer,
       );
   }
+  if (options.layerReplication && options.method === "full")
+    throw refused("layerReplication", "only an adapter can use layers again", 'the method "lora"', "full");
   return { ...options, date, baseName: baseName ?? options.base };
 }
 
@@ -332,7 +370,7 @@ export const loraConfigOf = (
 ): LoraConfig =>
   loraConfig({
     ...pick(options, "rank", "alpha", "dropout", "rankPattern", "alphaPattern"),
-    ...pick(options, "targetModules", "excludeModules", "layersToTransform"),
+    ...pick(options, "targetModules", "excludeModules", "targetParameters", "layersToTransform", "layerReplication"),
     useRslora: rslora,
     initLoraWeights: init,
     evaConfig: options.evaConfig,

@@ -3,6 +3,7 @@
 import { fitAdapter } from "../adapters/attach.ts";
 import type { LoraConfig } from "../adapters/config.ts";
 import { firstTensors, initSaved } from "../adapters/init.ts";
+import { gateFeeds } from "../adapters/inject.ts";
 import {
   type LayoutEntry,
   layoutOf,
@@ -16,6 +17,7 @@ import {
 } from "../adapters/layout.ts";
 import { frozenWeights, matchModules, rankWarnings, resolveConfig } from "../adapters/match.ts";
 import type { TensorGroup } from "../adapters/method.ts";
+import { methodOf } from "../adapters/method-table.ts";
 import { type Adapter, adapterBytes, writeAdapter } from "../adapters/peft-files.ts";
 import { isResidual, plainAdapter, plainModules } from "../adapters/residual.ts";
 import { ownName, type SavedTensor, type SavedWeight, savedWeights, storedValues } from "../adapters/saved.ts";
@@ -33,7 +35,7 @@ import { configText } from "../models/config-text.ts";
 import { writeHead } from "../models/heads/index.ts";
 import { forwardGraph } from "../models/registry.ts";
 import { ownTask, taskOf } from "../tasks/index.ts";
-import { sizeOf } from "../tensor.ts";
+import { sizeOf, type Tensor } from "../tensor.ts";
 import type { SaveWeights } from "./checkpoint.ts";
 import { type NewHead, readTheta, writeTheta } from "./full.ts";
 import { optimizers } from "./optimizer.ts";
@@ -56,6 +58,10 @@ export interface TrainableModel {
   graph(loss: Graph): Graph;
   /** Probability that an input element of an adapter is dropped in training. */
   dropout: number;
+  /** What may not be meant, by the run's first batch; absent where no batch says that. */
+  batchWarnings?: (batch: Record<string, Tensor>) => string[];
+  /** What the graph reads beside a batch. */
+  beside?: (batch: Record<string, Tensor>) => Record<string, Tensor>;
   /** Makes θ. */
   start(): Promise<StartedModel>;
 }
@@ -98,6 +104,7 @@ async function adapterModel(
   const entries = layoutOf(trained);
   const named = { task: options.task, ...(labels && { labels: [...labels] }) };
   const { config, modules } = trained;
+  const { gate, title } = methodOf(config);
   return {
     modules: modules.length,
     entries,
@@ -106,6 +113,8 @@ async function adapterModel(
     warnings: rankWarnings(modules),
     graph: (loss) => loraGraph(loss, trained, config.dropout > 0),
     dropout: config.dropout,
+    beside: (batch) => gateFeeds(config, batch),
+    ...(gate && { batchWarnings: (batch) => (gate(config, batch).includes(1) ? [] : [idle(title)]) }),
     start: async () =>
       startedAdapter(files, base, options, fitted ?? (await newAdapter(files, base, options, planned)), {
         entries,
@@ -114,6 +123,9 @@ async function adapterModel(
       }),
   };
 }
+
+const idle = (method: string): string =>
+  `no example of the first batch has the tokens of the invocation, and ${method} learns nothing from such examples; a text has other tokens inside a sentence than alone, so that a space before it may be a part of them`;
 
 async function startedAdapter(
   files: Files,

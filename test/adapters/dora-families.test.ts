@@ -49,7 +49,9 @@ for (const name of families) {
     const task = caseTask(meta.task, opened);
     const base = baseFor(opened, task.task);
     const { checkpoint, modules, config: model } = base;
-    const config = loraConfig({ rank: 3, alpha: 4, targetModules: "all-linear", initLoraWeights: false, useDora: true });
+    // On Mixtral all-linear has experts, which DoRA does not adapt (as in PEFT).
+    const targetModules = model.modelType === "mixtral" ? ["q_proj", "k_proj", "v_proj", "o_proj"] : "all-linear";
+    const config = loraConfig({ rank: 3, alpha: 4, targetModules, initLoraWeights: false, useDora: true });
     const adapted = matchModules(modules, config, model.modelType).filter(({ path: at }) => !/score|classifier/.test(at));
     const stored = (weight: string) => storedName(checkpoint, weight);
     const tensors = await firstTensors(base, config, adapted, 5);

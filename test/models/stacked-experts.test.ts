@@ -8,8 +8,6 @@ import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
-import { bytesOf } from "../../src/formats/dtypes.ts";
-import { type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { whole } from "../../src/graph/stages.ts";
 import { loadBase } from "../../src/models/base.ts";
 import { forwardGraph } from "../../src/models/registry.ts";
@@ -17,51 +15,12 @@ import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
-import type { Tensor } from "../../src/tensor.ts";
+import { stacked, type Tensors, write } from "../helpers/stacked-experts.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 /** Names of an expert's gate, up and down. */
 const families = { "mixtral-attention": ["w1", "w3", "w2"], "qwen2moe-shared": ["gate_proj", "up_proj", "down_proj"] };
-
-type Tensors = Map<string, Tensor>;
-
-/** The tensors with the experts of each layer in `gate_up_proj` [experts, 2·width, hidden] and `down_proj` [experts, hidden, width]. */
-function stacked(tensors: Tensors, [gate, up, down]: string[]): Tensors {
-  const out: Tensors = new Map();
-  const layers = new Map<string, Map<string, Tensor>>();
-  for (const [name, tensor] of tensors) {
-    const [, layer, expert] = /^(.+)\.(?:mlp|block_sparse_moe)\.experts\.(.+)\.weight$/.exec(name) ?? [];
-    if (layer === undefined) out.set(name.replace(".block_sparse_moe.", ".mlp."), tensor);
-    else layers.set(layer, (layers.get(layer) ?? new Map()).set(expert!, tensor));
-  }
-  const joined = (parts: Tensor[], shape: number[]): Tensor => {
-    const data = new Float32Array(parts.reduce((sum, part) => sum + part.data.length, 0));
-    let at = 0;
-    for (const part of parts) {
-      data.set(part.data as Float32Array, at);
-      at += part.data.length;
-    }
-    return { dtype: "float32", shape, data };
-  };
-  for (const [layer, experts] of layers) {
-    const count = experts.size / 3;
-    const [width, hidden] = experts.get(`0.${gate}`)!.shape as [number, number];
-    const each = (names: string[]) =>
-      Array.from({ length: count }, (_, i) => names.map((name) => experts.get(`${i}.${name}`)!)).flat();
-    out.set(`${layer}.mlp.experts.gate_up_proj`, joined(each([gate!, up!]), [count, 2 * width, hidden]));
-    out.set(`${layer}.mlp.experts.down_proj`, joined(each([down!]), [count, hidden, width]));
-  }
-  return out;
-}
-
-const write = (file: string, tensors: Tensors) =>
-  writeSafetensors(
-    nodeFiles,
-    file,
-    [...tensors].map(([name, { dtype, shape, data }]): TensorSource => ({ name, dtype, shape, data: () => bytesOf(data) })),
-    { format: "pt" },
-  );
 
 async function logits(folder: string, io: Tensors): Promise<Float32Array> {
   const { checkpoint, config } = await loadBase(nodeFiles, folder);

@@ -1,7 +1,9 @@
 // models/vision.ts and encoder.ts: patches against the convolution they stand for, and masks that hide padding.
 // slow
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { withInputs } from "../../src/adapters/beside.ts";
 import { mulDims } from "../../src/graph/dims.ts";
 import { check, type Graph, type Value } from "../../src/graph/graph.ts";
 import { input } from "../../src/graph/ops/leaves.ts";
@@ -33,8 +35,12 @@ test("patches are the convolution whose step is its kernel, and pixels that fill
   assert.equal(patchCount(c), down * across);
   const pixels = random(1, [batch, 2, 7, 10]);
   const kernel = random(2, [hidden, 2, 3, 2]);
-  const y = embedPatches(pixelInput(c), input("kernel", "float32", [hidden, 2, 3, 2]), c);
-  const { data } = (await run({ y }, { pixelValues: pixels, kernel }))["y"]!;
+  const patches = { y: embedPatches(pixelInput(c), "patches", false, { ...c, hiddenSize: hidden }) };
+  const { y } = withInputs(
+    { outputs: patches },
+    new Map([["patches.weight", input("kernel", "float32", [hidden, 2, 3, 2])]]),
+  ).outputs;
+  const { data } = (await run({ y: y! }, { pixelValues: pixels, kernel }))["y"]!;
   let at = 0;
   for (let b = 0; b < batch; b++) {
     for (let row = 0; row < down; row++) {

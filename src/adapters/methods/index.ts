@@ -2,8 +2,7 @@
 // file beside this one, and its line here (docs/add-a-method.md).
 import { unbuilt } from "../method.ts";
 
-const activated = "activated LoRA switches on in mid-sequence, which is not done here";
-export const alora = unbuilt("alora_invocation_tokens", null, activated);
+export { alora } from "./alora.ts";
 export const bdlora = unbuilt("use_bdlora", null, "block-diagonal factors are not computed");
 export { dora } from "./dora.ts";
 export const kasa = unbuilt("kasa_config", null, "KaSA's singular values are not applied");

@@ -2,6 +2,7 @@
 
 import { appliedTensors, slotFeeds, withSlots } from "../../adapters/adaptable.ts";
 import { readBy, savedInput, withSaved } from "../../adapters/beside.ts";
+import { gateFeeds } from "../../adapters/inject.ts";
 import { trainedBy } from "../../adapters/layout.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import type { Adapter } from "../../adapters/peft-files.ts";
@@ -66,7 +67,8 @@ export async function openScoring({ checkpoint }: AnyBase, adapter: Adapter | nu
     /** All outputs of the graph for a batch. */
     run: (batch: Batch, side: Side): Promise<Record<string, Tensor>> => {
       if (!feeds.has(side)) feeds.set(side, feedsOf(side));
-      return session.run({ ...batch.feeds, ...feeds.get(side)! });
+      const beside = adapter && gateFeeds(adapter.config, batch.feeds);
+      return session.run({ ...batch.feeds, ...beside, ...feeds.get(side)! });
     },
     close: () => session.close(),
   };

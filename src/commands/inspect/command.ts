@@ -51,6 +51,8 @@ function adapterLines(adapter: AdapterInspection): string[] {
     ["alpha", `${config.alpha}${config.useRslora ? ", rank-stabilised" : ""}`],
     ["dropout", String(config.dropout)],
     ["targets", config.targetModules === null ? "the model type's default" : [config.targetModules].flat().join(", ")],
+    ...(config.targetParameters?.length ? [["parameters adapted", config.targetParameters.join(", ")]] : []),
+    ...(config.layerReplication ? [["layers", config.layerReplication.map((range) => range.join(":")).join(",")]] : []),
     ["norm of A", adapter.normA.toPrecision(4)],
     ["norm of B", adapter.normB.toPrecision(4)],
     ["norm of the update", adapter.normDelta.toPrecision(4)],

@@ -6,6 +6,7 @@ import { layoutOf, lengthOfTheta, trainedEntries } from "../../adapters/layout.t
 import { type AdapterModule, matchModules, rankWarnings } from "../../adapters/match.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
+import { storedShape } from "../../adapters/places.ts";
 import { plainModules } from "../../adapters/residual.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
@@ -19,6 +20,7 @@ import {
   modelConfig,
   visionOf,
   withHead,
+  withLayers,
 } from "../../models/registry.ts";
 import { checkCounts, type Given, option, pick } from "../../options.ts";
 import { onDevice } from "../../platform/devices.ts";
@@ -39,7 +41,8 @@ import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export const plannedOptions = {
-  ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "layersToTransform", "rankPattern"),
+  ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "targetParameters"),
+  ...pick(runOptions, "layersToTransform", "layerReplication", "rankPattern"),
   ...methodOptions,
   ...pick(runOptions, "modulesToSave", "trainableTokenIndices", "ensureWeightTying", "bias"),
   ...taskOptions,
@@ -131,7 +134,7 @@ export async function planTraining(
   const completed = completeOptions({ ...given, base: "-", data: "-", output: "-" });
   const options = { ...completed, task: chooseTask("train/option", described, completed.task) };
   const task = taskOf(options.task);
-  const config = withHead(described, headOf(task, options), new Map());
+  const config = withLayers(withHead(described, headOf(task, options), new Map()), options.layerReplication);
   const { method, batchSize, gradientAccumulation } = options;
   checkCounts("train/option", { examples });
   checkCounts("train/option", { maxLength: options.maxLength }, { least: 2 });
@@ -280,7 +283,9 @@ function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedG
     const name = path.replace(/\.\d+\./, ".*.");
     const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
     const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
-    const parameters = group.parameters + lengthOfTheta(tensors(module, rank).map(({ shape }) => ({ shape: shape as number[] })));
+    const parameters =
+      group.parameters +
+      lengthOfTheta(tensors(module, rank).map((tensor) => ({ shape: storedShape(tensor, module) as number[] })));
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];

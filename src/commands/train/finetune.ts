@@ -29,7 +29,7 @@ import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } f
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
 import { openObjective } from "../../train/objective.ts";
 import { optimizers } from "../../train/optimizer.ts";
-import { type FinetuneOptions, type RunOptions, usualLearningRate } from "../../train/options.ts";
+import { type FinetuneOptions, type RunOptions, usualLearningRate, withTextTokens } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { availableMemory, checkMachine, checkOutput, makeOutput } from "../../train/preflight.ts";
 import { withSuggestedRanks } from "../../train/ranks-from.ts";
@@ -90,7 +90,7 @@ export async function* finetune(
   const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
   checkTask(base, name, task, read);
   const usual = usualLearningRate(read.method, countParameters(opened.config));
-  const options = { ...read, task: name, learningRate: read.learningRate ?? usual };
+  const options = { ...(await withTextTokens(read, base.tokenizer)), task: name, learningRate: read.learningRate ?? usual };
   const trainable = (of: AnyBase, images: boolean, given = adapter): Promise<TrainableModel> =>
     trainableModels[options.method](files, of, options, {
       given,
@@ -170,6 +170,7 @@ export async function* finetune(
     const execution = platform.stages ? chooseExecution(options, needs) : null;
     const memory = execution?.estimate ?? wholeEstimate(options, needs);
     const disk = diskBytes(lengthOfTheta(model.entries), model.resultBytes, options.keepCheckpoints + (data.held ? 1 : 0));
+    const byBatch = model.batchWarnings ? model.batchWarnings((await planned.microBatches(0))[0]!.feeds) : [];
     const prepared: Prepared = {
       modules: model.modules,
       trainable: model.trainable,
@@ -181,7 +182,11 @@ export async function* finetune(
       execution: execution && pick(execution, "memory", "baseDtype", "cache"),
       device,
       disk,
-      warnings: [...model.warnings, ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform))],
+      warnings: [
+        ...model.warnings,
+        ...byBatch,
+        ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform)),
+      ],
     };
     yield { type: "prepared", ...prepared };
 
@@ -189,12 +194,12 @@ export async function* finetune(
     const watch = watchBase(files, own, platform.digest, known);
     closing.push(watch.close);
 
-    const { entries, dropout } = model;
+    const { entries, dropout, beside } = model;
     const { program = whole(graph), streamed } = execution ?? {};
     const converting = reports<ConvertingEvent>();
     const onConverted = convertingReports(converting.add, signal, own.checkpoint.folder);
     const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first, onConverted };
-    const opening = openObjective({ graph, program, entries, dropout }, engine);
+    const opening = openObjective({ graph, program, entries, dropout, beside }, engine);
     // What fails is thrown where it is awaited.
     const close = opening.then(
       (objective) => objective.close,

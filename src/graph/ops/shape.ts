@@ -1,6 +1,6 @@
 // Ops that move or relabel elements without computing.
 import { addDims, type Dim, elements, type Shape, sameShape } from "../dims.ts";
-import { apply1, expect, type Value } from "../graph.ts";
+import { apply, apply1, expect, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 import { broadcastShapes, sumTo } from "./elementwise.ts";
 import { scalar } from "./leaves.ts";
@@ -13,6 +13,9 @@ export const concat = (parts: readonly Value[], axis: number): Value =>
   parts.length === 1 ? parts[0]! : apply1("concat", parts, { axis });
 /** Elements `start` to `end` (exclusive) of an axis whose length is a number. */
 export const slice = (x: Value, axis: number, start: number, end: number): Value => apply1("slice", [x], { axis, start, end });
+/** An axis of fixed length in `count` parts of the same length. Its gradient is one concatenation, where slices would each have a padded one. */
+export const split = (x: Value, axis: number, count: number): readonly Value[] =>
+  count === 1 ? [x] : apply("split", [x], { axis, count });
 /** `length` columns of x [rows, columns] from the one that `start` says, int32 [1]. It is data, so that it has no gradient. */
 export const window = (x: Value, start: Value, length: number): Value => apply1("window", [x, start], { length });
 export const broadcastTo = (x: Value, shape: Shape): Value => apply1("broadcastTo", [x], { shape });
@@ -80,6 +83,27 @@ export const shapeRules = {
     lower: (emit, node, [x]) => {
       const { axis, start, end } = node.attributes;
       return [emit.slice(x!, axis, emit.int64(start), emit.int64(end))];
+    },
+  },
+  split: {
+    infer: ([x], { axis, count }) => {
+      const length = x!.shape[axis];
+      expect(typeof length === "number" && length % count === 0, `axis ${axis} has no fixed length that ${count} divides`);
+      const part = { dtype: x!.dtype, shape: replaceAt(x!.shape, axis, length / count) };
+      return Array.from({ length: count }, () => part);
+    },
+    vjp: ({ outputs, attributes: { axis } }, gradients) => {
+      const like = gradients.find((gradient) => gradient !== undefined)!;
+      return [
+        concat(
+          outputs.map(({ shape }, i) => gradients[i] ?? zeros(like, shape)),
+          axis,
+        ),
+      ];
+    },
+    lower: (emit, node, [x]) => {
+      const { axis, count } = node.attributes;
+      return emit.nodes("Split", [x!], count, { axis, num_outputs: count });
     },
   },
   window: {

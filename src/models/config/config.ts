@@ -23,6 +23,10 @@ export interface BackboneConfig {
 /** That of a decoder. */
 export interface DecoderConfig extends BackboneConfig {
   layers: number;
+  /** Which layer of the checkpoint each layer is, where some are used again. */
+  layerSources?: readonly number[];
+  /** How many the checkpoint has, then. */
+  storedLayers?: number;
   heads: number;
   /** Key and value heads; divides `heads`. */
   kvHeads: number;

@@ -61,11 +61,11 @@ export const bloom: Family<BloomConfig> = {
       enter: (x: Value) => norm(x, "transformer.word_embeddings_layernorm"),
       finalNorm: (x: Value) => norm(x, "transformer.ln_f"),
     };
-    return decoder(c, inputs, layout, (x, at, index, context) => {
+    return decoder(c, inputs, layout, (x, at, _index, context) => {
       const attention = `${at}.self_attention`;
       const read = norm(x, `${at}.input_layernorm`);
       const qkv = projection(read, `${attention}.query_key_value`, 3 * hiddenSize, true);
-      const mixed = attend(c, splitByHead(qkv, heads, c.headDim), index, context, { bias: (keys) => alibi(heads, keys) });
+      const mixed = attend(c, splitByHead(qkv, heads, c.headDim), context, { bias: (keys) => alibi(heads, keys) });
       const h = add(c.residualAfterNorm ? read : x, projection(mixed, `${attention}.dense`, hiddenSize, true));
       const readAgain = norm(h, `${at}.post_attention_layernorm`);
       const changed = mlp(mlpConfig, readAgain, `${at}.mlp.dense_h_to_4h`, `${at}.mlp.dense_4h_to_h`);

@@ -62,11 +62,11 @@ export const gptNeox: Family<GptNeoxConfig> = {
       head: "embed_out",
       finalNorm: (x: typeof inputs.inputIds) => norm(x, "gpt_neox.final_layer_norm"),
     };
-    return decoder(c, inputs, layout, (x, at, index, context) => {
+    return decoder(c, inputs, layout, (x, at, _index, context) => {
       const attention = `${at}.attention`;
       const read = norm(x, `${at}.input_layernorm`);
       const qkv = projection(read, `${attention}.query_key_value`, 3 * hiddenSize, c.attentionBias);
-      const mixed = attend(c, splitByHead(qkv, c.heads, c.headDim), index, context, { rope });
+      const mixed = attend(c, splitByHead(qkv, c.heads, c.headDim), context, { rope });
       const h = add(x, projection(mixed, `${attention}.dense`, hiddenSize, c.attentionBias));
       const readAgain = norm(c.parallelResidual ? x : h, `${at}.post_attention_layernorm`);
       return add(h, mlp(c, readAgain, `${at}.mlp.dense_h_to_4h`, `${at}.mlp.dense_4h_to_h`));

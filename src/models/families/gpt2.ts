@@ -79,7 +79,7 @@ export const gpt2: Family<Gpt2Config> = {
     return decoder(c, inputs, layout, (x, at, index, context) => {
       const qkv = conv1d(norm(x, `${at}.ln_1`), `${at}.attn.c_attn`, 3 * hiddenSize);
       const scale = (c.scaleByHead ? c.headDim ** -0.5 : 1) / (c.scaleByLayer ? index + 1 : 1);
-      const mixed = attend(c, split(qkv, hiddenSize, hiddenSize, hiddenSize), index, context, { scale });
+      const mixed = attend(c, split(qkv, hiddenSize, hiddenSize, hiddenSize), context, { scale });
       const h = add(x, conv1d(mixed, `${at}.attn.c_proj`, hiddenSize));
       const wide = activations[c.activation](conv1d(norm(h, `${at}.ln_2`), `${at}.mlp.c_fc`, c.intermediateSize));
       return add(h, conv1d(wide, `${at}.mlp.c_proj`, hiddenSize));

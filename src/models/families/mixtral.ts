@@ -36,14 +36,19 @@ export const mixtral: Family<MixtralConfig> = {
   forward: (c, inputs) =>
     llamaForward(c, inputs, {
       mlp: (x, at) =>
-        mixtureOfExperts(x, `${at}.block_sparse_moe`, {
-          parts: { gate: "w1", up: "w3", down: "w2" },
-          count: c.experts,
-          perToken: c.expertsPerToken,
-          normalise: true,
-          width: c.intermediateSize,
-          activation: c.hiddenAct,
-        }),
+        mixtureOfExperts(
+          x,
+          `${at}.mlp`,
+          {
+            parts: { gate: "w1", up: "w3", down: "w2" },
+            count: c.experts,
+            perToken: c.expertsPerToken,
+            normalise: true,
+            width: c.intermediateSize,
+            activation: c.hiddenAct,
+          },
+          `${at}.block_sparse_moe`,
+        ),
     }),
   // The hub has the first release's names. What Transformers 5 holds in memory, and can write, has others.
   olderNames: [(name) => name.replace(".block_sparse_moe.", ".mlp.")],

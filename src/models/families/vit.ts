@@ -83,8 +83,7 @@ const olderPart: Record<string, string> = { q: "query", k: "key", v: "value" };
 function embeddings(c: VitConfig, pixels: Value): Value {
   const at = "vit.embeddings";
   const tokens = patchCount(c) + 1;
-  const kernel = weight(`${at}.patch_embeddings.projection.weight`, [c.hiddenSize, c.channels, ...c.patchSize]);
-  const patches = add(embedPatches(pixels, kernel, c), weight(`${at}.patch_embeddings.projection.bias`, [c.hiddenSize]));
+  const patches = embedPatches(pixels, `${at}.patch_embeddings.projection`, true, c);
   const classToken = weight(`${at}.cls_token`, [1, 1, c.hiddenSize]);
   const positions = weight(`${at}.position_embeddings`, [1, tokens, c.hiddenSize]);
   return withClassToken(patches, classToken, reshape(positions, [tokens, c.hiddenSize]), pixels.shape[0]!);

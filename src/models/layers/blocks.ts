@@ -1,6 +1,6 @@
 // The pieces decoder families share: their inputs, the layer loop, norms, projections, attention, the gated MLP.
 import { type Dim, mulDims } from "../../graph/dims.ts";
-import type { Value } from "../../graph/graph.ts";
+import { apply1, rewrite, type Value } from "../../graph/graph.ts";
 import { attention, rotary } from "../../graph/ops/attention.ts";
 import { add, mul } from "../../graph/ops/elementwise.ts";
 import { embedding } from "../../graph/ops/indexing.ts";
@@ -130,7 +130,7 @@ export interface Layout {
   added?: { tokens: number; embedding: string; head: string };
 }
 
-/** One transformer layer: x [batch*seq, hidden] → the same shape; `at` is the layer's module path. */
+/** One transformer layer: x [batch*seq, hidden] → the same shape; `at` is the layer's module path, `index` its place in the checkpoint. */
 export type Layer = (x: Value, at: string, index: number, context: LayerContext) => Value;
 
 /** Token embedding, image features in their places, the layers, the last norm, the output layer. */
@@ -154,7 +154,8 @@ export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout,
     : embedding(ids, table, layout.embedding, layout.hasPaddingRow ? c.padId : null); // [batch*seq, hidden]
   if (inputs.images?.rows) x = placeRows(x, inputs.images.features, inputs.images.rows);
   if (layout.enter) x = layout.enter(x);
-  for (let i = 0; i < c.layers; i++) x = layer(x, `${layout.layers}.${i}`, i, context);
+  for (let i = 0; i < c.layers; i++) x = layer(x, `${layout.layers}.${i}`, c.layerSources?.[i] ?? i, context);
+  if (c.layerSources) x = withSources(x, context, layout.layers, c.layerSources);
   const output = (path: string, tied: Value) => ({
     weight: c.tieWordEmbeddings ? tied : weight(`${path}.weight`, tied.shape as number[]),
     path,
@@ -168,6 +169,22 @@ export function decoder(c: DecoderConfig, inputs: DecoderInputs, layout: Layout,
     },
     present: context.present,
   };
+}
+
+/** The last layer's output, and keys and values, with the weights of layers that are used again shared: those of `sources`. */
+function withSources(x: Value, context: LayerContext, layers: string, sources: readonly number[]): Value {
+  const leaves = new Map<string, Value>();
+  const place = new RegExp(`^${layers.replaceAll(".", "\\.")}\\.(\\d+)\\.`);
+  const present = context.present.flatMap(({ key, value }, i) => [[`key.${i}`, key] as const, [`value.${i}`, value] as const]);
+  const { outputs } = rewrite({ outputs: { x, ...Object.fromEntries(present) } }, ({ op, attributes }) => {
+    if (op !== "weight" || !place.test(String(attributes["name"]))) return null;
+    const name = String(attributes["name"]).replace(place, (_, index: string) => `${layers}.${sources[Number(index)]}.`);
+    const leaf = leaves.get(name) ?? apply1(op, [], { ...attributes, name });
+    leaves.set(name, leaf);
+    return [leaf];
+  });
+  context.present = context.present.map((_, i) => ({ key: outputs[`key.${i}`]!, value: outputs[`value.${i}`]! }));
+  return outputs["x"]!;
 }
 
 /** The layout of Llama and its kin. */
@@ -259,7 +276,6 @@ interface AttentionOptions {
 export function attend(
   { heads, kvHeads, headDim }: Pick<DecoderConfig, "heads" | "kvHeads" | "headDim">,
   [q, k, v]: [Value, Value, Value],
-  index: number,
   context: LayerContext,
   { rope, window = null, scale = headDim ** -0.5, softcap, bias }: AttentionOptions = {},
 ): Value {
@@ -276,7 +292,7 @@ export function attend(
   const queries = reshape(grouped, [batch, kvHeads, mulDims(seq, group), headDim]);
   let key = headsFirst(rotated(k, kvHeads)); // [batch, kv, seq, dim]
   let value = headsFirst(v);
-  const past = context.past?.[index];
+  const past = context.past?.[context.present.length];
   if (past) {
     key = concat([past.key, key], 2); // [batch, kv, past+seq, dim]
     value = concat([past.value, value], 2);
@@ -307,7 +323,7 @@ export function selfAttention(
   const q = normQuery(projection(x, `${at}.q_proj`, c.heads * c.headDim, c.attentionBias), `${at}.q_norm`);
   const k = normQuery(projection(x, `${at}.k_proj`, c.kvHeads * c.headDim, c.attentionBias), `${at}.k_norm`);
   const v = projection(x, `${at}.v_proj`, c.kvHeads * c.headDim, c.attentionBias);
-  const mixed = attend(c, [q, k, v], index, context, { rope: c.rope, window: windowOf(c, index), ...options });
+  const mixed = attend(c, [q, k, v], context, { rope: c.rope, window: windowOf(c, index), ...options });
   return projection(mixed, `${at}.o_proj`, c.hiddenSize, c.attentionOutputBias);
 }
 

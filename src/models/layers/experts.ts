@@ -1,15 +1,19 @@
 // A mixture of experts (Shazeer et al. 2017; Fedus et al. 2022): each token's MLP is a weighted sum of a few experts', and an
-// expert is computed for the tokens that are routed to it alone. Router and experts are frozen.
+// expert is computed for the tokens that are routed to it alone.
 import type { Value } from "../../graph/graph.ts";
 import { add, div, mul } from "../../graph/ops/elementwise.ts";
 import { gatherRows, keepTop, rowsWhere, scatterAddRows } from "../../graph/ops/indexing.ts";
 import { weight } from "../../graph/ops/leaves.ts";
-import { gemm } from "../../graph/ops/linear.ts";
+import { linear, type Place } from "../../graph/ops/linear.ts";
 import { reduceSum, softmax } from "../../graph/ops/reduction.ts";
 import { slice } from "../../graph/ops/shape.ts";
 import { contradiction } from "../config/config.ts";
 import type { StoredIn } from "../family.ts";
 import { type ActivationName, activations } from "./activations.ts";
+
+/** The parameters of a layer's experts, [experts, out, in] each, in the order in which Transformers' module has them. */
+export const expertParameters = ["gate_up_proj", "down_proj"] as const;
+type ExpertParameter = (typeof expertParameters)[number];
 
 /** More than the largest published mixtures have in a layer. */
 export const MAX_EXPERTS = 1024;
@@ -32,20 +36,30 @@ interface Experts {
   activation: ActivationName;
 }
 
-/** x [tokens, hidden] → the weighted sum of the chosen experts of each, [tokens, hidden]; `at` is the module of the router and the experts. */
-export function mixtureOfExperts(x: Value, at: string, e: Experts): Value {
+/**
+ * x [tokens, hidden] → the weighted sum of the chosen experts of each, [tokens, hidden]. `at` is the module of the router and the experts,
+ * `stored` what weights have in its place. In Transformers 5 a layer's experts are two parameters: `gate_up_proj` and `down_proj`.
+ */
+export function mixtureOfExperts(x: Value, at: string, e: Experts, stored = at): Value {
   const [tokens, hidden] = [x.shape[0]!, Number(x.shape[1])];
-  const frozen = (y: Value, path: string, out: number) =>
-    gemm(y, weight(`${path}.weight`, [out, Number(y.shape[1])]), { transB: true });
-  const { kept, chosen } = keepTop(softmax(frozen(x, `${at}.gate`, e.count)), e.perToken); // [tokens, experts]
+  const frozen = (y: Value, own: string, out: number, path: string, place: Place) =>
+    linear(y, weight(`${stored}.${own}.weight`, [out, Number(y.shape[1])]), `${at}.${path}`, undefined, place);
+  const router = frozen(x, "gate", e.count, "gate", { isParameter: true });
+  const { kept, chosen } = keepTop(softmax(router), e.perToken); // [tokens, experts]
   const shares = e.normalise ? div(kept, reduceSum(kept, [1])) : kept;
   const outputs = Array.from({ length: e.count }, (_, i) => {
-    const [gatePath, upPath, downPath] = [e.parts.gate, e.parts.up, e.parts.down].map((part) => `${at}.experts.${i}.${part}`);
+    const part = (y: Value, name: string, out: number, parameter: ExpertParameter, half?: 0 | 1) =>
+      frozen(y, `experts.${i}.${name}`, out, `experts.${parameter}`, {
+        expert: i,
+        experts: e.count,
+        ...(half !== undefined && { half }),
+      });
     const column = (all: Value) => slice(all, 1, i, i + 1); // [tokens, 1]
-    const rows = rowsWhere(column(chosen), routedRows(`${gatePath}.weight`, e.perToken, e.count));
+    const rows = rowsWhere(column(chosen), routedRows(`${stored}.experts.${i}.${e.parts.gate}.weight`, e.perToken, e.count));
     const own = gatherRows(x, rows); // [routed, hidden]
-    const gate = activations[e.activation](frozen(own, gatePath!, e.width));
-    const y = frozen(mul(gate, frozen(own, upPath!, e.width)), downPath!, hidden);
+    const gate = activations[e.activation](part(own, e.parts.gate, e.width, "gate_up_proj", 0));
+    const up = part(own, e.parts.up, e.width, "gate_up_proj", 1);
+    const y = part(mul(gate, up), e.parts.down, hidden, "down_proj");
     return scatterAddRows(mul(y, gatherRows(column(shares), rows)), rows, tokens); // [tokens, hidden]
   });
   return outputs.reduce(add);
@@ -63,7 +77,8 @@ export function stackedExpert(name: string): StoredIn | undefined {
   const [, layer, index, part] = pattern.exec(name) ?? [];
   if (part === undefined) return undefined;
   const half = halves[part];
-  return { tensor: `${layer}.mlp.experts.${half === undefined ? "down" : "gate_up"}_proj`, half, index: Number(index) };
+  const parameter: ExpertParameter = half === undefined ? "down_proj" : "gate_up_proj";
+  return { tensor: `${layer}.mlp.experts.${parameter}`, half, index: Number(index) };
 }
 
 /** The symbol for how many tokens one expert gets; its size is the share from an even router. */

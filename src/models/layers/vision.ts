@@ -4,7 +4,7 @@ import { type Dim, mulDims } from "../../graph/dims.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add } from "../../graph/ops/elementwise.ts";
 import { input, iota, weight } from "../../graph/ops/leaves.ts";
-import { gemm } from "../../graph/ops/linear.ts";
+import { linear } from "../../graph/ops/linear.ts";
 import { broadcastTo, concat, reshape, slice, transpose } from "../../graph/ops/shape.ts";
 import { contradiction, type LayerConfig, layerConfig, layerKeys } from "../config/config.ts";
 import { count, readJson } from "../config/schema.ts";
@@ -68,10 +68,10 @@ const patchGrid = ({ imageSize, patchSize }: PatchConfig): [number, number] => [
 export const patchCount = (c: PatchConfig): number => patchGrid(c)[0] * patchGrid(c)[1];
 
 /**
- * A convolution whose step is its kernel, as a product: pixels [batch, channels, height, width], kernel [hidden, channels,
- * patch height, patch width] → [batch*patches, hidden], row by row of the image.
+ * The convolution at `path`, whose step is its kernel, as a product: pixels [batch, channels, height, width] → [batch*patches, hidden], row
+ * by row of the image.
  */
-export function embedPatches(pixels: Value, kernel: Value, c: PatchConfig): Value {
+export function embedPatches(pixels: Value, path: string, hasBias: boolean, c: PatchConfig & { hiddenSize: number }): Value {
   const [batch, channels] = pixels.shape as [Dim, number];
   const [down, across] = patchGrid(c);
   const [tall, wide] = c.patchSize;
@@ -79,7 +79,9 @@ export function embedPatches(pixels: Value, kernel: Value, c: PatchConfig): Valu
   const cut = transpose(reshape(whole, [batch, channels, down, tall, across, wide]), [0, 2, 4, 1, 3, 5]);
   const size = channels * tall * wide;
   const rows = reshape(cut, [mulDims(batch, down * across), size]);
-  return gemm(rows, reshape(kernel, [kernel.shape[0]!, size]), { transB: true });
+  const kernel = weight(`${path}.weight`, [c.hiddenSize, channels, tall, wide]);
+  const bias = hasBias ? weight(`${path}.bias`, [c.hiddenSize]) : undefined;
+  return linear(rows, reshape(kernel, [c.hiddenSize, size]), path, bias, { kernel: [channels, tall, wide] });
 }
 
 /** Puts a class token [hidden] before the patches of each image, [batch*n, hidden] → [batch*(n+1), hidden], and adds positions [n+1, hidden]. */
@@ -102,10 +104,10 @@ export interface VisionOutputs {
 export function clipVision(c: VisionConfig, pixels: Value, at: string): VisionOutputs {
   const batch = pixels.shape[0]!;
   const tokens = patchCount(c) + 1;
-  const kernel = weight(`${at}.embeddings.patch_embedding.weight`, [c.hiddenSize, c.channels, ...c.patchSize]);
   const classToken = weight(`${at}.embeddings.class_embedding`, [c.hiddenSize]);
   const positions = weight(`${at}.embeddings.position_embedding.weight`, [tokens, c.hiddenSize]);
-  const embedded = withClassToken(embedPatches(pixels, kernel, c), classToken, positions, batch);
+  const patches = embedPatches(pixels, `${at}.embeddings.patch_embedding`, false, c);
+  const embedded = withClassToken(patches, classToken, positions, batch);
   const norm = (x: Value, name: string) => layerNormed(x, `${at}.${name}`, c.layerNormEps);
   const context = { heads: c.heads, mask: noMask(batch, tokens) };
   const states = towerStates(c, norm(embedded, "pre_layrnorm"), at, context); // spelled so in every checkpoint
@@ -128,9 +130,7 @@ export function siglipVision(
 ): VisionOutputs {
   const batch = pixels.shape[0]!;
   const tokens = patchCount(c);
-  const part = (name: string, shape: number[]) => weight(`${at}.embeddings.${name}`, shape);
-  const kernel = part("patch_embedding.weight", [c.hiddenSize, c.channels, ...c.patchSize]);
-  const embedded = add(embedPatches(pixels, kernel, c), part("patch_embedding.bias", [c.hiddenSize]));
+  const embedded = embedPatches(pixels, `${at}.embeddings.patch_embedding`, true, c);
   const positions = lookup(places?.positions ?? iota(tokens), `${at}.embeddings.position_embedding`, tokens, c.hiddenSize);
   const placed = add(reshape(embedded, [batch, tokens, c.hiddenSize]), positions);
   const mask = places ? paddingMask(places.seen) : noMask(batch, tokens);
