@@ -147,7 +147,7 @@ function sorted(file: string, { title, parse, ends }: Style, { tensors }: Safete
           got: quote(key),
           next:
             isText || !parsed
-              ? "Other kinds of adapters (LoHa, LoKr, DoRA, convolutions) cannot be read."
+              ? "Other kinds of adapters (LoHa, LoKr, trained magnitudes, convolutions) cannot be read."
               : "Diffusion models are not supported: remove these tensors, or train the text encoder alone.",
         },
       );
