@@ -176,7 +176,7 @@ async function rowOf(consumer: Consumer, given: Case, folder: string, request: R
     const bytes = readFileSync(out);
     const asked = request.sequences.reduce((sum, one) => sum + one.asked, 0);
     const { most, same } = compared(
-      ours,
+      consumer.isMerged ? await ownLogs(`${folder}/merged`, null, request.sequences) : ours,
       new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)),
       asked,
     );
