@@ -45,6 +45,8 @@ interface Consumer {
   bound: number;
   /** It is compared with our numbers of the merged model, whose weights were rounded to the base's dtype. */
   isMerged?: true;
+  /** It is asked about the first model alone. */
+  isOnce?: true;
   /** Why it is not asked; undefined if it is. */
   skipped(): string | undefined;
   /** Makes what it reads, and asks it. Returns what it prints. */
@@ -89,15 +91,20 @@ const askPython = (kind: "mlx" | "peft", module: string, { base }: Case, adapter
   json(pythonWith(module)!, [path.join(here, "logits.py"), kind, base, adapter, request, out]);
 const without = (module: string) => () => (pythonWith(module) ? undefined : `no Python with ${module}`);
 
+const mergeOnce = async ({ base, adapter }: Case, output: string): Promise<void> => {
+  if (!existsSync(output)) await mergeAdapter(files, { base, adapter, output, anyBase: true });
+};
+
 /** The merged model as a GGUF file. */
 const merged = (dtype: "f32" | "q8_0", bound: number): Consumer => ({
   name: `llama.cpp, merged model in ${dtype}`,
   bound,
   isMerged: true,
+  ...(Number.isFinite(bound) ? {} : { isOnce: true as const }),
   skipped: () => undefined,
-  async ask({ base, adapter }, folder, request, out) {
+  async ask(given, folder, request, out) {
     const output = `${folder}/merged`;
-    if (!existsSync(output)) await mergeAdapter(files, { base, adapter, output, anyBase: true });
+    await mergeOnce(given, output);
     await convert(files, { input: output, output: `${folder}/merged-${dtype}.gguf`, dtype });
     return askLlama(`${folder}/merged-${dtype}.gguf`, "-", request, out);
   },
@@ -117,6 +124,26 @@ const consumers: Consumer[] = [
   merged("f32", 1e-3),
   merged("q8_0", Number.POSITIVE_INFINITY),
   {
+    name: "llama.cpp, merged model in Q4_K_M by its own quantiser",
+    bound: Number.POSITIVE_INFINITY,
+    isMerged: true,
+    isOnce: true,
+    skipped: () =>
+      process.platform === "linux" && process.arch === "x64" ? undefined : "the library is called on Linux x64 alone",
+    async ask(given, folder, request, out) {
+      const model = `${folder}/merged-q4_k_m.gguf`;
+      await mergeOnce(given, `${folder}/merged`);
+      if (!existsSync(`${folder}/merged-f32.gguf`)) {
+        await convert(files, { input: `${folder}/merged`, output: `${folder}/merged-f32.gguf`, dtype: "f32" });
+      }
+      const script = path.join(here, "quantize.ts");
+      execFileSync(process.execPath, ["--import", "tsx", script, llamaModule(), `${folder}/merged-f32.gguf`, model], {
+        stdio: "ignore",
+      });
+      return askLlama(model, "-", request, out);
+    },
+  },
+  {
     name: "MLX adapter",
     bound: 1e-3,
     skipped: without("mlx_lm"),
@@ -129,6 +156,7 @@ const consumers: Consumer[] = [
     (through): Consumer => ({
       name: `PEFT adapter, converted back from ${through === "gguf" ? "GGUF" : "MLX"}`,
       bound: 1e-3,
+      ...(through === "mlx" && { isOnce: true as const }),
       skipped: without("peft"),
       async ask(given, folder, request, out) {
         const [between, output] = [
@@ -199,12 +227,14 @@ async function rowOf(consumer: Consumer, given: Case, folder: string, request: R
 let failures = 0;
 try {
   console.log("| model | read by | version | greedy | largest difference of log probabilities |\n|---|---|---|---|---|");
-  for (const given of await makeCases(work, values.base, values.adapter)) {
+  const cases = await makeCases(work, values.base, values.adapter);
+  for (const given of cases) {
     if (values.only !== undefined && !given.name.includes(values.only)) continue;
     const request = await requestOf(given);
     const logs = await ownLogs(given.base, given.adapter, request.sequences);
     const folder = mkdtempSync(path.join(work, "case-"));
     for (const consumer of consumers) {
+      if (consumer.isOnce && given !== cases[0]) continue;
       const { text, failed } = await rowOf(consumer, given, folder, request, logs);
       if (failed) failures++;
       console.log(text);
