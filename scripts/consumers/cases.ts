@@ -49,6 +49,7 @@ const architectures: Record<string, Record<string, unknown>> = {
   "llama, scaled as Llama 3": {
     model_type: "llama",
     architectures: ["LlamaForCausalLM"],
+    tie_word_embeddings: true,
     rope_theta: 500_000,
     rope_scaling: {
       rope_type: "llama3",

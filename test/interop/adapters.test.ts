@@ -204,6 +204,9 @@ describe("GGUF adapters of strangers", () => {
     await refused(read({ tensors: [...pair(2), zeros("blk.0.attn_norm.weight", 32)] }), "convert/file", { got: /attn_norm/ });
     await refused(read({ tensors: pair(2, "blk.7.attn_v.weight") }), "convert/file", { got: /blk\.7/ });
     await refused(read({ tensors: pair(2, "blk.0.attn_q.weight") }), "convert/file", { expected: /\[32, 2\]/ });
+    const [a, b] = pair(2);
+    const nan = { ...b!, data: new Uint8Array(bytesOf(new Float32Array(32).fill(Number.NaN))) };
+    await refused(read({ tensors: [a!, nan] }), "convert/file", { message: /not finite/ });
     await refused(read({ tensors: pair(9) }, { maxRank: 8 }), "convert/limit", { got: "rank 9" });
     const other: GgufParts["metadata"] = [["general.architecture", ["string", "qwen2"]], ...metadata!.slice(1)];
     await refused(read({ metadata: other, tensors: pair(2) }), "convert/file", { expected: "llama", got: "qwen2" });

@@ -5,6 +5,8 @@ import type { ModuleTensors } from "../../adapters/method.ts";
 import { methodOf, plainMethod } from "../../adapters/method-table.ts";
 import { type Adapter, MAX_ADAPTER_MODULES, MAX_ADAPTER_RANK } from "../../adapters/peft-files.ts";
 import { type Failure, LowrankError } from "../../errors.ts";
+import { bytesOf } from "../../formats/dtypes.ts";
+import { allFinite } from "../../formats/float.ts";
 import type { AnyBase } from "../../models/base.ts";
 import type { AdapterLimits } from "./format.ts";
 
@@ -96,6 +98,11 @@ export function checkLimits(subject: string, modules: number, rank: number, limi
 
 /** An adapter of a base, whose scale is alpha / rank of each module, with the configuration that PEFT reads. */
 export function adapterOf(base: AnyBase, read: readonly ReadModule[], fields: Partial<LoraConfig> = {}): Adapter {
+  const damaged = read.find(({ tensors }) => Object.values(tensors).some((values) => !allFinite(bytesOf(values), "float32")));
+  if (damaged) {
+    const next = "The training that made it diverged, or the file is damaged.";
+    refuse("file", "a factor holds a value that is not finite", { subject: damaged.path, next });
+  }
   const [rank, alpha] = [mostCommon(read.map((one) => one.rank)), mostCommon(read.map((one) => one.alpha))];
   const paths = read.map(({ path }) => path);
   const kinds = new Map(base.modules.map(({ path, kind }) => [path, kind]));
