@@ -20,7 +20,12 @@ export interface Case {
   name: string;
   base: string;
   adapter: string;
+  /** How far llama.cpp's log probabilities may be: it looks GELU up in a table of float16. */
+  llamaBound: number;
 }
+
+const BOUND = 1e-3;
+const BOUND_WITH_GELU = 1e-2;
 
 /** Sequences of tokens, of which the last `asked` have a next token that consumers are asked for. */
 export interface Request {
@@ -87,7 +92,7 @@ export async function makeCases(folder: string, base: string, adapter: string | 
   const own = adapter ?? `${folder}/adapter`;
   if (adapter === undefined) await drawAdapter(base, own, {});
   const vocabulary = JSON.parse(readFileSync("models/embedded/config.json", "utf8")).vocab_size as number;
-  const cases: Case[] = [{ name: path.basename(path.resolve(base)), base, adapter: own }];
+  const cases: Case[] = [{ name: path.basename(path.resolve(base)), base, adapter: own, llamaBound: BOUND }];
   for (const [name, config] of Object.entries(architectures)) {
     const place = `${folder}/${name.replace(/\W+/g, "-")}`;
     mkdirSync(place, { recursive: true });
@@ -95,7 +100,8 @@ export async function makeCases(folder: string, base: string, adapter: string | 
     for (const file of ["tokenizer.json", "tokenizer_config.json"]) cpSync(`models/embedded/${file}`, `${place}/base/${file}`);
     const isUntied = config["tie_word_embeddings"] === false;
     await drawAdapter(`${place}/base`, `${place}/adapter`, { useRslora: true, everything: isUntied });
-    cases.push({ name: `untrained ${name}`, base: `${place}/base`, adapter: `${place}/adapter` });
+    const llamaBound = /gelu/.test(JSON.stringify(config)) ? BOUND_WITH_GELU : BOUND;
+    cases.push({ name: `untrained ${name}`, base: `${place}/base`, adapter: `${place}/adapter`, llamaBound });
   }
   return cases;
 }

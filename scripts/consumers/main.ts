@@ -41,8 +41,8 @@ mkdirSync(work, { recursive: true });
 /** What a consumer reads of a case, and how it is asked. */
 interface Consumer {
   name: string;
-  /** How far its log probabilities may be from ours. */
-  bound: number;
+  /** How far its log probabilities may be from ours; llama.cpp's bound is the model's. */
+  bound?: number;
   /** It is compared with our numbers of the merged model, whose weights were rounded to the base's dtype. */
   isMerged?: true;
   /** It is asked about the first model alone. */
@@ -96,11 +96,10 @@ const mergeOnce = async ({ base, adapter }: Case, output: string): Promise<void>
 };
 
 /** The merged model as a GGUF file. */
-const merged = (dtype: "f32" | "q8_0", bound: number): Consumer => ({
+const merged = (dtype: "f32" | "q8_0", bound?: number): Consumer => ({
   name: `llama.cpp, merged model in ${dtype}`,
-  bound,
   isMerged: true,
-  ...(Number.isFinite(bound) ? {} : { isOnce: true as const }),
+  ...(bound !== undefined && { bound, isOnce: true as const }),
   skipped: () => undefined,
   async ask(given, folder, request, out) {
     const output = `${folder}/merged`;
@@ -113,7 +112,6 @@ const merged = (dtype: "f32" | "q8_0", bound: number): Consumer => ({
 const consumers: Consumer[] = [
   {
     name: "llama.cpp, GGUF adapter on a base in f32",
-    bound: 1e-3,
     skipped: () => undefined,
     async ask({ base, adapter }, folder, request, out) {
       await convert(files, { input: base, output: `${folder}/base.gguf`, dtype: "f32" });
@@ -121,7 +119,7 @@ const consumers: Consumer[] = [
       return askLlama(`${folder}/base.gguf`, `${folder}/adapter.gguf`, request, out);
     },
   },
-  merged("f32", 1e-3),
+  merged("f32"),
   merged("q8_0", Number.POSITIVE_INFINITY),
   {
     name: "llama.cpp, merged model in Q4_K_M by its own quantiser",
@@ -209,7 +207,8 @@ async function rowOf(consumer: Consumer, given: Case, folder: string, request: R
       asked,
     );
     const tokens = ids?.every((one, i) => request.sequences[i]!.ids.slice(0, one.length).join() === one.join()) ?? true;
-    const failed = !(most <= consumer.bound) || !tokens || (Number.isFinite(consumer.bound) && same < asked);
+    const { bound = given.llamaBound } = consumer;
+    const failed = !(most <= bound) || !tokens || (Number.isFinite(bound) && same < asked);
     const greedy = `${same} of ${asked} next tokens${ids ? `, ${tokens ? "same" : "OTHER"} token ids` : ""}`;
     return {
       text: `| ${given.name} | ${consumer.name} | ${version} | ${greedy} | ${most.toExponential(1)}${failed ? " FAILED" : ""} |`,
