@@ -83,6 +83,8 @@ const architectures: Record<string, Record<string, unknown>> = {
     n_layer: 2,
     n_head: 4,
     n_positions: 256,
+    n_ctx: 256,
+    layer_norm_epsilon: 1e-5,
     activation_function: "gelu_new",
   },
 };
