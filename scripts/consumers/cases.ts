@@ -6,6 +6,7 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
 import { readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { withGguf } from "../../src/formats/gguf/files.ts";
+import { readHeader, type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openDecoder } from "../../src/generate/decoder.ts";
 import { leftPad } from "../../src/generate/generate.ts";
 import { loadBase, openBase } from "../../src/models/base.ts";
@@ -99,6 +100,7 @@ export async function makeCases(folder: string, base: string, adapter: string | 
     const place = `${folder}/${name.replace(/\W+/g, "-")}`;
     mkdirSync(place, { recursive: true });
     await initModel(files, { ...shared, vocab_size: vocabulary, ...config }, `${place}/base`);
+    if (config["model_type"] === "gpt2") await withBareNames(`${place}/base/model.safetensors`);
     for (const file of ["tokenizer.json", "tokenizer_config.json"]) cpSync(`models/embedded/${file}`, `${place}/base/${file}`);
     const isUntied = config["tie_word_embeddings"] === false;
     await drawAdapter(`${place}/base`, `${place}/adapter`, { useRslora: true, everything: isUntied });
@@ -106,6 +108,17 @@ export async function makeCases(folder: string, base: string, adapter: string | 
     cases.push({ name: `untrained ${name}`, base: `${place}/base`, adapter: `${place}/adapter`, llamaBound });
   }
   return cases;
+}
+
+/** mlx-lm reads GPT-2 under the names that the hub has it under, those of the bare model. */
+async function withBareNames(file: string): Promise<void> {
+  const { tensors, metadata } = await readHeader(files, file);
+  const sources: TensorSource[] = [];
+  for (const [name, entry] of tensors) {
+    const data = await files.read(file, entry.offset, entry.length);
+    sources.push({ name: name.replace(/^transformer\./, ""), dtype: entry.dtype, shape: entry.shape, data: () => data });
+  }
+  await writeSafetensors(files, file, sources, metadata);
 }
 
 /** An adapter of normal factors with two ranks and two scales; `everything` adapts the embedding and the output layer too. */

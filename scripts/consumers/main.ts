@@ -92,7 +92,7 @@ const askPython = (kind: "mlx" | "peft", module: string, { base }: Case, adapter
 const without = (module: string) => () => (pythonWith(module) ? undefined : `no Python with ${module}`);
 
 const mergeOnce = async ({ base, adapter }: Case, output: string): Promise<void> => {
-  if (!existsSync(output)) await mergeAdapter(files, { base, adapter, output, anyBase: true });
+  if (!existsSync(output)) await mergeAdapter(files, { base, adapter, output, anyBase: true, certify: "none" });
 };
 
 /** The merged model as a GGUF file. */

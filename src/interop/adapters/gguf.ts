@@ -9,7 +9,7 @@ import { type GgufSource, writeGguf } from "../../formats/gguf/writer.ts";
 import { readRows, transposed } from "../../formats/stored.ts";
 import type { AnyBase } from "../../models/base.ts";
 import type { AdapterFormat, AdapterLimits } from "./format.ts";
-import { adapterOf, cannotSay, checkLimits, checkPlain, mostCommon, needBase, refuse, scaledBy } from "./say.ts";
+import { adapterOf, cannotSay, checkLimits, checkPlain, mostCommon, needBase, refuse, scaledBy, UNTIE } from "./say.ts";
 
 const TITLE = "a GGUF adapter";
 const ALPHA = "adapter.lora.alpha";
@@ -49,7 +49,7 @@ async function writeGgufAdapter(files: Files, path: string, adapter: Adapter, gi
     const { loraA, loraB } = adapter.tensors.get(module)!;
     if (isEmbedding && stored !== EMBEDDING) cannotSay(TITLE, "a table of positions", module);
     if (isTied && (isEmbedding || outputs.has(module))) {
-      cannotSay(TITLE, "an embedding that is tied to the output layer: llama.cpp has one tensor for both", module);
+      cannotSay(TITLE, "an embedding that is tied to the output layer: llama.cpp has one tensor for both", module, UNTIE);
     }
     const heads = layoutOf(module)?.rotaryHeads;
     const scaled = scaledBy(loraB, alphas[i]! / alpha, module);

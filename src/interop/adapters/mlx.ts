@@ -13,7 +13,18 @@ import { transposed } from "../../formats/stored.ts";
 import type { AnyBase } from "../../models/base.ts";
 import type { ModuleInfo } from "../../models/module.ts";
 import type { AdapterFormat, AdapterLimits } from "./format.ts";
-import { adapterOf, cannotSay, checkLimits, checkPlain, mostCommon, needBase, type ReadModule, refuse, scaledBy } from "./say.ts";
+import {
+  adapterOf,
+  cannotSay,
+  checkLimits,
+  checkPlain,
+  mostCommon,
+  needBase,
+  type ReadModule,
+  refuse,
+  scaledBy,
+  UNTIE,
+} from "./say.ts";
 
 const TITLE = "an MLX adapter";
 const CONFIG = "adapter_config.json";
@@ -67,7 +78,7 @@ async function writeMlx(files: Files, folder: string, adapter: Adapter, given: A
     const { path, isEmbedding, inFeatures, outFeatures } = module;
     const tensorsOf = adapter.tensors.get(path)!;
     if (isEmbedding && isTied) {
-      cannotSay(TITLE, "an embedding that is tied to the output layer: mlx-lm adapts both", path);
+      cannotSay(TITLE, "an embedding that is tied to the output layer: mlx-lm adapts both", path, UNTIE);
     }
     if (isEmbedding && hasMagnitude) cannotSay(TITLE, "a magnitude of an embedding", path);
     const name = path.startsWith(ours) ? theirs + path.slice(ours.length) : path;

@@ -28,6 +28,10 @@ export function needBase(base: AnyBase | null, title: string): AnyBase {
 
 const MERGE = "Merge the adapter into its base (lowrank merge), and convert the merged model.";
 
+/** What to do with an adapter of a weight that the model uses twice. */
+export const UNTIE =
+  "Merge the adapter into its base with an output layer of its own (lowrank merge --untie), and convert the merged model.";
+
 /** Refuses what a format has no place for. */
 export const cannotSay = (title: string, what: string, subject?: string, next = MERGE): never =>
   refuse("unsayable", `${title} has no place for ${what}`, { subject, next });
