@@ -15,8 +15,11 @@ import { readRows } from "../src/formats/stored.ts";
 import { readSamplingDefaults } from "../src/generate/sampling-defaults.ts";
 import { readImage } from "../src/images/image.ts";
 import { loadImageProcessor } from "../src/images/processor.ts";
+import * as adapterFormats from "../src/interop/adapters/index.ts";
+import { openBase } from "../src/models/base.ts";
 import { countParameters, forwardGraph, modelConfig, modulesOf } from "../src/models/registry.ts";
 import { describeOptions } from "../src/options.ts";
+import { nodeFiles } from "../src/platform/node/files.ts";
 import { digest } from "../src/platform/node/host.ts";
 import { decodeImage } from "../src/platform/node/images.ts";
 import { latestCheckpoint, loadCheckpoint, resumable, type SaveWeights, saveCheckpoint } from "../src/train/checkpoint.ts";
@@ -145,6 +148,21 @@ const modelConfigs: Contents[] = (
   .filter((_, i) => i % 4 === 0)
   .map(({ config }) => ({ "config.json": bytesIn(config) }));
 
+const fixturePath = (path: string): string => new URL(`../test/fixtures/${path}`, import.meta.url).pathname;
+/** An adapter in the formats of other programs, and the bases that they are read for. */
+const [decoder, towers] = [
+  await openBase(nodeFiles, fixturePath("cases/lora-qv-default/base")),
+  await openBase(nodeFiles, fixturePath("cases/clip-contrastive/base")),
+];
+const golden = await readAdapter(nodeFiles, fixturePath("cases/lora-qv-default/adapter"));
+const foreign = memoryFiles();
+await adapterFormats.gguf.write!.run(foreign, "a.gguf", golden, decoder);
+await adapterFormats.mlx.write!.run(foreign, "mlx", golden, decoder);
+const tower = towers.modules.find(({ path }) => path.startsWith("text_model.") && path.endsWith("q_proj"))!;
+const [into, out] = [tower.inFeatures, tower.outFeatures];
+const ofTower = (prefix: string, path: string, [a, b]: [string, string]) =>
+  tensors([`${prefix}${path}.${a}`, [2, into]], [`${prefix}${path}.${b}`, [out, 2]]);
+
 export const targets: Target[] = [
   {
     name: "safetensors",
@@ -190,6 +208,22 @@ export const targets: Target[] = [
         "a/adapter_model.safetensors": adapterWeights,
       }),
     read: (files) => readAdapter(files, "a"),
+  },
+  {
+    name: "adapter-formats",
+    inputs: [
+      { "a.gguf": foreign.contents.get("a.gguf")! },
+      Object.fromEntries([...foreign.contents].filter(([name]) => name.startsWith("mlx/"))),
+      { "k.safetensors": await ofTower("lora_te_", tower.path.replaceAll(".", "_"), ["lora_down.weight", "lora_up.weight"]) },
+      { "d.safetensors": await ofTower("text_encoder.", tower.path, ["lora_A.weight", "lora_B.weight"]) },
+    ],
+    read: async (files) => {
+      for (const path of ["a.gguf", "mlx", "k.safetensors", "d.safetensors"]) {
+        for (const { isAt, read } of Object.values(adapterFormats)) {
+          if (await isAt(files, path)) await read(files, path, /^[kd]/.test(path) ? towers : decoder);
+        }
+      }
+    },
   },
   ...tokenizerTargets,
   {

@@ -31,15 +31,17 @@ function rowOf({ flag, name, value, isSwitch, isRequired, usual = "", ...info }:
   return `| ${cell(usage)} | \`${name}\` | ${cell(helpOf(info))} | ${cell(isRequired ? "required" : usual)} |`;
 }
 
+const upper = ({ name }: DescribedOption): string => name.toUpperCase();
+
 /** docs/cli.md. */
 export async function cliDocs(): Promise<string> {
   const sections = Object.entries(await loadCommands()).map(([name, command]) => {
-    const { flags, argument } = describeCommand(command);
+    const { flags, arguments: given } = describeCommand(command);
     const summary = `${command.summary[0]!.toUpperCase()}${command.summary.slice(1)}.`;
     const rows = flags.map(rowOf);
     return [
-      `## lowrank ${name}${argument ? ` ${usageOf({ ...argument, name: argument.name.toUpperCase() }, "…")}` : ""}`,
-      `${summary}${argument ? ` ${argument.name.toUpperCase()}: ${argument.help}.` : ""}`,
+      `## ${["lowrank", name, ...given.map((one) => usageOf({ ...one, name: upper(one) }, "…"))].join(" ")}`,
+      [summary, ...given.map((one) => `${upper(one)}: ${helpOf(one)}.`)].join(" "),
       ["```sh", ...examplesOf(name, command), "```"].join("\n"),
       ...(rows.length > 0
         ? [["| flag | in a config file | what it is | default |", "|---|---|---|---|", ...rows].join("\n")]

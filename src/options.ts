@@ -20,8 +20,8 @@ export interface OptionInfo {
   section?: keyof typeof sections | "none";
   /** The option that cannot be given beside it. */
   excludes?: string;
-  /** The value names a model (hub/reference.ts); the command gets its folder. */
-  model?: boolean;
+  /** The value names a model (hub/reference.ts); the command gets its folder. Some read files of other kinds too. */
+  model?: boolean | "or a file";
   /** The items of a list have commas between them on the command line, where others repeat the flag. */
   commas?: boolean;
   /** What it can be, where the type is not an enum. */

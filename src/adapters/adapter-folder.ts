@@ -22,13 +22,26 @@ export async function writeAdapterFolder(
   headFrom: string,
   { digest, lock }: AdapterHost = {},
 ): Promise<void> {
-  const { files: to, writeSums } = summing(files, digest);
-  const fill = async (folder: string) => {
+  const fill = async (to: Files, folder: string) => {
     await writeAdapter(to, folder, adapter);
     if (adapter.head) await copyHead(to, headFrom, folder);
+  };
+  await writeFilledFolder(files, output, fill, { digest, lock });
+}
+
+/** Writes what `fill` puts into a folder, with checksums, to `output`, a new or an empty folder. */
+export async function writeFilledFolder(
+  files: Files,
+  output: string,
+  fill: (files: Files, folder: string) => Promise<void>,
+  { digest, lock }: AdapterHost = {},
+): Promise<void> {
+  const { files: to, writeSums } = summing(files, digest);
+  const all = async (folder: string) => {
+    await fill(to, folder);
     await writeSums(folder);
   };
-  await writeFolder(to, output, fill, { lock });
+  await writeFolder(to, output, all, { lock });
 }
 
 async function copyHead(files: Files, from: string, to: string): Promise<void> {

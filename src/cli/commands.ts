@@ -18,6 +18,7 @@ const table: Record<string, () => Promise<{ command: Command }>> = {
   combine: () => import("../commands/combine/command.ts"),
   extract: () => import("../commands/extract/command.ts"),
   resize: () => import("../commands/resize/command.ts"),
+  convert: () => import("../commands/convert/command.ts"),
   inspect: () => import("../commands/inspect/command.ts"),
   verify: () => import("../commands/verify/command.ts"),
   report: () => import("../commands/report/command.ts"),

@@ -37,10 +37,14 @@ export function makeProgram(commands: Record<string, Command>, exit: (status: nu
   return program;
 }
 
-/** A command's options as the command line has them: flags, and an argument if it takes one. */
-export function describeCommand({ options, argument }: Command): { flags: DescribedOption[]; argument?: DescribedOption } {
+/** A command's options as the command line has them: flags, and arguments. */
+export function describeCommand({ options, argument = [] }: Command): { flags: DescribedOption[]; arguments: DescribedOption[] } {
   const all = describeOptions(options);
-  return { flags: all.filter(({ name }) => name !== argument), argument: all.find(({ name }) => name === argument) };
+  const names = [argument].flat();
+  return {
+    flags: all.filter(({ name }) => !names.includes(name)),
+    arguments: names.map((argument) => all.find(({ name }) => name === argument)!),
+  };
 }
 
 /** The argument as usage has it: `<folder>`, `[files...]`. */
@@ -59,19 +63,19 @@ interface Common {
 }
 
 function addCommand(program: Commander, name: string, command: Command, exit: (status: number) => void): void {
-  const { flags, argument } = describeCommand(command);
+  const { flags, arguments: given } = describeCommand(command);
   const row = program.command(name).description(command.summary).exitOverride();
-  if (argument) row.argument(argument.isRequired ? `<${usageOf(argument)}>` : usageOf(argument), argument.help);
+  for (const argument of given) row.argument(argument.isRequired ? `<${usageOf(argument)}>` : usageOf(argument), argument.help);
   for (const flag of flags) for (const option of optionsOf(flag)) row.addOption(option);
   row.option("--config <FILE>", "a YAML or JSON file that sets any of these; the command line wins");
   if (takesModels(command)) row.option("--offline", "ask the hub nothing: models come from folders and the cache");
   row.option("--json", "print JSON, one object a line");
   row.addHelpText("after", ["\nExamples:", ...examplesOf(name, command)].join("\n  "));
   row.action(async () => {
-    const { config, offline, json = false, ...given } = row.opts() as Values & Common;
+    const { config, offline, json = false, ...set } = row.opts() as Values & Common;
     const file = config === undefined ? {} : await readConfigFile(platform.files, config, flags);
-    const values: Values = { ...withoutAlternatives(file, given, flags), ...given };
-    if (argument) values[argument.name] = argument.isRepeatable ? row.args : row.args[0];
+    const values: Values = { ...withoutAlternatives(file, set, flags), ...set };
+    for (const [i, { name, isRepeatable }] of given.entries()) values[name] = isRepeatable ? row.args.slice(i) : row.args[i];
     requireFlags(name, flags, values, command.required?.(values));
     exit(await command.run(await withFolders(command, values, offline, json), { platform, api, json }));
   });
@@ -122,16 +126,18 @@ export const takesModels = (command: Command): boolean => modelsOf(command).leng
  * files are looked for before a model is downloaded.
  */
 async function withFolders(command: Command, values: Values, offline: boolean | undefined, json: boolean): Promise<Values> {
-  const folderOf = async (reference: string) => {
-    if (!(await platform.files.exists(reference).catch(() => false))) await checkFiles(command, values);
+  const folderOf = async (reference: string, model: DescribedOption["model"]): Promise<ModelFolder> => {
+    const isThere = await platform.files.exists(reference).catch(() => false);
+    if (isThere && model === "or a file") return { folder: reference, name: reference };
+    if (!isThere) await checkFiles(command, values);
     return resolveAndReport(reference, { offline }, json);
   };
   const resolved: Values = { ...values };
-  for (const { name: key } of modelsOf(command)) {
+  for (const { name: key, model } of modelsOf(command)) {
     const given = values[key];
     if (given === undefined) continue;
     const found: ModelFolder[] = [];
-    for (const one of [given].flat() as string[]) found.push(await folderOf(one));
+    for (const one of [given].flat() as string[]) found.push(await folderOf(one, model));
     resolved[key] = Array.isArray(given) ? found.map(({ folder }) => folder) : found[0]!.folder;
     if (key === "base" && "baseName" in command.options && found[0]!.name !== resolved[key])
       resolved["baseName"] ??= found[0]!.name;

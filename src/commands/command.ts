@@ -35,8 +35,8 @@ export interface Command<O extends Options = Options, V = Record<string, unknown
   /** What it does, in lower case and without a full stop. */
   summary: string;
   options: O;
-  /** The option that is given without a flag; an array takes all that is left of the command line. */
-  argument?: keyof O & string;
+  /** The option that is given without a flag, or several in their order; an array takes all that is left of the command line. */
+  argument?: (keyof O & string) | readonly (keyof O & string)[];
   /** Command lines, without `lowrank` and the command's name. */
   examples: readonly string[];
   /** The options that must be given beside `values`, where these are not all that are required. */

@@ -27,6 +27,7 @@ const packages: Record<string, string[]> = {
   models: ["zod"],
   images: ["zod"],
   sweep: ["zod"],
+  interop: ["zod"],
   train: ["zod"],
   tasks: ["zod"],
   platform: ["node:", "koffi", "onnxruntime-web", "sharp", "@bufbuild/protobuf"],

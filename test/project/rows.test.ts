@@ -51,6 +51,7 @@ const tables: Record<string, Table> = {
       ...[...methods.flatMap(({ fields }) => Object.values(fields)), ...unbuiltMethods].map(({ peftName }) => peftName),
       /\bdora\b/i,
     ],
+    also: { "interop/adapters/mlx.ts": "mlx-lm's configuration names its method so, and has its tensor under a key of its own" },
   },
   families: {
     rows: "models/families",
@@ -61,6 +62,8 @@ const tables: Record<string, Table> = {
       "formats/gguf/architectures.ts":
         "llama.cpp's architectures have the same names, and their config.json has to name the model type",
       "formats/gguf/tokenizer.ts": "llama.cpp names kinds of vocabulary and ways to cut words after models",
+      "formats/gguf/vocabulary.ts": "they are written under these names",
+      "interop/adapters/mlx.ts": "mlx-lm has modules under the names of some model types",
     },
   },
   formats: {
@@ -69,6 +72,20 @@ const tables: Record<string, Table> = {
     shared: ["blocks.ts"],
     familiar: true,
     names: formats.flatMap(({ endings }) => endings),
+  },
+  "adapter formats": {
+    rows: "interop/adapters",
+    table: "interop/adapters/index.ts",
+    shared: ["format.ts", "say.ts"],
+    familiar: true,
+    names: ["mlx", "kohya", "diffusers"],
+  },
+  "model formats": {
+    rows: "interop/models",
+    table: "interop/models/index.ts",
+    shared: ["format.ts"],
+    familiar: true,
+    names: [],
   },
 };
 

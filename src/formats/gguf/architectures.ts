@@ -1,9 +1,11 @@
-// The architectures of GGUF that are read: the config.json of the same model, the names that Transformers has for its tensors, and what
-// llama.cpp's converter (convert_hf_to_gguf.py, gguf-py's tensor_mapping.py) made of them.
+// The architectures of GGUF that are read and written: the config.json of the same model, the names that Transformers has for its tensors,
+// and what llama.cpp's converter (convert_hf_to_gguf.py, gguf-py's tensor_mapping.py) makes of them.
 import type { StoredLayout } from "../stored.ts";
+import { gpt2Keys, type Hyperparameters, llamaKeys } from "./hyperparameters.ts";
 import type { Metadata } from "./metadata.ts";
 import type { Rope } from "./rope.ts";
 import type { VocabularyRules } from "./tokenizer.ts";
+import type { GgufEntry } from "./writer.ts";
 
 /** What a config.json says, beside what `openGguf` adds to all. */
 type Config = Record<string, unknown>;
@@ -18,7 +20,13 @@ export interface Facts {
 }
 
 export interface Architecture {
+  /** The model types of Transformers that it is written for. */
+  modelTypes: readonly string[];
   config(facts: Facts): Config;
+  /** The metadata of a model: keys without the architecture's name. */
+  keys(model: Hyperparameters): GgufEntry[];
+  /** What of a model llama.cpp would not compute; undefined if it computes all. */
+  lacks(model: Hyperparameters): string | undefined;
   /** GGUF's names of tensors and Transformers', without .weight and .bias. */
   outside: Record<string, string>;
   /** Those inside layer N: blk.N.x is `layers`.N.y. */
@@ -69,9 +77,18 @@ function llamaConfig({ metadata, name, shapeOf, rope }: Facts): Config {
   };
 }
 
+/** What llama.cpp fixes of Llama's relatives. */
+const lacks = ({ slidingWindow, activation }: Hyperparameters): string | undefined => {
+  if (activation !== "silu") return `the activation ${activation}`;
+  return slidingWindow == null ? undefined : "a sliding window";
+};
+
 export const architectures: Record<string, Architecture> = {
   llama: {
     ...llamaNames,
+    modelTypes: ["llama", "mistral"],
+    keys: llamaKeys,
+    lacks,
     config: (facts) => ({
       ...llamaConfig(facts),
       model_type: "llama",
@@ -88,17 +105,26 @@ export const architectures: Record<string, Architecture> = {
   },
   qwen2: {
     ...llamaNames,
+    modelTypes: ["qwen2"],
+    keys: llamaKeys,
+    lacks,
     config: (facts) => ({ ...llamaConfig(facts), model_type: "qwen2", architectures: ["Qwen2ForCausalLM"] }),
     vocabulary: { pre: "qwen2" },
   },
   qwen3: {
     ...llamaNames,
+    modelTypes: ["qwen3"],
+    keys: llamaKeys,
+    lacks,
     inside: { ...llamaNames.inside, ...headNorms },
     config: (facts) => ({ ...llamaConfig(facts), model_type: "qwen3", architectures: ["Qwen3ForCausalLM"] }),
     vocabulary: { pre: "qwen2" },
   },
   gemma3: {
     ...llamaNames,
+    modelTypes: ["gemma3_text"],
+    keys: (model) => [...llamaKeys(model), ...gemma3Keys(model)],
+    lacks: gemma3Lacks,
     inside: {
       ...llamaNames.inside,
       ...headNorms,
@@ -113,6 +139,9 @@ export const architectures: Record<string, Architecture> = {
   },
   phi3: {
     ...llamaNames,
+    modelTypes: ["phi3"],
+    keys: (model) => [...llamaKeys(model), ["attention.sliding_window", "uint32", model.slidingWindow ?? 0]],
+    lacks: (model) => lacks({ ...model, slidingWindow: null }),
     inside: {
       attn_norm: "input_layernorm",
       attn_qkv: "self_attn.qkv_proj",
@@ -130,6 +159,12 @@ export const architectures: Record<string, Architecture> = {
     vocabulary: { rightStrippedBut: ["<unk>", "<s>", "<|endoftext|>"] },
   },
   gpt2: {
+    modelTypes: ["gpt2"],
+    keys: gpt2Keys,
+    lacks({ activation, scaleByHead = true, scaleByLayer = false }) {
+      if (activation !== "geluTanh") return `the activation ${activation}`;
+      return scaleByHead && !scaleByLayer ? undefined : "another scale of the attention scores";
+    },
     outside: {
       token_embd: "transformer.wte",
       position_embd: "transformer.wpe",
@@ -169,6 +204,34 @@ export const architectures: Record<string, Architecture> = {
 const GEMMA_3_27B_LAYERS = 62;
 /** Every so many-th layer sees all positions. */
 const GEMMA_3_PATTERN = 6;
+/** Rotary base of the layers with a window. */
+const LOCAL_THETA = 10_000;
+
+/** Layers from one that sees all positions to the next; 0 if they have no such order. */
+function patternOf({ layerTypes = [] }: Hyperparameters): number {
+  const first = layerTypes.indexOf("full_attention") + 1 || GEMMA_3_PATTERN;
+  const isRegular = layerTypes.every((type, i) => (type === "full_attention") === ((i + 1) % first === 0));
+  return isRegular ? first : 0;
+}
+
+function gemma3Keys(model: Hyperparameters): GgufEntry[] {
+  const [pattern, local] = [patternOf(model), model.localRope?.theta ?? LOCAL_THETA];
+  return [
+    ...(model.slidingWindow ? [["attention.sliding_window", "uint32", model.slidingWindow] satisfies GgufEntry] : []),
+    ...(pattern === GEMMA_3_PATTERN ? [] : [["attention.sliding_window_pattern", "uint32", pattern] satisfies GgufEntry]),
+    ...(local === LOCAL_THETA ? [] : [["rope.freq_base_swa", "float32", local] satisfies GgufEntry]),
+    ...(model.logitSoftcap ? [["final_logit_softcapping", "float32", model.logitSoftcap] satisfies GgufEntry] : []),
+  ];
+}
+
+function gemma3Lacks(model: Hyperparameters): string | undefined {
+  const { activation, attentionSoftcap, layers, hiddenSize, heads, headDim, scale } = model;
+  if (activation !== "geluTanh") return `the activation ${activation}`;
+  if (attentionSoftcap !== undefined) return "a cap of the attention scores";
+  if (patternOf(model) === 0) return "this order of layers with a sliding window";
+  const fixed = (layers === GEMMA_3_27B_LAYERS ? hiddenSize / heads : headDim) ** -0.5;
+  return Math.abs(scale! / fixed - 1) < 1e-6 ? undefined : "another query_pre_attn_scalar than the dimensions of a head";
+}
 
 function gemma3Config(facts: Facts): Config {
   const config = llamaConfig(facts);
@@ -184,6 +247,6 @@ function gemma3Config(facts: Facts): Config {
     sliding_window: window,
     sliding_window_pattern: window === null ? 1 : (number("attention.sliding_window_pattern") ?? GEMMA_3_PATTERN),
     rope_theta: number("rope.freq_base") ?? 1_000_000,
-    rope_local_base_freq: number("rope.freq_base_swa") ?? 10_000,
+    rope_local_base_freq: number("rope.freq_base_swa") ?? LOCAL_THETA,
   };
 }

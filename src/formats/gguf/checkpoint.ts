@@ -6,6 +6,7 @@ import type { CheckpointTensor } from "../stored.ts";
 import { type Architecture, architectures } from "./architectures.ts";
 import { isBlockDType } from "./blocks.ts";
 import { metadataOf } from "./metadata.ts";
+import { moduleName } from "./names.ts";
 import { type GgufHeader, readGguf } from "./reader.ts";
 import { FACTORS, ropeOf } from "./rope.ts";
 import { type GgufTokenizer, ggufTokenizer } from "./tokenizer.ts";
@@ -57,19 +58,15 @@ function renamed(
   path: string,
   file: string,
   { tensors }: GgufHeader,
-  { outside, layers, inside, layout: layoutOf }: Architecture,
+  architecture: Architecture,
   config: Record<string, unknown>,
 ): Map<string, CheckpointTensor> {
   const found = new Map<string, CheckpointTensor>();
   for (const [stored, tensor] of tensors) {
     if (unlisted.has(stored)) continue;
-    const [, layer, stem = "", kind] = /^(?:blk\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(stored) ?? [];
-    const names = layer === undefined ? outside : inside;
-    const module = Object.hasOwn(names, stem)
-      ? names[stem]!
-      : unknownTensor(path, stored, [...Object.keys(outside), ...Object.keys(inside)]);
-    const name = `${layer === undefined ? "" : `${layers}.${layer}.`}${module}.${kind}`;
-    const layout = layoutOf?.(name, config);
+    const { module = unknownTensor(path, stored, architecture), kind } = moduleName(architecture, stored);
+    const name = `${module}.${kind}`;
+    const layout = architecture.layout?.(name, config);
     const { shape, length } = tensor;
     const heads = layout?.rotaryHeads;
     if (heads !== undefined && !(heads > 0 && shape[0]! % (2 * heads) === 0)) {
@@ -105,7 +102,8 @@ function refuseExperts(path: string, experts: number): void {
   });
 }
 
-function unknownTensor(path: string, stored: string, known: string[]): never {
+function unknownTensor(path: string, stored: string, { outside, inside }: Architecture): never {
+  const known = [...Object.keys(outside), ...Object.keys(inside)];
   throw new LowrankError("gguf/tensor", "the file has a tensor that the architecture does not have", {
     subject: path,
     expected: `a name of the architecture, such as ${nearest(stored, known, 3).join(", ")}`,

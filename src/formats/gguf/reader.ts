@@ -19,7 +19,7 @@ export const MAX_KEY_BYTES = 65_535;
 export const MAX_NAME_BYTES = 64;
 export const MAX_DIMENSIONS = 4;
 export const MAX_ALIGNMENT = 65_536;
-const DEFAULT_ALIGNMENT = 32;
+export const DEFAULT_ALIGNMENT = 32;
 /** What is read of a file at first; more as long as the header goes on. */
 const FIRST_BYTES = 4 * 1024 * 1024;
 

@@ -5,10 +5,10 @@ import { quote } from "../json.ts";
 import type { Metadata } from "./metadata.ts";
 
 /** ggml's kinds of tokens that are more than text. */
-const CONTROL = 3;
-const USER_DEFINED = 4;
+export const CONTROL = 3;
+export const USER_DEFINED = 4;
 
-type Part = Record<string, unknown>;
+export type Part = Record<string, unknown>;
 const split = (regex: string): Part => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });
 const byteLevel = (expression: boolean): Part => {
   return { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: expression };
@@ -40,7 +40,7 @@ interface PreTokenizer {
   addBos?: boolean;
 }
 
-const preTokenizers: PreTokenizer[] = [
+export const preTokenizers: PreTokenizer[] = [
   {
     names: ["gpt-2", "phi-2", "mpt", "olmo", "exaone4", "gigachat", "modern-bert", "a.x-4.0", "mellum", "trillion"],
     parts: [byteLevel(true)],

@@ -1,0 +1,247 @@
+// npm run test:consumers: what lowrank converts, read by the programs that it is for, and their next tokens against ours.
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { convert } from "../../src/commands/convert/convert.ts";
+import { mergeAdapter } from "../../src/commands/merge/merge.ts";
+import { LowrankError } from "../../src/errors.ts";
+import { type Case, files, makeCases, ownLogs, type Request, requestOf } from "./cases.ts";
+
+const NODE_LLAMA_CPP = "node-llama-cpp@3.21.1";
+const PYTHON_PACKAGES = [
+  "mlx-lm==0.32.2",
+  "mlx[cpu]==0.32.4",
+  "peft==0.21.2",
+  "transformers==5.23.0",
+  "torch",
+  "numpy",
+  "safetensors",
+];
+/** Log probabilities below this are not compared: consumers round them to 0. */
+const LEAST = -15;
+const here = path.dirname(fileURLToPath(import.meta.url));
+
+const { values } = parseArgs({
+  options: {
+    base: { type: "string", default: "models/embedded" },
+    adapter: { type: "string" },
+    only: { type: "string" },
+    "node-llama-cpp": { type: "string" },
+    python: { type: "string", multiple: true },
+    keep: { type: "string" },
+  },
+});
+
+const work = values.keep ?? mkdtempSync(path.join(tmpdir(), "lowrank-consumers-"));
+mkdirSync(work, { recursive: true });
+
+/** What a consumer reads of a case, and how it is asked. */
+interface Consumer {
+  name: string;
+  /** How far its log probabilities may be from ours; llama.cpp's bound is the model's. */
+  bound?: number;
+  /** It is compared with our numbers of the merged model, whose weights were rounded to the base's dtype. */
+  isMerged?: true;
+  /** It is asked about the first model alone. */
+  isOnce?: true;
+  /** Why it is not asked; undefined if it is. */
+  skipped(): string | undefined;
+  /** Makes what it reads, and asks it. Returns what it prints. */
+  ask(given: Case, folder: string, request: string, out: string): Promise<{ version: string; ids?: number[][] }>;
+}
+
+const json = (command: string, args: string[]): { version: string; ids?: number[][] } => {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: "utf8", maxBuffer: 1 << 28 });
+  if (error || status !== 0) throw new Error(error?.message ?? (stderr.trim().split("\n").at(-1) || `exit status ${status}`));
+  return JSON.parse(stdout.trim().split("\n").at(-1)!);
+};
+
+let llamaFolder: string | undefined;
+const llamaModule = (): string => {
+  if (values["node-llama-cpp"]) return values["node-llama-cpp"];
+  if (!llamaFolder) {
+    console.log(`installing ${NODE_LLAMA_CPP}`);
+    execFileSync("npm", ["install", "--no-save", "--no-audit", "--no-fund", "--prefix", work, NODE_LLAMA_CPP], {
+      stdio: "ignore",
+    });
+    llamaFolder = path.join(work, "node_modules/node-llama-cpp");
+  }
+  return llamaFolder;
+};
+const askLlama = (model: string, adapter: string, request: string, out: string) =>
+  json(process.execPath, ["--import", "tsx", path.join(here, "llama.ts"), llamaModule(), model, adapter, request, out]);
+
+const has = (python: string, name: string): boolean =>
+  spawnSync(python, ["-c", `import importlib.util, sys; sys.exit(importlib.util.find_spec("${name}") is None)`]).status === 0;
+
+/** The Python that has a package: one that is given, or of an environment that is made here. */
+function pythonWith(name: string): string | undefined {
+  const made = path.join(work, "venv/bin/python");
+  if (!existsSync(made) && !values.python) {
+    if (spawnSync("python3", ["-m", "venv", path.join(work, "venv")]).status !== 0) return undefined;
+    console.log(`installing ${PYTHON_PACKAGES.join(", ")}`);
+    spawnSync(made, ["-m", "pip", "install", "--quiet", ...PYTHON_PACKAGES], { stdio: "ignore" });
+  }
+  return [...(values.python ?? []), made].find((python) => has(python, name));
+}
+const askPython = (kind: "mlx" | "peft", module: string, { base }: Case, adapter: string, request: string, out: string) =>
+  json(pythonWith(module)!, [path.join(here, "logits.py"), kind, base, adapter, request, out]);
+const without = (module: string) => () => (pythonWith(module) ? undefined : `no Python with ${module}`);
+
+const mergeOnce = async ({ base, adapter }: Case, output: string): Promise<void> => {
+  if (!existsSync(output)) await mergeAdapter(files, { base, adapter, output, anyBase: true, certify: "none" });
+};
+
+/** The merged model as a GGUF file. */
+const merged = (dtype: "f32" | "q8_0", bound?: number): Consumer => ({
+  name: `llama.cpp, merged model in ${dtype}`,
+  isMerged: true,
+  ...(bound !== undefined && { bound, isOnce: true as const }),
+  skipped: () => undefined,
+  async ask(given, folder, request, out) {
+    const output = `${folder}/merged`;
+    await mergeOnce(given, output);
+    await convert(files, { input: output, output: `${folder}/merged-${dtype}.gguf`, dtype });
+    return askLlama(`${folder}/merged-${dtype}.gguf`, "-", request, out);
+  },
+});
+
+const consumers: Consumer[] = [
+  {
+    name: "llama.cpp, GGUF adapter on a base in f32",
+    skipped: () => undefined,
+    async ask({ base, adapter }, folder, request, out) {
+      await convert(files, { input: base, output: `${folder}/base.gguf`, dtype: "f32" });
+      await convert(files, { input: adapter, output: `${folder}/adapter.gguf`, base, anyBase: true });
+      return askLlama(`${folder}/base.gguf`, `${folder}/adapter.gguf`, request, out);
+    },
+  },
+  merged("f32"),
+  merged("q8_0", Number.POSITIVE_INFINITY),
+  {
+    name: "llama.cpp, merged model in Q4_K_M by its own quantiser",
+    bound: Number.POSITIVE_INFINITY,
+    isMerged: true,
+    isOnce: true,
+    skipped: () =>
+      process.platform === "linux" && process.arch === "x64" ? undefined : "the library is called on Linux x64 alone",
+    async ask(given, folder, request, out) {
+      const model = `${folder}/merged-q4_k_m.gguf`;
+      await mergeOnce(given, `${folder}/merged`);
+      if (!existsSync(`${folder}/merged-f32.gguf`)) {
+        await convert(files, { input: `${folder}/merged`, output: `${folder}/merged-f32.gguf`, dtype: "f32" });
+      }
+      const script = path.join(here, "quantize.ts");
+      execFileSync(process.execPath, ["--import", "tsx", script, llamaModule(), `${folder}/merged-f32.gguf`, model], {
+        stdio: "ignore",
+      });
+      return askLlama(model, "-", request, out);
+    },
+  },
+  {
+    name: "MLX adapter",
+    bound: 1e-3,
+    skipped: without("mlx_lm"),
+    async ask(given, folder, request, out) {
+      await convert(files, { input: given.adapter, output: `${folder}/mlx`, to: "mlx", base: given.base, anyBase: true });
+      return askPython("mlx", "mlx_lm", given, `${folder}/mlx`, request, out);
+    },
+  },
+  ...(["gguf", "mlx"] as const).map(
+    (through): Consumer => ({
+      name: `PEFT adapter, converted back from ${through === "gguf" ? "GGUF" : "MLX"}`,
+      bound: 1e-3,
+      ...(through === "mlx" && { isOnce: true as const }),
+      skipped: without("peft"),
+      async ask(given, folder, request, out) {
+        const [between, output] = [
+          through === "gguf" ? `${folder}/between.gguf` : `${folder}/between`,
+          `${folder}/back-${through}`,
+        ];
+        const { base, adapter } = given;
+        await convert(files, { input: adapter, output: between, to: through, base, anyBase: true });
+        await convert(files, { input: between, output, to: "peft", base });
+        return askPython("peft", "peft", given, output, request, out);
+      },
+    }),
+  ),
+];
+
+interface Row {
+  text: string;
+  failed: boolean;
+}
+
+/** The largest difference of log probabilities, and how many next tokens are ours. */
+function compared(ours: Float32Array, theirs: Float32Array, asked: number): { most: number; same: number } {
+  const [width, own] = [theirs.length / asked, ours.length / asked];
+  let [most, same] = [0, 0];
+  for (let row = 0; row < asked; row++) {
+    let [best, bestOfOurs] = [0, 0];
+    for (let token = 0; token < own; token++) {
+      const [a, b] = [ours[row * own + token]!, theirs[row * width + token]!];
+      if (a > LEAST) most = Math.max(most, Math.abs(a - b));
+      if (b > theirs[row * width + best]!) best = token;
+      if (a > ours[row * own + bestOfOurs]!) bestOfOurs = token;
+    }
+    if (best === bestOfOurs) same++;
+  }
+  return { most, same };
+}
+
+async function rowOf(consumer: Consumer, given: Case, folder: string, request: Request, ours: Float32Array): Promise<Row> {
+  const reason = consumer.skipped();
+  if (reason !== undefined) return { text: `| ${given.name} | ${consumer.name} | | skipped: ${reason} | |`, failed: false };
+  const [asking, out] = [`${folder}/request.json`, `${folder}/logs.bin`];
+  writeFileSync(asking, JSON.stringify(request));
+  try {
+    const { version, ids } = await consumer.ask(given, folder, asking, out);
+    const bytes = readFileSync(out);
+    const asked = request.sequences.reduce((sum, one) => sum + one.asked, 0);
+    const { most, same } = compared(
+      consumer.isMerged ? await ownLogs(`${folder}/merged`, null, request.sequences) : ours,
+      new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)),
+      asked,
+    );
+    const tokens = ids?.every((one, i) => request.sequences[i]!.ids.slice(0, one.length).join() === one.join()) ?? true;
+    const { bound = given.llamaBound } = consumer;
+    const failed = !(most <= bound) || !tokens || (Number.isFinite(bound) && same < asked);
+    const greedy = `${same} of ${asked} next tokens${ids ? `, ${tokens ? "same" : "OTHER"} token ids` : ""}`;
+    return {
+      text: `| ${given.name} | ${consumer.name} | ${version} | ${greedy} | ${most.toExponential(1)}${failed ? " FAILED" : ""} |`,
+      failed,
+    };
+  } catch (error) {
+    const isSaid = error instanceof LowrankError && error.code === "convert/unsayable";
+    const text = (isSaid ? `not written: ${error.message}` : `FAILED: ${(error as Error).message}`)
+      .replaceAll("\n", " ")
+      .replaceAll("|", "/");
+    return { text: `| ${given.name} | ${consumer.name} | | ${text} | |`, failed: !isSaid };
+  }
+}
+
+let failures = 0;
+try {
+  console.log("| model | read by | version | greedy | largest difference of log probabilities |\n|---|---|---|---|---|");
+  const cases = await makeCases(work, values.base, values.adapter);
+  for (const given of cases) {
+    if (values.only !== undefined && !given.name.includes(values.only)) continue;
+    const request = await requestOf(given);
+    const logs = await ownLogs(given.base, given.adapter, request.sequences);
+    const folder = mkdtempSync(path.join(work, "case-"));
+    for (const consumer of consumers) {
+      if (consumer.isOnce && given !== cases[0]) continue;
+      const { text, failed } = await rowOf(consumer, given, folder, request, logs);
+      if (failed) failures++;
+      console.log(text);
+    }
+    rmSync(folder, { recursive: true });
+  }
+} finally {
+  if (values.keep === undefined) rmSync(work, { recursive: true, force: true });
+}
+if (failures > 0) console.log(`${failures} failed`);
+process.exitCode = failures > 0 ? 1 : 0;
