@@ -4,6 +4,7 @@ import { type AdapterModule, shortestEndings } from "../../adapters/match.ts";
 import type { ModuleTensors } from "../../adapters/method.ts";
 import { methodOf, plainMethod } from "../../adapters/method-table.ts";
 import { type Adapter, MAX_ADAPTER_MODULES, MAX_ADAPTER_RANK } from "../../adapters/peft-files.ts";
+import { isResidual } from "../../adapters/residual.ts";
 import { type Failure, LowrankError } from "../../errors.ts";
 import { bytesOf } from "../../formats/dtypes.ts";
 import { allFinite } from "../../formats/float.ts";
@@ -40,16 +41,18 @@ export const cannotSay = (title: string, what: string, subject?: string, next = 
 const CARRIED = new Set<keyof LoraConfig>([
   ...(["rank", "alpha", "rankPattern", "alphaPattern", "useRslora", "targetModules", "excludeModules"] as const),
   ...(["layersToTransform", "layersPattern", "fanInFanOut", "dropout", "taskType", "baseModelNameOrPath"] as const),
-  ...(["revision", "inferenceMode", "autoMapping"] as const),
+  ...(["revision", "inferenceMode", "autoMapping", "evaConfig"] as const),
 ]);
 
 /** Refuses all that an adapter has beside factors of its modules; of methods the plain one is allowed, and those of `methodFields`. */
-export function checkPlain({ config, saved }: Adapter, title: string, methodFields: readonly string[] = []): void {
+export function checkPlain({ config, modules, saved }: Adapter, title: string, methodFields: readonly string[] = []): void {
+  const convolution = modules.find(({ kernel }) => kernel);
+  if (convolution) cannotSay(title, "convolutions", convolution.path);
   const [weight] = saved?.keys() ?? [];
   if (weight !== undefined) cannotSay(title, "weights that are trained in full (modules_to_save)", weight);
   const usual = loraConfig();
   for (const [field, value] of Object.entries(config) as [keyof LoraConfig, unknown][]) {
-    const isInitial = field === "initLoraWeights" && (typeof value === "boolean" || value === "gaussian");
+    const isInitial = field === "initLoraWeights" && !isResidual({ config });
     if (CARRIED.has(field) || isInitial || methodFields.includes(field)) continue;
     if (JSON.stringify(value) !== JSON.stringify(usual[field])) cannotSay(title, `${field} ${JSON.stringify(value)}`, field);
   }
