@@ -1,5 +1,5 @@
-// Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless the first one comes,
-// one of another method, the first one on what is no linear layer, or one that trains something else beside its factors.
+// Graphs that take adapters as inputs, and the sessions that run them: changing adapters opens nothing again, unless the first one of
+// another method than LoRA comes, the first one on what is no linear layer, or one that trains something else beside its factors.
 
 import { fuseAdditions } from "../graph/fuse.ts";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
@@ -169,7 +169,8 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   });
   const mixable = mixableLayers(graph);
   const slotsIn = (room: Room) => slots.filter((slot) => isLinear(slot) || room.others.has(kindOf(slot)));
-  let attached: Attached = { room: noRoom, adapter: null, mixture: null, beside: {} };
+  const none = { adapter: null, mixture: null, beside: {} };
+  let attached: Attached = { room: { ...noRoom, ...roomFor(none, noRoom) }, ...none };
   let opened: Promise<Session> | undefined;
 
   const feedsOf = async ({ room, adapter, mixture, beside }: Attached): Promise<Record<string, Tensor>> => {
@@ -221,7 +222,7 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   const attach = async (given: Omit<Attached, "room">): Promise<void> => {
     const before = attached;
     const saved = given.adapter ? readBy(graph, trainedBy(given.adapter).saved) : [];
-    const room = { ...roomFor(given, opened ? before.room : noRoom, opened !== undefined), saved };
+    const room = { ...roomFor(given, opened ? before.room : noRoom), saved };
     const next = { room, ...given };
     const fits = room.methods.length === before.room.methods.length && sameFlags(room, before.room);
     if (opened && fits) {
@@ -267,18 +268,12 @@ const kindOf = ({ isEmbedding, kernel, experts }: ModulePlace): string =>
   isEmbedding ? "embedding" : kernel ? "convolution" : experts === undefined ? "" : "experts";
 const isLinear = (place: ModulePlace): boolean => kindOf(place) === "";
 
-/** A graph that no adapter has been attached to is run as it is. */
 const noRoom: Room = { methods: [], others: new Set(), mixed: false, saved: [] };
 
-/** The room for an adapter and for those that there is room for already; where `opened` anew there is room for LoRA from then on. */
-function roomFor(
-  { adapter, mixture }: Pick<Attached, "adapter" | "mixture">,
-  before: Room,
-  opened: boolean,
-): Omit<Room, "saved"> {
-  const own = adapter ? [methodOf(adapter.config)] : [];
+/** The room for an adapter and for those that there is room for already; for none that of LoRA, which the first one mostly is. */
+function roomFor({ adapter, mixture }: Pick<Attached, "adapter" | "mixture">, before: Room): Omit<Room, "saved"> {
+  const own = adapter ? [methodOf(adapter.config)] : before.methods.length === 0 ? [plainMethod] : [];
   const others = adapter?.modules.filter((module) => !isLinear(module)).map(kindOf) ?? [];
-  const known = adapter && opened && before.methods.length === 0 ? [plainMethod] : before.methods;
   const mixed = before.mixed || mixture !== null;
-  return { methods: [...new Set([...known, ...own])], others: new Set([...before.others, ...others]), mixed };
+  return { methods: [...new Set([...before.methods, ...own])], others: new Set([...before.others, ...others]), mixed };
 }

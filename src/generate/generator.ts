@@ -32,7 +32,7 @@ export interface Generator {
    */
   generate(prompts: readonly Prompt[], options?: GenerateOptions): AsyncGenerator<GenerateEvent, void, undefined>;
   /**
-   * Attaches another adapter, or none, without opening the base again, except for the first one where it was opened without. Fails with `adapter/*` if it does not fit the base
+   * Attaches another adapter, or none, without opening the base again, except for the first one of another method than LoRA. Fails with `adapter/*` if it does not fit the base
    * and with `generate/busy` while a generation runs; the adapter before stays.
    */
   useAdapter(adapter: Adapter | null): Promise<void>;
