@@ -181,7 +181,7 @@ describe("a config file", () => {
 describe("wrong input", () => {
   const cases: [string, string[], RegExp][] = [
     ["an unknown command", ["trian"], /unknown command 'trian'.*Did you mean train/s],
-    ["an unknown flag", ["train", "--bas", "x"], /unknown option '--bas'.*Did you mean --base/s],
+    ["an unknown flag", ["train", "--bas", "x"], /unknown option '--bas'.*Did you mean .*--base/s],
     ["a required flag that is missing", ["train", "--base", base], /--data, --output must be given.*train --help/s],
     ["a number that is none", training("never", "--rank", "eight"), /--rank.*expected: a number.*found: +eight/s],
     ["a choice that is none", training("never", "--method", "half"), /--method.*lora, full/s],
