@@ -55,8 +55,7 @@ export type CertifyProgress =
 /** What was compared, and whether it holds. */
 export interface Certificate {
   certificate: 1;
-  /** When, by which lowrank. */
-  made: string;
+  /** The version that compared. */
   lowrank: string | null;
   base: { folder: string; fingerprint: string };
   adapter: { folder: string; sha256: Record<string, string> };
@@ -123,7 +122,6 @@ export async function certifyMerged(options: ToCertify, platform: Host): Promise
   const bounds = boundsOf(weights, outputs?.merged ?? [], outputs?.base ?? null);
   return {
     certificate: 1,
-    made: new Date().toISOString(),
     lowrank: platform.version ?? null,
     base: { folder: base.checkpoint.folder, fingerprint: await base.fingerprint() },
     adapter: { folder: adapterFolder, sha256: await sumsOf(platform, adapterFolder) },

@@ -30,7 +30,7 @@ const differenceRow = (what: string, one: Difference): string[] => [
 ];
 
 /** The page of a certificate, without scripts; it needs no network. */
-export function certificatePage({ passed, made, lowrank, base, adapter, merged, weights, outputs, bounds }: Certificate): string {
+export function certificatePage({ passed, lowrank, base, adapter, merged, weights, outputs, bounds }: Certificate): string {
   const differences = (outputs?.merged ?? []).map((one) => differenceRow("merged", one));
   const effects = (outputs?.base ?? []).map((one) => differenceRow("base alone", one));
   const sums = [...Object.entries(adapter.sha256).map(([name, sum]) => ["adapter", name, sum])];
@@ -77,7 +77,7 @@ ${tableOf(
 <section><h2>Files</h2>
 <p class="note">Fingerprint of the base: ${escapeHtml(base.fingerprint, MAX_NAME_CHARS)}</p>
 ${tableOf(["", "file", "SHA-256"], sums)}</section>
-<footer>Made by lowrank ${escapeHtml(lowrank ?? "")}, ${escapeHtml(made)}</footer>
+<footer>Made by lowrank ${escapeHtml(lowrank ?? "")}</footer>
 </main>
 </body>
 </html>

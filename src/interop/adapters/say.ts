@@ -44,6 +44,8 @@ const CARRIED = new Set<keyof LoraConfig>([
   ...(["revision", "inferenceMode", "autoMapping", "evaConfig"] as const),
 ]);
 
+const isEmpty = (value: unknown): boolean => value === null || (typeof value === "object" && Object.keys(value).length === 0);
+
 /** Refuses all that an adapter has beside factors of its modules; of methods the plain one is allowed, and those of `methodFields`. */
 export function checkPlain({ config, modules, saved }: Adapter, title: string, methodFields: readonly string[] = []): void {
   const convolution = modules.find(({ kernel }) => kernel);
@@ -54,6 +56,7 @@ export function checkPlain({ config, modules, saved }: Adapter, title: string, m
   for (const [field, value] of Object.entries(config) as [keyof LoraConfig, unknown][]) {
     const isInitial = field === "initLoraWeights" && !isResidual({ config });
     if (CARRIED.has(field) || isInitial || methodFields.includes(field)) continue;
+    if (isEmpty(value) && isEmpty(usual[field])) continue;
     if (JSON.stringify(value) !== JSON.stringify(usual[field])) cannotSay(title, `${field} ${JSON.stringify(value)}`, field);
   }
   const method = methodOf(config);
