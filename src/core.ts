@@ -4,6 +4,7 @@ import type { Extracted } from "./adapters/extract.ts";
 import { type Adapter, openAdapter, readAdapter, writeAdapter } from "./adapters/peft-files.ts";
 import { type Certificate, type CertifyOptions, certify } from "./commands/certify/certify.ts";
 import { type CombineAdaptersOptions, combineAdapters } from "./commands/combine/combine.ts";
+import { type Converted, type ConvertOptions, convert } from "./commands/convert/convert.ts";
 import { type DemoEvent, type DemoOptions, demo } from "./commands/demo/demo.ts";
 import { type AnswerEvent, type AnswerOptions, answers } from "./commands/eval/answers.ts";
 import { type EvaluatedTask, type EvaluateOptions, type EvaluationOf, evaluate } from "./commands/eval/evaluate.ts";
@@ -244,6 +245,12 @@ export function createLowrank(platform: Platform) {
     combineAdapters: async (options: CombineAdaptersOptions): Promise<Adapter> => {
       const adapters = await Promise.all(options.adapters.map(folderOf));
       return combineAdapters(files, { ...(await withFolders(options)), adapters }, platform);
+    },
+
+    /** Writes an adapter or a model in the format of another program: GGUF, MLX and others (docs/formats.md). */
+    convert: async (options: ConvertOptions): Promise<Converted> => {
+      const base = options.base === undefined ? undefined : await folderOf(options.base);
+      return convert(files, { ...options, ...(base !== undefined && { base }) }, platform);
     },
 
     /** Writes an adapter that makes of a base what a tuned model is, as far as its rank goes. */

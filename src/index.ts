@@ -1,5 +1,6 @@
 // The public API, and nothing else.
-import { lowrank } from "./node.ts";
+import { type Pushed, type PushFolderOptions, type PushOptions, pushFolder } from "./commands/push/push.ts";
+import { lowrank, nodePlatform } from "./node.ts";
 
 export type { LoraConfig } from "./adapters/config.ts";
 export type { ModuleDescription } from "./adapters/describe.ts";
@@ -8,6 +9,7 @@ export type { Adapter } from "./adapters/peft-files.ts";
 export type { ResizedModule } from "./adapters/resize.ts";
 export type { Certificate, CertifyOptions } from "./commands/certify/certify.ts";
 export type { CombineAdaptersOptions } from "./commands/combine/combine.ts";
+export type { Converted, ConvertOptions } from "./commands/convert/convert.ts";
 export type { AnswerEvent, AnswerOptions } from "./commands/eval/answers.ts";
 export type { EvaluatedTask, EvaluateOptions, Evaluation, EvaluationOf } from "./commands/eval/evaluate.ts";
 export type { ExtractAdapterOptions } from "./commands/extract/extract.ts";
@@ -15,6 +17,7 @@ export type { AdapterInspection, BaseInspection } from "./commands/inspect/inspe
 export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
+export type { Pushed, PushFolderOptions, PushOptions } from "./commands/push/push.ts";
 export type { ResizeAdapterOptions, ResizedAdapter } from "./commands/resize/resize.ts";
 export type { SweepEvent } from "./commands/sweep/sweep.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
@@ -32,7 +35,6 @@ export type { Base } from "./models/base.ts";
 export type { DecoderConfig } from "./models/config/config.ts";
 export type { ModuleInfo } from "./models/module.ts";
 export type { ModelConfig } from "./models/registry.ts";
-export { nodePlatform } from "./node.ts";
 export type { HubEvent, HubOptions, Platform } from "./platform/platform.ts";
 export type {
   Classification,
@@ -55,11 +57,13 @@ export type { ContentPart, ImagePart } from "./text/parts.ts";
 export type { ChatMessage } from "./text/template.ts";
 export type { Tokenizer } from "./text/tokenizer.ts";
 export type { FinetuneOptions } from "./train/options.ts";
+export { nodePlatform };
 
 export const {
   answers,
   certify,
   combineAdapters,
+  convert,
   downloadModel,
   evaluate,
   extractAdapter,
@@ -84,3 +88,9 @@ export const {
   unmergeAdapter,
   verify,
 } = lowrank;
+
+/**
+ * Puts an adapter or a merged model on the hub, in one commit with a model card; with `dryRun` shows what would be pushed. The token is that
+ * of the environment (HF_TOKEN). Throws `push/*` and `hub/*`.
+ */
+export const push = (options: PushFolderOptions & PushOptions): Promise<Pushed> => pushFolder(options, nodePlatform);

@@ -121,7 +121,7 @@ test("a dry run shows the card and sends nothing", async () => {
   withHub(hub);
   const { status, stdout } = await push("--to", "me/dry", "--dry-run");
   assert.equal(status, 0);
-  assert.match(stdout, /^to me\/dry@main: adapter_model\.safetensors, adapter_config\.json, README\.md\n/);
+  assert.match(stdout, /^to me\/dry: adapter_model\.safetensors, adapter_config\.json, README\.md\n/);
   assert.equal(hub.requests.length, 0);
 });
 

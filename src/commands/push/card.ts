@@ -35,7 +35,7 @@ const SHOWN_OPTIONS = [
 
 /** The text of README.md. */
 export function modelCard(facts: CardFacts): string {
-  return `${frontMatter(facts)}\n${body(facts)}`;
+  return `${frontMatter(facts)}\n\n${body(facts)}`;
 }
 
 const scalar = (value: string): string => (/^[\w./-]+$/.test(value) ? value : JSON.stringify(value));

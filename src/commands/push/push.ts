@@ -7,7 +7,8 @@ import { hasWeights } from "../../formats/checkpoint.ts";
 import { SUMS_NAME } from "../../formats/checksums.ts";
 import { parseJsonObject, readText } from "../../formats/json.ts";
 import { isHeadFile, isSideFile, isTokenizerFile } from "../../formats/side-files.ts";
-import type { PushedFile } from "../../hub/push.ts";
+import type { Environment } from "../../hub/cache.ts";
+import { type PushEvent, type PushedFile, pushToHub } from "../../hub/push.ts";
 import { hubName } from "../../hub/reference.ts";
 import { type Given, option } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
@@ -31,6 +32,21 @@ export const pushOptions = {
   dryRun: option(z.boolean().default(false), { help: "show the files and the card, and push nothing" }),
 };
 export type PushFolderOptions = Given<typeof pushOptions>;
+
+/** What was pushed, or would be: `commit` is null after a dry run. */
+export interface Pushed {
+  model: string;
+  files: string[];
+  card: string;
+  commit: string | null;
+}
+
+/** How it is pushed. */
+export interface PushOptions {
+  environment?: Environment;
+  signal?: AbortSignal;
+  onEvent?: (event: PushEvent) => void;
+}
 
 export interface ToPush {
   /** owner/name and branch. */
@@ -108,3 +124,13 @@ const refuse = (
   message: string,
   facts: { subject: string; expected: string; got?: string; next?: string },
 ): LowrankError => new LowrankError(`push/${code}`, message, { next: "Correct it.", ...facts });
+
+/** Pushes what `filesToPush` chooses, unless it is a dry run. */
+export async function pushFolder(options: PushFolderOptions & PushOptions, platform: Platform): Promise<Pushed> {
+  const { files, card, id, revision } = await filesToPush(options, platform);
+  const pushed = { model: id, files: files.map(({ path }) => path), card };
+  if (options.dryRun) return { ...pushed, commit: null };
+  const { message = "Upload with lowrank", public: isPublic, environment, signal, onEvent } = options;
+  const how = { isPrivate: !isPublic, message, environment, signal, onEvent };
+  return { ...pushed, commit: await pushToHub({ id, revision }, files, how) };
+}
