@@ -1,6 +1,7 @@
 // lowrank convert: adapters and models in the formats of other programs.
-import { print, printJson, status } from "../../terminal/terminal.ts";
-import { bytes } from "../../units.ts";
+
+import { tensorProgress } from "../../terminal/tensors.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
 import { defineCommand } from "../command.ts";
 import { convert, convertOptions } from "./convert.ts";
 
@@ -14,10 +15,7 @@ export const command = defineCommand({
     "merged-model merged.gguf --dtype q8_0",
   ],
   async run(options, { platform, json }) {
-    const onProgress = (progress: { tensor: string; done: number; total: number }) => {
-      if (json) printJson({ type: "tensor", ...progress });
-      else status(`${bytes(progress.done)} of ${bytes(progress.total)}`);
-    };
+    const { onProgress } = tensorProgress(json);
     const converted = await convert(platform.files, { ...options, onProgress }, platform);
     if (json) printJson({ type: "done", ...converted });
     else print(`converted ${options.input} (${converted.from}) to ${converted.outputs.join(" and ")} (${converted.to})`);

@@ -1,5 +1,6 @@
 // lowrank merge: a checkpoint that needs no adapter.
 import { stoppable, stoppedStatus } from "../../terminal/signals.ts";
+import { tensorProgress } from "../../terminal/tensors.ts";
 import { print, printJson, status } from "../../terminal/terminal.ts";
 import { bytes } from "../../units.ts";
 import { type Certificate, type CertifyProgress, certificateFailure } from "../certify/certify.ts";
@@ -16,13 +17,8 @@ export const command = defineCommand({
     "--base ./base --adapter ./a --output merged --out-dtype float32",
   ],
   async run(options, { platform, json }) {
-    let total = 0;
     let certificate: Certificate | null = null;
-    const onProgress = (progress: { tensor: string; done: number; total: number }) => {
-      total = progress.total;
-      if (json) printJson({ type: "tensor", ...progress });
-      else status(`${bytes(progress.done)} of ${bytes(total)}`);
-    };
+    const { onProgress, total } = tensorProgress(json);
     return stoppable(
       () => "Stopping.",
       async (stopping) => {
@@ -36,10 +32,10 @@ export const command = defineCommand({
         } catch (error) {
           return stoppedStatus(error, stopping, json);
         }
-        if (json) printJson({ type: "done", output: options.output, bytes: total, certificate });
+        if (json) printJson({ type: "done", output: options.output, bytes: total(), certificate });
         else
           print(
-            `merged into ${options.output}, ${bytes(total)} of weights`,
+            `merged into ${options.output}, ${bytes(total())} of weights`,
             ...(certificate ? certificateLines(certificate) : []),
           );
         if (certificate && !certificate.passed) throw certificateFailure(certificate, options.output);

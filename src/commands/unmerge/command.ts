@@ -1,6 +1,7 @@
 // lowrank unmerge: a merged model back to its base.
 import { stoppable, stoppedStatus } from "../../terminal/signals.ts";
-import { print, printJson, status } from "../../terminal/terminal.ts";
+import { tensorProgress } from "../../terminal/tensors.ts";
+import { print, printJson } from "../../terminal/terminal.ts";
 import { bytes } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { unmergeAdapter, unmergeOptions } from "./unmerge.ts";
@@ -10,12 +11,7 @@ export const command = defineCommand({
   options: unmergeOptions,
   examples: ["--merged merged --adapter my-adapter --output base"],
   async run(options, { platform, json }) {
-    let total = 0;
-    const onProgress = (progress: { tensor: string; done: number; total: number }) => {
-      total = progress.total;
-      if (json) printJson({ type: "tensor", ...progress });
-      else status(`${bytes(progress.done)} of ${bytes(total)}`);
-    };
+    const { onProgress, total } = tensorProgress(json);
     return stoppable(
       () => "Stopping.",
       async (stopping) => {
@@ -24,8 +20,8 @@ export const command = defineCommand({
         } catch (error) {
           return stoppedStatus(error, stopping, json);
         }
-        if (json) printJson({ type: "done", output: options.output, bytes: total });
-        else print(`wrote the base into ${options.output}, ${bytes(total)} of weights`);
+        if (json) printJson({ type: "done", output: options.output, bytes: total() });
+        else print(`wrote the base into ${options.output}, ${bytes(total())} of weights`);
         return 0;
       },
     );
