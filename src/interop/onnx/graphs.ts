@@ -1,0 +1,95 @@
+// A model's graph under the names of Optimum's ONNX exports, which transformers.js feeds: ids, mask and cache in, logits and cache out.
+import { addDims, type Dim } from "../../graph/dims.ts";
+import { type Graph, nodesOf, type Value } from "../../graph/graph.ts";
+import { cast } from "../../graph/ops/elementwise.ts";
+import { input, iota } from "../../graph/ops/leaves.ts";
+import { reshape } from "../../graph/ops/shape.ts";
+import type { HeadName } from "../../models/heads/head.ts";
+import type { ModelInputs } from "../../models/layers/blocks.ts";
+import { type DecoderModel, forward, logitsOf, type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
+
+/** Dims that inputs have. transformers.js knows the batch by this name when it makes an empty cache. */
+const BATCH = "batch_size";
+const SEQUENCE = "sequence_length";
+const PAST = "past_sequence_length";
+
+/** A graph, and its inputs in the order that an export has. */
+export interface ExportGraph {
+  graph: Graph;
+  inputs: Value[];
+}
+
+/** Inputs by their names in an export. */
+const inputNames: Partial<Record<keyof ModelInputs, string>> = {
+  inputIds: "input_ids",
+  attentionMask: "attention_mask",
+  tokenTypeIds: "token_type_ids",
+  pixelValues: "pixel_values",
+};
+
+type Exporter = (config: ModelConfig) => ExportGraph;
+
+/** The graph of each head that there is an export of. */
+export const exporters: Partial<Record<HeadName, Exporter>> = {
+  lm: (config) => cachedDecoder(config as DecoderModel),
+  "sequence-classifier": (config) => uncached(config, ({ logits }) => ({ logits: logits! })),
+  "token-classifier": (config) =>
+    uncached(config, ({ logits }, [batch, seq]) => ({ logits: reshape(logits!, [batch, seq, config.labels.length]) })),
+  "image-classifier": (config) => uncached(config, ({ logits }) => ({ logits: logits! })),
+  embedding: (config) =>
+    uncached(config, ({ hidden }, [batch, seq]) => ({
+      last_hidden_state: reshape(hidden!, [batch, seq, config.hiddenSize]),
+    })),
+};
+
+/**
+ * A decoder with a cache: input_ids and position_ids int64 [batch, seq], attention_mask int64 [batch, past+seq], past_key_values.N.key and
+ * .value [batch, kvHeads, past, headDim] → logits [batch, seq, vocab], present.N.key and .value [batch, kvHeads, past+seq, headDim].
+ */
+function cachedDecoder(config: DecoderModel): ExportGraph {
+  const ids = (name: string, length: Dim) => input(name, "int64", [BATCH, length]);
+  const given = {
+    inputIds: ids("input_ids", SEQUENCE),
+    attentionMask: ids("attention_mask", addDims(PAST, SEQUENCE)),
+    positionIds: ids("position_ids", SEQUENCE),
+  };
+  const cache = (name: string) => input(name, "float32", [BATCH, config.kvHeads, PAST, config.headDim]);
+  const past = Array.from({ length: config.layers }, (_, i) => ({
+    key: cache(`past_key_values.${i}.key`),
+    value: cache(`past_key_values.${i}.value`),
+  }));
+  const { hidden, output, present } = forward(config, {
+    inputIds: cast(given.inputIds, "int32"),
+    attentionMask: cast(given.attentionMask, "int32"),
+    positionIds: cast(given.positionIds, "int32"),
+    cachePositions: iota(SEQUENCE, PAST),
+    past,
+  });
+  const outputs: Record<string, Value> = { logits: reshape(logitsOf(hidden, output), [BATCH, SEQUENCE, config.vocabSize]) };
+  for (const [i, { key, value }] of present.entries()) {
+    outputs[`present.${i}.key`] = key;
+    outputs[`present.${i}.value`] = value;
+  }
+  return read({ outputs }, [...Object.values(given), ...past.flatMap(({ key, value }) => [key, value])]);
+}
+
+/** A model that reads whole sequences or images: the inputs of its family, token ids and masks as int64. */
+function uncached(
+  config: ModelConfig,
+  outputsOf: (outputs: Record<string, Value>, shape: [Dim, Dim]) => Record<string, Value>,
+): ExportGraph {
+  const given: Value[] = [];
+  const fed = Object.entries(modelInputs(config)).map(([name, { dtype, shape }]): [string, Value] => {
+    const exported = input(inputNames[name as keyof ModelInputs] ?? name, dtype === "int32" ? "int64" : dtype, shape);
+    given.push(exported);
+    return [name, dtype === "int32" ? cast(exported, dtype) : exported];
+  });
+  const outputs = outputsOf(modelOutputs(config, Object.fromEntries(fed)), given[0]!.shape as [Dim, Dim]);
+  return read({ outputs }, given);
+}
+
+/** The graph with those of the inputs that it reads. */
+function read(graph: Graph, inputs: readonly Value[]): ExportGraph {
+  const nodes = new Set(nodesOf(graph));
+  return { graph, inputs: inputs.filter(({ node }) => nodes.has(node)) };
+}
