@@ -195,7 +195,7 @@ export async function ownLogs(folder: string, adapter: string | null, sequences:
   return logs;
 }
 
-function logSoftmax(logits: Float32Array): Float32Array {
+export function logSoftmax(logits: Float32Array): Float32Array {
   const most = logits.reduce((a, b) => Math.max(a, b));
   const total = Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0)) + most;
   return logits.map((value) => value - total);

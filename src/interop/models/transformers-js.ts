@@ -4,9 +4,10 @@ import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { copySideFiles, isSideFile } from "../../formats/side-files.ts";
-import type { AnyBase } from "../../models/base.ts";
+import { type AnyBase, onBase } from "../../models/base.ts";
 import type { HeadName } from "../../models/heads/head.ts";
 import { writeHead } from "../../models/heads/index.ts";
+import { headNames } from "../../models/registry.ts";
 import { writeModelFile } from "../../onnx/model-file.ts";
 import { exporters } from "../onnx/graphs.ts";
 import { type WeightForm, weightForms, withWeights } from "../onnx/weights.ts";
@@ -51,7 +52,14 @@ export const transformersJs: ModelFormat = {
   write: writeTransformersJs,
 };
 
-async function writeTransformersJs(files: Files, path: string, base: AnyBase, options: ModelOptions): Promise<void> {
+/** A model that lacks the weights of its classifier gives its hidden states, where it is one that can. */
+const withWeightedHead = (base: AnyBase): AnyBase =>
+  base.config.uninitializedHead !== null && headNames(base.config).includes("embedding")
+    ? onBase(base, { head: "embedding" })
+    : base;
+
+async function writeTransformersJs(files: Files, path: string, given: AnyBase, options: ModelOptions): Promise<void> {
+  const base = withWeightedHead(given);
   const { config, checkpoint } = base;
   const { head, modelType, uninitializedHead } = config;
   const exporter = exporters[head];
