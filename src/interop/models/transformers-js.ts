@@ -1,15 +1,13 @@
 // A model as transformers.js reads it: a folder with config.json, the tokenizer's files, and ONNX models with a cache in onnx/.
 import { writeFilledFolder } from "../../adapters/adapter-folder.ts";
-import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { copySideFiles, isSideFile } from "../../formats/side-files.ts";
-import { type AnyBase, onBase } from "../../models/base.ts";
+import type { AnyBase } from "../../models/base.ts";
 import type { HeadName } from "../../models/heads/head.ts";
 import { writeHead } from "../../models/heads/index.ts";
-import { headNames } from "../../models/registry.ts";
 import { writeModelFile } from "../../onnx/model-file.ts";
-import { exporters } from "../onnx/graphs.ts";
+import { exportOf, unsayable, withOwnHead } from "../onnx/graphs.ts";
 import { type WeightForm, weightForms, withWeights } from "../onnx/weights.ts";
 import type { ModelFormat, ModelOptions } from "./format.ts";
 
@@ -52,24 +50,15 @@ export const transformersJs: ModelFormat = {
   write: writeTransformersJs,
 };
 
-/** A model that lacks the weights of its classifier gives its hidden states, where it is one that can. */
-const withWeightedHead = (base: AnyBase): AnyBase =>
-  base.config.uninitializedHead !== null && headNames(base.config).includes("embedding")
-    ? onBase(base, { head: "embedding" })
-    : base;
-
 async function writeTransformersJs(files: Files, path: string, given: AnyBase, options: ModelOptions): Promise<void> {
-  const base = withWeightedHead(given);
+  const base = withOwnHead(given);
   const { config, checkpoint } = base;
-  const { head, modelType, uninitializedHead } = config;
-  const exporter = exporters[head];
-  const known = classes[head] ?? [];
-  if (!exporter || !known.includes(modelType)) {
+  const { head, modelType } = config;
+  if (!classes[head]?.includes(modelType)) {
     const all = Object.entries(classes).map(([name, types]) => `${name}: ${types.join(", ")}`);
     throw unsayable(base, "transformers.js has no class for this model", all.join("; "), `${modelType} with the head ${head}`);
   }
-  if (uninitializedHead !== null)
-    throw unsayable(base, "the model has no weights of its classifier", `the weights of ${uninitializedHead}`, "none");
+  const { graph, inputs } = exportOf(base);
   const { openSession, onProgress, maxFileBytes: maxBytes, host = {} } = options;
   const chosen = options.dtypes as WeightForm[];
   const fill = async (to: Files, folder: string) => {
@@ -78,7 +67,6 @@ async function writeTransformersJs(files: Files, path: string, given: AnyBase, o
     const external: Record<string, number> = {};
     for (const form of chosen) {
       const { file } = dtypes[form];
-      const { graph, inputs } = exporter(config);
       const written = withWeights(graph, form, { files, checkpoint, openSession, onProgress });
       try {
         const dataFiles = await writeModelFile(to, `${folder}/onnx/${file}`, written.graph, written.values, { inputs, maxBytes });
@@ -115,11 +103,3 @@ async function tokenizerConfig(files: Files, { checkpoint: { folder }, tokenizer
   const { template } = await tokenizer();
   return template && own["chat_template"] === undefined ? { ...own, chat_template: template.source } : own;
 }
-
-const unsayable = ({ checkpoint }: AnyBase, message: string, expected: string, got: string): LowrankError =>
-  new LowrankError("convert/unsayable", message, {
-    subject: checkpoint.folder,
-    expected,
-    got,
-    next: "Use the model's folder, in a program that reads Transformers' checkpoints.",
-  });

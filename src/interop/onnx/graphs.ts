@@ -1,12 +1,23 @@
 // A model's graph under the names of Optimum's ONNX exports, which transformers.js feeds: ids, mask and cache in, logits and cache out.
+import { LowrankError } from "../../errors.ts";
 import { addDims, type Dim } from "../../graph/dims.ts";
 import { type Graph, nodesOf, type Value } from "../../graph/graph.ts";
 import { cast } from "../../graph/ops/elementwise.ts";
 import { input, iota } from "../../graph/ops/leaves.ts";
 import { reshape } from "../../graph/ops/shape.ts";
+import { type AnyBase, onBase } from "../../models/base.ts";
 import type { HeadName } from "../../models/heads/head.ts";
 import type { ModelInputs } from "../../models/layers/blocks.ts";
-import { type DecoderModel, forward, logitsOf, type ModelConfig, modelInputs, modelOutputs } from "../../models/registry.ts";
+import {
+  type DecoderModel,
+  forward,
+  headNames,
+  logitsOf,
+  type ModelConfig,
+  modelInputs,
+  modelOutputs,
+  visionOf,
+} from "../../models/registry.ts";
 
 /** Dims that inputs have. transformers.js knows the batch by this name when it makes an empty cache. */
 const BATCH = "batch_size";
@@ -30,7 +41,7 @@ const inputNames: Partial<Record<keyof ModelInputs, string>> = {
 type Exporter = (config: ModelConfig) => ExportGraph;
 
 /** The graph of each head that there is an export of. */
-export const exporters: Partial<Record<HeadName, Exporter>> = {
+const exporters: Partial<Record<HeadName, Exporter>> = {
   lm: (config) => cachedDecoder(config as DecoderModel),
   "sequence-classifier": (config) => uncached(config, ({ logits }) => ({ logits: logits! })),
   "token-classifier": (config) =>
@@ -41,6 +52,31 @@ export const exporters: Partial<Record<HeadName, Exporter>> = {
       last_hidden_state: reshape(hidden!, [batch, seq, config.hiddenSize]),
     })),
 };
+
+/** A model that lacks the weights of its classifier gives its hidden states, where it is one that can. */
+export const withOwnHead = (base: AnyBase): AnyBase =>
+  base.config.uninitializedHead !== null && headNames(base.config).includes("embedding")
+    ? onBase(base, { head: "embedding" })
+    : base;
+
+/** The graph of a model. Fails with `convert/unsayable` where there is none. */
+export function exportOf(base: AnyBase): ExportGraph {
+  const { head, uninitializedHead } = base.config;
+  const exporter = exporters[head];
+  if (!exporter) throw unsayable(base, "there is no ONNX export of this head", Object.keys(exporters).join(", "), head);
+  if (visionOf(base.config))
+    throw unsayable(base, "there is no ONNX export of a model that reads images", "texts", base.config.modelType);
+  if (uninitializedHead === null) return exporter(base.config);
+  throw unsayable(base, "the model has no weights of its classifier", `the weights of ${uninitializedHead}`, "none");
+}
+
+export const unsayable = ({ checkpoint }: AnyBase, message: string, expected: string, got: string): LowrankError =>
+  new LowrankError("convert/unsayable", message, {
+    subject: checkpoint.folder,
+    expected,
+    got,
+    next: "Use the model's folder, in a program that reads Transformers' checkpoints.",
+  });
 
 /**
  * A decoder with a cache: input_ids and position_ids int64 [batch, seq], attention_mask int64 [batch, past+seq], past_key_values.N.key and

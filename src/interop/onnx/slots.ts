@@ -1,0 +1,51 @@
+// Inputs of an exported graph for LoRA's factors, which do nothing where they are not fed: their default has rank 0.
+import { create } from "@bufbuild/protobuf";
+import { adapt, type LayerTensors } from "../../adapters/inject.ts";
+import { plainMethod } from "../../adapters/method-table.ts";
+import { placeOf } from "../../adapters/places.ts";
+import { fuseAdditions } from "../../graph/fuse.ts";
+import type { Value } from "../../graph/graph.ts";
+import { input } from "../../graph/ops/leaves.ts";
+import type { ModuleInfo } from "../../models/module.ts";
+import { modulesOf } from "../../models/registry.ts";
+import { type ModelProto, TensorProto_DataType, TensorProtoSchema } from "../../onnx/proto/onnx_pb.ts";
+import type { ExportGraph } from "./graphs.ts";
+
+/** The names of a module's factors, those of PEFT's files: A [rank, in], and B [out, rank] with the scale in it. */
+export function factorNames(path: string, isEmbedding = false): { loraA: string; loraB: string } {
+  const name = (side: "A" | "B") => `${path}.${isEmbedding ? `lora_embedding_${side}` : `lora_${side}.weight`}`;
+  return { loraA: name("A"), loraB: name("B") };
+}
+
+/** A module that has such inputs. */
+export type Slot = Pick<ModuleInfo, "path" | "inFeatures" | "outFeatures"> & { isEmbedding: boolean };
+
+/** The linear layers with a matrix of their own, and the embeddings, of these modules. */
+export const slotsIn = (modules: readonly ModuleInfo[]): Slot[] =>
+  modules.flatMap((module): Slot[] => {
+    const { path, inFeatures, outFeatures } = module;
+    const { isEmbedding = false, ...other } = placeOf(module);
+    return Object.keys(other).length > 0 ? [] : [{ path, inFeatures, outFeatures, isEmbedding }];
+  });
+
+/** The graph with an A and a B beside each linear layer and each embedding, and what gives these their default in its model. */
+export function withFactorInputs({ graph, inputs }: ExportGraph): ExportGraph & { prepare(model: ModelProto): void } {
+  const factors: Value[] = [];
+  const beside = slotsIn(modulesOf(graph)).map(({ path, inFeatures, outFeatures, isEmbedding }): [string, LayerTensors] => {
+    const names = factorNames(path, isEmbedding);
+    const rank = `rank.${path}`;
+    const loraA = input(names.loraA, "float32", [rank, inFeatures]);
+    const loraB = input(names.loraB, "float32", [outFeatures, rank]);
+    factors.push(loraA, loraB);
+    return [path, { tensors: { loraA, loraB }, scale: 1 }];
+  });
+  const adapted = fuseAdditions(adapt(graph, plainMethod, new Map(beside)));
+  const prepare = (model: ModelProto): void => {
+    for (const { node, shape } of factors) {
+      const dims = shape.map((dim) => (typeof dim === "number" ? BigInt(dim) : 0n));
+      const fields = { name: String(node.attributes["name"]), dims, dataType: TensorProto_DataType.FLOAT };
+      model.graph!.initializer.push(create(TensorProtoSchema, { ...fields, rawData: new Uint8Array() }));
+    }
+  };
+  return { graph: adapted, inputs: [...inputs, ...factors], prepare };
+}
