@@ -22,6 +22,7 @@ const PYTHON_PACKAGES = [
   "peft==0.21.2",
   "transformers==5.23.0",
   "torch",
+  "onnxruntime==1.30.0",
   "numpy",
   "safetensors",
 ];
@@ -52,6 +53,8 @@ interface Consumer {
   bound?: number;
   /** It is compared with our numbers of the merged model, whose weights were rounded to the base's dtype. */
   isMerged?: true;
+  /** It is compared with our numbers of the base. */
+  isBare?: true;
   /** It is asked about the first model alone. */
   isOnce?: true;
   /** Why it is not asked; undefined if it is. */
@@ -102,13 +105,33 @@ function pythonWith(name: string): string | undefined {
   }
   return [...(values.python ?? []), made].find((python) => has(python, name));
 }
-const askPython = (kind: "mlx" | "peft", module: string, { base }: Case, adapter: string, request: string, out: string) =>
-  json(pythonWith(module)!, [path.join(here, "logits.py"), kind, base, adapter, request, out]);
+const askPython = (
+  kind: "mlx" | "onnx" | "peft",
+  module: string,
+  { base }: Pick<Case, "base">,
+  adapter: string,
+  request: string,
+  out: string,
+) => json(pythonWith(module)!, [path.join(here, "logits.py"), kind, base, adapter, request, out]);
 const without = (module: string) => () => (pythonWith(module) ? undefined : `no Python with ${module}`);
 
 const mergeOnce = async ({ base, adapter }: Case, output: string): Promise<void> => {
   if (!existsSync(output)) await mergeAdapter(files, { base, adapter, output, anyBase: true, certify: "none" });
 };
+
+/** The base as an ONNX model, alone or under the adapter. */
+const onnxRuntime = (name: string, isAdapted: boolean): Consumer => ({
+  name,
+  bound: 1e-3,
+  ...(!isAdapted && { isBare: true as const }),
+  skipped: without("onnxruntime"),
+  async ask({ base, adapter }, folder, request, out) {
+    const [model, parameters] = [`${folder}/base.onnx`, isAdapted ? `${folder}/adapter.onnx_adapter` : "-"];
+    if (!existsSync(model)) await convert(files, { input: base, output: model });
+    if (isAdapted) await convert(files, { input: adapter, output: parameters, base, anyBase: true });
+    return askPython("onnx", "onnxruntime", { base: model }, parameters, request, out);
+  },
+});
 
 /** The merged model in transformers.js' folder. */
 const inJavaScript = (dtype: "f32" | "f16" | "q8" | "q4", name: string, bound: number): Consumer => ({
@@ -185,6 +208,8 @@ const consumers: Consumer[] = [
       return askPython("mlx", "mlx_lm", given, `${folder}/mlx`, request, out);
     },
   },
+  onnxRuntime("ONNX base in f32", false),
+  onnxRuntime("ONNX Runtime adapter on an ONNX base in f32", true),
   ...(["gguf", "mlx"] as const).map(
     (through): Consumer => ({
       name: `PEFT adapter, converted back from ${through === "gguf" ? "GGUF" : "MLX"}`,
@@ -237,7 +262,11 @@ async function rowOf(consumer: Consumer, given: Case, folder: string, request: R
     const bytes = readFileSync(out);
     const asked = request.sequences.reduce((sum, one) => sum + one.asked, 0);
     const { most, same } = compared(
-      consumer.isMerged ? await ownLogs(`${folder}/merged`, null, request.sequences) : ours,
+      consumer.isMerged
+        ? await ownLogs(`${folder}/merged`, null, request.sequences)
+        : consumer.isBare
+          ? await ownLogs(given.base, null, request.sequences)
+          : ours,
       new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)),
       asked,
     );

@@ -5,7 +5,7 @@ import { toFloat32 } from "../../formats/float.ts";
 import { isOnnxAdapter, onnxAdapterBytes, readOnnxAdapter, type StoredParameter } from "../../formats/onnx-adapter.ts";
 import type { AnyBase } from "../../models/base.ts";
 import { float32, type Tensor } from "../../tensor.ts";
-import { factorNames, hasSlot } from "../onnx/slots.ts";
+import { factorNames, slotsIn } from "../onnx/slots.ts";
 import type { AdapterFormat, AdapterLimits } from "./format.ts";
 import { adapterOf, cannotSay, checkLimits, checkPlain, needBase, type ReadModule, refuse, scaledBy } from "./say.ts";
 
@@ -19,17 +19,14 @@ export const onnxAdapter: AdapterFormat = {
 };
 
 async function writeFactors(files: Files, path: string, adapter: Adapter, given: AnyBase | null): Promise<void> {
-  const slots = new Set(
-    needBase(given, TITLE)
-      .modules.filter(hasSlot)
-      .map((module) => module.path),
-  );
+  const slots = new Map(slotsIn(needBase(given, TITLE).modules).map((slot) => [slot.path, slot]));
   checkPlain(adapter, TITLE);
   const parameters = new Map<string, Tensor>();
   for (const { path: module, rank, scale, inFeatures, outFeatures } of adapter.modules) {
-    if (!slots.has(module)) cannotSay(TITLE, "a module that is no linear layer", module);
+    const { isEmbedding } =
+      slots.get(module) ?? cannotSay(TITLE, "a module that is neither a linear layer nor an embedding", module);
     const { loraA, loraB } = adapter.tensors.get(module)!;
-    const names = factorNames(module);
+    const names = factorNames(module, isEmbedding);
     parameters.set(names.loraA, float32([rank, inFeatures], loraA));
     parameters.set(names.loraB, float32([outFeatures, rank], scaledBy(loraB, scale, module)));
   }
@@ -39,15 +36,15 @@ async function writeFactors(files: Files, path: string, adapter: Adapter, given:
 async function readFactors(files: Files, path: string, given: AnyBase | null, limits?: AdapterLimits): Promise<Adapter> {
   const base = needBase(given, TITLE);
   const stored = await readOnnxAdapter(files, path);
-  const read: { shape: [number, number]; module: ReadModule; tensors: [StoredParameter, StoredParameter] }[] = [];
+  const read: (Omit<ReadModule, "tensors"> & { a: StoredParameter; b: StoredParameter })[] = [];
   const left = new Set(stored.keys());
-  for (const module of base.modules.filter(hasSlot)) {
-    const names = factorNames(module.path);
+  for (const module of slotsIn(base.modules)) {
+    const names = factorNames(module.path, module.isEmbedding);
     const [a, b] = [stored.get(names.loraA), stored.get(names.loraB)];
     if (!a || !b) continue;
     left.delete(names.loraA);
     left.delete(names.loraB);
-    const { path: place, inFeatures, outFeatures } = module;
+    const { path: place, inFeatures, outFeatures, isEmbedding } = module;
     const rank = a.shape[0] ?? 0;
     if (a.shape.join() !== `${rank},${inFeatures}` || b.shape.join() !== `${outFeatures},${rank}` || rank === 0) {
       refuse("file", "the factors of a module do not fit the base's layer", {
@@ -57,27 +54,20 @@ async function readFactors(files: Files, path: string, given: AnyBase | null, li
         next: "Use the base that the adapter was made for.",
       });
     }
-    read.push({
-      shape: [rank, inFeatures],
-      module: { path: place, alpha: rank, rank, inFeatures, outFeatures, tensors: {} as ReadModule["tensors"] },
-      tensors: [a, b],
-    });
+    read.push({ path: place, isEmbedding, alpha: rank, rank, inFeatures, outFeatures, a, b });
   }
   const [unknown] = left;
   if (unknown !== undefined || read.length === 0) {
-    refuse("file", "the file has a tensor that is no factor of a linear layer of the base", {
+    refuse("file", "the file has a tensor that is no factor of a module of the base", {
       subject: path,
       expected: Object.values(factorNames("MODULE")).join(" and "),
       got: unknown ?? "no tensor",
       next: "Use the base that the adapter was made for. Names of other exports are not known here.",
     });
   }
-  checkLimits(path, read.length, Math.max(...read.map(({ shape: [rank] }) => rank)), limits);
+  checkLimits(path, read.length, Math.max(...read.map(({ rank }) => rank)), limits);
   return adapterOf(
     base,
-    read.map(({ module, tensors: [a, b] }) => ({
-      ...module,
-      tensors: { loraA: toFloat32(a.read()), loraB: toFloat32(b.read()) },
-    })),
+    read.map(({ a, b, ...module }) => ({ ...module, tensors: { loraA: toFloat32(a.read()), loraB: toFloat32(b.read()) } })),
   );
 }
