@@ -125,7 +125,7 @@ async function withBareNames(file: string): Promise<void> {
 async function drawAdapter(base: string, output: string, { useRslora = false, everything = false }): Promise<void> {
   const { modules, config: model } = await openBase(files, base);
   const linear = modules
-    .filter(({ kind, isOutputEmbedding }) => kind !== "embedding" && !isOutputEmbedding)
+    .filter(({ kind, isOutputEmbedding }) => (kind === "linear" || kind === "conv1d") && !isOutputEmbedding)
     .map((one) => one.path);
   const outer = modules.filter(({ path, isOutputEmbedding }) => isOutputEmbedding || path.endsWith("embed_tokens"));
   const targetModules = [...linear, ...(everything ? outer.map((one) => one.path) : [])];

@@ -2,7 +2,6 @@
 import { create } from "@bufbuild/protobuf";
 import { adapt, type LayerTensors } from "../../adapters/inject.ts";
 import { plainMethod } from "../../adapters/method-table.ts";
-import { placeOf } from "../../adapters/places.ts";
 import { fuseAdditions } from "../../graph/fuse.ts";
 import type { Value } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
@@ -20,13 +19,13 @@ export function factorNames(path: string, isEmbedding = false): { loraA: string;
 /** A module that has such inputs. */
 export type Slot = Pick<ModuleInfo, "path" | "inFeatures" | "outFeatures"> & { isEmbedding: boolean };
 
+const KINDS = new Set<ModuleInfo["kind"]>(["linear", "conv1d", "embedding"]);
+
 /** The linear layers with a matrix of their own, and the embeddings, of these modules. */
 export const slotsIn = (modules: readonly ModuleInfo[]): Slot[] =>
-  modules.flatMap((module): Slot[] => {
-    const { path, inFeatures, outFeatures } = module;
-    const { isEmbedding = false, ...other } = placeOf(module);
-    return Object.keys(other).length > 0 ? [] : [{ path, inFeatures, outFeatures, isEmbedding }];
-  });
+  modules
+    .filter(({ kind }) => KINDS.has(kind))
+    .map(({ path, inFeatures, outFeatures, kind }) => ({ path, inFeatures, outFeatures, isEmbedding: kind === "embedding" }));
 
 /** The graph with an A and a B beside each linear layer and each embedding, and what gives these their default in its model. */
 export function withFactorInputs({ graph, inputs }: ExportGraph): ExportGraph & { prepare(model: ModelProto): void } {
