@@ -25,8 +25,8 @@ export interface ModelFileOptions {
   inputs: readonly Value[];
   /** The most that one file may have. */
   maxBytes?: number;
-  /** Changes the model before it is written. */
-  prepare?: (model: ModelProto) => void;
+  /** Those of the inputs that need not be fed: their default has 0 for each dim that is a symbol, and so no elements. */
+  optional?: readonly Value[];
 }
 
 /** Bytes of a weight. */
@@ -42,7 +42,7 @@ export async function writeModelFile(
   path: string,
   graph: Graph,
   values: ReadonlyMap<string, WeightValues>,
-  { inputs, maxBytes = MAX_FILE_BYTES, prepare }: ModelFileOptions,
+  { inputs, maxBytes = MAX_FILE_BYTES, optional = [] }: ModelFileOptions,
 ): Promise<number> {
   const total = [...values.values()].reduce((sum, one) => sum + lengthOf(one), 0);
   const stem = path.slice(path.lastIndexOf("/") + 1);
@@ -53,7 +53,11 @@ export async function writeModelFile(
     inputs,
     false,
   );
-  prepare?.(model);
+  for (const { node, dtype, shape } of optional) {
+    const dims = shape.map((dim) => (typeof dim === "number" ? BigInt(dim) : 0n));
+    const fields = { name: String(node.attributes["name"]), dims, dataType: onnxType[dtype]!, rawData: new Uint8Array() };
+    model.graph!.initializer.push(create(TensorProtoSchema, fields));
+  }
   if (toBinary(ModelProtoSchema, model).length + total <= maxBytes) {
     await files.write(path, embedded(model, values));
     return 0;

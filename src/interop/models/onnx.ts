@@ -17,12 +17,12 @@ export const onnxModel: ModelFormat = {
 
 async function writeOnnx(files: Files, path: string, base: AnyBase, options: ModelOptions): Promise<void> {
   const { openSession, onProgress, maxFileBytes: maxBytes, dtypes } = options;
-  const { graph, inputs, prepare } = withFactorInputs(exportOf(withOwnHead(base)));
+  const { graph, inputs, optional } = withFactorInputs(exportOf(withOwnHead(base)));
   await checkOutputFile(files, `${path}_data`, { inputs: [base.checkpoint.folder] });
   const sources = { files, checkpoint: base.checkpoint, openSession, onProgress };
   const written = withWeights(graph, dtypes[0] as WeightForm, sources);
   try {
-    await writeModelFile(files, path, written.graph, written.values, { inputs, maxBytes, prepare });
+    await writeModelFile(files, path, written.graph, written.values, { inputs, maxBytes, optional });
   } finally {
     await written.close();
   }

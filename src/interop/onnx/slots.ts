@@ -1,5 +1,4 @@
 // Inputs of an exported graph for LoRA's factors, which do nothing where they are not fed: their default has rank 0.
-import { create } from "@bufbuild/protobuf";
 import { adapt, type LayerTensors } from "../../adapters/inject.ts";
 import { plainMethod } from "../../adapters/method-table.ts";
 import { fuseAdditions } from "../../graph/fuse.ts";
@@ -7,7 +6,6 @@ import type { Value } from "../../graph/graph.ts";
 import { input } from "../../graph/ops/leaves.ts";
 import type { ModuleInfo } from "../../models/module.ts";
 import { modulesOf } from "../../models/registry.ts";
-import { type ModelProto, TensorProto_DataType, TensorProtoSchema } from "../../onnx/proto/onnx_pb.ts";
 import type { ExportGraph } from "./graphs.ts";
 
 /** The names of a module's factors, those of PEFT's files: A [rank, in], and B [out, rank] with the scale in it. */
@@ -27,8 +25,8 @@ export const slotsIn = (modules: readonly ModuleInfo[]): Slot[] =>
     .filter(({ kind }) => KINDS.has(kind))
     .map(({ path, inFeatures, outFeatures, kind }) => ({ path, inFeatures, outFeatures, isEmbedding: kind === "embedding" }));
 
-/** The graph with an A and a B beside each linear layer and each embedding, and what gives these their default in its model. */
-export function withFactorInputs({ graph, inputs }: ExportGraph): ExportGraph & { prepare(model: ModelProto): void } {
+/** The graph with an A and a B beside each linear layer and each embedding, which need not be fed. */
+export function withFactorInputs({ graph, inputs }: ExportGraph): ExportGraph & { optional: Value[] } {
   const factors: Value[] = [];
   const beside = slotsIn(modulesOf(graph)).map(({ path, inFeatures, outFeatures, isEmbedding }): [string, LayerTensors] => {
     const names = factorNames(path, isEmbedding);
@@ -39,12 +37,5 @@ export function withFactorInputs({ graph, inputs }: ExportGraph): ExportGraph & 
     return [path, { tensors: { loraA, loraB }, scale: 1 }];
   });
   const adapted = fuseAdditions(adapt(graph, plainMethod, new Map(beside)));
-  const prepare = (model: ModelProto): void => {
-    for (const { node, shape } of factors) {
-      const dims = shape.map((dim) => (typeof dim === "number" ? BigInt(dim) : 0n));
-      const fields = { name: String(node.attributes["name"]), dims, dataType: TensorProto_DataType.FLOAT };
-      model.graph!.initializer.push(create(TensorProtoSchema, { ...fields, rawData: new Uint8Array() }));
-    }
-  };
-  return { graph: adapted, inputs: [...inputs, ...factors], prepare };
+  return { graph: adapted, inputs: [...inputs, ...factors], optional: factors };
 }
