@@ -10,6 +10,7 @@ import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { type Case, files, makeCases, ownLogs, type Request, requestOf } from "./cases.ts";
+import { type Encoded, encoderDifference, makeEncoders } from "./encoders.ts";
 
 /** Packages of npm, with the option that names an installation. */
 const nodePackages = {
@@ -70,7 +71,7 @@ interface Answer {
   greedy?: string;
 }
 
-const json = (command: string, args: string[]): Answer => {
+const json = <Printed = Answer>(command: string, args: string[]): Printed => {
   const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: "utf8", maxBuffer: 1 << 28 });
   if (error || status !== 0) throw new Error(error?.message ?? (stderr.trim().split("\n").at(-1) || `exit status ${status}`));
   return JSON.parse(stdout.trim().split("\n").at(-1)!);
@@ -88,7 +89,8 @@ function nodeModule(name: keyof typeof nodePackages, given: string | undefined):
   return folder;
 }
 const llamaModule = (): string => nodeModule("node-llama-cpp", values["node-llama-cpp"]);
-const script = (name: string, ...args: string[]) => json(process.execPath, ["--import", "tsx", path.join(here, name), ...args]);
+const script = <Printed = Answer>(name: string, ...args: string[]): Printed =>
+  json<Printed>(process.execPath, ["--import", "tsx", path.join(here, name), ...args]);
 const askLlama = (model: string, adapter: string, request: string, out: string) =>
   script("llama.ts", llamaModule(), model, adapter, request, out);
 
@@ -287,6 +289,31 @@ async function rowOf(consumer: Consumer, given: Case, folder: string, request: R
   }
 }
 
+/** How far an encoder's outputs in transformers.js may be from ours in float32. */
+const encoderBounds = { f32: 1e-4, q8: 0.5 };
+
+/** Encoders in transformers.js' folder. */
+async function encoderRows(): Promise<Row[]> {
+  const by = "transformers.js";
+  if (values.by !== undefined && !by.includes(values.by)) return [];
+  const rows: Row[] = [];
+  for (const encoder of await makeEncoders(`${work}/encoders`)) {
+    if (values.only !== undefined && !encoder.name.includes(values.only)) continue;
+    for (const [dtype, bound] of Object.entries(encoderBounds)) {
+      const output = `${encoder.folder}-${dtype}`;
+      await convert(files, { input: encoder.folder, output, to: by, dtype }, { openSession: openNodeSession });
+      const module = nodeModule("@huggingface/transformers", values["transformers-js"]);
+      const name = dtype === "f32" ? "fp32" : dtype;
+      const given = script<Encoded>("encoder-js.ts", module, output, name, encoder.className, encoder.output);
+      const most = await encoderDifference(encoder, given);
+      const failed = !(most <= bound);
+      const shape = `[${given.output.dims.join(", ")}], largest difference ${most.toExponential(1)}${failed ? " FAILED" : ""}`;
+      rows.push({ text: `| ${encoder.name} | ${by}, ${dtype} | ${given.version} | ${encoder.output} ${shape} | |`, failed });
+    }
+  }
+  return rows;
+}
+
 let failures = 0;
 try {
   console.log("| model | read by | version | greedy | largest difference of log probabilities |\n|---|---|---|---|---|");
@@ -304,6 +331,10 @@ try {
       console.log(text);
     }
     rmSync(folder, { recursive: true });
+  }
+  for (const { text, failed } of await encoderRows()) {
+    if (failed) failures++;
+    console.log(text);
   }
 } finally {
   if (values.keep === undefined) rmSync(work, { recursive: true, force: true });
