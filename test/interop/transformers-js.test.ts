@@ -44,7 +44,8 @@ async function startExported(path: string) {
   let mask: number[][] = [];
   return {
     inputs: session.inputNames,
-    async append(ids: number[][], seen: number[][]): Promise<Float32Array> {
+    /** With `kept` 0 there are logits of each token, and with 1 of the last. */
+    async append(ids: number[][], seen: number[][], kept = 0): Promise<Float32Array> {
       const [rows, seq] = [ids.length, ids[0]!.length];
       if (mask.length === 0) {
         mask = seen;
@@ -62,6 +63,7 @@ async function startExported(path: string) {
       const feeds: Record<string, OrtTensor> = {
         input_ids: int64([rows, seq], ids.flat()),
         attention_mask: int64([rows, mask[0]!.length], mask.flat()),
+        num_logits_to_keep: int64([], [kept]),
         ...(session.inputNames.includes("position_ids") && { position_ids: int64([rows, seq], positions.flat()) }),
         ...cache,
       };
@@ -70,10 +72,11 @@ async function startExported(path: string) {
         Object.entries(present).map(([name, value]) => [name.replace("present", "past_key_values"), value]),
       );
       const vocab = logits!.dims[2]!;
-      assert.deepEqual(logits!.dims, [rows, seq, vocab]);
+      const places = kept || seq;
+      assert.deepEqual(logits!.dims, [rows, places, vocab]);
       const last = new Float32Array(rows * vocab);
       for (let row = 0; row < rows; row++) {
-        const from = ((row + 1) * seq - 1) * vocab;
+        const from = ((row + 1) * places - 1) * vocab;
         last.set((logits!.data as Float32Array).subarray(from, from + vocab), row * vocab);
       }
       return last;
@@ -93,13 +96,13 @@ async function ownSteps(decoder: ModelDecoder): Promise<Float32Array[]> {
   await decoder.close();
   return steps;
 }
-async function exportedSteps(path: string): Promise<Float32Array[]> {
+async function exportedSteps(path: string, kept = 0): Promise<Float32Array[]> {
   const model = await startExported(path);
   const { ids, attentionMask, width } = leftPad(PROMPTS, 0);
   const rows = (all: Int32Array) => PROMPTS.map((_, row) => [...all.subarray(row * width, (row + 1) * width)]);
   const steps = [
-    await model.append(rows(ids), rows(attentionMask)),
-    await model.append([[6], [10]], [[1], [1]]),
+    await model.append(rows(ids), rows(attentionMask), kept),
+    await model.append([[6], [10]], [[1], [1]], kept),
     await model.append([[12], [1]], [[1], [1]]),
   ];
   await model.close();
@@ -134,6 +137,14 @@ describe("a language model in transformers.js' folder", () => {
       for (const [i, step] of want.entries()) near(got[i]!, step, { atol: 2e-5, rtol: 1e-5 }, `step ${i}`);
     });
   }
+
+  it("has logits of the last token alone where that is asked for, as transformers.js does", async () => {
+    const folder = await exported(baseOf("llama-gqa-tied"));
+    const path = `${folder}/onnx/model.onnx`;
+    const all = await exportedSteps(path);
+    const last = await exportedSteps(path, 1);
+    for (const [i, step] of all.entries()) near(last[i]!, step, 1e-6);
+  });
 
   it("in 16, 8 and 4 bits it computes what the base does in these, and is as much smaller", async () => {
     const folder = await exported(EMBEDDED, { dtype: "f32,f16,q8,q4" });

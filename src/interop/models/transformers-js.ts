@@ -58,7 +58,7 @@ async function writeTransformersJs(files: Files, path: string, given: AnyBase, o
     const all = Object.entries(classes).map(([name, types]) => `${name}: ${types.join(", ")}`);
     throw unsayable(base, "transformers.js has no class for this model", all.join("; "), `${modelType} with the head ${head}`);
   }
-  const { graph, inputs } = exportOf(base);
+  const { graph, inputs } = exportOf(base, { keepsLogits: true });
   const { openSession, onProgress, maxFileBytes: maxBytes, host = {} } = options;
   const chosen = options.dtypes as WeightForm[];
   const fill = async (to: Files, folder: string) => {

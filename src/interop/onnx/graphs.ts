@@ -1,8 +1,9 @@
 // A model's graph under the names of Optimum's ONNX exports, which transformers.js feeds: ids, mask and cache in, logits and cache out.
 import { LowrankError } from "../../errors.ts";
-import { addDims, type Dim } from "../../graph/dims.ts";
+import { addDims, type Dim, mulDims } from "../../graph/dims.ts";
 import { type Graph, nodesOf, type Value } from "../../graph/graph.ts";
 import { cast } from "../../graph/ops/elementwise.ts";
+import { lastOf } from "../../graph/ops/indexing.ts";
 import { input, iota } from "../../graph/ops/leaves.ts";
 import { reshape } from "../../graph/ops/shape.ts";
 import { type AnyBase, onBase } from "../../models/base.ts";
@@ -23,6 +24,8 @@ import {
 const BATCH = "batch_size";
 const SEQUENCE = "sequence_length";
 const PAST = "past_sequence_length";
+/** Of the logits, if not all of the sequence have one. */
+const KEPT = "num_logits";
 
 /** A graph, and its inputs in the order that an export has. */
 export interface ExportGraph {
@@ -38,11 +41,16 @@ const inputNames: Partial<Record<keyof ModelInputs, string>> = {
   pixelValues: "pixel_values",
 };
 
-type Exporter = (config: ModelConfig) => ExportGraph;
+type Exporter = (config: ModelConfig, options: ExportOptions) => ExportGraph;
+
+export interface ExportOptions {
+  /** A language model has an input num_logits_to_keep, int64 []: only so many of the last places have logits, all if it is 0. */
+  keepsLogits?: boolean;
+}
 
 /** The graph of each head that there is an export of. */
 const exporters: Partial<Record<HeadName, Exporter>> = {
-  lm: (config) => cachedDecoder(config as DecoderModel),
+  lm: (config, options) => cachedDecoder(config as DecoderModel, options),
   "sequence-classifier": (config) => uncached(config, ({ logits }) => ({ logits: logits! })),
   "token-classifier": (config) =>
     uncached(config, ({ logits }, [batch, seq]) => ({ logits: reshape(logits!, [batch, seq, config.labels.length]) })),
@@ -60,13 +68,13 @@ export const withOwnHead = (base: AnyBase): AnyBase =>
     : base;
 
 /** The graph of a model. Fails with `convert/unsayable` where there is none. */
-export function exportOf(base: AnyBase): ExportGraph {
+export function exportOf(base: AnyBase, options: ExportOptions = {}): ExportGraph {
   const { head, uninitializedHead } = base.config;
   const exporter = exporters[head];
   if (!exporter) throw unsayable(base, "there is no ONNX export of this head", Object.keys(exporters).join(", "), head);
   if (visionOf(base.config))
     throw unsayable(base, "there is no ONNX export of a model that reads images", "texts", base.config.modelType);
-  if (uninitializedHead === null) return exporter(base.config);
+  if (uninitializedHead === null) return exporter(base.config, options);
   throw unsayable(base, "the model has no weights of its classifier", `the weights of ${uninitializedHead}`, "none");
 }
 
@@ -82,7 +90,7 @@ export const unsayable = ({ checkpoint }: AnyBase, message: string, expected: st
  * A decoder with a cache: input_ids and position_ids int64 [batch, seq], attention_mask int64 [batch, past+seq], past_key_values.N.key and
  * .value [batch, kvHeads, past, headDim] → logits [batch, seq, vocab], present.N.key and .value [batch, kvHeads, past+seq, headDim].
  */
-function cachedDecoder(config: DecoderModel): ExportGraph {
+function cachedDecoder(config: DecoderModel, { keepsLogits = false }: ExportOptions): ExportGraph {
   const ids = (name: string, length: Dim) => input(name, "int64", [BATCH, length]);
   const given = {
     inputIds: ids("input_ids", SEQUENCE),
@@ -101,12 +109,18 @@ function cachedDecoder(config: DecoderModel): ExportGraph {
     cachePositions: iota(SEQUENCE, PAST),
     past,
   });
-  const outputs: Record<string, Value> = { logits: reshape(logitsOf(hidden, output), [BATCH, SEQUENCE, config.vocabSize]) };
+  const { hiddenSize, vocabSize } = config;
+  const count = keepsLogits ? [input("num_logits_to_keep", "int64", [])] : [];
+  const places = keepsLogits ? KEPT : SEQUENCE;
+  const kept = count.map((one) =>
+    reshape(lastOf(reshape(hidden, [BATCH, SEQUENCE, hiddenSize]), one, KEPT), [mulDims(BATCH, KEPT), hiddenSize]),
+  );
+  const outputs: Record<string, Value> = { logits: reshape(logitsOf(kept[0] ?? hidden, output), [BATCH, places, vocabSize]) };
   for (const [i, { key, value }] of present.entries()) {
     outputs[`present.${i}.key`] = key;
     outputs[`present.${i}.value`] = value;
   }
-  return read({ outputs }, [...Object.values(given), ...past.flatMap(({ key, value }) => [key, value])]);
+  return read({ outputs }, [...Object.values(given), ...count, ...past.flatMap(({ key, value }) => [key, value])]);
 }
 
 /** A model that reads whole sequences or images: the inputs of its family, token ids and masks as int64. */
