@@ -31,7 +31,7 @@ export const convertOptions = {
   output: option(z.string(), { value: "OUT", help: "a new file or folder" }),
   to: option(z.enum(targets).optional(), {
     value: "FORMAT",
-    help: "the format; by default GGUF if OUT ends in .gguf, and PEFT if not",
+    help: "the format; by default the one that OUT ends like (.gguf, .onnx, .onnx_adapter), and PEFT if like none",
   }),
   base: reworded(runOptions.base.optional(), { help: "the base that the adapter is for: names and shapes are its own" }),
   anyBase: reworded(runOptions.anyBase, { help: "convert an adapter that says that it was made for another base of this shape" }),
