@@ -54,7 +54,7 @@ export function onnxAdapterBytes(parameters: ReadonlyMap<string, Tensor>): Uint8
 /** Whether a file begins as one does. */
 export async function isOnnxAdapter(files: Files, path: string): Promise<boolean> {
   if (!(await files.exists(path)) || (await files.isFolder(path)) || (await files.size(path)) < 8) return false;
-  return new TextDecoder("latin1").decode(await files.read(path, 4, 4)) === IDENTIFIER;
+  return new ByteBuffer(await files.read(path, 0, 8)).__has_identifier(IDENTIFIER);
 }
 
 /** Where a tensor lies in a file. */
