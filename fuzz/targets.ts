@@ -158,6 +158,7 @@ const golden = await readAdapter(nodeFiles, fixturePath("cases/lora-qv-default/a
 const foreign = memoryFiles();
 await adapterFormats.gguf.write!.run(foreign, "a.gguf", golden, decoder);
 await adapterFormats.mlx.write!.run(foreign, "mlx", golden, decoder);
+await adapterFormats.onnx.write!.run(foreign, "o.onnx_adapter", golden, decoder);
 const tower = towers.modules.find(({ path }) => path.startsWith("text_model.") && path.endsWith("q_proj"))!;
 const [into, out] = [tower.inFeatures, tower.outFeatures];
 const ofTower = (prefix: string, path: string, [a, b]: [string, string]) =>
@@ -214,11 +215,12 @@ export const targets: Target[] = [
     inputs: [
       { "a.gguf": foreign.contents.get("a.gguf")! },
       Object.fromEntries([...foreign.contents].filter(([name]) => name.startsWith("mlx/"))),
+      { "o.onnx_adapter": foreign.contents.get("o.onnx_adapter")! },
       { "k.safetensors": await ofTower("lora_te_", tower.path.replaceAll(".", "_"), ["lora_down.weight", "lora_up.weight"]) },
       { "d.safetensors": await ofTower("text_encoder.", tower.path, ["lora_A.weight", "lora_B.weight"]) },
     ],
     read: async (files) => {
-      for (const path of ["a.gguf", "mlx", "k.safetensors", "d.safetensors"]) {
+      for (const path of ["a.gguf", "mlx", "o.onnx_adapter", "k.safetensors", "d.safetensors"]) {
         for (const { isAt, read } of Object.values(adapterFormats)) {
           if (await isAt(files, path)) await read(files, path, /^[kd]/.test(path) ? towers : decoder);
         }

@@ -125,7 +125,7 @@ async function withBareNames(file: string): Promise<void> {
 async function drawAdapter(base: string, output: string, { useRslora = false, everything = false }): Promise<void> {
   const { modules, config: model } = await openBase(files, base);
   const linear = modules
-    .filter(({ kind, isOutputEmbedding }) => kind !== "embedding" && !isOutputEmbedding)
+    .filter(({ kind, isOutputEmbedding }) => (kind === "linear" || kind === "conv1d") && !isOutputEmbedding)
     .map((one) => one.path);
   const outer = modules.filter(({ path, isOutputEmbedding }) => isOutputEmbedding || path.endsWith("embed_tokens"));
   const targetModules = [...linear, ...(everything ? outer.map((one) => one.path) : [])];
@@ -195,7 +195,7 @@ export async function ownLogs(folder: string, adapter: string | null, sequences:
   return logs;
 }
 
-function logSoftmax(logits: Float32Array): Float32Array {
+export function logSoftmax(logits: Float32Array): Float32Array {
   const most = logits.reduce((a, b) => Math.max(a, b));
   const total = Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0)) + most;
   return logits.map((value) => value - total);

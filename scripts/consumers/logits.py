@@ -1,4 +1,4 @@
-"""mlx-lm or PEFT: python logits.py mlx|peft MODEL ADAPTER REQUEST OUT. REQUEST and OUT are those of llama.ts. Prints JSON."""
+"""mlx-lm, ONNX Runtime or PEFT: python logits.py mlx|onnx|peft MODEL ADAPTER REQUEST OUT. REQUEST and OUT are those of llama.ts. Prints JSON."""
 
 import json
 import sys
@@ -31,6 +31,27 @@ if kind == "mlx":
 
     def logits(ids):
         return np.array(model(mx.array([ids])).astype(mx.float32))[0]
+
+elif kind == "onnx":
+    import onnxruntime as ort
+
+    quiet = ort.SessionOptions()
+    quiet.log_severity_level = 3
+    session = ort.InferenceSession(model_path, quiet)
+    run_options = ort.RunOptions()
+    if adapter != "-":
+        lora = ort.LoraAdapter()
+        lora.Load(adapter)
+        run_options.add_active_adapter(lora)
+    name = f"onnxruntime {version('onnxruntime')}"
+
+    def logits(ids):
+        ids = np.array([ids], dtype=np.int64)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
+        for one in session.get_inputs():
+            if one.name.startswith("past_key_values."):
+                feeds[one.name] = np.zeros((1, one.shape[1], 0, one.shape[3]), dtype=np.float32)
+        return session.run(["logits"], feeds, run_options)[0][0]
 
 else:
     import torch

@@ -8,15 +8,22 @@ import { parseArgs } from "node:util";
 import { convert } from "../../src/commands/convert/convert.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { LowrankError } from "../../src/errors.ts";
+import { openNodeSession } from "../../src/platform/node/session.ts";
 import { type Case, files, makeCases, ownLogs, type Request, requestOf } from "./cases.ts";
+import { type Encoded, encoderDifference, makeEncoders } from "./encoders.ts";
 
-const NODE_LLAMA_CPP = "node-llama-cpp@3.21.1";
+/** Packages of npm, with the option that names an installation. */
+const nodePackages = {
+  "node-llama-cpp": "3.21.1",
+  "@huggingface/transformers": "4.3.2",
+};
 const PYTHON_PACKAGES = [
   "mlx-lm==0.32.2",
   "mlx[cpu]==0.32.4",
   "peft==0.21.2",
   "transformers==5.23.0",
   "torch",
+  "onnxruntime==1.30.0",
   "numpy",
   "safetensors",
 ];
@@ -29,7 +36,9 @@ const { values } = parseArgs({
     base: { type: "string", default: "models/embedded" },
     adapter: { type: "string" },
     only: { type: "string" },
+    by: { type: "string" },
     "node-llama-cpp": { type: "string" },
+    "transformers-js": { type: "string" },
     python: { type: "string", multiple: true },
     keep: { type: "string" },
   },
@@ -45,34 +54,45 @@ interface Consumer {
   bound?: number;
   /** It is compared with our numbers of the merged model, whose weights were rounded to the base's dtype. */
   isMerged?: true;
+  /** It is compared with our numbers of the base. */
+  isBare?: true;
   /** It is asked about the first model alone. */
   isOnce?: true;
   /** Why it is not asked; undefined if it is. */
   skipped(): string | undefined;
   /** Makes what it reads, and asks it. Returns what it prints. */
-  ask(given: Case, folder: string, request: string, out: string): Promise<{ version: string; ids?: number[][] }>;
+  ask(given: Case, folder: string, request: string, out: string): Promise<Answer>;
 }
 
-const json = (command: string, args: string[]): { version: string; ids?: number[][] } => {
+/** What a consumer prints: token ids of the texts, and how many of the greedy texts are ours, where it makes them by itself. */
+interface Answer {
+  version: string;
+  ids?: number[][];
+  greedy?: string;
+}
+
+const json = <Printed = Answer>(command: string, args: string[]): Printed => {
   const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: "utf8", maxBuffer: 1 << 28 });
   if (error || status !== 0) throw new Error(error?.message ?? (stderr.trim().split("\n").at(-1) || `exit status ${status}`));
   return JSON.parse(stdout.trim().split("\n").at(-1)!);
 };
 
-let llamaFolder: string | undefined;
-const llamaModule = (): string => {
-  if (values["node-llama-cpp"]) return values["node-llama-cpp"];
-  if (!llamaFolder) {
-    console.log(`installing ${NODE_LLAMA_CPP}`);
-    execFileSync("npm", ["install", "--no-save", "--no-audit", "--no-fund", "--prefix", work, NODE_LLAMA_CPP], {
-      stdio: "ignore",
-    });
-    llamaFolder = path.join(work, "node_modules/node-llama-cpp");
+/** The folder of a package: one that is given, or installed here. */
+function nodeModule(name: keyof typeof nodePackages, given: string | undefined): string {
+  if (given) return given;
+  const folder = path.join(work, "node_modules", name);
+  if (!existsSync(folder)) {
+    const wanted = `${name}@${nodePackages[name]}`;
+    console.log(`installing ${wanted}`);
+    execFileSync("npm", ["install", "--no-save", "--no-audit", "--no-fund", "--prefix", work, wanted], { stdio: "ignore" });
   }
-  return llamaFolder;
-};
+  return folder;
+}
+const llamaModule = (): string => nodeModule("node-llama-cpp", values["node-llama-cpp"]);
+const script = <Printed = Answer>(name: string, ...args: string[]): Printed =>
+  json<Printed>(process.execPath, ["--import", "tsx", path.join(here, name), ...args]);
 const askLlama = (model: string, adapter: string, request: string, out: string) =>
-  json(process.execPath, ["--import", "tsx", path.join(here, "llama.ts"), llamaModule(), model, adapter, request, out]);
+  script("llama.ts", llamaModule(), model, adapter, request, out);
 
 const has = (python: string, name: string): boolean =>
   spawnSync(python, ["-c", `import importlib.util, sys; sys.exit(importlib.util.find_spec("${name}") is None)`]).status === 0;
@@ -87,13 +107,49 @@ function pythonWith(name: string): string | undefined {
   }
   return [...(values.python ?? []), made].find((python) => has(python, name));
 }
-const askPython = (kind: "mlx" | "peft", module: string, { base }: Case, adapter: string, request: string, out: string) =>
-  json(pythonWith(module)!, [path.join(here, "logits.py"), kind, base, adapter, request, out]);
+const askPython = (
+  kind: "mlx" | "onnx" | "peft",
+  module: string,
+  { base }: Pick<Case, "base">,
+  adapter: string,
+  request: string,
+  out: string,
+) => json(pythonWith(module)!, [path.join(here, "logits.py"), kind, base, adapter, request, out]);
 const without = (module: string) => () => (pythonWith(module) ? undefined : `no Python with ${module}`);
 
 const mergeOnce = async ({ base, adapter }: Case, output: string): Promise<void> => {
   if (!existsSync(output)) await mergeAdapter(files, { base, adapter, output, anyBase: true, certify: "none" });
 };
+
+/** The base as an ONNX model, alone or under the adapter. */
+const onnxRuntime = (name: string, isAdapted: boolean): Consumer => ({
+  name,
+  bound: 1e-3,
+  ...(!isAdapted && { isBare: true as const }),
+  skipped: without("onnxruntime"),
+  async ask({ base, adapter }, folder, request, out) {
+    const [model, parameters] = [`${folder}/base.onnx`, isAdapted ? `${folder}/adapter.onnx_adapter` : "-"];
+    if (!existsSync(model)) await convert(files, { input: base, output: model });
+    if (isAdapted) await convert(files, { input: adapter, output: parameters, base, anyBase: true });
+    return askPython("onnx", "onnxruntime", { base: model }, parameters, request, out);
+  },
+});
+
+/** The merged model in transformers.js' folder. */
+const inJavaScript = (dtype: "f32" | "f16" | "q8" | "q4", name: string, bound: number): Consumer => ({
+  name: `transformers.js, merged model in ${dtype}`,
+  bound,
+  isMerged: true,
+  ...(dtype !== "f32" && { isOnce: true as const }),
+  skipped: () => undefined,
+  async ask(given, folder, request, out) {
+    const output = `${folder}/merged-${dtype}`;
+    await mergeOnce(given, `${folder}/merged`);
+    await convert(files, { input: `${folder}/merged`, output, to: "transformers.js", dtype }, { openSession: openNodeSession });
+    const module = nodeModule("@huggingface/transformers", values["transformers-js"]);
+    return script("transformers-js.ts", module, output, name, request, out);
+  },
+});
 
 /** The merged model as a GGUF file. */
 const merged = (dtype: "f32" | "q8_0", bound?: number): Consumer => ({
@@ -134,13 +190,17 @@ const consumers: Consumer[] = [
       if (!existsSync(`${folder}/merged-f32.gguf`)) {
         await convert(files, { input: `${folder}/merged`, output: `${folder}/merged-f32.gguf`, dtype: "f32" });
       }
-      const script = path.join(here, "quantize.ts");
-      execFileSync(process.execPath, ["--import", "tsx", script, llamaModule(), `${folder}/merged-f32.gguf`, model], {
+      const quantiser = path.join(here, "quantize.ts");
+      execFileSync(process.execPath, ["--import", "tsx", quantiser, llamaModule(), `${folder}/merged-f32.gguf`, model], {
         stdio: "ignore",
       });
       return askLlama(model, "-", request, out);
     },
   },
+  inJavaScript("f32", "fp32", 1e-3),
+  inJavaScript("f16", "fp16", 5e-2),
+  inJavaScript("q8", "q8", Number.POSITIVE_INFINITY),
+  inJavaScript("q4", "q4", Number.POSITIVE_INFINITY),
   {
     name: "MLX adapter",
     bound: 1e-3,
@@ -150,6 +210,8 @@ const consumers: Consumer[] = [
       return askPython("mlx", "mlx_lm", given, `${folder}/mlx`, request, out);
     },
   },
+  onnxRuntime("ONNX base in f32", false),
+  onnxRuntime("ONNX Runtime adapter on an ONNX base in f32", true),
   ...(["gguf", "mlx"] as const).map(
     (through): Consumer => ({
       name: `PEFT adapter, converted back from ${through === "gguf" ? "GGUF" : "MLX"}`,
@@ -198,18 +260,22 @@ async function rowOf(consumer: Consumer, given: Case, folder: string, request: R
   const [asking, out] = [`${folder}/request.json`, `${folder}/logs.bin`];
   writeFileSync(asking, JSON.stringify(request));
   try {
-    const { version, ids } = await consumer.ask(given, folder, asking, out);
+    const { version, ids, greedy: made } = await consumer.ask(given, folder, asking, out);
     const bytes = readFileSync(out);
     const asked = request.sequences.reduce((sum, one) => sum + one.asked, 0);
     const { most, same } = compared(
-      consumer.isMerged ? await ownLogs(`${folder}/merged`, null, request.sequences) : ours,
+      consumer.isMerged
+        ? await ownLogs(`${folder}/merged`, null, request.sequences)
+        : consumer.isBare
+          ? await ownLogs(given.base, null, request.sequences)
+          : ours,
       new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)),
       asked,
     );
     const tokens = ids?.every((one, i) => request.sequences[i]!.ids.slice(0, one.length).join() === one.join()) ?? true;
     const { bound = given.llamaBound } = consumer;
     const failed = !(most <= bound) || !tokens || (Number.isFinite(bound) && same < asked);
-    const greedy = `${same} of ${asked} next tokens${ids ? `, ${tokens ? "same" : "OTHER"} token ids` : ""}`;
+    const greedy = `${same} of ${asked} next tokens${made ? `, ${made}` : ""}${ids ? `, ${tokens ? "same" : "OTHER"} token ids` : ""}`;
     return {
       text: `| ${given.name} | ${consumer.name} | ${version} | ${greedy} | ${most.toExponential(1)}${failed ? " FAILED" : ""} |`,
       failed,
@@ -223,6 +289,31 @@ async function rowOf(consumer: Consumer, given: Case, folder: string, request: R
   }
 }
 
+/** How far an encoder's outputs in transformers.js may be from ours in float32. */
+const encoderBounds = { f32: 1e-4, q8: 0.5 };
+
+/** Encoders in transformers.js' folder. */
+async function encoderRows(): Promise<Row[]> {
+  const by = "transformers.js";
+  if (values.by !== undefined && !by.includes(values.by)) return [];
+  const rows: Row[] = [];
+  for (const encoder of await makeEncoders(`${work}/encoders`)) {
+    if (values.only !== undefined && !encoder.name.includes(values.only)) continue;
+    for (const [dtype, bound] of Object.entries(encoderBounds)) {
+      const output = `${encoder.folder}-${dtype}`;
+      await convert(files, { input: encoder.folder, output, to: by, dtype }, { openSession: openNodeSession });
+      const module = nodeModule("@huggingface/transformers", values["transformers-js"]);
+      const name = dtype === "f32" ? "fp32" : dtype;
+      const given = script<Encoded>("encoder-js.ts", module, output, name, encoder.className, encoder.output);
+      const most = await encoderDifference(encoder, given);
+      const failed = !(most <= bound);
+      const shape = `[${given.output.dims.join(", ")}], largest difference ${most.toExponential(1)}${failed ? " FAILED" : ""}`;
+      rows.push({ text: `| ${encoder.name} | ${by}, ${dtype} | ${given.version} | ${encoder.output} ${shape} | |`, failed });
+    }
+  }
+  return rows;
+}
+
 let failures = 0;
 try {
   console.log("| model | read by | version | greedy | largest difference of log probabilities |\n|---|---|---|---|---|");
@@ -234,11 +325,16 @@ try {
     const folder = mkdtempSync(path.join(work, "case-"));
     for (const consumer of consumers) {
       if (consumer.isOnce && given !== cases[0]) continue;
+      if (values.by !== undefined && !consumer.name.includes(values.by)) continue;
       const { text, failed } = await rowOf(consumer, given, folder, request, logs);
       if (failed) failures++;
       console.log(text);
     }
     rmSync(folder, { recursive: true });
+  }
+  for (const { text, failed } of await encoderRows()) {
+    if (failed) failures++;
+    console.log(text);
   }
 } finally {
   if (values.keep === undefined) rmSync(work, { recursive: true, force: true });

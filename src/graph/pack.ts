@@ -62,16 +62,17 @@ function partsOf({ attributes }: Node, form: FormName): Value[] {
   });
 }
 
-/** Whether a node is a linear layer over a weight whose rows are made of whole blocks. */
-function isPackable({ op, inputs, attributes: { transA, transB, alpha } }: Node): boolean {
+/** Whether a node is a linear layer over a weight of `least` elements whose rows are made of whole blocks. */
+function isPackedLinear({ op, inputs, attributes: { transA, transB, alpha } }: Node, least: number): boolean {
   if (op !== "linear" && !(op === "gemm" && !transA && transB && alpha === 1)) return false;
   const { node, shape } = inputs[1]!;
   const [rows, columns] = shape.map(Number) as [number, number];
-  return node.op === "weight" && rows * columns >= SMALL && columns % BLOCK === 0;
+  return node.op === "weight" && rows * columns >= least && columns % BLOCK === 0;
 }
 
-/** Linear layers over weights of `bits` bits; the last ones, which make logits, have 8. */
-function packLinears(graph: Graph, bits: 4 | 8): Graph {
+/** Linear layers over weights of `least` elements in `bits` bits; the last ones, which make logits, have 8. */
+export function packLinears(graph: Graph, bits: 4 | 8, least = SMALL): Graph {
+  const isPackable = (node: Node) => isPackedLinear(node, least);
   const layers = nodesOf(graph).filter(isPackable);
   const inner = new Set(topological(layers.flatMap(({ inputs }) => inputs)));
   const made = new Map<string, Value[]>();

@@ -179,16 +179,25 @@ export class OnnxEmitter implements Emitter {
     });
   }
 
-  shape(shape: Shape): string {
+  /** The dims as int64 [rank]; with `findsOne` -1 in the place of one that no input carries, which a reshape finds. */
+  shape(shape: Shape, findsOne = false): string {
     if (shape.every((dim) => typeof dim === "number")) return this.constant("int64", [shape.length], shape as number[]);
-    const dims = () => shape.map((dim) => this.dim(dim));
+    const unknown = findsOne ? shape.filter((dim) => !this.isCarried(dim)) : [];
+    const dims = () => shape.map((dim) => (unknown.length === 1 && dim === unknown[0] ? this.int64(-1) : this.dim(dim)));
     return this.once(`shape ${shape.join(",")}`, () => this.concat(dims(), 0));
+  }
+
+  private isCarried(dim: Dim): boolean {
+    if (typeof dim === "number") return true;
+    return [...polynomial(dim).keys()].every((monomial) =>
+      monomial.split("*").every((one) => one === "" || this.symbols.has(one)),
+    );
   }
 
   reshape(x: string, shape: Shape): string {
     const found = shape.map((dim) => (typeof dim === "number" ? dim : -1));
     const isFound = found.filter((dim) => dim === -1).length === 1 && !shape.includes(0);
-    const target = isFound ? this.constant("int64", [shape.length], found) : this.shape(shape);
+    const target = isFound ? this.constant("int64", [shape.length], found) : this.shape(shape, !shape.includes(0));
     return this.shared("Reshape", [x, target], { allowzero: shape.includes(0) ? 1 : 0 });
   }
 

@@ -3,7 +3,7 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { table } from "../graph/ops/table.ts";
 import { type LocateWeight, MICROSOFT, OnnxEmitter, onnxType } from "./emitter.ts";
-import { ModelProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
+import { type ModelProto, ModelProtoSchema, ValueInfoProtoSchema } from "./proto/onnx_pb.ts";
 
 const OPSET = 21n;
 const IR_VERSION = 10n;
@@ -12,7 +12,11 @@ const IR_VERSION = 10n;
  * The graph as an ONNX model; `locate` says where each weight lies. Inputs and outputs keep their names. `inputs` come first, in this
  * order, those that nothing reads too: a dim may have no other source. Without `fused`, products have no transposed or scaled factors.
  */
-export function lower(graph: Graph, locate: LocateWeight, inputs: readonly Value[] = [], fused = true): Uint8Array {
+export const lower = (graph: Graph, locate: LocateWeight, inputs: readonly Value[] = [], fused = true): Uint8Array =>
+  toBinary(ModelProtoSchema, lowered(graph, locate, inputs, fused));
+
+/** `lower`, before it is bytes. */
+export function lowered(graph: Graph, locate: LocateWeight, inputs: readonly Value[] = [], fused = true): ModelProto {
   const nodes = [...new Set([...inputs.map(({ node }) => node), ...nodesOf(graph)])];
   const used = new Set<Value>([...Object.values(graph.outputs), ...nodes.flatMap((node) => node.inputs)]);
   const emit = new OnnxEmitter(locate, used, fused);
@@ -28,7 +32,7 @@ export function lower(graph: Graph, locate: LocateWeight, inputs: readonly Value
     const type = { value: { case: "tensorType" as const, value: { elemType: onnxType[value.dtype]! } } };
     return create(ValueInfoProtoSchema, { name, type });
   });
-  const model = create(ModelProtoSchema, {
+  return create(ModelProtoSchema, {
     irVersion: IR_VERSION,
     producerName: "lowrank",
     opsetImport: [
@@ -37,5 +41,4 @@ export function lower(graph: Graph, locate: LocateWeight, inputs: readonly Value
     ],
     graph: { name: "lowrank", node: emit.finished(), initializer: emit.initializers, input: emit.inputs, output },
   });
-  return toBinary(ModelProtoSchema, model);
 }

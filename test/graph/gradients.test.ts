@@ -6,7 +6,7 @@ import { gradients } from "../../src/graph/autodiff.ts";
 import { apply, apply1, topological, type Value } from "../../src/graph/graph.ts";
 import * as elementwise from "../../src/graph/ops/elementwise.ts";
 import { cast, where } from "../../src/graph/ops/elementwise.ts";
-import { embedding, rowsWhere } from "../../src/graph/ops/indexing.ts";
+import { embedding, lastOf, rowsWhere } from "../../src/graph/ops/indexing.ts";
 import { constant, input, iota, weight } from "../../src/graph/ops/leaves.ts";
 import type { OpName } from "../../src/graph/ops/names.ts";
 import { packedLinear } from "../../src/graph/ops/packed.ts";
@@ -66,6 +66,7 @@ const notDifferentiable: Partial<Record<OpName, () => { y: Value; x: Value }>> =
       return apply("outputLoss", [x, rows, column("max"), column("z"), input("h", "float64", [2, 4])])[0]!;
     }),
   rowsWhere: () => behind(input("c", "bool", [4, 1]), (x) => cast(rowsWhere(x, "rows"), "float64")),
+  lastOf: () => behind(input("x", "float64", [2, 4, 3]), (x) => lastOf(x, input("count", "int64", []), "places")),
   attentionGradient: () =>
     behind(cubic("q"), (x) => {
       const attributes = { scale: 1, group: 1, causal: false, blocks: 1 };

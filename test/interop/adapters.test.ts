@@ -8,6 +8,7 @@ import { convert } from "../../src/commands/convert/convert.ts";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { withGguf } from "../../src/formats/gguf/files.ts";
 import { readGguf } from "../../src/formats/gguf/reader.ts";
+import { readOnnxAdapter } from "../../src/formats/onnx-adapter.ts";
 import { readHeader, type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { refused } from "../helpers/assert.ts";
@@ -50,7 +51,7 @@ function sameUpdates(got: Adapter, want: Adapter): void {
 /** PEFT → `format` → PEFT, with the golden's base; the adapter before and after, and what was written between. */
 async function roundTrip(name: string, to: string) {
   const folder = fresh();
-  const between = path.join(folder, to === "gguf" ? "adapter.gguf" : "adapter");
+  const between = path.join(folder, `adapter${{ gguf: ".gguf", onnx: ".onnx_adapter" }[to] ?? ""}`);
   const again = path.join(folder, "again");
   const base = baseOf(name);
   await convert(files, { input: `${CASES}${name}/adapter`, output: between, to, base });
@@ -78,6 +79,9 @@ const EVERYWHERE = [
 ];
 /** Models that only mlx-lm's names are known of, and the magnitudes of DoRA. */
 const MLX_ONLY = ["gemma", "gemma2", "olmo2", "smollm3", "lora-dora", "lora-dora-rslora", "lora-dora-conv1d"];
+
+/** Models whose modules other formats have no names for. */
+const WITH_PLAIN_NAMES = ["gemma", "gemma2", "olmo2", "smollm3", "bloom-alibi", "gpt-neox-parallel", "lora-tied-embed"];
 
 describe("a GGUF adapter keeps every update", () => {
   for (const name of EVERYWHERE) {
@@ -134,8 +138,42 @@ describe("an MLX adapter keeps every update", () => {
   });
 });
 
+describe("an ONNX Runtime adapter keeps every update", () => {
+  for (const name of [...EVERYWHERE, ...WITH_PLAIN_NAMES]) {
+    it(name, async () => {
+      const { before, after } = await roundTrip(name, "onnx");
+      sameUpdates(after, before);
+      assert.equal(after.config.fanInFanOut, before.config.fanInFanOut);
+    });
+  }
+
+  it("with PEFT's names, and the scale in B", async () => {
+    const { before, between } = await roundTrip("lora-rank-alpha-pattern", "onnx");
+    const stored = await readOnnxAdapter(nodeFiles, between);
+    assert.equal(stored.size, 2 * before.modules.length);
+    for (const { path: module, rank, scale, inFeatures, outFeatures } of before.modules) {
+      const [a, b] = ["A", "B"].map((side) => stored.get(`${module}.lora_${side}.weight`)!.read());
+      assert.deepEqual(
+        [a!.shape, b!.shape],
+        [
+          [rank, inFeatures],
+          [outFeatures, rank],
+        ],
+      );
+      const { loraA, loraB } = before.tensors.get(module)!;
+      assert.deepEqual(a!.data, loraA);
+      assert.deepEqual(
+        b!.data,
+        loraB.map((value) => value * scale),
+      );
+    }
+  });
+});
+
 describe("what a format cannot say is refused by name", () => {
   const cases: [name: string, to: string, what: RegExp][] = [
+    ["lora-dora", "onnx", /no place for .*useDora|DoRA/],
+    ["bert-seqcls", "onnx", /modules_to_save/],
     ["lora-dora", "gguf", /no place for .*useDora|DoRA/],
     ["lora-tied-embed", "gguf", /an embedding that is tied to the output layer/],
     ["lora-tied-embed", "mlx", /an embedding that is tied to the output layer/],
@@ -147,7 +185,7 @@ describe("what a format cannot say is refused by name", () => {
   ];
   for (const [name, to, message] of cases) {
     it(`${name} to ${to}`, async () => {
-      const output = path.join(fresh(), to === "gguf" ? "adapter.gguf" : "adapter");
+      const output = path.join(fresh(), `adapter${{ gguf: ".gguf", onnx: ".onnx_adapter" }[to] ?? ""}`);
       const input = `${CASES}${name}/adapter`;
       await refused(convert(files, { input, output, to, base: baseOf(name) }), "convert/unsayable", { message });
       assert.ok(!existsSync(output));

@@ -21,6 +21,7 @@ const layers = (/```layers\n([\s\S]*?)```/.exec(architecture)?.[1] ?? "")
 /** Packages, and Node, that a folder may import. */
 const packages: Record<string, string[]> = {
   onnx: ["@bufbuild/protobuf"],
+  formats: ["flatbuffers"],
   text: ["@huggingface/jinja", "@huggingface/tokenizers"],
   data: ["csv-parse", "hyparquet", "hyparquet-compressors"],
   adapters: ["zod"],

@@ -63,6 +63,7 @@ const tables: Record<string, Table> = {
         "llama.cpp's architectures have the same names, and their config.json has to name the model type",
       "formats/gguf/tokenizer.ts": "llama.cpp names kinds of vocabulary and ways to cut words after models",
       "formats/gguf/vocabulary.ts": "they are written under these names",
+      "interop/models/transformers-js.ts": "transformers.js has a class for some model types",
       "interop/adapters/mlx.ts": "mlx-lm has modules under the names of some model types",
     },
   },

@@ -13,6 +13,7 @@ export const command = defineCommand({
     "my-adapter my-adapter.gguf --base embedded",
     "my-adapter my-adapter-mlx --to mlx --base HuggingFaceTB/SmolLM2-135M-Instruct",
     "merged-model merged.gguf --dtype q8_0",
+    "merged-model web-model --to transformers.js --dtype f32,q4",
   ],
   async run(options, { platform, json }) {
     const { onProgress } = tensorProgress(json);

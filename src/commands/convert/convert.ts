@@ -4,7 +4,6 @@ import { type AdapterHost, writeFilledFolder } from "../../adapters/adapter-fold
 import { LowrankError } from "../../errors.ts";
 import { checkOutputFile, type Files } from "../../files.ts";
 import { hasWeights } from "../../formats/checkpoint.ts";
-import { writableNames } from "../../formats/gguf/quantize.ts";
 import type { AdapterFormat } from "../../interop/adapters/format.ts";
 import * as adapterTable from "../../interop/adapters/index.ts";
 import type { ModelFormat, ModelOptions } from "../../interop/models/format.ts";
@@ -23,18 +22,28 @@ const targets = [
   ...new Set([...Object.keys(adapterFormats).filter((name) => adapterFormats[name]!.write), ...Object.keys(modelFormats)]),
 ].sort() as [string, ...string[]];
 
+const dtypesHelp = Object.entries(modelFormats)
+  .map(([name, { dtypes }]) => `${name}: ${dtypes.names.join(", ")} (${dtypes.usual.join(", ") || "as they are"})`)
+  .join("; ");
+
 export const convertOptions = {
   input: option(z.string(), { value: "IN", model: "or a file", help: "an adapter in any format that is read, or a model" }),
   output: option(z.string(), { value: "OUT", help: "a new file or folder" }),
   to: option(z.enum(targets).optional(), {
     value: "FORMAT",
-    help: "the format; by default GGUF if OUT ends in .gguf, and PEFT if not",
+    help: "the format; by default the one that OUT ends like (.gguf, .onnx, .onnx_adapter), and PEFT if like none",
   }),
   base: reworded(runOptions.base.optional(), { help: "the base that the adapter is for: names and shapes are its own" }),
   anyBase: reworded(runOptions.anyBase, { help: "convert an adapter that says that it was made for another base of this shape" }),
-  dtype: option(z.enum(writableNames).optional(), { help: "what a model's weights are stored in (as they are)" }),
+  dtype: option(z.string().optional(), {
+    value: "DTYPES",
+    help: `what a model's weights are stored in, separated by commas where there are several. ${dtypesHelp}`,
+  }),
 };
-export type ConvertOptions = Given<typeof convertOptions> & Pick<ModelOptions, "onProgress">;
+export type ConvertOptions = Given<typeof convertOptions> & Pick<ModelOptions, "onProgress" | "maxFileBytes">;
+
+/** What of the host is used. `openSession` is for models whose weights are put into blocks. */
+export type ConvertHost = AdapterHost & Partial<Pick<Platform, "adapterLimits" | "timeLimit" | "openSession">>;
 
 /** The format whose files' names end as this one does, or PEFT's. */
 function targetOf(output: string): string {
@@ -57,11 +66,7 @@ export interface Converted {
  * Writes an adapter or a model in another format, whole or not at all. Codes of errors: `convert/*`, those of what reads the input,
  * and `adapter/*` for one that does not fit the base.
  */
-export async function convert(
-  files: Files,
-  options: ConvertOptions,
-  host: AdapterHost & Pick<Platform, "adapterLimits" | "timeLimit"> = {},
-): Promise<Converted> {
+export async function convert(files: Files, options: ConvertOptions, host: ConvertHost = {}): Promise<Converted> {
   const { input, output } = options;
   const to = options.to ?? targetOf(output);
   for (const [name, format] of Object.entries(adapterFormats)) {
@@ -83,7 +88,7 @@ async function convertAdapter(
   files: Files,
   { input, output, to, base: baseFolder, anyBase, dtype }: Chosen,
   from: string,
-  host: AdapterHost & Pick<Platform, "adapterLimits" | "timeLimit">,
+  host: ConvertHost,
 ): Promise<Converted> {
   const format = adapterFormats[from]!;
   const target = adapterFormats[to];
@@ -110,20 +115,35 @@ async function convertAdapter(
 
 async function convertModel(
   files: Files,
-  { input, output, to, dtype, onProgress, ...rest }: Chosen,
-  { timeLimit }: Pick<Platform, "timeLimit">,
-) {
+  { input, output, to, dtype, onProgress, maxFileBytes, ...rest }: Chosen,
+  { timeLimit, openSession, digest, lock }: ConvertHost,
+): Promise<Converted> {
   const target = modelFormats[to];
   if (!target) throw notFor("a model", to, Object.keys(modelFormats));
   if (rest.base !== undefined) throw unusable("base", "a whole model needs no base", rest.base);
   checkEnding(output, target.ending);
+  const dtypes = dtypesOf(target, dtype);
   const outputs = target.outputs(output);
-  for (const path of outputs) await checkOutputFile(files, path, { inputs: [input] });
+  if (target.ending !== undefined) for (const path of outputs) await checkOutputFile(files, path, { inputs: [input] });
+  const host = { digest, lock };
   await target.write(files, output, await openBase(files, input, timeLimit), {
-    ...(dtype && { dtype }),
-    ...(onProgress && { onProgress }),
+    ...{ dtypes, openSession, host, maxFileBytes, onProgress },
   });
   return { from: "checkpoint", to: target.title, outputs };
+}
+
+/** What weights are written in. */
+function dtypesOf({ dtypes: { names, usual, most } }: ModelFormat, given: string | undefined): readonly string[] {
+  if (given === undefined) return usual;
+  const chosen = [...new Set(given.split(",").map((one) => one.trim()))];
+  const isFine = chosen.every((one) => names.includes(one)) && chosen.length <= (most ?? names.length);
+  if (isFine) return chosen;
+  throw new LowrankError("convert/option", "the format's weights cannot be stored in this", {
+    subject: "dtype",
+    expected: `${most === 1 ? "one" : "some"} of ${names.join(", ")}`,
+    got: given,
+    next: "Choose one of these (--dtype), or leave it out.",
+  });
 }
 
 /** A file's name says what it is, and other programs go by it. */

@@ -27,6 +27,11 @@ export function keepTop(x: Value, count: number): { kept: Value; chosen: Value }
 }
 /** The rows of a bool column [n, 1] that are true, in order: int32 [rows]. `rows` is a symbol that no input carries. */
 export const rowsWhere = (column: Value, rows: string): Value => apply1("rowsWhere", [column], { rows });
+/**
+ * The last `count` places of x [batch, seq, width], all of them if it is 0: int64 [] → [batch, places, width]. `places` is a symbol that no
+ * input carries.
+ */
+export const lastOf = (x: Value, count: Value, places: string): Value => apply1("lastOf", [x, count], { places });
 
 function takesRows(x: Type, indices: Type): void {
   const fits = x.shape.length === 2 && indices.dtype === "int32" && indices.shape.length === 1;
@@ -101,6 +106,20 @@ export const indexingRules = {
       const both = emit.node("NonZero", [column!]); // int64 [2, rows]: row and column of each
       const first = emit.node("Squeeze", [emit.slice(both, 0, emit.int64(0), emit.int64(1)), emit.int64(0)]);
       return [emit.cast(first, "int32")];
+    },
+  },
+  lastOf: {
+    infer: ([x, count], { places }) => {
+      expect(
+        x!.shape.length === 3 && count!.dtype === "int64" && count!.shape.length === 0,
+        "it takes x [batch, seq, width] and int64 []",
+      );
+      return [{ dtype: x!.dtype, shape: [x!.shape[0]!, places, x!.shape[2]!] }];
+    },
+    vjp: null,
+    lower: (emit, _, [x, count]) => {
+      const start = emit.node("Neg", [emit.reshape(count!, [1])]); // 0 is the first
+      return [emit.slice(x!, 1, start, emit.int64(Number.MAX_SAFE_INTEGER))];
     },
   },
 } satisfies Record<string, OpRule>;

@@ -1,5 +1,5 @@
 // Leaves of the graph: what the caller feeds, weights of the checkpoint, small constants, and counts made from dims.
-import type { Dim, Shape } from "../dims.ts";
+import { addDims, type Dim, type Shape } from "../dims.ts";
 import { apply1, type ElementType, type Value } from "../graph.ts";
 import type { OpRule } from "../rule.ts";
 
@@ -17,8 +17,8 @@ export const constant = (dtype: ElementType, shape: readonly number[], values: r
 /** A scalar of the dtype of `like`. */
 export const scalar = (value: number, like: { dtype: ElementType }): Value => constant(like.dtype, [], [value]);
 
-/** 0, 1, … size-1 as int32 [size]. */
-export const iota = (size: Dim): Value => apply1("iota", [], { size });
+/** `start`, start+1, … start+size-1 as int32 [size]. */
+export const iota = (size: Dim, start: Dim = 0): Value => apply1("iota", [], start === 0 ? { size } : { size, start });
 
 export const leafRules = {
   input: {
@@ -40,8 +40,11 @@ export const leafRules = {
     infer: (_, a) => [{ dtype: "int32", shape: [a.size] }],
     vjp: null,
     lower: (emit, node) => {
-      const limit = emit.node("Squeeze", [emit.cast(emit.dim(node.attributes.size), "int32")]);
-      return [emit.node("Range", [emit.constant("int32", [], [0]), limit, emit.constant("int32", [], [1])])];
+      const { size, start = 0 } = node.attributes;
+      const scalarOf = (dim: Dim) => emit.node("Squeeze", [emit.cast(emit.dim(dim), "int32")]);
+      const limit = scalarOf(addDims(start, size));
+      const first = start === 0 ? emit.constant("int32", [], [0]) : scalarOf(start);
+      return [emit.node("Range", [first, limit, emit.constant("int32", [], [1])])];
     },
   },
 } satisfies Record<string, OpRule>;

@@ -4,4 +4,5 @@
 export { diffusers, kohya } from "./diffusion.ts";
 export { ggufAdapter as gguf } from "./gguf.ts";
 export { mlx } from "./mlx.ts";
+export { onnxAdapter as onnx } from "./onnx.ts";
 export { peft } from "./peft.ts";

@@ -5,7 +5,7 @@ import { entryOf } from "../../formats/checkpoint.ts";
 import type { Architecture } from "../../formats/gguf/architectures.ts";
 import type { Hyperparameters } from "../../formats/gguf/hyperparameters.ts";
 import { architectureOf, interleaved, tensorName } from "../../formats/gguf/names.ts";
-import { type WritableType, writableTypes } from "../../formats/gguf/quantize.ts";
+import { type WritableType, writableNames, writableTypes } from "../../formats/gguf/quantize.ts";
 import { FACTORS } from "../../formats/gguf/rope.ts";
 import { vocabularyKeys } from "../../formats/gguf/vocabulary.ts";
 import { type GgufEntry, type GgufSource, ggufBytes, writeGguf } from "../../formats/gguf/writer.ts";
@@ -33,6 +33,7 @@ const modelfileOf = (path: string): string => `${path.replace(/\.gguf$/i, "")}.M
 export const ggufModel: ModelFormat = {
   title: "GGUF model",
   ending: ".gguf",
+  dtypes: { names: writableNames, usual: [], most: 1 },
   outputs: (path) => [path, modelfileOf(path)],
   write: writeModel,
 };
@@ -42,7 +43,7 @@ const refuse = (base: AnyBase, message: string, expected: string, got: string): 
   throw new LowrankError("convert/unsayable", message, { subject: base.checkpoint.folder, expected, got, next });
 };
 
-async function writeModel(files: Files, path: string, base: AnyBase, { dtype, onProgress }: ModelOptions): Promise<void> {
+async function writeModel(files: Files, path: string, base: AnyBase, { dtypes, onProgress }: ModelOptions): Promise<void> {
   const { config, checkpoint } = base;
   const [name, architecture] =
     architectureOf(config.modelType) ??
@@ -52,7 +53,7 @@ async function writeModel(files: Files, path: string, base: AnyBase, { dtype, on
   const lack = architecture.lacks(model) ?? unsaidRope(checkpoint.config);
   if (lack !== undefined)
     refuse(base, "llama.cpp would compute something else than this model", `an architecture with ${lack}`, name);
-  const type = dtype ?? storedType([...checkpoint.tensors.values()]);
+  const type = (dtypes[0] as WritableType | undefined) ?? storedType([...checkpoint.tensors.values()]);
   const tensors = [...(await ropeFactors(base, model)), ...sourcesOf(files, base, architecture, model, type)];
   const tokenizer = await tokenizerOf(base);
   const vocabulary = tokenizer ? await vocabularyOf(files, base, tokenizer) : [];

@@ -9,7 +9,7 @@ import { firstWhere, tokensWhere } from "../layers/encoder.ts";
 import type { Head, ModelConfig, Pooling } from "./head.ts";
 import { embeddingFiles, readEmbedding } from "./sentence-transformers.ts";
 
-/** `embedding` [batch, hidden], each row of length 1. What an encoder pools by itself stays a part of the model that nothing reads. */
+/** `embedding` [batch, hidden], each row of length 1, and the hidden states that it is made of. What an encoder pools by itself stays a part of the model that nothing reads. */
 export const embedding: Head = {
   use: "lowrank embed, or openEmbedder",
   classes: /Model$/,
@@ -19,6 +19,7 @@ export const embedding: Head = {
   filesOf: embeddingFiles,
   outputs: (c, { hidden, pooled }, { attentionMask }) => ({
     embedding: unit(pools[c.pooling](c, hidden!, attentionMask!)),
+    hidden: hidden!,
     ...(pooled && { "unread.pooled": pooled }),
   }),
 };
