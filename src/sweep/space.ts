@@ -21,14 +21,19 @@ interface SweepMethod {
 /** What a step takes beside LoRA's where the method derives tensors from the frozen weight, or trains that. */
 const WEIGHT_COST = 1.6;
 
+/** Beginnings of LoRA that are tried as methods, by their names (docs/initializations.md). */
+const beginnings = ["gaussian", "orthogonal", "pissa", "olora", "eva"] as const;
+
 /** The methods that can be tried: those of adapters, and others. Full fine-tuning wants about a tenth of LoRA's rate (Schulman et al. 2025). */
 const methods: ReadonlyMap<string, SweepMethod> = new Map<string, SweepMethod>([
   ...methodSwitches.map(({ name, fields, method }): [string, SweepMethod] => [
     name,
     { options: fields, rate: 1, cost: method.derived ? WEIGHT_COST : 1 },
   ]),
+  ...beginnings.map((init): [string, SweepMethod] => [init, { options: { init }, rate: 1, cost: 1 }]),
   ["rslora", { options: { rslora: true }, rate: 1, cost: 1 }],
   ["lora+", { options: { loraPlusRatio: 16 }, rate: 1, cost: 1 }],
+  ["lora-fa", { options: { optimizer: "lorafa" }, rate: 1, cost: 1 }],
   ["full", { options: { method: "full" }, rate: 0.1, cost: WEIGHT_COST, isWhole: true }],
 ]);
 
