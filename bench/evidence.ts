@@ -96,7 +96,6 @@ const save = (name: string, svg: string): string => {
 const byMethod = [...groupsOf(runs.filter(isWhole), nameOf)].sort(([, a], [, b]) => a[0]!.trainable - b[0]!.trainable);
 const bests = byMethod.map(([name, group]) => ({ name, group, curve: curveOf(group), ...bestOf(curveOf(group)) }));
 const full = bests.find(({ name }) => name === "full");
-const cap = 2 * Math.max(...bests.map(({ loss }) => loss)) + 0.1;
 sections.push(
   "### Learning rates",
   table(
@@ -115,11 +114,12 @@ sections.push(
     plotted({
       title: "all layers",
       x: "learning rate",
-      y: `held-out loss, at most ${number(cap)}`,
+      y: "held-out loss",
+      logY: true,
       lines: bests.map(({ name, curve }) => ({
         label: name,
         isOurs: name !== "full",
-        points: curve.map(([rate, loss]) => [rate, Math.min(cap, loss)] as const),
+        points: curve,
       })),
     }),
   ),
@@ -145,10 +145,11 @@ sections.push(
       title: "by layers",
       x: "trained parameters",
       y: "best held-out loss",
+      logY: true,
       lines: byTargets.map(({ targets, points }) => ({
         label: targets,
         isOurs: targets === "all-linear",
-        points: points.map(({ trainable, loss }) => [trainable, Math.min(cap, loss)] as const),
+        points: points.map(({ trainable, loss }) => [trainable, loss] as const),
       })),
     }),
   ),
@@ -178,6 +179,7 @@ sections.push(
       title: "training loss",
       x: "step",
       y: `mean of ${WINDOW} steps, each at its best rate`,
+      logY: true,
       lines: curves.map(({ name, points }) => ({ label: name, isOurs: name !== "full", points })),
     }),
   ),
@@ -253,7 +255,7 @@ if (small && large) {
   }
   sections.push(
     "### Directions",
-    "φ is the share of the first directions of A at rank 8 that lies in those at rank 64 (means over layers); beside it that of random matrices.",
+    "φ is the share of the first directions of A at rank 8 that lies in those at rank 64, trained with another seed (means over layers); beside it that of random matrices.",
     table(
       [
         "module",

@@ -1,4 +1,4 @@
-// Plots as SVG: lines over a logarithmic x axis, y from 0.
+// Plots as SVG: lines over a logarithmic x axis, y from 0 or logarithmic too.
 export interface Line {
   label: string;
   points: readonly (readonly [x: number, y: number])[];
@@ -10,6 +10,7 @@ export interface Plot {
   x: string;
   y: string;
   lines: readonly Line[];
+  logY?: boolean;
 }
 
 const [WIDTH, HEIGHT] = [640, 320];
@@ -25,18 +26,38 @@ function ticksTo(most: number): number[] {
   return Array.from({ length: Math.ceil(most / step - 1e-9) + 1 }, (_, i) => i * step);
 }
 
+/** Steps of 1, 2 and 5 from below the least value to above the largest. */
+function logTicks(least: number, most: number): number[] {
+  const powers = Array.from({ length: 24 }, (_, i) => 10 ** (i - 12)).flatMap((power) => [power, 2 * power, 5 * power]);
+  const rounded = powers.map((value) => Number(value.toPrecision(1)));
+  const first = rounded.findLastIndex((value) => value <= least);
+  return rounded.slice(first, rounded.findIndex((value) => value >= most) + 1);
+}
+
+/** Pixels between labels below the axis, at least. */
+const LABEL_WIDTH = 58;
+
 const escaped = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const at = (value: number): string => value.toFixed(1);
 const text = (x: number, y: number, content: string, more = "") =>
   `<text x="${at(x)}" y="${at(y)}" ${more}>${escaped(content)}</text>`;
 
-export function plotted({ title, x, y, lines }: Plot): string {
+export function plotted({ title, x, y, lines, logY = false }: Plot): string {
   const all = lines.flatMap(({ points }) => points);
   const xs = [...new Set(all.map(([value]) => value))].sort((a, b) => a - b);
   const [low, high] = [Math.log2(xs[0]!), Math.log2(xs.at(-1)!)];
-  const yTicks = ticksTo(Math.max(...all.map(([, value]) => value)));
+  const ys = all.map(([, value]) => value);
+  const yTicks = logY ? logTicks(Math.min(...ys), Math.max(...ys)) : ticksTo(Math.max(...ys));
+  const [bottom, top] = logY ? [Math.log(yTicks[0]!), Math.log(yTicks.at(-1)!)] : [0, yTicks.at(-1)!];
   const place = (value: number) => BOX.left + ((BOX.right - BOX.left) * (Math.log2(value) - low)) / (high - low || 1);
-  const height = (value: number) => BOX.bottom - ((BOX.bottom - BOX.top) * value) / yTicks.at(-1)!;
+  const height = (value: number) =>
+    BOX.bottom - ((BOX.bottom - BOX.top) * ((logY ? Math.log(value) : value) - bottom)) / (top - bottom || 1);
+  let labelled = Number.NEGATIVE_INFINITY;
+  const isApart = (value: number): boolean => {
+    if (place(value) - labelled < LABEL_WIDTH) return false;
+    labelled = place(value);
+    return true;
+  };
   const used = { ours: 0, theirs: 0 };
   const colours = lines.map(({ isOurs }) => (isOurs ? OURS[used.ours++ % OURS.length] : THEIRS[used.theirs++ % THEIRS.length])!);
   const drawn = lines.flatMap(({ label, points, isOurs }, i) => {
@@ -59,7 +80,11 @@ export function plotted({ title, x, y, lines }: Plot): string {
       `<path d="M${BOX.left} ${at(height(value))}H${BOX.right}" stroke="#ddd"/>`,
       text(BOX.left - 6, height(value) + 4, value.toLocaleString("en-US"), 'text-anchor="end"'),
     ]),
-    ...xs.map((value) => text(place(value), BOX.bottom + 18, String(value), 'text-anchor="middle"')),
+    ...xs
+      .filter(isApart)
+      .map((value) =>
+        text(place(value), BOX.bottom + 18, value.toLocaleString("en-US", { maximumFractionDigits: 6 }), 'text-anchor="middle"'),
+      ),
     text((BOX.left + BOX.right) / 2, BOX.bottom + 38, x, 'text-anchor="middle"'),
     ...drawn,
     "</svg>\n",
