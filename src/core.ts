@@ -230,7 +230,7 @@ export function createLowrank(platform: Platform) {
     mergeAdapter: async (options: MergeAdapterOptions): Promise<Certificate | null> =>
       mergeAdapter(files, await withFolders(options), platform),
 
-    /** Writes the base of a merged model: what merging added is taken off again, up to rounding. */
+    /** Writes the base of a merged model: what merging added is subtracted again, up to rounding. */
     unmergeAdapter: async (options: UnmergeAdapterOptions): Promise<void> =>
       unmergeAdapter(files, { ...(await withFolders(options)), merged: await folderOf(options.merged) }, platform),
 

@@ -1,5 +1,5 @@
 // The public API, and nothing else.
-import { type Pushed, type PushFolderOptions, type PushOptions, pushFolder } from "./commands/push/push.ts";
+import { type Pushed, type PushFolderOptions, pushFolder } from "./commands/push/push.ts";
 import { lowrank, nodePlatform } from "./node.ts";
 
 export type { LoraConfig } from "./adapters/config.ts";
@@ -17,7 +17,7 @@ export type { AdapterInspection, BaseInspection } from "./commands/inspect/inspe
 export type { MergeAdapterOptions } from "./commands/merge/merge.ts";
 export type { Plan, PlanOptions } from "./commands/plan/plan.ts";
 export type { Preview, PreviewOptions } from "./commands/preview/preview.ts";
-export type { Pushed, PushFolderOptions, PushOptions } from "./commands/push/push.ts";
+export type { Pushed, PushFolderOptions } from "./commands/push/push.ts";
 export type { ResizeAdapterOptions, ResizedAdapter } from "./commands/resize/resize.ts";
 export type { SweepEvent } from "./commands/sweep/sweep.ts";
 export type { FinetuneEvent } from "./commands/train/finetune.ts";
@@ -93,4 +93,4 @@ export const {
  * Puts an adapter or a merged model on the hub, in one commit with a model card; with `dryRun` shows what would be pushed. The token is that
  * of the environment (HF_TOKEN). Throws `push/*` and `hub/*`.
  */
-export const push = (options: PushFolderOptions & PushOptions): Promise<Pushed> => pushFolder(options, nodePlatform);
+export const push = (options: PushFolderOptions): Promise<Pushed> => pushFolder(options, nodePlatform);

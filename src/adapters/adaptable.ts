@@ -9,7 +9,7 @@ import { modulesOf } from "../models/registry.ts";
 import { type Engine, openGraph } from "../runtime/open-graph.ts";
 import type { Session, WeightSource } from "../runtime/session.ts";
 import { float32, sizeOf, type Tensor } from "../tensor.ts";
-import { readBy, savedInput, withSaved } from "./beside.ts";
+import { savedInput, savedReadBy, withSaved } from "./beside.ts";
 import { adapt, gatedLayers, type LayerTensors } from "./inject.ts";
 import { trainedBy } from "./layout.ts";
 import { chunksOf } from "./merge.ts";
@@ -221,7 +221,7 @@ export function adaptableSession(graph: Graph, weights: WeightSource, engine: En
   };
   const attach = async (given: Omit<Attached, "room">): Promise<void> => {
     const before = attached;
-    const saved = given.adapter ? readBy(graph, trainedBy(given.adapter).saved) : [];
+    const saved = given.adapter ? savedReadBy(graph, trainedBy(given.adapter).saved) : [];
     const room = { ...roomFor(given, opened ? before.room : noRoom), saved };
     const next = { room, ...given };
     const fits = room.methods.length === before.room.methods.length && sameFlags(room, before.room);

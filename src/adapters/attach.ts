@@ -3,7 +3,7 @@ import { LowrankError, nearest } from "../errors.ts";
 import { type AnyBase, forAdapter, withLayersOf } from "../models/base.ts";
 import { isMadeFor } from "../models/fingerprint.ts";
 import type { ModuleInfo } from "../models/module.ts";
-import { shortestEndings } from "./match.ts";
+import { patternsOf, shortestEndings } from "./match.ts";
 import { type MergeTarget, weightTargets } from "./merge.ts";
 import { methodOf } from "./method-table.ts";
 import { withFusedExperts } from "./older-experts.ts";
@@ -120,9 +120,6 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
   const adapted = adapter.modules.map((module) => ({ ...module, path: nameOf(module.path) }));
   const paths = adapted.map(({ path }) => path);
   const parameters = new Set(targetedParameters(adapter.config, modules).map(({ path }) => path));
-  const { rank, alpha } = adapter.config;
-  const others = <Key extends "rank" | "alpha">(key: Key, usual: number) =>
-    Object.fromEntries(adapted.filter((module) => module[key] !== usual).map((module) => [module.path, module[key]]));
   return {
     ...adapter,
     config: {
@@ -135,8 +132,7 @@ function renamed(adapter: Adapter, modules: readonly ModuleInfo[]): Adapter {
       excludeModules: null,
       layersToTransform: null,
       layersPattern: null,
-      rankPattern: others("rank", rank),
-      alphaPattern: others("alpha", alpha),
+      ...patternsOf(adapted, adapter.config),
     },
     modules: adapted,
     tensors: new Map([...adapter.tensors].map(([path, factors]) => [nameOf(path), factors])),

@@ -48,7 +48,7 @@ export function withSaved(
 }
 
 /** Of `saved`, what a graph reads the weights of. */
-export function readBy<W extends SavedWeight>(graph: Graph, saved: readonly W[]): W[] {
+export function savedReadBy<W extends SavedWeight>(graph: Graph, saved: readonly W[]): W[] {
   const names = new Set(
     nodesOf(graph).flatMap((node) => {
       if (node.op === "weight") return [String(node.attributes["name"])];

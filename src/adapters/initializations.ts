@@ -36,9 +36,9 @@ export interface Initialization {
   is(kind: InitialKind): boolean;
   /** First factors of a linear layer; those that `fromWeight` computes are zero here. */
   draw(sizes: Sizes, draws: Draws): FirstFactors;
-  /** First factors of a linear layer from its weight. Their product is taken off the base: W is W − s·B·A from then on. */
+  /** First factors of a linear layer from its weight. Their product is subtracted from the base: W is W − s·B·A from then on. */
   fromWeight?(layer: FrozenLayer, kind: InitialKind, seed: number): FirstFactors;
-  /** Whether the same factors come of it at every load, so that what is taken off need not be stored. */
+  /** Whether every load gives the same factors, so that what is subtracted need not be stored. */
   isRepeatable?: boolean;
   /** Whether the layers' inputs choose A and the ranks (eva.ts), before training. */
   fromInputs?: boolean;

@@ -5,7 +5,7 @@ import { apply1, type Graph, type Node, nodesOf, rewrite, type Value } from "../
 import { div, less, mul, neg, sub, where } from "../graph/ops/elementwise.ts";
 import { embedding } from "../graph/ops/indexing.ts";
 import { input, scalar } from "../graph/ops/leaves.ts";
-import { gemm, linear, type Place } from "../graph/ops/linear.ts";
+import { gemm, type LayerPlace, linear } from "../graph/ops/linear.ts";
 import { crossEntropies } from "../graph/ops/loss.ts";
 import { capLogits } from "../graph/ops/output-layer.ts";
 import { concat, reshape, slice, transpose, window } from "../graph/ops/shape.ts";
@@ -71,7 +71,7 @@ export function adapt(
   for (const node of nodesOf(graph)) {
     const own = isLayer(node) ? beside.get(String(node.attributes["path"])) : undefined;
     if (!own) continue;
-    const tensors = tensorsOf(own.tensors, node.attributes as Place);
+    const tensors = tensorsOf(own.tensors, node.attributes as LayerPlace);
     const { loraA, initialA } = tensors;
     layers.set(layerName(node), { ...own, tensors: withoutFirst(tensors), ...(initialA && { apart: [loraA, initialA] }) });
   }
@@ -99,7 +99,7 @@ export function adapt(
       return shaped(update(layer), y.shape);
     }
     const dropped = dropout ? dropout(path, x) : x;
-    // What is taken off the base reads all of its input.
+    // What is subtracted from the base reads all of its input.
     const [trained, first] = (dropout && own.apart) || [];
     const lowOf = (loraA: Value): Value => {
       const name = layerName(node);
@@ -117,7 +117,7 @@ export function adapt(
   });
 }
 
-/** B·A − B₀·A₀ as one product, where first factors are taken off the base: [A; A₀] and [B, −B₀]. */
+/** B·A − B₀·A₀ as one product, where first factors are subtracted from the base: [A; A₀] and [B, −B₀]. */
 function withoutFirst({ initialA, initialB, ...own }: ModuleTensors<Value>): ModuleTensors<Value> {
   if (!initialA || !initialB) return own as ModuleTensors<Value>;
   return { ...own, loraA: concat([own.loraA, initialA], 0), loraB: concat([own.loraB, neg(initialB)], 1) };

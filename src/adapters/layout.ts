@@ -36,7 +36,7 @@ export interface Trained {
   config: LoraConfig;
   modules: readonly AdapterModule[];
   saved?: readonly SavedWeight[];
-  /** Groups of tensors that stay as they are; first factors that are taken off the base do in any case. */
+  /** Groups of tensors that stay as they are; first factors that are subtracted from the base always do. */
   constant?: readonly TensorGroup[];
 }
 
@@ -73,7 +73,7 @@ export function layoutOf({ config, modules, saved = [], constant = [] }: Trained
   });
 }
 
-/** What is beside a module in training: what its method trains, and first factors that are taken off the base. */
+/** What is beside a module in training: what its method trains, and first factors that are subtracted from the base. */
 function moduleTensors(config: LoraConfig, module: ModuleShape, rank: Dim): TrainedTensor[] {
   const own = methodOf(config).tensors(module, rank);
   if (module.isEmbedding || !initializationOf(config.initLoraWeights).fromWeight) return own;

@@ -163,6 +163,20 @@ export function frozenWeights(config: LoraConfig, modules: readonly ModuleInfo[]
   ]);
 }
 
+/**
+ * What modules have other than the usual rank and alpha, by path. A pattern matches every path that ends in it, and the first that matches
+ * counts: longer ones come first.
+ */
+export function patternsOf(
+  modules: readonly Pick<AdapterModule, "path" | "rank" | "alpha">[],
+  usual: Pick<LoraConfig, "rank" | "alpha">,
+): Pick<LoraConfig, "rankPattern" | "alphaPattern"> {
+  const longest = [...modules].sort((a, b) => b.path.length - a.path.length);
+  const others = (key: "rank" | "alpha") =>
+    Object.fromEntries(longest.filter((one) => one[key] !== usual[key]).map((one) => [one.path, one[key]]));
+  return { rankPattern: others("rank"), alphaPattern: others("alpha") };
+}
+
 /** Below this many targets PEFT leaves the list as it is (MIN_TARGET_MODULES_FOR_OPTIMIZATION). */
 const SHORTEN_FROM = 20;
 

@@ -43,7 +43,7 @@ export interface TrainedTensor extends MethodTensor {
   group: TensorGroup;
 }
 
-/** "initial" are factors whose product is taken off the base. */
+/** "initial" are factors whose product is subtracted from the base. */
 export type TensorGroup = "A" | "B" | "weight" | "initial";
 
 /** Sizes of an adapted module: A is [rank, inFeatures], B is [outFeatures, rank]. */

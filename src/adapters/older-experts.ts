@@ -2,7 +2,7 @@
 // Transformers 5. Follows PEFT 0.21.2's transformers_weight_conversion.py.
 import { LowrankError } from "../errors.ts";
 import type { ExpertPart, ModuleInfo } from "../models/module.ts";
-import { type AdapterModule, shortestEndings } from "./match.ts";
+import { type AdapterModule, patternsOf, shortestEndings } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import { keyPathOf, parameterName } from "./parameters.ts";
 import type { Adapter } from "./peft-files.ts";
@@ -52,8 +52,7 @@ export function withFusedExperts(adapter: Adapter, modules: readonly ModuleInfo[
   const parameters = [...fused, ...routers].map(({ info }) => info);
   const names = new Map(parameters.map((info) => [info.path, parameterName(info)]));
   const all = [...kept, ...renamed, ...whole];
-  const others = <Key extends "rank" | "alpha">(key: Key, usual: number) =>
-    Object.fromEntries(all.filter((one) => one[key] !== usual).map((one) => [names.get(one.path) ?? one.path, one[key]]));
+  const named = all.map((one) => ({ ...one, path: names.get(one.path) ?? one.path }));
   const { config } = adapter;
   return {
     ...adapter,
@@ -68,8 +67,7 @@ export function withFusedExperts(adapter: Adapter, modules: readonly ModuleInfo[
       excludeModules: null,
       layersToTransform: null,
       layersPattern: null,
-      rankPattern: others("rank", config.rank),
-      alphaPattern: others("alpha", config.alpha),
+      ...patternsOf(named, config),
     },
     modules: all,
     tensors,

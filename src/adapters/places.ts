@@ -3,8 +3,8 @@
 import { LowrankError } from "../errors.ts";
 import { type Dim, divideDim, elements, mulDims, type Shape, sameShape } from "../graph/dims.ts";
 import type { Value } from "../graph/graph.ts";
-import type { Place } from "../graph/ops/linear.ts";
-import { reshape, split, transpose } from "../graph/ops/shape.ts";
+import type { LayerPlace } from "../graph/ops/linear.ts";
+import { reshape, splitEvenly, transpose } from "../graph/ops/shape.ts";
 import type { ExpertPart, ModuleInfo } from "../models/module.ts";
 import type { LoraConfig } from "./config.ts";
 import type { AdapterModule } from "./match.ts";
@@ -55,7 +55,7 @@ export function layerTensors() {
     known.set(value, made);
     return made;
   };
-  return (tensors: ModuleTensors<Value>, { kernel, experts, expert, half }: Place): ModuleTensors<Value> => {
+  return (tensors: ModuleTensors<Value>, { kernel, experts, expert, half }: LayerPlace): ModuleTensors<Value> => {
     if (kernel) {
       const flat = (value: Value, shape: Shape) => (sameShape(value.shape, shape) ? value : reshape(value, shape));
       const others = Object.entries(tensors).map(([name, value]) => [name, flat(value, [elements(value.shape)])]);
@@ -84,7 +84,7 @@ export function layerTensors() {
 /** The matrices of x [count, rows, columns]. */
 const parts = (x: Value, count: number): Value[] => {
   const shape: Dim[] = x.shape.slice(1);
-  return split(x, 0, count).map((part) => reshape(part, shape));
+  return splitEvenly(x, 0, count).map((part) => reshape(part, shape));
 };
 
 /** The A and B of one expert of a parameter, [rank, in] and [out, rank]: all of its rows, or one half of them. */

@@ -1,7 +1,7 @@
 // An adapter at other ranks: the best approximation of each module's update, and what it costs.
 import { LowrankError } from "../errors.ts";
 import type { LoraConfig } from "./config.ts";
-import type { AdapterModule } from "./match.ts";
+import { type AdapterModule, patternsOf } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import { methodOf } from "./method-table.ts";
 import type { Adapter } from "./peft-files.ts";
@@ -86,20 +86,11 @@ export function withFactors(
   const [usual] = [...counts].reduce((most, each) =>
     each[1] > most[1] || (each[1] === most[1] && each[0] > most[0]) ? each : most,
   );
-  // A pattern matches every path that ends in it. Longer ones come first, since the first that matches counts.
-  const others = given.filter(({ rank }) => rank !== usual).sort((a, b) => b.module.path.length - a.module.path.length);
-  const patterns = Object.fromEntries(others.map(({ module, rank }) => [module.path, rank]));
+  const modules = given.map(({ module, rank }) => ({ ...module, rank, alpha: rank, scale: 1 }));
+  const ranks = { rank: usual, alpha: usual };
   return {
-    config: {
-      ...config,
-      rank: usual,
-      alpha: usual,
-      rankPattern: patterns,
-      alphaPattern: patterns,
-      useRslora: false,
-      initLoraWeights: true,
-    },
-    modules: given.map(({ module, rank }) => ({ ...module, rank, alpha: rank, scale: 1 })),
+    config: { ...config, ...ranks, ...patternsOf(modules, ranks), useRslora: false, initLoraWeights: true },
+    modules,
   };
 }
 

@@ -22,12 +22,19 @@ const LINE = /^(\\?)([\da-fA-F]{64}) [ *](.+)$/;
 /** A path that stays below its folder. */
 const PATH_BELOW = /^(?!\.{1,2}(?:\/|$))[^/\0]+(?:\/(?!\.{1,2}(?:\/|$))[^/\0]+)*$/;
 
+export interface Summing {
+  files: Files;
+  /** The SHA-256 of a file that was written. */
+  sumOf(path: string): string | undefined;
+  writeSums(folder: string): Promise<void>;
+}
+
 /**
  * Files whose `write` hashes what it writes, and what writes the hashes of all that lies below a folder, but for hidden files, into its
  * SHA256SUMS. Without `digest` the files are as they are, and no sums are written.
  */
-export function summing(files: Files, digest?: MakeDigest): { files: Files; writeSums(folder: string): Promise<void> } {
-  if (!digest) return { files, writeSums: async () => {} };
+export function summing(files: Files, digest?: MakeDigest): Summing {
+  if (!digest) return { files, sumOf: () => undefined, writeSums: async () => {} };
   const sums = new Map<string, string>();
   return {
     files: {
@@ -38,6 +45,7 @@ export function summing(files: Files, digest?: MakeDigest): { files: Files; writ
         sums.set(path, hash.end());
       },
     },
+    sumOf: (path) => sums.get(path),
     async writeSums(folder) {
       const below = [...sums].filter(([path]) => path.startsWith(`${folder}/`));
       const all = below.map(([path, sum]): [string, string] => [path.slice(folder.length + 1), sum]);
@@ -65,6 +73,13 @@ export async function* hashed(
       yield part;
     }
   }
+}
+
+/** The hash of a file. */
+export async function sumFile(files: Files, path: string, digest: MakeDigest): Promise<string> {
+  const hash = digest();
+  for await (const _ of hashed(readInBlocks(files, path, 0, await files.size(path)), hash));
+  return hash.end();
 }
 
 /** The sums that a folder's SHA256SUMS lists, by path below the folder; null if it has none. Fails with `checksums/format`. */

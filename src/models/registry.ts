@@ -3,7 +3,7 @@ import { z } from "zod";
 import { LowrankError, nearest } from "../errors.ts";
 import type { Graph, Value } from "../graph/graph.ts";
 import { apply, nodesOf, rewrite } from "../graph/graph.ts";
-import type { Place } from "../graph/ops/linear.ts";
+import type { LayerPlace } from "../graph/ops/linear.ts";
 import { sizeOf } from "../tensor.ts";
 import { type BackboneConfig, type DecoderConfig, unsupported } from "./config/config.ts";
 import { readJson, shownValue } from "./config/schema.ts";
@@ -248,7 +248,7 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
     if (op !== "linear" && op !== "embedding") continue;
     const path = String(attributes["path"]);
     const weight = inputs[1]!;
-    const { kernel, isParameter, expert, experts, half } = attributes as Place;
+    const { kernel, isParameter, expert, experts, half } = attributes as LayerPlace;
     const [rows, columns] = weight.shape as [number, number];
     if (experts !== undefined) {
       const part = { weight: weightName(weight), expert: expert!, ...(half !== undefined && { half }) };

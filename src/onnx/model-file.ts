@@ -30,7 +30,7 @@ export interface ModelFileOptions {
 }
 
 /** Bytes of a weight. */
-export const lengthOf = ({ dtype, shape }: Pick<WeightValues, "dtype" | "shape">): number =>
+export const bytesOfWeight = ({ dtype, shape }: Pick<WeightValues, "dtype" | "shape">): number =>
   sizeOf(shape) * bytesPerElement[dtype];
 
 /**
@@ -44,7 +44,7 @@ export async function writeModelFile(
   values: ReadonlyMap<string, WeightValues>,
   { inputs, maxBytes = MAX_FILE_BYTES, optional = [] }: ModelFileOptions,
 ): Promise<number> {
-  const total = [...values.values()].reduce((sum, one) => sum + lengthOf(one), 0);
+  const total = [...values.values()].reduce((sum, one) => sum + bytesOfWeight(one), 0);
   const stem = path.slice(path.lastIndexOf("/") + 1);
   const places = placesOf(values, stem, maxBytes);
   const model = lowered(
@@ -83,7 +83,7 @@ function placesOf(values: ReadonlyMap<string, WeightValues>, stem: string, maxBy
   const places = new Map<string, Place>();
   let [file, end] = [0, 0];
   for (const [name, weight] of values) {
-    const length = lengthOf(weight);
+    const length = bytesOfWeight(weight);
     let offset = Math.ceil(end / ALIGNED) * ALIGNED;
     if (end > 0 && offset + length > maxBytes) [file, offset] = [file + 1, 0];
     places.set(name, { location: `${stem}_data${file === 0 ? "" : `_${file}`}`, offset, length });
@@ -107,7 +107,7 @@ async function* counted(name: string, weight: WeightValues): AsyncGenerator<Uint
     length += bytes.length;
     yield bytes;
   }
-  if (length !== lengthOf(weight)) throw new Error(`${name} gave ${length} bytes, not ${lengthOf(weight)}`);
+  if (length !== bytesOfWeight(weight)) throw new Error(`${name} gave ${length} bytes, not ${bytesOfWeight(weight)}`);
 }
 
 /** The beginning of a field that has `length` bytes. */
@@ -131,12 +131,12 @@ async function* embedded(model: ModelProto, values: ReadonlyMap<string, WeightVa
       dataType: onnxType[weight.dtype]!,
     };
     const head = toBinary(TensorProtoSchema, create(TensorProtoSchema, fields));
-    const raw = fieldOf(RAW_DATA, lengthOf(weight));
-    const length = head.length + raw.length + lengthOf(weight);
+    const raw = fieldOf(RAW_DATA, bytesOfWeight(weight));
+    const length = head.length + raw.length + bytesOfWeight(weight);
     return { name, weight, parts: [fieldOf(INITIALIZER, length), head, raw] };
   });
   const weightBytes = tensors.reduce(
-    (sum, { weight, parts }) => parts.reduce((all, part) => all + part.length, sum + lengthOf(weight)),
+    (sum, { weight, parts }) => parts.reduce((all, part) => all + part.length, sum + bytesOfWeight(weight)),
     0,
   );
   yield toBinary(ModelProtoSchema, { ...rest });

@@ -1,10 +1,9 @@
 // A cache on disk of weights that were converted: a folder for each set of weights, forms and files that they come from, made once.
 import { LowrankError } from "../errors.ts";
 import type { Files, Lock, LockFolder } from "../files.ts";
-import { hashed, type MakeDigest, readSums, summing } from "../formats/checksums.ts";
+import { type MakeDigest, readSums, sumFile, summing } from "../formats/checksums.ts";
 import { quote, readJsonObject } from "../formats/json.ts";
 import { readHeader, safetensorsBytes, writeSafetensors } from "../formats/safetensors.ts";
-import { readInBlocks } from "../formats/side-files.ts";
 import type { ElementType, Type } from "../graph/graph.ts";
 import type { FormName } from "../graph/ops/stored.ts";
 import { inFolder } from "../onnx/emitter.ts";
@@ -206,9 +205,7 @@ async function placesIn(
 
 /** Whether the weights are those that SHA256SUMS was written for: times and places change when a cache is copied. */
 async function isAsSummed(files: Files, digest: MakeDigest, place: string): Promise<boolean> {
-  const [file, hash] = [`${place}/${WEIGHTS}`, digest()];
-  for await (const _ of hashed(readInBlocks(files, file, 0, await files.size(file)), hash));
-  return (await readSums(files, place))?.get(WEIGHTS) === hash.end();
+  return (await readSums(files, place))?.get(WEIGHTS) === (await sumFile(files, `${place}/${WEIGHTS}`, digest));
 }
 
 /** What entry.json says; null if it says nothing that can be used. */

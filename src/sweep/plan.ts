@@ -54,7 +54,7 @@ export function phaseSeconds(rungs: readonly number[], fresh: number, hasBest: b
   return rungs.reduce((sum, _, i) => sum + (keptOf(fresh + known, i) - known) * rungSeconds(rungs, i, measured), 0);
 }
 
-export interface Wanted {
+export interface WantedTrials {
   /** The most new settings of each phase, if there is time. */
   counts: readonly number[];
   seeds: number;
@@ -68,7 +68,7 @@ export interface Wanted {
  * The longest trials, of up to `measured.steps` steps, with which all settings fit into the time; where none do, fewer settings: of the
  * last phase first. Throws `sweep/budget` if two learning rates do not fit.
  */
-export function planSweep(measured: Measured, { counts, seeds, seconds, isFixed }: Wanted): Plan {
+export function planSweep(measured: Measured, { counts, seeds, seconds, isFixed }: WantedTrials): Plan {
   const planOf = (steps: number, limits: readonly number[]): Plan => {
     const rungs = rungsOf(steps);
     return { steps, rungs, counts: [...limits], seconds: limits.map((n, i) => seeds * phaseSeconds(rungs, n, i > 0, measured)) };

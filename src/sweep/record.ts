@@ -3,7 +3,7 @@ import { z } from "zod";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { readVersioned } from "../formats/json.ts";
-import { keyOf, type Settings, sweepMethodNames } from "./space.ts";
+import { type Settings, settingsKey, sweepMethodNames } from "./space.ts";
 
 export const SWEEP_NAME = "sweep.json";
 export const SWEEP_VERSION = 1;
@@ -99,7 +99,7 @@ export async function readSweep(files: Files, folder: string): Promise<SweepReco
   if (!data) throw wrong(error.issues[0]!.path.join(".") || "the file", error.issues[0]!.message);
   const outside = data.rungs.findIndex(({ trials }) => trials.some((index) => index >= data.trials.length));
   if (outside >= 0) throw wrong(`rungs.${outside}.trials`, "places of trials");
-  const keys = new Set(data.trials.map((one) => `${keyOf(one.settings)} ${one.seed}`));
+  const keys = new Set(data.trials.map((one) => `${settingsKey(one.settings)} ${one.seed}`));
   if (keys.size < data.trials.length) throw wrong("trials", "each with other settings");
   return data;
 }
@@ -119,8 +119,8 @@ export function cellsOf({ trials }: SweepRecord, which: readonly number[] = tria
   const cells = new Map<string, Cell>();
   for (const index of which) {
     const own = trials[index]!.settings;
-    const cell = cells.get(keyOf(own)) ?? { settings: own, trials: [] };
-    cells.set(keyOf(own), cell);
+    const cell = cells.get(settingsKey(own)) ?? { settings: own, trials: [] };
+    cells.set(settingsKey(own), cell);
     cell.trials.push(index);
   }
   return [...cells.values()];

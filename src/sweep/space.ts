@@ -1,4 +1,5 @@
 // What a sweep tries: settings of a trial, the default range of each by the base, and which settings come in which phase.
+import { initializations, initialKind } from "../adapters/initializations.ts";
 import { methodSwitches } from "../adapters/method-table.ts";
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
@@ -22,7 +23,7 @@ interface SweepMethod {
 const WEIGHT_COST = 1.6;
 
 /** Beginnings of LoRA that are tried as methods, by their names (docs/initializations.md). */
-const beginnings = ["gaussian", "orthogonal", "pissa", "olora", "eva"] as const;
+const beginnings = Object.keys(initializations).flatMap((name) => initialKind(name) ?? []);
 
 /** The methods that can be tried: those of adapters, and others. Full fine-tuning wants about a tenth of LoRA's rate (Schulman et al. 2025). */
 const methods: ReadonlyMap<string, SweepMethod> = new Map<string, SweepMethod>([
@@ -30,7 +31,7 @@ const methods: ReadonlyMap<string, SweepMethod> = new Map<string, SweepMethod>([
     name,
     { options: fields, rate: 1, cost: method.derived ? WEIGHT_COST : 1 },
   ]),
-  ...beginnings.map((init): [string, SweepMethod] => [init, { options: { init }, rate: 1, cost: 1 }]),
+  ...beginnings.map((init): [string, SweepMethod] => [String(init), { options: { init }, rate: 1, cost: 1 }]),
   ["rslora", { options: { rslora: true }, rate: 1, cost: 1 }],
   ["lora+", { options: { loraPlusRatio: 16 }, rate: 1, cost: 1 }],
   ["lora-fa", { options: { optimizer: "lorafa" }, rate: 1, cost: 1 }],
@@ -52,7 +53,7 @@ export interface Settings {
   learningRate: number;
 }
 
-export const keyOf = ({ method, rank, alpha, targets, learningRate }: Settings): string =>
+export const settingsKey = ({ method, rank, alpha, targets, learningRate }: Settings): string =>
   JSON.stringify([method, rank, alpha, targets, learningRate]);
 
 /** Settings in words, as in "rank 8, alpha 16, all-linear, learning rate 0.001". */
@@ -145,7 +146,9 @@ const settingsOf = ({ method, rank, ratio, targets, learningRate }: Axes): Setti
     ? { method, rank: null, alpha: null, targets: null, learningRate }
     : { method, rank, alpha: rank * ratio, targets, learningRate };
 
-const distinct = (settings: readonly Settings[]): Settings[] => [...new Map(settings.map((one) => [keyOf(one), one])).values()];
+const distinct = (settings: readonly Settings[]): Settings[] => [
+  ...new Map(settings.map((one) => [settingsKey(one), one])).values(),
+];
 
 const middle = <T>(values: readonly T[]): T => values[(values.length - 1) >> 1]!;
 

@@ -1,6 +1,6 @@
 // EVA on a run's own data: the inputs of the adapted layers in forward passes over its first batches, and the adapter that they make.
 import { type EvaInput, evaOf } from "../adapters/eva.ts";
-import { type AdapterModule, shortestEndings } from "../adapters/match.ts";
+import { type AdapterModule, patternsOf, shortestEndings } from "../adapters/match.ts";
 import type { ModuleTensors } from "../adapters/method.ts";
 import type { Adapter } from "../adapters/peft-files.ts";
 import type { Batch } from "../data/types.ts";
@@ -8,16 +8,10 @@ import { LowrankError } from "../errors.ts";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { gatherRows } from "../graph/ops/indexing.ts";
 import { input } from "../graph/ops/leaves.ts";
-import { cut } from "../graph/stages.ts";
-import { storeWeights } from "../graph/store.ts";
-import { tablesByRows } from "../graph/tables.ts";
 import { unique } from "../graph/unique.ts";
 import type { AnyBase } from "../models/base.ts";
-import { weightFiles } from "../models/weights.ts";
-import { type Engine, openGraph, openProgram } from "../runtime/open-graph.ts";
-import type { Session } from "../runtime/session.ts";
 import { int32, type Tensor } from "../tensor.ts";
-import { storedForm } from "./execution.ts";
+import { byOutputs, type ForwardEngine, openForward } from "./forward.ts";
 
 /** Rows of what has one for each token of a padded batch. */
 const TOKENS = "batch*seq";
@@ -25,9 +19,6 @@ const TOKENS = "batch*seq";
 const ROWS = "evaRows";
 /** Inputs of layers that are fetched at once, in bytes, about. */
 const FETCH_BYTES = 2 ** 28;
-
-/** `stages`: whether a program can have several. */
-type InputsEngine = Pick<Engine, "openSession" | "threads"> & { stages?: boolean };
 
 interface LayerInput extends EvaInput {
   /** [rows, size] */
@@ -43,11 +34,11 @@ export async function evaAdapter(
   base: AnyBase,
   loss: Graph,
   batchOf: (step: number) => Promise<Batch>,
-  engine: InputsEngine,
+  engine: ForwardEngine,
 ): Promise<Adapter> {
   const eva = drawn.config.evaConfig!;
   const inputs = layerInputs(loss, drawn.modules);
-  const session = await openInputs(inputs, base, engine);
+  const session = await openForward(inputsGraph(inputs), base.checkpoint, engine, byOutputs);
   const read = async (step: number, wanted: readonly number[]) => {
     const batch = await batchOf(step);
     const feeds = { ...batch.feeds, [ROWS]: rowsOf(batch, eva.use_label_mask) };
@@ -81,24 +72,11 @@ function layerInputs(loss: Graph, modules: readonly AdapterModule[]): LayerInput
   return [...found.values()];
 }
 
-/** A session whose output `i` is the i-th input's rows; the base is streamed. */
-async function openInputs(
-  inputs: readonly LayerInput[],
-  { checkpoint }: AnyBase,
-  { stages = false, ...engine }: InputsEngine,
-): Promise<Session> {
-  const weights = weightFiles(checkpoint);
+/** A graph whose output `i` is the i-th input's rows. */
+function inputsGraph(inputs: readonly LayerInput[]): Graph {
   const chosen = input(ROWS, "int32", ["evaRows"]);
   const outputs = inputs.map(({ value }, i) => [i, value.shape[0] === TOKENS ? gatherRows(value, chosen) : value] as const);
-  const whole = { outputs: Object.fromEntries(outputs) };
-  if (!stages) return openGraph(whole, weights, engine);
-  const form = storedForm((name) => weights.locate(name).dtype);
-  const { graph } = tablesByRows(storeWeights(whole, form));
-  const program = cut(
-    Object.entries(graph.outputs).map(([name, value]) => ({ [name]: value })),
-    () => false,
-  );
-  return openProgram(program, weights, { ...engine, streamed: true });
+  return { outputs: Object.fromEntries(outputs) };
 }
 
 /** The tokens that are looked at: the targets, or all but padding. */
@@ -159,10 +137,6 @@ function withRanks(
       return [path, isFound ? { ...own, loraA: loraA(path), loraB: new Float32Array(outFeatures * rank) } : own];
     }),
   );
-  // A pattern matches every path that ends in it; the first that matches counts.
-  const longest = [...modules].sort((a, b) => b.path.length - a.path.length);
-  const others = (key: "rank" | "alpha") =>
-    Object.fromEntries(longest.filter((module) => module[key] !== config[key]).map((module) => [module.path, module[key]]));
   const isWhole = modules.length === drawn.modules.length;
   const paths = modules.map(({ path }) => path);
   return {
@@ -175,8 +149,7 @@ function withRanks(
         layersToTransform: null,
         layersPattern: null,
       }),
-      rankPattern: others("rank"),
-      alphaPattern: others("alpha"),
+      ...patternsOf(modules, config),
     },
     modules,
     tensors,

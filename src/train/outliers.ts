@@ -5,14 +5,12 @@ import type { Checkpoint } from "../formats/checkpoint.ts";
 import { type Graph, nodesOf, type Value } from "../graph/graph.ts";
 import { columnsAt, standingOut } from "../graph/ops/rotated.ts";
 import { transpose } from "../graph/ops/shape.ts";
-import { cut, type Program } from "../graph/stages.ts";
-import { layerWeight, OUTLIERS, outlierInput, storeWeights } from "../graph/store.ts";
-import { tablesByRows } from "../graph/tables.ts";
+import type { Program } from "../graph/stages.ts";
+import { layerWeight, OUTLIERS, outlierInput } from "../graph/store.ts";
 import { unique } from "../graph/unique.ts";
-import { weightFiles } from "../models/weights.ts";
-import { type Engine, openProgram } from "../runtime/open-graph.ts";
+import type { Engine } from "../runtime/open-graph.ts";
 import type { Tensor } from "../tensor.ts";
-import { storedForm } from "./execution.ts";
+import { openForward } from "./forward.ts";
 
 export interface OutlierSource extends Pick<Engine, "openSession" | "threads"> {
   checkpoint: Checkpoint;
@@ -33,22 +31,22 @@ export async function findOutliers(program: Program, source: OutlierSource): Pro
   const { loss, checkpoint, openSession, threads, first } = source;
   if (!first)
     throw new LowrankError("train/option", "rotated weights need a batch that shows what stands out", { subject: "first" });
-  const weights = weightFiles(checkpoint);
-  const form = storedForm((name) => weights.locate(name).dtype);
-  const { graph } = tablesByRows(storeWeights(outliersOf(loss, names), form));
-  // A stage for each layer's input: what is read of it comes with it.
-  const groups = new Map<string, Record<string, Value>>();
-  for (const [name, value] of Object.entries(graph.outputs)) {
-    const { at } = outlierInput(name)!;
-    groups.set(at, { ...groups.get(at), [name]: value });
-  }
-  const found = cut([...groups.values()], () => false);
-  const session = await openProgram(found, weights, { openSession, threads, streamed: true });
+  const session = await openForward(outliersOf(loss, names), checkpoint, { openSession, threads, stages: true }, byPlaces);
   try {
     return await session.run((await first()).feeds);
   } finally {
     await session.close();
   }
+}
+
+/** A stage for each layer's input: what is read of it comes with it. */
+function byPlaces(outputs: Graph["outputs"]): Graph["outputs"][] {
+  const groups = new Map<string, Record<string, Value>>();
+  for (const [name, value] of Object.entries(outputs)) {
+    const { at } = outlierInput(name)!;
+    groups.set(at, { ...groups.get(at), [name]: value });
+  }
+  return [...groups.values()];
 }
 
 /** A graph of the inputs of these names, in the order in which a forward pass comes to them. */

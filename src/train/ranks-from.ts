@@ -1,5 +1,6 @@
 // Ranks of a new adapter from another one's spectrum: each module gets the least rank that holds 99 % of its update's energy there.
 import { describeAdapter } from "../adapters/describe.ts";
+import { patternsOf } from "../adapters/match.ts";
 import { readAdapter } from "../adapters/peft-files.ts";
 import { withFactors } from "../adapters/resize.ts";
 import type { Files } from "../files.ts";
@@ -22,14 +23,15 @@ export async function withSuggestedRanks(
     const rank = Math.max(1, module.spectrum?.rank99 ?? module.rank);
     return { module, rank, alpha: (rank * module.alpha) / module.rank };
   });
-  const { rank, rankPattern } = withFactors(adapter.config, suggested).config;
+  const { rank } = withFactors(adapter.config, suggested).config;
   const { alpha } = suggested.find((one) => one.rank === rank)!;
-  // As in rankPattern: a pattern matches every path that ends in it, and the first that matches counts.
-  const others = suggested.filter((one) => one.alpha !== alpha).sort((a, b) => b.module.path.length - a.module.path.length);
   return {
     ...options,
-    ...{ rank, alpha, rankPattern },
-    alphaPattern: Object.fromEntries(others.map((one) => [one.module.path, one.alpha])),
+    ...{ rank, alpha },
+    ...patternsOf(
+      suggested.map(({ module, ...own }) => ({ ...own, path: module.path })),
+      { rank, alpha },
+    ),
     ...{ targetModules, excludeModules },
     layersToTransform: layersToTransform === null ? null : [layersToTransform].flat(),
   };

@@ -15,7 +15,7 @@ import { modelConfig } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { near, refused } from "../helpers/assert.ts";
-import { type GgufParts, ggufFile, zeros } from "../helpers/gguf.ts";
+import { type GgufParts, ggufFile, MODELS, zeros } from "../helpers/gguf.ts";
 import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 
@@ -37,18 +37,6 @@ describe("quantized blocks", () => {
   }
   it("has a reference for each type", () => assert.deepEqual(Object.keys(stored).sort(), Object.keys(blockTypes).sort()));
 });
-
-/** Each file and the golden base that it was made from. */
-const MODELS: Record<string, string> = {
-  llama: "llama-gqa-tied",
-  "llama-bias": "llama-attnbias-mlpbias",
-  "llama-rope": "llama-mha-untied-llama3rope",
-  qwen2: "qwen2-bias",
-  qwen3: "qwen3-qknorm",
-  gemma3: "gemma3-text",
-  phi3: "phi3-fused",
-  gpt2: "gpt2-conv1d",
-};
 
 /** What a GGUF file does not say: ids of a vocabulary that these files lack, the dtype, names that mean the same. */
 const UNSAID = ["dtype", "bosId", "eosIds", "padId"];

@@ -10,7 +10,7 @@ import type { OpName } from "../../src/graph/ops/names.ts";
 import { layerNorm, rmsNorm } from "../../src/graph/ops/normalization.ts";
 import { linearCrossEntropy } from "../../src/graph/ops/output-layer.ts";
 import { reduceSum, softmax } from "../../src/graph/ops/reduction.ts";
-import { broadcastTo, concat, reshape, slice, split, transpose } from "../../src/graph/ops/shape.ts";
+import { broadcastTo, concat, reshape, slice, splitEvenly, transpose } from "../../src/graph/ops/shape.ts";
 import { booleans, floats, frozen, type Given, type GradientCase, integers, symbolic } from "../helpers/gradient-check.ts";
 
 const one = (name: string, given: Record<string, Given>, result: GradientCase["result"]): GradientCase => ({
@@ -257,10 +257,10 @@ export const proofs: Partial<Record<OpName, GradientCase[]>> = {
   ],
   split: [
     one("all parts", { x: symbolic(floats([6, 2]), [6, "n"]) }, ({ x }) => {
-      const [a, b, c] = split(x!, 0, 3);
+      const [a, b, c] = splitEvenly(x!, 0, 3);
       return elementwise.mul(elementwise.add(a!, b!), c!);
     }),
-    one("one part", { x: floats([2, 4]) }, ({ x }) => split(x!, 1, 2)[1]!),
+    one("one part", { x: floats([2, 4]) }, ({ x }) => splitEvenly(x!, 1, 2)[1]!),
   ],
   broadcastTo: [
     one("a scalar", { x: floats([]) }, ({ x }) => broadcastTo(x!, [2, 3])),

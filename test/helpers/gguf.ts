@@ -87,3 +87,15 @@ export function ggufFile({ version = 3, metadata = [], tensors = [], alignment =
 export const zeros = (name: string, ...dims: number[]): GgufTensorInfo => {
   return { name, dims, type: 0, data: new Uint8Array(4 * dims.reduce((a, b) => a * b, 1)) };
 };
+
+/** gguf-py's files and the golden bases that they were made from, with matrices in float16. */
+export const MODELS: Record<string, string> = {
+  llama: "llama-gqa-tied",
+  "llama-bias": "llama-attnbias-mlpbias",
+  "llama-rope": "llama-mha-untied-llama3rope",
+  qwen2: "qwen2-bias",
+  qwen3: "qwen3-qknorm",
+  gemma3: "gemma3-text",
+  phi3: "phi3-fused",
+  gpt2: "gpt2-conv1d",
+};

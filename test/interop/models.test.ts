@@ -16,24 +16,13 @@ import { initModel } from "../../src/models/init.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { near, refused } from "../helpers/assert.ts";
+import { MODELS } from "../helpers/gguf.ts";
 import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
 import { freshFolders } from "../helpers/temporary-folder.ts";
 
 const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
 const files = withGguf(nodeFiles);
 const fresh = freshFolders();
-
-/** gguf-py's file of a golden base, with matrices in float16. */
-const MODELS: Record<string, string> = {
-  llama: "llama-gqa-tied",
-  "llama-bias": "llama-attnbias-mlpbias",
-  "llama-rope": "llama-mha-untied-llama3rope",
-  qwen2: "qwen2-bias",
-  qwen3: "qwen3-qknorm",
-  gemma3: "gemma3-text",
-  phi3: "phi3-fused",
-  gpt2: "gpt2-conv1d",
-};
 
 /** A copy of a golden base with some keys of its config changed. */
 function changed(name: string, keys: Record<string, unknown>): string {

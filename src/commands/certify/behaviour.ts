@@ -2,16 +2,13 @@
 import { layoutOf, partOf, thetaOf, trainedBy } from "../../adapters/layout.ts";
 import type { Adapter } from "../../adapters/peft-files.ts";
 import type { Batch } from "../../data/types.ts";
-import { entryOf } from "../../formats/checkpoint.ts";
 import { toFloat32 } from "../../formats/float.ts";
-import { forwardProgram } from "../../graph/forward.ts";
-import { check, type Graph, nodesOf } from "../../graph/graph.ts";
+import { check, type Graph } from "../../graph/graph.ts";
+import { unique } from "../../graph/unique.ts";
 import type { AnyBase } from "../../models/base.ts";
 import { forwardGraph, type ModelConfig } from "../../models/registry.ts";
-import { weightFiles } from "../../models/weights.ts";
-import { type Engine, openGraph, openProgram } from "../../runtime/open-graph.ts";
 import { float32, type Tensor } from "../../tensor.ts";
-import { storedForm } from "../../train/execution.ts";
+import { byLayers, type ForwardEngine, openForward } from "../../train/forward.ts";
 import { adaptedGraph } from "../../train/training-graph.ts";
 
 /** How far one output is from another, over all rows. */
@@ -33,14 +30,12 @@ interface Sides {
   adapter: Adapter;
   merged: AnyBase;
   batches: readonly Batch[];
-  /** Whether programs run in stages, with weights that are read as they are met. */
-  stages?: boolean;
-  engine: Engine;
+  engine: ForwardEngine;
   onProgress?: (progress: { row: number; rows: number }) => void;
 }
 
 /** Runs the base with its adapter, the merged model and the base alone, one after the other: the weights of one are in memory. */
-export async function compareOutputs({ base, adapter, merged, batches, stages, engine, onProgress }: Sides) {
+export async function compareOutputs({ base, adapter, merged, batches, engine, onProgress }: Sides) {
   const trained = trainedBy(adapter);
   const { graph: adapted } = adaptedGraph(outputsOf(base.config), trained);
   const entries = layoutOf(trained);
@@ -52,17 +47,11 @@ export async function compareOutputs({ base, adapter, merged, batches, stages, e
   const rows = batches.length * (hasBase ? 3 : 2);
   let row = 0;
   const run = async (model: AnyBase, graph: Graph, beside: Record<string, Tensor>, read: ReadOutputs): Promise<void> => {
-    const weights = weightFiles(model.checkpoint);
-    const form = storedForm((name) => entryOf(model.checkpoint, name)?.dtype);
-    const session = stages
-      ? await openProgram(forwardProgram(check(graph), form), weights, { ...engine, streamed: true })
-      : await openGraph(check(graph), weights, engine);
-    const inputs = new Set(nodesOf(graph).flatMap(({ op, attributes }) => (op === "input" ? [String(attributes["name"])] : [])));
+    const session = await openForward(unique(check(graph)), model.checkpoint, engine, byLayers);
     try {
       await session.bind(beside);
       for (const [i, { feeds }] of batches.entries()) {
-        const own = Object.fromEntries(Object.entries(feeds).filter(([name]) => inputs.has(name)));
-        read(await session.run(own, { fetches: Object.keys(graph.outputs) }), i);
+        read(await session.run(feeds, { fetches: Object.keys(graph.outputs) }), i);
         onProgress?.({ row: ++row, rows });
       }
     } finally {

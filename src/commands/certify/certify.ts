@@ -4,8 +4,7 @@ import { type Adapter, openAdapter } from "../../adapters/peft-files.ts";
 import { makeBatch } from "../../data/batch.ts";
 import type { Batch } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
-import { hashed } from "../../formats/checksums.ts";
-import { readInBlocks } from "../../formats/side-files.ts";
+import { sumFile } from "../../formats/checksums.ts";
 import { type AnyBase, openBase } from "../../models/base.ts";
 import { visionOf } from "../../models/registry.ts";
 import { type Given, option, pick } from "../../options.ts";
@@ -96,6 +95,8 @@ export interface ToCertify extends Pick<CertifyOptions, "data" | "tokens" | "thr
   task: TaskName;
   /** Whether outputs are compared, too. */
   outputs?: boolean;
+  /** The SHA-256 of a file of `merged`, where it is known. */
+  sumOf?: (path: string) => string | undefined;
 }
 
 /** The certificate of what lies in the folder `merged`. */
@@ -113,8 +114,8 @@ export async function certifyMerged(options: ToCertify, platform: Host): Promise
   const compared =
     rows && isWhole
       ? await compareOutputs({
-          ...{ base, adapter, merged, batches: rows.batches, stages: platform.stages },
-          engine: { openSession: openSession!, threads: options.threads },
+          ...{ base, adapter, merged, batches: rows.batches },
+          engine: { openSession: openSession!, threads: options.threads, stages: platform.stages },
           onProgress: (progress) => onProgress?.({ type: "outputs", ...progress }),
         })
       : null;
@@ -125,7 +126,7 @@ export async function certifyMerged(options: ToCertify, platform: Host): Promise
     lowrank: platform.version ?? null,
     base: { folder: base.checkpoint.folder, fingerprint: await base.fingerprint() },
     adapter: { folder: adapterFolder, sha256: await sumsOf(platform, adapterFolder) },
-    merged: { sha256: await sumsOf(platform, options.merged) },
+    merged: { sha256: await sumsOf(platform, options.merged, options.sumOf) },
     weights,
     outputs,
     bounds,
@@ -207,16 +208,18 @@ async function builtInRows(base: AnyBase): Promise<{ source: string; rows: Int32
 const defaults = { trainOn: "completion" as const };
 
 /** SHA-256 of the weight files and the configuration in a folder. */
-async function sumsOf({ files, digest }: Host, folder: string): Promise<Record<string, string>> {
+async function sumsOf(
+  { files, digest }: Host,
+  folder: string,
+  known: ToCertify["sumOf"] = () => undefined,
+): Promise<Record<string, string>> {
   if (!digest) return {};
   const names = (await files.list(folder)).filter((name) => /\.(safetensors|json|gguf)$/.test(name) && name !== CERTIFICATE_NAME);
   const sums: [string, string][] = [];
   for (const name of names.sort()) {
     const file = `${folder}/${name}`;
     if (await files.isFolder(file)) continue;
-    const hash = digest();
-    for await (const _ of hashed(readInBlocks(files, file, 0, await files.size(file)), hash));
-    sums.push([name, hash.end()]);
+    sums.push([name, known(file) ?? (await sumFile(files, file, digest))]);
   }
   return Object.fromEntries(sums);
 }

@@ -60,7 +60,6 @@ interface Compared {
 /** Compares every weight that the merged model reads with the base and the adapter. */
 export async function compareWeights(files: Files, { base, adapter, merged, onProgress }: Compared): Promise<WeightReport> {
   const targets = new Map(mergeTargets(adapter, base.modules).map((target) => [target.weightName, target]));
-  const tiedTo = base.modules.find(({ kind }) => kind === "embedding");
   const report: WeightReport = { compared: 0, merged: [], problems: [] };
   const names = [...new Set(weightsIn(forwardGraph(merged.config)).map(({ name }) => name))];
   const replaced = mergeReplacements(adapter, base.modules, (name) => (names.includes(name) ? name : ownName(base, name)));
@@ -70,7 +69,7 @@ export async function compareWeights(files: Files, { base, adapter, merged, onPr
     onProgress?.({ tensor: name, done: i, total: names.length });
     const written = entryOf(merged.checkpoint, name);
     // The output layer of a model with tied weights that is untied: its own begins as the embedding.
-    const own = entryOf(base.checkpoint, name) ?? (tiedTo && entryOf(base.checkpoint, `${tiedTo.path}.weight`));
+    const own = entryOf(base.checkpoint, ownName(base, name));
     const whole = replaced.get(name);
     report.compared++;
     const problem = (text: string) => report.problems.push(`${name}: ${text}`);

@@ -1,7 +1,7 @@
 // A loss graph in a session that is fed an adapter, or what leaves the base as it is.
 
 import { appliedTensors, slotFeeds, withSlots } from "../../adapters/adaptable.ts";
-import { readBy, savedInput, withSaved } from "../../adapters/beside.ts";
+import { savedInput, savedReadBy, withSaved } from "../../adapters/beside.ts";
 import { gateFeeds } from "../../adapters/inject.ts";
 import { trainedBy } from "../../adapters/layout.ts";
 import { methodOf } from "../../adapters/method-table.ts";
@@ -49,7 +49,7 @@ export async function openScoring({ checkpoint }: AnyBase, adapter: Adapter | nu
   const modules = adapter?.modules ?? [];
   const ranks = new Map(modules.map(({ path, rank }) => [path, rank]));
   const { saved } = adapter ? trainedBy(adapter) : {};
-  const own = readBy(graph, saved ?? []);
+  const own = savedReadBy(graph, saved ?? []);
   const replaced = withSaved(graph, own);
   const method = adapter && methodOf(adapter.config);
   const applied = adapter && (await appliedTensors(replaced, adapter, weights, engine));

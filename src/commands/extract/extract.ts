@@ -22,7 +22,7 @@ export const extractOptions = {
     value: "SHARE",
     help: "the share of each change's energy (the sum of its squared elements) that is enough, where a lower rank keeps it",
   }),
-  targetModules: reworded(runOptions.targetModules, { help: "the layers whose change is taken; all linear ones if absent" }),
+  targetModules: reworded(runOptions.targetModules, { help: "the layers to look at; all linear ones if absent" }),
   task: taskOption,
 };
 export type ExtractAdapterOptions = Given<typeof extractOptions> & Pick<ExtractOptions, "onProgress">;

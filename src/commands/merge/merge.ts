@@ -80,7 +80,7 @@ export async function mergeAdapter(
   const checkpoint = untie ? untied(base, own) : own;
   const stored = (weight: string) => storedName(checkpoint, ownName({ checkpoint, modules }, weight));
   const tied = untie ? null : tiedWeight(base, checkpoint);
-  const { files: to, writeSums } = summing(files, digest);
+  const { files: to, sumOf, writeSums } = summing(files, digest);
   const onCertify: MergeAdapterOptions["onCertify"] = (event) => {
     checkStopped(options.signal);
     options.onCertify?.(event);
@@ -89,7 +89,7 @@ export async function mergeAdapter(
   const writeBeside = async (merged: string) => {
     await writeHead(to, merged, config);
     if (certify !== "none") {
-      const compared = { base, adapter, adapterFolder, merged, task: name, outputs: certify === "full" };
+      const compared = { base, adapter, adapterFolder, merged, task: name, outputs: certify === "full", sumOf };
       certificate = await certifyMerged(
         { ...compared, ...pick(options, "data", "tokens", "threads"), onProgress: onCertify },
         { ...host, files },

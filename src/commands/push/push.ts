@@ -7,8 +7,7 @@ import { hasWeights } from "../../formats/checkpoint.ts";
 import { SUMS_NAME } from "../../formats/checksums.ts";
 import { parseJsonObject, readText } from "../../formats/json.ts";
 import { isHeadFile, isSideFile, isTokenizerFile } from "../../formats/side-files.ts";
-import type { Environment } from "../../hub/cache.ts";
-import { type PushEvent, type PushedFile, pushToHub } from "../../hub/push.ts";
+import { type PushedFile, type PushOptions, pushToHub } from "../../hub/push.ts";
 import { hubName } from "../../hub/reference.ts";
 import { type Given, option } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
@@ -31,7 +30,7 @@ export const pushOptions = {
   message: option(z.string().default("Upload with lowrank"), { help: "what the commit is called" }),
   dryRun: option(z.boolean().default(false), { help: "show the files and the card, and push nothing" }),
 };
-export type PushFolderOptions = Given<typeof pushOptions>;
+export type PushFolderOptions = Given<typeof pushOptions> & Pick<PushOptions, "environment" | "signal" | "onEvent">;
 
 /** What was pushed, or would be: `commit` is null after a dry run. */
 export interface Pushed {
@@ -39,13 +38,6 @@ export interface Pushed {
   files: string[];
   card: string;
   commit: string | null;
-}
-
-/** How it is pushed. */
-export interface PushOptions {
-  environment?: Environment;
-  signal?: AbortSignal;
-  onEvent?: (event: PushEvent) => void;
 }
 
 export interface ToPush {
@@ -126,7 +118,7 @@ const refuse = (
 ): LowrankError => new LowrankError(`push/${code}`, message, { next: "Correct it.", ...facts });
 
 /** Pushes what `filesToPush` chooses, unless it is a dry run. */
-export async function pushFolder(options: PushFolderOptions & PushOptions, platform: Platform): Promise<Pushed> {
+export async function pushFolder(options: PushFolderOptions, platform: Platform): Promise<Pushed> {
   const { files, card, id, revision } = await filesToPush(options, platform);
   const pushed = { model: id, files: files.map(({ path }) => path), card };
   if (options.dryRun) return { ...pushed, commit: null };

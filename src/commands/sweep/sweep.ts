@@ -25,7 +25,16 @@ import {
   trialName,
   writeSweep,
 } from "../../sweep/record.ts";
-import { gridOf, keyOf, type Phase, phasesOf, type Settings, settingsOptions, spaceOf, sweepMethod } from "../../sweep/space.ts";
+import {
+  gridOf,
+  type Phase,
+  phasesOf,
+  type Settings,
+  settingsKey,
+  settingsOptions,
+  spaceOf,
+  sweepMethod,
+} from "../../sweep/space.ts";
 import type { FinetuneOptions } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { makeOutput } from "../../train/preflight.ts";
@@ -269,9 +278,9 @@ function planOf(
 async function* runPhase(run: Running, phase: Phase, most: number): AsyncGenerator<SweepEvent, void, void> {
   const { kept, plan } = run;
   const scored = ranked(kept).map(({ cell, loss }) => ({ settings: cell.settings, loss }));
-  const known = new Set(scored.map(({ settings }) => keyOf(settings)));
+  const known = new Set(scored.map(({ settings }) => settingsKey(settings)));
   const begun = kept.rungs.find((rung) => rung.phase === phase.name);
-  const fresh = begun ? [] : phase.settings(scored).filter((one) => !known.has(keyOf(one)));
+  const fresh = begun ? [] : phase.settings(scored).filter((one) => !known.has(settingsKey(one)));
   const best = begun ? [] : scored.slice(0, 1).map(({ settings }) => settings);
   let cells = fresh.length === 0 ? [] : [...best, ...fresh.slice(0, most)].map((settings) => cellFor(run, settings));
   let count = 0;
@@ -300,7 +309,7 @@ const trialsOf = (cells: readonly Cell[]): number[] => cells.flatMap(({ trials }
 /** The trials of these settings, one for each seed; new ones where there are none. */
 function cellFor({ kept, seeds }: Running, settings: Settings): Cell {
   const trials = seeds.map((seed) => {
-    const index = kept.trials.findIndex((one) => one.seed === seed && keyOf(one.settings) === keyOf(settings));
+    const index = kept.trials.findIndex((one) => one.seed === seed && settingsKey(one.settings) === settingsKey(settings));
     if (index >= 0) return index;
     return kept.trials.push({ settings, seed, trainable: null, losses: [], stepSeconds: null, failure: null }) - 1;
   });

@@ -28,14 +28,14 @@ export const unmergeOptions = {
 export type UnmergeAdapterOptions = Given<typeof unmergeOptions> & Pick<MergeOptions, "onProgress" | "signal">;
 
 /**
- * Writes the base of a merged model: what merging added is taken off again. It is the base up to rounding, twice that of the model's
+ * Writes the base of a merged model: what merging added is subtracted again. It is the base up to rounding, twice that of the model's
  * dtype. Throws `unmerge/lost` for what merging cannot be undone of: weights that took the place of the base's (modules_to_save), and
  * methods that change more than they add (DoRA).
  */
 export async function unmergeAdapter(files: Files, options: UnmergeAdapterOptions, host: Partial<Platform> = {}): Promise<void> {
   const { merged: folder, output } = options;
   const given = await openAdapter(files, options.adapter, host.adapterLimits);
-  checkPlain(given.described); // first values that were taken off the base cannot be found in the merged weights
+  checkPlain(given.described); // first values that were subtracted from the base cannot be found in the merged weights
   // A merged model is not the base that the adapter was made for: that is what is asked for.
   const prepared = await prepareBase("merge/option", await openBase(files, folder, host.timeLimit), given, { anyBase: true });
   const { base, adapter } = prepared;

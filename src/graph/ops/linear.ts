@@ -7,7 +7,7 @@ import { reduceSum } from "./reduction.ts";
 import { reshape, transpose } from "./shape.ts";
 
 /** What a linear layer is in Transformers' model, where it is no module with a matrix of its own. */
-export interface Place {
+export interface LayerPlace {
   /** It is a convolution whose step is its kernel, [channels, height, width]: x has the pixels that each output reads. */
   kernel?: readonly number[];
   /** It is that of expert `expert` of `experts` which a parameter of this path holds: all of its rows, or one half of them. */
@@ -22,7 +22,7 @@ export interface Place {
  * x [n, in] · Wᵀ + bias, with W [out, in] as PyTorch stores it. `path` is the name of its module, or of the parameter that it is a part of,
  * by which LoRA finds it.
  */
-export const linear = (x: Value, weight: Value, path: string, bias?: Value, place: Place = {}): Value =>
+export const linear = (x: Value, weight: Value, path: string, bias?: Value, place: LayerPlace = {}): Value =>
   apply1("linear", bias ? [x, weight, bias] : [x, weight], { path, ...place });
 
 /** alpha · op(a) · op(b) + c for matrices; c is [m, n]. */

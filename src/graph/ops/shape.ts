@@ -14,7 +14,7 @@ export const concat = (parts: readonly Value[], axis: number): Value =>
 /** Elements `start` to `end` (exclusive) of an axis whose length is a number. */
 export const slice = (x: Value, axis: number, start: number, end: number): Value => apply1("slice", [x], { axis, start, end });
 /** An axis of fixed length in `count` parts of the same length. Its gradient is one concatenation, where slices would each have a padded one. */
-export const split = (x: Value, axis: number, count: number): readonly Value[] =>
+export const splitEvenly = (x: Value, axis: number, count: number): readonly Value[] =>
   count === 1 ? [x] : apply("split", [x], { axis, count });
 /** `length` columns of x [rows, columns] from the one that `start` says, int32 [1]. It is data, so that it has no gradient. */
 export const window = (x: Value, start: Value, length: number): Value => apply1("window", [x, start], { length });

@@ -9,7 +9,7 @@ import { type GgufSource, writeGguf } from "../../formats/gguf/writer.ts";
 import { readRows, transposed } from "../../formats/stored.ts";
 import type { AnyBase } from "../../models/base.ts";
 import type { AdapterFormat, AdapterLimits } from "./format.ts";
-import { adapterOf, cannotSay, checkLimits, checkPlain, mostCommon, needBase, refuse, scaledBy, UNTIE } from "./say.ts";
+import { adapterOf, cannotSay, checkLimits, checkSayable, mostCommon, needBase, refuse, scaledBy, UNTIE } from "./say.ts";
 
 const TITLE = "a GGUF adapter";
 const ALPHA = "adapter.lora.alpha";
@@ -38,7 +38,7 @@ function placesOf(base: AnyBase) {
 
 async function writeGgufAdapter(files: Files, path: string, adapter: Adapter, given: AnyBase | null): Promise<void> {
   const base = needBase(given, TITLE);
-  checkPlain(adapter, TITLE);
+  checkSayable(adapter, TITLE);
   const { name, architecture, isTied, layoutOf } = placesOf(base);
   // llama.cpp takes the rank from the tensor's shape; where one alpha is not enough, the rest goes into B.
   const alphas = adapter.modules.map(({ scale, rank }) => scale * rank);

@@ -17,7 +17,7 @@ import {
   adapterOf,
   cannotSay,
   checkLimits,
-  checkPlain,
+  checkSayable,
   mostCommon,
   needBase,
   type ReadModule,
@@ -65,7 +65,7 @@ const layerOf = (path: string): { layer: number; inside: string } | null => {
 
 async function writeMlx(files: Files, folder: string, adapter: Adapter, given: AnyBase | null): Promise<void> {
   const base = needBase(given, TITLE);
-  checkPlain(adapter, TITLE, [WITH_MAGNITUDE.field]);
+  checkSayable(adapter, TITLE, [WITH_MAGNITUDE.field]);
   const [theirs, ours] = rootsOf(base);
   const hasMagnitude = methodOf(adapter.config) !== plainMethod;
   const [scale, rank] = [

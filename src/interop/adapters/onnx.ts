@@ -7,7 +7,7 @@ import type { AnyBase } from "../../models/base.ts";
 import { float32, type Tensor } from "../../tensor.ts";
 import { factorNames, slotsIn } from "../onnx/slots.ts";
 import type { AdapterFormat, AdapterLimits } from "./format.ts";
-import { adapterOf, cannotSay, checkLimits, checkPlain, needBase, type ReadModule, refuse, scaledBy } from "./say.ts";
+import { adapterOf, cannotSay, checkLimits, checkSayable, needBase, type ReadModule, refuse, scaledBy } from "./say.ts";
 
 const TITLE = "an ONNX Runtime adapter";
 
@@ -20,7 +20,7 @@ export const onnxAdapter: AdapterFormat = {
 
 async function writeFactors(files: Files, path: string, adapter: Adapter, given: AnyBase | null): Promise<void> {
   const slots = new Map(slotsIn(needBase(given, TITLE).modules).map((slot) => [slot.path, slot]));
-  checkPlain(adapter, TITLE);
+  checkSayable(adapter, TITLE);
   const parameters = new Map<string, Tensor>();
   for (const { path: module, rank, scale, inFeatures, outFeatures } of adapter.modules) {
     const { isEmbedding } =

@@ -1,6 +1,6 @@
 // What formats can say of an adapter: refusals by name, one scale for all modules, and an adapter from the modules of a file.
 import { type LoraConfig, loraConfig } from "../../adapters/config.ts";
-import { type AdapterModule, shortestEndings } from "../../adapters/match.ts";
+import { type AdapterModule, patternsOf, shortestEndings } from "../../adapters/match.ts";
 import type { ModuleTensors } from "../../adapters/method.ts";
 import { methodOf, plainMethod } from "../../adapters/method-table.ts";
 import { type Adapter, MAX_ADAPTER_MODULES, MAX_ADAPTER_RANK } from "../../adapters/peft-files.ts";
@@ -47,7 +47,7 @@ const CARRIED = new Set<keyof LoraConfig>([
 const isEmpty = (value: unknown): boolean => value === null || (typeof value === "object" && Object.keys(value).length === 0);
 
 /** Refuses all that an adapter has beside factors of its modules; of methods the plain one is allowed, and those of `methodFields`. */
-export function checkPlain({ config, modules, saved }: Adapter, title: string, methodFields: readonly string[] = []): void {
+export function checkSayable({ config, modules, saved }: Adapter, title: string, methodFields: readonly string[] = []): void {
   const convolution = modules.find(({ kernel }) => kernel);
   if (convolution) cannotSay(title, "convolutions", convolution.path);
   const [weight] = saved?.keys() ?? [];
@@ -116,16 +116,10 @@ export function adapterOf(base: AnyBase, read: readonly ReadModule[], fields: Pa
   const [rank, alpha] = [mostCommon(read.map((one) => one.rank)), mostCommon(read.map((one) => one.alpha))];
   const paths = read.map(({ path }) => path);
   const kinds = new Map(base.modules.map(({ path, kind }) => [path, kind]));
-  // A pattern matches every path that ends in it, and the first that matches counts.
-  const longest = [...read].sort((a, b) => b.path.length - a.path.length);
-  const others = <Key extends "rank" | "alpha">(key: Key, usual: number) =>
-    Object.fromEntries(longest.filter((one) => one[key] !== usual).map((one) => [one.path, one[key]]));
   const isConv1d = paths.some((path) => kinds.get(path) === "conv1d");
   const config = loraConfig({
-    rank,
-    alpha,
-    rankPattern: others("rank", rank),
-    alphaPattern: others("alpha", alpha),
+    ...{ rank, alpha },
+    ...patternsOf(read, { rank, alpha }),
     targetModules: shortestEndings(paths, base.modules, { from: 1 }),
     fanInFanOut: isConv1d,
     taskType: base.config.head === "lm" ? "CAUSAL_LM" : null,

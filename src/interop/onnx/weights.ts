@@ -14,7 +14,7 @@ import { storeWeights } from "../../graph/store.ts";
 import { weightsIn } from "../../models/module.ts";
 import { weightFiles } from "../../models/weights.ts";
 import { checkStored } from "../../onnx/emitter.ts";
-import { lengthOf, type WeightValues } from "../../onnx/model-file.ts";
+import { bytesOfWeight, type WeightValues } from "../../onnx/model-file.ts";
 import { openGraph } from "../../runtime/open-graph.ts";
 import { noWeights, type OpenSession, type Session } from "../../runtime/session.ts";
 import { float32, sizeOf } from "../../tensor.ts";
@@ -87,11 +87,11 @@ export function withWeights(graph: Graph, form: WeightForm, sources: WeightSourc
   });
   const sessions = new Map<string, Promise<Session>>();
   const valuesOf = partsReader(sources, sessions);
-  const total = [...leaves.values()].reduce((sum, { type }) => sum + lengthOf(type), 0);
+  const total = [...leaves.values()].reduce((sum, { type }) => sum + bytesOfWeight(type), 0);
   let done = 0;
   const dataOf = async function* (tensor: string, leaf: Leaf): AsyncGenerator<Uint8Array> {
     yield* valuesOf(leaf);
-    done += lengthOf(leaf.type);
+    done += bytesOfWeight(leaf.type);
     sources.onProgress?.({ tensor, done, total });
   };
   const values = new Map(

@@ -4,7 +4,7 @@ import type { Value } from "../../graph/graph.ts";
 import { add, div, mul } from "../../graph/ops/elementwise.ts";
 import { gatherRows, keepTop, rowsWhere, scatterAddRows } from "../../graph/ops/indexing.ts";
 import { weight } from "../../graph/ops/leaves.ts";
-import { linear, type Place } from "../../graph/ops/linear.ts";
+import { type LayerPlace, linear } from "../../graph/ops/linear.ts";
 import { reduceSum, softmax } from "../../graph/ops/reduction.ts";
 import { slice } from "../../graph/ops/shape.ts";
 import { contradiction } from "../config/config.ts";
@@ -42,7 +42,7 @@ interface Experts {
  */
 export function mixtureOfExperts(x: Value, at: string, e: Experts, stored = at): Value {
   const [tokens, hidden] = [x.shape[0]!, Number(x.shape[1])];
-  const frozen = (y: Value, own: string, out: number, path: string, place: Place) =>
+  const frozen = (y: Value, own: string, out: number, path: string, place: LayerPlace) =>
     linear(y, weight(`${stored}.${own}.weight`, [out, Number(y.shape[1])]), `${at}.${path}`, undefined, place);
   const router = frozen(x, "gate", e.count, "gate", { isParameter: true });
   const { kept, chosen } = keepTop(softmax(router), e.perToken); // [tokens, experts]
