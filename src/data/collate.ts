@@ -52,10 +52,11 @@ export function collate(examples: Examples, padId: number, packLength?: number):
     }),
     async batch(rows) {
       const read = (await examples.read(rows.flatMap(membersOf))).values();
-      return makeBatch(
+      const made = makeBatch(
         rows.map((row) => membersOf(row).map(() => read.next().value!)),
         { padId },
       );
+      return { ...made, rowKeys: rows };
     },
   };
 }
@@ -69,8 +70,9 @@ export const sizeOfRows = (lengths: Int32Array, rows: readonly number[]): BatchS
 
 /** The batches of an evaluation, made anew each time they are gone through. */
 export interface EvaluationBatches<B extends Batch> extends AsyncIterable<B> {
-  /** The numbers of each batch's rows, and its size. */
+  /** The numbers of each batch's rows, its size, and the batch itself. */
   rows: readonly (readonly number[])[];
+  batch(index: number): Promise<B>;
   sizes: readonly BatchSize[];
 }
 
@@ -83,6 +85,7 @@ export function evaluationBatches<B extends Batch>(rows: Collator<B>, batchSize:
   ]);
   return {
     rows: batches,
+    batch: (index) => rows.batch(batches[index]!),
     sizes: batches.map(rows.size),
     async *[Symbol.asyncIterator]() {
       for (const batch of batches) yield await rows.batch(batch);

@@ -29,7 +29,12 @@ export interface Batch {
   targets: number;
   /** What the speed counts: tokens that are not padding, patches. */
   tokens: number;
+  /** A number for each row of the graph that no other row of the step has, by which dropout draws; one for all if absent. */
+  rowKeys?: readonly number[];
 }
+
+/** The key of the `nth` text of an example that has a row for each; examples are at most 2²⁴. */
+export const textKey = (example: number, nth: number): number => (example + (nth << 24)) | 0;
 
 /** Rows, width and targets of one batch, known before it is made. */
 export interface BatchSize {

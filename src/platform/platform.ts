@@ -1,5 +1,6 @@
 // What a host (Node, a browser) gives to the functions of the public API. Time, text and randomness come from JavaScript and the
 // web's own globals (performance, TextEncoder, crypto), which every host has.
+import type { Communicator } from "../distributed/communicator.ts";
 import type { Files, LockFolder } from "../files.ts";
 import type { MakeDigest } from "../formats/checksums.ts";
 import type { DecodeImage } from "../images/image.ts";
@@ -17,6 +18,10 @@ export interface Platform {
   digest?: MakeDigest;
   /** The engine. */
   openSession: OpenSession;
+  /** The processes that this one works with, in `finetune` and `sweep`; none if absent. */
+  team?: Communicator;
+  /** Threads of one matrix product, if nothing else is asked for; as many as the engine takes if absent. */
+  threads?: number;
   /** What it computes on; the processor if absent. */
   device?: DeviceName;
   /** Engines on other devices. */

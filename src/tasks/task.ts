@@ -3,7 +3,7 @@
 import type { z } from "zod";
 import type { LoraConfig } from "../adapters/config.ts";
 import type { Classes } from "../data/classes.ts";
-import type { Collator } from "../data/collate.ts";
+import type { Collator, EvaluationBatches } from "../data/collate.ts";
 import type { MadeExample, TrainOn } from "../data/examples.ts";
 import type { ImageStore } from "../data/images.ts";
 import type { PromptFormatFinder } from "../data/prompts.ts";
@@ -61,6 +61,8 @@ export interface BatchShape {
   maxLength: number;
   /** Whether the batches carry images. */
   images?: boolean;
+  /** Processes share each batch, whose rows meet in the loss (`meeting`). */
+  meets?: boolean;
 }
 
 /** What any task measures: the mean loss over its targets. */
@@ -168,6 +170,14 @@ export interface Prediction {
   zeroShot?: boolean;
 }
 
+/** Where `meets` is asked for, a loss takes the rows of these by `amongAll` (common/meeting.ts). */
+export interface Meeting {
+  /** Outputs of the loss graph [rows, width]: a row for each example of the batch, and behind these the others. */
+  outputs: readonly string[];
+  /** Vectors that a batch is fed, with an element for each example; the loss reads those of all processes. */
+  feeds?: readonly string[];
+}
+
 /** A row of the table. `S` is what it measures. */
 export interface Task<S extends Score = Score> {
   /** What a model of it is for, as in "a model for …". */
@@ -196,6 +206,8 @@ export interface Task<S extends Score = Score> {
   unit: "tokens" | "examples";
   /** Rows of a batch of an evaluation, if nothing else is said. */
   evalBatchSize: number;
+  /** Of a loss in which the rows of a batch meet: what processes that share a batch tell each other. */
+  meeting?: Meeting;
   /** Fewest rows of a batch, where there is nothing to learn from fewer. */
   fewestRows?: number;
   /** The batch of so many examples whose texts have `width` tokens each; a row and `width` targets each, if absent. */
@@ -220,8 +232,8 @@ export interface Task<S extends Score = Score> {
 
 /** The model before its first step. */
 export interface Start {
-  /** All outputs of the loss graph for a batch, with the adapter off. */
-  run(batch: Batch): Promise<Record<string, Tensor>>;
+  /** All outputs of the loss graph for each batch, in order, with the adapter off; processes share them out. */
+  run(batches: EvaluationBatches<Batch>): AsyncIterable<Record<string, Tensor>>;
   batchSize: number;
 }
 

@@ -3,12 +3,14 @@ import { type BatchPlan, paddingShare, planBatches } from "../data/batch.ts";
 import type { Collator } from "../data/collate.ts";
 import type { Examples } from "../data/store.ts";
 import type { Batch, BatchSize, RunIdentity } from "../data/types.ts";
+import { alone } from "../distributed/communicator.ts";
+import { type Place, shareOf } from "../distributed/share.ts";
 import { LowrankError } from "../errors.ts";
 
 export interface DataLoader {
   /** Optimizer steps in which every example comes once. */
   stepsPerEpoch: number;
-  /** The micro-batches whose gradients are summed in `step` (from 0). */
+  /** The micro-batches whose gradients are summed in `step` (from 0): those of this process. */
   microBatches(step: number): Batch[] | Promise<Batch[]>;
   /** What determines them, compared when a run is resumed. */
   facts: RunIdentity;
@@ -20,6 +22,8 @@ export interface RowLoader<B extends Batch = Batch> extends DataLoader {
   sizes(step: number): BatchSize[];
   /** The share of padding in the first epoch, and what it would be with `bucket` the other way. */
   padding(): { share: number; otherwise: number };
+  /** The same steps, of each the share of a process; `together` where the rows of a micro-batch meet in its loss (`shareOf`). */
+  shared(place: Place, together: boolean): Pick<RowLoader<B>, "stepsPerEpoch" | "facts" | "sizes" | "microBatches">;
 }
 
 export interface LoaderOptions {
@@ -55,15 +59,34 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
   };
   planFor(0);
   const stepsPerEpoch = Math.ceil(plan!.count / gradientAccumulation);
-  const batchesOf = (step: number): number[][] => {
+  const batchesOf = (step: number, place: Place, together: boolean): (readonly number[])[] => {
     planFor(Math.floor(step / stepsPerEpoch));
     const first = (step % stepsPerEpoch) * gradientAccumulation;
-    return Array.from({ length: Math.min(gradientAccumulation, plan.count - first) }, (_, i) => plan.batch(first + i));
+    const all = Array.from({ length: Math.min(gradientAccumulation, plan.count - first) }, (_, i) => plan.batch(first + i));
+    return shareOf(all, rows.lengths, { ...place, batchSize, together });
   };
-  return {
+  const facts = {
+    batchSize,
+    gradientAccumulation,
+    shuffle,
+    bucket,
+    ...rows.identity,
+    dataSeed: seed,
+    examples: `${rows.examples.length}, ${await rows.name()}`,
+  };
+  const shared = (place: Place, together: boolean): ReturnType<RowLoader<B>["shared"]> => ({
+    facts,
     stepsPerEpoch,
-    microBatches: (step) => Promise.all(batchesOf(step).map(rows.batch)),
-    sizes: (step) => batchesOf(step).map(rows.size),
+    microBatches: (step) =>
+      Promise.all(batchesOf(step, place, together).map((own) => (own.length > 0 ? rows.batch(own) : (empty as B)))),
+    sizes: (step) =>
+      batchesOf(step, place, together)
+        .filter((own) => own.length > 0)
+        .map(rows.size),
+  });
+  return {
+    ...shared(alone, false),
+    shared,
     padding: () => {
       const order = { batchSize, seed, epoch: 0, shuffle };
       const [share, otherwise] = [bucket, !bucket].map((grouped) =>
@@ -71,17 +94,11 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
       ) as [number, number];
       return { share, otherwise };
     },
-    facts: {
-      batchSize,
-      gradientAccumulation,
-      shuffle,
-      bucket,
-      ...rows.identity,
-      dataSeed: seed,
-      examples: `${rows.examples.length}, ${await rows.name()}`,
-    },
   };
 }
+
+/** What a process has of a micro-batch with fewer rows than processes. */
+const empty: Batch = { feeds: {}, targets: 0, tokens: 0 };
 
 function checkExamples(examples: Examples): void {
   let empty = 0;

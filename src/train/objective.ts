@@ -42,16 +42,19 @@ export interface LoraObjectiveOptions extends ObjectiveOptions, Trained {
   dropout: number;
 }
 
-/** Identifies the random numbers of one forward pass, so that dropout resumes to the same bits. */
+/** Identifies, with the keys of a batch's rows, the random numbers of one forward pass, so that dropout resumes to the same bits. */
 export interface DropoutKey {
   seed: number;
   step: number;
+  /** In place of the key of rows that have none. */
   micro: number;
 }
 
 /** A network seen from the training loop: a function of a flat parameter vector θ. */
 export interface Objective {
   readonly entries: readonly ThetaEntry[];
+  /** Each batch is given to it, also one without rows: the processes that share a batch wait for each other. */
+  readonly meets?: boolean;
   /**
    * The sum of the token losses of `batch` divided by `divisor`, and its gradient with respect to what of θ is trained. The
    * gradient's memory belongs to the caller until the next call, which may write there.
@@ -62,8 +65,8 @@ export interface Objective {
     divisor: number,
     key: DropoutKey,
   ): Promise<{ loss: number; gradient: Float32Array }>;
-  /** All outputs of the loss graph for `batch`, without dropout: `loss`, the sum over its targets, and what is measured beside it. */
-  evaluate(batch: Batch, theta: Float32Array): Promise<Record<string, Tensor>>;
+  /** All outputs of the loss graph for `batch`, without dropout unless a key is given: `loss`, the sum over its targets, and what is measured beside it. */
+  evaluate(batch: Batch, theta: Float32Array, key?: DropoutKey | null): Promise<Record<string, Tensor>>;
 }
 
 /** An objective holds a session; close it to free the weights. */
@@ -108,20 +111,21 @@ export async function openObjective(
   const { pools, starts, others } = inputsOf(graph);
   await session.bind(Object.fromEntries([...starts].map(([name, start]) => [name, int32([1], [start])])));
   /** What dropout is fed beside a batch: its random numbers, none at all in evaluation (null). */
-  const drawn = (feeds: Record<string, Tensor>, key: DropoutKey | null): Record<string, Tensor> => {
+  const drawn = ({ rowKeys }: Batch, feeds: Record<string, Tensor>, key: DropoutKey | null): Record<string, Tensor> => {
     if (dropout === 0) return {};
     const lengths = lengthsIn(others, feeds);
     const numbers = pools.map(({ attributes, outputs }, i): [string, Tensor] => {
       const shape = outputs[0]!.shape.map((dim) => lengthOf(dim, lengths));
       const pool = new Float32Array(sizeOf(shape));
-      if (key) uniform(key.seed, [purpose.dropout, key.step, key.micro, i], pool);
+      if (key) drawRows(key, rowKeys, i, pool, shape[0]!);
       return [String(attributes["name"]), float32(shape, pool)];
     });
     return { ...Object.fromEntries(numbers), dropoutRate: float32([], Float32Array.of(key ? dropout : 0)) };
   };
-  const run = async ({ feeds }: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
+  const run = async (batch: Batch, theta: Float32Array, scale: number, key: DropoutKey | null, fetches: string[]) => {
     values.set(theta);
-    const given = { ...feeds, ...beside?.(feeds), lossScale: float32([], Float32Array.of(scale)), ...drawn(feeds, key) };
+    const { feeds } = batch;
+    const given = { ...feeds, ...beside?.(feeds), lossScale: float32([], Float32Array.of(scale)), ...drawn(batch, feeds, key) };
     return session.run(given, { fetches });
   };
   const gradientNames = trained.map(gradientName);
@@ -132,13 +136,30 @@ export async function openObjective(
       const { loss } = await run(batch, theta, 1 / divisor, key, ["loss", ...gradientNames]);
       return { loss: Number(loss!.data[0]), gradient: gradients };
     },
-    evaluate: (batch, theta) => run(batch, theta, 1, null, measured),
+    evaluate: (batch, theta, key = null) => run(batch, theta, 1, key, measured),
     close: () => session.close(),
   };
 }
 
+/**
+ * Fills the `index`th pool [rows, width] of a batch: each of the batch's rows has numbers of its own, whatever rows stand beside it and
+ * however far it is padded. A pool whose rows are not as many for each of them is drawn as one.
+ */
+function drawRows(
+  { seed, step, micro }: DropoutKey,
+  keys: readonly number[] = [micro],
+  index: number,
+  pool: Float32Array,
+  rows: number,
+) {
+  const own = rows % keys.length === 0 ? keys : keys.slice(0, 1);
+  const length = pool.length / own.length;
+  for (const [row, key] of own.entries())
+    uniform(seed, [purpose.dropout, step, key, index], pool.subarray(row * length, (row + 1) * length));
+}
+
 /** The lengths behind the symbols of a graph's inputs, from the tensors they are fed. */
-function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): SymbolLengths {
+export function lengthsIn(inputs: readonly Node[], feeds: Record<string, Tensor>): SymbolLengths {
   const known = inputs.flatMap(({ attributes, outputs }) => {
     const { shape = [] } = feeds[String(attributes["name"])] ?? {};
     return shape.map((length, axis) => [outputs[0]!.shape[axis]!, length] as const);

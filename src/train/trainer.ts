@@ -2,7 +2,9 @@
 
 import { lengthOfTheta, trainedEntries } from "../adapters/layout.ts";
 import { stopwatch } from "../clock.ts";
-import { type Batch, type RunIdentity, total } from "../data/types.ts";
+import type { RunIdentity } from "../data/types.ts";
+import { alone, type Communicator } from "../distributed/communicator.ts";
+import { checkSame, gathered, tell } from "../distributed/exchange.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { type MakeDigest, SUMS_NAME, summing } from "../formats/checksums.ts";
@@ -34,6 +36,7 @@ import type { Objective } from "./objective.ts";
 import { type Adam, clipGradNorm, type Optimizer, type OptimizerName, optimizers, parameterRanges, update } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
+import { lossAndGradient, sameStart, summed, thetaHash } from "./step.ts";
 import { checkOptions } from "./trainer-checks.ts";
 
 /** What `train` reports. `loss` is in nats a target token, `step` counts finished steps, times are in seconds. */
@@ -150,8 +153,10 @@ export interface TrainOptions {
     /** What the model writes at each evaluation. */
     sample?: (theta: Float32Array) => Promise<Sample[]>;
   };
-  /** Absent: nothing is written. */
+  /** Absent: nothing is written. Of processes that train together the first has it. */
   output?: TrainOutput;
+  /** The processes that train together, each with a loader of its share; this one alone if absent. */
+  team?: Communicator;
   /** What the speed is counted in; tokens if absent. */
   unit?: "tokens" | "examples";
   /** What else determines the bits (base model, data, adapter), compared when a run is resumed. */
@@ -169,7 +174,7 @@ export interface TrainOptions {
  * checkpoint that gave a finite loss. The last update is judged by the evaluation behind it, or by the loss of a batch.
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
-  const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, unit } = options;
+  const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, unit, team = alone } = options;
   await checkOptions(options);
   const steps = options.steps ?? Math.ceil(options.epochs! * loader.stepsPerEpoch);
   const facts = factsOf(options, steps);
@@ -198,24 +203,28 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       Object.assign(state, rest);
     }
   }
+  resumedFrom = await sameStart(team, state, facts, resumedFrom);
   let saved = { step: resumedFrom ? state.step : -1, folder: resumedFrom, time: elapsed() };
   let learningRate = 0;
-  /** Loss and gradient of a step; a failure is thrown where it is awaited. */
+  /** Loss and gradient of this process's share of a step; a failure is thrown where it is awaited. */
   function computed(step: number) {
     const stepTime = elapsed();
     const result = (async () => {
       const batches = await loader.microBatches(step);
-      return { stepTime, batches, ...(await lossAndGradient(objective, theta, batches, seed, step)) };
+      return { stepTime, batches, ...(await lossAndGradient(objective, theta, batches, { seed, step }, team.size > 1)) };
     })();
     result.catch(() => undefined);
     return result;
   }
   const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
-  const goesOn = () => state.step < steps && !signal?.aborted && !stalled();
+  // Alone a run stops at once; together all stop behind the same step.
+  let isAsked = team.size > 1 && (await gathered(team, Number(signal?.aborted ?? false), "signals at the start")).includes(1);
+  const isStopping = () => (team.size > 1 ? isAsked : (signal?.aborted ?? false));
+  const goesOn = () => state.step < steps && !isStopping() && !stalled();
   const startStep = state.step;
   const startTime = elapsed();
   // What is read and written before the first step is done while it is computed.
-  let computing = goesOn() ? computed(state.step) : undefined;
+  let computing = goesOn() && !objective.meets ? computed(state.step) : undefined;
   yield { type: "start", step: state.step, steps, parameters, resumedFrom };
 
   const keep = output?.keepCheckpoints ?? 2;
@@ -225,9 +234,19 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   /** Until the next loss shows that this state is good, the one before it stays too. */
   async function* save(most = Math.max(keep, 2)): AsyncGenerator<TrainEvent, void, void> {
     const { step } = state;
-    if (!output || saved.step === step) return;
+    if (saved.step === step || (!output && team.size === 1)) return;
     await checkTheta();
     await options.check?.(saved.folder);
+    await checkSame(
+      team,
+      thetaHash(theta),
+      "θ",
+      saved.step < 0 ? "at the start" : `at step ${step}, as they had at step ${saved.step}`,
+    );
+    if (!output) {
+      saved = { ...saved, step };
+      return;
+    }
     const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
     await prune(most);
@@ -253,8 +272,12 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   while (goesOn()) {
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const { stepTime, batches, loss, gradient } = await (computing ?? computed(state.step));
+    const { stepTime, batches, ...own } = await (computing ?? computed(state.step));
     computing = undefined;
+    const due = isDue(state.step + 1, output, elapsed() - saved.time);
+    const asked = { stop: signal?.aborted ?? false, save: due };
+    const { loss, gradient, ...whole } = await summed(team, state.step, { ...own, batches, asked }, parameters);
+    isAsked = whole.asked.stop;
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss + gradNorm)) {
       yield* save(Number.POSITIVE_INFINITY);
@@ -270,14 +293,14 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const now = elapsed();
     const seconds = now - stepTime;
     const etaSeconds = ((now - startTime) / (step - startStep)) * (steps - step);
-    const tokens = total(batches, "tokens");
+    const { tokens } = whole;
     const tokensPerSecond = seconds > 0 ? tokens / seconds : 0;
-    const examples = unit === "examples" ? total(batches, "targets") : undefined;
+    const examples = unit === "examples" ? whole.targets : undefined;
     const speed = { tokens, tokensPerSecond, ...(examples !== undefined && { examples }), seconds, etaSeconds };
     yield { type: "step", step, loss, learningRate, gradNorm, ...speed, memoryBytes: memoryBytes?.() ?? null };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {
-      const result = await evaluateTheta(objective, theta, evaluation.batches, evaluation.measure?.());
+      const result = await evaluateTheta(objective, theta, evaluation.batches, evaluation.measure?.(), team);
       if (!Number.isFinite(result.loss)) await fail("evaluation loss", result.loss, step);
       state.evals = afterEval(state.evals, { step, loss: result.loss }, minDelta);
       yield { type: "eval", step, ...result };
@@ -285,10 +308,11 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
     } else if (step === steps) {
       // No step follows whose loss would show what the last update did.
-      const { loss } = await evaluateTheta(objective, theta, batches.filter(({ targets }) => targets > 0).slice(0, 1));
+      const some = batches.filter(({ targets }) => targets > 0).slice(0, 1);
+      const { loss } = some.length > 0 ? await evaluateTheta(objective, theta, some) : { loss: 0 };
       if (!Number.isFinite(loss)) await fail("the loss after the last update", loss, step);
     }
-    if (isDue(step, output, elapsed() - saved.time)) yield* save();
+    if (whole.asked.save) yield* save();
   }
   yield* save();
   if (!output) await checkTheta();
@@ -309,6 +333,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     await output.saveWeights(to, output.folder, theta);
     await writeSums(output.folder);
   }
+  result = await tell(team, 0, "the result's step", () => result);
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
 }
 
@@ -317,33 +342,6 @@ function isDue(step: number, output: TrainOutput | undefined, seconds: number): 
   const { checkpointEvery, checkpointMinutes } = output ?? {};
   const byStep = checkpointEvery !== undefined && step % checkpointEvery === 0;
   return byStep || (checkpointMinutes !== undefined && seconds >= checkpointMinutes * 60);
-}
-
-/** Mean loss over all targets of the micro-batches together, and its gradient: what one big batch of them gives. */
-async function lossAndGradient(
-  objective: Objective,
-  theta: Float32Array,
-  batches: readonly Batch[],
-  seed: number,
-  step: number,
-): Promise<{ loss: number; gradient: Float32Array }> {
-  const targets = total(batches, "targets");
-  if (targets === 0) {
-    throw new LowrankError("train/no-targets", `no token of step ${step + 1} is a target`, {
-      expected: "at least one label that is not masked",
-      next: "Leave out examples without targets, or make batches larger.",
-    });
-  }
-  let loss = 0;
-  let gradient: Float32Array | undefined;
-  for (const [micro, batch] of batches.entries()) {
-    if (batch.targets === 0) continue;
-    const part = await objective.lossAndGradient(batch, theta, targets, { seed, step, micro });
-    loss += part.loss;
-    if (!gradient) gradient = batches.length > 1 ? part.gradient.slice() : part.gradient;
-    else for (let i = 0; i < gradient.length; i++) gradient[i]! += part.gradient[i]!;
-  }
-  return { loss, gradient: gradient! };
 }
 
 /** The options that determine the bits. The number of steps is one of them unless the schedule does not look at it. */

@@ -57,7 +57,7 @@ const neutral = [
     "predict",
     "sweep",
   ],
-  ...["report", "runtime", "core.ts"],
+  ...["report", "runtime", "distributed", "core.ts"],
 ];
 
 interface Import {

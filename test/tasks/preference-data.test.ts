@@ -11,6 +11,7 @@ import { answersOf, encodePreference, pairExample } from "../../src/tasks/prefer
 import { preference } from "../../src/tasks/preference/index.ts";
 import type { Preference } from "../../src/tasks/preference/records.ts";
 import { noTimeLimit } from "../../src/text/limit.ts";
+import { runEach } from "../../src/train/evals.ts";
 import { collect, refused } from "../helpers/assert.ts";
 import { jsonl } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -136,14 +137,14 @@ test("the reference is computed once for all pairs, two numbers each, and fed wi
   const prepared = await preference.prepare!(collator, {
     batchSize: 2,
     // What stands for a text's log-probability: its last token.
-    run: async ({ feeds }) => {
+    run: runEach(async ({ feeds }) => {
       runs++;
       const { data, shape } = feeds["inputIds"]!;
       const width = shape[1]!;
       const rows = Array.from({ length: shape[0]! }, (_, row) => [...data].slice(row * width, (row + 1) * width).map(Number));
       const logps = Float32Array.from(rows, (row) => Math.max(...row.filter((id) => id !== tokenizer.padId)));
       return { logps: { dtype: "float32", shape: [rows.length], data: logps } };
-    },
+    }),
   });
   assert.equal(runs, 3);
   for (const rows of [[0, 1, 2, 3, 4], [4, 2], [3]]) {

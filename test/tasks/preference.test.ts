@@ -93,9 +93,11 @@ test("the reference is computed before the first step, once, however long the ru
   const prepare = preference.prepare!;
   let seen = 0;
   t.mock.method(preference as Required<typeof preference>, "prepare", (collator: Collator, start: Start) => {
-    const counted: Start["run"] = (batch) => {
-      seen += batch.targets;
-      return start.run(batch);
+    const counted: Start["run"] = async function* (batches) {
+      for await (const results of start.run(batches)) {
+        seen += results["logps"]!.data.length / 2;
+        yield results;
+      }
     };
     return prepare(collator, { ...start, run: counted });
   });

@@ -23,7 +23,7 @@ import {
   taskOf,
 } from "../../tasks/index.ts";
 import { dataReader, finished, shapeOf } from "../../train/datasets.ts";
-import { measureBatches } from "../../train/evals.ts";
+import { measureBatches, runEach } from "../../train/evals.ts";
 import type { readingOptions } from "../../train/options.ts";
 import { comparison, openScoring } from "./scoring.ts";
 import { hasClasses, scoreZeroShot } from "./zero-shot.ts";
@@ -106,7 +106,7 @@ export async function evaluate(options: EvaluateOptions, host: Platform): Promis
     const scoring = await openScoring(base, adapter, loss, engine);
     try {
       const off = sides[0] ?? { adapter: null, saved: sides[1]!.saved };
-      const start = { batchSize, run: (batch: Batch) => scoring.run(batch, off) };
+      const start = { batchSize, run: runEach((batch) => scoring.run(batch, off)) };
       const batches = evaluationBatches(task.prepare ? await task.prepare(plain, start) : plain, batchSize);
       const runs = compared.flatMap((one) =>
         one ? [{ run: (batch: Batch) => scoring.run(batch, one.side), measure: one.measure }] : [],

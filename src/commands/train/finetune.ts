@@ -7,7 +7,9 @@ import { pace, reports, stopwatch } from "../../clock.ts";
 import { evaluationBatches } from "../../data/collate.ts";
 import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
-import type { Batch, BatchSize, Example, RunIdentity } from "../../data/types.ts";
+import type { BatchSize, Example, RunIdentity } from "../../data/types.ts";
+import { alone } from "../../distributed/communicator.ts";
+import { tell } from "../../distributed/exchange.ts";
 import { LowrankError } from "../../errors.ts";
 import { entryOf } from "../../formats/checkpoint.ts";
 import { whole } from "../../graph/stages.ts";
@@ -24,7 +26,7 @@ import { watchBase } from "../../train/base-watch.ts";
 import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { evaAdapter } from "../../train/eva.ts";
-import { lossMeasure } from "../../train/evals.ts";
+import { lossMeasure, runEach } from "../../train/evals.ts";
 import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
 import { openObjective } from "../../train/objective.ts";
@@ -36,6 +38,7 @@ import { withSuggestedRanks } from "../../train/ranks-from.ts";
 import { readOptions, readWeightRecords, writeRun } from "../../train/run-file.ts";
 import { logEvents, openRunLog } from "../../train/run-log.ts";
 import { MAX_SAMPLES, makeSampler } from "../../train/samples.ts";
+import { sizesTogether, together } from "../../train/together.ts";
 import { type TrainableModel, trainableModels } from "../../train/trainable-model.ts";
 import { optimizerDefaults, type TrainEvent, train } from "../../train/trainer.ts";
 
@@ -82,9 +85,14 @@ export async function* finetune(
   { signal, ...wanted }: FinetuneOptions,
   host: Platform,
 ): AsyncGenerator<FinetuneEvent, void, void> {
-  const read = await withSuggestedRanks(host.files, await readOptions(host.files, wanted), host.adapterLimits);
+  const { team = alone } = host;
+  // One of the processes writes, and the folder with an earlier run's options need be there for that one alone.
+  const isFirst = team.rank === 0;
+  const read = await tell(team, 0, "options", async () =>
+    withSuggestedRanks(host.files, await readOptions(host.files, wanted), host.adapterLimits),
+  );
   const platform = await onDevice(host, read.device);
-  const { files, lock, openSession, memoryBytes, collect, version, environment, device = "cpu" } = platform;
+  const { files, openSession, memoryBytes, collect, version, environment, device = "cpu" } = platform;
   const opened = await openBase(files, read.base, platform.timeLimit);
   const given = read.adapter === undefined ? null : await openAdapter(files, read.adapter, platform.adapterLimits);
   const { name, task, base, adapter } = await prepareBase("train/option", opened, given, read);
@@ -104,54 +112,50 @@ export async function* finetune(
 
   const closing: (() => Promise<unknown> | undefined)[] = [];
   try {
-    const isNew = !(await files.exists(options.output));
-    await makeOutput(files, options);
-    const held = await lock?.(options.output);
-    closing.push(async () => {
-      const isOwn = (await held?.release()) ?? true;
-      // A run that was refused leaves no folder behind.
-      if (isNew && isOwn && (await files.list(options.output)).length === 0) await files.remove(options.output);
-    });
-    const writing = await outputFiles(files, options.output, held);
-    const resumed = await checkOutput(writing, options);
+    const output = isFirst ? await openOutput(platform, options) : undefined;
+    if (output) closing.push(output.close);
+    const writing = output?.files ?? files;
 
     const taskData = await task.data(base, { ...options, fixedClasses: options.adapter !== undefined }, platform);
     const reader = dataReader(writing, taskData, {
-      spill: `${options.output}/${SPILL_NAME}`,
+      spill: `${isFirst ? `${options.output}/` : `${platform.temporaryFolder}/lowrank-${crypto.randomUUID()}`}${SPILL_NAME}`,
       strictText: options.strictText,
       signal,
     });
     closing.push(reader.close);
     const data = yield* readData(reader, options);
-    const sampled = (yield* sampledExamples(reader, data.held, options)).map((one) => taskData.sampled?.(one) ?? one);
+    const shown = isFirst ? yield* sampledExamples(reader, data.held, options) : [];
+    const sampled = shown.map((one) => taskData.sampled?.(one) ?? one);
     const labels = reader.labels();
-    const own = labels ? relabelled(base, labels) : base;
-    const drawn = own === base && !reader.hasImages() ? early : await trainable(own, reader.hasImages());
+    const labelled = labels ? relabelled(base, labels) : base;
+    const drawn = labelled === base && !reader.hasImages() ? early : await trainable(labelled, reader.hasImages());
 
-    const { seed, batchSize, gradientAccumulation, groupByLength, threads } = options;
+    const { seed, batchSize, gradientAccumulation, groupByLength, threads = platform.threads } = options;
     const packLength = options.packing ? reader.maxLength : undefined;
     const rows = reader.collate(data.train.examples, packLength);
     const heldRows = reader.collate(data.held?.examples ?? inMemory([]), packLength);
     const loading = { batchSize, gradientAccumulation, seed, bucket: groupByLength };
     const planned = await dataLoader(rows, loading);
+    const meeting = team.size > 1 ? task.meeting : undefined;
+    const own = planned.shared(team, meeting !== undefined);
     const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
     const perEpoch = Math.min(steps, planned.stepsPerEpoch);
     const heldSizes = evaluationBatches(heldRows, batchSize).sizes;
     function* sizes(): Generator<BatchSize> {
-      for (let step = 0; step < perEpoch; step++) yield* planned.sizes(step);
+      for (let step = 0; step < perEpoch; step++) yield* own.sizes(step);
       yield* heldSizes;
     }
-    const loss = task.loss(own.config, shapeOf(sizes()), options);
-    const generator = sampled.length > 0 ? forwardGraph(own.config) : null;
+    const loss = task.loss(labelled.config, { ...shapeOf(sizes()), ...(meeting && { meets: true }) }, options);
+    const generator = sampled.length > 0 ? forwardGraph(labelled.config) : null;
     const first = async (step = 0) => (await planned.microBatches(step))[0]!;
     /** An adapter whose layers' inputs choose its ranks is made before anything is estimated. */
     const chosen = async (): Promise<TrainableModel> => {
       if (options.method !== "lora" || adapter || !initializationOf(options.init).fromInputs) return drawn;
       const { theta, adapterOf } = await drawn.start();
       return trainable(
-        own,
+        labelled,
         reader.hasImages(),
-        await evaAdapter(adapterOf!(theta), own, loss, first, { openSession, threads, stages: platform.stages }),
+        await evaAdapter(adapterOf!(theta), labelled, loss, first, { openSession, threads, stages: platform.stages }),
       );
     };
     const model = await chosen();
@@ -160,9 +164,10 @@ export async function* finetune(
       graph,
       entries: model.entries,
       trainable: lengthOfTheta(model.entries),
-      dtypeOf: (weight) => entryOf(own.checkpoint, weight)?.dtype,
-      integers: options.baseDtype === "int8" && (await gainsByIntegers(openSession, threads)),
-      sizes,
+      dtypeOf: (weight) => entryOf(labelled.checkpoint, weight)?.dtype,
+      integers:
+        options.baseDtype === "int8" && (await tell(team, 0, "speed of integers", () => gainsByIntegers(openSession, threads))),
+      sizes: meeting ? () => sizesTogether(sizes(), meeting, loss, team.size) : sizes,
       beside: (estimate) => withBeside(estimate, reader.images?.bytes ?? 0, generator),
       available: availableMemory(platform),
       device,
@@ -174,7 +179,7 @@ export async function* finetune(
     const prepared: Prepared = {
       modules: model.modules,
       trainable: model.trainable,
-      parameters: countParameters(own.config),
+      parameters: countParameters(labelled.config),
       train: data.train.report,
       eval: data.held?.report ?? null,
       padding: planned.padding(),
@@ -190,15 +195,15 @@ export async function* finetune(
     };
     yield { type: "prepared", ...prepared };
 
-    const known = resumed ? await readWeightRecords(files, options.output) : undefined;
-    const watch = watchBase(files, own, platform.digest, known);
+    const known = output?.resumed ? await readWeightRecords(files, options.output) : undefined;
+    const watch = watchBase(files, labelled, platform.digest, known);
     closing.push(watch.close);
 
     const { entries, dropout, beside } = model;
     const { program = whole(graph), streamed } = execution ?? {};
     const converting = reports<ConvertingEvent>();
-    const onConverted = convertingReports(converting.add, signal, own.checkpoint.folder);
-    const engine = { checkpoint: own.checkpoint, loss, openSession, threads, streamed, first, onConverted };
+    const onConverted = convertingReports(converting.add, signal, labelled.checkpoint.folder);
+    const engine = { checkpoint: labelled.checkpoint, loss, openSession, threads, streamed, first, onConverted };
     const opening = openObjective({ graph, program, entries, dropout, beside }, engine);
     // What fails is thrown where it is awaited.
     const close = opening.then(
@@ -208,35 +213,36 @@ export async function* finetune(
     closing.push(async () => (await close)?.());
     const started = await model.start();
     const { theta, adapterOf } = started;
-    const objective = yield* converting.during(opening);
+    const plain = yield* converting.during(opening);
+    const objective = meeting ? together(plain, meeting, team, loss) : plain;
     const off = task.prepare && (await started.off(theta));
-    const start = { batchSize, run: (batch: Batch) => objective.evaluate(batch, off!) };
+    const start = { batchSize, run: runEach((batch) => objective.evaluate(batch, off!), team) };
     const [trainRows, evalRows] = task.prepare
       ? [await task.prepare(rows, start), await task.prepare(heldRows, start)]
       : [rows, heldRows];
     const sampling = { openSession, threads, reading: platform, images: reader };
     const isSampled = adapterOf && sampled.length > 0;
-    const sampler = isSampled ? makeSampler(languageModel(own), sampled, { ...sampling, adapterOf }) : undefined;
+    const sampler = isSampled ? makeSampler(languageModel(labelled), sampled, { ...sampling, adapterOf }) : undefined;
     if (sampler) closing.push(sampler.close);
     const { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume } = options;
     const kept = { checkpointEvery, checkpointMinutes, keepCheckpoints, loadBest, resume };
-    const log = await openRunLog(writing, options.output);
+    const log = output ? await openRunLog(writing, options.output) : undefined;
     const run = train({
       objective,
       theta,
-      loader: task.prepare ? await dataLoader(trainRows, loading) : planned,
+      loader: task.prepare ? (await dataLoader(trainRows, loading)).shared(team, false) : own,
       steps,
       seed,
       unit: task.unit,
       optimizer: optimizerOf(options, steps),
       evaluation: data.held && {
         batches: evaluationBatches(evalRows, batchSize),
-        measure: () => measureOf(task, data.held!, own.config, { openSession, threads }),
+        measure: () => measureOf(task, data.held!, labelled.config, { openSession, threads }),
         every: options.evalEvery ?? perEpoch,
         early: options.patience === undefined ? undefined : { patience: options.patience, minDelta: options.minDelta },
         sample: sampler?.sample,
       },
-      output: {
+      output: log && {
         files: writing,
         digest: platform.digest,
         folder: options.output,
@@ -251,10 +257,11 @@ export async function* finetune(
         method: options.method,
         task: name,
         ...ownOptions(task, options),
-        base: await own.fingerprint(),
+        base: await labelled.fingerprint(),
         ...started.facts,
         ...(execution?.isRounded && { baseDtype: `${execution.baseDtype}${needs.integers ? " as integers" : ""}` }),
       },
+      team,
       signal,
       memoryBytes,
       check: watch.check,
@@ -272,7 +279,7 @@ export async function* finetune(
       for (let next = await begun; !next.done; next = await run.next()) {
         const event = next.value;
         // The trainer has accepted the options when it says that it starts, and has saved nothing yet.
-        if (event.type === "start") {
+        if (log && event.type === "start") {
           const stored = await writeRun(writing, options, data.train.report.prompts, weights);
           const ran = { lowrank: version ?? null, environment: environment?.(), options: stored, prepared: logged };
           await log.add({ type: "run", ...ran });
@@ -282,9 +289,29 @@ export async function* finetune(
         yield event;
       }
     }
-    yield* logEvents(log, recorded());
+    yield* log ? logEvents(log, recorded()) : recorded();
   } finally {
     await closeAll(closing.reverse());
+  }
+}
+
+/** The output folder, made and held, with what the run writes there, and the checkpoint that it goes on from. */
+async function openOutput({ files, lock }: Platform, options: RunOptions) {
+  const { output } = options;
+  const isNew = !(await files.exists(output));
+  await makeOutput(files, options);
+  const held = await lock?.(output);
+  const close = async () => {
+    const isOwn = (await held?.release()) ?? true;
+    // A run that was refused leaves no folder behind.
+    if (isNew && isOwn && (await files.list(output)).length === 0) await files.remove(output);
+  };
+  try {
+    const writing = await outputFiles(files, output, held);
+    return { files: writing, resumed: await checkOutput(writing, options), close };
+  } catch (error) {
+    await close();
+    throw error;
   }
 }
 

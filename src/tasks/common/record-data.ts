@@ -9,7 +9,7 @@ import { type ImageStore, imageStore } from "../../data/images.ts";
 import { type RecordFile, readFormats } from "../../data/readers.ts";
 import type { ColumnNames, Fields, NumberedRecord, RecordFormat, RecordFormats } from "../../data/records.ts";
 import { type Examples, textsIn } from "../../data/store.ts";
-import { type Example, IGNORE } from "../../data/types.ts";
+import { type Example, IGNORE, textKey } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import { loadImageProcessor } from "../../images/processor.ts";
 import { headModule, type ModelConfig, modelInputs, pixelShape } from "../../models/registry.ts";
@@ -180,6 +180,7 @@ function collateRecords<R extends object>(
         feeds: { ...Object.fromEntries(Object.entries(feeds).filter(([name]) => read[name])), ...kind.feeds?.(rows, parts) },
         targets: sum(indices, examples.targetsOf),
         tokens: sum(indices, (row) => lengths[row]!),
+        rowKeys: kind.textRows ? keysInTurn(rows, indices) : indices,
       };
     },
   };
@@ -190,6 +191,13 @@ export function textsInTurn(rows: readonly Example[]): Pick<Example, "ids">[] {
   const texts = rows.map(textsIn);
   const most = Math.max(...texts.map(({ length }) => length));
   return Array.from({ length: most }, (_, nth) => texts.flatMap((own) => (own[nth] ? [{ ids: own[nth] }] : []))).flat();
+}
+
+/** The keys of those texts. */
+function keysInTurn(rows: readonly Example[], indices: readonly number[]): number[] {
+  const counts = rows.map((row) => textsIn(row).length);
+  const nths = Array.from({ length: Math.max(...counts) }, (_, nth) => nth);
+  return nths.flatMap((nth) => indices.filter((_, i) => nth < counts[i]!).map((index) => textKey(index, nth)));
 }
 
 /** Padding is masked, so any id will do where the tokenizer's has no row in the embedding; a head that looks for `padId` gets it. */

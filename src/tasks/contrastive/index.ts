@@ -1,12 +1,15 @@
 // Contrastive training (Radford et al. 2021): which text of a batch belongs to which image, and which image to which text.
 import { addImage } from "../../data/images.ts";
+import type { Value } from "../../graph/graph.ts";
 import { add, mul } from "../../graph/ops/elementwise.ts";
 import { iota, scalar } from "../../graph/ops/leaves.ts";
 import { crossEntropy } from "../../graph/ops/loss.ts";
+import { contrastiveLogits } from "../../models/heads/contrastive.ts";
 import { modelOutputs } from "../../models/registry.ts";
 import { grouped } from "../../units.ts";
 import { exclusiveScores } from "../common/classification.ts";
 import { figureColumns, meanLoss } from "../common/measures.ts";
+import { amongAll } from "../common/meeting.ts";
 import { encodeTexts, fieldsFormat, type RecordKind, readPath, readText, recordData, recordTask } from "../common/record-data.ts";
 import { type RetrievalMeasures, recallTable, retrievalMeasures, vectorOf, vectors, withProducts } from "../common/retrieval.ts";
 import type { Measure, Measuring, ScoreTable, Task } from "../task.ts";
@@ -88,6 +91,8 @@ const scores: ScoreTable<ContrastiveScore> = {
   },
 };
 
+const embeds = ["imageEmbeds", "textEmbeds"];
+
 export const contrastive: Task<ContrastiveScore> = {
   ...recordTask,
   what: "comparing images and texts",
@@ -99,10 +104,19 @@ export const contrastive: Task<ContrastiveScore> = {
   // The loss of a pair among itself is 0, whatever θ is.
   fewestRows: 2,
   data: recordData(imageTexts),
-  loss(config) {
-    const { imageEmbeds, textEmbeds, logitsPerText, logitsPerImage } = modelOutputs(config);
-    const own = iota("batch"); // row i belongs to column i
-    const both = add(crossEntropy(logitsPerText!, own), crossEntropy(logitsPerImage!, own));
+  meeting: { outputs: embeds },
+  loss(config, { meets }) {
+    const { imageEmbeds, textEmbeds, logitScale, ...logits } = modelOutputs(config);
+    const [images, texts] = [imageEmbeds!, textEmbeds!].map((own, i) => (meets ? amongAll(own, embeds[i]!) : own)) as [
+      Value,
+      Value,
+    ];
+    const { logitsPerText, logitsPerImage } = meets ? contrastiveLogits(texts, images, logitScale!) : logits;
+    // Row i belongs to column i.
+    const both = add(
+      crossEntropy(logitsPerText!, iota(logitsPerText!.shape[0]!)),
+      crossEntropy(logitsPerImage!, iota(logitsPerImage!.shape[0]!)),
+    );
     return { outputs: { loss: mul(both, scalar(0.5, both)), imageEmbeds: imageEmbeds!, textEmbeds: textEmbeds! } };
   },
   measure,

@@ -8,7 +8,7 @@ import { promptFormatOf } from "../../data/prompts.ts";
 import { type RecordFile, readFormats } from "../../data/readers.ts";
 import type { DataRecord } from "../../data/records.ts";
 import type { Examples } from "../../data/store.ts";
-import { type Batch, type Example, IGNORE } from "../../data/types.ts";
+import { type Batch, type Example, IGNORE, textKey } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
 import type { TextBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
@@ -167,7 +167,9 @@ function collatePairs(examples: Examples, padId: number): Collator {
       const pairs = (await examples.read(indices)).map(answersOf);
       const texts = [...pairs.map(([chosen]) => chosen), ...pairs.map(([, rejected]) => rejected)];
       const { rows, feeds, tokens } = makeBatch(texts, { padId });
-      return { feeds: { ...feeds, ...pairFeeds(pairs.length, rows.width, feeds["lossRows"]!) }, targets: pairs.length, tokens };
+      const rowKeys = [0, 1].flatMap((nth) => indices.map((index) => textKey(index, nth)));
+      const own = pairFeeds(pairs.length, rows.width, feeds["lossRows"]!);
+      return { feeds: { ...feeds, ...own }, targets: pairs.length, tokens, rowKeys };
     },
   };
 }
@@ -193,8 +195,10 @@ export const withReference = ({ feeds, ...batch }: Batch, logps: Float32Array): 
 export async function prepareReference(pairs: Collator, { run, batchSize }: Start): Promise<Collator> {
   const count = pairs.lengths.length;
   const reference = new Float32Array(2 * count); // of the chosen answers, then of the rejected ones
-  for (const rows of evaluationBatches(pairs, batchSize).rows) {
-    const { logps } = await run(await pairs.batch(rows));
+  const batches = evaluationBatches(pairs, batchSize);
+  let number = 0;
+  for await (const { logps } of run(batches)) {
+    const rows = batches.rows[number++]!;
     for (const [i, row] of rows.entries()) {
       reference[row] = Number(logps!.data[i]);
       reference[count + row] = Number(logps!.data[rows.length + i]);

@@ -12,6 +12,7 @@ import { reshape } from "../../graph/ops/shape.ts";
 import { type Pooling, poolings } from "../../models/heads/head.ts";
 import { type ModelConfig, modelOutputs } from "../../models/registry.ts";
 import { option } from "../../options.ts";
+import { amongAll } from "../common/meeting.ts";
 import { recordData, recordTask } from "../common/record-data.ts";
 import type { Task } from "../task.ts";
 import { type EmbeddingScore, embeddingMeasure, embeddingScores, figures } from "./measure.ts";
@@ -28,20 +29,24 @@ const SCALE = 20;
  * Σ (cosine - similarity)² with the float32 `similarities` [targets]. Beside it anchorEmbedding and positiveEmbedding
  * [targets, hidden], and scores [targets, candidates].
  */
-function embeddingLoss(config: ModelConfig, scale = SCALE): Graph {
+function embeddingLoss(config: ModelConfig, meets = false, scale = SCALE): Graph {
   const { embedding } = modelOutputs(config); // [texts, hidden]
-  const anchors = gatherRows(embedding!, input("anchorRows", "int32", ["targets"]));
-  const candidates = gatherRows(embedding!, input("candidateRows", "int32", ["candidates"]));
-  const positives = gatherRows(candidates, iota("targets"));
+  const anchorEmbedding = gatherRows(embedding!, input("anchorRows", "int32", ["targets"]));
+  const candidateEmbedding = gatherRows(embedding!, input("candidateRows", "int32", ["candidates"]));
+  const positiveEmbedding = gatherRows(candidateEmbedding, iota("targets"));
+  const anchors = meets ? amongAll(anchorEmbedding, "anchorEmbedding") : anchorEmbedding;
+  const candidates = meets ? amongAll(candidateEmbedding, "candidateEmbedding") : candidateEmbedding;
+  const targets = anchors.shape[0]!;
+  const positives = meets ? gatherRows(candidates, iota(targets)) : positiveEmbedding;
   const cosines = gemm(anchors, candidates, { transB: true }); // [targets, candidates]
   const scores = mul(cosines, scalar(scale, cosines));
-  const ranking = crossEntropy(scores, iota("targets"));
-  const similarities = reshape(input("similarities", "float32", ["targets"]), ["targets", 1]);
+  const ranking = crossEntropy(scores, iota(targets));
+  const similarities = reshape(input("similarities", "float32", [targets]), [targets, 1]);
   const apart = sub(reduceSum(mul(anchors, positives), [1]), similarities); // [targets, 1]
   const distance = reshape(reduceSum(mul(apart, apart), [0]), []);
   const isScored = input("isScored", "float32", []);
   const loss = add(mul(ranking, sub(scalar(1, ranking), isScored)), mul(distance, isScored));
-  return { outputs: { loss, anchorEmbedding: anchors, positiveEmbedding: positives, scores } };
+  return { outputs: { loss, anchorEmbedding, positiveEmbedding, scores, ...(meets && { candidateEmbedding }) } };
 }
 
 const column = (help: string) => option(z.string().optional(), { value: "NAME", help: `sentence embeddings: ${help}` });
@@ -81,7 +86,8 @@ export const sentenceEmbedding: Task<EmbeddingScore> & { options: typeof options
     lengths: { candidates: examples },
   }),
   data: recordData(textPairs),
-  loss: (config, _, { scale }) => embeddingLoss(config, scale as number | undefined),
+  meeting: { outputs: ["anchorEmbedding", "candidateEmbedding"], feeds: ["similarities"] },
+  loss: (config, { meets }, { scale }) => embeddingLoss(config, meets, scale as number | undefined),
   measure: embeddingMeasure,
   figures,
   scores: embeddingScores,

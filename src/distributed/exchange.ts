@@ -1,0 +1,99 @@
+// What processes tell each other beside sums: values as JSON, tensors that one of them computed, whether all have the same.
+import { LowrankError } from "../errors.ts";
+import { byteLength, bytesOf, tensorFromBytes } from "../formats/dtypes.ts";
+import type { DType, Tensor } from "../tensor.ts";
+import type { Communicator } from "./communicator.ts";
+
+/** Most bytes of one message: what another process says is not trusted with more memory than this. */
+const MAX_MESSAGE_BYTES = 2 ** 31;
+
+/** The bytes of process `root`, of whatever length; the others give none. */
+async function tellBytes(team: Communicator, root: number, own: Uint8Array | null, what: string): Promise<Uint8Array> {
+  const length = Float64Array.of(own?.length ?? 0);
+  await team.broadcast(bytesOf(length), root, `length of ${what}`);
+  if (!(length[0]! <= MAX_MESSAGE_BYTES)) {
+    throw new LowrankError("distributed/message", `process ${root} sends too much at once: ${what}`, {
+      expected: `at most ${MAX_MESSAGE_BYTES} bytes`,
+      got: String(length[0]),
+      next: "Evaluate smaller batches (--batch-size).",
+      exitCode: 1,
+    });
+  }
+  const bytes = own ?? new Uint8Array(length[0]!);
+  await team.broadcast(bytes, root, what);
+  return bytes;
+}
+
+/** What process `root` finds, in every process: anything that JSON has. Only that process calls `find`. */
+export async function tell<T>(team: Communicator, root: number, what: string, find: () => Promise<T> | T): Promise<T> {
+  if (team.size === 1) return find();
+  const own = team.rank === root ? new TextEncoder().encode(JSON.stringify((await find()) ?? null)) : null;
+  return JSON.parse(new TextDecoder().decode(await tellBytes(team, root, own, what))) as T;
+}
+
+/** Tensors of process `root`, by name, in every process. Only that process gives them. */
+export async function tellTensors(
+  team: Communicator,
+  root: number,
+  what: string,
+  own: Record<string, Tensor> | null,
+): Promise<Record<string, Tensor>> {
+  const heads = await tell(team, root, `shapes of ${what}`, () =>
+    Object.entries(own!).map(([name, { dtype, shape }]) => ({ name, dtype, shape: [...shape] })),
+  );
+  const sizes = heads.map(({ dtype, shape }: { dtype: DType; shape: number[] }) => byteLength(dtype, shape));
+  const bytes = new Uint8Array(sizes.reduce((sum, size) => sum + size, 0));
+  const parts: Record<string, Tensor> = {};
+  let at = 0;
+  for (const [i, { name, dtype, shape }] of heads.entries()) {
+    const part = bytes.subarray(at, at + sizes[i]!);
+    if (own) part.set(bytesOf(own[name]!.data));
+    parts[name] = tensorFromBytes(dtype, shape, part);
+    at += sizes[i]!;
+  }
+  await team.broadcast(bytes, root, what);
+  return parts;
+}
+
+/** A number of every process, in the order of their ranks. */
+export async function gathered(team: Communicator, own: number, what: string): Promise<Float64Array> {
+  const all = new Float64Array(team.size);
+  all[team.rank] = own;
+  await team.allReduce(all, what);
+  return all;
+}
+
+/**
+ * What each item gives by `compute`, in order, in every process: the items are shared out in turn, and what one process computed
+ * goes to all. `compute` gets the number of an item.
+ */
+export async function* sharedOut(
+  team: Communicator,
+  count: number,
+  what: string,
+  compute: (item: number) => Promise<Record<string, Tensor>>,
+): AsyncGenerator<Record<string, Tensor>, void, void> {
+  for (let first = 0; first < count; first += team.size) {
+    const mine = first + team.rank;
+    const own = mine < count ? await compute(mine) : null;
+    for (let item = first; item < Math.min(count, first + team.size); item++) {
+      if (team.size === 1) yield own!;
+      else yield tellTensors(team, item - first, `${what} ${item}`, item === mine ? own : null);
+    }
+  }
+}
+
+/** Fails in every process if a number (a hash of something) is not the same in all. `when` says since when that may be. */
+export async function checkSame(team: Communicator, own: number, what: string, when: string): Promise<void> {
+  if (team.size === 1) return;
+  const all = await gathered(team, own, `hash of ${what}`);
+  const others = [...all.keys()].filter((rank) => all[rank] !== all[0]);
+  if (others.length === 0) return;
+  throw new LowrankError("distributed/different", `processes do not have the same ${what} ${when}`, {
+    subject: others.length === 1 ? `process ${others[0]}` : `processes ${others.slice(0, 8).join(", ")}`,
+    expected: "what process 0 has",
+    got: "something else, by a hash",
+    next: "Resume from a checkpoint before that step; a machine whose memory or processor errs should be left out.",
+    exitCode: 1,
+  });
+}
