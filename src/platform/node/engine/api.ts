@@ -2,16 +2,15 @@
 import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import koffi, { type LibraryHandle } from "koffi";
+import koffi from "koffi";
 import { LowrankError } from "../../../errors.ts";
+import { loadLibrary } from "../libraries.ts";
 
 /** An address in the library's memory. */
 export type Pointer = bigint;
 
 /** The version of the table that is asked for; every later library has it. */
 const API_VERSION = 24;
-/** Stack of the threads that calls are made from. The library looks through the process's command line by a recursive expression. */
-const STACK_BYTES = 16 * 2 ** 20;
 
 const LIBRARIES: Partial<Record<NodeJS.Platform, RegExp>> = {
   linux: /^libonnxruntime\.so(\.\d+)*$/,
@@ -107,8 +106,6 @@ export interface Api {
 }
 
 let loaded: Api | undefined;
-/** Kept, since the library is unloaded when this is collected. */
-let handle: LibraryHandle | undefined;
 
 /** The library, loaded at the first call. */
 export function api(): Api {
@@ -117,9 +114,7 @@ export function api(): Api {
 }
 
 function load(): Api {
-  koffi.config({ async_stack_size: STACK_BYTES, sync_stack_size: STACK_BYTES });
-  handle = koffi.load(libraryPath());
-  const base = handle.func("void *OrtGetApiBase()")();
+  const base = loadLibrary(libraryPath()).func("void *OrtGetApiBase()")();
   const getApi = koffi.decode(koffi.decode(base, 0, "void *"), koffi.proto("void *OrtGetApi(uint32_t)"));
   const functions: Pointer | null = getApi(API_VERSION);
   if (functions === null) throw new Error(`the library of onnxruntime-node has no API of version ${API_VERSION}`);

@@ -1,0 +1,21 @@
+// C libraries, loaded by koffi. Its settings are the process's, and have to be made before the first library.
+import koffi, { type LibraryHandle } from "koffi";
+
+/**
+ * Stack of the threads that calls are made from. ONNX Runtime looks through the process's command line by a recursive expression, and
+ * MPICH puts more on it than the 128 KiB that koffi gives.
+ */
+const STACK_BYTES = 16 * 2 ** 20;
+
+/** Kept, since a library is unloaded when its handle is collected. */
+const loaded = new Map<string, LibraryHandle>();
+
+/** The library at a path, or of a name that the system's loader finds; throws what the loader says where there is none. */
+export function loadLibrary(path: string): LibraryHandle {
+  const known = loaded.get(path);
+  if (known) return known;
+  if (loaded.size === 0) koffi.config({ async_stack_size: STACK_BYTES, sync_stack_size: STACK_BYTES });
+  const handle = koffi.load(path);
+  loaded.set(path, handle);
+  return handle;
+}

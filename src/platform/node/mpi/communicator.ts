@@ -1,0 +1,197 @@
+// The processes of an MPI job (MPI 3.1). One call of a process is at work at a time, so the library is asked for SERIALIZED threads only:
+// meetings are polled from JavaScript's thread, and what moves data runs on a thread of its own.
+import { setTimeout as later } from "node:timers/promises";
+import type { Communicator } from "../../../distributed/communicator.ts";
+import { LowrankError } from "../../../errors.ts";
+import { inTurn } from "../../../runtime/machine.ts";
+import { duration } from "../../../units.ts";
+import { type AbiName, abis, MAX_TEXT } from "./abis.ts";
+import { type Environment, type Job, jobOf } from "./launchers.ts";
+import { type Handle, LIBRARY_VARIABLE, type Mpi, openLibrary } from "./library.ts";
+import { type Group, meetingPlace, type Purpose } from "./meeting.ts";
+
+/** Within which all processes come to a call, and within which its data move. */
+export const TIME_LIMIT_MS = 600_000;
+/** After a failure the job is ended at the exit of this process, and after this long at the latest. */
+const FAREWELL_MS = 3000;
+/** Most numbers of a call of the library, which counts them by an int. */
+const MOST_AT_ONCE = 2 ** 30;
+
+export interface MpiOptions {
+  /** Where the launcher and the user say which library it is; default: the process's. */
+  environment?: Environment;
+  timeLimitMs?: number;
+}
+
+export interface MpiCommunicator extends Communicator {
+  split(group: number): Promise<MpiCommunicator>;
+  /** What the library says that it is. */
+  readonly library: string;
+  /** The machine of each process. */
+  readonly machines: readonly string[];
+  /** Leaves the job, once all processes have come to this; after a failure nothing, since the job ends with the process. */
+  close(): Promise<void>;
+}
+
+/** What the communicators of this process share. */
+interface World {
+  mpi: Mpi;
+  limitMs: number;
+  inTurn: ReturnType<typeof inTurn>;
+  /** The first failure; the processes are no longer at the same place after it. */
+  failure?: unknown;
+  closing?: Promise<void>;
+  abort(exitCode: number): void;
+  end(): void;
+}
+
+/**
+ * Starts MPI in this process; once, since MPI can't be started again. A process that ends without `close` ends the job: the others would
+ * wait for it.
+ */
+export async function openMpi({
+  environment = process.env,
+  timeLimitMs = TIME_LIMIT_MS,
+}: MpiOptions = {}): Promise<MpiCommunicator> {
+  const job = jobOf(environment);
+  const mpi = openLibrary(job?.abis ?? (Object.keys(abis) as AbiName[]), environment);
+  const { call, abi, handles } = mpi;
+  const level = mpi.number("MPI_Init_thread", null, null, abi.serialized);
+  call("MPI_Comm_set_errhandler", handles.world, handles.errorsReturn);
+  const size = mpi.number("MPI_Comm_size", handles.world);
+  check(mpi, job, size, level);
+
+  const abort = (exitCode: number) => {
+    if (size > 1) call("MPI_Abort", handles.world, exitCode);
+  };
+  const atExit = (code: number) => abort(code || 1);
+  process.on("exit", atExit);
+  const end = () => {
+    process.off("exit", atExit);
+    call("MPI_Finalize");
+  };
+  return member({ mpi, limitMs: timeLimitMs, inTurn: inTurn(), abort, end }, handles.world);
+}
+
+/** Throws where the launcher's processes are not those of the library. */
+function check(mpi: Mpi, job: Job | null, size: number, level: number): void {
+  const rank = mpi.number("MPI_Comm_rank", mpi.handles.world);
+  if (job && (rank !== job.rank || size !== (job.size ?? size))) {
+    mpi.call("MPI_Finalize");
+    throw new LowrankError("distributed/launcher", "the launcher and the MPI library are not of one MPI", {
+      subject: mpi.file,
+      expected: `process ${job.rank}${job.size ? ` of ${job.size}` : ""}, as ${job.launcher} says`,
+      got: `process ${rank} of ${size} (${mpi.version})`,
+      next: `Start it with the mpirun of that library, or name the launcher's library by ${LIBRARY_VARIABLE}=/path/to/libmpi.so; with srun, choose what the library was built for by --mpi (srun --mpi=list).`,
+      exitCode: 1,
+    });
+  }
+  if (level >= mpi.abi.serialized) return;
+  throw new LowrankError("distributed/library", "the MPI library was built without threads", {
+    subject: mpi.file,
+    expected: "MPI_THREAD_SERIALIZED",
+    got: mpi.version,
+    next: `Install a build with threads, as distributions have it, or name one by ${LIBRARY_VARIABLE}.`,
+    exitCode: 1,
+  });
+}
+
+/** A communicator of the library, with what all of its processes say of themselves. */
+async function member(world: World, comm: Handle): Promise<MpiCommunicator> {
+  const { mpi } = world;
+  const [rank, size] = [mpi.number("MPI_Comm_rank", comm), mpi.number("MPI_Comm_size", comm)];
+  const group: Group = { mpi, comm, rank, size, machines: await machinesOf(mpi, comm, size) };
+  const local = await localOf(mpi, comm, rank);
+  const meet = meetingPlace(group);
+
+  /** Meets the others, then works with them. */
+  const together = <T>(purpose: Purpose, work: () => Promise<T>): Promise<T> =>
+    world.inTurn(async () => {
+      if (world.failure) throw world.failure;
+      try {
+        await meet(purpose, world.limitMs);
+        return await within(world.limitMs, purpose, work());
+      } catch (error) {
+        world.failure = error;
+        setTimeout(() => world.abort(1), FAREWELL_MS).unref();
+        throw error;
+      }
+    });
+
+  return {
+    rank,
+    size,
+    local,
+    machines: group.machines,
+    library: mpi.version,
+    abort: world.abort,
+    async allReduce(values, what) {
+      const type = values instanceof Float32Array ? mpi.handles.float32 : mpi.handles.float64;
+      if (size === 1) return;
+      await together({ operation: "sum", count: values.length, what }, async () => {
+        for (const part of partsOf(values))
+          await mpi.later("MPI_Allreduce", mpi.abi.inPlace, part, part.length, type, mpi.handles.sum, comm);
+      });
+    },
+    async broadcast(bytes, root, what) {
+      if (size === 1) return;
+      await together({ operation: "copy", count: bytes.length, root, what }, async () => {
+        for (const part of partsOf(bytes)) await mpi.later("MPI_Bcast", part, part.length, mpi.handles.byte, root, comm);
+      });
+    },
+    split: (color) =>
+      together({ operation: "split", count: 0, what: "split into groups" }, async () => {
+        const made = mpi.memory(1);
+        await mpi.later("MPI_Comm_split", comm, color, rank, made);
+        return member(world, made[0]!);
+      }),
+    close() {
+      world.closing ??= world.failure
+        ? Promise.resolve()
+        : together({ operation: "end", count: 0, what: "the end of the run" }, async () => world.end());
+      return world.closing;
+    },
+  };
+}
+
+function* partsOf<T extends Float32Array | Float64Array | Uint8Array>(values: T): Generator<T> {
+  for (let at = 0; at < values.length; at += MOST_AT_ONCE) yield values.subarray(at, at + MOST_AT_ONCE) as T;
+}
+
+/** Rejects where the work is not done in time. The library goes on with it: the process can only end. */
+async function within<T>(limitMs: number, { what }: Purpose, work: Promise<T>): Promise<T> {
+  const stop = new AbortController();
+  const late = later(limitMs, undefined, { signal: stop.signal }).then(() => {
+    throw new LowrankError("distributed/stalled", `the data did not reach every process: ${what}`, {
+      expected: `the end of it within ${duration(limitMs / 1000)}, once all processes had come`,
+      next: "See whether a process was stopped, and whether the network between the machines works.",
+      exitCode: 1,
+    });
+  });
+  late.catch(() => {});
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    stop.abort();
+  }
+}
+
+async function machinesOf(mpi: Mpi, comm: Handle, size: number): Promise<string[]> {
+  const { byte } = mpi.handles;
+  const [own, length, all] = [new Uint8Array(MAX_TEXT.machine), new Int32Array(1), new Uint8Array(size * MAX_TEXT.machine)];
+  mpi.call("MPI_Get_processor_name", own, length);
+  own.fill(0, length[0]);
+  await mpi.later("MPI_Allgather", own, own.length, byte, all, own.length, byte, comm);
+  const name = (of: Uint8Array) => new TextDecoder().decode(of).replace(/\0+$/, "");
+  return Array.from({ length: size }, (_, i) => name(all.subarray(i * own.length, (i + 1) * own.length)));
+}
+
+/** Which of the processes on this machine this is, and how many they are. */
+async function localOf(mpi: Mpi, comm: Handle, rank: number): Promise<Communicator["local"]> {
+  const made = mpi.memory(1);
+  await mpi.later("MPI_Comm_split_type", comm, mpi.abi.shared, rank, mpi.handles.noInfo, made);
+  const [local] = made;
+  const place = { rank: mpi.number("MPI_Comm_rank", local), size: mpi.number("MPI_Comm_size", local) };
+  await mpi.later("MPI_Comm_free", made);
+  return place;
+}
