@@ -3,17 +3,19 @@ import { Command as Commander, CommanderError, Option } from "commander";
 import type { Command } from "../commands/command.ts";
 import { parseValue, readConfigFile, type Values } from "../commands/config-file.ts";
 import { LowrankError } from "../errors.ts";
-import { lowrank as api, nodePlatform as platform } from "../node.ts";
+import { lowrank as api, nodePlatform } from "../node.ts";
 import { type DescribedOption, describeOptions, helpOf } from "../options.ts";
 import { version } from "../platform/node/host.ts";
 import type { ModelFolder } from "../platform/platform.ts";
 import { resolveAndReport } from "../terminal/download.ts";
-import { printError } from "../terminal/terminal.ts";
+import { printError, silence } from "../terminal/terminal.ts";
 import { loadCommands } from "./commands.ts";
+import { afterFirst, inJob, isSilent } from "./job.ts";
 
 /** Runs the command line `args` (without node and script); resolves to the exit status: 0 done, 1 failed, 2 wrong input. */
 export async function main(args: readonly string[]): Promise<number> {
   let status = 0;
+  silence(isSilent());
   const program = makeProgram(await loadCommands(args[0]), (code) => {
     status = code;
   });
@@ -22,6 +24,7 @@ export async function main(args: readonly string[]): Promise<number> {
     return status;
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return 0;
+    await afterFirst();
     return printError(error instanceof CommanderError ? usageError(error, args, program) : error, args.includes("--json"));
   }
 }
@@ -73,11 +76,12 @@ function addCommand(program: Commander, name: string, command: Command, exit: (s
   row.addHelpText("after", ["\nExamples:", ...examplesOf(name, command)].join("\n  "));
   row.action(async () => {
     const { config, offline, json = false, ...set } = row.opts() as Values & Common;
-    const file = config === undefined ? {} : await readConfigFile(platform.files, config, flags);
+    const file = config === undefined ? {} : await readConfigFile(nodePlatform.files, config, flags);
     const values: Values = { ...withoutAlternatives(file, set, flags), ...set };
     for (const [i, { name, isRepeatable }] of given.entries()) values[name] = isRepeatable ? row.args.slice(i) : row.args[i];
     requireFlags(name, flags, values, command.required?.(values));
-    exit(await command.run(await withFolders(command, values, offline, json), { platform, api, json }));
+    const prepare = () => withFolders(command, values, offline, json);
+    exit(await inJob(name, command, nodePlatform, prepare, (all, platform) => command.run(all, { platform, api, json })));
   });
 }
 
@@ -127,7 +131,7 @@ export const takesModels = (command: Command): boolean => modelsOf(command).leng
  */
 async function withFolders(command: Command, values: Values, offline: boolean | undefined, json: boolean): Promise<Values> {
   const folderOf = async (reference: string, model: DescribedOption["model"]): Promise<ModelFolder> => {
-    const isThere = await platform.files.exists(reference).catch(() => false);
+    const isThere = await nodePlatform.files.exists(reference).catch(() => false);
     if (isThere && model === "or a file") return { folder: reference, name: reference };
     if (!isThere) await checkFiles(command, values);
     return resolveAndReport(reference, { offline }, json);
@@ -149,6 +153,6 @@ async function checkFiles({ options }: Command, values: Values): Promise<void> {
   for (const { name, value } of describeOptions(options)) {
     const file = values[name];
     if (value !== "FILE" || name === "output" || typeof file !== "string") continue;
-    if (!(await platform.files.exists(file))) await platform.files.size(file);
+    if (!(await nodePlatform.files.exists(file))) await nodePlatform.files.size(file);
   }
 }

@@ -41,6 +41,8 @@ export interface Command<O extends Options = Options, V = Record<string, unknown
   examples: readonly string[];
   /** The options that must be given beside `values`, where these are not all that are required. */
   required?(values: V): readonly string[];
+  /** The processes of an MPI job can do it together. */
+  processes?: true;
   /** Does the work and prints it; resolves to the exit status. The names of models among `values` are folders already. */
   run(values: V, context: Context): Promise<number>;
 }

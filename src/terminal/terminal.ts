@@ -32,9 +32,16 @@ function write(stream: NodeJS.WriteStream, text: string | Uint8Array): void {
   put(stream, text);
 }
 
-/** Writes to a stream unless that has failed before. */
+/** Writes to a stream unless that has failed before, or another process speaks. */
 function put(stream: NodeJS.WriteStream, text: string | Uint8Array): void {
-  if (!lost.has(stream)) stream.write(text);
+  if (!lost.has(stream) && !isSilenced) stream.write(text);
+}
+
+let isSilenced = false;
+
+/** Prints nothing from now on: another process says the same. */
+export function silence(isSilent = true): void {
+  isSilenced = isSilent;
 }
 
 const linesOf = (lines: readonly string[]): string => lines.map((line) => `${terminalText(line, shownLine)}\n`).join("");

@@ -31,6 +31,7 @@ export const command = defineCommand({
     "--resume --output my-adapter",
   ],
   required: ({ resume }) => (resume ? ["output"] : ["base", "data", "output"]),
+  processes: true,
   async run(options, { platform, api, json }) {
     const report = json ? printJson : progress();
     let started = false;
@@ -47,6 +48,8 @@ export const command = defineCommand({
         return status();
       },
     );
+    // Of several processes one has the folder; to a launcher any status but 0 is a failure of the job.
+    if ((platform.team?.rank ?? 0) > 0) return 0;
     // The run is safe without its report, so that a failure is reported and no more.
     try {
       note(`report: ${await api.reportRuns({ folders: [options.output] })}`);
@@ -54,7 +57,7 @@ export const command = defineCommand({
       printError(error, false);
     }
     if (stopped) note(`Resume with: ${resumeCommand(options.output)}`);
-    return stopped ? interrupted : 0;
+    return stopped && !platform.team ? interrupted : 0;
   },
 });
 

@@ -1,0 +1,76 @@
+// The command line in a process of an MPI job: `mpirun -n 8 lowrank train …`. One process speaks for all; one that fails ends all.
+import { availableParallelism, cpus } from "node:os";
+import { setTimeout as later } from "node:timers/promises";
+import type { Command } from "../commands/command.ts";
+import { gathered } from "../distributed/exchange.ts";
+import { LowrankError } from "../errors.ts";
+import { type MpiCommunicator, openMpi } from "../platform/node/mpi/communicator.ts";
+import { launched } from "../platform/node/mpi/launchers.ts";
+import type { Platform } from "../platform/platform.ts";
+import { note, silence } from "../terminal/terminal.ts";
+
+/** The first process says what all have found, such as a wrong option, before another does; its end is theirs. */
+const FIRST_WORD_MS = 2500;
+
+/** Whether another process of the job speaks for this one. */
+export const isSilent = (): boolean => (launched(process.env)?.rank ?? 0) > 0;
+
+/** Waits until the first process has said the same, where there is one. */
+export const afterFirst = (): Promise<void> => (isSilent() ? later(FIRST_WORD_MS) : Promise.resolve());
+
+/**
+ * The exit status of `work` on this process's platform. In a job `prepare`, which may download a model, is done by one process of each
+ * machine before the others.
+ */
+export async function inJob<V>(
+  name: string,
+  { processes }: Pick<Command, "processes">,
+  platform: Platform,
+  prepare: () => Promise<V>,
+  work: (values: V, platform: Platform) => Promise<number>,
+): Promise<number> {
+  const job = launched(process.env);
+  if (!job) return work(await prepare(), platform);
+  if (!processes) {
+    throw new LowrankError("cli/processes", `lowrank ${name} is the work of one process`, {
+      subject: job.launcher,
+      expected: "one process",
+      got: job.size ? `one of ${job.size} processes` : "a job of several",
+      next: `Run lowrank ${name} without it (docs/cluster.md says what several processes do).`,
+    });
+  }
+  const team = await openMpi();
+  try {
+    const isFirst = team.local.rank === 0;
+    const early = isFirst ? await prepare() : undefined;
+    await gathered(team, 0, "models");
+    const status = await work(early ?? (await prepare()), onShare(platform, team));
+    await team.close();
+    return status;
+  } catch (error) {
+    if (team.rank > 0) {
+      await later(FIRST_WORD_MS);
+      silence(false);
+      note(`process ${team.rank} of ${team.size}, on ${team.machines[team.rank]}:`);
+    }
+    throw error;
+  }
+}
+
+/** What a process has of its machine: its share of the cores and the memory. */
+function onShare(platform: Platform, team: MpiCommunicator): Platform {
+  const { size } = team.local;
+  const limits = platform.memoryLimits;
+  return {
+    ...platform,
+    team,
+    // A launcher can bind a process to fewer.
+    threads: Math.min(availableParallelism(), Math.max(1, Math.floor(cpus().length / size))),
+    ...(limits && {
+      memoryLimits: () => {
+        const { available, total } = limits();
+        return { available: available / size, total: total / size };
+      },
+    }),
+  };
+}
