@@ -70,6 +70,12 @@ export class LowrankError extends Error {
   }
 }
 
+/** The failure with more to do next. */
+export function withNext(error: LowrankError, more: string): LowrankError {
+  const { code, message, next, cause } = error;
+  return new LowrankError(code, message, { ...error, cause, next: next ? `${next} ${more}` : more });
+}
+
 /** The entries of `names` nearest to `wanted` by edit distance, for "did you mean" lines. */
 export function nearest(wanted: string, names: Iterable<string>, count = 3): string[] {
   return [...new Set(names)]

@@ -5,7 +5,16 @@ import { createLowrank, type Lowrank } from "./core.ts";
 import { withGguf } from "./formats/gguf/files.ts";
 import { resolveModel } from "./hub/reference.ts";
 import { nodeFiles } from "./platform/node/files.ts";
-import { chartLibrary, collect, digest, environment, freeDisk, memoryLimits, version } from "./platform/node/host.ts";
+import {
+  chartLibrary,
+  collect,
+  digest,
+  environment,
+  freeDisk,
+  memoryLimits,
+  secondsLeft,
+  version,
+} from "./platform/node/host.ts";
 import { decodeImage } from "./platform/node/images.ts";
 import { lockFolder } from "./platform/node/lock.ts";
 import { nodeDevices, openNodeSession } from "./platform/node/session.ts";
@@ -31,6 +40,7 @@ export const nodePlatform: Platform = {
   temporaryFolder: tmpdir(),
   collect,
   environment,
+  secondsLeft,
 };
 
 export const lowrank: Lowrank = createLowrank(nodePlatform);

@@ -50,6 +50,8 @@ export interface Platform {
   adapterLimits?: { maxRank?: number; maxModules?: number };
   /** Where a job without a folder of its own keeps temporary files. */
   temporaryFolder?: string;
+  /** Seconds until a batch system ends the process. */
+  secondsLeft?: () => number;
   /** Collects garbage now. */
   collect?: () => void;
   /** What it runs on, for logs: names and values in words. */

@@ -2,8 +2,8 @@
 import { LowrankError } from "../errors.ts";
 import { note, onLostOutput, printError } from "./terminal.ts";
 
-/** Exit status of a process that ended on a signal, as shells give it. */
-const signals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+/** Exit status of a process that ended on a signal, as shells give it. SIGUSR2 is what mpirun passes on and does not end the job by. */
+const signals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143, SIGUSR2: 140 } as const;
 type Signal = keyof typeof signals;
 
 export interface Stopping {

@@ -101,6 +101,10 @@ export interface OptimizerOptions extends Adam {
   loraPlusRatio?: number;
 }
 
+/** What a run leaves of its time for the step at work and the last checkpoint: so many of its longest steps, and seconds. */
+const LAST_STEPS = 2;
+const LAST_SECONDS = 30;
+
 export const optimizerDefaults: OptimizerOptions = {
   learningRate: 2e-4,
   weightDecay: 0,
@@ -163,6 +167,8 @@ export interface TrainOptions {
   facts?: RunIdentity;
   /** When it fires the step at work is finished and saved, and the run ends with `done {stopped: true}`. */
   signal?: AbortSignal;
+  /** Seconds until the process is ended: the run ends in time for it, as by the signal. */
+  secondsLeft?: () => number;
   memoryBytes?: () => number;
   /** Fails if what the run reads is no longer what it opened: called before every update and every save, with the newest checkpoint. */
   check?: (saved: string | null) => Promise<void>;
@@ -217,10 +223,13 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     return result;
   }
   const stalled = () => evaluation?.early !== undefined && hasStalled(state.evals, evaluation.early);
-  // Alone a run stops at once; together all stop behind the same step.
-  let isAsked = team.size > 1 && (await gathered(team, Number(signal?.aborted ?? false), "signals at the start")).includes(1);
-  const isStopping = () => (team.size > 1 ? isAsked : (signal?.aborted ?? false));
-  const goesOn = () => state.step < steps && !isStopping() && !stalled();
+  /** The longest that a step took, with the evaluation and the checkpoint behind it. */
+  let longest = 0;
+  const isAsked = () =>
+    (signal?.aborted ?? false) || (options.secondsLeft?.() ?? Number.POSITIVE_INFINITY) < LAST_STEPS * longest + LAST_SECONDS;
+  // Several processes stop behind the same step; one may at once.
+  let isStopping = (await gathered(team, Number(isAsked()), "signals at the start")).includes(1);
+  const goesOn = () => state.step < steps && !isStopping && !(team.size === 1 && signal?.aborted) && !stalled();
   const startStep = state.step;
   const startTime = elapsed();
   // What is read and written before the first step is done while it is computed.
@@ -275,9 +284,9 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const { stepTime, batches, ...own } = await (computing ?? computed(state.step));
     computing = undefined;
     const due = isDue(state.step + 1, output, elapsed() - saved.time);
-    const asked = { stop: signal?.aborted ?? false, save: due };
+    const asked = { stop: isAsked(), save: due };
     const { loss, gradient, ...whole } = await summed(team, state.step, { ...own, batches, asked }, parameters);
-    isAsked = whole.asked.stop;
+    isStopping = whole.asked.stop;
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss + gradNorm)) {
       yield* save(Number.POSITIVE_INFINITY);
@@ -313,6 +322,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       if (!Number.isFinite(loss)) await fail("the loss after the last update", loss, step);
     }
     if (whole.asked.save) yield* save();
+    longest = Math.max(longest, elapsed() - stepTime);
   }
   yield* save();
   if (!output) await checkTheta();

@@ -1,5 +1,6 @@
 // lowrank train: fine-tuning with progress, events as JSON, and interruption without loss.
 import { pace } from "../../clock.ts";
+import { LowrankError, withNext } from "../../errors.ts";
 import { figuresText } from "../../report/facts.ts";
 import { dataLines, readingLine, recognizedText } from "../../terminal/data.ts";
 import { cacheLines, convertingLine, executionText } from "../../terminal/execution.ts";
@@ -36,14 +37,26 @@ export const command = defineCommand({
     const report = json ? printJson : progress();
     let started = false;
     let stopped = false;
+    /** The newest checkpoint that this process has heard of. */
+    let saved: { step: number; folder: string | null } | undefined;
+    const newest = () => (saved ? `; the newest checkpoint is ${saved.folder ?? `that of step ${saved.step}`}` : "");
     // A terminal that is closed, or a reader that goes away, is no reason to lose what was trained.
     const interrupted = await stoppable(
-      () => (started ? "Finishing the step and saving." : "Stopping."),
+      () => (started ? `Finishing the step and saving${newest()}.` : "Stopping."),
       async ({ signal, status }) => {
-        for await (const event of finetune({ ...options, signal }, platform)) {
-          report(event);
-          started ||= event.type === "start";
-          if (event.type === "done") stopped = event.stopped;
+        try {
+          for await (const event of finetune({ ...options, signal }, platform)) {
+            report(event);
+            started ||= event.type === "start";
+            if (event.type === "start")
+              saved = event.resumedFrom === null ? undefined : { step: event.step, folder: event.resumedFrom };
+            if (event.type === "checkpoint") saved = event;
+            if (event.type === "done") stopped = event.stopped;
+          }
+        } catch (error) {
+          // One of several processes fails, and all end.
+          if (!(platform.team && started && error instanceof LowrankError)) throw error;
+          throw withNext(error, `Resume with: ${resumeCommand(options.output)}${newest()}.`);
         }
         return status();
       },

@@ -263,6 +263,7 @@ export async function* finetune(
       },
       team,
       signal,
+      secondsLeft: platform.secondsLeft,
       memoryBytes,
       check: watch.check,
     });

@@ -48,6 +48,12 @@ export async function freeDisk(folder: string): Promise<number> {
   return bavail * bsize;
 }
 
+/** When Slurm ends the job that this process is of, in seconds since 1970. */
+const END_TIME = Number(process.env["SLURM_JOB_END_TIME"] ?? Number.NaN);
+
+/** Seconds until the batch system ends the process; undefined where nobody says so. */
+export const secondsLeft = END_TIME > 0 ? () => END_TIME - Date.now() / 1000 : undefined;
+
 /** Hashes by OpenSSL. */
 export const digest: MakeDigest = (algorithm = "sha256") => {
   const hash = createHash(algorithm);
