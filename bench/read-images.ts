@@ -25,7 +25,8 @@ async function measure(what: string, count: number, name: string, image: Uint8Ar
   const base = { checkpoint: { folder: place }, config: modelConfig({ model_type: "vit" }), tokenizer: () => Promise.reject() };
   const data = await taskOf("image-classification").data(base, { trainOn: "all" }, { files: nodeFiles, decodeImage });
   const [began, used] = [performance.now(), process.cpuUsage()];
-  for await (const _ of data.open(folder).examples);
+  const { records, make } = data.open(folder);
+  for await (const _ of make(records));
   const seconds = (performance.now() - began) / 1000;
   const { user, system } = process.cpuUsage(used);
   const each = (total: number) => `${((1000 * total) / count).toFixed(1)} ms`;

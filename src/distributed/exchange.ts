@@ -42,17 +42,14 @@ export async function tellTensors(
     Object.entries(own!).map(([name, { dtype, shape }]) => ({ name, dtype, shape: [...shape] })),
   );
   const sizes = heads.map(({ dtype, shape }: { dtype: DType; shape: number[] }) => byteLength(dtype, shape));
+  const starts = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, size) => sum + size, 0));
   const bytes = new Uint8Array(sizes.reduce((sum, size) => sum + size, 0));
-  const parts: Record<string, Tensor> = {};
-  let at = 0;
-  for (const [i, { name, dtype, shape }] of heads.entries()) {
-    const part = bytes.subarray(at, at + sizes[i]!);
-    if (own) part.set(bytesOf(own[name]!.data));
-    parts[name] = tensorFromBytes(dtype, shape, part);
-    at += sizes[i]!;
-  }
+  if (own) for (const [i, { name }] of heads.entries()) bytes.set(bytesOf(own[name]!.data), starts[i]);
   await team.broadcast(bytes, root, what);
-  return parts;
+  const parts = heads.map(({ name, dtype, shape }, i): [string, Tensor] => {
+    return [name, tensorFromBytes(dtype, shape, bytes.subarray(starts[i]!, starts[i]! + sizes[i]!))];
+  });
+  return Object.fromEntries(parts);
 }
 
 /** A number of every process, in the order of their ranks. */

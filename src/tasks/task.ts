@@ -9,7 +9,7 @@ import type { ImageStore } from "../data/images.ts";
 import type { PromptFormatFinder } from "../data/prompts.ts";
 import type { RecordFile } from "../data/readers.ts";
 import type { ImageSpan } from "../data/record-images.ts";
-import type { ColumnNames } from "../data/records.ts";
+import type { ColumnNames, NumberedRecord } from "../data/records.ts";
 import type { Examples } from "../data/store.ts";
 import type { Batch, BatchSize, Example } from "../data/types.ts";
 import type { Graph } from "../graph/graph.ts";
@@ -32,14 +32,23 @@ export interface DataOptions extends ColumnNames {
   fixedClasses?: boolean;
 }
 
+/** The records of a file. */
+export interface OpenedRecords<R extends object = object> {
+  file: RecordFile<R>;
+  records: AsyncIterable<NumberedRecord<R>>;
+  /** The examples that records become, in their order. */
+  make(records: AsyncIterable<NumberedRecord<R>>): AsyncIterable<MadeExample<R>>;
+  /** Making numbers what it meets (images, classes), so that every record has to be seen. */
+  isNumbering: boolean;
+}
+
 /** The data of a task for one base: its tokenizer, its limits. */
 export interface TaskData {
   /** Longest example, in tokens. */
   maxLength: number;
   /** The ids and numbers of examples are below this. */
   limit: number;
-  /** The records of a file, and the examples that they become. */
-  open(path: string): { file: RecordFile<object>; examples: AsyncIterable<MadeExample> };
+  open(path: string): OpenedRecords;
   /** What the texts of records may not hold to be read as text; absent where no text is read. */
   controlTokens?: readonly string[];
   collate(examples: Examples, packLength?: number): Collator;

@@ -3,9 +3,11 @@ import { pace, stopwatch } from "../clock.ts";
 import { controlTextError, controlTextFinder } from "../data/control-text.ts";
 import { alsoIn, type Collector, collector, type Dataset } from "../data/dataset.ts";
 import type { MadeExample } from "../data/examples.ts";
-import type { Recognized } from "../data/readers.ts";
+import type { Recognized, RecordFile } from "../data/readers.ts";
+import { sharedExamples } from "../data/shared-examples.ts";
 import { type ExampleStore, exampleStore, inOrder } from "../data/store.ts";
 import type { BatchSize } from "../data/types.ts";
+import { alone, type Communicator } from "../distributed/communicator.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import type { ProcessedImage } from "../images/processor.ts";
@@ -42,7 +44,9 @@ export interface Datasets {
 }
 
 /** Reads files of records for one base and task. */
-export interface DataReader extends TaskData {
+export interface DataReader extends Omit<TaskData, "open"> {
+  /** The records of a file, and the examples that they become. */
+  open(path: string): { file: RecordFile<object>; examples: AsyncIterable<MadeExample> };
   read(path: string): Reading<Dataset>;
   /** The records of one file, a share of them (chosen by `seed`) kept for evaluation. */
   split(path: string, share: number, seed: number): Reading<Required<Datasets>>;
@@ -65,16 +69,23 @@ export interface ReadingOptions {
   strictText?: boolean;
   /** When it fires, reading ends with `train/stopped`. */
   signal?: AbortSignal;
+  /** The processes that read the same files, and share the work. */
+  team?: Communicator;
 }
 
-export function dataReader(files: Files, task: TaskData, { spill, strictText = false, signal }: ReadingOptions = {}): DataReader {
+export function dataReader(
+  files: Files,
+  task: TaskData,
+  { spill, strictText = false, signal, team = alone }: ReadingOptions = {},
+): DataReader {
   const { maxLength, limit, classes, images, controlTokens } = task;
   const stores: ExampleStore[] = [];
   const find = controlTokens && controlTextFinder(controlTokens);
 
   /** The examples of a file, with what of their records' texts does not reach the model as text. */
-  function open(path: string): ReturnType<TaskData["open"]> {
-    const { file, examples } = task.open(path);
+  function open(path: string): ReturnType<DataReader["open"]> {
+    const { file, records, make, isNumbering } = task.open(path);
+    const examples = team.size === 1 || isNumbering ? make(records) : sharedExamples(team, path, records, make);
     if (!find) return { file, examples };
     async function* looked(): AsyncGenerator<MadeExample> {
       for await (const made of examples) {

@@ -295,7 +295,8 @@ test("images are decoded four at a time, given in order, and the first broken on
   const places: string[] = [];
   const error = await refusal(
     (async () => {
-      for await (const { place, whole } of openData("p").examples) {
+      const { records, make } = openData("p");
+      for await (const { place, whole } of make(records)) {
         places.push(place);
         assert.equal(images!.pathOf(whole.images![0]!), `p/${place}`);
       }

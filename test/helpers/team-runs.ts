@@ -26,7 +26,7 @@ export const teamRuns: Record<string, (folder: string) => Promise<Partial<RunOpt
   accumulation: async (folder) => ({ ...(await lora(folder)), gradientAccumulation: 3, batchSize: 2 }),
   "a row for some processes only": async (folder) => ({ ...(await lora(folder)), batchSize: 2 }),
   full: async (folder) => ({ ...(await lora(folder)), method: "full", learningRate: 1e-4 }),
-  packing: async (folder) => ({ ...(await lora(folder)), packing: true, maxLength: 64, batchSize: 2 }),
+  packing: async (folder) => ({ ...(await lora(folder)), packing: true, learningRate: 1e-4, maxLength: 64, batchSize: 2 }),
   dropout: async (folder) => ({ ...(await lora(folder)), dropout: 0.2 }),
   classifier: async (folder) => {
     return {

@@ -121,6 +121,7 @@ export async function* finetune(
       spill: `${isFirst ? `${options.output}/` : `${platform.temporaryFolder}/lowrank-${crypto.randomUUID()}`}${SPILL_NAME}`,
       strictText: options.strictText,
       signal,
+      team,
     });
     closing.push(reader.close);
     const data = yield* readData(reader, options);

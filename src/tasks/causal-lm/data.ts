@@ -40,7 +40,12 @@ export async function languageData(
       const how = { trainOn: options.trainOn, now, source: path, ...(images && { images }) };
       const read = images ? withImages(file, images, path) : withoutImages(file, () => noImages(base), path);
       const checked = withCheckedTemplate(read, tokenizer, (record) => "messages" in record);
-      return { file, examples: eachExample(checked, tokenizer, how) };
+      return {
+        file,
+        records: checked,
+        make: (records) => eachExample(records as typeof checked, tokenizer, how),
+        isNumbering: images !== null,
+      };
     },
     controlTokens: controlTokensOf(tokenizer, side?.text.token),
     // Images that are in no file that was read are in no batch: then the run is one on texts.

@@ -103,7 +103,8 @@ export const recordData =
       limit: 2 ** 31,
       open(path) {
         const file = readFormats(files, path, kind.formats(options));
-        return { file, examples: eachRecord(kind, file, parts) };
+        const make = (records: AsyncIterable<NumberedRecord>) => eachRecord(kind, records as typeof file, file.where, parts);
+        return { file, records: file, make, isNumbering: (images ?? classes) !== undefined };
       },
       ...(tokenizer && { controlTokens: controlTokensOf(tokenizer) }),
       collate: (examples) => collateRecords(kind, examples, config, parts),
@@ -115,12 +116,13 @@ export const recordData =
 /** The example of each record. What goes wrong names the record's place. */
 async function* eachRecord<R extends object>(
   kind: RecordKind<R>,
-  records: RecordFile<R>,
+  records: AsyncIterable<NumberedRecord<R>>,
+  whereIs: RecordFile<R>["where"],
   parts: RecordParts,
 ): AsyncGenerator<MadeExample<R>, void, void> {
   const ahead = parts.images ? IMAGES_AHEAD : 1;
   const make = async ({ record, place }: NumberedRecord<R>): Promise<MadeExample<R>> => {
-    const where = records.where(place);
+    const where = whereIs(place);
     try {
       const { whole, isCut = false } = await kind.example(record, where, parts);
       return { record, place, key: fieldsKey(record, kind.answers), whole, isCut };

@@ -6,7 +6,7 @@ import { fieldsKey } from "../../data/duplicates.ts";
 import { encode, type MadeExample, noTemplate, withEos, withPlace } from "../../data/examples.ts";
 import { promptFormatOf } from "../../data/prompts.ts";
 import { type RecordFile, readFormats } from "../../data/readers.ts";
-import type { DataRecord } from "../../data/records.ts";
+import type { DataRecord, NumberedRecord } from "../../data/records.ts";
 import type { Examples } from "../../data/store.ts";
 import { type Batch, type Example, IGNORE, textKey } from "../../data/types.ts";
 import { LowrankError } from "../../errors.ts";
@@ -39,7 +39,9 @@ export async function preferenceData(
     limit: Math.max(config.vocabSize, 2 * maxLength + 1),
     open(path) {
       const file = readFormats(files, path, preferences(options));
-      return { file, examples: eachPair(file, tokenizer, maxLength, now) };
+      const make = (records: AsyncIterable<NumberedRecord>) =>
+        eachPair(records as typeof file, file.where, tokenizer, maxLength, now);
+      return { file, records: file, make, isNumbering: false };
     },
     controlTokens: controlTokensOf(tokenizer),
     collate: (examples) => collatePairs(examples, padId),
@@ -56,7 +58,8 @@ const asked = (record: Preference): DataRecord =>
   isConversation(record) ? { messages: record.prompt } : { prompt: record.prompt, completion: record.chosen };
 
 async function* eachPair(
-  records: RecordFile<Preference>,
+  records: AsyncIterable<NumberedRecord<Preference>>,
+  whereIs: RecordFile<Preference>["where"],
   tokenizer: Tokenizer,
   maxLength: number,
   now: Date | undefined,
@@ -67,7 +70,7 @@ async function* eachPair(
       const isCut = Math.max(texts.chosen.length, texts.rejected.length) > maxLength;
       yield { record, place, key: keyOf(record), whole: pairExample(texts, maxLength), isCut };
     } catch (error) {
-      throw withPlace(error, records.where(place));
+      throw withPlace(error, whereIs(place));
     }
   }
 }
