@@ -196,8 +196,8 @@ const biases: Way = {
   },
   read(key, { bias = "none" }) {
     if (bias === "none" || !key.endsWith(".bias") || /\.lora_[AB]\.bias$/.test(key)) return null;
-    if (key.endsWith(".base_layer.bias")) return { name: key.replace(/\.base_layer(?=\.bias$)/, ""), key };
-    return bias === "all" ? { name: key } : null;
+    // Before PEFT 0.7 those of adapted modules had no name of their own.
+    return key.endsWith(".base_layer.bias") ? { name: key.replace(/\.base_layer(?=\.bias$)/, ""), key } : { name: key };
   },
 };
 
