@@ -71,7 +71,8 @@ const savedAt = (config: Saving, path: string): string[] => {
   return withGroups(path).filter((one) => names.some((entry) => one.endsWith(entry)));
 };
 
-const isSaved = (config: Saving, path: string): boolean => savedAt(config, path).length > 0;
+/** Whether there is any: in few steps, since paths and names can be a stranger's. */
+const isSaved = (config: Saving, path: string): boolean => namesToSave(config).some((entry) => `${path}.`.includes(`${entry}.`));
 
 const isIn = (entry: string, path: string): boolean => `.${path}.`.includes(`.${entry}.`);
 
