@@ -1,14 +1,14 @@
 """Makes the golden case of a model family or of a task: what Transformers and PEFT compute from a tiny model with random weights.
 
 Usage:
-  python scripts/reference/golden_case.py [--task TASK] CONFIG.json test/fixtures/cases/NAME [TARGET ...]
+  python scripts/reference/golden_case.py [--task TASK] [--save MODULE]... CONFIG.json test/fixtures/cases/NAME [TARGET ...]
 
 TASK is a name of TASKS below (default: causal), which the oracle finds in scripts/oracle/case-task.ts. CONFIG.json is a config.json of a
 tiny model (two layers, dims of a few dozen, all different). TARGET names the modules to adapt (default: all-linear; name them for a
-mixture of experts, because PEFT then adapts the experts too, and for a model with a classifier, which is trained in full). Texts are
-three rows of 13, 9 and 6 tokens, padded on the right; a window should be shorter than 12. The folder gets base/, adapter/ (random, B
-too), io.safetensors (inputs, labels, logits of both), grads.safetensors, trained/ (after ten steps of AdamW), merged/ and meta.json with
-losses and gradient norms.
+mixture of experts, because PEFT then adapts the experts too, and for a model with a classifier, which is trained in full). MODULE is an
+entry of modules_to_save. Texts are three rows of 13, 9 and 6 tokens, padded on the right; a window should be shorter than 12. The folder
+gets base/, adapter/ (random, B too), io.safetensors (inputs, labels, logits of both), grads.safetensors, trained/ (after ten steps of
+AdamW), merged/ and meta.json with losses and gradient norms.
 Made with transformers 5.24.0, peft 0.21.2 and torch 2.15.0.
 """
 
@@ -73,6 +73,11 @@ def image_numbers_batch(config, gen, rows=4):
     return {"pixel_values": pixels}, torch.randn(rows, generator=gen)
 
 
+def image_classes_batch(config, gen):
+    inputs, _ = image_numbers_batch(config, gen)
+    return inputs, torch.randint(0, config.num_labels, (len(inputs["pixel_values"]),), generator=gen)
+
+
 def squared_error(logits, labels):
     return F.mse_loss(logits.squeeze(-1), labels)
 
@@ -80,6 +85,7 @@ def squared_error(logits, labels):
 # By name: the model's class, its batch as inputs and labels, the loss of its logits, what LoraConfig is given.
 TASKS = {
     "causal": (AutoModelForCausalLM, text_batch, next_token_loss, dict(task_type="CAUSAL_LM")),
+    "image-class": (AutoModelForImageClassification, image_classes_batch, F.cross_entropy, dict(modules_to_save=["classifier"])),
     "image-regression": (AutoModelForImageClassification, image_numbers_batch, squared_error, dict(modules_to_save=["classifier"])),
 }
 
@@ -107,8 +113,10 @@ def save_weights(model, folder):
         shutil.copyfile(Path(place) / "model.safetensors", folder / "model.safetensors")
 
 
-def main(task, config_file, output, targets):
+def main(task, saved, config_file, output, targets):
     auto, batch_of, loss_of, options = TASKS[task]
+    if saved:
+        options = {**options, "modules_to_save": saved}
     case = Path(output)
     case.mkdir(parents=True)
     gen = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
@@ -174,8 +182,9 @@ def main(task, config_file, output, targets):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=TASKS, default="causal")
+    parser.add_argument("--save", action="append", metavar="MODULE")
     parser.add_argument("config")
     parser.add_argument("output")
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     args = parser.parse_args()
-    main(args.task, args.config, args.output, args.targets)
+    main(args.task, args.save, args.config, args.output, args.targets)

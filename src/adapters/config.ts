@@ -109,8 +109,10 @@ const peftNames = {
 
 /** PEFT fields that say nothing while the options they belong to are off, and what is written for them. */
 const inert: Record<string, unknown> = { megatron_core: "megatron.core", qalora_group_size: 16, peft_version: PEFT_VERSION };
-/** Fields that PEFT itself drops when it reads a file. */
-const dropped = new Set(["runtime_config"]);
+/** Fields that PEFT itself drops when it reads a file, and those by which ms-swift says how it trained. */
+const dropped = new Set(["runtime_config", "lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"]);
+/** Fields that are no other with null than when they are absent, as PEFT tests them: all but those that the scale is made of. */
+const isUnset = (name: string, value: unknown): boolean => value === null && name !== peftNames.rank && name !== peftNames.alpha;
 
 /** A PEFT field that is supported only in part: its default is written, `allowed` values are read, others are refused with `why`. */
 interface Limit {
@@ -159,6 +161,7 @@ export function parseAdapterConfig(text: string, path: string): LoraConfig {
     throw invalid(path, "The file has no peft_type.", 'an adapter_config.json with "peft_type": "LORA"', "none");
   for (const [name, value] of Object.entries(file)) {
     const field = ours.get(name);
+    if (field && isUnset(name, value)) continue;
     if (field) fields[field] = value;
     else if (!Object.hasOwn(inert, name) && !dropped.has(name)) refuseUnlessAllowed(name, value, path);
   }

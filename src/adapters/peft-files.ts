@@ -186,14 +186,45 @@ function readLabels(text: string | undefined, path: string): string[] | undefine
   });
 }
 
+/** Weights of adapters in folders of other programs. */
+const FOREIGN: Record<string, [what: string, next: (folder: string) => string]> = {
+  "adapters.safetensors": ["the adapter is in MLX's format", converted],
+  "pytorch_lora_weights.safetensors": ["the adapter is in diffusers' format", converted],
+  "adapters.npz": [
+    "the adapter is in MLX's older format",
+    () => 'Save it again in Python: mlx.core.save_safetensors("adapters.safetensors", dict(mlx.core.load("adapters.npz"))).',
+  ],
+};
+
+function converted(folder: string): string {
+  return `Convert it first: lowrank convert ${folder} FOLDER --base BASE.`;
+}
+
+/** Most names of a folder in which an adapter is looked for. */
+const MAX_INNER = 64;
+
+/** The folder of an adapter in `folder`: PEFT's, where the adapter has a name, or the newest checkpoint of a run that did not end. */
+export async function innerAdapter(files: Files, folder: string): Promise<string | undefined> {
+  const names = (await files.isFolder(folder)) ? (await files.list(folder)).slice(0, MAX_INNER).sort() : [];
+  const inner: string[] = [];
+  for (const name of names) if (await files.exists(`${folder}/${name}/${ADAPTER_CONFIG_NAME}`)) inner.push(name);
+  const stepOf = (name: string) => Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? -1);
+  const [first] = inner.sort((a, b) => stepOf(b) - stepOf(a));
+  return first === undefined ? undefined : `${folder}/${first}`;
+}
+
 async function checkFolder(files: Files, folder: string): Promise<void> {
+  for (const [name, [message, next]] of Object.entries(FOREIGN)) {
+    const isOther = (await files.exists(`${folder}/${name}`)) && !(await files.exists(`${folder}/${ADAPTER_WEIGHTS_NAME}`));
+    if (isOther)
+      throw failure("no-weights", message, { subject: folder, expected: ADAPTER_WEIGHTS_NAME, got: name, next: next(folder) });
+  }
   if (!(await files.exists(`${folder}/${ADAPTER_CONFIG_NAME}`))) {
-    const names = (await files.isFolder(folder)) ? await files.list(folder) : [];
-    const checkpoint = Math.max(0, ...names.map((name) => Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? 0)));
+    const inner = await innerAdapter(files, folder);
     throw failure("no-config", `no ${ADAPTER_CONFIG_NAME} in the folder`, {
       subject: folder,
       expected: `${ADAPTER_CONFIG_NAME} and ${ADAPTER_WEIGHTS_NAME}`,
-      next: `Give the folder of an adapter.${checkpoint === 0 ? "" : ` A run that did not end has one in each checkpoint: ${folder}/checkpoint-${checkpoint}.`}`,
+      next: inner === undefined ? "Give the folder of an adapter." : `Give the folder of an adapter: ${inner}.`,
     });
   }
   if (await files.exists(`${folder}/${ADAPTER_WEIGHTS_NAME}`)) return;
@@ -203,7 +234,8 @@ async function checkFolder(files: Files, folder: string): Promise<void> {
         "Convert them once with PEFT in Python: load the adapter, then save_pretrained(FOLDER, safe_serialization=True).",
       ]
     : ["no weights in the folder", "Copy the whole adapter folder."];
-  throw failure("no-weights", message, { subject: folder, expected: ADAPTER_WEIGHTS_NAME, next });
+  const got = (await files.list(folder)).slice(0, 8).join(", ");
+  throw failure("no-weights", message, { subject: folder, expected: ADAPTER_WEIGHTS_NAME, got, next });
 }
 
 /** What PEFT stores beside an adapter's own tensors, by the end of its key. */
@@ -213,6 +245,10 @@ const OTHER_KEYS: [RegExp, string][] = [
   ),
   [/\.trainable_tokens_delta$/, "trained rows of a table, which the configuration does not name"],
   [/\.lora_[AB]\.[^.]+\.weight$/, "a key with an adapter's name in it; PEFT's save_pretrained leaves the name out"],
+  [
+    /\b(embed_tokens|lm_head|wte|word_embeddings|embed_in|embed_out)\.weight$/,
+    "a table that PEFT stores whole where the vocabulary was enlarged, or by save_embedding_layers",
+  ],
   [/\.base_layer\.(weight|bias)$/, "a weight of the base, stored with no adapter on its layer"],
 ];
 
@@ -224,6 +260,8 @@ const keysOf = (method: Method, isEmbedding: boolean): string[] => tensorsOf(met
 
 /** What a key is that no tensor of `method` has. */
 function strangeKey(key: string, method: Method): string {
+  if (keysOf(method, false).some((end) => key.endsWith(`.${end}`)))
+    return `a factor under a key that does not begin with ${KEY_PREFIX}`;
   const other = methods.find(
     (row) => row !== method && [false, true].some((kind) => keysOf(row, kind).some((end) => key.endsWith(`.${end}`))),
   );
@@ -283,7 +321,7 @@ function sortTensors(entries: ReadonlyMap<string, TensorEntry>, config: LoraConf
       subject: path,
       expected: `${KEY_PREFIX}<module path>.${keysOf(method, false).join(" and …")}`,
       got: `${unknown.slice(0, 5).map(quote).join(", ")}${unknown.length > 5 ? ", …" : ""}`,
-      next: "Save the adapter with PEFT without these tensors, or merge it there.",
+      next: "Save the adapter by PEFT's save_pretrained without these tensors, rename keys that another program wrote otherwise, or merge it with PEFT.",
     });
   }
   if (found.size === 0)

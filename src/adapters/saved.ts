@@ -8,6 +8,7 @@ import type { AnyBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { sizeOf } from "../tensor.ts";
 import type { LoraConfig } from "./config.ts";
+import { beginningsOf } from "./regex.ts";
 
 /** A trained tensor that stands in the place of a weight of the base, or of some of its rows. */
 export interface SavedWeight {
@@ -61,8 +62,17 @@ export const namesToSave = (config: Saving): string[] => [
   ...new Set([...(config.modulesToSave ?? []), ...(trainsClassifier(config) ? classifierNames : [])]),
 ];
 
-/** Whether PEFT takes a copy of the module at `path` that is trained in full: every path that ends in the letters of an entry. */
-const isSaved = (config: Saving, path: string): boolean => namesToSave(config).some((entry) => path.endsWith(entry));
+/** The path itself, and those of the groups that it lies in: `a.b`, `a` for `a.b`. */
+const withGroups = (path: string): string[] => beginningsOf(path).map((start) => (start === 0 ? path : path.slice(0, start - 1)));
+
+/** What of `path` and its groups PEFT copies, and trains in full: every path that ends in the letters of an entry. */
+const savedAt = (config: Saving, path: string): string[] => {
+  const names = namesToSave(config);
+  return withGroups(path).filter((one) => names.some((entry) => one.endsWith(entry)));
+};
+
+/** Whether there is any: in few steps, since paths and names can be a stranger's. */
+const isSaved = (config: Saving, path: string): boolean => namesToSave(config).some((entry) => `${path}.`.includes(`${entry}.`));
 
 const isIn = (entry: string, path: string): boolean => `.${path}.`.includes(`.${entry}.`);
 
@@ -73,8 +83,11 @@ const weightOf = (path: string): string => `${path}.weight`;
 const biasOf = (path: string): string => `${path}.bias`;
 const moduleOf = (name: string): string => name.replace(/\.[^.]+$/, "");
 
-const shapeOf = ({ kind, shape, inFeatures, outFeatures }: ModuleInfo): number[] =>
-  shape ? [...shape] : kind === "linear" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
+/** The module of a weight, or the group of a parameter that belongs to no module. */
+const ownerOf = ({ path, kind, isParameter }: ModuleInfo): string => (kind === "other" && isParameter ? moduleOf(path) : path);
+
+const shapeOf = ({ kind, shape, kernel, inFeatures, outFeatures }: ModuleInfo): number[] =>
+  shape ? [...shape] : kind === "linear" || kernel ? [outFeatures, ...(kernel ?? [inFeatures])] : [inFeatures, outFeatures];
 
 /** The modules that read the table of the embedding `of` as theirs. */
 const tiedTo = (modules: readonly ModuleInfo[], of: ModuleInfo): ModuleInfo[] =>
@@ -107,23 +120,25 @@ export function resolvedNames(config: Beside, modules: readonly ModuleInfo[]): s
   return all;
 }
 
-/** modules_to_save, such as the head of a classifier: every weight of them. */
+/** modules_to_save, such as the head of a classifier or every MLP: all weights in them. */
 const wholeModules: Way = {
-  weights(config, { modules }) {
+  weights(config, model) {
+    const { modules } = model;
     const given = namesToSave(config).filter((entry) => !trainsClassifier(config) || !classifierNames.includes(entry));
     for (const entry of given) checkEntry(entry, modules);
     const resolved = { modulesToSave: resolvedNames(config, modules), taskType: null };
     const one = tiedInSaving(config, modules);
-    return modules
-      .filter(({ path }) => isSaved(resolved, path))
-      .flatMap((module) => {
-        const { path, outFeatures, hasBias } = module;
-        const tied = module === one?.embedding && { tied: one.tied.map((other) => weightOf(other.path)) };
-        const bias = { name: biasOf(path), shape: [outFeatures] };
-        return [{ name: weightOf(path), shape: shapeOf(module), ...tied }, ...(hasBias ? [bias] : [])];
-      });
+    const chosen = modules.filter((module) => isSaved(resolved, ownerOf(module)));
+    checkSaved(chosen, resolved, model);
+    return chosen.flatMap((module) => {
+      const { path, kind, outFeatures, hasBias, weight } = module;
+      const tied = module === one?.embedding && { tied: one.tied.map((other) => weightOf(other.path)) };
+      const bias = { name: biasOf(path), shape: [outFeatures] };
+      const name = kind === "other" && weight ? weight : weightOf(path);
+      return [{ name, shape: shapeOf(module), ...tied }, ...(hasBias ? [bias] : [])];
+    });
   },
-  read: (key, config) => (/\.(weight|bias)$/.test(key) && isSaved(config, moduleOf(key)) ? { name: key } : null),
+  read: (key, config) => (isSaved(config, moduleOf(key)) ? { name: key } : null),
 };
 
 const TOKENS_KEY = ".token_adapter.trainable_tokens_delta";
@@ -182,8 +197,8 @@ const biases: Way = {
   },
   read(key, { bias = "none" }) {
     if (bias === "none" || !key.endsWith(".bias") || /\.lora_[AB]\.bias$/.test(key)) return null;
-    if (key.endsWith(".base_layer.bias")) return { name: key.replace(/\.base_layer(?=\.bias$)/, ""), key };
-    return bias === "all" ? { name: key } : null;
+    // Before PEFT 0.7 those of adapted modules had no name of their own.
+    return key.endsWith(".base_layer.bias") ? { name: key.replace(/\.base_layer(?=\.bias$)/, ""), key } : { name: key };
   },
 };
 
@@ -209,8 +224,8 @@ export function savedKey(key: string, config: Beside): Omit<SavedWeight, "shape"
 }
 
 /** Keys that PEFT writes beside `bias: all` for modules that are saved: their weights have keys of their own. */
-export const isCopyOfBias = (key: string, { bias }: Beside): boolean =>
-  bias === "all" && /\.(original_module|modules_to_save)\.bias$/.test(key);
+export const isCopyOfBias = (key: string, { bias }: Pick<Beside, "bias">): boolean =>
+  bias === "all" && /\.(original_module|modules_to_save)\.(.+\.)?bias$/.test(key);
 
 /** The keys of a tensor in the adapter's file. */
 export const keysOf = ({ name, key = name, rows, tied = [] }: Omit<SavedWeight, "shape">): string[] =>
@@ -284,24 +299,55 @@ const near = (entry: string, modules: readonly ModuleInfo[]): string =>
     modules.map(({ path }) => path),
   ).join(", ");
 
-/** Fails unless `entry` names modules that can be saved, and those alone. */
+/** Fails unless `entry` names modules, or groups of them, but for lists of layers. */
 function checkEntry(entry: string, modules: readonly ModuleInfo[]): void {
-  const named = modules.filter(({ path }) => path.endsWith(entry));
-  const within = modules.find(({ path }) => !path.endsWith(entry) && isIn(entry, path));
-  if (!within && named.length > 0) return;
-  const subject = "modulesToSave";
-  const expected = `the name of a layer, an embedding or a norm, such as ${near(entry, modules)}`;
-  if (within) {
-    const next = "Name the modules in it.";
-    refuse("lora/unsupported", "A group of modules can't be trained in full, its modules can.", {
-      subject: `${subject}: ${entry}`,
-      expected,
-      got: within.path,
-      next,
+  const named = new Set(modules.flatMap((module) => withGroups(ownerOf(module))).filter((path) => path.endsWith(entry)));
+  const list = [...named].find((path) => isList(path, modules));
+  if (list !== undefined) {
+    refuse("lora/unsupported", "A list of layers can't be trained in full as one, its layers can.", {
+      subject: `modulesToSave: ${entry}`,
+      expected: `modules of the layers, such as ${near(`${list}.0.mlp`, modules)}`,
+      got: list,
+      next: "Name modules in it, or train all of the model (--full). PEFT refuses a list as well.",
     });
   }
+  if (named.size > 0) return;
+  const expected = `the name of a layer, an embedding, a norm, or a group of them, such as ${near(entry, modules)}`;
   const message = "An entry of modulesToSave matches no module.";
-  refuse("lora/no-match", message, { subject, expected, got: entry, next: "Correct or remove the entry." });
+  refuse("lora/no-match", message, { subject: "modulesToSave", expected, got: entry, next: "Correct or remove the entry." });
+}
+
+/** Whether what is at `path` has nothing but numbered modules. */
+function isList(path: string, modules: readonly ModuleInfo[]): boolean {
+  const inside = modules.filter((module) => module.path.startsWith(`${path}.`));
+  return inside.length > 0 && inside.every((module) => /^\d+\./.test(module.path.slice(path.length + 1)));
+}
+
+/** Fails for modules that PEFT saves under other names than the model's, or saves and can't load again. */
+function checkSaved(chosen: readonly ModuleInfo[], config: Saving, { modules, adapted }: Model): void {
+  const no = (message: string, subject: string, expected: string, got: string, next: string) =>
+    refuse("lora/unsupported", message, { subject, expected, got, next });
+  const isRouted = ({ kind, isParameter, weight }: ModuleInfo) =>
+    kind === "experts" || (isParameter && weight !== undefined && kind !== "other");
+  const routed = new Set(
+    modules.filter(isRouted).flatMap(({ weight, parts = [] }) => [weight, ...parts.map((part) => part.weight)]),
+  );
+  for (const module of chosen) {
+    const { path } = module;
+    if (isRouted(module) || routed.has(weightOf(path))) {
+      const next = "Name other modules, or adapt the experts by factors (targetParameters).";
+      no("Experts of a mixture can't be trained in full.", path, "modules that every token passes", path, next);
+    }
+    const saved = savedAt(config, ownerOf(module));
+    if (saved.length > 1) {
+      const next = "Remove the entry for the module inside: all of the group is trained.";
+      no("A module can't be trained in full by itself and in its group.", path, "one of them", saved.join(" and "), next);
+    }
+    if (adapted.has(path)) {
+      const next = "Name the group by all of its name, so that its layers get no factors, or leave them out of targetModules.";
+      no("A module that is trained in full can't have factors.", path, "one of them", `modulesToSave names ${saved[0]}`, next);
+    }
+  }
 }
 
 function refuse(code: string, message: string, facts: Failure): never {

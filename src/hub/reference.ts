@@ -35,10 +35,11 @@ export async function resolveModel(reference: string, options: HubOptions = {}):
   if (kind === "folder") return { folder: await checkpointPlace(nodeFiles, reference), name: reference };
   if (kind === "file" && isGguf(reference)) return { folder: reference, name: reference };
   if (kind === "file") {
+    const isTensors = /\.safetensors$/i.test(reference);
     throw new LowrankError("reference/file", "is a file, and a model is a folder or a GGUF file", {
       subject: reference,
       expected: "a checkpoint folder: config.json, tokenizer.json and *.safetensors; or *.gguf",
-      next: `Give the folder: ${path.dirname(reference)}`,
+      next: `${isTensors ? `Another program's adapter is converted first: lowrank convert ${reference} FOLDER --base BASE. Of a model give` : "Give"} the folder: ${path.dirname(reference)}`,
     });
   }
   const name = hubName(reference);

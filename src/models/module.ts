@@ -8,7 +8,7 @@ export interface ModuleInfo {
   /**
    * `conv1d` is GPT-2's linear layer with its weight stored as [in, out]; `conv2d` a convolution whose step is its kernel, a linear layer of
    * all that its kernel reads; `experts` a parameter with a linear layer for each expert, whose path is the parameter's; `other` is none that
-   * takes factors, such as a norm.
+   * takes factors, such as a norm, or a parameter that belongs to no module (`isParameter`), whose path is its name.
    */
   kind: "linear" | "conv1d" | "conv2d" | "embedding" | "experts" | "other";
   inFeatures: number;

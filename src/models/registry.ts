@@ -276,14 +276,18 @@ export function modulesOf(graph: Graph, older: (path: string) => string[] = () =
   return [...modules.values()];
 }
 
-/** `modulesOf`, and behind them the modules of other weights and biases: norms, convolutions. */
+/** `modulesOf`, and behind them the modules of other weights and biases (norms, convolutions), and parameters of no module. */
 export function allModulesOf(graph: Graph, older: (path: string) => string[] = () => []): ModuleInfo[] {
   const layers = modulesOf(graph, older);
   const known = new Set(layers.map(({ path }) => path));
   const others = new Map<string, Partial<Record<"weight" | "bias", readonly number[]>>>();
+  const parameters: ModuleInfo[] = [];
   for (const { name, shape } of weightsIn(graph)) {
     const [, path, end] = /^(.+)\.(weight|bias)$/.exec(name) ?? [];
-    if (path && !known.has(path)) others.set(path, { ...others.get(path), [end!]: shape });
+    const facts = { shape, weight: name, isParameter: true } as const;
+    if (!path)
+      parameters.push({ path: name, kind: "other", inFeatures: sizeOf(shape.slice(1)), outFeatures: shape[0] ?? 1, ...facts });
+    else if (!known.has(path)) others.set(path, { ...others.get(path), [end!]: shape });
   }
   const rest = [...others].map(([path, { weight, bias }]): ModuleInfo => {
     const shape = weight ?? bias!;
@@ -292,7 +296,7 @@ export function allModulesOf(graph: Graph, older: (path: string) => string[] = (
     const facts = { shape, ...(bias && { hasBias: true }), ...(olderPaths.length > 0 && { olderPaths }) };
     return { path, kind: "other", inFeatures: sizeOf(shape) / outFeatures, outFeatures, ...facts };
   });
-  return [...layers, ...rest];
+  return [...layers, ...rest, ...parameters];
 }
 
 /**

@@ -134,7 +134,7 @@ const loraOptions = {
   modulesToSave: option(z.array(z.string().min(1)).nullable().default(null), {
     value: "NAME,NAME,…",
     commas: true,
-    help: "modules that are trained in full beside the adapter, such as embed_tokens,lm_head, and stored with it",
+    help: "modules that are trained in full beside the adapter, such as embed_tokens,lm_head or mlp, and stored with it",
   }),
   trainableTokenIndices: option(rowsSchema, {
     value: "N,N,…",

@@ -16,7 +16,7 @@ const root = temporaryFolder();
 const targetModules = ["q_proj", "v_proj"];
 /** Of rank 4 on queries and values of two layers. */
 const FACTORS = 2 * 4 * (128 + 96);
-const [vocab, hidden] = [512, 64];
+const [vocab, hidden, inner] = [512, 64, 128];
 
 const runs: Record<string, { options: Partial<FinetuneOptions>; beside: number; keys: RegExp }> = {
   norms: { options: { modulesToSave: ["norm"] }, beside: 5 * hidden, keys: /model\.norm\.weight$/ },
@@ -25,6 +25,11 @@ const runs: Record<string, { options: Partial<FinetuneOptions>; beside: number; 
     options: { modulesToSave: ["embed_tokens"], ensureWeightTying: true },
     beside: vocab * hidden,
     keys: /(lm_head|embed_tokens)\.weight$/,
+  },
+  groups: {
+    options: { modulesToSave: ["layers.1.mlp"] },
+    beside: 3 * hidden * inner,
+    keys: /model\.layers\.1\.mlp\.up_proj\.weight$/,
   },
   tokens: { options: { trainableTokenIndices: [7, 9] }, beside: 2 * hidden, keys: /embed_tokens\.token_adapter\.\w+$/ },
   "bias of B": { options: { loraBias: true }, beside: 2 * (64 + 32), keys: /lora_B\.bias$/ },

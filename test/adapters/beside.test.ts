@@ -8,7 +8,7 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
 import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
 import { type Adapter, readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
-import { type SavedTensor, savedWeights } from "../../src/adapters/saved.ts";
+import { isCopyOfBias, type SavedTensor, savedWeights } from "../../src/adapters/saved.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { openDecoder } from "../../src/generate/decoder.ts";
@@ -25,6 +25,7 @@ const names = [
   "lora-b-bias",
   "lora-bias-all",
   "lora-bias-lora-only",
+  "lora-modules-group",
   "lora-modules-to-save",
   "lora-trainable-tokens",
   "lora-trainable-tokens-two",
@@ -207,6 +208,24 @@ test("what PEFT trains beside the factors of a language model, under its keys", 
   const withoutO = beside(untied, { bias: "all", modulesToSave: ["o_proj"] }).keys.sort();
   assert.deepEqual(withoutO, [...all, "model.layers.0.self_attn.o_proj.weight"].sort(), "one of the module itself");
   assert.deepEqual(beside(tied, { bias: "all" }).keys, []);
+  const group = beside(untied, { bias: "all", modulesToSave: ["self_attn"], targetModules: ["up_proj"] }).keys.sort();
+  const attention = ["k_proj", "o_proj", "q_proj", "v_proj"].flatMap((name) => [`${name}.bias`, `${name}.weight`]);
+  assert.deepEqual(
+    group,
+    attention.map((name) => `model.layers.0.self_attn.${name}`),
+    "one of each layer in the group",
+  );
+});
+
+test("the copies of biases that PEFT writes of what is saved are no weights of their own", () => {
+  const mlp = "model.layers.0.mlp";
+  const ends = [
+    "lm_head.original_module.bias",
+    `${mlp}.original_module.up_proj.bias`,
+    `${mlp}.modules_to_save.default.up_proj.bias`,
+  ];
+  for (const key of ends) assert.ok(isCopyOfBias(key, { bias: "all" }), key);
+  assert.ok(!isCopyOfBias(`${mlp}.up_proj.bias`, { bias: "all" }));
 });
 
 test("biases of norms are among all of them", () => {

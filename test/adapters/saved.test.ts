@@ -15,7 +15,7 @@ import { bytesOf } from "../../src/formats/dtypes.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { openBase } from "../../src/models/base.ts";
-import { forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
+import { allModulesOf, forwardGraph, modelConfig, modulesOf } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { float32, int32, sizeOf } from "../../src/tensor.ts";
@@ -26,9 +26,20 @@ import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
 const bert = modulesOf(forwardGraph(modelConfig({ model_type: "bert", hidden_size: 24, num_hidden_layers: 1, num_labels: 5 })));
-const llama = modulesOf(
+const llama = allModulesOf(
   forwardGraph(modelConfig({ model_type: "llama", hidden_size: 24, num_attention_heads: 4, num_hidden_layers: 1 })),
 );
+const mixture = allModulesOf(
+  forwardGraph(
+    modelConfig({ model_type: "mixtral", hidden_size: 24, num_attention_heads: 4, num_key_value_heads: 2, num_hidden_layers: 1 }),
+  ),
+);
+
+/** What of `modules` such an adapter trains in full. */
+function savedOf(fields: Parameters<typeof loraConfig>[0], modules: typeof bert) {
+  const config = loraConfig(fields);
+  return savedWeights(modules, config, matchModules(modules, config, "-"));
+}
 
 test("a classification task saves the classifier, as PEFT does, and writes it down", () => {
   const head = [
@@ -56,13 +67,31 @@ test("exclusions come first, then what is saved, then targets", () => {
 });
 
 test("what cannot be saved is refused by name", () => {
-  const refused = (entry: string, code: string, modules = bert) =>
-    assert.throws(() => matchModules(modules, loraConfig({ targetModules: ".*query|.*q_proj", modulesToSave: [entry] }), "-"), {
-      code,
-    });
-  refused("model.layers", "lora/unsupported", llama);
-  refused("bert.pooler", "lora/unsupported");
-  refused("clasifier", "lora/no-match");
+  const refused = (entries: string[], code: string, modules = bert, targetModules = ".*query|.*q_proj") =>
+    assert.throws(() => savedOf({ targetModules, modulesToSave: entries }, modules), { code }, entries.join());
+  refused(["model.layers"], "lora/unsupported", llama); // PEFT: "modules_to_save cannot be applied to modules of type ModuleList"
+  refused(["clasifier"], "lora/no-match");
+  refused(["pooler.dens"], "lora/no-match");
+  refused(["mlp", "down_proj"], "lora/unsupported", llama); // PEFT's own file of it can't be loaded
+  refused(["attn"], "lora/unsupported", llama); // its letters end self_attn, whose q_proj has factors: likewise
+  refused(["_proj"], "lora/unsupported", llama);
+  refused(["mlp"], "lora/unsupported", mixture);
+  refused(["gate"], "lora/unsupported", mixture);
+});
+
+test("a group is saved with every weight in it, and its layers get no factors", () => {
+  const names = (entry: string, modules = llama, targetModules = ["v_proj", "up_proj"]) =>
+    savedOf({ targetModules, modulesToSave: [entry] }, modules).map(({ name }) => name);
+  const mlp = ["gate_proj", "up_proj", "down_proj"].map((name) => `model.layers.0.mlp.${name}.weight`);
+  assert.deepEqual(names("mlp"), mlp);
+  assert.deepEqual(names("self_attn").length, 4);
+  assert.deepEqual(names("layers.0", llama, ["lm_head"]).length, 4 + 3 + 2);
+  assert.deepEqual(names("bert.pooler", bert, ["query"]), ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]);
+  const chosen = matchModules(llama, loraConfig({ targetModules: ["v_proj", "up_proj"], modulesToSave: ["mlp"] }), "llama");
+  assert.deepEqual(
+    chosen.map(({ path }) => path),
+    ["model.layers.0.self_attn.v_proj"],
+  );
 });
 
 test("other linear layers can be saved as well, every one that an entry names", () => {

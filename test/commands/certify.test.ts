@@ -1,12 +1,15 @@
 // Merged models and their certificates: PEFT's merges and ours pass, wrong ones are caught; unmerging gives the base back.
 import assert from "node:assert/strict";
-import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
+import { attach } from "../../src/adapters/attach.ts";
+import { openAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { type Certificate, certify, mergeAdapter, unmergeAdapter } from "../../src/index.ts";
+import { openBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { refused } from "../helpers/assert.ts";
+import { near, refused } from "../helpers/assert.ts";
 import { jsonLines, printed, repository } from "../helpers/program.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -156,14 +159,7 @@ test("unmerging gives the base back to rounding", async () => {
     const [merged, output] = [`${root}/to unmerge ${name}`, `${root}/unmerged ${name}`];
     await mergeAdapter({ ...of(name), output: merged, certify: "weights" });
     await unmergeAdapter({ merged, adapter: of(name).adapter, output });
-    const [base, back] = [await openCheckpoint(nodeFiles, of(name).base), await openCheckpoint(nodeFiles, output)];
-    for (const weight of base.tensors.keys()) {
-      const [was, is] = [await readWeights(nodeFiles, base, weight), await readWeights(nodeFiles, back, weight)].map(toFloat32);
-      assert.ok(
-        was!.every((value, i) => Math.abs(value - is![i]!) < 3e-7),
-        weight,
-      );
-    }
+    await nearBase(of(name).base, output);
   }
   await mergeAdapter({ ...of("lora-dora"), output: `${root}/dora` });
   const { status, stderr } = await printed(
@@ -171,3 +167,28 @@ test("unmerging gives the base back to rounding", async () => {
   );
   assert.deepEqual([status, jsonLines(stderr)[0]!["error"]], [2, "unmerge/lost"]);
 });
+
+test("first values that were taken off the base are refused by unmerging; a converted adapter is taken out", async () => {
+  for (const name of ["lora-init-pissa", "lora-init-olora"]) {
+    const [merged, output] = [`${root}/merged ${name}`, `${root}/base of ${name}`];
+    await mergeAdapter({ ...of(name), output: merged, certify: "none" });
+    await refused(unmergeAdapter({ merged, adapter: of(name).adapter, output }), "unmerge/lost", {
+      got: `one whose first values (${name.slice(10)}) are computed from the base`,
+    });
+    assert.ok(!existsSync(output));
+    const plain = `${root}/plain ${name}`;
+    const { adapter } = await attach(await openBase(nodeFiles, of(name).base), await openAdapter(nodeFiles, of(name).adapter));
+    await writeAdapter(nodeFiles, plain, adapter);
+    await unmergeAdapter({ merged, adapter: plain, output });
+    await nearBase(of(name).base, output);
+  }
+});
+
+/** Every weight is the base's to rounding. */
+async function nearBase(folder: string, unmerged: string): Promise<void> {
+  const [base, back] = [await openCheckpoint(nodeFiles, folder), await openCheckpoint(nodeFiles, unmerged)];
+  for (const weight of base.tensors.keys()) {
+    const [was, is] = [await readWeights(nodeFiles, base, weight), await readWeights(nodeFiles, back, weight)].map(toFloat32);
+    near(is!, was!, 3e-7, weight);
+  }
+}

@@ -11,6 +11,7 @@ import type { LowrankError, Plan } from "../../src/index.ts";
 import { modelTypes } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { collect, only } from "../helpers/assert.ts";
 import { printed } from "../helpers/program.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -105,6 +106,28 @@ describe("a plan", () => {
     assert.equal(plan.resultBytes, readFileSync(`${output}/adapter_model.safetensors`).length);
   });
 
+  for (const own of [{ init: "pissa" }, { optimizer: "lorafa" }, { init: "olora", optimizer: "lorafa" }] as const) {
+    it(`knows ${Object.values(own).join(" with ")}: what it keeps, trains and writes`, async () => {
+      const [data, output] = [path.join(root, "short.jsonl"), path.join(root, Object.values(own).join())];
+      writeFileSync(data, `${JSON.stringify({ text: "name[The Eagle], food[Italian] ".repeat(40) })}\n`.repeat(4));
+      const options = { ...own, batchSize: 2, maxLength: 96, keepCheckpoints: 1, rank: 4 };
+      const json = JSON.parse(readFileSync(`${tiny}/config.json`, "utf8"));
+      const host = { files: nodeFiles, openSession: openNodeSession };
+      const plan = await planTraining(json, options, host);
+      const [prepared] = only(await collect(finetune({ base: tiny, data, output, ...options, steps: 1 }, host)), "prepared");
+      assert.deepEqual([plan.memory, plan.outputBytes], [prepared!.memory, prepared!.disk]);
+      assert.equal(plan.trainableParameters, prepared!.trainable);
+      assert.equal(
+        plan.groups.reduce((sum, { parameters }) => sum + parameters, 0),
+        prepared!.trainable,
+      );
+      assert.equal(plan.resultBytes, readFileSync(`${output}/adapter_model.safetensors`).length);
+      const without = await planTraining(json, { ...options, init: true, optimizer: "adamw" }, host);
+      assert.equal(plan.trainableParameters < without.trainableParameters, "optimizer" in own);
+      assert.equal(plan.memory.trained > without.memory.trained, "init" in own);
+    });
+  }
+
   it("of all weights has the model's file for its result", async () => {
     const plan = await planned(tiny, "--method", "full");
     assert.equal(plan.modules, null);
@@ -165,6 +188,8 @@ describe("a plan is refused", () => {
   const cases: [string, string[], string, RegExp][] = [
     ["for a target that matches nothing", [tiny, "--target-modules", "q_proj,k_porj"], "lora/no-match", /k_proj[\s\S]*k_porj/],
     ["for more positions than there are", [tiny, "--max-length", "513"], "train/option", /512/],
+    ["for an optimizer that trains factors alone", [tiny, "--method", "full", "--optimizer", "lorafa"], "train/option", /lorafa/],
+    ["for a rank that it can't begin with", [tiny, "--init", "pissa", "--rank", "65"], "lora/config", /rank 65/],
     ["for half a row", [tiny, "--batch-size", "1.5"], "train/option", /batchSize[\s\S]*1\.5/],
     ["for a length without a target", [tiny, "--max-length", "1"], "train/option", /maxLength/],
     ["for an option that makes no difference", [tiny, "--learning-rate", "1"], "cli/usage", /learning-rate/],

@@ -3,7 +3,7 @@
 import type { LoraConfig } from "../../adapters/config.ts";
 import { type AdapterDescription, describeAdapter } from "../../adapters/describe.ts";
 import { methodOf } from "../../adapters/method-table.ts";
-import { ADAPTER_CONFIG_NAME, openAdapter } from "../../adapters/peft-files.ts";
+import { ADAPTER_CONFIG_NAME, innerAdapter, openAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { hasWeights, openCheckpoint } from "../../formats/checkpoint.ts";
@@ -106,6 +106,11 @@ export async function inspect(
     got: (await files.exists(folder))
       ? (await files.list(folder)).slice(0, 12).join(", ") || "an empty folder"
       : "no such folder",
-    next: "Check the path.",
+    next: await nextOf(files, folder),
   });
+}
+
+async function nextOf(files: Files, folder: string): Promise<string> {
+  const inner = await innerAdapter(files, folder);
+  return inner === undefined ? "Check the path." : `Give the folder of an adapter: ${inner}.`;
 }

@@ -4,6 +4,7 @@ import { z } from "zod";
 import type { LoraConfig } from "../../adapters/config.ts";
 import { layoutOf, lengthOfTheta, trainedEntries } from "../../adapters/layout.ts";
 import { type AdapterModule, matchModules, rankWarnings } from "../../adapters/match.ts";
+import type { TensorGroup } from "../../adapters/method.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { adapterBytes } from "../../adapters/peft-files.ts";
 import { storedShape } from "../../adapters/places.ts";
@@ -42,7 +43,7 @@ import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts
 /** The options of a run that its plan depends on, with the same defaults. */
 export const plannedOptions = {
   ...pick(runOptions, "task", "method", "rank", "dropout", "targetModules", "excludeModules", "targetParameters"),
-  ...pick(runOptions, "layersToTransform", "layerReplication", "rankPattern"),
+  ...pick(runOptions, "layersToTransform", "layerReplication", "rankPattern", "init"),
   ...methodOptions,
   ...pick(runOptions, "modulesToSave", "trainableTokenIndices", "ensureWeightTying", "bias"),
   ...taskOptions,
@@ -52,6 +53,7 @@ export const plannedOptions = {
     "epochs",
     "batchSize",
     "gradientAccumulation",
+    "optimizer",
     "keepCheckpoints",
     "baseDtype",
     "memory",
@@ -154,7 +156,7 @@ export async function planTraining(
   const needsOf = (rows: number, width: number): ExecutionNeeds => ({
     graph: graphAt(fullBatch(config, task, rows, width)),
     entries,
-    trainable,
+    trainable: lengthOfTheta(entries),
     dtypeOf: () => config.dtype,
     integers: options.baseDtype === "int8",
     sizes: () => [fullBatch(config, task, rows, width)],
@@ -168,7 +170,7 @@ export async function planTraining(
     return execution ? chooseExecution(execution, needs).estimate : wholeEstimate(options, needs);
   };
   const memory = memoryOf(batchSize, maxLength);
-  const outputBytes = diskBytes(trainable, resultBytes, options.keepCheckpoints);
+  const outputBytes = diskBytes(lengthOfTheta(entries), resultBytes, options.keepCheckpoints);
   const needs = { memory, used: runtime.memoryBytes?.() ?? 0, disk: outputBytes };
   const warnings = [
     ...rankWarnings(modules ?? []),
@@ -193,7 +195,7 @@ export async function planTraining(
     modules: modules?.length ?? null,
     trainableParameters: trainable,
     baseParameters: countParameters(config),
-    groups: modules ? groupsOf(modules, loraConfigOf(options, task)) : [],
+    groups: modules ? groupsOf(modules, loraConfigOf(options, task), optimizers[options.optimizer].constant) : [],
     resultBytes,
     outputBytes,
     batchSize,
@@ -275,8 +277,9 @@ function fullBatch(config: ModelConfig, { fullBatch: own }: Task, rows: number, 
 /** `usual` with `own` in its place among them. */
 const among = (usual: readonly number[], own: number): number[] => [...new Set([...usual, own])].sort((a, b) => a - b);
 
-function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedGroup[] {
+function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig, constant: readonly TensorGroup[]): PlannedGroup[] {
   const { tensors } = methodOf(lora);
+  const trained = (module: AdapterModule) => tensors(module, module.rank).filter(({ group }) => !constant.includes(group));
   const groups = new Map<string, PlannedGroup>();
   for (const module of modules) {
     const { path, inFeatures, outFeatures, rank } = module;
@@ -284,8 +287,7 @@ function groupsOf(modules: readonly AdapterModule[], lora: LoraConfig): PlannedG
     const key = `${name} ${rank} ${inFeatures} ${outFeatures}`;
     const group = groups.get(key) ?? { name, count: 0, inFeatures, outFeatures, rank, parameters: 0 };
     const parameters =
-      group.parameters +
-      lengthOfTheta(tensors(module, rank).map((tensor) => ({ shape: storedShape(tensor, module) as number[] })));
+      group.parameters + lengthOfTheta(trained(module).map((tensor) => ({ shape: storedShape(tensor, module) as number[] })));
     groups.set(key, { ...group, count: group.count + 1, parameters });
   }
   return [...groups.values()];

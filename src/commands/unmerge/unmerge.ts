@@ -4,7 +4,7 @@ import { mergeTargets } from "../../adapters/attach.ts";
 import { type MergeOptions, mergeIntoCheckpoint } from "../../adapters/merge.ts";
 import { methodOf } from "../../adapters/method-table.ts";
 import { openAdapter } from "../../adapters/peft-files.ts";
-import { checkPlain } from "../../adapters/residual.ts";
+import { isResidual } from "../../adapters/residual.ts";
 import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { storedName } from "../../formats/checkpoint.ts";
@@ -30,12 +30,15 @@ export type UnmergeAdapterOptions = Given<typeof unmergeOptions> & Pick<MergeOpt
 /**
  * Writes the base of a merged model: what merging added is subtracted again. It is the base up to rounding, twice that of the model's
  * dtype. Throws `unmerge/lost` for what merging cannot be undone of: weights that took the place of the base's (modules_to_save), and
- * methods that change more than they add (DoRA).
+ * methods that change more than they add (DoRA), and first values of the base that were taken off it (PiSSA, OLoRA), unless PEFT converted the
+ * adapter.
  */
 export async function unmergeAdapter(files: Files, options: UnmergeAdapterOptions, host: Partial<Platform> = {}): Promise<void> {
   const { merged: folder, output } = options;
   const given = await openAdapter(files, options.adapter, host.adapterLimits);
-  checkPlain(given.described); // first values that were subtracted from the base cannot be found in the merged weights
+  const { config } = given.described;
+  if (isResidual({ config }))
+    throw lost(options.adapter, `one whose first values (${config.initLoraWeights}) are computed from the base`);
   // A merged model is not the base that the adapter was made for: that is what is asked for.
   const prepared = await prepareBase("merge/option", await openBase(files, folder, host.timeLimit), given, { anyBase: true });
   const { base, adapter } = prepared;

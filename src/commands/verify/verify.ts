@@ -6,11 +6,12 @@ import { INDEX_NAME, openCheckpoint } from "../../formats/checkpoint.ts";
 import { type Digest, hashed, type MakeDigest, readSums, SUMS_NAME } from "../../formats/checksums.ts";
 import { bytesOf } from "../../formats/dtypes.ts";
 import { allFinite, isFloat } from "../../formats/float.ts";
-import { isGguf } from "../../formats/gguf/checkpoint.ts";
+import { isGguf, isGgufAdapter } from "../../formats/gguf/checkpoint.ts";
+import { readGguf } from "../../formats/gguf/reader.ts";
 import { readJsonObject } from "../../formats/json.ts";
 import { readHeader, type TensorEntry } from "../../formats/safetensors.ts";
 import { BLOCK_BYTES, readInBlocks } from "../../formats/side-files.ts";
-import { readRows } from "../../formats/stored.ts";
+import { type CheckpointTensor, readRows } from "../../formats/stored.ts";
 import { once, openBase } from "../../models/base.ts";
 import { REPORT_NAME } from "../../report/report.ts";
 import { readBy } from "../../train/base-watch.ts";
@@ -22,7 +23,16 @@ import { METRICS_NAME } from "../../train/run-log.ts";
 const MAX_DEPTH = 6;
 const MAX_FILES = 100_000;
 
-export type FolderKind = "adapter" | "checkpoint" | "run" | "model" | "hub model" | "hub cache" | "folder" | "GGUF file";
+export type FolderKind =
+  | "adapter"
+  | "checkpoint"
+  | "run"
+  | "model"
+  | "hub model"
+  | "hub cache"
+  | "folder"
+  | "GGUF file"
+  | "safetensors file";
 
 /** `unlisted`: nothing says what the file should be. */
 export type FileState = "ok" | "damaged" | "missing" | "unlisted";
@@ -86,6 +96,7 @@ const RUN_FILES = [RUN_NAME, METRICS_NAME, REPORT_NAME];
 
 async function kindOf(files: Files, folder: string): Promise<FolderKind> {
   if (isGguf(folder) && !(await files.isFolder(folder))) return "GGUF file";
+  if (/\.safetensors$/i.test(folder) && !(await files.isFolder(folder))) return "safetensors file";
   const names = await files.list(folder);
   const has = (name: string) => names.includes(name);
   if (has("blobs") && has("snapshots")) return "hub model";
@@ -109,10 +120,8 @@ const sections: Record<FolderKind, (host: Host, folder: string, prefix: string) 
   checkpoint: plainItems,
   model: plainItems,
   folder: plainItems,
-  "GGUF file": async (host, file) => {
-    const cut = file.lastIndexOf("/");
-    return [await structureItem(host, cut < 0 ? "." : file.slice(0, cut), file.slice(cut + 1), "")];
-  },
+  "GGUF file": oneFile,
+  "safetensors file": oneFile,
   async run(host, folder, prefix) {
     const checkpoints = (await host.files.list(folder)).filter((name) => CHECKPOINT.test(name));
     const inside = checkpoints.map((name) => plainItems(host, `${folder}/${name}`, `${prefix}${name}/`));
@@ -138,6 +147,11 @@ const sections: Record<FolderKind, (host: Host, folder: string, prefix: string) 
     return [...blobs, ...missing];
   },
 };
+
+async function oneFile(host: Host, file: string): Promise<Item[]> {
+  const cut = file.lastIndexOf("/");
+  return [await structureItem(host, cut < 0 ? "." : file.slice(0, cut), file.slice(cut + 1), "")];
+}
 
 /** The files of one folder that are its own: what SHA256SUMS lists, and the others. */
 async function plainItems(host: Host, folder: string, prefix: string): Promise<Item[]> {
@@ -250,9 +264,14 @@ async function* checkTensors(files: Files, path: string): AsyncGenerator<number 
   }
 }
 
-/** Header, offsets and sizes of a GGUF file, its model, and whether the values of its blocks are finite. */
+/** Header, offsets and sizes of a GGUF file, its model where it is no adapter, and whether the values of its blocks are finite. */
 async function* checkGguf(files: Files, path: string): AsyncGenerator<number | string> {
-  const { tensors } = await openCheckpoint(files, path);
+  const file = await files.realPath(path);
+  const header = await readGguf(files, file);
+  const factors = () => new Map([...header.tensors].map(([name, tensor]) => [name, { ...tensor, file }]));
+  const tensors: ReadonlyMap<string, CheckpointTensor> = isGgufAdapter(header)
+    ? factors()
+    : (await openCheckpoint(files, path)).tensors;
   for (const [name, tensor] of tensors) {
     const rows = tensor.shape[0]!;
     const step = tensor.layout?.transposed ? rows : Math.max(1, Math.floor((BLOCK_BYTES * rows) / tensor.length));

@@ -14,6 +14,9 @@ import { type GgufTokenizer, ggufTokenizer } from "./tokenizer.ts";
 /** Whether a path is that of a GGUF file, by its name. */
 export const isGguf = (path: string): boolean => /\.gguf$/i.test(path);
 
+/** Whether a GGUF file is llama.cpp's adapter. */
+export const isGgufAdapter = ({ metadata }: GgufHeader): boolean => metadata.get("general.type") === "adapter";
+
 export interface GgufModel {
   config: Record<string, unknown>;
   /** By Transformers' names, in the order of the payload. */
@@ -26,6 +29,13 @@ export interface GgufModel {
 export async function openGguf(files: Files, path: string): Promise<GgufModel> {
   const file = await files.realPath(path);
   const header = await readGguf(files, file);
+  if (isGgufAdapter(header)) {
+    throw new LowrankError("gguf/adapter", "the GGUF file is an adapter, and no model", {
+      subject: path,
+      expected: "a model, or a folder of PEFT's for an adapter",
+      next: `Convert it first: lowrank convert ${path} FOLDER --base BASE.`,
+    });
+  }
   const metadata = metadataOf(path, header.metadata);
   const name = metadata.required("general.architecture", metadata.text("general.architecture"));
   const architecture = Object.hasOwn(architectures, name) ? architectures[name]! : unknownArchitecture(path, name);

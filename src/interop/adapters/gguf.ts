@@ -2,7 +2,7 @@
 // .lora_b [out, rank] for each module; the scale is adapter.lora.alpha / rank. Of the token embedding lora_a is [vocabulary, rank].
 import type { Adapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
-import { isGguf } from "../../formats/gguf/checkpoint.ts";
+import { isGguf, isGgufAdapter } from "../../formats/gguf/checkpoint.ts";
 import { architectureOf, deinterleaved, interleaved, moduleName, tensorName } from "../../formats/gguf/names.ts";
 import { type GgufHeader, type GgufTensor, readGguf } from "../../formats/gguf/reader.ts";
 import { type GgufSource, writeGguf } from "../../formats/gguf/writer.ts";
@@ -21,7 +21,7 @@ export const ggufAdapter: AdapterFormat = {
   async isAt(files, path) {
     if (!isGguf(path) || (await files.isFolder(path))) return false;
     const header = await readGguf(files, path).catch(() => null);
-    return header?.metadata.get("general.type") === "adapter";
+    return header !== null && isGgufAdapter(header);
   },
   read: readGgufAdapter,
   write: { ending: ".gguf", run: writeGgufAdapter },
