@@ -72,7 +72,7 @@ async function same(one: Awaited<ReturnType<typeof run>>, other: Awaited<ReturnT
       size += values[i]! ** 2;
     }
   }
-  assert.ok(apart <= bound ** 2 * size, `θ differs by ${Math.sqrt(apart / size)} of its norm`);
+  assert.ok(apart <= (5 * bound) ** 2 * size, `θ differs by ${Math.sqrt(apart / size)} of its norm`);
 }
 
 for (const [name, options] of Object.entries(teamRuns)) {
@@ -170,8 +170,7 @@ test("processes with other data are refused before the first step, by the name o
     const options = { threads: 1, ...settings, output: `${root}/differs` } as FinetuneOptions;
     return collect(finetuneOn(options, { ...nodePlatform, files, team }));
   });
-  for (const own of runs) {
-    const error = await refused(own, "distributed/different");
+  for (const error of await Promise.all(runs.map((own) => refused(own, "distributed/different")))) {
     assert.match(error.message, /the same records of .*texts.jsonl from record 1 on/);
     assert.equal(error.subject, "process 1");
   }
