@@ -14,6 +14,8 @@ import { type Group, meetingPlace, type Purpose } from "./meeting.ts";
 export const TIME_LIMIT_MS = 600_000;
 /** After a failure the job is ended at the exit of this process, and after this long at the latest. */
 const FAREWELL_MS = 3000;
+/** The launcher reads what this process has printed before it is told to end the job; MPICH's loses it otherwise. */
+const LAST_WORDS_MS = 300;
 /** Most numbers of a call of the library, which counts them by an int. */
 const MOST_AT_ONCE = 2 ** 30;
 
@@ -64,7 +66,10 @@ export async function openMpi({
   const abort = (exitCode: number) => {
     if (size > 1) call("MPI_Abort", handles.world, exitCode);
   };
-  const atExit = (code: number) => abort(code || 1);
+  const atExit = (code: number) => {
+    if (size > 1) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LAST_WORDS_MS);
+    abort(code || 1);
+  };
   process.on("exit", atExit);
   const end = () => {
     process.off("exit", atExit);
