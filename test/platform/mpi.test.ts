@@ -13,7 +13,7 @@ const environments = {
   mvapich: { MV2_COMM_WORLD_SIZE: "2", MV2_COMM_WORLD_RANK: "1" },
   pmi2: { SLURM_STEP_NUM_TASKS: "8", SLURM_PROCID: "5", SLURM_NTASKS: "16", PMI_RANK: "5", PMI_SIZE: "8" },
   pmix: { SLURM_STEP_NUM_TASKS: "8", SLURM_PROCID: "5", PMIX_RANK: "5" },
-  srun: { SLURM_STEP_NUM_TASKS: "8", SLURM_PROCID: "5" },
+  none: { SLURM_STEP_NUM_TASKS: "8", SLURM_PROCID: "5" },
   prrte: { PMIX_RANK: "2" },
 };
 
@@ -28,7 +28,7 @@ test("the launcher says which process this is, of how many, and which MPI it sta
     ["mvapich", "MVAPICH's mpirun_rsh", 1, 2, "mpich"],
     ["pmi2", "srun --mpi=pmi2", 5, 8, "mpich"],
     ["pmix", "srun --mpi=pmix", 5, 8, "openMpi"],
-    ["srun", "srun", 5, 8, "openMpi"],
+    ["none", "srun --mpi=none", 5, 8, undefined],
     ["prrte", "a launcher with PMIx", 2, undefined, "openMpi"],
   ]);
 });
@@ -53,13 +53,13 @@ test("each library is told by what it says of itself, the standard one by its fi
   assert.equal(kind("libmpi.so", "HPE MPT 2.28"), undefined);
 });
 
-const refusal = async (environment: Record<string, string>) => {
+const refusal = async (environment: Record<string, string>, code = "distributed/library") => {
   const error = await openMpi({ environment }).then(
     () => assert.fail("it opened"),
     (error: unknown) => error,
   );
   assert.ok(error instanceof LowrankError);
-  assert.equal(error.code, "distributed/library");
+  assert.equal(error.code, code);
   assert.equal(error.exitCode, 1);
   return error;
 };
@@ -76,4 +76,10 @@ test("a library that is not MPI is refused", async () => {
   const error = await refusal({ LOWRANK_MPI: library });
   assert.equal(error.message, "the library is not MPI");
   assert.match(error.got!, /MPI_Get_library_version/);
+});
+
+test("processes that srun has started by themselves are refused before MPI is", async () => {
+  const error = await refusal(environments.none, "distributed/launcher");
+  assert.equal(error.subject, "srun --mpi=none");
+  assert.match(error.next!, /--mpi=pmix .*--mpi=pmi2/);
 });

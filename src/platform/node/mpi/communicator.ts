@@ -56,6 +56,7 @@ export async function openMpi({
   timeLimitMs = TIME_LIMIT_MS,
 }: MpiOptions = {}): Promise<MpiCommunicator> {
   const job = jobOf(environment);
+  if (job?.abis.length === 0) throw withoutMpi(job);
   const mpi = openLibrary(job?.abis ?? (Object.keys(abis) as AbiName[]), environment);
   const { call, abi, handles } = mpi;
   const level = mpi.number("MPI_Init_thread", null, null, abi.serialized);
@@ -77,6 +78,15 @@ export async function openMpi({
   };
   return member({ mpi, limitMs: timeLimitMs, inTurn: inTurn(), abort, end }, handles.world);
 }
+
+const withoutMpi = ({ launcher, size }: Job) =>
+  new LowrankError("distributed/launcher", "the launcher has started processes that cannot find each other", {
+    subject: launcher,
+    expected: "a launcher that serves MPI",
+    got: `${size} processes, each by itself`,
+    next: "Use srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH, Intel MPI); srun --mpi=list has what there is. For separate processes use a job for each.",
+    exitCode: 1,
+  });
 
 /** Throws where the launcher's processes are not those of the library. */
 function check(mpi: Mpi, job: Job | null, size: number, level: number): void {
