@@ -13,7 +13,7 @@ import { type Group, meetingPlace, type Purpose } from "./meeting.ts";
 /** Within which all processes come to a call, and within which its data move. */
 export const TIME_LIMIT_MS = 600_000;
 /** After a failure the job is ended at the exit of this process, and after this long at the latest. */
-const FAREWELL_MS = 3000;
+const FAREWELL_MS = 5000;
 /** The launcher reads what this process has printed before it is told to end the job; MPICH's loses it otherwise. */
 const LAST_WORDS_MS = 300;
 /** Most numbers of a call of the library, which counts them by an int. */
