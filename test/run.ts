@@ -1,5 +1,5 @@
 // Runs every *.test.ts below the folders given (default: test) with Node's own runner, and ends with one countable line.
-// With --fast, files and tests that are marked as slow are left out (README.md beside this file).
+// With --fast, files and tests that are marked as slow are left out (README.md beside this file); with --in-turn, a file runs by itself.
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { run } from "node:test";
@@ -15,16 +15,18 @@ function testFiles(place: string): string[] {
 
 const isSlow = (file: string): boolean => /^(\/\/.*\n)+\/\/ slow\n/.test(readFileSync(file, "utf8"));
 
-const places = process.argv.slice(2).filter((argument) => argument !== "--fast");
+/** Tests that npm test leaves to a command of their own: these need several processes on all cores. */
+const APART = path.join("test", "mpi");
+
+const places = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 const isFast = process.argv.includes("--fast");
 if (isFast) process.env["LOWRANK_TEST_FAST"] = "1"; // for the processes of the files
 process.env["LOWRANK_CACHE"] ??= "off"; // tests of the cache have folders of their own
-const files = (places.length ? places : ["test"])
-  .flatMap(testFiles)
+const files = (places.length ? places.flatMap(testFiles) : testFiles("test").filter((file) => !file.startsWith(APART)))
   .filter((file) => !isFast || !isSlow(file))
   .map((file) => path.resolve(file));
 const counts = { passed: 0, failed: 0, skipped: 0 };
-const stream = run({ files, concurrency: 2, timeout: 600_000 });
+const stream = run({ files, concurrency: process.argv.includes("--in-turn") ? 1 : 2, timeout: 600_000 });
 const isFile = (name: string) => name.endsWith(".test.ts");
 stream.on("test:pass", (event) => {
   if (event.skip !== undefined) counts.skipped++;

@@ -7,6 +7,7 @@ import koffi, { type LibraryHandle } from "koffi";
  */
 const STACK_BYTES = 16 * 2 ** 20;
 
+let isConfigured = false;
 /** Kept, since a library is unloaded when its handle is collected. */
 const loaded = new Map<string, LibraryHandle>();
 
@@ -14,7 +15,8 @@ const loaded = new Map<string, LibraryHandle>();
 export function loadLibrary(path: string): LibraryHandle {
   const known = loaded.get(path);
   if (known) return known;
-  if (loaded.size === 0) koffi.config({ async_stack_size: STACK_BYTES, sync_stack_size: STACK_BYTES });
+  if (!isConfigured) koffi.config({ async_stack_size: STACK_BYTES, sync_stack_size: STACK_BYTES });
+  isConfigured = true;
   const handle = koffi.load(path);
   loaded.set(path, handle);
   return handle;

@@ -34,6 +34,7 @@ const scenarios: Record<string, (mpi: MpiCommunicator, victim: number) => Promis
       ...{ exact: [...exact], copies, part: { rank: part.rank, size: part.size, sum: inPart[0] } },
     });
   },
+  /** Milliseconds of a step's sum, and of one number: the least and the median. */
   async latency(mpi) {
     const values = new Float32Array(GRADIENT).fill(mpi.rank + 1);
     const times = { all: [] as number[], one: [] as number[] };

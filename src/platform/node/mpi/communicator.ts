@@ -13,7 +13,9 @@ import { type Group, meetingPlace, type Purpose } from "./meeting.ts";
 /** Within which all processes come to a call, and within which its data move. */
 export const TIME_LIMIT_MS = 600_000;
 /** After a failure the job is ended at the exit of this process, and after this long at the latest. */
-const FAREWELL_MS = 3000;
+const FAREWELL_MS = 5000;
+/** The launcher reads what this process has printed before it is told to end the job; MPICH's loses it otherwise. */
+const LAST_WORDS_MS = 300;
 /** Most numbers of a call of the library, which counts them by an int. */
 const MOST_AT_ONCE = 2 ** 30;
 
@@ -54,6 +56,7 @@ export async function openMpi({
   timeLimitMs = TIME_LIMIT_MS,
 }: MpiOptions = {}): Promise<MpiCommunicator> {
   const job = jobOf(environment);
+  if (job?.abis.length === 0) throw withoutMpi(job);
   const mpi = openLibrary(job?.abis ?? (Object.keys(abis) as AbiName[]), environment);
   const { call, abi, handles } = mpi;
   const level = mpi.number("MPI_Init_thread", null, null, abi.serialized);
@@ -64,7 +67,10 @@ export async function openMpi({
   const abort = (exitCode: number) => {
     if (size > 1) call("MPI_Abort", handles.world, exitCode);
   };
-  const atExit = (code: number) => abort(code || 1);
+  const atExit = (code: number) => {
+    if (size > 1) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LAST_WORDS_MS);
+    abort(code || 1);
+  };
   process.on("exit", atExit);
   const end = () => {
     process.off("exit", atExit);
@@ -72,6 +78,15 @@ export async function openMpi({
   };
   return member({ mpi, limitMs: timeLimitMs, inTurn: inTurn(), abort, end }, handles.world);
 }
+
+const withoutMpi = ({ launcher, size }: Job) =>
+  new LowrankError("distributed/launcher", "the launcher has started processes that cannot find each other", {
+    subject: launcher,
+    expected: "a launcher that serves MPI",
+    got: `${size} processes, each by itself`,
+    next: "Use srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH, Intel MPI); srun --mpi=list has what there is. For separate processes use a job for each.",
+    exitCode: 1,
+  });
 
 /** Throws where the launcher's processes are not those of the library. */
 function check(mpi: Mpi, job: Job | null, size: number, level: number): void {

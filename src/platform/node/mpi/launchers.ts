@@ -9,7 +9,7 @@ export interface Job {
   /** Which process this is, and of how many; not every launcher says how many. */
   rank: number;
   size?: number;
-  /** Kinds of libraries that the launcher starts, the likeliest first. */
+  /** Kinds of libraries that the launcher starts, the likeliest first; none where it does not help MPI's processes to find each other. */
   abis: readonly AbiName[];
 }
 
@@ -44,7 +44,14 @@ const launchers: readonly Launcher[] = [
     with: ["PMI_RANK"],
     abis: ["mpich", "standard", "openMpi"],
   },
-  { name: "srun", rank: "SLURM_PROCID", size: "SLURM_STEP_NUM_TASKS", abis: ["openMpi", "standard", "mpich"] },
+  {
+    name: "srun --mpi=cray_shasta",
+    rank: "SLURM_PROCID",
+    size: "SLURM_STEP_NUM_TASKS",
+    with: ["PALS_RANKID"],
+    abis: ["mpich", "standard"],
+  },
+  { name: "srun --mpi=none", rank: "SLURM_PROCID", size: "SLURM_STEP_NUM_TASKS", abis: [] },
   { name: "Flux", rank: "FLUX_TASK_RANK", size: "FLUX_JOB_SIZE", abis: ["openMpi", "standard", "mpich"] },
   { name: "PALS", rank: "PALS_RANKID", size: "PALS_SIZE", abis: ["mpich", "standard", "openMpi"] },
   { name: "a launcher with PMI", rank: "PMI_RANK", size: "PMI_SIZE", abis: ["mpich", "standard", "openMpi"] },

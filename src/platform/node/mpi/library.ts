@@ -56,10 +56,18 @@ export interface Mpi {
   number(name: Name, ...args: readonly unknown[]): number;
 }
 
+/**
+ * What UCX, the transport below many MPI libraries, is set to where the user has not. Its memory events are hooks into the allocator, and
+ * a test of them that shrinks the heap by what other threads of Node may just have got; its handler of crashes takes SIGSEGV from V8, and
+ * leaves a process that crashes hanging.
+ */
+const SETTINGS = { UCX_MEM_EVENTS: "n", UCX_HANDLE_ERRORS: "none" };
+
 /** The first library that is there of the kinds `wanted`; the one that LOWRANK_MPI names before any. */
 export function openLibrary(wanted: readonly AbiName[], environment: Environment): Mpi {
   const named = environment[LIBRARY_VARIABLE];
   const refused: string[] = [];
+  for (const [name, value] of Object.entries(SETTINGS)) process.env[name] ??= value; // C code of this process reads it there
   for (const file of named ? [named] : wanted.flatMap((name) => places(abis[name], environment))) {
     try {
       return bind(file, loadLibrary(file));

@@ -31,9 +31,11 @@ const TAGS = { purpose: 1, verdict: 2, impatience: 3 } as const;
 /** Milliseconds for which a process looks for messages without a pause, and those between two looks after them. */
 const SPIN_MS = 2;
 const PAUSE_MS = 1;
-/** How long process 0 may stay silent after the limit, and how long the others let it speak first. */
+/** Most that counts as waited between two looks: a process that was stopped itself has not waited for the others. */
+const LOOK_MS = 100;
+/** How long process 0 may stay silent after the limit, and how long others wait for the end of the job before they say the same as one. */
 const SILENCE_MS = 3000;
-const SPEAK_MS = 300;
+const SPEAK_MS = 3000;
 /** Processes that an error names. */
 const NAMED = 20;
 
@@ -54,11 +56,13 @@ export function meetingPlace(group: Group): (purpose: Purpose, limitMs: number) 
   /** Looks until the requests in `open` are done, which takes them out of it, or `isOver`. */
   async function settle(open: Set<number>, isOver: (waitedMs: number) => boolean): Promise<void> {
     const count = new Int32Array(1);
-    const start = performance.now();
+    let [waited, last] = [0, performance.now()];
     for (;;) {
       mpi.call("MPI_Testsome", slots, requests, count, indices, mpi.abi.noStatus);
       for (const slot of indices.subarray(0, Math.max(0, count[0]!))) open.delete(slot);
-      const waited = performance.now() - start;
+      const now = performance.now();
+      waited += Math.min(now - last, LOOK_MS);
+      last = now;
       if (open.size === 0 || isOver(waited)) return;
       await (waited < SPIN_MS ? turn() : later(PAUSE_MS));
     }
@@ -106,11 +110,10 @@ export function meetingPlace(group: Group): (purpose: Purpose, limitMs: number) 
     if (open.size > 0) {
       mpi.call("MPI_Isend", mine, 0, byte, 0, TAGS.impatience, comm, mpi.memory(1));
       await settle(open, (waited) => waited > SILENCE_MS);
-      if (open.size > 0) throw absent(group, [0], purpose, limitMs);
     }
-    const failure = decodeFailure(verdict);
+    const failure = open.size > 0 ? absent(group, [0], purpose, limitMs) : decodeFailure(verdict);
     if (!failure) return;
-    await later(SPEAK_MS);
+    if (open.size === 0 || rank > 1) await later(SPEAK_MS);
     throw failure;
   }
 
@@ -161,8 +164,8 @@ function named({ size, machines }: Group, ranks: readonly number[]): string {
 }
 
 const purposeText = ({ operation, count, root, what }: Purpose): string => {
-  if (operation === "sum") return `${what} (the sum of ${grouped(count)} numbers)`;
-  return operation === "copy" ? `${what} (${grouped(count)} bytes of process ${root})` : what;
+  if (operation === "sum") return `${what} (sum, length ${grouped(count)})`;
+  return operation === "copy" ? `${what} (copy from process ${root}, length ${grouped(count)})` : what;
 };
 
 const absent = (group: Group, ranks: readonly number[], purpose: Purpose, limitMs: number) =>
@@ -174,9 +177,9 @@ const absent = (group: Group, ranks: readonly number[], purpose: Purpose, limitM
   });
 
 const astray = (group: Group, ranks: readonly number[], theirs: Purpose, own: Purpose) =>
-  new LowrankError("distributed/order", `${named(group, ranks)} came for something else than process 0`, {
-    expected: purposeText(own),
-    got: purposeText(theirs),
+  new LowrankError("distributed/order", `${named(group, ranks)} did not come to the same call as process 0`, {
+    expected: `${purposeText(own)}, as process 0`,
+    got: `${purposeText(theirs)}, by process ${ranks[0]}`,
     next: "Run the same version of lowrank with the same command and the same data on every machine.",
     exitCode: 1,
   });
