@@ -90,7 +90,7 @@ export async function checkSame(team: Communicator, own: number, what: string, w
     subject: others.length === 1 ? `process ${others[0]}` : `processes ${others.slice(0, 8).join(", ")}`,
     expected: "what process 0 has",
     got: "something else, by a hash",
-    next: "Resume from a checkpoint before that step; a machine whose memory or processor errs should be left out.",
+    next: "Copy the files to every machine again. If they are the same, resume from a checkpoint before that step, without the machine that errs.",
     exitCode: 1,
   });
 }
