@@ -2,6 +2,7 @@
 import { availableParallelism, cpus } from "node:os";
 import { setTimeout as later } from "node:timers/promises";
 import type { Command } from "../commands/command.ts";
+import type { Communicator } from "../distributed/communicator.ts";
 import { gathered } from "../distributed/exchange.ts";
 import { LowrankError } from "../errors.ts";
 import { type MpiCommunicator, openMpi } from "../platform/node/mpi/communicator.ts";
@@ -11,6 +12,9 @@ import { note, silence } from "../terminal/terminal.ts";
 
 /** The first process says what all have found, such as a wrong option, before another does; its end is theirs. */
 const FIRST_WORD_MS = 2500;
+
+/** Processes that wait for a download hear this often that it goes on. */
+const NEWS_MS = 30_000;
 
 /** Whether another process of the job speaks for this one. */
 export const isSilent = (): boolean => (launched(process.env)?.rank ?? 0) > 0;
@@ -41,9 +45,7 @@ export async function inJob<V>(
   }
   const team = await openMpi();
   try {
-    const isFirst = team.local.rank === 0;
-    const early = isFirst ? await prepare() : undefined;
-    await gathered(team, 0, "models");
+    const early = await awaited(team, team.local.rank === 0 ? prepare() : Promise.resolve(undefined));
     const status = await work(early ?? (await prepare()), onShare(platform, team));
     await team.close();
     return status;
@@ -54,6 +56,20 @@ export async function inJob<V>(
       note(`process ${team.rank} of ${team.size}, on ${team.machines[team.rank]}:`);
     }
     throw error;
+  }
+}
+
+/** What `own` resolves to, once that of every process has, however long it takes: all hear of each other now and then. */
+async function awaited<T>(team: Communicator, own: Promise<T>): Promise<T> {
+  let isDone = false;
+  const ended = own.finally(() => {
+    isDone = true;
+  });
+  for (;;) {
+    const stop = new AbortController();
+    await Promise.race([ended, later(NEWS_MS, undefined, { signal: stop.signal }).catch(() => {})]);
+    stop.abort();
+    if (!(await gathered(team, Number(isDone), "models")).includes(0)) return own;
   }
 }
 

@@ -115,7 +115,7 @@ testEach(
 testEach(
   `a process is killed ${KILLS} times: all end, and the run goes on from a checkpoint to the same result`,
   async (flavour) => {
-    const config = await configOf("LoRA", { checkpointEvery: 5, evalData: undefined, evalEvery: undefined, steps: 400 });
+    const config = await configOf("LoRA", { checkpointEvery: 10, evalData: undefined, evalEvery: undefined, steps: 200 });
     const undisturbed = await whole({ flavour, processes: 2, config, output: newFolder("whole") });
     let output = newFolder("killed");
     let [kills, finished, before] = [0, 0, 0];
