@@ -153,7 +153,11 @@ async function startedAdapter(
   return {
     theta,
     off: async () => thetaOf(await identityAdapter(files, base, adapter), entries),
-    facts: { adapter: JSON.stringify(determining), initialValues: fingerprint([new Uint32Array(theta.buffer)]) },
+    facts: {
+      adapter: JSON.stringify(determining),
+      initialValues: fingerprint([new Uint32Array(theta.buffer)]),
+      ...(config.dropout > 0 && { dropoutDraws: "by row" }), // once by batch
+    },
     async saveWeights(to, folder, trained) {
       await writeAdapter(to, folder, adapterOf(trained));
       // What reads those files, reads a tokenizer beside them.
