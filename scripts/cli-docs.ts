@@ -13,7 +13,7 @@ const INTRODUCTION = `# The command line
   one JSON object on a line of its own, and a failure is \`{"error": code, "message", "subject", "expected", "got", "next"}\`.
 - **Config files** are YAML or JSON: the names in the tables below with their values (\`learningRate: 1e-4\`), as \`lowrank init\`
   writes them ([config.md](config.md)). A flag on the command line wins over the file; a key that the command does not have is refused.
-- **Exit status**: 0 done; 2 wrong input, found before any work; 1 a failure at work; 129, 130 or 143 interrupted by SIGHUP, SIGINT or SIGTERM.
+- **Exit status**: 0 done; 2 wrong input, found before any work; 1 a failure at work; 129, 130, 140 or 143 interrupted by SIGHUP, SIGINT, SIGUSR2 or SIGTERM (in a job of several processes 0).
 - **Interrupting \`train\`**: the first Ctrl+C finishes the step, saves a checkpoint and prints how to resume; the second stops at
   once. A run that was interrupted or killed resumes with \`lowrank train --resume --output FOLDER\`: its options are stored in
   \`FOLDER/run.json\`, and its result equals, bit for bit, that of an uninterrupted run.
