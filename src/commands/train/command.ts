@@ -34,7 +34,7 @@ export const command = defineCommand({
   required: ({ resume }) => (resume ? ["output"] : ["base", "data", "output"]),
   processes: true,
   async run(options, { platform, api, json }) {
-    const report = json ? printJson : progress();
+    const report = json ? printJson : progress(platform.team !== undefined);
     let started = false;
     let stopped = false;
     /** The newest checkpoint that this process has heard of. */
@@ -75,7 +75,7 @@ export const command = defineCommand({
 });
 
 /** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
-function progress(): (event: FinetuneEvent) => void {
+function progress(isJob: boolean): (event: FinetuneEvent) => void {
   let steps = 0;
   const isTime = pace(PLAIN_SECONDS, true);
   /** What is soon out of date: a line that is rewritten, or a line now and then. */
@@ -113,6 +113,10 @@ function progress(): (event: FinetuneEvent) => void {
         break;
       case "eval":
         print(`step ${event.step}: evaluation loss ${event.loss.toFixed(4)}${figuresText(event)}`);
+        break;
+      case "checkpoint":
+        // A launcher kills all processes when one is killed: what to go on from has to be said before.
+        if (isJob) print(`saved ${event.folder}`);
         break;
       case "samples":
         print(...event.samples.flatMap(sampleLines));
