@@ -23,11 +23,13 @@ const settings = {
   ...{ learningRates: [1e-3, 1e-2, 1e30], ranks: [2, 8], targets: ["all-linear"] },
 };
 
-/** Runs a sweep in so many processes; `change` is what a process has of its own. The events of each. */
-function sweepIn(processes: number, options: object, change: (rank: number) => Partial<Platform> = () => ({})) {
+/** Runs a sweep in so many processes; `change` is what a process has of its own. The events of each, when all have ended. */
+async function sweepIn(processes: number, options: object, change: (rank: number) => Partial<Platform> = () => ({})) {
   const run = (team: ReturnType<typeof memoryTeam>[number]) =>
     collect(sweepOn(options as SweepGiven, { ...nodePlatform, team, ...change(team.rank) }));
-  return Promise.all(memoryTeam(processes).map(run));
+  const runs = memoryTeam(processes).map(run);
+  await Promise.allSettled(runs);
+  return Promise.all(runs);
 }
 
 /** What a sweep has found, but for times. */
@@ -143,10 +145,11 @@ test("processes that do not see the folder, or do not divide into groups, are re
 });
 
 test("where one of the processes of a trial has too little memory, all of them give it up", async () => {
-  const error = () => new LowrankError("train/memory", "the run needs more memory than there is", { subject: "memory" });
+  const facts = { subject: "memory", next: "Train fewer parameters." };
+  const error = () => new LowrankError("train/memory", "the run needs more memory than there is", facts);
   const teams = memoryTeam(3);
   const all = teams.map((team) => agreed(team, "memory", async () => (team.rank === 1 ? Promise.reject(error()) : "enough")));
-  for (const one of all) await refused(() => one, "train/memory", { subject: "memory" });
+  await Promise.all(all.map((one) => refused(() => one, "train/memory", facts)));
   const fine = memoryTeam(2).map((team) => agreed(team, "memory", async () => team.rank));
   assert.deepEqual(await Promise.all(fine), [0, 1]);
 });

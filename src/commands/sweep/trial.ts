@@ -146,8 +146,8 @@ async function* run(
   const isTogether = (host.team?.size ?? 1) > 1;
   const own = signal && !isTogether ? AbortSignal.any([signal, stop.signal]) : stop.signal;
   for await (const event of finetune({ ...options, signal: own } as FinetuneOptions, host)) {
-    if (signal?.aborted && (event.type === "start" || event.type === "step")) stop.abort();
     yield event;
+    if (signal?.aborted && (event.type === "start" || event.type === "step")) stop.abort();
   }
 }
 
