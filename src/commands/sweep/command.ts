@@ -109,7 +109,9 @@ function planLines({ phases, plan, measured, limit, groups, processes }: PlanEve
   return [
     `a step takes ${step.toPrecision(2)} s, an evaluation ${evaluation.toPrecision(2)} s`,
     `trials of ${plan.steps} steps${compared}: about ${duration(total)}${limit === null ? "" : ` of ${duration(limit)}`}`,
-    ...(groups * processes > 1 ? [`${groups} at a time, each by ${processes} process${processes > 1 ? "es" : ""}`] : []),
+    ...(groups * processes > 1
+      ? [`${groups} trial${groups > 1 ? "s" : ""} at a time, each in ${processes} process${processes > 1 ? "es" : ""}`]
+      : []),
     ...table([["phase", "settings", "time"], ...rows]),
   ];
 }
