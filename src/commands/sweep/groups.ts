@@ -86,8 +86,8 @@ async function sees(files: Files, file: string, token: string): Promise<boolean>
 }
 
 /**
- * The times of a trial with these options in the sweep's folder, measured in all groups at once, as trials are trained: of each time the longest. null if the
- * sweep is stopped, or if process 0 has them and wants none.
+ * The times of a trial with these options, measured in the sweep's folder by all groups at once, as trials are trained: of each the
+ * longest. null if the sweep is stopped, or if process 0 has them and wants none.
  */
 export async function measureTogether(
   { all, own, index }: Groups,
