@@ -15,8 +15,11 @@ export interface Communicator {
   broadcast(bytes: Uint8Array, root: number, what: string): Promise<void>;
   /** Ends every other process of the job at once, and this one where it was started by the job; nothing is awaited. */
   abort(exitCode: number): void;
-  /** The processes that give the same number, in the order of their ranks. */
-  split(group: number): Promise<Communicator>;
+  /**
+   * The processes that give the same number, in the order of their ranks. They wait for each other for `limitMs`, or as long as these
+   * do.
+   */
+  split(group: number, limitMs?: number): Promise<Communicator>;
 }
 
 /** A process by itself. */

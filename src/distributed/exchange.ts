@@ -31,6 +31,26 @@ export async function tell<T>(team: Communicator, root: number, what: string, fi
   return JSON.parse(new TextDecoder().decode(await tellBytes(team, root, own, what))) as T;
 }
 
+/** What `work` gives in this process. Where it is refused in some, it is in all, by the first one's words: none waits for the others. */
+export async function agreed<T>(team: Communicator, what: string, work: () => Promise<T>): Promise<T> {
+  if (team.size === 1) return work();
+  const outcome = await work().then(
+    (value) => ({ value }),
+    (error: unknown) => {
+      if (error instanceof LowrankError) return { error };
+      throw error;
+    },
+  );
+  const refused = (await gathered(team, Number("error" in outcome), what)).indexOf(1);
+  if (refused >= 0) {
+    const { error, message, ...facts } = (await tell(team, refused, `what fails: ${what}`, () =>
+      "error" in outcome ? { ...outcome.error.toJSON(), exitCode: outcome.error.exitCode } : {},
+    )) as { error: string; message: string };
+    throw new LowrankError(error, message, facts);
+  }
+  return (outcome as { value: T }).value;
+}
+
 /** Tensors of process `root`, by name, in every process. Only that process gives them. */
 export async function tellTensors(
   team: Communicator,

@@ -35,6 +35,9 @@ export const sweepOptions = {
     help: `methods, of ${sweepMethodNames.join(", ")} (lora)`,
   }),
   seeds: option(several(z.int()), { value: "N,N,…", commas: true, help: "seeds; losses are means over them (0)" }),
+  groupSize: option(z.int().min(1).default(1), {
+    help: "processes that train a trial together, where the sweep is run by several (docs/sweep.md)",
+  }),
   grid: option(z.boolean().default(false), {
     help: "train every combination to the end, instead of halving the number of trials",
   }),
@@ -84,9 +87,12 @@ export function completeSweep(given: Record<string, unknown>): SweepOptions & { 
 
 /** The options of a trial that are the same in all of them. */
 export function sharedOptions(options: SweepOptions) {
-  const { minutes, learningRates, ranks, alphaRatios, targets, methods, seeds, grid, output, resume, ...shared } = options;
+  const { minutes, learningRates, ranks, alphaRatios, targets, methods, seeds, groupSize, grid, output, resume, ...shared } =
+    options;
   return shared;
 }
 
 /** Options of a sweep that can change when it is resumed. */
-export const changeable: ReadonlySet<string> = new Set(["minutes", "threads", "device", "output", "resume", "baseName", "date"]);
+export const changeable: ReadonlySet<string> = new Set([
+  ...["minutes", "groupSize", "threads", "device", "output", "resume", "baseName", "date"],
+]);

@@ -47,17 +47,36 @@ export function rungSeconds(rungs: readonly number[], rung: number, { open, step
   return open + steps * step + Math.ceil(steps / evalEvery(rungs.at(-1)!)) * evaluation;
 }
 
-/** Seconds of a phase with `fresh` new settings; beside the best of those before it if `hasBest`, which is trained already. */
-export function phaseSeconds(rungs: readonly number[], fresh: number, hasBest: boolean, measured: Measured): number {
-  if (fresh === 0) return 0;
-  const known = hasBest ? 1 : 0;
-  return rungs.reduce((sum, _, i) => sum + (keptOf(fresh + known, i) - known) * rungSeconds(rungs, i, measured), 0);
+/** Trials of each setting, and how many are trained at a time: they begin together, and the next ones when all are at the rung. */
+interface Together {
+  seeds?: number;
+  groups?: number;
 }
 
-export interface WantedTrials {
+/** Seconds of a phase with `fresh` new settings; beside the best of those before it if `hasBest`, which is trained already. */
+export function phaseSeconds(
+  rungs: readonly number[],
+  fresh: number,
+  hasBest: boolean,
+  measured: Measured,
+  { seeds = 1, groups = 1 }: Together = {},
+): number {
+  if (fresh === 0) return 0;
+  const known = hasBest ? 1 : 0;
+  const roundsOf = (settings: number) => Math.ceil((seeds * settings) / groups);
+  return rungs.reduce((sum, _, i) => sum + roundsOf(keptOf(fresh + known, i) - known) * rungSeconds(rungs, i, measured), 0);
+}
+
+/** Seconds of trials that take so long each, as many at a time as there are groups. */
+export function roundSeconds(trials: readonly number[], groups: number): number {
+  let sum = 0;
+  for (let at = 0; at < trials.length; at += groups) sum += Math.max(...trials.slice(at, at + groups));
+  return sum;
+}
+
+export interface WantedTrials extends Together {
   /** The most new settings of each phase, if there is time. */
   counts: readonly number[];
-  seeds: number;
   /** What there is left, in seconds. */
   seconds: number;
   /** Whether the length of trials was asked for: then settings are left out rather than steps. */
@@ -68,10 +87,15 @@ export interface WantedTrials {
  * The longest trials, of up to `measured.steps` steps, with which all settings fit into the time; where none do, fewer settings: of the
  * last phase first. Throws `sweep/budget` if two learning rates do not fit.
  */
-export function planSweep(measured: Measured, { counts, seeds, seconds, isFixed }: WantedTrials): Plan {
+export function planSweep(measured: Measured, { counts, seconds, isFixed, ...together }: WantedTrials): Plan {
   const planOf = (steps: number, limits: readonly number[]): Plan => {
     const rungs = rungsOf(steps);
-    return { steps, rungs, counts: [...limits], seconds: limits.map((n, i) => seeds * phaseSeconds(rungs, n, i > 0, measured)) };
+    return {
+      steps,
+      rungs,
+      counts: [...limits],
+      seconds: limits.map((n, i) => phaseSeconds(rungs, n, i > 0, measured, together)),
+    };
   };
   const fits = (plan: Plan) => sumOf(plan.seconds) <= PLANNED * seconds;
   const shortest = isFixed ? measured.steps : Math.min(SHORTEST, measured.steps);
@@ -98,10 +122,10 @@ export function planSweep(measured: Measured, { counts, seeds, seconds, isFixed 
 }
 
 /** The plan of a grid: all settings, to the end. */
-export function planGrid(measured: Measured, settings: number, seeds: number): Plan {
+export function planGrid(measured: Measured, settings: number, seeds: number, groups = 1): Plan {
   const { steps, open, step, evaluation } = measured;
   const each = open + steps * step + Math.ceil(steps / evalEvery(steps)) * evaluation;
-  return { steps, rungs: [steps], counts: [settings], seconds: [settings * seeds * each] };
+  return { steps, rungs: [steps], counts: [settings], seconds: [Math.ceil((settings * seeds) / groups) * each] };
 }
 
 const sumOf = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);

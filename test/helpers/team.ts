@@ -10,6 +10,7 @@ interface Meeting {
 export function memoryTeam(size: number): Communicator[] {
   const meetings: Meeting[] = [];
   const calls = new Array<number>(size).fill(0);
+  const groups: Communicator[] = [];
   const meet = (rank: number, what: string, own: Meeting["parts"][number]["bytes"], all: (parts: Meeting["parts"]) => void) =>
     new Promise<void>((resolve, reject) => {
       const call = calls[rank]!++;
@@ -37,8 +38,15 @@ export function memoryTeam(size: number): Communicator[] {
         for (const part of parts) part.bytes.set(parts[root]!.bytes);
       }),
     abort: () => {},
-    split: async () => {
-      throw new Error("not in memory");
+    split: async (group) => {
+      await meet(rank, "split", Float64Array.of(group), (parts) => {
+        const numbers = parts.map(({ bytes }) => bytes[0]!);
+        for (const number of new Set(numbers)) {
+          const members = [...numbers.keys()].filter((one) => numbers[one] === number);
+          for (const [i, communicator] of memoryTeam(members.length).entries()) groups[members[i]!] = communicator;
+        }
+      });
+      return groups[rank]!;
     },
   }));
 }

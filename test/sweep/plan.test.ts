@@ -5,7 +5,7 @@ import { openBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { timeLimit } from "../../src/platform/node/time-limit.ts";
 import { completeSweep } from "../../src/sweep/options.ts";
-import { evalEvery, keptOf, phaseSeconds, planGrid, planSweep, rungsOf } from "../../src/sweep/plan.ts";
+import { evalEvery, keptOf, phaseSeconds, planGrid, planSweep, roundSeconds, rungsOf } from "../../src/sweep/plan.ts";
 import { gridOf, phasesOf, type Settings, settingsOptions, spaceOf, targetModules } from "../../src/sweep/space.ts";
 import { refused } from "../helpers/assert.ts";
 import { repository } from "../helpers/program.ts";
@@ -70,6 +70,19 @@ describe("a plan", () => {
       subject: "minutes",
       expected: /^\d+(\.\d)? minutes/,
     });
+  });
+
+  it("counts rounds where several trials are trained at a time", () => {
+    const rungs = [2, 4, 8];
+    const one = { open: 1, step: 1, evaluation: 1, steps: 8 };
+    // Up to each rung a trial takes 4, 4 and 7 seconds; 5, 3 and 2 of them are trained, with two seeds each.
+    assert.equal(phaseSeconds(rungs, 5, false, one, { seeds: 2 }), 10 * 4 + 6 * 4 + 4 * 7);
+    assert.equal(phaseSeconds(rungs, 5, false, one, { seeds: 2, groups: 4 }), 3 * 4 + 2 * 4 + 1 * 7);
+    assert.equal(roundSeconds([3, 1, 2, 5, 4], 2), 3 + 5 + 4);
+    assert.equal(roundSeconds([3, 1, 2], 1), 6);
+    assert.equal(planGrid(measured, 12, 3, 8).seconds[0], 5 * (2 + 180 + 20));
+    const [alone, together] = [planSweep(measured, wanted), planSweep(measured, { ...wanted, groups: 4 })];
+    assert.ok(together.steps > alone.steps && sum(together.seconds) <= 0.85 * 1000, `${alone.steps} ${together.steps}`);
   });
 
   it("of a grid trains all to the end", () => {

@@ -28,6 +28,7 @@ export const command = defineCommand({
     "--base embedded --data train.jsonl --grid --steps 60 --learning-rates 1e-3,3e-3 --seeds 0,1,2 --output my-grid",
     "--resume --output my-sweep",
   ],
+  processes: true,
   required: ({ resume }) => (resume ? ["output"] : ["base", "data", "output"]),
   async run(options, { platform, api, json }) {
     const report = json ? printJson : progress();
@@ -44,6 +45,8 @@ export const command = defineCommand({
         return stopping.status();
       },
     );
+    // Of several processes one speaks; to a launcher any status but 0 is a failure of the job.
+    if ((platform.team?.rank ?? 0) > 0) return 0;
     if (options.grid && !json) print(...(await markdown(platform.files, options.output)));
     try {
       note(`report: ${await api.reportRuns({ folders: [options.output] })}`);
@@ -52,13 +55,14 @@ export const command = defineCommand({
     }
     if (isStopped || isOver)
       note(`Resume with: npx lowrank sweep --resume${isOver ? " --minutes MORE" : ""} --output ${options.output}`);
-    return isStopped ? interrupted : 0;
+    return isStopped && !platform.team ? interrupted : 0;
   },
 });
 
 /** Prints events for people: one line that is rewritten on a terminal, a line now and then elsewhere. */
 function progress(): (event: SweepEvent) => void {
-  let trial: TrialEvent | null = null;
+  /** The trials that are begun, by their places. */
+  const trials = new Map<number, TrialEvent>();
   const isTime = pace(PLAIN_SECONDS, true);
   return (event) => {
     switch (event.type) {
@@ -69,12 +73,13 @@ function progress(): (event: SweepEvent) => void {
         print(...planLines(event));
         break;
       case "trial":
-        trial = event;
+        trials.set(event.trial, event);
         break;
       case "step": {
-        const { number, count, phase, settings, to, steps } = trial!;
+        const { number, count, together, phase, settings, to, steps } = trials.get(event.trial)!;
+        const others = together > 1 ? ` of ${together} at a time` : "";
         const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
-        const line = `${phase}, trial ${number}/${count}: ${settingsText(settings)}, step ${event.step}/${to} of ${steps}: loss ${event.loss.toFixed(4)}, ${duration(event.secondsLeft)} left${memory}`;
+        const line = `${phase}, trial ${number}/${count}${others}: ${settingsText(settings)}, step ${event.step}/${to} of ${steps}: loss ${event.loss.toFixed(4)}, ${duration(event.secondsLeft)} left${memory}`;
         if (!status(line) && isTime()) print(line);
         break;
       }
@@ -96,7 +101,7 @@ function progress(): (event: SweepEvent) => void {
   };
 }
 
-function planLines({ phases, plan, measured, limit }: PlanEvent): string[] {
+function planLines({ phases, plan, measured, limit, groups, processes }: PlanEvent): string[] {
   const { step, evaluation } = measured;
   const total = plan.seconds.reduce((sum, seconds) => sum + seconds, 0);
   const rows = phases.map((phase, i) => [phase, String(plan.counts[i]), duration(plan.seconds[i]!)]);
@@ -104,6 +109,9 @@ function planLines({ phases, plan, measured, limit }: PlanEvent): string[] {
   return [
     `a step takes ${step.toPrecision(2)} s, an evaluation ${evaluation.toPrecision(2)} s`,
     `trials of ${plan.steps} steps${compared}: about ${duration(total)}${limit === null ? "" : ` of ${duration(limit)}`}`,
+    ...(groups * processes > 1
+      ? [`${groups} trial${groups > 1 ? "s" : ""} at a time, each in ${processes} process${processes > 1 ? "es" : ""}`]
+      : []),
     ...table([["phase", "settings", "time"], ...rows]),
   ];
 }

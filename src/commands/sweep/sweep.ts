@@ -2,12 +2,13 @@
 // next follows from sweep.json and the logs of the trials alone, so that a sweep which was stopped or killed goes on as if it had not been.
 
 import { stopwatch } from "../../clock.ts";
+import { alone } from "../../distributed/communicator.ts";
 import { LowrankError } from "../../errors.ts";
 import { openBase } from "../../models/base.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { changeable, completeSweep, type SweepGiven, type SweepOptions, sharedOptions } from "../../sweep/options.ts";
 import { type Outcome, outcomeOf } from "../../sweep/outcome.ts";
-import { evalEvery, keptOf, type Measured, type Plan, planGrid, planSweep, rungSeconds } from "../../sweep/plan.ts";
+import { evalEvery, keptOf, type Measured, type Plan, planGrid, planSweep, roundSeconds, rungSeconds } from "../../sweep/plan.ts";
 import {
   type Cell,
   cellsOf,
@@ -35,19 +36,20 @@ import {
   spaceOf,
   sweepMethod,
 } from "../../sweep/space.ts";
-import type { FinetuneOptions } from "../../train/options.ts";
 import { outputFiles } from "../../train/output-files.ts";
 import { makeOutput } from "../../train/preflight.ts";
 import { trainCommand, withAbsolutePaths } from "../../train/run-file.ts";
-import { readMetrics } from "../../train/run-log.ts";
-import { type FinetuneEvent, finetune } from "../train/finetune.ts";
+import { follow, type Groups, groupsOf, measureTogether, runRound, sharedFolder } from "./groups.ts";
+import { type Leg, type LegResult, type LegStep, MEASURING, median, type TrialOptions } from "./trial.ts";
 
 /** What `sweep` reports. `trial` is its place among the trials, from 0; times are in seconds. */
 export type SweepEvent =
   | { type: "measuring" }
-  | { type: "plan"; phases: string[]; plan: Plan; measured: Measured; limit: number | null; spent: number }
-  /** A trial goes on, up to step `to` of `steps`; it is number `number` of `count` trials of the rung. */
-  | ({ type: "trial"; to: number; steps: number; number: number; count: number } & TrialFacts)
+  /** With how many trials are trained at a time, each by `processes` processes. */
+  | ({ type: "plan"; phases: string[]; plan: Plan; measured: Measured; limit: number | null; spent: number } & Spread)
+  /** A trial goes on, up to step `to` of `steps`; it is number `number` of `count` trials of the rung, and one of `together` at a time. */
+  | ({ type: "trial"; to: number; steps: number; number: number; count: number; together: number } & TrialFacts)
+  /** Of trials that are trained at the same time: of the first. */
   | { type: "step"; trial: number; step: number; loss: number; secondsLeft: number; memoryBytes: number | null }
   | { type: "score"; trial: number; step: number; loss: number }
   | { type: "failure"; trial: number; message: string }
@@ -58,6 +60,11 @@ export type SweepEvent =
   /** It was stopped, or its time was over, before anything could be compared. */
   | { type: "stopped"; spent: number };
 
+interface Spread {
+  groups: number;
+  processes: number;
+}
+
 interface TrialFacts {
   phase: string;
   trial: number;
@@ -66,26 +73,25 @@ interface TrialFacts {
   seed: number;
 }
 
-/** Failures of a trial that are a result: others end the sweep. */
-const RESULTS = new Set(["train/non-finite", "train/memory", "train/disk"]);
-
-/** Steps that are measured before there is a plan, in a folder of their own. */
-const MEASURED_STEPS = 3;
-const MEASURING = ".measuring";
-
-const CHECKPOINT_MINUTES = 2;
-
-/** The API's `sweep` (core.ts). */
+/** The API's `sweep` (core.ts). Of several processes the first reports. */
 export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform): AsyncGenerator<SweepEvent, void, void> {
-  const { files } = host;
+  const { files, team = alone } = host;
+  if (team.rank > 0) return follow(team, host, signal);
   const { options, kept } = await readOptions(host, wanted);
   const base = await openBase(files, options.base, host.timeLimit);
   const space = spaceOf(options, base);
+  const groups = await groupsOf(team, options.groupSize);
   const isNew = !(await files.exists(options.output));
   await makeOutput(files, options);
   const held = await host.lock?.(options.output);
   const platform = { ...host, files: await outputFiles(files, options.output, held) };
+  const removeMeasuring = async (): Promise<void> => {
+    for (const name of await files.list(options.output))
+      if (name.startsWith(MEASURING)) await platform.files.remove(`${options.output}/${name}`);
+  };
   try {
+    await removeMeasuring();
+    await sharedFolder(groups, platform.files, options.output);
     const elapsed = stopwatch();
     const before = kept.seconds;
     const limit = options.minutes === undefined ? null : 60 * options.minutes;
@@ -94,7 +100,7 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
       kept.seconds = spent();
       await writeSweep(platform.files, options.output, kept);
     };
-    const state: State = { options, kept, host: platform, signal, limit, spent, save, end: null };
+    const state: State = { options, kept, groups, host: platform, signal, limit, spent, save, end: null };
     const trialOptions = (settings: Settings, seed: number) => {
       const { steps, epochs, ...shared } = sharedOptions(options);
       return { ...shared, ...settingsOptions(settings, base.modules), seed };
@@ -104,18 +110,22 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
     const seeds = options.seeds ?? [0];
     const phases = options.grid ? [gridPhase(gridOf(space))] : phasesOf(space);
     const [first] = phases[0]!.settings([]);
-    if (!kept.measured) {
-      yield { type: "measuring" };
-      kept.measured = await measure(state, trialOptions(first!, seeds[0]!));
-      if (kept.measured) await save();
+    if (!kept.measured) yield { type: "measuring" };
+    const length = options.steps === undefined ? { epochs: options.epochs } : { steps: options.steps };
+    const wanted = kept.measured ? null : { ...trialOptions(first!, seeds[0]!), ...length };
+    const found = await measureTogether(groups, platform, options.output, wanted, signal);
+    if (found) {
+      kept.measured = found;
+      await save();
     }
     if (kept.measured && !kept.plan) {
-      kept.plan = planOf(options, kept.measured, phases, first!, limit === null ? null : limit - spent());
+      kept.plan = planOf(state, kept.measured, phases, first!, limit === null ? null : limit - spent());
       await save();
     }
     const { measured, plan } = kept;
     if (measured && plan) {
-      yield { type: "plan", phases: phases.map(({ name }) => name), plan, measured, limit, spent: spent() };
+      const spread = { groups: groups.count, processes: groups.own.size };
+      yield { type: "plan", phases: phases.map(({ name }) => name), plan, measured, limit, spent: spent(), ...spread };
       const run = { ...state, seeds, measured, plan, trialOptions };
       for (const [i, phase] of phases.entries()) {
         if (run.end === null) yield* runPhase(run, phase, plan.counts[i] ?? 0);
@@ -123,6 +133,7 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
       state.end = run.end;
     }
     if (signal?.aborted) state.end ??= "stopped";
+    await runRound(groups, platform, null, signal).next();
     const { end } = state;
     const isStopped = end === "stopped";
     kept.ended = end === "stopped" ? null : (end ?? "finished");
@@ -142,8 +153,10 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
     yield { type: "done", stopped: isStopped, ended: kept.ended, spent: spent(), command, ...outcome };
   } catch (error) {
     // A sweep that was refused leaves nothing behind.
-    if (isNew && !kept.measured)
-      for (const name of [SWEEP_NAME, MEASURING]) await platform.files.remove(`${options.output}/${name}`);
+    if (isNew && !kept.measured) {
+      await removeMeasuring();
+      await platform.files.remove(`${options.output}/${SWEEP_NAME}`);
+    }
     throw error;
   } finally {
     await held?.release();
@@ -154,6 +167,7 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
 interface State {
   options: SweepOptions;
   kept: SweepRecord;
+  groups: Groups;
   host: Platform;
   signal: AbortSignal | undefined;
   /** Seconds that the sweep has in all. */
@@ -168,7 +182,7 @@ interface Running extends State {
   seeds: readonly number[];
   measured: Measured;
   plan: Plan;
-  trialOptions(settings: Settings, seed: number): ReturnType<typeof sharedOptions> & Partial<FinetuneOptions>;
+  trialOptions(settings: Settings, seed: number): TrialOptions;
 }
 
 const gridPhase = (settings: Settings[]): Phase => ({ name: "grid", count: settings.length, settings: () => settings });
@@ -189,7 +203,7 @@ async function readOptions({ files }: Platform, given: Record<string, unknown>) 
     if ((await files.exists(output)) && (await files.list(output)).some((name) => !name.startsWith(".")))
       throw refuse("the folder of a sweep holds other files", "a new or an empty folder", "Choose another folder.");
     const options = await withAbsolutePaths(files, completeSweep(given));
-    const { output: _, resume: __, ...rest } = options;
+    const { output: _, resume: __, groupSize: ___, ...rest } = options;
     return { options, kept: newRecord(rest) };
   }
   if (!resume)
@@ -217,51 +231,8 @@ async function readOptions({ files }: Platform, given: Record<string, unknown>) 
   return { options, kept };
 }
 
-/** Trains a few steps and evaluates once; null if the signal fires. */
-async function measure({ options, host, signal }: State, trial: object): Promise<Measured | null> {
-  const folder = `${options.output}/${MEASURING}`;
-  await host.files.remove(folder);
-  const { steps, epochs } = options;
-  const stop = new AbortController();
-  const run = { ...trial, ...(steps === undefined ? { epochs } : { steps }), evalEvery: MEASURED_STEPS, checkpointMinutes: 60 };
-  const elapsed = stopwatch();
-  let [length, open, evaluation] = [0, 0, 0];
-  const times: number[] = [];
-  let at = 0;
-  try {
-    const training = { ...run, output: folder, signal: eitherOf(signal, stop.signal) } as FinetuneOptions;
-    for await (const event of finetune(training, host)) {
-      if (event.type === "start") length = event.steps;
-      if (event.type === "step") {
-        if (times.length === 0) open = Math.max(0, elapsed() - event.seconds);
-        times.push(event.seconds);
-        at = elapsed();
-      }
-      if (event.type === "eval") {
-        evaluation ||= elapsed() - at;
-        stop.abort();
-      }
-    }
-  } catch (error) {
-    if (!wasStopped(error, signal)) throw error;
-  }
-  await host.files.remove(folder);
-  return signal?.aborted ? null : { open, step: median(times), evaluation, steps: length };
-}
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
-
-/** Whether an error says that the signal ended the reading of data. */
-const wasStopped = (error: unknown, signal: AbortSignal | undefined): boolean =>
-  signal?.aborted === true && error instanceof LowrankError && error.code === "train/stopped";
-
-/** Fires when one of the two does. */
-function eitherOf(a: AbortSignal | undefined, b: AbortSignal): AbortSignal {
-  return a ? AbortSignal.any([a, b]) : b;
-}
-
 function planOf(
-  options: SweepOptions,
+  { options, groups }: State,
   measured: Measured,
   phases: readonly Phase[],
   first: Settings,
@@ -269,9 +240,9 @@ function planOf(
 ): Plan {
   const seeds = options.seeds?.length ?? 1;
   const counts = phases.map(({ count }) => count);
-  if (options.grid) return planGrid(measured, counts[0]!, seeds);
+  if (options.grid) return planGrid(measured, counts[0]!, seeds, groups.count);
   const cheap = { ...measured, step: measured.step / sweepMethod(first.method).cost };
-  return planSweep(cheap, { counts, seeds, seconds: seconds!, isFixed: options.steps !== undefined });
+  return planSweep(cheap, { counts, seeds, groups: groups.count, seconds: seconds!, isFixed: options.steps !== undefined });
 }
 
 /** Trains the new settings of a phase, `most` of them, with the best so far; after each rung but the last the better half goes on. */
@@ -330,42 +301,56 @@ const isAt = ({ trials }: SweepRecord, cell: Cell, step: number): boolean =>
  * The cells without the last ones that are not trained up to rung number `rung`, until there is time for the rest from here to the end of
  * the phase; one at least. Times are as measured, but for steps that took longer since.
  */
-function withinTime({ kept, plan, limit, spent, measured, options }: Running, cells: readonly Cell[], rung: number): Cell[] {
+function withinTime(
+  { kept, plan, limit, spent, measured, options, groups }: Running,
+  cells: readonly Cell[],
+  rung: number,
+): Cell[] {
   if (limit === null || options.grid) return [...cells];
   const usual = ({ settings }: Trial) => measured.step * sweepMethod(settings.method).cost;
   const ratios = kept.trials.flatMap((trial) => (trial.stepSeconds === null ? [] : trial.stepSeconds / usual(trial)));
   const slower = ratios.length === 0 ? 1 : median(ratios);
   const { open, evaluation } = measured;
-  const secondsOf = (cell: Cell, at: number): number =>
-    cell.trials.reduce((sum, index) => {
-      const trial = kept.trials[index]!;
-      const times = { open: slower * open, evaluation: slower * evaluation, step: trial.stepSeconds ?? slower * usual(trial) };
-      return sum + rungSeconds(plan.rungs, at, times);
-    }, 0);
+  const secondsOf = (index: number, at: number): number => {
+    const trial = kept.trials[index]!;
+    const times = { open: slower * open, evaluation: slower * evaluation, step: trial.stepSeconds ?? slower * usual(trial) };
+    return rungSeconds(plan.rungs, at, times);
+  };
   const needed = (some: readonly Cell[]): number =>
     plan.rungs.slice(rung).reduce((sum, step, i) => {
-      const going = i === 0 ? some : some.slice(0, keptOf(some.length, i));
-      return sum + going.reduce((all, cell) => all + (isAt(kept, cell, step) ? 0 : secondsOf(cell, rung + i)), 0);
+      const going = (i === 0 ? some : some.slice(0, keptOf(some.length, i))).filter((cell) => !isAt(kept, cell, step));
+      const seconds = trialsOf(going).map((index) => secondsOf(index, rung + i));
+      return sum + roundSeconds(seconds, groups.count);
     }, 0);
   const chosen = [...cells];
   while (chosen.length > 1 && !isAt(kept, chosen.at(-1)!, plan.rungs[rung]!) && needed(chosen) > limit - spent()) chosen.pop();
   return chosen;
 }
 
-/** Trains the trials of a rung; of those there is no time for, the last ones are left out of it. */
+/** Trains the trials of a rung, as many at a time as there are groups; of those there is no time for, the last ones are left out of it. */
 async function* runRung(run: Running, rung: Rung, number: number): AsyncGenerator<SweepEvent, void, void> {
-  const { kept, plan, save } = run;
+  const { kept, plan, groups, save } = run;
   const { phase, step } = rung;
-  for (let i = 0; i < rung.trials.length; i++) {
-    const trial = rung.trials[i]!;
-    const { settings, seed, losses, failure } = kept.trials[trial]!;
-    if (failure !== null || losses.some((one) => one.step >= step)) continue;
-    const facts = { phase, trial, folder: trialName(trial), settings, seed };
-    yield { type: "trial", ...facts, to: step, steps: plan.steps, number: i + 1, count: rung.trials.length };
-    yield* runTrial(run, trial, step);
+  const isDone = ({ failure, losses }: Trial) => failure !== null || losses.some((one) => one.step >= step);
+  for (let next = 0; next < rung.trials.length; ) {
+    const some: { trial: number; number: number }[] = [];
+    for (; next < rung.trials.length && some.length < groups.count; next++)
+      if (!isDone(kept.trials[rung.trials[next]!]!)) some.push({ trial: rung.trials[next]!, number: next + 1 });
+    if (some.length === 0) break;
+    for (const { trial, number } of some) {
+      const { settings, seed } = kept.trials[trial]!;
+      const facts = { phase, trial, folder: trialName(trial), settings, seed };
+      const place = { number, count: rung.trials.length, together: some.length };
+      yield { type: "trial", ...facts, to: step, steps: plan.steps, ...place };
+    }
+    yield* runTrials(
+      run,
+      some.map(({ trial }) => trial),
+      step,
+    );
     if (run.end !== null) return;
     const going = trialsOf(withinTime(run, cellsOf(kept, rung.trials), number));
-    if (going.length < rung.trials.length && going.length > i) {
+    if (going.length < rung.trials.length && going.length >= next) {
       rung.trials = going;
       await save();
     }
@@ -376,69 +361,39 @@ async function* runRung(run: Running, rung: Rung, number: number): AsyncGenerato
   yield { type: "rung", phase, step, cells: [...compared, ...failed] };
 }
 
-/** Trains a trial up to step `to` of its whole length, from where it stands. */
-async function* runTrial(run: Running, index: number, to: number): AsyncGenerator<SweepEvent, void, void> {
-  const { options, kept, host, plan, signal, limit, spent, measured } = run;
-  const trial = kept.trials[index]!;
-  const folder = `${options.output}/${trialName(index)}`;
-  const isLast = to === plan.steps;
-  if (!(await logged(host, folder, trial, to, isLast))) {
-    const stop = new AbortController();
-    const isOver = (more: number) => limit !== null && spent() + more > limit;
-    if (isOver(measured.open)) {
-      run.end = "budget";
-      return;
-    }
-    const own = {
-      ...{ steps: plan.steps, evalEvery: evalEvery(plan.steps), checkpointMinutes: CHECKPOINT_MINUTES, keepCheckpoints: 1 },
-      ...{ output: folder, resume: true, signal: eitherOf(signal, stop.signal) },
-    };
-    try {
-      for await (const event of finetune({ ...run.trialOptions(trial.settings, trial.seed), ...own } as FinetuneOptions, host)) {
-        if (event.type === "prepared") trial.trainable = event.trainable;
-        if (event.type === "step") {
-          yield stepEvent(run, index, event);
-          if (isOver(event.step % own.evalEvery === 0 || event.step === plan.steps ? measured.evaluation : 0)) {
-            run.end = "budget";
-            stop.abort();
-          }
-        }
-        if (event.type === "eval" && event.step >= to && !isLast) stop.abort();
-      }
-    } catch (error) {
-      if (!(error instanceof LowrankError)) throw error;
-      if (RESULTS.has(error.code)) trial.failure = error.message;
-      else if (!wasStopped(error, signal)) throw error;
-    }
-    if (signal?.aborted) run.end = "stopped";
-    await logged(host, folder, trial, to, isLast);
-    if (run.end === null && isLast && trial.failure === null) await removeCheckpoints(host, folder);
-    await run.save();
+/** Trains trials up to step `to` of their whole length, from where they stand: a group of processes each. */
+async function* runTrials(run: Running, trials: readonly number[], to: number): AsyncGenerator<SweepEvent, void, void> {
+  const { options, kept, groups, host, plan, signal, limit, spent, measured } = run;
+  const legs = trials.map((index): Leg => {
+    const { settings, seed } = kept.trials[index]!;
+    const length = { to, steps: plan.steps, evalEvery: evalEvery(plan.steps) };
+    const folder = `${options.output}/${trialName(index)}`;
+    return { folder, options: run.trialOptions(settings, seed), ...length, measured };
+  });
+  const results: LegResult[] = [];
+  const left = limit === null ? null : limit - spent();
+  for await (const event of runRound(groups, host, { output: options.output, legs, left }, signal)) {
+    if (event.type === "step") yield stepEvent(run, trials[0]!, event);
+    else results.push(...event.results);
   }
-  if (trial.failure !== null) yield { type: "failure", trial: index, message: trial.failure };
-  const loss = lossAt(trial, to);
-  if (loss !== undefined) yield { type: "score", trial: index, step: to, loss };
+  for (const [i, { logged, trainable, failure, end }] of results.entries()) {
+    const trial = kept.trials[trials[i]!]!;
+    if (logged) Object.assign(trial, { ...logged, stepSeconds: logged.stepSeconds ?? trial.stepSeconds });
+    trial.trainable = trainable ?? trial.trainable;
+    trial.failure = failure;
+    if (end !== null && run.end !== "stopped") run.end = end;
+  }
+  await run.save();
+  for (const index of trials) {
+    const trial = kept.trials[index]!;
+    if (trial.failure !== null) yield { type: "failure", trial: index, message: trial.failure };
+    const loss = lossAt(trial, to);
+    if (loss !== undefined) yield { type: "score", trial: index, step: to, loss };
+  }
 }
 
-function stepEvent({ plan, limit, spent }: Running, trial: number, event: Extract<FinetuneEvent, { type: "step" }>): SweepEvent {
+function stepEvent({ plan, limit, spent }: Running, trial: number, event: LegStep): SweepEvent {
   const { step, loss, memoryBytes } = event;
   const end = limit ?? plan.seconds.reduce((sum, seconds) => sum + seconds, 0);
   return { type: "step", trial, step, loss, secondsLeft: Math.max(0, end - spent()), memoryBytes };
-}
-
-/** Reads what the log of a trial says of it; whether it has come to step `to`, and has its result if that is its last. */
-async function logged({ files }: Platform, folder: string, trial: Trial, to: number, isLast: boolean): Promise<boolean> {
-  const metrics = await readMetrics(files, folder);
-  if (!metrics) return false;
-  const { steps, evals, end } = metrics;
-  trial.losses = evals.map(({ step, loss }) => {
-    return { step, loss, seconds: steps.reduce((sum, row) => sum + (row.step <= step ? row.seconds : 0), 0) };
-  });
-  if (steps.length > 0) trial.stepSeconds = median(steps.slice(-5).map(({ seconds }) => seconds));
-  return lossAt(trial, to) !== undefined && (!isLast || (end?.type === "done" && end.result !== null));
-}
-
-/** What a trial that has its result went on from. */
-async function removeCheckpoints({ files }: Platform, folder: string): Promise<void> {
-  for (const name of await files.list(folder)) if (/^checkpoint-\d+$/.test(name)) await files.remove(`${folder}/${name}`);
 }

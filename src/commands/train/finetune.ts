@@ -9,7 +9,7 @@ import type { Dataset, ExampleReport } from "../../data/dataset.ts";
 import { inMemory } from "../../data/store.ts";
 import type { BatchSize, Example, RunIdentity } from "../../data/types.ts";
 import { alone } from "../../distributed/communicator.ts";
-import { tell } from "../../distributed/exchange.ts";
+import { agreed, tell } from "../../distributed/exchange.ts";
 import { LowrankError } from "../../errors.ts";
 import { entryOf } from "../../formats/checkpoint.ts";
 import { whole } from "../../graph/stages.ts";
@@ -108,7 +108,9 @@ export async function* finetune(
     });
   const early = await trainable(base, false); // for its checks: the data may bring other classes, or images
   const used = memoryBytes?.() ?? 0;
-  await checkMachine({ memory: thetaMemory(early.trainable), used, disk: 0 }, options, { memoryLimits: platform.memoryLimits });
+  await agreed(team, "memory for the adapter", () =>
+    checkMachine({ memory: thetaMemory(early.trainable), used, disk: 0 }, options, { memoryLimits: platform.memoryLimits }),
+  );
 
   const closing: (() => Promise<unknown> | undefined)[] = [];
   try {
@@ -191,7 +193,9 @@ export async function* finetune(
       warnings: [
         ...model.warnings,
         ...byBatch,
-        ...(await checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform)),
+        ...(await agreed(team, "memory and disk", () =>
+          checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform),
+        )),
       ],
     };
     yield { type: "prepared", ...prepared };

@@ -65,6 +65,12 @@ const scenarios: Record<string, (mpi: MpiCommunicator, victim: number) => Promis
       await mpi.allReduce(new Float32Array(GRADIENT), `gradients of step ${step}`);
     }
   },
+  /** In a split without a limit one comes long after the others. */
+  async late(mpi, victim) {
+    const patient = await mpi.split(0, Number.POSITIVE_INFINITY);
+    if (mpi.rank === victim) await new Promise((resolve) => setTimeout(resolve, 2 * LIMIT_MS));
+    await patient.allReduce(new Float64Array(1), "the end of a trial");
+  },
   /** Says its process id, and works until something happens to it. */
   async working(mpi) {
     say({ rank: mpi.rank, pid: process.pid });

@@ -26,7 +26,7 @@ export interface MpiOptions {
 }
 
 export interface MpiCommunicator extends Communicator {
-  split(group: number): Promise<MpiCommunicator>;
+  split(group: number, limitMs?: number): Promise<MpiCommunicator>;
   /** What the library says that it is. */
   readonly library: string;
   /** The machine of each process. */
@@ -111,8 +111,8 @@ function check(mpi: Mpi, job: Job | null, size: number, level: number): void {
   });
 }
 
-/** A communicator of the library, with what all of its processes say of themselves. */
-async function member(world: World, comm: Handle): Promise<MpiCommunicator> {
+/** A communicator of the library, with what all of its processes say of themselves; they wait for each other for `limitMs`. */
+async function member(world: World, comm: Handle, limitMs = world.limitMs): Promise<MpiCommunicator> {
   const { mpi } = world;
   const [rank, size] = [mpi.number("MPI_Comm_rank", comm), mpi.number("MPI_Comm_size", comm)];
   const group: Group = { mpi, comm, rank, size, machines: await machinesOf(mpi, comm, size) };
@@ -124,7 +124,7 @@ async function member(world: World, comm: Handle): Promise<MpiCommunicator> {
     world.inTurn(async () => {
       if (world.failure) throw world.failure;
       try {
-        await meet(purpose, world.limitMs);
+        await meet(purpose, limitMs);
         return await within(world.limitMs, purpose, work());
       } catch (error) {
         world.failure = error;
@@ -154,11 +154,11 @@ async function member(world: World, comm: Handle): Promise<MpiCommunicator> {
         for (const part of partsOf(bytes)) await mpi.later("MPI_Bcast", part, part.length, mpi.handles.byte, root, comm);
       });
     },
-    split: (color) =>
+    split: (color, limit = limitMs) =>
       together({ operation: "split", count: 0, what: "split into groups" }, async () => {
         const made = mpi.memory(1);
         await mpi.later("MPI_Comm_split", comm, color, rank, made);
-        return member(world, made[0]!);
+        return member(world, made[0]!, limit);
       }),
     close() {
       world.closing ??= world.failure

@@ -1,0 +1,155 @@
+// A sweep by several processes, here inside one: however many there are and however they are grouped, it is the sweep of one process.
+// slow
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type SweepEvent, sweep as sweepOn } from "../../src/commands/sweep/sweep.ts";
+import { agreed } from "../../src/distributed/exchange.ts";
+import { LowrankError } from "../../src/errors.ts";
+import { nodePlatform } from "../../src/node.ts";
+import { nodeFiles } from "../../src/platform/node/files.ts";
+import type { Platform } from "../../src/platform/platform.ts";
+import type { SweepGiven } from "../../src/sweep/options.ts";
+import { readSweep, type SweepRecord } from "../../src/sweep/record.ts";
+import { collect, near, only, refused } from "../helpers/assert.ts";
+import { repository } from "../helpers/program.ts";
+import { memoryTeam } from "../helpers/team.ts";
+import { temporaryFolder } from "../helpers/temporary-folder.ts";
+
+const fixtures = `${repository}test/fixtures`;
+const root = temporaryFolder();
+const settings = {
+  ...{ base: `${fixtures}/tiny-llama`, data: `${fixtures}/tiny-e2e/train.jsonl`, evalData: `${fixtures}/tiny-e2e/eval.jsonl` },
+  ...{ batchSize: 4, threads: 1, date: "2026-01-01", steps: 8, minutes: 60 },
+  ...{ learningRates: [1e-3, 1e-2, 1e30], ranks: [2, 8], targets: ["all-linear"] },
+};
+
+/** Runs a sweep in so many processes; `change` is what a process has of its own. The events of each, when all have ended. */
+async function sweepIn(processes: number, options: object, change: (rank: number) => Partial<Platform> = () => ({})) {
+  const run = (team: ReturnType<typeof memoryTeam>[number]) =>
+    collect(sweepOn(options as SweepGiven, { ...nodePlatform, team, ...change(team.rank) }));
+  const runs = memoryTeam(processes).map(run);
+  await Promise.allSettled(runs);
+  return Promise.all(runs);
+}
+
+/** What a sweep has found, but for times. */
+const found = ({ trials, rungs, ended, command }: SweepRecord, withLosses = true) => ({
+  trials: trials.map(({ settings, losses, failure, trainable }) => ({
+    ...{ settings, failure, trainable },
+    losses: losses.map(({ step, loss }) => (withLosses ? [step, loss] : step)),
+  })),
+  ...{ rungs, ended, command },
+});
+const read = (folder: string) => readSweep(nodeFiles, folder);
+const alone = sweepIn(1, { ...settings, output: `${root}/alone` }).then(() => read(`${root}/alone`));
+
+test("three processes with a trial each find what one does, bit for bit", async () => {
+  const output = `${root}/three`;
+  const [first, ...others] = await sweepIn(3, { ...settings, output });
+  assert.deepEqual(found(await read(output)), found(await alone));
+  assert.deepEqual(others, [[], []]);
+  const [plan] = only(first!, "plan");
+  assert.deepEqual([plan!.groups, plan!.processes], [3, 1]);
+  const begun = only(first!, "trial");
+  assert.deepEqual(
+    begun.slice(0, 3).map(({ number, count, together }) => [number, count, together]),
+    [
+      [1, 3, 3],
+      [2, 3, 3],
+      [3, 3, 3],
+    ],
+  );
+  // The trial that diverges is reported with those beside it, and the rung is compared without it.
+  assert.equal(only(first!, "failure").length, 1);
+  assert.deepEqual(
+    only(first!, "rung")[0]!.cells.map(({ loss }) => loss === null),
+    [false, false, true],
+  );
+  assert.deepEqual(
+    (await nodeFiles.list(output)).filter((name) => !name.startsWith("trial-")),
+    ["sweep.json"],
+  );
+});
+
+test("groups of two processes find the same settings, with the same losses to their last digits", async () => {
+  const output = `${root}/pairs`;
+  await sweepIn(4, { ...settings, output, groupSize: 2 });
+  const [one, pairs] = [await alone, await read(output)];
+  assert.deepEqual(found(pairs, false), found(one, false));
+  for (const [i, { losses }] of one.trials.entries())
+    near(
+      pairs.trials[i]!.losses.map(({ loss }) => loss),
+      losses.map(({ loss }) => loss),
+      { rtol: 1e-6, atol: 1e-6 },
+    );
+});
+
+test("a sweep that is stopped goes on with another number of processes", async () => {
+  const output = `${root}/stopped`;
+  for (const [processes, groupSize, steps] of [
+    [2, 1, 5],
+    [4, 2, 3],
+  ] as const) {
+    // The signal reaches all processes, as a launcher passes it on.
+    const stop = new AbortController();
+    const options = { ...settings, output, groupSize, signal: stop.signal, resume: processes > 2 };
+    const events: SweepEvent[] = [];
+    await Promise.all(
+      memoryTeam(processes).map(async (team) => {
+        for await (const event of sweepOn(options as SweepGiven, { ...nodePlatform, team })) {
+          events.push(event);
+          if (only(events, "step").length === steps) stop.abort();
+        }
+      }),
+    );
+    assert.ok(only(events, "step").length <= steps + 1);
+    assert.equal((await read(output)).ended, null);
+  }
+  await sweepIn(3, { output, resume: true });
+  const [one, other] = [await alone, await read(output)];
+  assert.deepEqual({ ...found(other, false), trials: [] }, { ...found(one, false), trials: [] });
+  assert.deepEqual(
+    other.trials.map(({ settings }) => settings),
+    one.trials.map(({ settings }) => settings),
+  );
+});
+
+test("the time that there is counts in every group, and more of it takes the sweep on", async () => {
+  const output = `${root}/timed`;
+  const [events] = await sweepIn(2, { ...settings, output, steps: undefined, epochs: 0.4, grid: true, minutes: 0.001 });
+  assert.equal((await read(output)).ended, "budget");
+  assert.equal(only(events!, "stopped").length + only(events!, "done").length, 1);
+  await sweepIn(2, { output, resume: true, minutes: 60 });
+  const { trials, ended } = await read(output);
+  assert.equal(ended, "finished");
+  assert.ok(trials.every(({ losses, failure }) => losses.length > 0 || failure !== null));
+});
+
+test("processes that do not see the folder, or do not divide into groups, are refused", async () => {
+  const output = `${root}/blind`;
+  const elsewhere = (path: string) => (path.endsWith("/.shared") ? `${root}/none` : path);
+  const files = { ...nodeFiles, read: (path: string, ...rest: [number, number]) => nodeFiles.read(elsewhere(path), ...rest) };
+  const error = await refused(
+    () => sweepIn(3, { ...settings, output }, (rank) => ({ ...(rank === 2 && { files }) })),
+    "sweep/shared",
+    { subject: output },
+  );
+  assert.match(error.got!, /process 2 does not see/);
+  assert.ok(!(await nodeFiles.exists(output)));
+  for (const [processes, groupSize] of [
+    [3, 2],
+    [1, 2],
+  ] as const)
+    await refused(() => sweepIn(processes, { ...settings, output, groupSize }), "sweep/groups", { got: "2" });
+  assert.ok(!(await nodeFiles.exists(output)));
+});
+
+test("where one of the processes of a trial has too little memory, all of them give it up", async () => {
+  const facts = { subject: "memory", next: "Train fewer parameters." };
+  const error = () => new LowrankError("train/memory", "the run needs more memory than there is", facts);
+  const teams = memoryTeam(3);
+  const all = teams.map((team) => agreed(team, "memory", async () => (team.rank === 1 ? Promise.reject(error()) : "enough")));
+  await Promise.all(all.map((one) => refused(() => one, "train/memory", facts)));
+  const fine = memoryTeam(2).map((team) => agreed(team, "memory", async () => team.rank));
+  assert.deepEqual(await Promise.all(fine), [0, 1]);
+});
