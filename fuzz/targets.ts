@@ -222,7 +222,9 @@ export const targets: Target[] = [
     read: async (files) => {
       for (const path of ["a.gguf", "mlx", "o.onnx_adapter", "k.safetensors", "d.safetensors"]) {
         for (const { isAt, read } of Object.values(adapterFormats)) {
-          if (await isAt(files, path)) await read(files, path, /^[kd]/.test(path) ? towers : decoder);
+          if (!(await isAt(files, path))) continue;
+          await read(files, path, /^[kd]/.test(path) ? towers : decoder);
+          break; // as lowrank convert does
         }
       }
     },
