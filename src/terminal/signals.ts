@@ -1,4 +1,4 @@
-// Signals that stop a command: the first lets it end in order, the second ends the process.
+// Signals that stop a command: the first lets it end in order, a second Ctrl+C ends the process.
 import { LowrankError } from "../errors.ts";
 import { note, onLostOutput, printError } from "./terminal.ts";
 
@@ -17,8 +17,8 @@ export async function stoppable<T>(onStop: () => string, work: (stopping: Stoppi
   const stop = new AbortController();
   let status = 0;
   const interrupt = (signal: Signal) => {
-    // A terminal that closes sends its SIGHUP twice: from the system, and from the shell.
-    if (status && signal === "SIGHUP") return;
+    // Others come twice where nobody means it: a terminal that closes sends SIGHUP, and the shell too; Slurm ends a step, and its job too.
+    if (status && signal !== "SIGINT") return;
     if (status) process.exit(signals[signal]);
     status = signals[signal];
     stop.abort();

@@ -288,12 +288,13 @@ describe("a lost terminal", {
 }, () => {
   const options = ["--steps", "5000", "--batch-size", "1", "--threads", "1", "--json"];
 
-  it("is a reason to save: SIGHUP, or a reader that goes away", async () => {
-    const ends: [string, (child: ReturnType<typeof spawn>) => void][] = [
-      ["hangup", (child) => child.kill("SIGHUP")],
-      ["unread", (child) => child.stdout!.destroy()],
+  it("is a reason to save: SIGHUP, a reader that goes away, and SIGTERM, which Slurm sends twice", async () => {
+    const ends: [string, number, (child: ReturnType<typeof spawn>) => void][] = [
+      ["hangup", 129, (child) => child.kill("SIGHUP")],
+      ["unread", 129, (child) => child.stdout!.destroy()],
+      ["terminated", 143, (child) => child.kill("SIGTERM")],
     ];
-    for (const [output, end] of ends) {
+    for (const [output, expected, end] of ends) {
       let sent = 0;
       const args = [...programArgs, ...training(output, ...options)];
       const child = spawn(process.execPath, args, { cwd: repository, stdio: ["ignore", "pipe", "ignore"] });
@@ -301,7 +302,7 @@ describe("a lost terminal", {
         if (String(text).includes('"type":"step"') && sent++ < 2) end(child);
       });
       const status = await new Promise((resolve) => child.on("close", resolve));
-      assert.equal(status, 129, output);
+      assert.equal(status, expected, output);
       const metrics = jsonLines(readFileSync(path.join(root, output, "metrics.jsonl"), "utf8"));
       assert.equal(metrics.at(-1)!["stopped"], true);
       assert.ok(readdirSync(path.join(root, output)).includes(`checkpoint-${metrics.at(-1)!["step"]}`));

@@ -182,6 +182,37 @@ describe("a plan", () => {
   });
 });
 
+describe("a plan of several processes", () => {
+  const args = [tiny, "--batch-size", "8", "--gradient-accumulation", "2", "--max-length", "64"];
+  it("shares out the rows of a step, and has the gradient cross the network", async () => {
+    assert.equal((await planned(...args)).cluster, null);
+    const network = ["--network", "1Gbit", "--latency", "0.1ms"];
+    const { cluster, trainableParameters } = await planned(...args, "--processes", "6", "--per-machine", "2", ...network);
+    assert.ok(cluster);
+    const { processes, perMachine, machines, rows, bytesPerStep } = cluster;
+    assert.deepEqual({ processes, perMachine, machines, rows }, { processes: 6, perMachine: 2, machines: 3, rows: 3 });
+    assert.deepEqual(cluster.network, { bitsPerSecond: 1e9, latency: 1e-4 });
+    assert.equal(bytesPerStep, (10 / 6) * 4 * trainableParameters);
+    assert.ok(cluster.exchangeSeconds > bytesPerStep / 125e6);
+    assert.equal(cluster.secondsPerStep, cluster.computeSeconds + cluster.exchangeSeconds + cluster.updateSeconds);
+  });
+
+  it("needs no network on one machine, and as much memory as its processes", async () => {
+    const { cluster, memory } = await planned(...args, "--processes", "2", "--per-machine", "4");
+    assert.equal(cluster?.machines, 1);
+    assert.equal(cluster?.bytesPerStep, 0);
+    assert.ok(Math.abs(cluster!.memoryPerMachine / (2 * memory.total) - 1) < 0.05);
+  });
+
+  it("is readable, and warns of processes without a row", async () => {
+    const { stdout } = await printed("plan", ...args, "--processes", "20", "--examples", "160");
+    assert.match(stdout, /20 processes, 1 on each of 20 machines like this one \(10 Gbit\/s, 0\.05 ms\)/);
+    assert.match(stdout, /rows of a process +at most 1 a step/);
+    assert.match(stdout, /efficiency +\d+\.\d % of 20 times one machine/);
+    assert.match(stdout, /4 processes have no row in a step/);
+  });
+});
+
 describe("a plan is refused", () => {
   const pasted = path.join(root, "pasted.json");
   writeFileSync(pasted, "{model_type: llama}");
@@ -191,6 +222,8 @@ describe("a plan is refused", () => {
     ["for an optimizer that trains factors alone", [tiny, "--method", "full", "--optimizer", "lorafa"], "train/option", /lorafa/],
     ["for a rank that it can't begin with", [tiny, "--init", "pissa", "--rank", "65"], "lora/config", /rank 65/],
     ["for half a row", [tiny, "--batch-size", "1.5"], "train/option", /batchSize[\s\S]*1\.5/],
+    ["for half a process", [tiny, "--processes", "1.5"], "train/option", /processes[\s\S]*1\.5/],
+    ["for a network without a rate", [tiny, "--processes", "2", "--network", "fast"], "cli/value", /1Gbit/],
     ["for a length without a target", [tiny, "--max-length", "1"], "train/option", /maxLength/],
     ["for an option that makes no difference", [tiny, "--learning-rate", "1"], "cli/usage", /learning-rate/],
     ["for a file that is missing", [path.join(root, "model", "config.json")], "file/missing", /config\.json/],

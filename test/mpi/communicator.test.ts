@@ -1,5 +1,6 @@
 // The communicator of each MPI that is installed: what processes compute together, and how a job ends when one of them does not go on.
 import assert from "node:assert/strict";
+import { test as nodeTest } from "node:test";
 import { type Ended, flavours, isInstalled, mpirun, said, testEach } from "./harness.ts";
 
 const PROGRAM = "test/mpi/programs/communicator.ts";
@@ -59,6 +60,13 @@ for (const n of [1, 2, 3, 4]) {
     }
   });
 }
+
+nodeTest("openmpi: 2 processes work over TCP, and end", { skip: !isInstalled("openmpi") }, async () => {
+  const env = { OMPI_MCA_pml: "ob1", OMPI_MCA_btl: "tcp,self" };
+  const ended = await mpirun("openmpi", 2, PROGRAM, ["collectives"], { env });
+  endedWith(ended, 0, 0);
+  assert.equal(said<Collectives>(ended).length, 2);
+});
 
 for (const [scenario, victim] of [
   ["hung", 0],

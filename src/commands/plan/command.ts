@@ -7,7 +7,7 @@ import { option } from "../../options.ts";
 import { list, table } from "../../terminal/columns.ts";
 import { cacheLines, executionText } from "../../terminal/execution.ts";
 import { note, print, printJson } from "../../terminal/terminal.ts";
-import { bytes, duration, grouped } from "../../units.ts";
+import { bytes, duration, grouped, percent } from "../../units.ts";
 import { defineCommand } from "../command.ts";
 import { type Plan, plannedOptions } from "./plan.ts";
 
@@ -71,6 +71,7 @@ function planLines(found: Plan): string[] {
     ...memoryTable(found),
     "",
     ...timeLines(found),
+    ...clusterLines(found),
   ];
 }
 
@@ -109,12 +110,38 @@ function memoryTable({ memoryAt, machine }: Plan): string[] {
 }
 
 function timeLines({ time, batchSize, gradientAccumulation, maxLength }: Plan): string[] {
-  const { secondsPerStep, tokensPerSecond, flopsPerSecond, steps, seconds } = time;
-  const rate = secondsPerStep < 10 ? `${secondsPerStep.toPrecision(2)}s` : duration(secondsPerStep);
-  const step = `about ${rate} a step of ${grouped(batchSize * gradientAccumulation * maxLength)} tokens, ${grouped(Math.round(tokensPerSecond))} tokens/s`;
-  const run = steps === null || seconds === null ? "" : `; ${grouped(steps)} steps in at most ${duration(seconds)}`;
+  const { secondsPerStep, tokensPerSecond, flopsPerSecond, steps, seconds: all } = time;
+  const step = `about ${seconds(secondsPerStep)} a step of ${grouped(batchSize * gradientAccumulation * maxLength)} tokens, ${grouped(Math.round(tokensPerSecond))} tokens/s`;
+  const run = steps === null || all === null ? "" : `; ${grouped(steps)} steps in at most ${duration(all)}`;
   return [
     `time: ${step}${run}`,
     `(an estimate: this machine, as busy as it is, multiplies at ${Math.round(flopsPerSecond / 1e9)} GFLOP/s)`,
+  ];
+}
+
+const seconds = (value: number): string => (value < 10 ? `${value.toPrecision(2)}s` : duration(value));
+
+function clusterLines({ cluster, machine, time, batchSize, gradientAccumulation }: Plan): string[] {
+  if (!cluster) return [];
+  const { processes, perMachine, machines, network, rows, memoryPerMachine, bytesPerStep } = cluster;
+  const { computeSeconds, exchangeSeconds, updateSeconds, secondsPerStep, tokensPerSecond, efficiency } = cluster;
+  const link = `${network.bitsPerSecond / 1e9} Gbit/s, ${network.latency * 1e3} ms`;
+  const idle = processes - gradientAccumulation * batchSize;
+  const tooMuch = machine !== null && memoryPerMachine > machine.total;
+  const run = time.steps === null ? "" : `; ${grouped(time.steps)} steps in at most ${duration(time.steps * secondsPerStep)}`;
+  return [
+    "",
+    `${processes} processes, ${perMachine} on each of ${machines} machines like this one${machines > 1 ? ` (${link})` : ""}`,
+    ...table([
+      ["  memory of a machine", `about ${bytes(memoryPerMachine)}`],
+      ["  between machines", `${bytes(bytesPerStep)} a step, each way`],
+      ["  rows of a process", `at most ${rows} a step: ${seconds(computeSeconds)}`],
+      ["  sums over all processes", seconds(exchangeSeconds)],
+      ["  optimizer", seconds(updateSeconds)],
+      ["  a step", `${seconds(secondsPerStep)}, ${grouped(Math.round(tokensPerSecond))} tokens/s${run}`],
+      ["  efficiency", `${percent(efficiency)} of ${machines} times one machine`],
+    ]),
+    ...(idle > 0 ? [`warning: ${idle} processes have no row in a step; raise --batch-size`] : []),
+    ...(tooMuch ? [`warning: a machine like this one has ${bytes(machine.total)}`] : []),
   ];
 }

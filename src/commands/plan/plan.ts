@@ -39,6 +39,7 @@ import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptio
 import { availableMemory, checkMachine } from "../../train/preflight.ts";
 import type { TrainableModel } from "../../train/trainable-model.ts";
 import { fullEntries, fullGraph, loraGraph } from "../../train/training-graph.ts";
+import { type ClusterPlan, clusterOptions, planCluster } from "./cluster.ts";
 
 /** The options of a run that its plan depends on, with the same defaults. */
 export const plannedOptions = {
@@ -61,6 +62,7 @@ export const plannedOptions = {
     "threads",
   ),
   examples: option(z.number().optional(), { help: "number of training examples, to estimate the run's duration" }),
+  ...clusterOptions,
 };
 export type PlanOptions = Given<typeof plannedOptions>;
 
@@ -112,6 +114,8 @@ export interface Plan {
     steps: number | null;
     seconds: number | null;
   };
+  /** The same step in several processes; null without `processes`. */
+  cluster: ClusterPlan | null;
 }
 
 /** Sizes for which a plan estimates the memory, beside those asked for. */
@@ -124,7 +128,7 @@ const LENGTHS = [128, 512, 2048];
  */
 export async function planTraining(
   json: Record<string, unknown>,
-  { examples, ...given }: PlanOptions,
+  { examples, processes, perMachine = 1, network = 10e9, latency = 5e-5, ...given }: PlanOptions,
   host: Pick<Platform, "files" | "openSession" | "stages" | "memoryLimits" | "memoryBytes" | "device" | "devices">,
   file = "config.json",
 ): Promise<Plan> {
@@ -183,11 +187,20 @@ export async function planTraining(
     among(BATCH_SIZES, batchSize).map((rows) => ({ batchSize: rows, maxLength: length, total: memoryOf(rows, length).total })),
   );
 
-  const full = fullBatch(config, task, batchSize, maxLength);
-  const stepGraph = graphAt(full);
-  const flops = flopsOf(stepGraph, lengthsOfBatch(full));
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
-  const secondsPerStep = stepSeconds(stepGraph, { flops, microBatches: gradientAccumulation, trainable }, flopsPerSecond);
+  /** Operations of so many rows in micro-batches, and their time in a process that has a part of its machine's cores. */
+  const stepOf = (rows: number, perMachine = 1) => {
+    const size = fullBatch(config, task, Math.min(rows, batchSize), maxLength);
+    const microBatches = rows / Math.min(rows, batchSize);
+    const flops = microBatches * flopsOf(graphAt(size), lengthsOfBatch(size));
+    const speed = options.threads === undefined ? flopsPerSecond / perMachine : flopsPerSecond;
+    const nodes = Math.ceil(microBatches) * nodesOf(graphAt(size)).length;
+    return { flops, seconds: flops / (EFFICIENCY * speed) + NODE_SECONDS * nodes, tokens: microBatches * size.rows * size.width };
+  };
+  const stepRows = gradientAccumulation * batchSize;
+  const whole = stepOf(stepRows);
+  const updateSeconds = PARAMETER_SECONDS * trainable;
+  const secondsPerStep = whole.seconds + updateSeconds;
   const steps = examples === undefined ? null : stepsOf(examples, options);
   return {
     modelType: config.modelType,
@@ -209,13 +222,33 @@ export async function planTraining(
     machine: runtime.memoryLimits?.() ?? null,
     warnings,
     time: {
-      flopsPerStep: gradientAccumulation * flops,
+      flopsPerStep: whole.flops,
       flopsPerSecond,
       secondsPerStep,
-      tokensPerSecond: (gradientAccumulation * full.rows * full.width) / secondsPerStep,
+      tokensPerSecond: whole.tokens / secondsPerStep,
       steps,
       seconds: steps && steps * secondsPerStep,
     },
+    cluster:
+      processes === undefined
+        ? null
+        : planCluster(
+            { processes, perMachine, network, latency },
+            {
+              rows: stepRows,
+              maxLength,
+              trainable,
+              memoryOf: (rows, perMachine) => {
+                const needs = needsOf(Math.min(rows, batchSize), maxLength);
+                const available = needs.available && needs.available / perMachine;
+                return (
+                  runtime.stages ? chooseExecution(options, { ...needs, available }).estimate : wholeEstimate(options, needs)
+                ).total;
+              },
+              computeOf: (rows, perMachine) => stepOf(rows, perMachine).seconds,
+              updateSeconds,
+            },
+          ),
   };
 }
 
@@ -298,11 +331,3 @@ const EFFICIENCY = 0.7;
 /** What each node costs whatever its size, and each trained parameter in the optimizer. */
 const NODE_SECONDS = 5e-6;
 const PARAMETER_SECONDS = 5e-9;
-
-/** Estimated seconds of one step of `microBatches` runs of `graph`, each with this many floating-point operations. */
-const stepSeconds = (
-  graph: Graph,
-  { flops, microBatches, trainable }: { flops: number; microBatches: number; trainable: number },
-  flopsPerSecond: number,
-): number =>
-  microBatches * (flops / (EFFICIENCY * flopsPerSecond) + NODE_SECONDS * nodesOf(graph).length) + PARAMETER_SECONDS * trainable;

@@ -21,3 +21,15 @@ export function loadLibrary(path: string): LibraryHandle {
   loaded.set(path, handle);
   return handle;
 }
+
+const RTLD_NOW = 2;
+
+/**
+ * The same for a library whose threads' data have to be freed as they end: koffi unloads libraries before the last threads have ended,
+ * and this one stays.
+ */
+export function loadForever(path: string): LibraryHandle {
+  const handle = loadLibrary(path);
+  if (process.platform !== "win32") koffi.load(null).func("dlopen", "void *", ["str", "int"])(path, RTLD_NOW);
+  return handle;
+}

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import type { LibraryHandle } from "koffi";
 import { LowrankError } from "../../../errors.ts";
-import { loadLibrary } from "../libraries.ts";
+import { loadForever } from "../libraries.ts";
 import { type Abi, type AbiName, abis, type Constant, MAX_TEXT } from "./abis.ts";
 import type { Environment } from "./launchers.ts";
 
@@ -70,7 +70,7 @@ export function openLibrary(wanted: readonly AbiName[], environment: Environment
   for (const [name, value] of Object.entries(SETTINGS)) process.env[name] ??= value; // C code of this process reads it there
   for (const file of named ? [named] : wanted.flatMap((name) => places(abis[name], environment))) {
     try {
-      return bind(file, loadLibrary(file));
+      return bind(file, loadForever(file));
     } catch (error) {
       if (error instanceof LowrankError) throw error;
       refused.push(String((error as Error).message));
