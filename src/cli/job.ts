@@ -12,6 +12,7 @@ import { note, silence } from "../terminal/terminal.ts";
 
 /** The first process says what all have found, such as a wrong option, before another does; its end is theirs. */
 const FIRST_WORD_MS = 2500;
+const NEXT_WORD_MS = 1500;
 
 /** Processes that wait for a download hear this often that it goes on. */
 const NEWS_MS = 30_000;
@@ -20,7 +21,8 @@ const NEWS_MS = 30_000;
 export const isSilent = (): boolean => (launched(process.env)?.rank ?? 0) > 0;
 
 /** Waits until the first process has said the same, where there is one. */
-export const afterFirst = (): Promise<void> => (isSilent() ? later(FIRST_WORD_MS) : Promise.resolve());
+export const afterFirst = (): Promise<void> => (isSilent() && !hasWaited ? later(FIRST_WORD_MS) : Promise.resolve());
+let hasWaited = false;
 
 /**
  * The exit status of `work` on this process's platform. In a job `prepare`, which may download a model, is done by one process of each
@@ -51,7 +53,8 @@ export async function inJob<V>(
     return status;
   } catch (error) {
     if (team.rank > 0) {
-      await later(FIRST_WORD_MS);
+      await later(FIRST_WORD_MS + (team.rank > 1 ? NEXT_WORD_MS : 0)); // process 0 may be what is missing
+      hasWaited = true;
       silence(false);
       note(`process ${team.rank} of ${team.size}, on ${team.machines[team.rank]}:`);
     }

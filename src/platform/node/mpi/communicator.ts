@@ -9,6 +9,7 @@ import { type AbiName, abis, MAX_TEXT } from "./abis.ts";
 import { type Environment, type Job, jobOf } from "./launchers.ts";
 import { type Handle, LIBRARY_VARIABLE, type Mpi, openLibrary } from "./library.ts";
 import { type Group, meetingPlace, type Purpose } from "./meeting.ts";
+import { lifeOf, peerWatch } from "./peers.ts";
 
 /** Within which all processes come to a call, and within which its data move. */
 export const TIME_LIMIT_MS = 600_000;
@@ -115,8 +116,10 @@ function check(mpi: Mpi, job: Job | null, size: number, level: number): void {
 async function member(world: World, comm: Handle, limitMs = world.limitMs): Promise<MpiCommunicator> {
   const { mpi } = world;
   const [rank, size] = [mpi.number("MPI_Comm_rank", comm), mpi.number("MPI_Comm_size", comm)];
-  const group: Group = { mpi, comm, rank, size, machines: await machinesOf(mpi, comm, size) };
+  const machine = machineOf(mpi);
+  const group: Group = { mpi, comm, rank, size, machines: await textsOf(mpi, comm, size, machine) };
   const local = await localOf(mpi, comm, rank);
+  const watched = peerWatch(rank, await textsOf(mpi, comm, size, lifeOf(machine)));
   const meet = meetingPlace(group);
 
   /** Meets the others, then works with them. */
@@ -124,8 +127,10 @@ async function member(world: World, comm: Handle, limitMs = world.limitMs): Prom
     world.inTurn(async () => {
       if (world.failure) throw world.failure;
       try {
-        await meet(purpose, limitMs);
-        return await within(world.limitMs, purpose, work());
+        return await watched(
+          purpose.what,
+          meet(purpose, limitMs).then(() => within(world.limitMs, purpose, work())),
+        );
       } catch (error) {
         world.failure = error;
         setTimeout(() => world.abort(1), FAREWELL_MS).unref();
@@ -191,14 +196,25 @@ async function within<T>(limitMs: number, { what }: Purpose, work: Promise<T>): 
   }
 }
 
-async function machinesOf(mpi: Mpi, comm: Handle, size: number): Promise<string[]> {
+const textIn = (bytes: Uint8Array): string => new TextDecoder().decode(bytes).replace(/\0+$/, "");
+
+/** The name of this machine. */
+function machineOf(mpi: Mpi): string {
+  const [name, length] = [new Uint8Array(MAX_TEXT.machine), new Int32Array(1)];
+  mpi.call("MPI_Get_processor_name", name, length);
+  return textIn(name.subarray(0, length[0]));
+}
+
+/** Most bytes of what a process says of itself. */
+const LIFE_BYTES = 512;
+
+/** A short text of every process, in the order of their ranks. */
+async function textsOf(mpi: Mpi, comm: Handle, size: number, text: string): Promise<string[]> {
   const { byte } = mpi.handles;
-  const [own, length, all] = [new Uint8Array(MAX_TEXT.machine), new Int32Array(1), new Uint8Array(size * MAX_TEXT.machine)];
-  mpi.call("MPI_Get_processor_name", own, length);
-  own.fill(0, length[0]);
+  const [own, all] = [new Uint8Array(LIFE_BYTES), new Uint8Array(size * LIFE_BYTES)];
+  new TextEncoder().encodeInto(text, own);
   await mpi.later("MPI_Allgather", own, own.length, byte, all, own.length, byte, comm);
-  const name = (of: Uint8Array) => new TextDecoder().decode(of).replace(/\0+$/, "");
-  return Array.from({ length: size }, (_, i) => name(all.subarray(i * own.length, (i + 1) * own.length)));
+  return Array.from({ length: size }, (_, i) => textIn(all.subarray(i * own.length, (i + 1) * own.length)));
 }
 
 /** Which of the processes on this machine this is, and how many they are. */
