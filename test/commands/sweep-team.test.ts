@@ -10,7 +10,7 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { Platform } from "../../src/platform/platform.ts";
 import type { SweepGiven } from "../../src/sweep/options.ts";
 import { readSweep, type SweepRecord } from "../../src/sweep/record.ts";
-import { collect, near, only, refused } from "../helpers/assert.ts";
+import { collect, only, refused } from "../helpers/assert.ts";
 import { repository } from "../helpers/program.ts";
 import { memoryTeam } from "../helpers/team.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -69,19 +69,6 @@ test("three processes with a trial each find what one does, bit for bit", async 
     (await nodeFiles.list(output)).filter((name) => !name.startsWith("trial-")),
     ["sweep.json"],
   );
-});
-
-test("groups of two processes find the same settings, with the same losses to their last digits", async () => {
-  const output = `${root}/pairs`;
-  await sweepIn(4, { ...settings, output, groupSize: 2 });
-  const [one, pairs] = [await alone, await read(output)];
-  assert.deepEqual(found(pairs, false), found(one, false));
-  for (const [i, { losses }] of one.trials.entries())
-    near(
-      pairs.trials[i]!.losses.map(({ loss }) => loss),
-      losses.map(({ loss }) => loss),
-      { rtol: 1e-6, atol: 1e-6 },
-    );
 });
 
 test("a sweep that is stopped goes on with another number of processes", async () => {

@@ -97,7 +97,8 @@ describe("a sweep", async () => {
 
   it("goes on to the same result, wherever it was killed", async () => {
     assert.ok(snapshots.length >= 10, String(snapshots.length));
-    for (const copy of snapshots) {
+    // Every second of them, and the last.
+    for (const copy of snapshots.filter((_, i) => i % 2 === (snapshots.length - 1) % 2)) {
       const more = await collect(sweep({ output: copy, resume: true }));
       assert.deepEqual(found(await read(copy)), found(record), copy);
       assert.deepEqual(only(more, "done")[0]!.winner, done!.winner);
