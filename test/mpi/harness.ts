@@ -24,7 +24,7 @@ export interface Ended {
 }
 
 /** Milliseconds after which a job is killed; a test that waits longer has found a job that hangs. */
-const MOST_MS = 120_000;
+const MOST_MS = 300_000;
 
 /** Runs a TypeScript file (path from the repository's root) on `n` processes, to its end. */
 export function mpirun(
