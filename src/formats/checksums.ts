@@ -116,13 +116,8 @@ export async function damagedFile(
 ): Promise<{ file: string; expected: string; got: string } | null> {
   for (const [file, expected] of (await readSums(files, folder)) ?? []) {
     const path = `${folder}/${file}`;
-    const got = (await files.exists(path)) ? await hashOf(files, path, digest()) : "no such file";
+    const got = (await files.exists(path)) ? await sumFile(files, path, digest) : "no such file";
     if (got !== expected) return { file, expected, got };
   }
   return null;
-}
-
-async function hashOf(files: Files, path: string, hash: Digest): Promise<string> {
-  for await (const _ of hashed(readInBlocks(files, path, 0, await files.size(path)), hash));
-  return hash.end();
 }

@@ -1,14 +1,14 @@
 // A lock on an output folder, so that one process trains into it. A lock whose process has ended is replaced: it is known by
 // host, process number and when the process started, and where that can't be looked up, by whether its file is still touched.
 import { randomUUID } from "node:crypto";
-import { closeSync, constants, openSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, statSync } from "node:fs";
 import { rm } from "node:fs/promises";
-import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { LowrankError } from "../../errors.ts";
 import { LOCK_NAME, type Lock } from "../../files.ts";
 import { named, orEmpty, withFile } from "./files.ts";
+import { here, isThere } from "./process-ids.ts";
 
 /** A larger file is no lock. */
 const MAX_LOCK_BYTES = 4096;
@@ -25,7 +25,7 @@ const FRESH_MS = 60_000;
 
 export interface Holder {
   pid: number;
-  /** The machine, its boot and its numbering of processes: what makes `pid` mean the same process. */
+  /** What makes `pid` mean the same process (`here`). */
   place: string;
   /** When the process started, in a form that only compares; null where the system does not report it. */
   started: string | null;
@@ -36,15 +36,6 @@ export interface Holder {
 
 const tokens = new Set<string>();
 
-/** Where this process runs. */
-const here = [
-  hostname(),
-  orEmpty(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()),
-  orEmpty(() => readlinkSync("/proc/self/ns/pid")),
-]
-  .filter(Boolean)
-  .join(" ");
-
 /** Linux: clock ticks from the boot to the start of a process, field 22 of proc_pid_stat(5). */
 function startOf(pid: number): string | null {
   const stat = orEmpty(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
@@ -53,11 +44,7 @@ function startOf(pid: number): string | null {
 
 /** Whether a process of this place lives and is the one that took the lock. */
 function isAlive({ pid, started, token }: Holder): boolean {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
-  }
+  if (!isThere(pid)) return false;
   const now = startOf(pid);
   if (started !== null && now !== null) return started === now;
   return pid !== process.pid || tokens.has(token);

@@ -5,11 +5,12 @@ import type { Communicator } from "../../../distributed/communicator.ts";
 import { LowrankError } from "../../../errors.ts";
 import { inTurn } from "../../../runtime/machine.ts";
 import { duration } from "../../../units.ts";
+import type { Environment } from "../part-cache.ts";
 import { type AbiName, abis, MAX_TEXT } from "./abis.ts";
-import { type Environment, type Job, jobOf } from "./launchers.ts";
-import { type Handle, LIBRARY_VARIABLE, type Mpi, openLibrary } from "./library.ts";
-import { type Group, meetingPlace, type Purpose } from "./meeting.ts";
-import { lifeOf, peerWatch } from "./peers.ts";
+import { type Job, jobOf } from "./launchers.ts";
+import { LIBRARY_VARIABLE, type Mpi, type MpiHandle, openLibrary, textOf } from "./library.ts";
+import { decodeText, type Group, meetingPlace, type Purpose } from "./meeting.ts";
+import { ownLife, peerWatch } from "./peers.ts";
 
 /** Within which all processes come to a call, and within which its data move. */
 export const TIME_LIMIT_MS = 600_000;
@@ -113,13 +114,13 @@ function check(mpi: Mpi, job: Job | null, size: number, level: number): void {
 }
 
 /** A communicator of the library, with what all of its processes say of themselves; they wait for each other for `limitMs`. */
-async function member(world: World, comm: Handle, limitMs = world.limitMs): Promise<MpiCommunicator> {
+async function member(world: World, comm: MpiHandle, limitMs = world.limitMs): Promise<MpiCommunicator> {
   const { mpi } = world;
   const [rank, size] = [mpi.number("MPI_Comm_rank", comm), mpi.number("MPI_Comm_size", comm)];
-  const machine = machineOf(mpi);
-  const group: Group = { mpi, comm, rank, size, machines: await textsOf(mpi, comm, size, machine) };
+  const machines = await textsOf(mpi, comm, size, machineOf(mpi));
+  const group: Group = { mpi, comm, rank, size, machines };
   const local = await localOf(mpi, comm, rank);
-  const watched = peerWatch(rank, await textsOf(mpi, comm, size, lifeOf(machine)));
+  const watched = peerWatch(rank, await textsOf(mpi, comm, size, ownLife()));
   const meet = meetingPlace(group);
 
   /** Meets the others, then works with them. */
@@ -196,29 +197,24 @@ async function within<T>(limitMs: number, { what }: Purpose, work: Promise<T>): 
   }
 }
 
-const textIn = (bytes: Uint8Array): string => new TextDecoder().decode(bytes).replace(/\0+$/, "");
-
 /** The name of this machine. */
-function machineOf(mpi: Mpi): string {
-  const [name, length] = [new Uint8Array(MAX_TEXT.machine), new Int32Array(1)];
-  mpi.call("MPI_Get_processor_name", name, length);
-  return textIn(name.subarray(0, length[0]));
-}
+const machineOf = (mpi: Mpi): string =>
+  textOf((name, length) => mpi.call("MPI_Get_processor_name", name, length), MAX_TEXT.machine);
 
 /** Most bytes of what a process says of itself. */
 const LIFE_BYTES = 512;
 
 /** A short text of every process, in the order of their ranks. */
-async function textsOf(mpi: Mpi, comm: Handle, size: number, text: string): Promise<string[]> {
+async function textsOf(mpi: Mpi, comm: MpiHandle, size: number, text: string): Promise<string[]> {
   const { byte } = mpi.handles;
   const [own, all] = [new Uint8Array(LIFE_BYTES), new Uint8Array(size * LIFE_BYTES)];
   new TextEncoder().encodeInto(text, own);
   await mpi.later("MPI_Allgather", own, own.length, byte, all, own.length, byte, comm);
-  return Array.from({ length: size }, (_, i) => textIn(all.subarray(i * own.length, (i + 1) * own.length)));
+  return Array.from({ length: size }, (_, i) => decodeText(all.subarray(i * own.length, (i + 1) * own.length)));
 }
 
 /** Which of the processes on this machine this is, and how many they are. */
-async function localOf(mpi: Mpi, comm: Handle, rank: number): Promise<Communicator["local"]> {
+async function localOf(mpi: Mpi, comm: MpiHandle, rank: number): Promise<Communicator["local"]> {
   const made = mpi.memory(1);
   await mpi.later("MPI_Comm_split_type", comm, mpi.abi.shared, rank, mpi.handles.noInfo, made);
   const [local] = made;

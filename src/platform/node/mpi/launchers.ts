@@ -1,7 +1,6 @@
 // What a launcher of MPI jobs says to the processes that it starts, in variables of their environment.
+import type { Environment } from "../part-cache.ts";
 import type { AbiName } from "./abis.ts";
-
-export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** The job that a process was started in. */
 export interface Job {

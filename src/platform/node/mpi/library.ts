@@ -4,8 +4,8 @@ import path from "node:path";
 import type { LibraryHandle } from "koffi";
 import { LowrankError } from "../../../errors.ts";
 import { loadForever } from "../libraries.ts";
+import type { Environment } from "../part-cache.ts";
 import { type Abi, type AbiName, abis, type Constant, MAX_TEXT } from "./abis.ts";
-import type { Environment } from "./launchers.ts";
 
 /** The variable that names the library. */
 export const LIBRARY_VARIABLE = "LOWRANK_MPI";
@@ -38,14 +38,14 @@ const signatures = {
 type Name = keyof typeof signatures;
 
 /** A communicator, datatype, operation or request. */
-export type Handle = number | bigint;
+export type MpiHandle = number | bigint;
 
 export interface Mpi {
   /** As the loader found it, and what it says that it is. */
   file: string;
   version: string;
   abi: Abi;
-  handles: Record<keyof Abi["handles"], Handle>;
+  handles: Record<keyof Abi["handles"], MpiHandle>;
   /** Calls a function; throws where it returns an error. */
   call(name: Name, ...args: readonly unknown[]): void;
   /** The same on a thread of its own. */
@@ -97,7 +97,7 @@ function places({ files, folders, roots }: Abi, environment: Environment): strin
 }
 
 /** The text that a function writes to its first pointer, and its length to the second. */
-function textOf(call: (text: Uint8Array, length: Int32Array) => void, most: number): string {
+export function textOf(call: (text: Uint8Array, length: Int32Array) => void, most: number): string {
   const [text, length] = [new Uint8Array(most), new Int32Array(1)];
   call(text, length);
   return new TextDecoder().decode(text.subarray(0, length[0]));
@@ -117,7 +117,7 @@ function bind(file: string, library: LibraryHandle): Mpi {
   const functions = Object.fromEntries(
     (Object.keys(signatures) as Name[]).map((name) => [name, bound(name, abi.handle)]),
   ) as Record<Name, ReturnType<typeof bound>>;
-  const constant = (of: Constant): Handle => (typeof of === "string" ? library.symbol(of) : of);
+  const constant = (of: Constant): MpiHandle => (typeof of === "string" ? library.symbol(of) : of);
   const check = (name: Name, code: number) => {
     if (code !== 0)
       throw failed(

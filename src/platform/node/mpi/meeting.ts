@@ -3,12 +3,12 @@
 import { setTimeout as later, setImmediate as turn } from "node:timers/promises";
 import { LowrankError } from "../../../errors.ts";
 import { duration, grouped } from "../../../units.ts";
-import type { Handle, Mpi } from "./library.ts";
+import type { Mpi, MpiHandle } from "./library.ts";
 
 /** The processes of a communicator, and this one's place among them. */
 export interface Group {
   mpi: Mpi;
-  comm: Handle;
+  comm: MpiHandle;
   rank: number;
   size: number;
   /** The machine of each process. */
@@ -141,7 +141,8 @@ function decodePurpose(bytes: Uint8Array): Purpose {
   return { operation, root, count, what: decodeText(bytes.subarray(TEXT_AT)) };
 }
 
-const decodeText = (bytes: Uint8Array): string => new TextDecoder().decode(bytes).replace(/\0+$/, "");
+/** A text that zeros fill up. */
+export const decodeText = (bytes: Uint8Array): string => new TextDecoder().decode(bytes).replace(/\0+$/, "");
 
 /** Writes a failure, and returns how many bytes it takes; a verdict without any text says that all is well. */
 function encode(failure: LowrankError, bytes: Uint8Array): number {

@@ -1,27 +1,12 @@
 // Whether the other processes of a job on this machine are alive: one that was killed is known by name long before the time limit.
-import { readlinkSync } from "node:fs";
 import { LowrankError } from "../../../errors.ts";
+import { here, isThere } from "../process-ids.ts";
 
 /** Milliseconds between two looks. Of a process that is not there at two of them nothing more comes. */
 const LOOK_MS = 500;
 
-/** What a process says of itself, for others to find it: its id, and where ids mean the same. */
-export function lifeOf(machine: string): string {
-  let space = "";
-  try {
-    space = readlinkSync("/proc/self/ns/pid"); // containers number their processes from 1 each
-  } catch {}
-  return `${process.pid} ${machine} ${space}`;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== "ESRCH";
-  }
-}
+/** What this process says of itself, for others to find it: its number, and where numbers mean the same. */
+export const ownLife = (): string => `${process.pid} ${here}`;
 
 /** Watches the processes of a group, by what each says of itself, while this one waits for them. */
 export function peerWatch(rank: number, lives: readonly string[]) {
@@ -37,7 +22,7 @@ export function peerWatch(rank: number, lives: readonly string[]) {
     const ended = new Promise<never>((_, reject) => {
       let before = new Set<number>();
       looks = setInterval(() => {
-        const gone = peers.filter(({ pid }) => !isAlive(pid)).map(({ peer }) => peer);
+        const gone = peers.filter(({ pid }) => !isThere(pid)).map(({ peer }) => peer);
         const [dead] = gone.filter((peer) => before.has(peer));
         before = new Set(gone);
         if (dead !== undefined) reject(endedError(dead, lives, what));
