@@ -1,18 +1,20 @@
 // Examples made by several processes: each tokenizes a share of the records, and has all of them in the end. Every process reads the file.
 import type { Communicator } from "../distributed/communicator.ts";
 import { checkSame, tellTensors } from "../distributed/exchange.ts";
-import { fingerprinter } from "../formats/fingerprint.ts";
-import type { Tensor } from "../tensor.ts";
-import { int32 } from "../tensor.ts";
+import { fingerprint } from "../formats/fingerprint.ts";
+import { int32, type Tensor } from "../tensor.ts";
 import type { MadeExample } from "./examples.ts";
 import type { NumberedRecord } from "./records.ts";
 import type { Example } from "./types.ts";
 
-/** Consecutive records that one process makes examples of before all are told. */
+/** Consecutive records that one process makes examples of before they are exchanged. */
 const SHARE = 256;
 
-/** An example without its arrays, and without what every process has: the record. */
-type Head = Omit<MadeExample, "record" | "place" | "whole"> & Omit<Example, "ids" | "labels"> & { length: number };
+/** What is made of a record, without the record, which every process has. */
+type Made = Omit<MadeExample, "record" | "place">;
+
+/** The same without its arrays, of which only the length is kept. */
+type Head = Omit<Made, "whole"> & { whole: Omit<Example, "ids" | "labels">; length: number };
 
 /** The examples of all records, in order. `make` gets a share of them; it may not depend on the records of other shares. */
 export async function* sharedExamples<R extends object>(
@@ -23,10 +25,11 @@ export async function* sharedExamples<R extends object>(
 ): AsyncGenerator<MadeExample<R>, void, void> {
   let block: NumberedRecord<R>[] = [];
   let before = 0;
-  async function* told(): AsyncGenerator<MadeExample<R>, void, void> {
+  async function* examplesOfBlock(): AsyncGenerator<MadeExample<R>, void, void> {
     const shareOf = (rank: number) => block.slice(rank * SHARE, (rank + 1) * SHARE);
-    const where = `from record ${before + 1} on`;
-    await checkSame(team, hashOf(block.map(({ record }) => record)), `records of ${path}`, where);
+    await checkSame(team, `records of ${path}`, `from record ${before + 1} on`, () =>
+      fingerprint(block.map(({ record }) => new TextEncoder().encode(JSON.stringify(record)))),
+    );
     const made: MadeExample<R>[] = [];
     for await (const one of make(iterated(shareOf(team.rank)))) made.push(one);
     for (let rank = 0; shareOf(rank).length > 0; rank++) {
@@ -40,16 +43,9 @@ export async function* sharedExamples<R extends object>(
   }
   for await (const record of records) {
     block.push(record);
-    if (block.length === SHARE * team.size) yield* told();
+    if (block.length === SHARE * team.size) yield* examplesOfBlock();
   }
-  yield* told();
-}
-
-/** A hash that a sum of numbers keeps exactly. */
-function hashOf(records: readonly object[]): number {
-  const name = fingerprinter();
-  for (const record of records) name.add(new TextEncoder().encode(JSON.stringify(record)));
-  return Number.parseInt(name.end().slice(0, 12), 16);
+  yield* examplesOfBlock();
 }
 
 async function* iterated<T>(items: readonly T[]): AsyncGenerator<T, void, void> {
@@ -58,7 +54,7 @@ async function* iterated<T>(items: readonly T[]): AsyncGenerator<T, void, void> 
 
 function packed(made: readonly MadeExample[]): Record<string, Tensor> {
   const heads = made.map(({ record: _, place: __, whole: { ids, labels, ...whole }, ...rest }): Head => {
-    return { ...rest, ...whole, length: ids.length };
+    return { ...rest, whole, length: ids.length };
   });
   const all = (name: "ids" | "labels") => {
     const joined = new Int32Array(made.reduce((sum, { whole }) => sum + whole[name].length, 0));
@@ -73,18 +69,13 @@ function packed(made: readonly MadeExample[]): Record<string, Tensor> {
   return { heads: { dtype: "uint8", shape: [text.length], data: text }, ids: all("ids"), labels: all("labels") };
 }
 
-function unpacked({ heads, ids, labels }: Record<string, Tensor>): Omit<MadeExample, "record" | "place">[] {
+function unpacked({ heads, ids, labels }: Record<string, Tensor>): Made[] {
   const all = JSON.parse(new TextDecoder().decode(heads!.data as Uint8Array)) as Head[];
   let at = 0;
-  return all.map(({ length, key, isCut, isEmpty, imagesEnd, ...whole }) => {
+  return all.map(({ length, whole, ...rest }) => {
     const part = (of: Tensor) => (of.data as Int32Array).slice(at, at + length);
-    const example: Example = { ids: part(ids!), labels: part(labels!), ...whole };
+    const made = { ...rest, whole: { ids: part(ids!), labels: part(labels!), ...whole } };
     at += length;
-    const flags = {
-      ...(isCut !== undefined && { isCut }),
-      ...(isEmpty !== undefined && { isEmpty }),
-      ...(imagesEnd !== undefined && { imagesEnd }),
-    };
-    return { key, whole: example, ...flags };
+    return made;
   });
 }

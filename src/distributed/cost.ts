@@ -9,7 +9,7 @@
 // The constants were measured with bench/reduce.ts over bench/network.sh, whose numbers are in docs/cluster.md.
 
 /** Which processes there are, and how many of them are on each machine. */
-export interface Layout {
+export interface ProcessLayout {
   processes: number;
   perMachine: number;
 }
@@ -36,33 +36,33 @@ const ANSWER_SECONDS = 1e-5;
 const SUMS_A_STEP = 2;
 const TOTALS_BYTES = 40;
 
-const machinesOf = ({ processes, perMachine }: Layout): number => Math.ceil(processes / perMachine);
+export const machinesOf = ({ processes, perMachine }: ProcessLayout): number => Math.ceil(processes / perMachine);
 
 /** Bytes a second, and seconds of a message, of the slowest link that a sum passes. */
-function slowestLink(layout: Layout, { bitsPerSecond, latency }: Network): { rate: number; latency: number } {
+function slowestLink(layout: ProcessLayout, { bitsPerSecond, latency }: Network): { rate: number; latency: number } {
   if (machinesOf(layout) === 1) return { rate: MEMORY_RATE, latency: MEMORY_LATENCY };
   const rate = (PAYLOAD * bitsPerSecond) / 8 / (latency >= IN_TURN_LATENCY ? 2 : 1);
   return { rate: Math.min(rate, MEMORY_RATE), latency };
 }
 
 /** Bytes that each process, and so the link of each machine, sends in a sum of so many bytes, and gets. */
-export const bytesSent = ({ processes }: Pick<Layout, "processes">, bytes: number): number =>
+export const bytesSent = ({ processes }: Pick<ProcessLayout, "processes">, bytes: number): number =>
   ((2 * (processes - 1)) / processes) * bytes;
 
 /** Seconds of the sum of so many bytes, once all processes have come to it. */
-export function sumSeconds(layout: Layout, network: Network, bytes: number): number {
+export function sumSeconds(layout: ProcessLayout, network: Network, bytes: number): number {
   const { rate, latency } = slowestLink(layout, network);
   return bytesSent(layout, bytes) / rate + 2 * Math.ceil(Math.log2(layout.processes)) * latency;
 }
 
 /** Seconds until all processes know that all have come: each says so to process 0, which answers. */
-export function meetingSeconds(layout: Layout, network: Network): number {
+export function meetingSeconds(layout: ProcessLayout, network: Network): number {
   if (layout.processes === 1) return 0;
   return 2 * slowestLink(layout, network).latency + 2 * LOOK_SECONDS + layout.processes * ANSWER_SECONDS;
 }
 
 /** Seconds that a step takes longer in several processes than what its slowest process computes: `bytes` are those of the gradient. */
-export function exchangeSeconds(layout: Layout, network: Network, bytes: number): number {
+export function exchangeSeconds(layout: ProcessLayout, network: Network, bytes: number): number {
   if (layout.processes === 1) return 0;
   const sums = sumSeconds(layout, network, TOTALS_BYTES) + sumSeconds(layout, network, bytes);
   return SUMS_A_STEP * meetingSeconds(layout, network) + sums;

@@ -100,9 +100,16 @@ export async function* sharedOut(
   }
 }
 
-/** Fails in every process if a number (a hash of something) is not the same in all. `when` says since when that may be. */
-export async function checkSame(team: Communicator, own: number, what: string, when: string): Promise<void> {
+/** Hexadecimal digits of a fingerprint that a sum of numbers keeps exactly. */
+const HASH_DIGITS = 12;
+
+/**
+ * Fails in every process if something is not the same in all, by what `fingerprinted` gives, which a process by itself does not call.
+ * `when` says since when that may be.
+ */
+export async function checkSame(team: Communicator, what: string, when: string, fingerprinted: () => string): Promise<void> {
   if (team.size === 1) return;
+  const own = Number.parseInt(fingerprinted().slice(0, HASH_DIGITS), 16);
   const all = await gathered(team, own, `hash of ${what}`);
   const others = [...all.keys()].filter((rank) => all[rank] !== all[0]);
   if (others.length === 0) return;

@@ -2,9 +2,9 @@
 import type { Communicator } from "./communicator.ts";
 
 /** Which of the processes that share a step this is. */
-export type Place = Pick<Communicator, "rank" | "size">;
+export type Ranked = Pick<Communicator, "rank" | "size">;
 
-export interface Sharing extends Place {
+export interface Sharing extends Ranked {
   /** Most rows of a micro-batch. */
   batchSize: number;
   /** The rows of a micro-batch meet in its loss: each process takes a part of every micro-batch, which may have none. */

@@ -4,7 +4,7 @@ import type { Collator } from "../data/collate.ts";
 import type { Examples } from "../data/store.ts";
 import type { Batch, BatchSize, RunIdentity } from "../data/types.ts";
 import { alone } from "../distributed/communicator.ts";
-import { type Place, shareOf } from "../distributed/share.ts";
+import { type Ranked, shareOf } from "../distributed/share.ts";
 import { LowrankError } from "../errors.ts";
 
 export interface DataLoader {
@@ -23,7 +23,7 @@ export interface RowLoader<B extends Batch = Batch> extends DataLoader {
   /** The share of padding in the first epoch, and what it would be with `bucket` the other way. */
   padding(): { share: number; otherwise: number };
   /** The same steps, of each the share of a process; `together` where the rows of a micro-batch meet in its loss (`shareOf`). */
-  shared(place: Place, together: boolean): Pick<RowLoader<B>, "stepsPerEpoch" | "facts" | "sizes" | "microBatches">;
+  shared(place: Ranked, together: boolean): Pick<RowLoader<B>, "stepsPerEpoch" | "facts" | "sizes" | "microBatches">;
 }
 
 export interface LoaderOptions {
@@ -59,7 +59,7 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
   };
   planFor(0);
   const stepsPerEpoch = Math.ceil(plan!.count / gradientAccumulation);
-  const batchesOf = (step: number, place: Place, together: boolean): (readonly number[])[] => {
+  const batchesOf = (step: number, place: Ranked, together: boolean): (readonly number[])[] => {
     planFor(Math.floor(step / stepsPerEpoch));
     const first = (step % stepsPerEpoch) * gradientAccumulation;
     const all = Array.from({ length: Math.min(gradientAccumulation, plan.count - first) }, (_, i) => plan.batch(first + i));
@@ -74,7 +74,7 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
     dataSeed: seed,
     examples: `${rows.examples.length}, ${await rows.name()}`,
   };
-  const shared = (place: Place, together: boolean): ReturnType<RowLoader<B>["shared"]> => ({
+  const shared = (place: Ranked, together: boolean): ReturnType<RowLoader<B>["shared"]> => ({
     facts,
     stepsPerEpoch,
     microBatches: (step) =>

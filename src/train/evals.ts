@@ -84,10 +84,10 @@ async function measureShared(
   const named = (tensors: Record<string, Tensor>, mark: string) =>
     Object.fromEntries(Object.entries(tensors).flatMap(([name, one]) => (name.startsWith(mark) ? [[name.slice(4), one]] : [])));
   let index = 0;
-  for await (const told of sharedOut(team, rows.length, "evaluation batch", compute)) {
-    const [targets, tokens] = [...told["counts"]!.data] as [number, number];
-    const batch: Batch = { targets, tokens, feeds: named(told, "fed ") };
-    if (targets > 0) await measure.add({ batch, rows: rows[index]!, results: named(told, "out ") });
+  for await (const sent of sharedOut(team, rows.length, "evaluation batch", compute)) {
+    const [targets, tokens] = [...sent["counts"]!.data] as [number, number];
+    const batch: Batch = { targets, tokens, feeds: named(sent, "fed ") };
+    if (targets > 0) await measure.add({ batch, rows: rows[index]!, results: named(sent, "out ") });
     index++;
   }
 }

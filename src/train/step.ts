@@ -3,7 +3,6 @@ import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import type { Communicator } from "../distributed/communicator.ts";
 import { tell, tellTensors } from "../distributed/exchange.ts";
 import { LowrankError } from "../errors.ts";
-import { fingerprint } from "../formats/fingerprint.ts";
 import { float32 } from "../tensor.ts";
 import type { TrainState } from "./checkpoint.ts";
 import type { Objective } from "./objective.ts";
@@ -79,10 +78,6 @@ export async function sameStart(
   return first.resumedFrom;
 }
 
-/** A hash of θ that a sum of numbers keeps exactly. */
-export const thetaHash = (theta: Float32Array): number =>
-  Number.parseInt(fingerprint([new Uint32Array(theta.buffer, theta.byteOffset, theta.length)]).slice(0, 12), 16);
-
 /** What one process knows of a step, and what it asks of all. */
 interface OwnShare {
   /** Of its share, not yet divided by the targets of the step; no gradient where it has no row. */
@@ -102,7 +97,7 @@ interface WholeStep {
 }
 
 /** A step of all processes together: the mean loss over all targets, and its gradient. */
-export async function summed(
+export async function wholeStep(
   team: Communicator,
   step: number,
   { loss, gradient, batches, asked }: OwnShare,

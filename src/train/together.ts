@@ -34,12 +34,12 @@ export function together<O extends Objective>(
     });
     return { ...batch, feeds: { ...batch.feeds, ...Object.fromEntries(given) } };
   };
-  /** The batch with what the loss reads of all rows: `parts` has the tensors of each process, those of `rank` are this one's. */
-  const withOthers = (batch: Batch, parts: readonly Record<string, Tensor>[], rank: number): Batch => {
+  /** The batch with what the loss reads of all rows: `parts` has the tensors of each process. */
+  const withOthers = (batch: Batch, parts: readonly Record<string, Tensor>[]): Batch => {
     const counts = parts.map((part) => part[outputs[0]!]?.shape[0] ?? 0);
     const all = counts.reduce((sum, count) => sum + count, 0);
     // Rows are dealt out in turn (`shareOf`); what an example has beside its first row comes behind.
-    const placeOf = (part: number, row: number) => row * parts.length + part;
+    const placeOf = (part: number, row: number) => row * team.size + part;
     const given: Record<string, Tensor> = {};
     for (const name of outputs) {
       const lengths = parts.map((part) => part[name]?.shape[0] ?? 0);
@@ -49,7 +49,7 @@ export function together<O extends Objective>(
       let behind = all;
       for (const [p, part] of parts.entries()) {
         const places = Array.from({ length: lengths[p]! }, (_, i) => (i < counts[p]! ? placeOf(p, i) : behind++));
-        if (p === rank) given[placesOf(name)] = intVector(places);
+        if (p === team.rank) given[placesOf(name)] = intVector(places);
         else
           for (const [i, place] of places.entries())
             others.set((part[name]!.data as Float32Array).subarray(i * width, (i + 1) * width), place * width);
@@ -74,7 +74,7 @@ export function together<O extends Objective>(
       for (let rank = 0; rank < team.size; rank++)
         parts.push(await tellTensors(team, rank, `embeddings of step ${key.step + 1}`, rank === team.rank ? tensors : null));
       if (batch.targets === 0) return { loss: 0, gradient: new Float32Array(0) };
-      const { loss, gradient } = await objective.lossAndGradient(withOthers(batch, parts, team.rank), theta, divisor, key);
+      const { loss, gradient } = await objective.lossAndGradient(withOthers(batch, parts), theta, divisor, key);
       return { loss: loss / parts.filter((part) => outputs[0]! in part).length, gradient };
     },
     evaluate: (batch, theta, key) => objective.evaluate(blank(batch), theta, key),

@@ -36,7 +36,7 @@ import type { Objective } from "./objective.ts";
 import { type Adam, clipGradNorm, type Optimizer, type OptimizerName, optimizers, parameterRanges, update } from "./optimizer.ts";
 import type { Sample } from "./samples.ts";
 import { type ScheduleName, schedules } from "./schedule.ts";
-import { lossAndGradient, sameStart, summed, thetaHash } from "./step.ts";
+import { lossAndGradient, sameStart, wholeStep } from "./step.ts";
 import { checkOptions } from "./trainer-checks.ts";
 
 /** What `train` reports. `loss` is in nats a target token, `step` counts finished steps, times are in seconds. */
@@ -246,12 +246,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     if (saved.step === step || (!output && team.size === 1)) return;
     await checkTheta();
     await options.check?.(saved.folder);
-    await checkSame(
-      team,
-      thetaHash(theta),
-      "θ",
-      saved.step < 0 ? "at the start" : `at step ${step}, as they had at step ${saved.step}`,
-    );
+    const since = saved.step < 0 ? "at the start" : `at step ${step}, as they had at step ${saved.step}`;
+    await checkSame(team, "θ", since, () => fingerprint([new Uint32Array(theta.buffer, theta.byteOffset, theta.length)]));
     if (!output) {
       saved = { ...saved, step };
       return;
@@ -285,7 +281,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     computing = undefined;
     const due = isDue(state.step + 1, output, elapsed() - saved.time);
     const asked = { stop: isAsked(), save: due };
-    const { loss, gradient, ...whole } = await summed(team, state.step, { ...own, batches, asked }, parameters);
+    const { loss, gradient, ...whole } = await wholeStep(team, state.step, { ...own, batches, asked }, parameters);
     isStopping = whole.asked.stop;
     const gradNorm = clipGradNorm(gradient, optimizer.maxGradNorm);
     if (!Number.isFinite(loss + gradNorm)) {

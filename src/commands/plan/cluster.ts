@@ -1,6 +1,6 @@
 // What a step of training takes in several processes: memory of a machine, bytes between machines, time and efficiency.
 import { z } from "zod";
-import { bytesSent, exchangeSeconds, type Layout, type Network } from "../../distributed/cost.ts";
+import { bytesSent, exchangeSeconds, machinesOf, type Network, type ProcessLayout } from "../../distributed/cost.ts";
 import { checkCounts, type Given, option } from "../../options.ts";
 
 /** "10Gbit" → 10e9 bits a second, "0.05ms" → 5e-5 seconds; texts that are neither stay as they are. */
@@ -30,7 +30,7 @@ export const clusterOptions = {
 };
 
 /** A step in several processes. Times are in seconds. */
-export interface ClusterPlan extends Layout {
+export interface ClusterPlan extends ProcessLayout {
   machines: number;
   network: Network;
   /** Most rows that a process has in a step. */
@@ -63,13 +63,13 @@ export interface StepNeeds {
 }
 
 export function planCluster(
-  { processes, perMachine, network: bitsPerSecond, latency }: Required<Given<typeof clusterOptions>> & Layout,
+  { processes, perMachine, network: bitsPerSecond, latency }: Required<Given<typeof clusterOptions>> & ProcessLayout,
   step: StepNeeds,
 ): ClusterPlan {
   checkCounts("train/option", { processes, perMachine });
   const layout = { processes, perMachine: Math.min(perMachine, processes) };
   const network = { bitsPerSecond, latency };
-  const machines = Math.ceil(processes / perMachine);
+  const machines = machinesOf(layout);
   const { updateSeconds } = step;
   const rows = Math.ceil(step.rows / processes);
   const gradientBytes = 4 * step.trainable;
