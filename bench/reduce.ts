@@ -2,6 +2,7 @@
 // `bench/network.sh run`. Numbers are float32; seconds are the median over the runs, of the slowest process, with the meeting before the sum:
 // what src/distributed/cost.ts predicts.
 import { parseArgs } from "node:util";
+import { gathered } from "../src/distributed/exchange.ts";
 import { openMpi } from "../src/platform/node/mpi/communicator.ts";
 import { median } from "./median.ts";
 
@@ -19,11 +20,7 @@ for (const numbers of values.numbers.split(",").map(Number)) {
     await team.allReduce(new Float64Array(1), "a start together");
     const start = performance.now();
     await team.allReduce(data, "a sum");
-    const own = (performance.now() - start) / 1000;
-    const all = new Float64Array(team.size);
-    all[team.rank] = own;
-    await team.allReduce(all, "times");
-    seconds.push(Math.max(...all));
+    seconds.push(Math.max(...(await gathered(team, (performance.now() - start) / 1000, "times"))));
   }
   if (team.rank === 0)
     console.log(

@@ -136,7 +136,7 @@ export async function* runRound(
   yield { type: "round", results };
 }
 
-/** The part of every process but process 0: it is told what to do, and reports nothing. */
+/** What every process but process 0 does: it trains what process 0 says, and reports nothing. */
 export async function follow(team: Communicator, host: Platform, signal: AbortSignal | undefined): Promise<void> {
   const groups = await groupsOf(team, null);
   const folder = await sharedFolder(groups, host.files, null);
