@@ -5,7 +5,7 @@ import { type Graph, nodesOf, rewrite, type Value } from "../../src/graph/graph.
 import { add } from "../../src/graph/ops/elementwise.ts";
 import { input, weight } from "../../src/graph/ops/leaves.ts";
 import { gemm, linear } from "../../src/graph/ops/linear.ts";
-import { columnsAt, standingOut } from "../../src/graph/ops/rotated.ts";
+import { columnsAt, integerProduct, standingOut } from "../../src/graph/ops/rotated.ts";
 import { transpose } from "../../src/graph/ops/shape.ts";
 import { stored, widened } from "../../src/graph/ops/stored.ts";
 import { type Program, whole } from "../../src/graph/stages.ts";
@@ -142,6 +142,20 @@ test("a sum that others read too stays as it is", async () => {
   assert.ok(difference(d!.data as Float32Array, plus(times(feeds.dq, q, false), one)) < 0.02);
   assert.ok(difference(also!.data as Float32Array, plus(one, one)) < 0.02);
 });
+
+for (const width of [96, 2048])
+  test(`a transposed weight with rows of ${width} bytes is met as it is`, async () => {
+    const integers = (shape: readonly [number, number], stream: number): Int8Array =>
+      Int8Array.from(normal(1, [purpose.sample, stream], sizeOf(shape)), (value) => 40 * Math.tanh(value));
+    const [q, w] = [integers([3, width], 8), integers([5, width], 9)];
+    const y = integerProduct(input("q", "uint8", ["n", width]), input("w", "int8", [5, width]), { transB: true });
+    const found = await run(whole({ outputs: { y } }), {
+      q: { dtype: "uint8", shape: [3, width], data: Uint8Array.from(q, (value) => value + 128) },
+      w: { dtype: "int8", shape: [5, width], data: w },
+    });
+    const wide = (data: Int8Array, rows: number) => float32([rows, width], Float32Array.from(data));
+    assert.deepEqual([...found["y"]!.data], [...times(wide(q, 3), wide(w, 5), true)]);
+  });
 
 test("no rows are no error", async () => {
   const own = layers();

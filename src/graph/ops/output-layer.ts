@@ -6,7 +6,7 @@ import type { OpRule } from "../rule.ts";
 import { mul, tanh } from "./elementwise.ts";
 import { scalar } from "./leaves.ts";
 import { column, exponentials, flat, lossesOf } from "./loss.ts";
-import { productOfIntegers, type QuantisedRows, quantisedRows, rotated, widenedRows } from "./rotated.ts";
+import { productOfIntegers, type QuantisedRows, quantisedRows, rotated, transposed, widenedRows } from "./rotated.ts";
 import { type FormName, forms, holds, partCount, wideShape } from "./stored.ts";
 
 /** The least sum that is divided by. */
@@ -140,14 +140,14 @@ function lost(emit: Emitter, x: string, rounded: QuantisedRows): { rows: string;
 }
 
 /** W rotated in int8 [height, dim], with the scale of each row [height, 1]: x is rotated too, and so is what is pulled back. */
-function integerChunk(emit: Emitter, x: QuantisedRows, [w, scales]: readonly string[]): Chunk {
-  const transposed = emit.node("Transpose", [w!], { perm: [1, 0] });
+function integerChunk(emit: Emitter, x: QuantisedRows, [w, scales]: readonly string[], shape: readonly [number, number]): Chunk {
+  const wT = transposed(emit, w!, shape);
   const scale = emit.node("Squeeze", [scales!, emit.int64(1)]); // [height]
   const timesRows = ({ q, scale }: QuantisedRows) =>
     emit.node("Mul", [productOfIntegers(emit, q, w!, { isPositive: true }), scale]); // [rows, dim]
   return {
     logits(rows) {
-      const product = productOfIntegers(emit, rows(x.q), transposed, { scale });
+      const product = productOfIntegers(emit, wT.rows(rows(x.q)), wT.weight, { scale });
       return emit.node("Mul", [product, rows(x.scale)]);
     },
     pullBack(e, h) {
@@ -210,7 +210,7 @@ function lowerTiles(
     const [start, end] = [i * height, i * height + heights[i]!];
     const cut = (part: string) => emit.slice(part, 0, from(emit.int64(start), after), emit.int64(end));
     const own = heights.length === 1 ? parts : parts.map(cut);
-    if (integers) return integerChunk(emit, integers, own);
+    if (integers) return integerChunk(emit, integers, own, [heights[i]!, dim]);
     return floatChunk(emit, x, form ? forms[form].widen(emit, own, [heights[i]!, dim]) : own[0]!);
   };
   const known = Array.from({ length: chunks }, (_, i): Running | undefined => {
