@@ -153,11 +153,11 @@ const TEXTS = ["The capital of France is", "A restaurant near the river with", "
 const TOKENS = 16;
 
 /** Opens a base, under an adapter or none. */
-async function opened(folder: string, adapterFolder: string | null) {
+async function opened(folder: string, adapterFolder: string | null, baseDtype?: "int8" | "int4") {
   const alone = await loadBase(files, folder);
   const adapter = adapterFolder === null ? null : await readAdapter(files, adapterFolder);
   const { base } = adapter ? await attach(alone, adapter, { anyBase: true }) : { base: alone };
-  return { base, decoder: await openDecoder({ ...base, openSession: openNodeSession, adapter }) };
+  return { base, decoder: await openDecoder({ ...base, openSession: openNodeSession, adapter, baseDtype }) };
 }
 
 /** Greedy continuations of the texts. */
@@ -180,8 +180,13 @@ export async function requestOf({ base: folder, adapter }: Case): Promise<Reques
 }
 
 /** Our log probabilities of the tokens behind those that are asked for: [asked, vocabulary]. */
-export async function ownLogs(folder: string, adapter: string | null, sequences: Request["sequences"]): Promise<Float32Array> {
-  const { decoder } = await opened(folder, adapter);
+export async function ownLogs(
+  folder: string,
+  adapter: string | null,
+  sequences: Request["sequences"],
+  baseDtype?: "int8" | "int4",
+): Promise<Float32Array> {
+  const { decoder } = await opened(folder, adapter, baseDtype);
   const rows: Float32Array[] = [];
   for (const { ids, asked } of sequences) {
     const prompt = ids.length - asked + 1;

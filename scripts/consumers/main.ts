@@ -151,6 +151,19 @@ const inJavaScript = (dtype: "f32" | "f16" | "q8" | "q4", name: string, bound: n
   },
 });
 
+/** lowrank itself in fewer bits: what they cost this model, whoever computes. */
+const ourselves = (baseDtype: "int8" | "int4"): Consumer => ({
+  name: `lowrank, base in ${baseDtype}`,
+  bound: Number.POSITIVE_INFINITY,
+  isOnce: true,
+  skipped: () => undefined,
+  async ask({ base, adapter }, _, request, out) {
+    const { sequences }: Request = JSON.parse(readFileSync(request, "utf8"));
+    writeFileSync(out, new Uint8Array((await ownLogs(base, adapter, sequences, baseDtype)).buffer));
+    return { version: "this one" };
+  },
+});
+
 /** The merged model as a GGUF file. */
 const merged = (dtype: "f32" | "q8_0", bound?: number): Consumer => ({
   name: `llama.cpp, merged model in ${dtype}`,
@@ -201,6 +214,8 @@ const consumers: Consumer[] = [
   inJavaScript("f16", "fp16", 5e-2),
   inJavaScript("q8", "q8", Number.POSITIVE_INFINITY),
   inJavaScript("q4", "q4", Number.POSITIVE_INFINITY),
+  ourselves("int8"),
+  ourselves("int4"),
   {
     name: "MLX adapter",
     bound: 1e-3,
