@@ -60,10 +60,11 @@ const nameOf = ({ method, rank }: Run): string => (method === "full" ? "full" : 
 const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
   [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 
-/** The mean over seeds at each learning rate, rising. */
+/** The loss at each learning rate, rising, of the first seed: another one has another order of the records, which would bend the curve. */
 function curveOf(group: readonly Run[]): [rate: number, loss: number][] {
-  const rates = [...groupsOf(group, ({ learningRate }) => learningRate)].sort(([a], [b]) => a - b);
-  return rates.map(([rate, same]) => [rate, same.reduce((sum, { loss }) => sum + loss / same.length, 0)]);
+  const first = Math.min(...group.map(({ seed }) => seed));
+  const own = group.filter(({ seed }) => seed === first).map((run): [number, number] => [run.learningRate, run.loss]);
+  return own.sort(([a], [b]) => a - b);
 }
 
 /** The best of a curve, and the learning rate at the lowest point of the parabola through it and its neighbours (in logarithms). */
@@ -155,7 +156,27 @@ sections.push(
   ),
 );
 
-// 3. Capacity: the loss of training along the way, at the best rate.
+// 3. Seeds: what has been run with more than one, at equal rates.
+const settings = groupsOf(runs, (run) => `${nameOf(run)}, ${run.targets}, ${run.learningRate}`);
+const repeated = [...settings.values()].filter((same) => same.length > 1).sort(([a], [b]) => a!.trainable - b!.trainable);
+if (repeated.length > 0) {
+  const seeds = [...new Set(repeated.flat().map(({ seed }) => seed))].sort((a, b) => a - b);
+  sections.push(
+    "### Seeds",
+    table(
+      ["", "layers", "learning rate", ...seeds.map((seed) => `seed ${seed}`), "mean"],
+      repeated.map((same) => [
+        nameOf(same[0]!),
+        same[0]!.targets,
+        number(same[0]!.learningRate),
+        ...seeds.map((seed) => same.find((run) => run.seed === seed)?.loss.toFixed(4) ?? ""),
+        (same.reduce((sum, { loss }) => sum + loss, 0) / same.length).toFixed(4),
+      ]),
+    ),
+  );
+}
+
+// 4. Capacity: the loss of training along the way, at the best rate.
 const curves = await Promise.all(
   bests.map(async ({ name, group, rate }) => {
     const best = group.find(({ learningRate }) => learningRate === rate)!;
@@ -185,7 +206,7 @@ sections.push(
   ),
 );
 
-// 4. Directions: Hu et al. 7.2 and 7.3.
+// 5. Directions: Hu et al. 7.2 and 7.3.
 const adapterAt = (name: string, seed?: number): Promise<Adapter> => {
   const { group, rate } = bests.find((one) => one.name === name)!;
   const own = group.filter((run) => run.learningRate === rate);

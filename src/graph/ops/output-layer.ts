@@ -133,7 +133,7 @@ const floatChunk = (emit: Emitter, x: string, weight: string): Chunk => ({
 function lost(emit: Emitter, x: string, rounded: QuantisedRows): { rows: string; mean: string } {
   const number = (value: number) => emit.constant("float32", [], [value]);
   const sum = (value: string, axis: number) => emit.node("ReduceSum", [value, emit.int64(axis)], { keepdims: 1 });
-  const difference = emit.node("Sub", [x, widenedRows(emit, rounded, true)]);
+  const difference = emit.node("Sub", [x, widenedRows(emit, rounded, { isPositive: true })]);
   const columns = emit.node("Max", [sum(difference, 0), number(0)]); // [1, m]
   const total = emit.node("Max", [sum(columns, 1), number(TINY)]); // [1, 1]
   return { rows: sum(difference, 1), mean: emit.node("Div", [columns, total]) };
@@ -152,9 +152,13 @@ function integerChunk(emit: Emitter, x: QuantisedRows, [w, scales]: readonly str
     },
     pullBack(e, h) {
       const own = emit.node("Mul", [e, scale]); // [rows, height]
-      const rounded = quantisedRows(emit, own, true);
+      const rounded = quantisedRows(emit, own, { isPositive: true });
       const rest = lost(emit, own, rounded);
-      const product = emit.node("Gemm", [rest.rows, timesRows(quantisedRows(emit, rest.mean, true)), timesRows(rounded)]);
+      const product = emit.node("Gemm", [
+        rest.rows,
+        timesRows(quantisedRows(emit, rest.mean, { isPositive: true })),
+        timesRows(rounded),
+      ]);
       return h ? emit.node("Add", [product, h]) : product;
     },
   };
@@ -262,7 +266,7 @@ function lowerFused(emit: Emitter, node: Node, names: readonly string[], attribu
 
 /** x rotated in 8 bits, where W is met so. */
 const integersOf = (emit: Emitter, x: string, shape: readonly Dim[], form: FormName | undefined): QuantisedRows | undefined =>
-  form === "int8rows" ? quantisedRows(emit, rotated(emit, x, shape)) : undefined;
+  form === "int8rows" ? quantisedRows(emit, rotated(emit, x, shape), { rows: shape[0]! }) : undefined;
 
 /** What the losses are made of once all of W is met. */
 interface Met extends Pick<FusedAttributes, "softcap" | "form"> {

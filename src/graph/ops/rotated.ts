@@ -63,26 +63,34 @@ export interface QuantisedRows {
   scale: string;
 }
 
-/** Rows of x [n, k] as uint8 around `ZERO`, or of x ≥ 0 from zero on. */
-export function quantisedRows(emit: Emitter, x: string, isPositive = false): QuantisedRows {
+/** How rows are rounded to 8 bits. */
+interface Rounding {
+  /** x ≥ 0: from zero on, not around `ZERO`. */
+  isPositive?: boolean;
+  /** n, where it is known: then quantisers share their zero points. */
+  rows?: Dim;
+}
+
+/** Rows of x [n, k] as uint8. */
+export function quantisedRows(emit: Emitter, x: string, rounding: Rounding = {}): QuantisedRows {
   const float = (value: number) => emit.constant("float32", [], [value]);
-  const steps = isPositive ? 255 : 127;
+  const steps = rounding.isPositive ? 255 : 127;
   const end = (op: string) => emit.node(op, [x, emit.int64(1)], { keepdims: 1 });
-  const most = end("ReduceMax");
-  const largest = isPositive ? most : emit.node("Max", [most, emit.node("Neg", [end("ReduceMin")])]); // without a pass for |x|
-  const scale = emit.node("Max", [emit.node("Mul", [largest, float(1 / steps)]), float(TINY)]);
-  return { q: emit.node("QuantizeLinear", [x, ...perRow(emit, scale, isPositive)], { axis: 0 }), scale };
+  const ends = [end("ReduceMax"), ...(rounding.isPositive ? [] : [emit.node("Neg", [end("ReduceMin")])])]; // without a pass for |x|
+  const scale = emit.node("Mul", [emit.node("Max", [...ends, float(steps * TINY)]), float(1 / steps)]);
+  return { q: emit.node("QuantizeLinear", [x, ...perRow(emit, scale, rounding)], { axis: 0 }), scale };
 }
 
 /** What `quantisedRows` holds, as float32. */
-export const widenedRows = (emit: Emitter, { q, scale }: QuantisedRows, isPositive = false): string =>
-  emit.node("DequantizeLinear", [q, ...perRow(emit, scale, isPositive)], { axis: 0 });
+export const widenedRows = (emit: Emitter, { q, scale }: QuantisedRows, rounding: Rounding = {}): string =>
+  emit.node("DequantizeLinear", [q, ...perRow(emit, scale, rounding)], { axis: 0 });
 
 /** Scales [n], and zero points where zero is not 0. */
-function perRow(emit: Emitter, scale: string, isPositive: boolean): string[] {
+function perRow(emit: Emitter, scale: string, { isPositive, rows }: Rounding): string[] {
   const flat = emit.shared("Squeeze", [scale, emit.int64(1)]);
   if (isPositive) return [flat];
-  return [flat, emit.shared("Expand", [emit.constant("uint8", [], [ZERO]), emit.shared("Shape", [flat])])];
+  const shape = rows === undefined ? emit.shared("Shape", [flat]) : emit.shape([rows]);
+  return [flat, emit.shared("Expand", [emit.constant("uint8", [], [ZERO]), shape])];
 }
 
 /** q (uint8 [n, k] around `ZERO`, or from zero on) · w (int8 [k, m]) as float32, its columns times `scale` [m]. */
@@ -139,8 +147,8 @@ export const rotatedRules = {
       ];
     },
     vjp: null,
-    lower: (emit, _, [x]) => {
-      const { q, scale } = quantisedRows(emit, x!);
+    lower: (emit, { inputs }, [x]) => {
+      const { q, scale } = quantisedRows(emit, x!, { rows: inputs[0]!.shape[0]! });
       return [q, scale];
     },
   },
