@@ -36,3 +36,4 @@ declare const crypto: {
 };
 declare function btoa(binary: string): string;
 declare function setTimeout(work: (value: never) => void, milliseconds: number): unknown;
+declare function clearTimeout(timer: unknown): void;

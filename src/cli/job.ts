@@ -1,9 +1,10 @@
 // The command line in a process of an MPI job: `mpirun -n 8 lowrank train …`. One process speaks for all; one that fails ends all.
-import { availableParallelism, cpus } from "node:os";
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { setTimeout as later } from "node:timers/promises";
 import type { Command } from "../commands/command.ts";
-import type { Communicator } from "../distributed/communicator.ts";
-import { gathered } from "../distributed/exchange.ts";
+import { awaited, gathered } from "../distributed/exchange.ts";
 import { LowrankError } from "../errors.ts";
 import { type MpiCommunicator, openMpi } from "../platform/node/mpi/communicator.ts";
 import { launched } from "../platform/node/mpi/launchers.ts";
@@ -13,9 +14,6 @@ import { note, silence } from "../terminal/terminal.ts";
 /** The first process says what all have found, such as a wrong option, before another does; its end is theirs. */
 const FIRST_WORD_MS = 2500;
 const NEXT_WORD_MS = 1500;
-
-/** Processes that wait for a download hear this often that it goes on. */
-const NEWS_MS = 30_000;
 
 /** Whether another process of the job speaks for this one. */
 export const isSilent = (): boolean => (launched(process.env)?.rank ?? 0) > 0;
@@ -47,8 +45,8 @@ export async function inJob<V>(
   }
   const team = await openMpi();
   try {
-    const early = await awaited(team, team.local.rank === 0 ? prepare() : Promise.resolve(undefined));
-    const status = await work(early ?? (await prepare()), onShare(platform, team));
+    const early = await awaited(team, team.local.rank === 0 ? prepare() : Promise.resolve(undefined), "models");
+    const status = await work(early ?? (await prepare()), await onShare(platform, team));
     await team.close();
     return status;
   } catch (error) {
@@ -62,29 +60,14 @@ export async function inJob<V>(
   }
 }
 
-/** What `own` resolves to, once that of every process has, however long it takes: all hear of each other now and then. */
-async function awaited<T>(team: Communicator, own: Promise<T>): Promise<T> {
-  let isDone = false;
-  const ended = own.finally(() => {
-    isDone = true;
-  });
-  for (;;) {
-    const stop = new AbortController();
-    await Promise.race([ended, later(NEWS_MS, undefined, { signal: stop.signal }).catch(() => {})]);
-    stop.abort();
-    if (!(await gathered(team, Number(isDone), "models")).includes(0)) return own;
-  }
-}
-
 /** What a process has of its machine: its share of the cores and the memory. */
-function onShare(platform: Platform, team: MpiCommunicator): Platform {
+async function onShare(platform: Platform, team: MpiCommunicator): Promise<Platform> {
   const { size } = team.local;
   const limits = platform.memoryLimits;
   return {
     ...platform,
     team,
-    // A launcher can bind a process to fewer.
-    threads: Math.min(availableParallelism(), Math.max(1, Math.floor(cpus().length / size))),
+    ...(size > 1 && { threads: await ownThreads(team) }), // by itself it has what a process without MPI has
     ...(limits && {
       memoryLimits: () => {
         const { available, total } = limits();
@@ -92,4 +75,22 @@ function onShare(platform: Platform, team: MpiCommunicator): Platform {
       },
     }),
   };
+}
+
+/** The processors that a process may run on, shared with those of its machine that have the same ones: a launcher may bind each to its own. */
+async function ownThreads(team: MpiCommunicator): Promise<number> {
+  const own = await gathered(team, processorSet(), "processors");
+  const machine = team.machines[team.rank];
+  const sharing = team.machines.filter((name, rank) => name === machine && own[rank] === own[team.rank]);
+  return Math.max(1, Math.floor(availableParallelism() / sharing.length));
+}
+
+/** A number for the processors that this process may run on, as Linux lists them; elsewhere one for their count. */
+function processorSet(): number {
+  try {
+    const [list = ""] = /^Cpus_allowed_list:.*$/m.exec(readFileSync("/proc/self/status", "utf8")) ?? [];
+    return createHash("sha256").update(list).digest().readUIntBE(0, 6);
+  } catch {
+    return availableParallelism();
+  }
 }

@@ -13,8 +13,6 @@ export interface Communicator {
   allReduce(values: Float32Array | Float64Array, what: string): Promise<void>;
   /** Replaces the bytes by those of process `root`. Every process calls it with as many. */
   broadcast(bytes: Uint8Array, root: number, what: string): Promise<void>;
-  /** Ends every other process of the job at once, and this one where it was started by the job; nothing is awaited. */
-  abort(exitCode: number): void;
   /**
    * The processes that give the same number, in the order of their ranks. They wait for each other for `limitMs`, or as long as these
    * do.
@@ -29,6 +27,5 @@ export const alone: Communicator = {
   local: { rank: 0, size: 1 },
   allReduce: async () => {},
   broadcast: async () => {},
-  abort: () => {},
   split: async () => alone,
 };

@@ -4,21 +4,10 @@ import { byteLength, bytesOf, tensorFromBytes } from "../formats/dtypes.ts";
 import type { DType, Tensor } from "../tensor.ts";
 import type { Communicator } from "./communicator.ts";
 
-/** Most bytes of one message: what another process says is not trusted with more memory than this. */
-const MAX_MESSAGE_BYTES = 2 ** 31;
-
 /** The bytes of process `root`, of whatever length; the others give none. */
 async function tellBytes(team: Communicator, root: number, own: Uint8Array | null, what: string): Promise<Uint8Array> {
   const length = Float64Array.of(own?.length ?? 0);
   await team.broadcast(bytesOf(length), root, `length of ${what}`);
-  if (!(length[0]! <= MAX_MESSAGE_BYTES)) {
-    throw new LowrankError("distributed/message", `process ${root} sends too much at once: ${what}`, {
-      expected: `at most ${MAX_MESSAGE_BYTES} bytes`,
-      got: String(length[0]),
-      next: "Evaluate smaller batches (--batch-size).",
-      exitCode: 1,
-    });
-  }
   const bytes = own ?? new Uint8Array(length[0]!);
   await team.broadcast(bytes, root, what);
   return bytes;
@@ -45,8 +34,9 @@ export async function agreed<T>(team: Communicator, what: string, work: () => Pr
   if (refused >= 0) {
     const { error, message, ...facts } = (await tell(team, refused, `what fails: ${what}`, () =>
       "error" in outcome ? { ...outcome.error.toJSON(), exitCode: outcome.error.exitCode } : {},
-    )) as { error: string; message: string };
-    throw new LowrankError(error, message, facts);
+    )) as { error: string; message: string; got?: string };
+    const by = `process ${refused} of ${team.size}`;
+    throw new LowrankError(error, message, { ...facts, got: facts.got === undefined ? by : `${facts.got} (${by})` });
   }
   return (outcome as { value: T }).value;
 }
@@ -78,6 +68,28 @@ export async function gathered(team: Communicator, own: number, what: string): P
   all[team.rank] = own;
   await team.allReduce(all, what);
   return all;
+}
+
+/** Processes that wait for what one of them does alone hear this often that it goes on. */
+const NEWS_MS = 30_000;
+
+/** What `own` resolves to, once that of every process has, however long it takes: all hear of each other now and then. */
+export async function awaited<T>(team: Communicator, own: Promise<T>, what: string): Promise<T> {
+  if (team.size === 1) return own;
+  let isDone = false;
+  const ended = own.finally(() => {
+    isDone = true;
+  });
+  for (;;) {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([
+      ended,
+      new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, NEWS_MS);
+      }),
+    ]).finally(() => clearTimeout(timer));
+    if (!(await gathered(team, Number(isDone), what)).includes(0)) return own;
+  }
 }
 
 /**

@@ -1,7 +1,7 @@
 // Classes for texts and images: by a classifier's head, or by the texts nearest to an image (zero-shot).
 import { LowrankError } from "../errors.ts";
 import type { AnyBase } from "../models/base.ts";
-import { inTurn } from "../runtime/machine.ts";
+import { taskQueue } from "../runtime/machine.ts";
 import { taskOf } from "../tasks/index.ts";
 import type { Classifying } from "../tasks/task.ts";
 import { asImage, asText, imageRunner, textRunner } from "./inputs.ts";
@@ -32,7 +32,7 @@ export async function openClassifier(base: AnyBase, options: PredictorOptions): 
   const { classify, embed, zeroShot } = taskOf(name).prediction;
   const { reads, read } = classify!;
   const scorer = zeroShot ? zeroShotScorer(embed!, headed, model, options) : headScorer(classify!, headed, model, options);
-  const next = inTurn();
+  const next = taskQueue();
   return {
     task: name,
     reads,

@@ -15,7 +15,7 @@ import { type AnyBase, onBase } from "../models/base.ts";
 import type { ModuleInfo } from "../models/module.ts";
 import { type DecoderModel, type HeadChoice, type ModelConfig, modelOutputs, useOf } from "../models/registry.ts";
 import { weightFiles } from "../models/weights.ts";
-import { inTurn } from "../runtime/machine.ts";
+import { taskQueue } from "../runtime/machine.ts";
 import type { Engine } from "../runtime/open-graph.ts";
 import { baseFor, chooseTask, possibleTasks, type TaskName, taskNames, taskOf } from "../tasks/index.ts";
 import { float32, type Tensor } from "../tensor.ts";
@@ -111,7 +111,7 @@ export async function openTaskModel(
   };
 
   let attached = await attachedTo(adapter, []);
-  const next = inTurn();
+  const next = taskQueue();
 
   return {
     config: () => attached.config,

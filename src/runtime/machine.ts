@@ -58,7 +58,7 @@ export interface Machine {
 }
 
 /** Runs each work when all that were given before have ended, well or not. */
-export function inTurn(): <T>(work: () => Promise<T>) => Promise<T> {
+export function taskQueue(): <T>(work: () => Promise<T>) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
   return (work) => {
     const mine = last.then(work);

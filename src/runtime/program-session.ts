@@ -10,7 +10,7 @@ import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
 import { engineError } from "./engine-error.ts";
 import { readGiven } from "./given.ts";
-import { type Executable, type Handle, inTurn, type Machine, type Wanted } from "./machine.ts";
+import { type Executable, type Handle, type Machine, taskQueue, type Wanted } from "./machine.ts";
 import type { PartCache } from "./part-cache.ts";
 import { noWeights, type Session, type SessionOptions, type SessionRun } from "./session.ts";
 import { openWeights, type Weights } from "./weights.ts";
@@ -109,7 +109,7 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
   }
 
   let isClosed = false;
-  const turn = inTurn();
+  const turn = taskQueue();
   /** One run at a time, in the order in which they are asked for. */
   const next = <T>(work: () => Promise<T>): Promise<T> =>
     turn(() => {

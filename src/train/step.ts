@@ -1,9 +1,9 @@
 // One step of training, of one process or several: the gradient of a process's share, and the sum over all of them.
 import { type Batch, type RunIdentity, total } from "../data/types.ts";
 import type { Communicator } from "../distributed/communicator.ts";
-import { tell, tellTensors } from "../distributed/exchange.ts";
+import { tell } from "../distributed/exchange.ts";
 import { LowrankError } from "../errors.ts";
-import { float32 } from "../tensor.ts";
+import { bytesOf } from "../formats/dtypes.ts";
 import type { TrainState } from "./checkpoint.ts";
 import type { Objective } from "./objective.ts";
 
@@ -66,14 +66,8 @@ export async function sameStart(
     });
   }
   const { theta, m, v } = state;
-  const own = { theta, m, v };
-  const told = await tellTensors(
-    team,
-    0,
-    "θ and its moments",
-    team.rank === 0 ? Object.fromEntries(Object.entries(own).map(([name, data]) => [name, float32([data.length], data)])) : null,
-  );
-  for (const [name, data] of Object.entries(own)) data.set(told[name]!.data as Float32Array);
+  for (const [name, data] of Object.entries({ θ: theta, "the first moments": m, "the second moments": v }))
+    await team.broadcast(bytesOf(data), 0, name);
   Object.assign(state, { step, evals });
   return first.resumedFrom;
 }

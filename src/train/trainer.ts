@@ -4,7 +4,7 @@ import { lengthOfTheta, trainedEntries } from "../adapters/layout.ts";
 import { stopwatch } from "../clock.ts";
 import type { RunIdentity } from "../data/types.ts";
 import { alone, type Communicator } from "../distributed/communicator.ts";
-import { checkSame, gathered, tell } from "../distributed/exchange.ts";
+import { awaited, checkSame, gathered, tell } from "../distributed/exchange.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { type MakeDigest, SUMS_NAME, summing } from "../formats/checksums.ts";
@@ -248,11 +248,12 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     await options.check?.(saved.folder);
     const since = saved.step < 0 ? "at the start" : `at step ${step}, as they had at step ${saved.step}`;
     await checkSame(team, "θ", since, () => fingerprint([new Uint32Array(theta.buffer, theta.byteOffset, theta.length)]));
-    if (!output) {
+    const written = output && saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
+    const folder = await awaited(team, Promise.resolve(written), `checkpoint of step ${step}`);
+    if (folder === undefined) {
       saved = { ...saved, step };
       return;
     }
-    const folder = await saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
     saved = { step, folder, time: elapsed() };
     await prune(most);
     yield { type: "checkpoint", step, folder, best: state.evals.best };
@@ -310,7 +311,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       state.evals = afterEval(state.evals, { step, loss: result.loss }, minDelta);
       yield { type: "eval", step, ...result };
       if (state.evals.best?.step === step) yield* save();
-      if (evaluation.sample) yield { type: "samples", step, samples: await evaluation.sample(theta) };
+      const samples = await awaited(team, Promise.resolve(evaluation.sample?.(theta)), `samples of step ${step}`);
+      if (samples) yield { type: "samples", step, samples };
     } else if (step === steps) {
       // No step follows whose loss would show what the last update did.
       const some = batches.filter(({ targets }) => targets > 0).slice(0, 1);
@@ -326,20 +328,21 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   const early = step < steps && stalled();
   const stopped = step < steps && !early;
   const { best } = state.evals;
-  let result = stopped ? null : step;
-  if (output && !stopped) {
+  /** Writes what was trained to its end, and returns the step that it is of. */
+  async function writeResult(): Promise<number | null> {
+    if (!output || stopped) return stopped ? null : step;
     if (keep < 2) await prune(keep);
-    if (output.loadBest && best && best.step !== step) {
-      theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
-      result = best.step;
-    }
+    const isBest = (output.loadBest ?? false) && best !== null && best.step !== step;
+    if (isBest) theta.set(await loadTheta(output.files, output.folder, best.step, theta.length, output.digest));
     await options.check?.(saved.folder);
     const { files: to, writeSums } = summing(output.files, output.digest);
     await output.files.remove(`${output.folder}/${SUMS_NAME}`);
     await output.saveWeights(to, output.folder, theta);
     await writeSums(output.folder);
+    return isBest ? best.step : step;
   }
-  result = await tell(team, 0, "the result's step", () => result);
+  const written = await awaited(team, writeResult(), "the result");
+  const result = await tell(team, 0, "the result's step", () => written);
   yield { type: "done", step, stopped, early, best, result, seconds: elapsed(), folder: output?.folder ?? null };
 }
 

@@ -101,6 +101,22 @@ test("a sweep that is stopped goes on with another number of processes", async (
   );
 });
 
+test("a sweep that one process stops while a step is measured says so, and keeps its record", async () => {
+  const output = `${root}/early`;
+  const stop = new AbortController();
+  const [first] = await Promise.all(
+    memoryTeam(2).map(async (team) => {
+      const events: SweepEvent[] = [];
+      const options = { ...settings, output, ...(team.rank === 1 && { signal: stop.signal }) };
+      if (team.rank === 1) stop.abort();
+      for await (const event of sweepOn(options as SweepGiven, { ...nodePlatform, team })) events.push(event);
+      return events;
+    }),
+  );
+  assert.equal(first!.at(-1)!.type, "stopped");
+  assert.equal((await read(output)).measured, null);
+});
+
 test("the time that there is counts in every group, and more of it takes the sweep on", async () => {
   const output = `${root}/timed`;
   const [events] = await sweepIn(2, { ...settings, output, steps: undefined, epochs: 0.4, grid: true, minutes: 0.001 });

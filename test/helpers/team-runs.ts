@@ -30,7 +30,7 @@ export const teamRuns: Record<string, (folder: string) => Promise<Partial<RunOpt
   dropout: async (folder) => ({ ...(await lora(folder)), dropout: 0.2 }),
   classifier: async (folder) => {
     return {
-      ...lora,
+      ...(await lora(folder)),
       base: await taskBase(folder, "bert"),
       data: await jsonl(folder, "c.jsonl", classified),
       evalData: undefined,
@@ -57,7 +57,7 @@ export const teamRuns: Record<string, (folder: string) => Promise<Partial<RunOpt
     }));
     const file = await jsonl(folder, "s.jsonl", triples);
     return {
-      ...lora,
+      ...(await lora(folder)),
       base: `${folder}/base`,
       task: "sentence-embedding",
       data: file,

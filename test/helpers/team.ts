@@ -37,7 +37,6 @@ export function memoryTeam(size: number): Communicator[] {
       meet(rank, `${what} [${bytes.length}]`, bytes, (parts) => {
         for (const part of parts) part.bytes.set(parts[root]!.bytes);
       }),
-    abort: () => {},
     split: async (group) => {
       await meet(rank, "split", Float64Array.of(group), (parts) => {
         const numbers = parts.map(({ bytes }) => bytes[0]!);

@@ -113,6 +113,14 @@ for (const victim of [0, 2]) {
   });
 }
 
+testEach("a process that is never heard of: the others say so, and all end", async (flavour) => {
+  const ended = await run(flavour, 3, "mute", 1);
+  assert.match(ended.stdout, /the data did not reach every process: the first words between the processes/);
+  assert.match(ended.stdout, /btl_tcp_if_include/);
+  assert.doesNotMatch(ended.stdout, /end of/);
+  endedWith(ended, 1, LIMIT_S + ENDS_WITHIN_S);
+});
+
 testEach("a process that is stopped while data move: all end", async (flavour) => {
   let seen = "";
   let isStopped = false;

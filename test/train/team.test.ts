@@ -126,6 +126,35 @@ test("processes with other data are refused before the first step, by the name o
   }
 });
 
+test("a file of samples is read by all, and one process shows what is written; only that one has an output folder", async (t) => {
+  const folder = temporaryFolder(t);
+  const samples = await jsonl(folder, "samples.jsonl", [
+    { prompt: "Question: what is the capital of France?\nAnswer:", completion: "" },
+  ]);
+  const settings = { ...(await llama(folder)), samples, steps: 4, evalEvery: 2 };
+  const teams = memoryTeam(2);
+  const freeDisk = async () => assert.fail("the output folder is not on this machine");
+  const [first, second] = await Promise.all(
+    teams.map((team) =>
+      collect(
+        finetuneOn({ threads: 1, ...settings, output: `${root}/samples` } as FinetuneOptions, {
+          ...nodePlatform,
+          ...(team.rank === 1 && { freeDisk }),
+          team,
+        }),
+      ),
+    ),
+  );
+  assert.deepEqual(
+    only(first!, "samples").map(({ step, samples: texts }) => [step, texts.length]),
+    [
+      [2, 1],
+      [4, 1],
+    ],
+  );
+  assert.deepEqual(only(second!, "samples"), []);
+});
+
 test("a run ends before its time is over, and can be resumed", async (t) => {
   const settings = { ...(await llama(temporaryFolder(t))), evalData: undefined };
   let left = 1000;

@@ -118,6 +118,7 @@ export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform):
       kept.measured = found;
       await save();
     }
+    if (!kept.measured) state.end = "stopped"; // some process was
     if (kept.measured && !kept.plan) {
       kept.plan = planOf(state, kept.measured, phases, first!, limit === null ? null : limit - spent());
       await save();

@@ -127,8 +127,8 @@ export async function* finetune(
     });
     closing.push(reader.close);
     const data = yield* readData(reader, options);
-    const shown = isFirst ? yield* sampledExamples(reader, data.held, options) : [];
-    const sampled = shown.map((one) => taskData.sampled?.(one) ?? one);
+    const shown = yield* sampledExamples(reader, data.held, options); // of a file, all processes read it together
+    const sampled = isFirst ? shown.map((one) => taskData.sampled?.(one) ?? one) : [];
     const labels = reader.labels();
     const labelled = labels ? relabelled(base, labels) : base;
     const drawn = labelled === base && !reader.hasImages() ? early : await trainable(labelled, reader.hasImages());
@@ -194,7 +194,10 @@ export async function* finetune(
         ...model.warnings,
         ...byBatch,
         ...(await agreed(team, "memory and disk", () =>
-          checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, platform),
+          checkMachine({ memory, used: memoryBytes?.() ?? 0, disk }, options, {
+            ...platform,
+            ...(!isFirst && { freeDisk: undefined }), // one process writes; the output folder need not be there on other machines
+          }),
         )),
       ],
     };

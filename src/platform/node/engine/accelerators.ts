@@ -12,8 +12,8 @@ import {
   type CompileOptions,
   type Executable,
   type Handle,
-  inTurn,
   type Machine,
+  taskQueue,
   type Wanted,
 } from "../../../runtime/machine.ts";
 import { libraryPath, type Pointer } from "./api.ts";
@@ -121,7 +121,7 @@ async function machineOf(accelerator: Accelerator): Promise<Machine> {
   const { call, later, made, release, cpu, environment } = open();
   const memory = made("CreateMemoryInfo", accelerator.memory, DEVICE, 0, DEFAULT_MEMORY);
   /** Sessions share the device's buffers, and threads must not meet there. */
-  const next = inTurn();
+  const next = taskQueue();
 
   async function compileOn(model: Uint8Array, options: CompileOptions): Promise<Executable> {
     const { bytes, cpuNodes } = prepared(model, accelerator);

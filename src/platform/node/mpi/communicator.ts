@@ -3,7 +3,7 @@
 import { setTimeout as later } from "node:timers/promises";
 import type { Communicator } from "../../../distributed/communicator.ts";
 import { LowrankError } from "../../../errors.ts";
-import { inTurn } from "../../../runtime/machine.ts";
+import { taskQueue } from "../../../runtime/machine.ts";
 import { duration } from "../../../units.ts";
 import type { Environment } from "../part-cache.ts";
 import { type AbiName, abis, MAX_TEXT } from "./abis.ts";
@@ -18,6 +18,9 @@ export const TIME_LIMIT_MS = 600_000;
 const FAREWELL_MS = 5000;
 /** The launcher reads what this process has printed before it is told to end the job; MPICH's loses it otherwise. */
 const LAST_WORDS_MS = 300;
+const STALLED = "See whether a process was stopped, and whether the network between the machines works.";
+const FIRST_CONTACT =
+  "See whether the machines reach each other on every port. With several network cards name the one to use: --mca btl_tcp_if_include eth0 (Open MPI), -iface eth0 (MPICH).";
 /** Most numbers of a call of the library, which counts them by an int. */
 const MOST_AT_ONCE = 2 ** 30;
 
@@ -25,6 +28,8 @@ export interface MpiOptions {
   /** Where the launcher and the user say which library it is; default: the process's. */
   environment?: Environment;
   timeLimitMs?: number;
+  /** Within which processes that have started MPI first hear of each other. */
+  contactLimitMs?: number;
 }
 
 export interface MpiCommunicator extends Communicator {
@@ -33,6 +38,8 @@ export interface MpiCommunicator extends Communicator {
   readonly library: string;
   /** The machine of each process. */
   readonly machines: readonly string[];
+  /** Ends every other process of the job at once, and this one where it was started by the job; nothing is awaited. */
+  abort(exitCode: number): void;
   /** Leaves the job, once all processes have come to this; after a failure nothing, since the job ends with the process. */
   close(): Promise<void>;
 }
@@ -41,7 +48,7 @@ export interface MpiCommunicator extends Communicator {
 interface World {
   mpi: Mpi;
   limitMs: number;
-  inTurn: ReturnType<typeof inTurn>;
+  queue: ReturnType<typeof taskQueue>;
   /** The first failure; the processes are no longer at the same place after it. */
   failure?: unknown;
   closing?: Promise<void>;
@@ -56,6 +63,7 @@ interface World {
 export async function openMpi({
   environment = process.env,
   timeLimitMs = TIME_LIMIT_MS,
+  contactLimitMs = 120_000,
 }: MpiOptions = {}): Promise<MpiCommunicator> {
   const job = jobOf(environment);
   if (job?.abis.length === 0) throw withoutMpi(job);
@@ -78,7 +86,14 @@ export async function openMpi({
     process.off("exit", atExit);
     call("MPI_Finalize");
   };
-  return member({ mpi, limitMs: timeLimitMs, inTurn: inTurn(), abort, end }, handles.world);
+  const world = { mpi, limitMs: timeLimitMs, queue: taskQueue(), abort, end };
+  try {
+    const first = "the first words between the processes";
+    return await within(contactLimitMs, first, member(world, handles.world), FIRST_CONTACT);
+  } catch (error) {
+    endLater(world);
+    throw error;
+  }
 }
 
 const withoutMpi = ({ launcher, size }: Job) =>
@@ -125,16 +140,16 @@ async function member(world: World, comm: MpiHandle, limitMs = world.limitMs): P
 
   /** Meets the others, then works with them. */
   const together = <T>(purpose: Purpose, work: () => Promise<T>): Promise<T> =>
-    world.inTurn(async () => {
+    world.queue(async () => {
       if (world.failure) throw world.failure;
       try {
         return await watched(
           purpose.what,
-          meet(purpose, limitMs).then(() => within(world.limitMs, purpose, work())),
+          meet(purpose, limitMs).then(() => within(world.limitMs, purpose.what, work())),
         );
       } catch (error) {
         world.failure = error;
-        setTimeout(() => world.abort(1), FAREWELL_MS).unref();
+        endLater(world);
         throw error;
       }
     });
@@ -179,13 +194,18 @@ function* partsOf<T extends Float32Array | Float64Array | Uint8Array>(values: T)
   for (let at = 0; at < values.length; at += MOST_AT_ONCE) yield values.subarray(at, at + MOST_AT_ONCE) as T;
 }
 
+/** Ends the job where this process does not by itself. */
+function endLater({ abort }: World): void {
+  setTimeout(() => abort(1), FAREWELL_MS).unref();
+}
+
 /** Rejects where the work is not done in time. The library goes on with it: the process can only end. */
-async function within<T>(limitMs: number, { what }: Purpose, work: Promise<T>): Promise<T> {
+async function within<T>(limitMs: number, what: string, work: Promise<T>, next = STALLED): Promise<T> {
   const stop = new AbortController();
   const late = later(limitMs, undefined, { signal: stop.signal }).then(() => {
     throw new LowrankError("distributed/stalled", `the data did not reach every process: ${what}`, {
       expected: `the end of it within ${duration(limitMs / 1000)}, once all processes had come`,
-      next: "See whether a process was stopped, and whether the network between the machines works.",
+      next,
       exitCode: 1,
     });
   });

@@ -66,20 +66,21 @@ const SETTINGS = { UCX_MEM_EVENTS: "n", UCX_HANDLE_ERRORS: "none" };
 /** The first library that is there of the kinds `wanted`; the one that LOWRANK_MPI names before any. */
 export function openLibrary(wanted: readonly AbiName[], environment: Environment): Mpi {
   const named = environment[LIBRARY_VARIABLE];
-  const refused: string[] = [];
+  const refused: unknown[] = [];
   for (const [name, value] of Object.entries(SETTINGS)) process.env[name] ??= value; // C code of this process reads it there
   for (const file of named ? [named] : wanted.flatMap((name) => places(abis[name], environment))) {
     try {
       return bind(file, loadForever(file));
     } catch (error) {
-      if (error instanceof LowrankError) throw error;
-      refused.push(String((error as Error).message));
+      refused.push(error);
     }
   }
+  const known = refused.findLast((error) => error instanceof LowrankError); // of a library that is there
+  if (known) throw known;
   throw new LowrankError("distributed/library", "there is no MPI library", {
     subject: named,
     expected: wanted.map((name) => abis[name].name).join(" or "),
-    got: named ? refused[0] : "none in the places where the system and its packages have them",
+    got: named ? (refused[0] as Error).message : "none in the places where the system and its packages have them",
     next: `Install it on every machine: apt-get install openmpi-bin or mpich (Debian), dnf install openmpi or mpich (Fedora), brew install open-mpi or mpich (macOS). One in another place is named by ${LIBRARY_VARIABLE}=/path/to/libmpi.so.`,
     exitCode: 1,
   });

@@ -28,6 +28,8 @@ const PURPOSE_BYTES = 256;
 const TEXT_AT = 16;
 const VERDICT_BYTES = 8192;
 const TAGS = { purpose: 1, verdict: 2, impatience: 3 } as const;
+/** Impatience has a tag for each of so many meetings after each other, since nobody receives it: it is not to be found at a later one. */
+const IMPATIENCE_TAGS = 1000;
 /** Milliseconds for which a process looks for messages without a pause, and those between two looks after them. */
 const SPIN_MS = 2;
 const PAUSE_MS = 1;
@@ -49,6 +51,8 @@ export function meetingPlace(group: Group): (purpose: Purpose, limitMs: number) 
   const theirs = Array.from({ length: rank === 0 ? size - 1 : 0 }, () => new Uint8Array(PURPOSE_BYTES));
   const slots = rank === 0 ? size - 1 : 2;
   const [requests, indices] = [mpi.memory(slots), new Int32Array(slots)];
+  let meetings = 0;
+  const impatience = () => TAGS.impatience + (meetings % IMPATIENCE_TAGS);
 
   const post = (name: "MPI_Isend" | "MPI_Irecv", bytes: Uint8Array, peer: number, tag: number, slot: number) =>
     mpi.call(name, bytes, bytes.length, byte, peer, tag, comm, requests.subarray(slot, slot + 1));
@@ -71,7 +75,7 @@ export function meetingPlace(group: Group): (purpose: Purpose, limitMs: number) 
   /** Whether a process has sent that its time is over. */
   const isUrged = (): boolean => {
     const isThere = new Int32Array(1);
-    mpi.call("MPI_Iprobe", mpi.abi.anySource, TAGS.impatience, comm, isThere, mpi.abi.noStatus);
+    mpi.call("MPI_Iprobe", mpi.abi.anySource, impatience(), comm, isThere, mpi.abi.noStatus);
     return isThere[0] !== 0;
   };
 
@@ -108,7 +112,7 @@ export function meetingPlace(group: Group): (purpose: Purpose, limitMs: number) 
     post("MPI_Isend", mine, 0, TAGS.purpose, 1);
     await settle(open, (waited) => waited > limitMs);
     if (open.size > 0) {
-      mpi.call("MPI_Isend", mine, 0, byte, 0, TAGS.impatience, comm, mpi.memory(1));
+      mpi.call("MPI_Isend", mine, 0, byte, 0, impatience(), comm, mpi.memory(1));
       await settle(open, (waited) => waited > SILENCE_MS);
     }
     const failure = open.size > 0 ? absent(group, [0], purpose, limitMs) : decodeFailure(verdict);
@@ -118,6 +122,7 @@ export function meetingPlace(group: Group): (purpose: Purpose, limitMs: number) 
   }
 
   return async (purpose, limitMs) => {
+    meetings++;
     encodePurpose(purpose, mine);
     await (rank === 0 ? gather(purpose, limitMs) : report(purpose, limitMs));
   };
