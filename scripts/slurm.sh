@@ -4,7 +4,7 @@
 #   scripts/slurm.sh start [CPUS]   a node of so many processors (8), whatever the machine has; installs what is missing
 #   scripts/slurm.sh stop           ends the three daemons, and every job
 #
-# The configuration is /etc/slurm/slurm.conf; what was there is kept as slurm.conf.before. Logs and state are in /var/{log,lib,spool}/slurm*.
+# The configuration is /etc/slurm/slurm.conf; what was there is kept as slurm.conf.before, and put back by stop. Logs and state are in /var/{log,lib,spool}/slurm*.
 set -eu
 
 conf=/etc/slurm/slurm.conf
@@ -12,12 +12,16 @@ pids=/run/lowrank-slurm
 
 start() {
   cpus=${1:-8}
+  if pgrep -x slurmctld >/dev/null || pgrep -x slurmd >/dev/null; then
+    echo "Slurm runs here already: scripts/slurm.sh stop ends what this script started" >&2
+    exit 1
+  fi
   for tool in slurmctld slurmd srun munged; do
     command -v "$tool" >/dev/null && continue
     apt-get install -y --no-install-recommends slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmi2-0
     break
   done
-  [ ! -e "$conf" ] || cp "$conf" "$conf.before"
+  [ ! -e "$conf" ] || grep -q '^ClusterName=lowrank$' "$conf" || cp "$conf" "$conf.before"
   host=$(hostname -s)
   mkdir -p /etc/slurm /var/log/slurm /var/lib/slurm/slurmctld /var/spool/slurmd "$pids"
   # Processors are overridden: tasks share those of the machine. Without cgroups, which a container often may not write.
@@ -50,22 +54,29 @@ PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=10
 CONF
   mkdir -p /run/munge
   chown munge:munge /run/munge
-  pgrep -x munged >/dev/null || su -s /bin/sh munge -c /usr/sbin/munged
-  pgrep -x slurmctld >/dev/null || slurmctld
-  pgrep -x slurmd >/dev/null || slurmd
+  if ! pgrep -x munged >/dev/null; then
+    su -s /bin/sh munge -c /usr/sbin/munged
+    touch "$pids/munged"
+  fi
+  slurmctld
+  slurmd
   for _ in 1 2 3 4 5 6 7 8 9 10; do
-    [ "$(sinfo -h -o %T -p main 2>/dev/null)" = idle ] && break
+    [ "$(sinfo -h -o %T -p main 2>/dev/null)" != idle ] || exec sinfo
     sleep 1
   done
-  sinfo
+  echo "the node is not ready; see /var/log/slurm" >&2
+  exit 1
 }
 
 stop() {
+  [ -e "$pids/slurmctld.pid" ] || exit 0
   scancel -u root 2>/dev/null || true
   for daemon in slurmd slurmctld; do
     [ ! -e "$pids/$daemon.pid" ] || kill "$(cat "$pids/$daemon.pid")" 2>/dev/null || true
   done
-  [ ! -e /run/munge/munged.pid ] || kill "$(cat /run/munge/munged.pid)" 2>/dev/null || true
+  [ ! -e "$pids/munged" ] || kill "$(cat /run/munge/munged.pid)" 2>/dev/null || true
+  rm -rf "$pids"
+  [ ! -e "$conf.before" ] || mv "$conf.before" "$conf"
 }
 
 case "${1:-}" in
