@@ -11,6 +11,7 @@ export const ours: readonly Mode[] = [
   { name: "bfloat16", args: ["--base-dtype", "bfloat16"] },
   { name: "bfloat16, recompute", args: ["--base-dtype", "bfloat16", "--memory", "recompute"] },
   { name: "int8", args: ["--base-dtype", "int8"] },
+  { name: "int8, products", args: ["--base-dtype", "int8", "--memory", "products"] },
   { name: "int8, recompute", args: ["--base-dtype", "int8", "--memory", "recompute"] },
 ];
 
