@@ -1,11 +1,12 @@
 // The command line in a process of an MPI job: `mpirun -n 8 lowrank train …`. One process speaks for all; one that fails ends all.
-import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { setTimeout as later } from "node:timers/promises";
 import type { Command } from "../commands/command.ts";
-import { awaited, gathered } from "../distributed/exchange.ts";
+import { awaited, gathered, hashNumber } from "../distributed/exchange.ts";
 import { LowrankError } from "../errors.ts";
+import { fingerprint } from "../formats/fingerprint.ts";
+import { orEmpty } from "../platform/node/files.ts";
 import { type MpiCommunicator, openMpi } from "../platform/node/mpi/communicator.ts";
 import { launched } from "../platform/node/mpi/launchers.ts";
 import type { Platform } from "../platform/platform.ts";
@@ -45,7 +46,7 @@ export async function inJob<V>(
   }
   const team = await openMpi();
   try {
-    const early = await awaited(team, team.local.rank === 0 ? prepare() : Promise.resolve(undefined), "models");
+    const early = await awaited(team, team.local.rank === 0 ? prepare() : undefined, "models");
     const status = await work(early ?? (await prepare()), await onShare(platform, team));
     await team.close();
     return status;
@@ -85,12 +86,9 @@ async function ownThreads(team: MpiCommunicator): Promise<number> {
   return Math.max(1, Math.floor(availableParallelism() / sharing.length));
 }
 
-/** A number for the processors that this process may run on, as Linux lists them; elsewhere one for their count. */
+/** A number for the processors that this process may run on, as Linux lists them; elsewhere for how many they are. */
 function processorSet(): number {
-  try {
-    const [list = ""] = /^Cpus_allowed_list:.*$/m.exec(readFileSync("/proc/self/status", "utf8")) ?? [];
-    return createHash("sha256").update(list).digest().readUIntBE(0, 6);
-  } catch {
-    return availableParallelism();
-  }
+  const status = orEmpty(() => readFileSync("/proc/self/status", "utf8"));
+  const [list = String(availableParallelism())] = /^Cpus_allowed_list:.*$/m.exec(status) ?? [];
+  return hashNumber(fingerprint([new TextEncoder().encode(list)]));
 }

@@ -4,20 +4,15 @@ import { byteLength, bytesOf, tensorFromBytes } from "../formats/dtypes.ts";
 import type { DType, Tensor } from "../tensor.ts";
 import type { Communicator } from "./communicator.ts";
 
-/** The bytes of process `root`, of whatever length; the others give none. */
-async function tellBytes(team: Communicator, root: number, own: Uint8Array | null, what: string): Promise<Uint8Array> {
-  const length = Float64Array.of(own?.length ?? 0);
-  await team.broadcast(bytesOf(length), root, `length of ${what}`);
-  const bytes = own ?? new Uint8Array(length[0]!);
-  await team.broadcast(bytes, root, what);
-  return bytes;
-}
-
 /** What process `root` finds, in every process: anything that JSON has. Only that process calls `find`. */
 export async function tell<T>(team: Communicator, root: number, what: string, find: () => Promise<T> | T): Promise<T> {
   if (team.size === 1) return find();
   const own = team.rank === root ? new TextEncoder().encode(JSON.stringify((await find()) ?? null)) : null;
-  return JSON.parse(new TextDecoder().decode(await tellBytes(team, root, own, what))) as T;
+  const length = Float64Array.of(own?.length ?? 0);
+  await team.broadcast(bytesOf(length), root, `length of ${what}`);
+  const bytes = own ?? new Uint8Array(length[0]!);
+  await team.broadcast(bytes, root, what);
+  return JSON.parse(new TextDecoder().decode(bytes)) as T;
 }
 
 /** What `work` gives in this process. Where it is refused in some, it is in all, by the first one's words: none waits for the others. */
@@ -74,10 +69,10 @@ export async function gathered(team: Communicator, own: number, what: string): P
 const NEWS_MS = 30_000;
 
 /** What `own` resolves to, once that of every process has, however long it takes: all hear of each other now and then. */
-export async function awaited<T>(team: Communicator, own: Promise<T>, what: string): Promise<T> {
+export async function awaited<T>(team: Communicator, own: Promise<T> | T, what: string): Promise<T> {
   if (team.size === 1) return own;
   let isDone = false;
-  const ended = own.finally(() => {
+  const ended = Promise.resolve(own).finally(() => {
     isDone = true;
   });
   for (;;) {
@@ -112,8 +107,8 @@ export async function* sharedOut(
   }
 }
 
-/** Hexadecimal digits of a fingerprint that a sum of numbers keeps exactly. */
-const HASH_DIGITS = 12;
+/** As many digits of a fingerprint as a sum of numbers keeps exactly. */
+export const hashNumber = (fingerprint: string): number => Number.parseInt(fingerprint.slice(0, 12), 16);
 
 /**
  * Fails in every process if something is not the same in all, by what `fingerprinted` gives, which a process by itself does not call.
@@ -121,8 +116,7 @@ const HASH_DIGITS = 12;
  */
 export async function checkSame(team: Communicator, what: string, when: string, fingerprinted: () => string): Promise<void> {
   if (team.size === 1) return;
-  const own = Number.parseInt(fingerprinted().slice(0, HASH_DIGITS), 16);
-  const all = await gathered(team, own, `hash of ${what}`);
+  const all = await gathered(team, hashNumber(fingerprinted()), `hash of ${what}`);
   const others = [...all.keys()].filter((rank) => all[rank] !== all[0]);
   if (others.length === 0) return;
   throw new LowrankError("distributed/different", `processes do not have the same ${what} ${when}`, {

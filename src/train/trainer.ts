@@ -249,7 +249,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const since = saved.step < 0 ? "at the start" : `at step ${step}, as they had at step ${saved.step}`;
     await checkSame(team, "θ", since, () => fingerprint([new Uint32Array(theta.buffer, theta.byteOffset, theta.length)]));
     const written = output && saveCheckpoint(output.files, output.folder, state, facts, output.saveWeights, output.digest);
-    const folder = await awaited(team, Promise.resolve(written), `checkpoint of step ${step}`);
+    const folder = await awaited(team, written, `checkpoint of step ${step}`);
     if (folder === undefined) {
       saved = { ...saved, step };
       return;
@@ -311,7 +311,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       state.evals = afterEval(state.evals, { step, loss: result.loss }, minDelta);
       yield { type: "eval", step, ...result };
       if (state.evals.best?.step === step) yield* save();
-      const samples = await awaited(team, Promise.resolve(evaluation.sample?.(theta)), `samples of step ${step}`);
+      const samples = await awaited(team, evaluation.sample?.(theta), `samples of step ${step}`);
       if (samples) yield { type: "samples", step, samples };
     } else if (step === steps) {
       // No step follows whose loss would show what the last update did.

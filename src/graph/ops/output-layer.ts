@@ -6,7 +6,7 @@ import type { OpRule } from "../rule.ts";
 import { mul, tanh } from "./elementwise.ts";
 import { scalar } from "./leaves.ts";
 import { column, exponentials, flat, lossesOf } from "./loss.ts";
-import { productOfIntegers, type QuantisedRows, quantisedRows, rotated, transposed, widenedRows } from "./rotated.ts";
+import { productOfIntegers, type QuantisedRows, quantisedRows, rotated, transposedWeight, widenedRows } from "./rotated.ts";
 import { type FormName, forms, holds, partCount, wideShape } from "./stored.ts";
 
 /** The least sum that is divided by. */
@@ -141,7 +141,7 @@ function lost(emit: Emitter, x: string, rounded: QuantisedRows): { rows: string;
 
 /** W rotated in int8 [height, dim], with the scale of each row [height, 1]: x is rotated too, and so is what is pulled back. */
 function integerChunk(emit: Emitter, x: QuantisedRows, [w, scales]: readonly string[], shape: readonly [number, number]): Chunk {
-  const wT = transposed(emit, w!, shape);
+  const wT = transposedWeight(emit, w!, shape);
   const scale = emit.node("Squeeze", [scales!, emit.int64(1)]); // [height]
   const timesRows = ({ q, scale }: QuantisedRows) =>
     emit.node("Mul", [productOfIntegers(emit, q, w!, { isPositive: true }), scale]); // [rows, dim]

@@ -111,7 +111,7 @@ export interface Transposed {
 }
 
 /** w, int8 [m, k], transposed: with rows of zeros at its end where k is `CROWDED`, and q with as many columns. */
-export function transposed(emit: Emitter, w: string, [m, k]: readonly [Dim, Dim]): Transposed {
+export function transposedWeight(emit: Emitter, w: string, [m, k]: readonly [Dim, Dim]): Transposed {
   if (typeof k !== "number" || k % CROWDED !== 0) {
     return { weight: emit.node("Transpose", [w], { perm: [1, 0] }), rows: (q) => q };
   }
@@ -198,7 +198,7 @@ export const rotatedRules = {
     },
     vjp: null,
     lower: (emit, { inputs, attributes: { transB } }, [q, w, scale]) => {
-      const b = transB ? transposed(emit, w!, inputs[1]!.shape as [Dim, Dim]) : { weight: w!, rows: (q: string) => q };
+      const b = transB ? transposedWeight(emit, w!, inputs[1]!.shape as [Dim, Dim]) : { weight: w!, rows: (q: string) => q };
       return [productOfIntegers(emit, b.rows(q!), b.weight, { scale })];
     },
   },

@@ -8,7 +8,7 @@ import { duration } from "../../../units.ts";
 import type { Environment } from "../part-cache.ts";
 import { type AbiName, abis, MAX_TEXT } from "./abis.ts";
 import { type Job, jobOf } from "./launchers.ts";
-import { LIBRARY_VARIABLE, type Mpi, type MpiHandle, openLibrary, textOf } from "./library.ts";
+import { LIBRARY_VARIABLE, type Mpi, type MpiHandle, openLibrary, writtenText } from "./library.ts";
 import { decodeText, type Group, meetingPlace, type Purpose } from "./meeting.ts";
 import { ownLife, peerWatch } from "./peers.ts";
 
@@ -219,7 +219,7 @@ async function within<T>(limitMs: number, what: string, work: Promise<T>, next =
 
 /** The name of this machine. */
 const machineOf = (mpi: Mpi): string =>
-  textOf((name, length) => mpi.call("MPI_Get_processor_name", name, length), MAX_TEXT.machine);
+  writtenText((name, length) => mpi.call("MPI_Get_processor_name", name, length), MAX_TEXT.machine);
 
 /** Most bytes of what a process says of itself. */
 const LIFE_BYTES = 512;

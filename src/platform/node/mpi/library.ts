@@ -98,7 +98,7 @@ function places({ files, folders, roots }: Abi, environment: Environment): strin
 }
 
 /** The text that a function writes to its first pointer, and its length to the second. */
-export function textOf(call: (text: Uint8Array, length: Int32Array) => void, most: number): string {
+export function writtenText(call: (text: Uint8Array, length: Int32Array) => void, most: number): string {
   const [text, length] = [new Uint8Array(most), new Int32Array(1)];
   call(text, length);
   return new TextDecoder().decode(text.subarray(0, length[0]));
@@ -111,7 +111,7 @@ function bind(file: string, library: LibraryHandle): Mpi {
       "int",
       signatures[name].map((type) => (type === HANDLE ? handle : type)),
     );
-  const version = versionOf(file, () => textOf(bound("MPI_Get_library_version", POINTER), MAX_TEXT.version));
+  const version = versionOf(file, () => writtenText(bound("MPI_Get_library_version", POINTER), MAX_TEXT.version));
   const abi: Abi | undefined = Object.values<Abi>(abis).findLast((row) => row.is(file, version));
   if (!abi) throw notKnown(file, version);
 
@@ -123,7 +123,7 @@ function bind(file: string, library: LibraryHandle): Mpi {
     if (code !== 0)
       throw failed(
         name,
-        textOf((text, length) => functions.MPI_Error_string(code, text, length), MAX_TEXT.error),
+        writtenText((text, length) => functions.MPI_Error_string(code, text, length), MAX_TEXT.error),
       );
   };
   /** Arguments of the calls at work: the library uses their memory from another thread. */
