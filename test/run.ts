@@ -1,9 +1,12 @@
 // Runs every *.test.ts below the folders given (default: test) with Node's own runner, and ends with one countable line.
-// With --fast, files and tests that are marked as slow are left out (README.md beside this file); with --in-turn, a file runs by itself.
-import { readdirSync, readFileSync, statSync } from "node:fs";
+// With --fast, files and tests that are marked as slow are left out (README.md beside this file), and several files share a process;
+// with --in-turn, a file runs by itself.
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
+import { pathToFileURL } from "node:url";
 
 function testFiles(place: string): string[] {
   if (statSync(place).isFile()) return [place];
@@ -18,6 +21,21 @@ const isSlow = (file: string): boolean => /^(\/\/.*\n)+\/\/ slow\n/.test(readFil
 /** Tests that npm test leaves to a command of their own: these need several processes on all cores. */
 const APART = path.join("test", "mpi");
 
+/** Starting a process and loading the sources takes a second, more than most fast files take. */
+const FILES_A_PROCESS = 12;
+
+/** A test file for each few files, which imports them. */
+function grouped(files: readonly string[], folder: string): string[] {
+  return Array.from({ length: Math.ceil(files.length / FILES_A_PROCESS) }, (_, group) => {
+    const imports = files
+      .slice(group * FILES_A_PROCESS, (group + 1) * FILES_A_PROCESS)
+      .map((file) => `import ${JSON.stringify(pathToFileURL(file).href)};\n`);
+    const entry = path.join(folder, `group-${group}.test.mjs`);
+    writeFileSync(entry, imports.join(""));
+    return entry;
+  });
+}
+
 const places = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 const isFast = process.argv.includes("--fast");
 if (isFast) process.env["LOWRANK_TEST_FAST"] = "1"; // for the processes of the files
@@ -26,8 +44,14 @@ const files = (places.length ? places.flatMap(testFiles) : testFiles("test").fil
   .filter((file) => !isFast || !isSlow(file))
   .map((file) => path.resolve(file));
 const counts = { passed: 0, failed: 0, skipped: 0 };
-const stream = run({ files, concurrency: process.argv.includes("--in-turn") ? 1 : 2, timeout: 600_000 });
-const isFile = (name: string) => name.endsWith(".test.ts");
+const groups = mkdtempSync(path.join(tmpdir(), "lowrank-test-"));
+process.on("exit", () => rmSync(groups, { recursive: true, force: true }));
+const stream = run({
+  files: isFast ? grouped(files, groups) : files,
+  concurrency: process.argv.includes("--in-turn") ? 1 : 2,
+  timeout: 600_000,
+});
+const isFile = (name: string) => /\.test\.(ts|mjs)$/.test(name);
 stream.on("test:pass", (event) => {
   if (event.skip !== undefined) counts.skipped++;
   else if (!isFile(event.name) && event.details.type !== "suite") counts.passed++;

@@ -14,6 +14,7 @@ import { finetune } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { caseFolder, distanceTo, goldenRows } from "../helpers/golden-rows.ts";
+import { slow } from "../helpers/slow.ts";
 
 const TOLERANCE = 3e-5;
 const place = await mkdtemp(path.join(tmpdir(), "lowrank-embedding-"));
@@ -57,22 +58,35 @@ test("an embedding's first values are PEFT's: A zero, B normal", () => {
   }
 });
 
-test("trained beside linear layers, with the frozen weights in the file where PEFT writes them; merging names the tied weight", async () => {
-  const base = at("models/embedded");
-  const data = at("test/fixtures/tiny-e2e/train.jsonl");
-  const output = `${place}/tied`;
-  const options = { base, data, output, targetModules: ["embed_tokens", "q_proj"], rank: 4, steps: 2, batchSize: 2, threads: 1 };
-  for await (const _ of finetune(options));
-  const { tensors } = await readHeader(nodeFiles, `${output}/adapter_model.safetensors`);
-  assert.ok(tensors.has("base_model.model.model.embed_tokens.base_layer.weight"));
-  assert.ok(tensors.has("base_model.model.model.embed_tokens.lora_embedding_A"));
-  const { frozen, tensors: trained } = await readAdapter(nodeFiles, output);
-  assert.deepEqual([...frozen!.keys()], ["model.embed_tokens.weight"]);
-  assert.ok(trained.get("model.embed_tokens")!.loraA.some((value) => value !== 0));
-  const more = { base, data, adapter: output, output: `${place}/more`, steps: 1, batchSize: 2, threads: 1 };
-  for await (const _ of finetune(more));
-  assert.deepEqual((await readAdapter(nodeFiles, more.output)).frozen, frozen);
-  await assert.rejects(mergeAdapter(nodeFiles, { base, adapter: output, output: `${place}/merged` }), { code: "merge/tied" });
-  const untied = caseFolder("lora-embed");
-  await mergeAdapter(nodeFiles, { base: `${untied}/base`, adapter: `${untied}/adapter`, output: `${place}/merged` });
-});
+test(
+  "trained beside linear layers, with the frozen weights in the file where PEFT writes them; merging names the tied weight",
+  slow,
+  async () => {
+    const base = at("models/embedded");
+    const data = at("test/fixtures/tiny-e2e/train.jsonl");
+    const output = `${place}/tied`;
+    const options = {
+      base,
+      data,
+      output,
+      targetModules: ["embed_tokens", "q_proj"],
+      rank: 4,
+      steps: 2,
+      batchSize: 2,
+      threads: 1,
+    };
+    for await (const _ of finetune(options));
+    const { tensors } = await readHeader(nodeFiles, `${output}/adapter_model.safetensors`);
+    assert.ok(tensors.has("base_model.model.model.embed_tokens.base_layer.weight"));
+    assert.ok(tensors.has("base_model.model.model.embed_tokens.lora_embedding_A"));
+    const { frozen, tensors: trained } = await readAdapter(nodeFiles, output);
+    assert.deepEqual([...frozen!.keys()], ["model.embed_tokens.weight"]);
+    assert.ok(trained.get("model.embed_tokens")!.loraA.some((value) => value !== 0));
+    const more = { base, data, adapter: output, output: `${place}/more`, steps: 1, batchSize: 2, threads: 1 };
+    for await (const _ of finetune(more));
+    assert.deepEqual((await readAdapter(nodeFiles, more.output)).frozen, frozen);
+    await assert.rejects(mergeAdapter(nodeFiles, { base, adapter: output, output: `${place}/merged` }), { code: "merge/tied" });
+    const untied = caseFolder("lora-embed");
+    await mergeAdapter(nodeFiles, { base: `${untied}/base`, adapter: `${untied}/adapter`, output: `${place}/merged` });
+  },
+);

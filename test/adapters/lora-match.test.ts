@@ -9,6 +9,7 @@ import { compilePattern, matchBudget } from "../../src/adapters/regex.ts";
 import { LowrankError } from "../../src/errors.ts";
 import type { ModuleInfo } from "../../src/models/module.ts";
 import { refusedSync } from "../helpers/assert.ts";
+import { slow } from "../helpers/slow.ts";
 
 interface Fixture {
   models: Record<string, { modelType: string; modules: ModuleInfo[] }>;
@@ -140,7 +141,7 @@ test("a layers pattern with a bare alternative is refused: PEFT reads it as some
   assert.equal(match({ targetModules: ["q_proj"], layersToTransform: 0, layersPattern: "(h|layers)" }).length, 1);
 });
 
-test("patterns that make a backtracking engine hang are matched or refused within the budget", () => {
+test("patterns that make a backtracking engine hang are matched or refused within the budget", slow, () => {
   const hostile = [
     "(a+)+$",
     "(a*)*b",

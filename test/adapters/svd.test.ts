@@ -7,6 +7,7 @@ import { type Factors, truncateMatrix, truncateProduct } from "../../src/adapter
 import { gram, matrixRows } from "../../src/adapters/vectors.ts";
 import { normal, purpose } from "../../src/random.ts";
 import { near } from "../helpers/assert.ts";
+import { slow } from "../helpers/slow.ts";
 
 /** B·A in float64, as rows. */
 function product({ loraA, loraB, rank }: Factors): Float64Array[] {
@@ -58,7 +59,7 @@ const factors = (outFeatures: number, inFeatures: number, rank: number, decay: n
   rank,
 });
 
-test("a product truncated from its factors is that of a float64 SVD of the whole, to 1e-6", () => {
+test("a product truncated from its factors is that of a float64 SVD of the whole, to 1e-6", slow, () => {
   for (const [outFeatures, inFeatures, rank, decay] of [
     [40, 56, 8, 0.8],
     [56, 40, 8, 0.3],
@@ -105,7 +106,7 @@ test("directions that repeat are one, and an update of zeros has rank 1", () => 
   assert.deepEqual([nothing.values, nothing.truncated(2).rank, nothing.truncated(2).loraB], [[], 1, new Float32Array(12)]);
 });
 
-test("a whole matrix is truncated as a float64 SVD truncates it: wide, tall, sparse, of a low rank", () => {
+test("a whole matrix is truncated as a float64 SVD truncates it: wide, tall, sparse, of a low rank", slow, () => {
   const sparse = normal(5, [purpose.init], 50 * 30).map((value) => (Math.abs(value) > 1 ? value : 0));
   const low = Float32Array.from(product(factors(50, 30, 6, 0.5)).flatMap((row) => [...row]));
   const steep = normal(6, [purpose.init], 50 * 30).map((value, i) => value * 0.8 ** Math.floor(i / 30));

@@ -8,13 +8,14 @@ import { sizeOf } from "../../bench/modes.ts";
 import { madePart, pageOf } from "../../bench/page.ts";
 import { type Key, type Line, openResults, type Result, readResults } from "../../bench/results.ts";
 import { near } from "../helpers/assert.ts";
+import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const limits = { seconds: 60, megabytes: 4096 };
 const node = (script: string, more = limits) => measure(process.execPath, ["-e", script], more);
 const line = `console.log(JSON.stringify({ seconds: 2, tokens_per_second: 3, rss_mb: 1 }))`;
 
-test("a process is measured with its children: memory, the first step, what it prints", async () => {
+test("a process is measured with its children: memory, the first step, what it prints", slow, async () => {
   const hold = (megabytes: number) => `const held = Buffer.alloc(${megabytes} << 20, 1);`;
   const child = `${hold(150)} setTimeout(() => held, 600)`;
   const parent = `${hold(100)} console.log("first step");
@@ -25,7 +26,7 @@ test("a process is measured with its children: memory, the first step, what it p
   if (process.platform === "linux") assert.ok(result.peak_mb > 250 && result.peak_mb < 600, JSON.stringify(result));
 });
 
-test("what fails, takes too long or too much memory is a result too", async () => {
+test("what fails, takes too long or too much memory is a result too", slow, async () => {
   const failed = async (script: string, more = limits) => ((await node(script, more)) as { failed: string }).failed;
   assert.match(await failed(`console.error("no such model"); process.exit(3)`), /ended with 3: no such model/);
   assert.match(await failed("console.log(1, 2)"), /no JSON: 1 2/);

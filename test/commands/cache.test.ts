@@ -1,4 +1,5 @@
 // lowrank cache: what is kept of converted bases, and its removal.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { test } from "node:test";

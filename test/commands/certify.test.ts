@@ -1,4 +1,5 @@
 // Merged models and their certificates: PEFT's merges and ours pass, wrong ones are caught; unmerging gives the base back.
+// slow
 import assert from "node:assert/strict";
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
 // lowrank extract: what was merged comes out again, a full fine-tune as far as its rank goes.
+// slow
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";

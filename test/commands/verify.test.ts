@@ -23,6 +23,7 @@ import { digest } from "../../src/platform/node/host.ts";
 import { train } from "../../src/train/trainer.ts";
 import { collect, only } from "../helpers/assert.ts";
 import { printed, repository } from "../helpers/program.ts";
+import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
@@ -96,21 +97,25 @@ test("a checkpoint alone, one without checksums, and one whose checksums are dam
   assert.deepEqual((await verified(spoilt)).others, { SHA256SUMS: "damaged" });
 });
 
-test("a merged model, in a new folder or in an empty one, and an adapter that is saved have checksums of all their files", async () => {
-  const golden = `${repository}test/fixtures/cases/lora-rslora`;
-  const [merged, inside, saved] = [fresh(), fresh(), fresh()];
-  mkdirSync(inside);
-  for (const output of [merged, inside]) await mergeAdapter({ base: `${golden}/base`, adapter: `${golden}/adapter`, output });
-  await saveAdapter(saved, await loadAdapter(`${golden}/adapter`));
-  for (const folder of [merged, inside, saved]) {
-    const { kind, others, events } = await verified(folder);
-    assert.deepEqual([kind, others], [folder === saved ? "adapter" : "model", {}]);
-    const listed = only(events, "file").map(({ file }) => file);
-    assert.deepEqual(["SHA256SUMS", ...listed].sort(), readdirSync(folder).sort());
-  }
-  flip(`${merged}/model.safetensors`);
-  assert.deepEqual((await verified(merged)).others, { "model.safetensors": "damaged" });
-});
+test(
+  "a merged model, in a new folder or in an empty one, and an adapter that is saved have checksums of all their files",
+  slow,
+  async () => {
+    const golden = `${repository}test/fixtures/cases/lora-rslora`;
+    const [merged, inside, saved] = [fresh(), fresh(), fresh()];
+    mkdirSync(inside);
+    for (const output of [merged, inside]) await mergeAdapter({ base: `${golden}/base`, adapter: `${golden}/adapter`, output });
+    await saveAdapter(saved, await loadAdapter(`${golden}/adapter`));
+    for (const folder of [merged, inside, saved]) {
+      const { kind, others, events } = await verified(folder);
+      assert.deepEqual([kind, others], [folder === saved ? "adapter" : "model", {}]);
+      const listed = only(events, "file").map(({ file }) => file);
+      assert.deepEqual(["SHA256SUMS", ...listed].sort(), readdirSync(folder).sort());
+    }
+    flip(`${merged}/model.safetensors`);
+    assert.deepEqual((await verified(merged)).others, { "model.safetensors": "damaged" });
+  },
+);
 
 test("a model without checksums is verified by the structure of its files", async () => {
   const model = `${repository}test/fixtures/tiny-llama`;

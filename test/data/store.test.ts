@@ -5,6 +5,7 @@ import { type ExampleStore, exampleStore, inMemory, inOrder, subset, targetsIn }
 import { type Example, IGNORE } from "../../src/data/types.ts";
 import { purpose, uniform } from "../../src/random.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { slow } from "../helpers/slow.ts";
 
 /** `count` examples of up to `longest` ids below `limit`, with runs of targets here and there. */
 function examplesOf(count: number, longest: number, limit: number): Example[] {
@@ -42,7 +43,7 @@ for (const [what, limit] of [
     assert.equal(store.spilled, 0);
   });
 
-  test(`${what}: beyond the memory allowed, tokens are read from the file`, async () => {
+  test(`${what}: beyond the memory allowed, tokens are read from the file`, slow, async () => {
     const files = memoryFiles();
     const examples = examplesOf(9000, 700, limit);
     const store = await filled(examples, { limit, spill: { files, path: "out/.examples", memoryBytes: 1 } });

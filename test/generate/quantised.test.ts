@@ -1,4 +1,5 @@
 // Generation from a base in fewer bits against the same base in float32: logits, texts, adapters beside it, what the engine keeps.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";

@@ -4,6 +4,7 @@ import { describe, it } from "node:test";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import { decompress } from "../../src/data/readers/decompress.ts";
 import { Broken } from "../../src/data/readers/parquet-checks.ts";
+import { slow } from "../helpers/slow.ts";
 
 const MAX_MS = 2_000;
 const zeros = (megabytes: number) => new Uint8Array(megabytes << 20);
@@ -17,7 +18,7 @@ const hadoop = (says: number, block: Uint8Array) => {
   return Uint8Array.of(...new Uint8Array(head.buffer), ...block);
 };
 
-describe("pages that unpack to more than they say", () => {
+describe("pages that unpack to more than they say", slow, () => {
   const bombs: [name: string, codec: string, size: number, packed: () => Uint8Array][] = [
     ["Brotli, 32 MB in a kilobyte", "BROTLI", 1000, () => brotli(zeros(32))],
     ["Brotli, 32 MB in 4 MB", "BROTLI", 4 << 20, () => brotli(zeros(32))],

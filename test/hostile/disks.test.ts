@@ -1,5 +1,6 @@
 // Disks and network file systems that fail in the ways of NFS: calls that are refused, or done and reported as failed; syncs that
 // fail; writes that stall. A run ends with an error or with its bits, and resumes to the same bits.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

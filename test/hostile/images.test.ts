@@ -9,6 +9,7 @@ import { decodeImage } from "../../src/platform/node/images.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 import { COLOUR, png } from "../helpers/png.ts";
+import { slow } from "../helpers/slow.ts";
 
 /** Longest that a case may take. */
 const MAX_MS = 5_000;
@@ -186,7 +187,7 @@ const line = (width: number, height: number): RgbImage => ({
   data: new Uint8Array(3 * width * height),
 });
 
-describe("images that do not suit a processor", () => {
+describe("images that do not suit a processor", slow, () => {
   it("a line whose shortest side would be made 224", { timeout: MAX_MS }, async () => {
     const { process } = await processorOf(clip);
     for (const image of [line(1, MAX_IMAGE_SIDE), line(MAX_IMAGE_SIDE, 1)])

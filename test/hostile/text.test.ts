@@ -1,4 +1,5 @@
 // Tokenizers and chat templates that mean harm, or are broken: each is refused by name, and nothing hangs.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MAX_TEXT_BYTES } from "../../src/files.ts";

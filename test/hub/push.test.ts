@@ -8,6 +8,7 @@ import { pushToHub } from "../../src/hub/push.ts";
 import { mergeAdapter } from "../../src/index.ts";
 import { refused } from "../helpers/assert.ts";
 import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { type PushHub, pushHub, TOKEN } from "./push-server.ts";
 
@@ -101,7 +102,7 @@ test("a second push is a commit more, and a card that is there is kept", async (
   assert.equal(files.get("README.md")!.toString(), "my own card\n");
 });
 
-test("a merged model is pushed with its certificate", async () => {
+test("a merged model is pushed with its certificate", slow, async () => {
   const hub = await newHub();
   withHub(hub);
   const merged = `${root}/merged`;

@@ -1,4 +1,5 @@
 // Adapters through each format and back: PEFT's goldens keep every update; what a format cannot say is refused by name.
+// slow
 import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

@@ -18,6 +18,7 @@ import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { near, refused } from "../helpers/assert.ts";
 import { MODELS } from "../helpers/gguf.ts";
 import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
+import { slow } from "../helpers/slow.ts";
 import { freshFolders } from "../helpers/temporary-folder.ts";
 
 const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
@@ -46,7 +47,7 @@ async function converted(input: string, dtype?: WritableType): Promise<string> {
 const ADDED =
   /^general\.(type|name|file_type|quantization_version)$|\.(vocab_size|key_length|value_length)$|phi3\.attention\.sliding_window$/;
 
-describe("a model as a GGUF file", () => {
+describe("a model as a GGUF file", slow, () => {
   for (const [name, golden] of Object.entries(MODELS)) {
     it(`${name} is the one of gguf-py, to the bit`, async () => {
       const [ours, theirs] = [await converted(baseOf(golden), "f16"), `${FIXTURES}gguf/${name}.gguf`];

@@ -1,4 +1,5 @@
 // A model as ONNX with optional inputs for LoRA: without them it is the base, with those of an .onnx_adapter the base under the adapter.
+// slow
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, it } from "node:test";

@@ -1,4 +1,5 @@
 // Models in transformers.js' folder: run by onnxruntime-node as transformers.js feeds them, they give our logits, with a cache too.
+// slow
 import assert from "node:assert/strict";
 import { cpSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, it } from "node:test";

@@ -1,4 +1,5 @@
 // Which device computes: by name, or the fastest of those that are there. What runs on a graphics card itself is in test/gpu.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout } from "node:timers/promises";

@@ -1,4 +1,5 @@
 // The lock on an output folder: one holder at a time, and a lock whose holder is gone stops nobody.
+// slow
 import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, type StdioOptions, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";

@@ -8,6 +8,7 @@ import { renderChat } from "../../src/text/template.ts";
 import { loadTokenizer, makeStreamDecoder, type Tokenizer } from "../../src/text/tokenizer.ts";
 import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { slow } from "../helpers/slow.ts";
 import { smollm2Json, smollm2Tokenizer, smollm2TokenizerWith } from "../helpers/smollm2.ts";
 
 const llama2 = () => loadTokenizer(memoryFiles(llama2StyleFiles()), "base");
@@ -35,7 +36,7 @@ const stream = (tokenizer: Tokenizer, ids: Iterable<number>, skipSpecialTokens =
   return { deltas, text: deltas.join("") + decoder.flush() };
 };
 
-test("texts and words that come again have the ids that they had, each time the caller's own", async () => {
+test("texts and words that come again have the ids that they had, each time the caller's own", slow, async () => {
   const tokenizer = await smollm2Tokenizer();
   const texts = ["", "a man a plan", " a  man\n", "ünïcode 漢字 🙂 naïve ünïcode", "word".repeat(40), "it's 2026, it's  its"];
   const encoded = () => texts.map((text) => tokenizer.encode(text, { addSpecialTokens: false }));

@@ -1,4 +1,5 @@
 // Runs that begin in other ways than with B zero, and by other optimizers than AdamW: what they write, and that they resume to the bit.
+// slow
 import assert from "node:assert/strict";
 import { cp, readFile, rm } from "node:fs/promises";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
 // EVA against PEFT's initialize_lora_eva_weights on a tiny Llama (test/fixtures/eva/generate.py), and in a run.
+// slow
 import assert from "node:assert/strict";
 import { readFile, rm } from "node:fs/promises";
 import { test } from "node:test";

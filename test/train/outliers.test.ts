@@ -18,6 +18,7 @@ import { loraObjective } from "../../src/train/objective.ts";
 import { findOutliers } from "../../src/train/outliers.ts";
 import { trainingProgram } from "../../src/train/stages.ts";
 import { loraGraph } from "../../src/train/training-graph.ts";
+import { slow } from "../helpers/slow.ts";
 
 const base = await loadBase(nodeFiles, new URL("../../models/embedded", import.meta.url).pathname);
 const { checkpoint } = base;
@@ -50,7 +51,7 @@ test("every layer finds the columns of its input, and the weights' rows there ar
   }
 });
 
-test("a run in integers takes its first batch to find them, and says so without one", async () => {
+test("a run in integers takes its first batch to find them, and says so without one", slow, async () => {
   const stages = { ...memoryModes.keep, form };
   const options = { checkpoint, loss, config, modules, dropout: 0, stages, openSession };
   await assert.rejects(loraObjective(options), { code: "train/option" });

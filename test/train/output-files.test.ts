@@ -1,4 +1,5 @@
 // A run and its output folder: one that lost the folder stops, and leaves alone what is there now.
+// slow
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";

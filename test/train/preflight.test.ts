@@ -12,6 +12,7 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { freeDisk, memoryLimits } from "../../src/platform/node/host.ts";
 import type { Platform } from "../../src/platform/platform.ts";
 import { refused } from "../helpers/assert.ts";
+import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
@@ -157,7 +158,7 @@ describe("finetune refuses before a weight is read", () => {
   });
 });
 
-describe("memory and disk", () => {
+describe("memory and disk", slow, () => {
   const GB = 1e9;
   const roomy: Partial<Platform> = { memoryLimits: () => ({ available: 8 * GB, total: 16 * GB }), freeDisk: async () => 8 * GB };
 

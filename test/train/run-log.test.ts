@@ -9,6 +9,7 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { logEvents, METRICS_NAME, openRunLog, readMetrics } from "../../src/train/run-log.ts";
 import { type TrainEvent, train } from "../../src/train/trainer.ts";
 import { collect } from "../helpers/assert.ts";
+import { slow } from "../helpers/slow.ts";
 import { freshFolders } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
@@ -221,7 +222,7 @@ test("of a log of any length the beginning and the end are seen, the steps betwe
   assert.equal(metrics.skipped, 0);
 });
 
-test("of more steps than are kept, neighbours become one, and the sums stay", async () => {
+test("of more steps than are kept, neighbours become one, and the sums stay", slow, async () => {
   const folder = fresh();
   const steps = 45_000;
   const rows = Array.from({ length: steps }, (_, i) =>

@@ -1,4 +1,5 @@
 // A training graph in stages: where it is cut, that equal layers share an executable, and which execution fits into how much memory.
+// slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loraConfig } from "../../src/adapters/config.ts";

@@ -1,4 +1,5 @@
 // Training with weights that stream, from the checkpoint and from the cache of converted ones, and what that cache does with damage.
+// slow
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";

@@ -1,4 +1,5 @@
 // Checkpoints: resuming gives the uninterrupted run's bits, only whole folders count, another run's options are refused.
+// slow
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
