@@ -3,6 +3,7 @@
 // One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout.
 // Seconds are the median over the steps after the warm-up; rss_mb is the process's own peak,
 // cpu_seconds the processor time of a step over all threads: near threads × seconds unless other programs ran.
+import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { loraConfig } from "../src/adapters/config.ts";
@@ -53,7 +54,11 @@ const examples = Array.from({ length: rows }, (_, row) => {
   return [{ ids, labels: ids }];
 });
 const batch = makeBatch(examples, { padId: 0 });
+let waited = 0;
 const objective = await loraObjective({
+  onWaited: (seconds) => {
+    waited += seconds;
+  },
   stages: {
     ...memoryModes[memory],
     form: formsOf(baseDtype, { dtypeOf: (name) => entryOf(base.checkpoint, name)?.dtype, integers: true }),
@@ -77,14 +82,23 @@ const ranges = parameterRanges(objective.entries, { learningRate: 2e-4, weightDe
 const seconds: number[] = [];
 const cpuSeconds: number[] = [];
 const losses: number[] = [];
+/** Of steps with weights that stream: seconds of waiting for them, and bytes read, from the disk or the page cache and from the disk alone. */
+const waits: number[] = [];
+const reads: number[][] = [];
+const bytesRead = () => /rchar: (\d+)[^]*read_bytes: (\d+)/.exec(readFileSync("/proc/self/io", "utf8"))!.slice(1).map(Number);
 for (let step = 0; step < steps + warmup; step++) {
-  const [start, used] = [performance.now(), process.cpuUsage()];
+  const [start, used, before] = [performance.now(), process.cpuUsage(), memory === "stream" ? bytesRead() : []];
+  waited = 0;
   const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, { seed: 0, step, micro: 0 });
   update(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
   seconds.push((performance.now() - start) / 1000);
   const { user, system } = process.cpuUsage(used);
   cpuSeconds.push((user + system) / 1e6);
   losses.push(loss);
+  if (memory === "stream") {
+    waits.push(waited);
+    reads.push(bytesRead().map((bytes, i) => bytes - before[i]!));
+  }
   if (step === 0) console.log("first step"); // main.ts takes the time since the command's start
 }
 await objective.close();
@@ -102,6 +116,11 @@ console.log(
     step_seconds: seconds.map((value) => round(value, 4)),
     cpu_seconds: round(median(cpuSeconds.slice(warmup)), 4),
     tokens_per_second: round((rows * tokens) / step, 1),
+    ...(memory === "stream" && {
+      waited_seconds: waits.map((value) => round(value, 2)),
+      read_gb: reads.map(([all]) => round(all! / 1e9, 2)),
+      disk_gb: reads.map(([, disk]) => round(disk! / 1e9, 2)),
+    }),
     rss_mb: Math.round(process.resourceUsage().maxRSS / 1024),
     open_seconds: round(openSeconds, 2),
     first_step_seconds: round(seconds[0]!, 2),

@@ -27,7 +27,7 @@ export interface ProgramOptions extends SessionOptions {
 /** Opens the executables and reads the weights that the stages are given. */
 export async function runProgram(given: Program, options: ProgramOptions): Promise<Session> {
   const program = areInPlace(given, options.weights) ? given : givenWeights(given);
-  const { machine, weights: source = noWeights } = options;
+  const { machine, weights: source = noWeights, onWaited } = options;
   const { stages, results } = program;
   const [executables, frozen] = await together(
     compileStages(stages, options).catch(fail),
@@ -76,7 +76,9 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
     const streaming = frozen.run(order, feeds);
     try {
       for (const [at, { stage, wanted, freed }] of plan.steps.entries()) {
+        const before = performance.now();
         const weights = await streaming.of(at);
+        onWaited?.((performance.now() - before) / 1000);
         const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source, weights));
         const outputs = wanted.map(
           ({ index, value }): Wanted => ({ index, place: placed.get(value), isRead: isRead.has(value) }),

@@ -32,6 +32,8 @@ export interface SessionOptions {
   threads?: number;
   /** Reads the large weights of a program's stages anew at every run, while the stage before runs: memory does not grow with depth. */
   streamed?: boolean;
+  /** Called with the seconds that a stage has waited for weights that stream. */
+  onWaited?: (seconds: number) => void;
   /** Called while weights are converted for the cache. What it throws ends the opening, and nothing is left of the entry. */
   onConverted?: (progress: { done: number; total: number }) => void;
   /** Writes ONNX Runtime's profile (a Chrome trace) to files that begin with this path. */

@@ -56,6 +56,8 @@ export type TrainEvent =
       /** Of a task whose speed is counted in them: the examples of the step. */
       examples?: number;
       seconds: number;
+      /** Of these, the seconds in which the engine waited for weights that stream. */
+      waitedSeconds?: number;
       etaSeconds: number;
       memoryBytes: number | null;
     }
@@ -170,6 +172,8 @@ export interface TrainOptions {
   /** Seconds until the process is ended: the run ends in time for it, as by the signal. */
   secondsLeft?: () => number;
   memoryBytes?: () => number;
+  /** Seconds that the engine has waited so far for weights that stream; absent if none do. */
+  waitedSeconds?: () => number;
   /** Fails if what the run reads is no longer what it opened: called before every update and every save, with the newest checkpoint. */
   check?: (saved: string | null) => Promise<void>;
 }
@@ -180,7 +184,7 @@ export interface TrainOptions {
  * checkpoint that gave a finite loss. The last update is judged by the evaluation behind it, or by the loss of a batch.
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
-  const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, unit, team = alone } = options;
+  const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, waitedSeconds, unit, team = alone } = options;
   await checkOptions(options);
   const steps = options.steps ?? Math.ceil(options.epochs! * loader.stepsPerEpoch);
   const facts = factsOf(options, steps);
@@ -215,9 +219,11 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   /** Loss and gradient of this process's share of a step; a failure is thrown where it is awaited. */
   function computed(step: number) {
     const stepTime = elapsed();
+    const before = waitedSeconds?.();
     const result = (async () => {
       const batches = await loader.microBatches(step);
-      return { stepTime, batches, ...(await lossAndGradient(objective, theta, batches, { seed, step }, team.size > 1)) };
+      const made = await lossAndGradient(objective, theta, batches, { seed, step }, team.size > 1);
+      return { stepTime, batches, ...made, waited: before !== undefined && { waitedSeconds: waitedSeconds!() - before } };
     })();
     result.catch(() => undefined);
     return result;
@@ -278,7 +284,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   while (goesOn()) {
     const factor = schedules[optimizer.schedule](state.step, optimizer.warmupSteps, steps);
     learningRate = optimizer.learningRate * factor;
-    const { stepTime, batches, ...own } = await (computing ?? computed(state.step));
+    const { stepTime, batches, waited, ...own } = await (computing ?? computed(state.step));
     computing = undefined;
     const due = isDue(state.step + 1, output, elapsed() - saved.time);
     const asked = { stop: isAsked(), save: due };
@@ -302,7 +308,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const { tokens } = whole;
     const tokensPerSecond = seconds > 0 ? tokens / seconds : 0;
     const examples = unit === "examples" ? whole.targets : undefined;
-    const speed = { tokens, tokensPerSecond, ...(examples !== undefined && { examples }), seconds, etaSeconds };
+    const speed = { tokens, tokensPerSecond, ...(examples !== undefined && { examples }), seconds, ...waited, etaSeconds };
     yield { type: "step", step, loss, learningRate, gradNorm, ...speed, memoryBytes: memoryBytes?.() ?? null };
 
     if (evaluation && (step % evaluation.every === 0 || step === steps)) {

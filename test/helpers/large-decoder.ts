@@ -44,12 +44,13 @@ export interface StepOptions {
   cache?: PartCache;
   files?: Files;
   onConverted?: SessionOptions["onConverted"];
+  onWaited?: SessionOptions["onWaited"];
 }
 
 /** Losses and gradients of two batches at one θ, then an evaluation's loss. */
 export async function twoSteps(
   folder: string,
-  { baseDtype, integers, memory = "stream", cache, files = nodeFiles, onConverted }: StepOptions,
+  { baseDtype, integers, memory = "stream", cache, files = nodeFiles, onConverted, onWaited }: StepOptions,
 ) {
   const base = await loadBase(nodeFiles, folder);
   const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
@@ -71,6 +72,7 @@ export async function twoSteps(
     threads: 1,
     first: async () => batches[0]!,
     onConverted,
+    onWaited,
   });
   try {
     // B is zero in a new adapter, and so would be A's gradient.

@@ -68,6 +68,21 @@ test("large weights are read where their stage runs, of tables the rows of the b
   assert.ok(lengths.includes(2 * width), "single rows are");
 });
 
+test("a disk that is slow is waited for, and the wait is counted", async () => {
+  const delay = 20; // ms
+  const slow = {
+    ...nodeFiles,
+    read: async (...given: Parameters<typeof nodeFiles.read>) => {
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      return nodeFiles.read(...given);
+    },
+  };
+  const waits: number[] = [];
+  await twoSteps(base, { baseDtype: "bfloat16", memory: "stream", files: slow, onWaited: (seconds) => waits.push(seconds) });
+  const long = waits.filter((seconds) => seconds >= delay / 2000);
+  assert.ok(long.length > 0 && waits.length > long.length, `${long.length} of ${waits.length} stages waited`);
+});
+
 test("the second opening reads the cache, a run in memory too", async (t) => {
   const folder = temporaryFolder(t);
   const form = { baseDtype: "int8" } as const;

@@ -179,6 +179,14 @@ test("memory is what the caller measures", async () => {
   assert.equal(first!.memoryBytes, 123);
 });
 
+test("a step says how long it waited for weights, if any stream", async () => {
+  let waited = 5;
+  const waitedSeconds = () => (waited += 0.25);
+  const steps = only(await events(options({ waitedSeconds })), "step");
+  assert.ok(steps.length > 1 && steps.every((step) => step.waitedSeconds === 0.25));
+  assert.ok(only(await events(options()), "step").every((step) => !("waitedSeconds" in step)));
+});
+
 for (const [what, spoil] of [
   ["loss", { loss: Number.NaN }],
   ["gradient norm", { gradient: new Float32Array(66).fill(Number.POSITIVE_INFINITY) }],

@@ -156,13 +156,22 @@ function bestLine(best: NonNullable<DoneEvent["best"]>, { result, step, folder }
   return `${what}; the result is the one of step ${step}. ${folder}/checkpoint-${best.step} is an adapter too; to make it the result: ${command}`;
 }
 
+/** Percent of a step. */
+const LEAST_WAITING = 5;
+
 const rateOf = (examples: number, seconds: number): string =>
   `${seconds > 0 ? Number((examples / seconds).toPrecision(3)) : 0} examples/s`;
+
+/** What a step of weights that stream lost to the disk, where it is worth a word. */
+function waitingOf({ seconds, waitedSeconds = 0 }: StepEvent): string {
+  const share = Math.round((100 * waitedSeconds) / seconds);
+  return share < LEAST_WAITING ? "" : `, ${share} % of it waiting for the disk`;
+}
 
 function stepLine(event: StepEvent, steps: number): string {
   const memory = event.memoryBytes === null ? "" : `, ${bytes(event.memoryBytes)}`;
   const rate =
     event.examples === undefined ? `${Math.round(event.tokensPerSecond)} tokens/s` : rateOf(event.examples, event.seconds);
   const speed = `${rate}, ${duration(event.etaSeconds)} left`;
-  return `step ${event.step}/${steps}: loss ${event.loss.toFixed(4)}, ${speed}${memory}`;
+  return `step ${event.step}/${steps}: loss ${event.loss.toFixed(4)}, ${speed}${memory}${waitingOf(event)}`;
 }

@@ -211,7 +211,11 @@ export async function* finetune(
     const { program = whole(graph), streamed } = execution ?? {};
     const converting = reports<ConvertingEvent>();
     const onConverted = convertingReports(converting.add, signal, labelled.checkpoint.folder);
-    const engine = { checkpoint: labelled.checkpoint, loss, openSession, threads, streamed, first, onConverted };
+    let waited = 0;
+    const onWaited = (seconds: number) => {
+      waited += seconds;
+    };
+    const engine = { checkpoint: labelled.checkpoint, loss, openSession, threads, streamed, first, onConverted, onWaited };
     const opening = openObjective({ graph, program, entries, dropout, beside }, engine);
     // What fails is thrown where it is awaited.
     const close = opening.then(
@@ -273,6 +277,7 @@ export async function* finetune(
       signal,
       secondsLeft: platform.secondsLeft,
       memoryBytes,
+      waitedSeconds: streamed ? () => waited : undefined,
       check: watch.check,
     });
     // The first step is computed while the base is read.
