@@ -43,9 +43,9 @@ function groupsOf<T>(items: readonly T[], key: (item: T) => string): [string, T[
 
 const sizeText = ({ batch, tokens }: { batch: number; tokens: number }): string => `${batch} × ${grouped(tokens)}`;
 const bySize = (a: Summary, b: Summary): number => a.batch - b.batch || a.tokens - b.tokens;
-/** The median with the range over the rounds; a star marks modes that only the first round measured. */
-const stepText = ({ seconds: median, spread: [low, high], rounds, isScreen }: Summary): string =>
-  rounds > 1 ? `${seconds(median)} (${low.toFixed(2)}–${high.toFixed(2)})` : `${seconds(median)}${isScreen ? " \\*" : ""}`;
+/** The median with the range over the rounds; a star marks what ran once. */
+const stepText = ({ seconds: median, spread: [low, high], rounds }: Summary): string =>
+  rounds > 1 ? `${seconds(median)} (${low.toFixed(2)}–${high.toFixed(2)})` : `${seconds(median)} \\*`;
 
 /** A row for each size, side and mode. Ratios are to the peer's fastest mode. */
 function stepTable(rows: readonly Summary[]): string {
@@ -161,6 +161,7 @@ function modelSection(rows: readonly Summary[], machine: string, images: Map<str
   const title = `${model}, ${(parameters / 1e6).toFixed(0)}M parameters`;
   const sizes = [...new Set([...rows].sort(bySize).map(({ batch, tokens }) => (batch > 1 ? `${batch}x${tokens}` : `${tokens}`)))];
   const rounds = Math.max(...rows.map((row) => row.rounds));
+  const modes = [...new Set(rows.filter(isOurs).map(({ mode }) => mode))].join(";");
   const plots = [
     plotOf(model, rows, "tokens per second", (row) => row.tokensPerSecond),
     plotOf(model, rows, "peak memory, MB", (row) => row.megabytes),
@@ -175,7 +176,7 @@ function modelSection(rows: readonly Summary[], machine: string, images: Map<str
   return [
     `### ${title}`,
     `${layers} layers, ${bytes(stored)} of stored weights${isRandom ? ", which are random" : ""}.`,
-    `\`\`\`sh\nnpm run bench -- ${isRandom ? model : `./${model}`} --sizes ${sizes.join(",")} --rounds ${rounds} --python PYTHON\n\`\`\``,
+    `\`\`\`sh\nnpm run bench -- ${isRandom ? model : `./${model}`} --sizes ${sizes.join(",")} --modes "${modes}" --rounds ${rounds} --python PYTHON\n\`\`\``,
     stepTable(rows),
     shown.join("\n"),
   ];

@@ -3,7 +3,7 @@
 // One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout.
 // Seconds are the median over the steps after the warm-up; rss_mb is the process's own peak,
 // cpu_seconds the processor time of a step over all threads: near threads × seconds unless other programs ran.
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { loraConfig } from "../src/adapters/config.ts";
@@ -85,9 +85,11 @@ const losses: number[] = [];
 /** Of steps with weights that stream: seconds of waiting for them, and bytes read, from the disk or the page cache and from the disk alone. */
 const waits: number[] = [];
 const reads: number[][] = [];
-const bytesRead = () => /rchar: (\d+)[^]*read_bytes: (\d+)/.exec(readFileSync("/proc/self/io", "utf8"))!.slice(1).map(Number);
+const bytesRead = () => /rchar: (\d+)[\s\S]*read_bytes: (\d+)/.exec(readFileSync("/proc/self/io", "utf8"))!.slice(1).map(Number);
+/** Only Linux says what a process has read. */
+const isCounted = memory === "stream" && existsSync("/proc/self/io");
 for (let step = 0; step < steps + warmup; step++) {
-  const [start, used, before] = [performance.now(), process.cpuUsage(), memory === "stream" ? bytesRead() : []];
+  const [start, used, before] = [performance.now(), process.cpuUsage(), isCounted ? bytesRead() : []];
   waited = 0;
   const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, { seed: 0, step, micro: 0 });
   update(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
@@ -95,10 +97,8 @@ for (let step = 0; step < steps + warmup; step++) {
   const { user, system } = process.cpuUsage(used);
   cpuSeconds.push((user + system) / 1e6);
   losses.push(loss);
-  if (memory === "stream") {
-    waits.push(waited);
-    reads.push(bytesRead().map((bytes, i) => bytes - before[i]!));
-  }
+  waits.push(waited);
+  if (isCounted) reads.push(bytesRead().map((bytes, i) => bytes - before[i]!));
   if (step === 0) console.log("first step"); // main.ts takes the time since the command's start
 }
 await objective.close();

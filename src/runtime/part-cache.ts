@@ -118,7 +118,6 @@ export async function cachedParts(
   const root = cache.folder;
   try {
     await cache.files.makeFolder(root);
-    const free = await cache.freeDisk(root);
     const sources = await sourcesOf(cache.files, source, weights);
     const key = nameOf(cache.digest, source, weights, sources);
     const place = `${root}/${key}`;
@@ -126,10 +125,13 @@ export async function cachedParts(
     return found;
 
     async function make(): Promise<Map<string, PartPlace[]> | never> {
-      const held = await lockOrWait(cache!, root, key, () => placesIn(cache!, place, key, parts));
+      const waits = () => onConverted?.({ done: 0, total: bytes }); // by which waiting can be stopped
+      const held = await lockOrWait(cache!, root, key, () => placesIn(cache!, place, key, parts), waits);
       if (held instanceof Map) return held;
       try {
         await removeUnused(cache!, root, key);
+        await cache!.files.remove(place); // it is not what was written
+        const free = await cache!.freeDisk(root);
         if (free < bytes + DISK_MARGIN_BYTES) throw noSpace(root, bytes, free);
         const entry = { key, base: source.folder, forms: countForms(weights), bytes, made: new Date().toISOString(), sources };
         await write(cache!, machine, place, entry, parts, convert, onConverted);
@@ -184,7 +186,11 @@ async function placesIn(
   try {
     const entry = await readEntry(files, place);
     if (entry?.key !== key) return null;
-    if ((await files.stamp(file)) !== entry.stamp && !(await isAsSummed(files, digest, place))) return null;
+    const stamp = await files.stamp(file);
+    if (stamp !== entry.stamp) {
+      if (!(await isAsSummed(files, digest, place))) return null;
+      await writeEntry(files, place, { ...entry, stamp }).catch(() => undefined); // else it is compared again the next time
+    }
     const { tensors, metadata } = await readHeader(files, file);
     if (metadata["key"] !== key || tensors.size !== parts.length) return null;
     const found = new Map<string, PartPlace[]>();
@@ -208,6 +214,9 @@ async function isAsSummed(files: Files, digest: MakeDigest, place: string): Prom
   return (await readSums(files, place))?.get(WEIGHTS) === (await sumFile(files, `${place}/${WEIGHTS}`, digest));
 }
 
+const writeEntry = (files: Files, place: string, entry: Entry): Promise<void> =>
+  files.write(`${place}/${ENTRY}`, new TextEncoder().encode(`${JSON.stringify(entry, null, 1)}\n`));
+
 /** What entry.json says; null if it says nothing that can be used. */
 async function readEntry(files: Files, place: string): Promise<Entry | null> {
   try {
@@ -225,8 +234,14 @@ async function readEntry(files: Files, place: string): Promise<Entry | null> {
   }
 }
 
-/** The lock on an entry, or what `look` finds once another process has made it. */
-async function lockOrWait<T>({ lock }: PartCache, root: string, key: string, look: () => Promise<T | null>): Promise<Lock | T> {
+/** The lock on an entry, or what `look` finds once another process has made it; `waits` is called before each look. */
+async function lockOrWait<T>(
+  { lock }: PartCache,
+  root: string,
+  key: string,
+  look: () => Promise<T | null>,
+  waits: () => void,
+): Promise<Lock | T> {
   for (;;) {
     try {
       const held = await lock(root, `${key}${LOCK}`);
@@ -237,6 +252,7 @@ async function lockOrWait<T>({ lock }: PartCache, root: string, key: string, loo
     } catch (error) {
       if (!(error instanceof LowrankError) || error.code !== "file/locked") throw error;
     }
+    waits();
     await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
     const found = await look();
     if (found !== null) return found;
@@ -254,7 +270,7 @@ async function write(
   onConverted?: Work["onConverted"],
 ): Promise<void> {
   const unfinished = `${place}${UNFINISHED}`;
-  for (const folder of [unfinished, place]) await files.remove(folder);
+  await files.remove(unfinished);
   await files.makeFolder(unfinished);
   const summed = summing(files, digest);
   const converted = oneAtATime(machine, convert);
@@ -278,7 +294,7 @@ async function write(
   }
   await summed.writeSums(unfinished);
   const stamp = await files.stamp(`${unfinished}/${WEIGHTS}`);
-  await files.write(`${unfinished}/${ENTRY}`, new TextEncoder().encode(`${JSON.stringify({ ...entry, stamp }, null, 1)}\n`));
+  await writeEntry(files, unfinished, { ...entry, stamp });
   await files.rename(unfinished, place);
 }
 
@@ -370,8 +386,8 @@ const refused = (code: string, message: string, { folder }: WeightSource): Lowra
   new LowrankError(code, message, {
     subject: quote(folder),
     expected: "a folder for it: LOWRANK_CACHE unset, or the path of one",
-    got: "LOWRANK_CACHE=off",
-    next: "Unset LOWRANK_CACHE, stream the base as it is stored (--base-dtype bfloat16), or keep it in memory (--memory recompute).",
+    got: "no folder",
+    next: "Unset LOWRANK_CACHE, stream the base as it is stored (without --base-dtype), or keep it in memory (--memory recompute).",
   });
 
 const noSpace = (folder: string, needed: number, free: number): LowrankError =>

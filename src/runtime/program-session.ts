@@ -8,7 +8,7 @@ import { givenWeights, type Program, type Stage, type StagePlan, type StageSourc
 import { inFolder } from "../onnx/emitter.ts";
 import { lower } from "../onnx/lower.ts";
 import type { Tensor } from "../tensor.ts";
-import { engineError } from "./engine-error.ts";
+import { engineError, isOutOfMemory } from "./engine-error.ts";
 import { readGiven } from "./given.ts";
 import { type Executable, type Handle, type Machine, taskQueue, type Wanted } from "./machine.ts";
 import type { PartCache } from "./part-cache.ts";
@@ -31,7 +31,7 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
   const { stages, results } = program;
   const [executables, frozen] = await together(
     compileStages(stages, options).catch(fail),
-    openWeights(stages, options.streamed ?? false, { ...options, source }),
+    openWeights(stages, options.streamed ?? false, { ...options, source }).catch(failInMemory),
   );
   const fed = new Set(
     stages.flatMap(({ inputs }) => inputs.flatMap(({ source }) => (source.kind === "feed" ? [source.name] : []))),
@@ -169,10 +169,30 @@ const fail = (error: unknown): never => {
   throw error instanceof LowrankError ? error : engineError(error instanceof Error ? error.message : String(error));
 };
 
+/** `fail` where memory is short; what a caller's function has thrown stays as it is. */
+const failInMemory = (error: unknown): never => {
+  if (error instanceof Error && isOutOfMemory(error.message)) fail(error);
+  throw error;
+};
+
+interface CompiledStage {
+  model: Uint8Array;
+  executable: Executable;
+}
+
 /** An executable for each stage; stages whose models are the same bytes share one. */
 async function compileStages(stages: readonly Stage[], options: ProgramOptions): Promise<Executable[]> {
+  const known: CompiledStage[] = [];
+  try {
+    return await compileInto(known, stages, options);
+  } catch (error) {
+    for (const { executable } of known) executable.close();
+    throw error;
+  }
+}
+
+async function compileInto(known: CompiledStage[], stages: readonly Stage[], options: ProgramOptions): Promise<Executable[]> {
   const { machine, weights, threads, profile } = options;
-  const known: { model: Uint8Array; executable: Executable }[] = [];
   const executables: Executable[] = [];
   for (const { graph, inputs, outputs } of stages) {
     const leaves = inputs.map(({ leaf }) => leaf);

@@ -1,14 +1,22 @@
 // Weights that are read anew whenever their stage runs, while the stages before run: memory for those of a few stages.
-import type { Files } from "../files.ts";
+import type { ElementType } from "../graph/graph.ts";
 import type { Handle, Machine, Memory } from "./machine.ts";
-import type { PartPlace } from "./part-cache.ts";
 
 /** Stages with weights whose reading begins before they run. */
 export const STAGES_AHEAD = 2;
 const ALIGNED = 64;
 
+/** A tensor that is read whenever its stage runs. */
+export interface StageRead {
+  dtype: ElementType;
+  shape: readonly number[];
+  /** Bytes in memory. */
+  length: number;
+  read(into: Uint8Array): Promise<unknown>;
+}
+
 /** What a stage is given from files: tensors by the names of its sources. */
-export type StageReads = ReadonlyMap<string, PartPlace>;
+export type StageReads = ReadonlyMap<string, StageRead>;
 
 /** The weights of a stage in memory. */
 interface Loaded {
@@ -27,7 +35,7 @@ const roundUp = (length: number): number => Math.ceil(length / ALIGNED) * ALIGNE
 const bytesOf = (reads: StageReads): number => [...reads.values()].reduce((sum, { length }) => sum + roundUp(length), 0);
 
 /** Reads the weights of stages, of which `reads` has one for each; none where a stage has no such weights. */
-export function streamedWeights(reads: readonly StageReads[], { machine, files }: { machine: Machine; files: Files }) {
+export function streamedWeights(reads: readonly StageReads[], machine: Machine) {
   const keys = reads.map((own) => [...own.keys()].sort().join("\n"));
   const sizes = reads.map(bytesOf);
   const loaded = new Map<string, Loaded>();
@@ -49,11 +57,11 @@ export function streamedWeights(reads: readonly StageReads[], { machine, files }
     const handles = new Map<string, Handle>();
     const reading: Promise<unknown>[] = [];
     let at = 0;
-    for (const [name, { file, offset, length, dtype, shape }] of reads[stage]!) {
+    for (const [name, { read, length, dtype, shape }] of reads[stage]!) {
       const bytes = memory.bytes.subarray(at, at + length);
       at += roundUp(length);
       handles.set(name, machine.tensor(dtype, shape, bytes));
-      reading.push(files.read(file, offset, length, bytes));
+      reading.push(read(bytes));
     }
     const [ready, ended] = [Promise.all(reading), Promise.allSettled(reading)];
     const own: Loaded = { memory, handles, ready, ended, hasEnded: false, isBroken: false };

@@ -100,7 +100,8 @@ export function weightReader(options: WeightOptions) {
     const parts = typesOf(weight).map(({ dtype, shape }) => take(dtype, shape));
     const places = placesOf(weight);
     if (places) {
-      await Promise.all(places.map(({ file, offset, length }, i) => files.read(file, offset, length, parts[i]!.bytes)));
+      const reads = places.map(({ file, offset, length }, i) => files.read(file, offset, length, parts[i]!.bytes));
+      await Promise.all(reads).finally(() => Promise.allSettled(reads)); // after a failure the memory is freed
     } else await convert(weight, parts);
     return { parts };
   }
@@ -168,7 +169,11 @@ export function weightReader(options: WeightOptions) {
     placesOf,
     useCache,
     close() {
-      for (const made of converters.values()) made.then((executable) => executable.close());
+      for (const made of converters.values())
+        made.then(
+          (executable) => executable.close(),
+          () => undefined, // thrown where it is awaited
+        );
       converters.clear();
     },
   };

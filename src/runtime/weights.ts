@@ -7,7 +7,7 @@ import { inFolder } from "../onnx/emitter.ts";
 import { bytesPerElement, sizeOf, type Tensor } from "../tensor.ts";
 import type { Handle, Machine, Place } from "./machine.ts";
 import { type FormedWeight, keyOf, type PartPlace } from "./part-cache.ts";
-import { type StageReads, streamedWeights } from "./streamed.ts";
+import { type StageRead, type StageReads, streamedWeights } from "./streamed.ts";
 import { type Loaded, type WeightOptions, weightReader } from "./weight-reader.ts";
 
 /** Weights of fewer bytes stay in memory when the others are read anew at every step. */
@@ -16,6 +16,8 @@ const SMALL_BYTES = 2 ** 20;
 const READ_AT_ONCE = 3;
 /** Rows that are read at once. */
 const ROWS_AT_ONCE = 64;
+/** Float32 that is made at once of numbers in another form. */
+const CONVERTED_BYTES = 2 ** 21;
 
 type WeightLeaf = Extract<StageSource, { kind: "weight" }>;
 type Feeds = Readonly<Record<string, Tensor>>;
@@ -55,16 +57,17 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   const { machine, host = machine, files } = options;
   const reader = weightReader({ ...options, machine: host });
   const kept = new Map<string, Loaded>();
+  const freeKept = () => {
+    for (const { parts } of kept.values()) for (const { handle } of parts) machine.free(handle);
+    kept.clear();
+  };
   const large = streamed ? passingWeights(stages) : new Set<string>();
-  // Numbers that only JavaScript can read are in memory in float32, but for rows of a table.
-  const passes = (leaf: WeightLeaf): boolean =>
-    large.has(leaf.name) &&
-    (leaf.part?.rows !== undefined || partOf(leaf).form !== null || reader.placesOf(partOf(leaf)) !== null);
+  const passes = (leaf: WeightLeaf): boolean => large.has(leaf.name);
   let reads: StageReads[];
   try {
     const weights = new Map<string, FormedWeight>();
     for (const leaf of stages.flatMap(leavesOf)) weights.set(keyOf(partOf(leaf)), partOf(leaf));
-    const anew = stages.flatMap(leavesOf).filter((leaf) => passes(leaf) && !(idsOf(leaf) && partOf(leaf).form === null));
+    const anew = stages.flatMap(leavesOf).filter((leaf) => passes(leaf) && partOf(leaf).form !== null);
     await reader.useCache([...weights.values()], new Set(anew.map((leaf) => keyOf(partOf(leaf)))));
     const staying = stages.flatMap(leavesOf).filter((leaf) => !passes(leaf));
     const left = new Map(staying.map((leaf) => [keyOf(partOf(leaf)), partOf(leaf)])).entries();
@@ -75,15 +78,17 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
     };
     const readers = Array.from({ length: READ_AT_ONCE }, readOn);
     await Promise.all(readers).finally(() => Promise.allSettled(readers));
-    const placeOf = (leaf: WeightLeaf) => reader.placesOf(partOf(leaf))![partOf(leaf).part]!;
     reads = stages.map((stage) => {
       const own = leavesOf(stage).filter((leaf) => passes(leaf) && !idsOf(leaf));
-      return new Map(own.map((leaf) => [leaf.name, rangeOf(placeOf(leaf), leaf)]));
+      return new Map(own.map((leaf) => [leaf.name, readOf(leaf, reader.placesOf(partOf(leaf)), options)]));
     });
+  } catch (error) {
+    freeKept();
+    throw error;
   } finally {
     reader.close();
   }
-  const stream = streamedWeights(reads, options);
+  const stream = streamedWeights(reads, machine);
 
   /** How a row of a table is read into memory, and the type of rows. */
   function rowsOf(leaf: WeightLeaf) {
@@ -155,20 +160,40 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
     },
     async close() {
       await stream.close();
-      for (const { parts } of kept.values()) for (const { handle } of parts) machine.free(handle);
-      kept.clear();
+      freeKept();
     },
   };
 }
 
 const idsOf = ({ part }: WeightLeaf): string | undefined => (part?.rows && "at" in part.rows ? part.rows.at : undefined);
 
-/** Where the rows of a part lie that a leaf has. */
-function rangeOf(place: PartPlace, { part }: WeightLeaf): PartPlace {
-  if (!part?.rows || !("first" in part.rows)) return place;
-  const { first, count, total } = part.rows;
-  const width = place.length / total;
-  return { ...place, offset: place.offset + first * width, length: count * width, shape: [count, ...place.shape.slice(1)] };
+/** The rows that a leaf has of a weight with `total`. */
+const rangeOf = ({ part }: WeightLeaf, total: number) =>
+  part?.rows && "first" in part.rows ? part.rows : { first: 0, count: total };
+
+/** How what a leaf has of a weight is read: from the places of its parts, or as numbers that become float32 on the way. */
+function readOf(leaf: WeightLeaf, places: readonly PartPlace[] | null, { files, source }: WeightOptions): StageRead {
+  const place = places?.[partOf(leaf).part];
+  if (place) {
+    const { file, dtype, shape } = place;
+    const width = place.length / shape[0]!;
+    const { first, count } = rangeOf(leaf, shape[0]!);
+    const [offset, length] = [place.offset + first * width, count * width];
+    return { dtype, shape: [count, ...shape.slice(1)], length, read: (into) => files.read(file, offset, length, into) };
+  }
+  const tensor = inFolder(source.folder, source.locate(partOf(leaf).of));
+  const [total, ...rest] = tensor.shape as [number, ...number[]];
+  const { first, count } = rangeOf(leaf, total);
+  const width = sizeOf(rest) * bytesPerElement.float32;
+  // All rows of a tensor that is stored the other way round at once: each block would read all of it.
+  const step = tensor.layout?.transposed ? count : Math.max(1, Math.floor(CONVERTED_BYTES / width));
+  const read = async (into: Uint8Array): Promise<void> => {
+    for (let at = 0; at < count; at += step) {
+      const rows = await readRows(files, tensor, first + at, Math.min(step, count - at));
+      into.set(bytesOf(rows), at * width);
+    }
+  };
+  return { dtype: "float32", shape: [count, ...rest], length: count * width, read };
 }
 
 /**

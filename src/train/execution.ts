@@ -75,13 +75,22 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
     const mode: StageOptions = memoryModes[memory];
-    // What streams is read as it is stored: the same numbers in half the bytes.
-    const read = mode.streamed && baseDtype === "float32" && isSixteen ? "bfloat16" : baseDtype;
-    const { streamed = false, ...stages }: StageOptions = { ...mode, form: formsOf(read, needs) };
+    // What streams is read as it is stored: the same numbers in fewer bytes.
+    const isAsStored = mode.streamed && baseDtype === "float32" && devices[needs.device ?? "cpu"].forms;
+    const form = isAsStored ? storedForm(needs.dtypeOf) : formsOf(baseDtype, needs);
+    const { streamed = false, ...stages }: StageOptions = { ...mode, form };
     const program = programOf(needs, `${memory} ${baseDtype}`, { ...stages, streamed });
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
     const estimate = estimateOf(program, needs, { streamed });
-    const execution = { memory, baseDtype, program, streamed, isRounded, estimate, cache: cacheBytes(program) };
+    const execution = {
+      memory,
+      baseDtype,
+      program,
+      streamed,
+      isRounded,
+      estimate,
+      cache: cacheBytes(program, streamed, needs.dtypeOf),
+    };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
   }

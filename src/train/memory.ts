@@ -4,6 +4,7 @@ import { type Dim, polynomial } from "../graph/dims.ts";
 import { type Graph, type Node, nodesOf, type Type, type Value } from "../graph/graph.ts";
 import { type FormName, isQuick, wideShape } from "../graph/ops/stored.ts";
 import { type Program, type Stage, type StageInput, schedule } from "../graph/stages.ts";
+import { outlierInput } from "../graph/store.ts";
 import { CACHE_LEAST_BYTES } from "../runtime/part-cache.ts";
 import { STAGES_AHEAD } from "../runtime/streamed.ts";
 import { passingWeights } from "../runtime/weights.ts";
@@ -220,7 +221,8 @@ export function trainingMemory(
   const distinct = new Map(stages.map(({ graph }) => [shapeOf(graph), nodesOf(graph).length]));
   const nodes = [...distinct.values()].reduce((sum, count) => sum + count, 0);
   const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes + (pixels > 0 ? DECODER_BYTES : 0);
-  const weights = givenBytes(stages, streamed) + stages.reduce((sum, { graph }) => sum + weightBytes(graph), 0);
+  const outliers = bytesIn((name) => outlierInput(name) !== null);
+  const weights = outliers + givenBytes(stages, streamed) + stages.reduce((sum, { graph }) => sum + weightBytes(graph), 0);
   const trained = 4 * THETA_VECTORS * trainable;
   const pools = bytesIn(isPool);
   const given = pools + PIXEL_COPIES * pixels + (inWorker ? WORKER_COPIES * (pools + pixels) : 0);
@@ -329,15 +331,22 @@ export function peakMemory(program: Program, use: ProgramUse, sizes: Iterable<Ba
 export const diskBytes = (trainable: number, resultBytes: number, checkpoints: number): number =>
   (checkpoints + 1) * (resultBytes + 12 * trainable) + resultBytes;
 
-/** Bytes of the weights that a program's session keeps in the cache on disk: those that are slow to convert. */
-export function cacheBytes({ stages }: Program): number {
+/**
+ * Bytes of the weights that a program's session keeps in the cache on disk: those that are slow to convert and, where weights are streamed,
+ * all that stream in another form than they are stored in (`dtypeOf`).
+ */
+export function cacheBytes({ stages }: Program, streamed: boolean, dtypeOf: (name: string) => string | null | undefined): number {
+  const passing = streamed ? passingWeights(stages) : new Set<string>();
   const sizes = new Map<string, number>();
   for (const { source, leaf } of stages.flatMap(({ inputs }) => inputs)) {
-    if (source.kind !== "weight" || !source.part?.form || isQuick(source.part.form)) continue;
+    if (source.kind !== "weight" || !source.part?.form) continue;
+    const { form: own } = source.part;
+    const isStreamed = passing.has(source.name) && own !== dtypeOf(source.part.of);
+    if (isQuick(own) && !isStreamed) continue;
     const { of, form, part, rows } = source.part;
     const shape = rows ? [rows.total, ...leaf.shape.slice(1)] : leaf.shape;
     sizes.set(`${form} ${part} ${of}`, sizeOf(shape.map(Number)) * bytesPerElement[leaf.dtype]);
   }
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0);
-  return total < CACHE_LEAST_BYTES ? 0 : total;
+  return total < CACHE_LEAST_BYTES && !streamed ? 0 : total;
 }

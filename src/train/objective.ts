@@ -9,6 +9,7 @@ import { type Program, whole } from "../graph/stages.ts";
 import { weightFiles } from "../models/weights.ts";
 import { purpose, uniform } from "../random.ts";
 import { type Engine, openProgram } from "../runtime/open-graph.ts";
+import type { Session } from "../runtime/session.ts";
 import { float32, int32, sizeOf, type Tensor } from "../tensor.ts";
 import { lengthOf, type SymbolLengths } from "./memory.ts";
 import { findOutliers } from "./outliers.ts";
@@ -100,6 +101,20 @@ export async function openObjective(
 ): Promise<OpenObjective> {
   const outliers = await findOutliers(program, { loss, checkpoint, openSession, threads: options.threads, first });
   const session = await openProgram(program, weightFiles(checkpoint), { openSession, ...options });
+  try {
+    return await objectiveOf(session, { graph, entries, dropout, beside }, outliers);
+  } catch (error) {
+    await session.close();
+    throw error;
+  }
+}
+
+/** The objective over an open session, which is given its first values. */
+async function objectiveOf(
+  session: Session,
+  { graph, entries, dropout, beside }: Omit<TrainingGraph, "program">,
+  outliers: Record<string, Tensor>,
+): Promise<OpenObjective> {
   await session.bind(outliers);
   const shared = (of: readonly ThetaEntry[]) => new Float32Array(new SharedArrayBuffer(4 * lengthOfTheta(of)));
   const trained = trainedEntries(entries);

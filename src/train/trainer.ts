@@ -184,7 +184,20 @@ export interface TrainOptions {
  * checkpoint that gave a finite loss. The last update is judged by the evaluation behind it, or by the loss of a batch.
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
-  const { objective, theta, loader, seed, optimizer, evaluation, output, signal, memoryBytes, waitedSeconds, unit, team = alone } = options;
+  const {
+    objective,
+    theta,
+    loader,
+    seed,
+    optimizer,
+    evaluation,
+    output,
+    signal,
+    memoryBytes,
+    waitedSeconds,
+    unit,
+    team = alone,
+  } = options;
   await checkOptions(options);
   const steps = options.steps ?? Math.ceil(options.epochs! * loader.stepsPerEpoch);
   const facts = factsOf(options, steps);

@@ -1,5 +1,6 @@
 // Damaged and malicious GGUF headers: each is refused with one error, before anything large is read or allocated.
 import { it } from "node:test";
+import { openGguf } from "../../src/formats/gguf/checkpoint.ts";
 import { MAX_ARRAY, MAX_KEYS, MAX_STRING_BYTES, MAX_TENSORS, readGguf } from "../../src/formats/gguf/reader.ts";
 import { refused } from "../helpers/assert.ts";
 import { type GgufParts, ggufFile, zeros } from "../helpers/gguf.ts";
@@ -71,5 +72,26 @@ const HOSTILE: [what: string, code: string, file: Uint8Array][] = [
 
 for (const [what, code, file] of HOSTILE)
   it(what, async () => void (await refused(read(file), `gguf/${code}`, { subject: /^m\.gguf/ })));
+
+const vocabulary = (tokens: string[]): NonNullable<GgufParts["metadata"]> => [
+  ["tokenizer.ggml.model", ["string", "llama"]],
+  ["tokenizer.ggml.tokens", ["strings", tokens]],
+  ["tokenizer.ggml.scores", ["float32s", tokens.map(() => 0)]],
+];
+const model = (tensors: GgufParts["tensors"], tokens: string[] = []) =>
+  ggufFile({
+    metadata: [["general.architecture", ["string", "llama"]], ...(tokens.length > 0 ? vocabulary(tokens) : [])],
+    tensors,
+  });
+const opened = (bytes: Uint8Array) => openGguf(memoryFiles({ "m.gguf": bytes }), "m.gguf");
+
+it("a file without weights", async () => void (await refused(opened(model([])), "gguf/empty", { subject: /^m\.gguf/ })));
+it("rotary factors for a hundred thousand pairs", async () => {
+  await refused(opened(model([zeros("rope_freqs.weight", 100_000)])), "gguf/rope", { got: /100000/ });
+});
+it("tokens that take for ever to cut", async () => {
+  const long = Array.from({ length: 200 }, (_, i) => `${i}`.padEnd(4000, "a"));
+  await refused(opened(model([a], long)), "gguf/tokenizer", { got: /characters/ });
+});
 
 it("the good file is read", async () => void (await read(ggufFile(good))));

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Files } from "../../src/files.ts";
 import type { Handle, Machine, Memory } from "../../src/runtime/machine.ts";
-import { type StageReads, streamedWeights } from "../../src/runtime/streamed.ts";
+import { type StageRead, type StageReads, streamedWeights } from "../../src/runtime/streamed.ts";
 
 /** A machine and files that count: what is read, tensors that are there, bytes of memory that are, and most of them. */
 function counted() {
@@ -40,22 +40,27 @@ function counted() {
   return { machine, files, reads, tensors, memory };
 }
 
-const stageOf = (weights: Record<string, number>): StageReads =>
-  new Map(
-    Object.entries(weights).map(([name, length]) => {
-      return [name, { file: name, offset: 0, length, dtype: "uint8", shape: [length] }];
-    }),
-  );
+type Sizes = ReadonlyMap<string, number>;
+const stageOf = (weights: Record<string, number>): Sizes => new Map(Object.entries(weights));
+
+/** What `streamedWeights` is given of stages whose weights lie in files of their own. */
+const readsOf = (stages: readonly Sizes[], files: Files): StageReads[] =>
+  stages.map((weights) => {
+    const reads = [...weights].map(([name, length]): [string, StageRead] => {
+      return [name, { dtype: "uint8", shape: [length], length, read: (into) => files.read(name, 0, length, into) }];
+    });
+    return new Map(reads);
+  });
 
 // Three layers of two stages, forward; an output layer in five chunks; the layers backward.
 const layers = [1, 2, 3].flatMap((i) => [stageOf({ [`attention${i}`]: 640 }), stageOf({ [`mlp${i}`]: 6400 })]);
 const chunks = [4, 5, 6, 7, 8].map((i) => stageOf({ [`chunk${i}`]: 1280 }));
-const stages = [...layers, ...chunks, new Map(), ...layers.toReversed()];
+const stages: Sizes[] = [...layers, ...chunks, new Map(), ...layers.toReversed()];
 const order = stages.map((_, i) => i);
 
 test("each stage has its weights; those of the two next are read meanwhile, and the last layer's once", async () => {
   const { machine, files, reads, tensors, memory } = counted();
-  const streamed = streamedWeights(stages, { machine, files });
+  const streamed = streamedWeights(readsOf(stages, files), machine);
   for (let step = 0; step < 3; step++) {
     const before = reads.length;
     const run = streamed.run(order);
@@ -87,7 +92,7 @@ test("each stage has its weights; those of the two next are read meanwhile, and 
 
 test("a run of other stages, and one that ends early, leave nothing behind", async () => {
   const { machine, files, tensors, memory } = counted();
-  const streamed = streamedWeights(stages, { machine, files });
+  const streamed = streamedWeights(readsOf(stages, files), machine);
   const stopped = streamed.run(order);
   await stopped.of(0); // and then it failed
   const forward = order.slice(0, 11);
@@ -113,7 +118,7 @@ test("a file that cannot be read fails the stage that needs it, and is read agai
       return files.read(...given);
     },
   };
-  const streamed = streamedWeights(stages, { machine, files: breaking });
+  const streamed = streamedWeights(readsOf(stages, breaking), machine);
   const failing = streamed.run(order);
   await failing.of(0);
   await assert.rejects(failing.of(1), /gone/);

@@ -39,6 +39,8 @@ const forms: StepOptions[] = [
   { baseDtype: "int8", integers: false },
   { baseDtype: "int4", integers: false },
   { baseDtype: "bfloat16", integers: false },
+  // Numbers that the checkpoint has in another form than the engine takes, as those of a quantized file: they become float32 on the way.
+  { baseDtype: "float32", integers: false },
 ];
 for (const form of forms) {
   test(`${form.baseDtype}${form.integers ? " in integers" : ""}: a streamed run computes what one in memory does, to the bit`, async (t) => {

@@ -11,6 +11,7 @@ import { storedShape } from "../../adapters/places.ts";
 import { plainModules } from "../../adapters/residual.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
+import { isGguf, openGguf } from "../../formats/gguf/checkpoint.ts";
 import { type Graph, nodesOf } from "../../graph/graph.ts";
 import { withHeadBeside } from "../../models/base.ts";
 import {
@@ -136,6 +137,7 @@ export async function planTraining(
   const { device = "cpu" } = runtime;
   const read = modelConfig(json, file);
   const folder = /^(.*)\/config\.json$/.exec(file)?.[1];
+  const blocks = folder !== undefined && isGguf(folder) ? await openGguf(runtime.files, folder) : null;
   const described = folder === undefined ? read : await withHeadBeside(runtime.files, folder, read);
   const completed = completeOptions({ ...given, base: "-", data: "-", output: "-" });
   const options = { ...completed, task: chooseTask("train/option", described, completed.task) };
@@ -161,7 +163,7 @@ export async function planTraining(
     graph: graphAt(fullBatch(config, task, rows, width)),
     entries,
     trainable: lengthOfTheta(entries),
-    dtypeOf: () => config.dtype,
+    dtypeOf: (weight) => (blocks ? blocks.tensors.get(weight)?.dtype : config.dtype),
     integers: options.baseDtype === "int8",
     sizes: () => [fullBatch(config, task, rows, width)],
     available: availableMemory(runtime),

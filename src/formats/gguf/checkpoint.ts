@@ -39,6 +39,13 @@ export async function openGguf(files: Files, path: string): Promise<GgufModel> {
   const metadata = metadataOf(path, header.metadata);
   const name = metadata.required("general.architecture", metadata.text("general.architecture"));
   const architecture = Object.hasOwn(architectures, name) ? architectures[name]! : unknownArchitecture(path, name);
+  if (header.tensors.size === 0) {
+    throw new LowrankError("gguf/empty", "the GGUF file has no weights", {
+      subject: path,
+      expected: "a model; files with a vocabulary alone are made for tests",
+      next: "Take a file of the model itself.",
+    });
+  }
   refuseExperts(path, metadata.number(`${name}.expert_count`) ?? 0);
   const rope = await ropeOf(files, file, header, metadata, name);
   const shapeOf = (tensor: string) => header.tensors.get(tensor)?.shape;

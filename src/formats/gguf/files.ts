@@ -1,4 +1,5 @@
 // A GGUF file seen as the folder of a checkpoint: config.json and the tokenizer's files are made from its metadata when they are read.
+import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
 import { isGguf, openGguf } from "./checkpoint.ts";
 
@@ -56,9 +57,13 @@ export function withGguf(files: Files): Files {
       const place = await inside(path);
       return files.stamp(place ? place.gguf : path);
     },
-    async read(path, offset, length) {
+    async read(path, offset, length, into) {
       const bytes = await content(path);
-      return bytes ? bytes.slice(offset, offset + length) : files.read(path, offset, length);
+      if (!bytes) return files.read(path, offset, length, into);
+      const part = bytes.slice(offset, offset + length);
+      if (part.length < length) throw tooShort(path, offset + length, bytes.length);
+      into?.set(part);
+      return into ?? part;
     },
     async realPath(path) {
       const place = await inside(path);
@@ -73,6 +78,14 @@ export function withGguf(files: Files): Files {
     },
   };
 }
+
+const tooShort = (path: string, end: number, length: number): LowrankError =>
+  new LowrankError("file/past-end", "a read past the end of the file", {
+    subject: path,
+    expected: `at least ${end} bytes`,
+    got: `${length} bytes`,
+    next: "The file has changed while it was read; run it again.",
+  });
 
 const jsonOf = (value: object): Uint8Array => new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
 

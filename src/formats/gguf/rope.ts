@@ -1,5 +1,7 @@
 // Rotary positions of a GGUF file: the keys rope.* and the factors that it stores as tensors, as config.json says them.
+import { LowrankError } from "../../errors.ts";
 import type { Files } from "../../files.ts";
+import { sizeOf } from "../../tensor.ts";
 import { type CheckpointTensor, readRows } from "../stored.ts";
 import type { Metadata } from "./metadata.ts";
 import type { GgufHeader } from "./reader.ts";
@@ -13,6 +15,9 @@ export const FACTORS = { llama3: "rope_freqs.weight", long: "rope_factors_long.w
 /** What all of Llama 3's have; their factor is the largest of the stored ones. */
 const LLAMA_3 = { low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
 
+/** More pairs of dimensions than a head of any model has. */
+const MAX_FACTORS = 4096;
+
 /** Reads the few stored factors. `name` is the architecture's. */
 export async function ropeOf(
   files: Files,
@@ -23,6 +28,14 @@ export async function ropeOf(
 ): Promise<Rope> {
   const factors = async (tensor: string): Promise<number[] | undefined> => {
     const entry = tensors.get(tensor);
+    if (entry && sizeOf(entry.shape) > MAX_FACTORS) {
+      throw new LowrankError("gguf/rope", `the tensor ${tensor} is too large to be factors of rotary positions`, {
+        subject: file,
+        expected: `at most ${MAX_FACTORS} numbers`,
+        got: `shape [${entry.shape.join(", ")}]`,
+        next: "The file is damaged, or not of the architecture that it names; fetch it again.",
+      });
+    }
     return entry && [...(await readRows(files, { ...entry, file } satisfies CheckpointTensor))];
   };
   const [frequencies, long, short] = [await factors(FACTORS.llama3), await factors(FACTORS.long), await factors(FACTORS.short)];

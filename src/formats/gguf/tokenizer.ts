@@ -229,6 +229,9 @@ const models: Record<string, (vocabulary: Vocabulary) => Model> = {
     if (scores && scores.length < pieces.length) {
       refuse("the tokenizer has fewer scores than tokens", `${pieces.length} scores`, `${scores.length}`);
     }
+    const cuts = pieces.reduce((sum, { length }) => sum + length ** 2, 0);
+    if (cuts > MAX_CUTS)
+      refuse("the tokenizer's tokens are too long", "tokens of a few characters", `${cuts} characters to cut them`);
     const prefix = metadata.flag("tokenizer.ggml.add_space_prefix") ?? true;
     const unknown = metadata.number("tokenizer.ggml.unknown_token_id") ?? 0;
     return {
@@ -254,6 +257,9 @@ const models: Record<string, (vocabulary: Vocabulary) => Model> = {
     };
   },
 };
+
+/** Characters that are read to look for the parts of all pieces: their lengths squared. Vocabularies in use need 50 million. */
+const MAX_CUTS = 2 ** 31;
 
 /** Pairs of pieces that make a piece, the best first: by the score of what they make, then as Transformers' `generate_merges`. */
 function mergesOf(pieces: readonly string[], vocab: Record<string, number>, score: (id: number) => number): [string, string][] {

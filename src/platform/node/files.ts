@@ -223,11 +223,12 @@ async function renameDurably(from: string, to: string): Promise<void> {
 export const nodeFiles: Files = {
   size: (file) => named(file, () => regularSize(file)),
   exists: (file) => named(file, async () => (await found(file)) !== null),
-  // The time of the last change (ctime) cannot be set by hand.
+  // The time of the last change (ctime) cannot be set by hand. The device's number is no part of it: each client of a network file system
+  // has its own.
   stamp: (file) =>
     named(file, async () => {
-      const { size, mtimeNs, ctimeNs, dev, ino } = await stat(file, { bigint: true });
-      return [size, mtimeNs, ctimeNs, dev, ino].join(" ");
+      const { size, mtimeNs, ctimeNs, ino } = await stat(file, { bigint: true });
+      return [size, mtimeNs, ctimeNs, ino].join(" ");
     }),
   read: (file, offset, length, into) => named(file, () => readRange(file, offset, length, into)),
   realPath: (file) => named(file, async () => (await realpath(file)).split(path.sep).join("/")),
