@@ -16,7 +16,10 @@ export const ours: readonly Mode[] = [
 ];
 
 /** Of generation. */
-export const ourDecodeModes: readonly Mode[] = [{ name: "float32", args: [] }];
+export const ourDecodeModes: readonly Mode[] = ["float32", "bfloat16", "int8", "int4"].map((name) => ({
+  name,
+  args: ["--base-dtype", name],
+}));
 
 export const peers: readonly Mode[] = [
   { name: "float32", args: ["--dtype", "float32"] },
