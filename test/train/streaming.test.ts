@@ -5,10 +5,17 @@ import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { loraConfig } from "../../src/adapters/config.ts";
+import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
+import { matchModules } from "../../src/adapters/match.ts";
 import { initModel } from "../../src/index.ts";
+import { loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { partCache } from "../../src/platform/node/part-cache.ts";
 import { cacheEntries, clearCache, type PartCache } from "../../src/runtime/part-cache.ts";
+import { lossGraph } from "../../src/tasks/common/losses.ts";
+import { chooseExecution, type Execution, type MemoryMode } from "../../src/train/execution.ts";
+import { loraGraph } from "../../src/train/training-graph.ts";
 import { refused } from "../helpers/assert.ts";
 import { largeConfig, type StepOptions, twoSteps } from "../helpers/large-decoder.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -83,6 +90,28 @@ test("a disk that is slow is waited for, and the wait is counted", async () => {
   await twoSteps(base, { baseDtype: "bfloat16", memory: "stream", files: slow, onWaited: (seconds) => waits.push(seconds) });
   const long = waits.filter((seconds) => seconds >= delay / 2000);
   assert.ok(long.length > 0 && waits.length > long.length, `${long.length} of ${waits.length} stages waited`);
+});
+
+test("what the cache will hold is known before: what is slow to convert, and all that streams in another form than it is stored in", async (t) => {
+  const { config: model, modules: known } = await loadBase(nodeFiles, base);
+  const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
+  const trained = { config, modules: matchModules(known, config, model.modelType) };
+  const graph = loraGraph(lossGraph(model, { maxTargets: 40, maxLength: 20 }), trained, false);
+  const entries = layoutOf(trained);
+  const cacheOf = (baseDtype: Execution["baseDtype"], memory: MemoryMode, stored: string) => {
+    const sizes = () => [{ rows: 2, width: 20, targets: 38 }];
+    const needs = { graph, entries, trainable: lengthOfTheta(entries), dtypeOf: () => stored, sizes };
+    return chooseExecution({ baseDtype, memory }, needs).cache;
+  };
+  const folder = temporaryFolder(t);
+  await twoSteps(base, { baseDtype: "int8", memory: "stream", cache: cacheIn(folder) });
+  const [entry] = await cacheEntries(cacheIn(folder));
+  const expected = cacheOf("int8", "stream", "bfloat16");
+  assert.ok(Math.abs(expected / entry!.bytes - 1) < 0.01, `${expected} of ${entry!.bytes}`);
+  assert.equal(cacheOf("bfloat16", "stream", "bfloat16"), 0);
+  assert.ok(cacheOf("bfloat16", "stream", "float32") > expected);
+  assert.equal(cacheOf("bfloat16", "recompute", "float32"), 0);
+  assert.equal(cacheOf("float32", "stream", "q4_k"), 0, "they become float32 on the way");
 });
 
 test("the second opening reads the cache, a run in memory too", async (t) => {

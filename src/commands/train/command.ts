@@ -162,10 +162,10 @@ const LEAST_WAITING = 5;
 const rateOf = (examples: number, seconds: number): string =>
   `${seconds > 0 ? Number((examples / seconds).toPrecision(3)) : 0} examples/s`;
 
-/** What a step of weights that stream lost to the disk, where it is worth a word. */
+/** What a step lost by waiting for weights that stream, where it is worth a word. */
 function waitingOf({ seconds, waitedSeconds = 0 }: StepEvent): string {
   const share = Math.round((100 * waitedSeconds) / seconds);
-  return share < LEAST_WAITING ? "" : `, ${share} % of it waiting for the disk`;
+  return share < LEAST_WAITING ? "" : `, ${share} % of it waiting for weights`;
 }
 
 function stepLine(event: StepEvent, steps: number): string {
