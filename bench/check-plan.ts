@@ -124,6 +124,7 @@ const sizes = (model: string, list: [number, number][], options?: Record<string,
 
 /** `--memory` and `--base-dtype`. */
 const executions = [
+  ["keep", "float32"],
   ["products", "float32"],
   ["recompute", "float32"],
   ["stream", "float32"],

@@ -98,12 +98,21 @@ export function weightReader(options: WeightOptions) {
   };
   async function read(weight: FormedWeight, take: Take = fresh): Promise<Loaded> {
     const parts = typesOf(weight).map(({ dtype, shape }) => take(dtype, shape));
+    try {
+      await fill(weight, parts);
+    } catch (error) {
+      if (take === fresh) for (const { handle } of parts) machine.free(handle);
+      throw error;
+    }
+    return { parts };
+  }
+
+  async function fill(weight: FormedWeight, parts: readonly Place[]): Promise<void> {
     const places = placesOf(weight);
     if (places) {
       const reads = places.map(({ file, offset, length }, i) => files.read(file, offset, length, parts[i]!.bytes));
       await Promise.all(reads).finally(() => Promise.allSettled(reads)); // after a failure the memory is freed
     } else await convert(weight, parts);
-    return { parts };
   }
 
   async function convert({ of, form }: FormedWeight, parts: readonly Place[]): Promise<void> {

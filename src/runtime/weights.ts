@@ -5,7 +5,7 @@ import { nodesOf } from "../graph/graph.ts";
 import type { Stage, StageSource, WeightPart } from "../graph/stages.ts";
 import { inFolder } from "../onnx/emitter.ts";
 import { bytesPerElement, sizeOf, type Tensor } from "../tensor.ts";
-import type { Handle, Machine, Place } from "./machine.ts";
+import { type Handle, type Machine, type Place, taskQueue } from "./machine.ts";
 import { type FormedWeight, keyOf, type PartPlace } from "./part-cache.ts";
 import { type StageRead, type StageReads, streamedWeights } from "./streamed.ts";
 import { type Loaded, type WeightOptions, weightReader } from "./weight-reader.ts";
@@ -63,6 +63,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   };
   const large = streamed ? passingWeights(stages) : new Set<string>();
   const passes = (leaf: WeightLeaf): boolean => large.has(leaf.name);
+  const converting = taskQueue(); // what a conversion takes beside its result is there once
   let reads: StageReads[];
   try {
     const weights = new Map<string, FormedWeight>();
@@ -71,16 +72,23 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
     await reader.useCache([...weights.values()], new Set(anew.map((leaf) => keyOf(partOf(leaf)))));
     const staying = stages.flatMap(leavesOf).filter((leaf) => !passes(leaf));
     const left = new Map(staying.map((leaf) => [keyOf(partOf(leaf)), partOf(leaf)])).entries();
+    let hasFailed = false;
     const readOn = async () => {
       for (const [key, part] of left) {
+        if (hasFailed) return;
         kept.set(key, await moved(await reader.read(part), options.source.locate(part.of).shape, machine));
       }
     };
-    const readers = Array.from({ length: READ_AT_ONCE }, readOn);
+    const readers = Array.from({ length: READ_AT_ONCE }, () =>
+      readOn().catch((error: unknown) => {
+        hasFailed = true;
+        throw error;
+      }),
+    );
     await Promise.all(readers).finally(() => Promise.allSettled(readers));
     reads = stages.map((stage) => {
       const own = leavesOf(stage).filter((leaf) => passes(leaf) && !idsOf(leaf));
-      return new Map(own.map((leaf) => [leaf.name, readOf(leaf, reader.placesOf(partOf(leaf)), options)]));
+      return new Map(own.map((leaf) => [leaf.name, readOf(leaf, reader.placesOf(partOf(leaf)), options, converting)]));
     });
   } catch (error) {
     freeKept();
@@ -172,7 +180,12 @@ const rangeOf = ({ part }: WeightLeaf, total: number) =>
   part?.rows && "first" in part.rows ? part.rows : { first: 0, count: total };
 
 /** How what a leaf has of a weight is read: from the places of its parts, or as numbers that become float32 on the way. */
-function readOf(leaf: WeightLeaf, places: readonly PartPlace[] | null, { files, source }: WeightOptions): StageRead {
+function readOf(
+  leaf: WeightLeaf,
+  places: readonly PartPlace[] | null,
+  { files, source }: WeightOptions,
+  converting: ReturnType<typeof taskQueue>,
+): StageRead {
   const place = places?.[partOf(leaf).part];
   if (place) {
     const { file, dtype, shape } = place;
@@ -187,12 +200,13 @@ function readOf(leaf: WeightLeaf, places: readonly PartPlace[] | null, { files, 
   const width = sizeOf(rest) * bytesPerElement.float32;
   // All rows of a tensor that is stored the other way round at once: each block would read all of it.
   const step = tensor.layout?.transposed ? count : Math.max(1, Math.floor(CONVERTED_BYTES / width));
-  const read = async (into: Uint8Array): Promise<void> => {
+  const convert = async (into: Uint8Array): Promise<void> => {
     for (let at = 0; at < count; at += step) {
       const rows = await readRows(files, tensor, first + at, Math.min(step, count - at));
       into.set(bytesOf(rows), at * width);
     }
   };
+  const read = (into: Uint8Array) => converting(() => convert(into));
   return { dtype: "float32", shape: [count, ...rest], length: count * width, read };
 }
 

@@ -54,6 +54,8 @@ export interface ExecutionNeeds {
   trainable: number;
   /** What a weight is stored in. */
   dtypeOf: (name: string) => string | null | undefined;
+  /** Whether its bytes can be used where they lie, and not only as numbers that are read; all can if absent. */
+  isPlain?: (name: string) => boolean;
   /** Whether products of integers are faster here. */
   integers?: boolean;
   sizes: () => Iterable<BatchSize>;
@@ -77,11 +79,11 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
     const mode: StageOptions = memoryModes[memory];
     // What streams is read as it is stored: the same numbers in fewer bytes.
     const isAsStored = mode.streamed && baseDtype === "float32" && devices[needs.device ?? "cpu"].forms;
-    const form = isAsStored ? storedForm(needs.dtypeOf) : formsOf(baseDtype, needs);
+    const form = isAsStored ? storedForm(storedAs(needs)) : formsOf(baseDtype, needs);
     const { streamed = false, ...stages }: StageOptions = { ...mode, form };
     const program = programOf(needs, `${memory} ${baseDtype}`, { ...stages, streamed });
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
-    const estimate = estimateOf(program, needs, { streamed });
+    const estimate = estimateOf(program, needs, { streamed, isSixteen });
     const execution = {
       memory,
       baseDtype,
@@ -89,7 +91,7 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
       streamed,
       isRounded,
       estimate,
-      cache: cacheBytes(program, streamed, needs.dtypeOf),
+      cache: cacheBytes(program, streamed, storedAs(needs)),
     };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
@@ -124,7 +126,7 @@ export function wholeEstimate({ memory, baseDtype }: ExecutionChoice, needs: Exe
   return estimateOf(whole(needs.graph), needs, { inWorker: true });
 }
 
-type Use = Pick<ProgramUse, "streamed" | "inWorker">;
+type Use = Pick<ProgramUse, "streamed" | "inWorker" | "isSixteen">;
 
 function estimateOf(program: Program, { trainable, sizes, beside }: ExecutionNeeds, use: Use): MemoryEstimate {
   const estimate = peakMemory(program, { trainable, ...use }, sizes());
@@ -154,6 +156,12 @@ function allSixteenBits({ graph, dtypeOf }: ExecutionNeeds): boolean {
   const matrices = nodesOf(graph).filter(({ op, outputs: [leaf] }) => op === "weight" && leaf!.shape.length === 2);
   return matrices.length > 0 && matrices.every(({ attributes }) => isSixteenBits(dtypeOf(String(attributes["name"]))));
 }
+
+/** What the bytes of a weight are, where they can be used as they lie. */
+const storedAs =
+  ({ dtypeOf, isPlain }: ExecutionNeeds) =>
+  (name: string) =>
+    (isPlain?.(name) ?? true) ? dtypeOf(name) : null;
 
 /** Weights in the 16 bits that they are stored in, others in float32: as exact as the checkpoint. */
 export const storedForm =

@@ -1,11 +1,13 @@
 // A graph that is evaluated over a checkpoint and not trained: in stages, whose weights are streamed as they are stored.
 import type { Checkpoint } from "../formats/checkpoint.ts";
+import { isPlain } from "../formats/stored.ts";
 import { borders } from "../graph/borders.ts";
 import type { Graph } from "../graph/graph.ts";
 import { cut } from "../graph/stages.ts";
 import { storeWeights } from "../graph/store.ts";
 import { tablesByRows } from "../graph/tables.ts";
 import { weightFiles } from "../models/weights.ts";
+import { inFolder } from "../onnx/emitter.ts";
 import { type Engine, openGraph, openProgram } from "../runtime/open-graph.ts";
 import type { Session } from "../runtime/session.ts";
 import { storedForm } from "./execution.ts";
@@ -37,7 +39,10 @@ export function openForward(
   const { outputs } = tablesByRows(
     storeWeights(
       graph,
-      storedForm((name) => weights.locate(name).dtype),
+      storedForm((name) => {
+        const tensor = inFolder(weights.folder, weights.locate(name));
+        return isPlain(tensor) ? tensor.dtype : null;
+      }),
     ),
   ).graph;
   const program = cut(sections(outputs), () => false);

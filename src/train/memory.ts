@@ -203,12 +203,14 @@ export interface ProgramUse {
   trainable: number;
   streamed?: boolean;
   inWorker?: boolean;
+  /** Whether the base is stored in 16 bits. */
+  isSixteen?: boolean;
 }
 
 /** Peak memory of training by `program` at these lengths. */
 export function trainingMemory(
   program: Program,
-  { trainable, streamed = false, inWorker = false }: ProgramUse,
+  { trainable, streamed = false, inWorker = false, isSixteen = true }: ProgramUse,
   lengths: SymbolLengths,
 ): MemoryEstimate {
   const { stages, results } = program;
@@ -222,7 +224,8 @@ export function trainingMemory(
   const nodes = [...distinct.values()].reduce((sum, count) => sum + count, 0);
   const process = PROCESS_BYTES + ENGINE_BYTES + NODE_BYTES * nodes + (pixels > 0 ? DECODER_BYTES : 0);
   const outliers = bytesIn((name) => outlierInput(name) !== null);
-  const weights = outliers + givenBytes(stages, streamed) + stages.reduce((sum, { graph }) => sum + weightBytes(graph), 0);
+  const weights =
+    outliers + givenBytes(stages, streamed, isSixteen) + stages.reduce((sum, { graph }) => sum + weightBytes(graph), 0);
   const trained = 4 * THETA_VECTORS * trainable;
   const pools = bytesIn(isPool);
   const given = pools + PIXEL_COPIES * pixels + (inWorker ? WORKER_COPIES * (pools + pixels) : 0);
@@ -258,7 +261,7 @@ function peakValues(program: Program, names: readonly string[], lengths: SymbolL
 }
 
 /** Bytes of the weights that stages are given: each once; those that pass through in the memory of a stage, and of those ahead of it. */
-function givenBytes(stages: readonly Stage[], streamed: boolean): number {
+function givenBytes(stages: readonly Stage[], streamed: boolean, isSixteen: boolean): number {
   const passing = streamed ? passingWeights(stages) : new Set<string>();
   const kept = new Map<string, number>();
   const passed = stages.map(({ inputs }) => {
@@ -271,9 +274,11 @@ function givenBytes(stages: readonly Stage[], streamed: boolean): number {
     return sum;
   });
   const atOnce = (STAGES_AHEAD + 1) * Math.max(0, ...passed);
-  // The pass that finds outliers streams 16 bits in place of 8, and widens one matrix after the other.
+  // The pass that finds outliers streams 16 or 32 bits in place of 8, and widens one matrix after the other.
   const rotated = Math.max(0, ...stages.flatMap(({ inputs }) => inputs.map(rotatedBytes)));
-  return [...kept.values()].reduce((sum, one) => sum + one, 0) + (rotated > 0 ? 2 * atOnce + 4 * rotated : atOnce);
+  return (
+    [...kept.values()].reduce((sum, one) => sum + one, 0) + (rotated > 0 ? (isSixteen ? 2 : 4) * atOnce + 4 * rotated : atOnce)
+  );
 }
 
 /** Bytes of a stage's input if it is a weight in 8 bits that outliers are found for. */
@@ -337,16 +342,18 @@ export const diskBytes = (trainable: number, resultBytes: number, checkpoints: n
  */
 export function cacheBytes({ stages }: Program, streamed: boolean, dtypeOf: (name: string) => string | null | undefined): number {
   const passing = streamed ? passingWeights(stages) : new Set<string>();
+  let mustBeKept = false;
   const sizes = new Map<string, number>();
   for (const { source, leaf } of stages.flatMap(({ inputs }) => inputs)) {
     if (source.kind !== "weight" || !source.part?.form) continue;
     const { form: own } = source.part;
     const isStreamed = passing.has(source.name) && own !== dtypeOf(source.part.of);
     if (isQuick(own) && !isStreamed) continue;
+    mustBeKept ||= isStreamed;
     const { of, form, part, rows } = source.part;
     const shape = rows ? [rows.total, ...leaf.shape.slice(1)] : leaf.shape;
     sizes.set(`${form} ${part} ${of}`, sizeOf(shape.map(Number)) * bytesPerElement[leaf.dtype]);
   }
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0);
-  return total < CACHE_LEAST_BYTES && !streamed ? 0 : total;
+  return total < CACHE_LEAST_BYTES && !mustBeKept ? 0 : total;
 }

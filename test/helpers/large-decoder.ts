@@ -6,9 +6,11 @@ import { matchModules } from "../../src/adapters/match.ts";
 import { makeBatch } from "../../src/data/batch.ts";
 import type { Files } from "../../src/files.ts";
 import { entryOf } from "../../src/formats/checkpoint.ts";
+import { withGguf } from "../../src/formats/gguf/files.ts";
 import { loadBase } from "../../src/models/base.ts";
 import { nodeMachine } from "../../src/platform/node/engine/machine.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import type { Machine } from "../../src/runtime/machine.ts";
 import type { PartCache } from "../../src/runtime/part-cache.ts";
 import { runProgram } from "../../src/runtime/program-session.ts";
 import type { SessionOptions } from "../../src/runtime/session.ts";
@@ -45,14 +47,15 @@ export interface StepOptions {
   files?: Files;
   onConverted?: SessionOptions["onConverted"];
   onWaited?: SessionOptions["onWaited"];
+  machine?: Machine;
 }
 
 /** Losses and gradients of two batches at one θ, then an evaluation's loss. */
 export async function twoSteps(
   folder: string,
-  { baseDtype, integers, memory = "stream", cache, files = nodeFiles, onConverted, onWaited }: StepOptions,
+  { baseDtype, integers, memory = "stream", cache, files = nodeFiles, onConverted, onWaited, machine = nodeMachine }: StepOptions,
 ) {
-  const base = await loadBase(nodeFiles, folder);
+  const base = await loadBase(withGguf(nodeFiles), folder);
   const config = loraConfig({ rank: 2, alpha: 4, targetModules: "all-linear" });
   const modules = matchModules(base.modules, config, base.config.modelType);
   const dtypeOf = (name: string) => entryOf(base.checkpoint, name)?.dtype;
@@ -68,7 +71,7 @@ export async function twoSteps(
     config,
     modules,
     dropout: 0,
-    openSession: (program, options) => runProgram(program, { ...options, machine: nodeMachine, files, cache }),
+    openSession: (program, options) => runProgram(program, { ...options, machine, files, cache }),
     threads: 1,
     first: async () => batches[0]!,
     onConverted,

@@ -41,6 +41,7 @@ writeFileSync(`${adapter}/metrics.jsonl`, metrics.map((row) => `${JSON.stringify
 const hubs: PushHub[] = [];
 afterEach(() => {
   for (const hub of hubs.splice(0)) hub.close();
+  for (const name of ["HF_ENDPOINT", "HF_TOKEN"]) delete process.env[name];
 });
 const newHub = async (options?: Parameters<typeof pushHub>[0]): Promise<PushHub> => {
   hubs.push(await pushHub(options));

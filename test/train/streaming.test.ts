@@ -8,10 +8,14 @@ import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
+import { convert } from "../../src/commands/convert/convert.ts";
+import { withGguf } from "../../src/formats/gguf/files.ts";
 import { initModel } from "../../src/index.ts";
 import { loadBase } from "../../src/models/base.ts";
+import { nodeMachine } from "../../src/platform/node/engine/machine.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { partCache } from "../../src/platform/node/part-cache.ts";
+import type { Machine } from "../../src/runtime/machine.ts";
 import { cacheEntries, clearCache, type PartCache } from "../../src/runtime/part-cache.ts";
 import { lossGraph } from "../../src/tasks/common/losses.ts";
 import { chooseExecution, type Execution, type MemoryMode } from "../../src/train/execution.ts";
@@ -60,6 +64,49 @@ for (const form of forms) {
     assert.deepEqual(again, inMemory);
   });
 }
+
+for (const dtype of ["f16", "q8_0"] as const) {
+  test(`a GGUF file in ${dtype} streams without a cache: rows in llama.cpp's order and blocks become what they are in memory`, async (t) => {
+    const output = `${temporaryFolder(t)}/large.gguf`;
+    await convert(withGguf(nodeFiles), { input: base, output, dtype });
+    const waits: number[] = [];
+    const off = { cache: cacheIn("off"), onWaited: (seconds: number) => waits.push(seconds) };
+    const streamed = await twoSteps(output, { baseDtype: "float32", memory: "stream", ...off });
+    assert.deepEqual(streamed, await twoSteps(output, { baseDtype: "float32", memory: "recompute", ...off }));
+    assert.ok(Math.max(...waits) > 0);
+  });
+}
+
+test("a base that cannot be read to its end leaves no tensor behind", async () => {
+  const [made, freed] = [new Set<bigint>(), new Set<bigint>()];
+  const counting: Machine = {
+    ...nodeMachine,
+    tensor(...given) {
+      const handle = nodeMachine.tensor(...given);
+      made.add(handle);
+      return handle;
+    },
+    free(handle) {
+      freed.add(handle);
+      nodeMachine.free(handle);
+    },
+  };
+  let reads = 0;
+  const breaking = {
+    ...nodeFiles,
+    read: (...given: Parameters<typeof nodeFiles.read>) =>
+      ++reads > 12 ? Promise.reject(new Error("gone")) : nodeFiles.read(...given),
+  };
+  const opening = twoSteps(base, {
+    baseDtype: "float32",
+    memory: "recompute",
+    files: breaking,
+    machine: counting,
+    cache: cacheIn("off"),
+  });
+  await assert.rejects(opening, /gone/);
+  assert.ok(made.size > 5 && [...made].every((handle) => freed.has(handle)), `${freed.size} of ${made.size} freed`);
+});
 
 test("large weights are read where their stage runs, of tables the rows of the batch; the rest is in memory", async (t) => {
   const read: { file: string; length: number }[] = [];

@@ -12,6 +12,7 @@ import { plainModules } from "../../adapters/residual.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
 import { isGguf, openGguf } from "../../formats/gguf/checkpoint.ts";
+import { isPlain } from "../../formats/stored.ts";
 import { type Graph, nodesOf } from "../../graph/graph.ts";
 import { withHeadBeside } from "../../models/base.ts";
 import {
@@ -20,6 +21,7 @@ import {
   forwardGraph,
   type ModelConfig,
   modelConfig,
+  storedNamesOf,
   visionOf,
   withHead,
   withLayers,
@@ -159,11 +161,18 @@ export async function planTraining(
     graphs.set(key, known);
     return known;
   };
+  /** A weight in the GGUF file that is planned for. */
+  const names = blocks ? storedNamesOf(config, forwardGraph(config), blocks.tensors) : null;
+  const inFile = (weight: string) => blocks?.tensors.get(names?.get(weight) ?? weight);
   const needsOf = (rows: number, width: number): ExecutionNeeds => ({
     graph: graphAt(fullBatch(config, task, rows, width)),
     entries,
     trainable: lengthOfTheta(entries),
-    dtypeOf: (weight) => (blocks ? blocks.tensors.get(weight)?.dtype : config.dtype),
+    dtypeOf: (weight) => (blocks ? inFile(weight)?.dtype : config.dtype),
+    isPlain: (weight) => {
+      const tensor = inFile(weight);
+      return !blocks || (tensor !== undefined && isPlain(tensor));
+    },
     integers: options.baseDtype === "int8",
     sizes: () => [fullBatch(config, task, rows, width)],
     available: availableMemory(runtime),

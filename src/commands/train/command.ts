@@ -164,7 +164,7 @@ const rateOf = (examples: number, seconds: number): string =>
 
 /** What a step lost by waiting for weights that stream, where it is worth a word. */
 function waitingOf({ seconds, waitedSeconds = 0 }: StepEvent): string {
-  const share = Math.round((100 * waitedSeconds) / seconds);
+  const share = seconds > 0 ? Math.round((100 * waitedSeconds) / seconds) : 0;
   return share < LEAST_WAITING ? "" : `, ${share} % of it waiting for weights`;
 }
 
