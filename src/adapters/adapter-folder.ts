@@ -2,7 +2,7 @@
 import type { Files, LockFolder } from "../files.ts";
 import { type MakeDigest, summing } from "../formats/checksums.ts";
 import { writeFolder } from "../formats/folder.ts";
-import { copySideFiles, isHeadFile, isTokenizerFile } from "../formats/side-files.ts";
+import { copySideFiles, headFolders, isHeadFile, isTokenizerFile } from "../formats/side-files.ts";
 import { type Adapter, writeAdapter } from "./peft-files.ts";
 
 /** What the host has for an adapter's folder. */
@@ -46,8 +46,7 @@ export async function writeFilledFolder(
 
 async function copyHead(files: Files, from: string, to: string): Promise<void> {
   await copySideFiles(files, from, to, (name) => isHeadFile(name) || isTokenizerFile(name));
-  for (const name of await files.list(from)) {
-    if (!isHeadFile(`${name}/config.json`) || !(await files.exists(`${from}/${name}/config.json`))) continue;
+  for (const name of await headFolders(files, from)) {
     await files.makeFolder(`${to}/${name}`);
     await copySideFiles(files, `${from}/${name}`, `${to}/${name}`, (file) => isHeadFile(`${name}/${file}`));
   }

@@ -1,11 +1,15 @@
 // lowrank push: what arrives at a hub, the model card, and what is refused before anything is sent.
 import assert from "node:assert/strict";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { afterEach, test } from "node:test";
 import { parse } from "yaml";
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
+import { filesToPush } from "../../src/commands/push/push.ts";
 import { pushToHub } from "../../src/hub/push.ts";
 import { mergeAdapter } from "../../src/index.ts";
+import { embeddingFiles } from "../../src/models/heads/sentence-transformers.ts";
+import { modelConfig } from "../../src/models/registry.ts";
+import { nodePlatform } from "../../src/node.ts";
 import { refused } from "../helpers/assert.ts";
 import { jsonLines, printed, repository } from "../helpers/program.ts";
 import { slow } from "../helpers/slow.ts";
@@ -115,6 +119,24 @@ test("a merged model is pushed with its certificate", slow, async () => {
     files.get("README.md")!.toString(),
     /base_model_relation: merge\n.*The certificate of the merge passed: 20 weights/s,
   );
+});
+
+test("a model and an adapter of sentence embeddings are pushed with the files of their head", async () => {
+  const own = modelConfig({ model_type: "bert", hidden_size: 32, num_attention_heads: 4, num_hidden_layers: 1 });
+  const head = embeddingFiles({ ...own, pooling: "cls" });
+  for (const part of ["base", "adapter"]) {
+    const folder = `${root}/embedding ${part}`;
+    cpSync(`${repository}test/fixtures/cases/bert-embedding/${part}`, folder, { recursive: true });
+    mkdirSync(`${folder}/1_Pooling`);
+    for (const [name, text] of Object.entries(head)) writeFileSync(`${folder}/${name}`, text);
+    const options = { folder, to: "me/embedding", baseModel: "owner/base" };
+    const { files } = await filesToPush(options, nodePlatform);
+    const pushed = files.map(({ path }) => path);
+    assert.deepEqual(
+      Object.keys(head).filter((name) => !pushed.includes(name)),
+      [],
+    );
+  }
 });
 
 test("a dry run shows the card and sends nothing", async () => {

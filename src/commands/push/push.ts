@@ -6,7 +6,7 @@ import { LowrankError } from "../../errors.ts";
 import { hasWeights } from "../../formats/checkpoint.ts";
 import { SUMS_NAME } from "../../formats/checksums.ts";
 import { parseJsonObject, readText } from "../../formats/json.ts";
-import { isHeadFile, isSideFile, isTokenizerFile } from "../../formats/side-files.ts";
+import { headFolders, isHeadFile, isSideFile, isTokenizerFile } from "../../formats/side-files.ts";
 import { type PushedFile, type PushOptions, pushToHub } from "../../hub/push.ts";
 import { hubName } from "../../hub/reference.ts";
 import { type Given, option } from "../../options.ts";
@@ -69,10 +69,13 @@ export async function filesToPush(options: PushFolderOptions, { files, adapterLi
   const adapter = isAdapter ? await readAdapter(files, folder, adapterLimits) : null;
   const base = baseOf(adapter, options);
   const wanted = (file: string) =>
-    isAdapter
-      ? file === ADAPTER_WEIGHTS_NAME || isTokenizerFile(file) || isHeadFile(file)
-      : isSideFile(file) || /^model.*\.safetensors(\.index\.json)?$/.test(file) || /^certificate\.(json|html)$/.test(file);
-  const names = (await files.list(folder)).filter((file) => wanted(file) && file !== CARD_NAME && file !== SUMS_NAME).sort();
+    isHeadFile(file) ||
+    (isAdapter
+      ? file === ADAPTER_WEIGHTS_NAME || isTokenizerFile(file)
+      : isSideFile(file) || /^model.*\.safetensors(\.index\.json)?$/.test(file) || /^certificate\.(json|html)$/.test(file));
+  const inHead = (await headFolders(files, folder)).map((name) => `${name}/config.json`);
+  const all = [...(await files.list(folder)), ...inHead];
+  const names = all.filter((file) => wanted(file) && file !== CARD_NAME && file !== SUMS_NAME).sort();
   const pushed: PushedFile[] = names.map((path) => ({ path, content: { file: `${folder}/${path}` } }));
   if (adapter) {
     const text = formatAdapterConfig({ ...adapter.config, baseModelNameOrPath: base });
