@@ -39,6 +39,7 @@ export function combine(adapters: readonly Adapter[], options: CombineOptions = 
     refuseParameters(adapter.config, "combined");
   }
   if (!options.anyBase) checkBases(adapters);
+  checkLayers(adapters);
   const { combine: combineParts, needsEqualRanks } = combinations[adapters.length === 1 ? "linear" : combinationType];
   const ranks = adapters.map(({ config }) => Math.max(config.rank, ...Object.values(config.rankPattern)));
   if (needsEqualRanks) checkRanks(ranks);
@@ -184,6 +185,18 @@ function checkBases(adapters: readonly Adapter[]): void {
     expected: names[0],
     got: names[1],
     next: "Combine adapters of one base, or allow any of its shape (--any-base, anyBase).",
+  });
+}
+
+/** Where layers are used again, the same path stands for another layer of the base. */
+function checkLayers(adapters: readonly Adapter[]): void {
+  const [expected, got] = new Set(adapters.map(({ config }) => JSON.stringify(config.layerReplication)));
+  if (got === undefined) return;
+  const shown = (ranges: string | undefined) => (ranges === "null" ? "the base's own layers" : ranges);
+  refuse("layers", "the adapters are for different layers of the base (layer_replication)", {
+    expected: shown(expected),
+    got: shown(got),
+    next: "Combine adapters with the same layer_replication.",
   });
 }
 

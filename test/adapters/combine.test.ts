@@ -171,6 +171,25 @@ test("what PEFT refuses is refused, and options that would do nothing", () => {
   const based = ["3:0123456789abcdef", "3:fedcba9876543210"].map((baseFingerprint) => adapter({ baseFingerprint }));
   refusedSync(() => combine(based), "combine/bases", { next: /--any-base/ });
   assert.ok(combine(based, { anyBase: true }));
+  const replicated = (end: number) =>
+    adapter({
+      config: {
+        layerReplication: [
+          [0, 2],
+          [1, end],
+        ],
+      },
+    });
+  for (const others of [
+    [a, replicated(2)],
+    [replicated(3), replicated(2)],
+  ]) {
+    refusedSync(() => combine(others, { anyBase: true }), "combine/layers", { got: "[[0,2],[1,2]]" });
+  }
+  assert.deepEqual(combine([replicated(2), replicated(2)]).config.layerReplication, [
+    [0, 2],
+    [1, 2],
+  ]);
   for (const [given, subject] of [
     [options("ties"), "density"],
     [options("ties", { density: 0 }), "density"],
