@@ -160,6 +160,26 @@ test("what cannot be pushed is refused before anything is sent", async () => {
   assert.equal(hub.requests.length, 0);
 });
 
+test("a base's path that has the form of a name on the hub is not pushed as one", async () => {
+  const folder = `${root}/relative`;
+  cpSync(adapter, folder, { recursive: true });
+  const named = (name: string) =>
+    writeFileSync(`${folder}/adapter_config.json`, JSON.stringify({ ...config, base_model_name_or_path: name }));
+  const there = "test/fixtures"; // in the folder that tests run in
+  for (const path of [there, `./${there}`]) {
+    named(path);
+    await refused(filesToPush({ folder, to: "me/x" }, nodePlatform), "push/base", { got: /^(\.\/)?test\/fixtures/ });
+  }
+  const pushedBase = async (baseModel?: string) => {
+    const { files } = await filesToPush({ folder, to: "me/x", baseModel }, nodePlatform);
+    const { content } = files.find(({ path }) => path === "adapter_config.json")!;
+    return JSON.parse("text" in content ? content.text : "").base_model_name_or_path;
+  };
+  assert.equal(await pushedBase(there), there);
+  named("owner/base");
+  assert.equal(await pushedBase(), "owner/base");
+});
+
 test("a token that may not write, a branch that is missing, and a hub that fails are told apart", async () => {
   for (const [refuseWith, code] of [
     [403, "hub/token"],
