@@ -77,8 +77,7 @@ export function combine(adapters: readonly Adapter[], options: CombineOptions = 
 
 /** The fields that say what is trained beside factors, but for `modulesToSave`: those of the one adapter that uses them. */
 function besideOf(adapters: readonly Adapter[]): Pick<LoraConfig, "bias" | "trainableTokenIndices" | "ensureWeightTying"> {
-  const configs = adapters.map(({ config }) => config);
-  const using = configs.filter(({ bias, trainableTokenIndices }) => bias !== "none" || trainableTokenIndices);
+  const using = adapters.filter(({ config }) => config.bias !== "none" || config.trainableTokenIndices);
   if (using.length > 1) {
     refuse("saved", "several adapters train biases of the base, or rows of its tables", {
       subject: "bias, trainableTokenIndices",
@@ -87,8 +86,9 @@ function besideOf(adapters: readonly Adapter[]): Pick<LoraConfig, "bias" | "trai
       next: "Combine the others with one of them.",
     });
   }
-  const { bias = "none", trainableTokenIndices = null } = using[0] ?? {};
-  return { bias, trainableTokenIndices, ensureWeightTying: configs.some(({ ensureWeightTying }) => ensureWeightTying) };
+  const { bias = "none", trainableTokenIndices = null } = using[0]?.config ?? {};
+  if (bias === "lora_only") checkBiases(using[0]!, adapters);
+  return { bias, trainableTokenIndices, ensureWeightTying: adapters.some(({ config }) => config.ensureWeightTying) };
 }
 
 /** The fields that choose modules, of a configuration that chooses all that one of the adapters has. */
@@ -185,6 +185,19 @@ function checkBases(adapters: readonly Adapter[]): void {
     expected: names[0],
     got: names[1],
     next: "Combine adapters of one base, or allow any of its shape (--any-base, anyBase).",
+  });
+}
+
+/** An adapter of lora_only has a bias for each module with factors: those of the result are to be its own. */
+function checkBiases({ modules }: Adapter, adapters: readonly Adapter[]): void {
+  const own = new Set(modules.map(({ path }) => path));
+  const subject = adapters.flatMap((adapter) => adapter.modules).find(({ path }) => !own.has(path))?.path;
+  if (subject === undefined) return;
+  refuse("biases", "the adapter that trains the biases of its modules (lora_only) has no factors for a module of another one", {
+    subject,
+    expected: "a module that both have",
+    got: "no bias of it",
+    next: "Combine it with adapters of its own modules, or merge it into the base and train the others on that.",
   });
 }
 

@@ -152,6 +152,19 @@ test("a head that one adapter has trained stays, with its classes", () => {
   refusedSync(() => combine([adapter(head), adapter(head)]), "combine/saved", { subject: "score.weight" });
 });
 
+test("biases of adapted modules stay, of an adapter that has all modules of the result", () => {
+  const biased = (bias: LoraConfig["bias"], paths: string[]) =>
+    adapter({
+      paths,
+      saved: new Map(paths.map((path) => [`${path}.bias`, { shape: [OUT], data: new Float32Array(OUT) }])),
+      config: { bias },
+    });
+  const all = combine([adapter({ paths: ["a.v"], seed: 2 }), biased("lora_only", ["a.q", "a.v"])]);
+  assert.deepEqual([all.config.bias, [...all.saved!.keys()]], ["lora_only", ["a.q.bias", "a.v.bias"]]);
+  refusedSync(() => combine([biased("lora_only", ["a.q"]), a]), "combine/biases", { subject: "a.v" });
+  assert.equal(combine([biased("all", ["a.q"]), a]).config.bias, "all");
+});
+
 test("what PEFT refuses is refused, and options that would do nothing", () => {
   const options = (type: CombinationType, more: object = {}) => ({ combinationType: type, ...more });
   const other = adapter({ config: { rank: 2 } });
