@@ -10,6 +10,7 @@ import type { Adapter } from "./peft-files.ts";
 import { placeName, refuseParameters } from "./places.ts";
 import { checkPlain } from "./residual.ts";
 import { withFactors } from "./resize.ts";
+import { trainsClassifier } from "./saved.ts";
 
 export const DEFAULT_SEED = 42;
 
@@ -40,6 +41,7 @@ export function combine(adapters: readonly Adapter[], options: CombineOptions = 
   }
   if (!options.anyBase) checkBases(adapters);
   checkLayers(adapters);
+  checkHeads(adapters);
   const { combine: combineParts, needsEqualRanks } = combinations[adapters.length === 1 ? "linear" : combinationType];
   const ranks = adapters.map(({ config }) => Math.max(config.rank, ...Object.values(config.rankPattern)));
   if (needsEqualRanks) checkRanks(ranks);
@@ -136,8 +138,13 @@ function besideFactors(adapters: readonly Adapter[]): Omit<Adapter, "config" | "
   };
 }
 
-/** The adapter whose head the result has: the first that trained one. */
-const headed = (adapters: readonly Adapter[]): Adapter => adapters.find(({ saved }) => saved) ?? adapters[0]!;
+/** Whether a head comes with the adapter: files describe it, or it is a classifier's that was trained. */
+const bringsHead = ({ head, saved, labels, config }: Adapter): boolean =>
+  head !== undefined || (saved !== undefined && (labels !== undefined || trainsClassifier(config)));
+
+/** The adapter whose head the result has: the first that brings one, else the first that trained a module in full. */
+const headed = (adapters: readonly Adapter[]): Adapter =>
+  adapters.find(bringsHead) ?? adapters.find(({ saved }) => saved) ?? adapters[0]!;
 
 function checkOptions(count: number, weights: readonly number[], type: CombinationType, options: CombineOptions): void {
   const option = (subject: string, expected: string, got: unknown) =>
@@ -198,6 +205,17 @@ function checkBiases({ modules }: Adapter, adapters: readonly Adapter[]): void {
     expected: "a module that both have",
     got: "no bias of it",
     next: "Combine it with adapters of its own modules, or merge it into the base and train the others on that.",
+  });
+}
+
+function checkHeads(adapters: readonly Adapter[]): void {
+  const shown = ({ head }: Adapter) => (head ? JSON.stringify(head) : "a classifier");
+  const [expected, got] = new Set(adapters.filter(bringsHead).map(shown));
+  if (got === undefined) return;
+  refuse("heads", "the adapters were trained with different heads", {
+    expected: expected!.slice(0, 200),
+    got: got.slice(0, 200),
+    next: "Combine adapters of one task that were trained with the same pooling, prompts and longest text.",
   });
 }
 

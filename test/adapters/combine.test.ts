@@ -152,6 +152,37 @@ test("a head that one adapter has trained stays, with its classes", () => {
   refusedSync(() => combine([adapter(head), adapter(head)]), "combine/saved", { subject: "score.weight" });
 });
 
+test("a head that files describe is that of the adapter that has one, and the same in all that do", () => {
+  const headed = (pooling: "mean" | "cls") =>
+    adapter({
+      head: { head: "embedding", pooling, prompts: {}, promptName: null },
+      task: "sentence-embedding",
+      config: { taskType: "FEATURE_EXTRACTION" },
+    });
+  const rows = { saved: new Map([["e.weight", { shape: [1, 2], rows: [0], data: Float32Array.of(1, 2) }]]) };
+  const [cls, mean] = [headed("cls"), headed("mean")];
+  const classifier = adapter({
+    saved: new Map([["score.weight", { shape: [2, 2], data: Float32Array.of(1, 2, 3, 4) }]]),
+    config: { taskType: "SEQ_CLS" },
+  });
+  for (const all of [
+    [a, cls],
+    [cls, a],
+    [adapter(rows), cls],
+    [cls, headed("cls")],
+  ]) {
+    const { head, task, config } = combine(all);
+    assert.deepEqual([head, task, config.taskType], [cls.head, "sentence-embedding", "FEATURE_EXTRACTION"]);
+  }
+  for (const all of [
+    [cls, mean],
+    [a, mean, cls],
+    [cls, classifier],
+  ])
+    refusedSync(() => combine(all), "combine/heads");
+  assert.equal(combine([adapter({ ...rows, task: "causal-lm" }), classifier]).config.taskType, "SEQ_CLS");
+});
+
 test("biases of adapted modules stay, of an adapter that has all modules of the result", () => {
   const biased = (bias: LoraConfig["bias"], paths: string[]) =>
     adapter({
