@@ -154,11 +154,12 @@ const [decoder, towers] = [
   await openBase(nodeFiles, fixturePath("cases/lora-qv-default/base")),
   await openBase(nodeFiles, fixturePath("cases/clip-contrastive/base")),
 ];
-const golden = await readAdapter(nodeFiles, fixturePath("cases/lora-qv-default/adapter"));
+const goldenFolder = fixturePath("cases/lora-qv-default/adapter");
+const golden = await readAdapter(nodeFiles, goldenFolder);
 const foreign = memoryFiles();
-await adapterFormats.gguf.write!.run(foreign, "a.gguf", golden, decoder);
-await adapterFormats.mlx.write!.run(foreign, "mlx", golden, decoder);
-await adapterFormats.onnx.write!.run(foreign, "o.onnx_adapter", golden, decoder);
+await adapterFormats.gguf.write!.run(foreign, "a.gguf", golden, decoder, goldenFolder);
+await adapterFormats.mlx.write!.run(foreign, "mlx", golden, decoder, goldenFolder);
+await adapterFormats.onnx.write!.run(foreign, "o.onnx_adapter", golden, decoder, goldenFolder);
 const tower = towers.modules.find(({ path }) => path.startsWith("text_model.") && path.endsWith("q_proj"))!;
 const [into, out] = [tower.inFeatures, tower.outFeatures];
 const ofTower = (prefix: string, path: string, [a, b]: [string, string]) =>

@@ -2,7 +2,7 @@
 import type { Files, LockFolder } from "../files.ts";
 import { type MakeDigest, summing } from "../formats/checksums.ts";
 import { writeFolder } from "../formats/folder.ts";
-import { copySideFiles, isHeadFile, isTokenizerFile } from "../formats/side-files.ts";
+import { copySideFiles, headFolders, isHeadFile, isTokenizerFile } from "../formats/side-files.ts";
 import { type Adapter, writeAdapter } from "./peft-files.ts";
 
 /** What the host has for an adapter's folder. */
@@ -11,10 +11,7 @@ export interface AdapterHost {
   lock?: LockFolder;
 }
 
-/**
- * Writes `adapter` to `output`, a new or an empty folder. If it has a head that files describe, those, and the tokenizer's, come from
- * the folder `headFrom` of the adapter that it was made of.
- */
+/** Writes `adapter` to `output`, a new or an empty folder, as `fillAdapterFolder` does. */
 export async function writeAdapterFolder(
   files: Files,
   output: string,
@@ -22,11 +19,17 @@ export async function writeAdapterFolder(
   headFrom: string,
   { digest, lock }: AdapterHost = {},
 ): Promise<void> {
-  const fill = async (to: Files, folder: string) => {
-    await writeAdapter(to, folder, adapter);
-    if (adapter.head) await copyHead(to, headFrom, folder);
-  };
+  const fill = (to: Files, folder: string) => fillAdapterFolder(to, folder, adapter, headFrom);
   await writeFilledFolder(files, output, fill, { digest, lock });
+}
+
+/**
+ * Writes `adapter` into `folder`, which exists. If it has a head that files describe, those, and the tokenizer's, come from the folder
+ * `headFrom` of the adapter that it was made of.
+ */
+export async function fillAdapterFolder(files: Files, folder: string, adapter: Adapter, headFrom: string): Promise<void> {
+  await writeAdapter(files, folder, adapter);
+  if (adapter.head) await copyHead(files, headFrom, folder);
 }
 
 /** Writes what `fill` puts into a folder, with checksums, to `output`, a new or an empty folder. */
@@ -46,8 +49,7 @@ export async function writeFilledFolder(
 
 async function copyHead(files: Files, from: string, to: string): Promise<void> {
   await copySideFiles(files, from, to, (name) => isHeadFile(name) || isTokenizerFile(name));
-  for (const name of await files.list(from)) {
-    if (!isHeadFile(`${name}/config.json`) || !(await files.exists(`${from}/${name}/config.json`))) continue;
+  for (const name of await headFolders(files, from)) {
     await files.makeFolder(`${to}/${name}`);
     await copySideFiles(files, `${from}/${name}`, `${to}/${name}`, (file) => isHeadFile(`${name}/${file}`));
   }

@@ -10,6 +10,7 @@ import type { Adapter } from "./peft-files.ts";
 import { placeName, refuseParameters } from "./places.ts";
 import { checkPlain } from "./residual.ts";
 import { withFactors } from "./resize.ts";
+import { trainsClassifier } from "./saved.ts";
 
 export const DEFAULT_SEED = 42;
 
@@ -39,6 +40,8 @@ export function combine(adapters: readonly Adapter[], options: CombineOptions = 
     refuseParameters(adapter.config, "combined");
   }
   if (!options.anyBase) checkBases(adapters);
+  checkLayers(adapters);
+  checkHeads(adapters);
   const { combine: combineParts, needsEqualRanks } = combinations[adapters.length === 1 ? "linear" : combinationType];
   const ranks = adapters.map(({ config }) => Math.max(config.rank, ...Object.values(config.rankPattern)));
   if (needsEqualRanks) checkRanks(ranks);
@@ -76,8 +79,7 @@ export function combine(adapters: readonly Adapter[], options: CombineOptions = 
 
 /** The fields that say what is trained beside factors, but for `modulesToSave`: those of the one adapter that uses them. */
 function besideOf(adapters: readonly Adapter[]): Pick<LoraConfig, "bias" | "trainableTokenIndices" | "ensureWeightTying"> {
-  const configs = adapters.map(({ config }) => config);
-  const using = configs.filter(({ bias, trainableTokenIndices }) => bias !== "none" || trainableTokenIndices);
+  const using = adapters.filter(({ config }) => config.bias !== "none" || config.trainableTokenIndices);
   if (using.length > 1) {
     refuse("saved", "several adapters train biases of the base, or rows of its tables", {
       subject: "bias, trainableTokenIndices",
@@ -86,8 +88,9 @@ function besideOf(adapters: readonly Adapter[]): Pick<LoraConfig, "bias" | "trai
       next: "Combine the others with one of them.",
     });
   }
-  const { bias = "none", trainableTokenIndices = null } = using[0] ?? {};
-  return { bias, trainableTokenIndices, ensureWeightTying: configs.some(({ ensureWeightTying }) => ensureWeightTying) };
+  const { bias = "none", trainableTokenIndices = null } = using[0]?.config ?? {};
+  if (bias === "lora_only") checkBiases(using[0]!, adapters);
+  return { bias, trainableTokenIndices, ensureWeightTying: adapters.some(({ config }) => config.ensureWeightTying) };
 }
 
 /** The fields that choose modules, of a configuration that chooses all that one of the adapters has. */
@@ -135,8 +138,13 @@ function besideFactors(adapters: readonly Adapter[]): Omit<Adapter, "config" | "
   };
 }
 
-/** The adapter whose head the result has: the first that trained one. */
-const headed = (adapters: readonly Adapter[]): Adapter => adapters.find(({ saved }) => saved) ?? adapters[0]!;
+/** Whether a head comes with the adapter: files describe it, or it is a classifier's that was trained. */
+const bringsHead = ({ head, saved, labels, config }: Adapter): boolean =>
+  head !== undefined || (saved !== undefined && (labels !== undefined || trainsClassifier(config)));
+
+/** The adapter whose head the result has: the first that brings one, else the first that trained a module in full. */
+const headed = (adapters: readonly Adapter[]): Adapter =>
+  adapters.find(bringsHead) ?? adapters.find(({ saved }) => saved) ?? adapters[0]!;
 
 function checkOptions(count: number, weights: readonly number[], type: CombinationType, options: CombineOptions): void {
   const option = (subject: string, expected: string, got: unknown) =>
@@ -184,6 +192,42 @@ function checkBases(adapters: readonly Adapter[]): void {
     expected: names[0],
     got: names[1],
     next: "Combine adapters of one base, or allow any of its shape (--any-base, anyBase).",
+  });
+}
+
+/** An adapter of lora_only has a bias for each module with factors: those of the result are to be its own. */
+function checkBiases({ modules }: Adapter, adapters: readonly Adapter[]): void {
+  const own = new Set(modules.map(({ path }) => path));
+  const subject = adapters.flatMap((adapter) => adapter.modules).find(({ path }) => !own.has(path))?.path;
+  if (subject === undefined) return;
+  refuse("biases", "the adapter that trains the biases of its modules (lora_only) has no factors for a module of another one", {
+    subject,
+    expected: "a module that both have",
+    got: "no bias of it",
+    next: "Combine it with adapters of its own modules, or merge it into the base and train the others on that.",
+  });
+}
+
+function checkHeads(adapters: readonly Adapter[]): void {
+  const shown = ({ head }: Adapter) => (head ? JSON.stringify(head) : "a classifier");
+  const [expected, got] = new Set(adapters.filter(bringsHead).map(shown));
+  if (got === undefined) return;
+  refuse("heads", "the adapters were trained with different heads", {
+    expected: expected!.slice(0, 200),
+    got: got.slice(0, 200),
+    next: "Combine adapters of one task that were trained with the same pooling, prompts and longest text.",
+  });
+}
+
+/** Where layers are used again, the same path stands for another layer of the base. */
+function checkLayers(adapters: readonly Adapter[]): void {
+  const [expected, got] = new Set(adapters.map(({ config }) => JSON.stringify(config.layerReplication)));
+  if (got === undefined) return;
+  const shown = (ranges: string | undefined) => (ranges === "null" ? "the base's own layers" : ranges);
+  refuse("layers", "the adapters are for different layers of the base (layer_replication)", {
+    expected: shown(expected),
+    got: shown(got),
+    next: "Combine adapters with the same layer_replication.",
   });
 }
 

@@ -11,6 +11,7 @@ import { type AdapterModule, matchModules, shortestEndings } from "./match.ts";
 import type { ModuleTensors } from "./method.ts";
 import type { Adapter } from "./peft-files.ts";
 import { withFactors } from "./resize.ts";
+import { resolvedNames, type SavedTensor, savedWeights, storedValues } from "./saved.ts";
 import { type Factors, truncateMatrix } from "./svd.ts";
 
 export interface ExtractOptions {
@@ -19,7 +20,9 @@ export interface ExtractOptions {
   /** The share of each change's energy (the sum of its squared elements) to keep, if a lower rank does. */
   energy?: number;
   targetModules: LoraConfig["targetModules"];
+  /** Of the task. What it saves, such as the head of a classifier, is the tuned model's. */
   taskType: LoraConfig["taskType"];
+  modulesToSave?: LoraConfig["modulesToSave"];
   onProgress?: (progress: { module: string; done: number; total: number }) => void;
 }
 
@@ -39,12 +42,13 @@ export interface Extracted {
 }
 
 /**
- * An adapter for `base` that makes of it what `tuned` is, as far as its rank goes. Layers that are the same in both are left out. Throws
+ * An adapter for `base` that makes of it what `tuned` is, as far as its rank goes, with the head of `tuned` where the task trains one in
+ * full. Layers that are the same in both are left out. Throws
  * `extract/shape` for models of different shapes, and `extract/same` where no chosen layer differs.
  */
 export async function extractAdapter(files: Files, base: AnyBase, tuned: AnyBase, options: ExtractOptions): Promise<Extracted> {
-  const { rank, energy = 1, targetModules, taskType, onProgress } = options;
-  const wanted = loraConfig({ rank, alpha: rank, targetModules, taskType });
+  const { rank, energy = 1, targetModules, taskType, modulesToSave = null, onProgress } = options;
+  const wanted = loraConfig({ rank, alpha: rank, targetModules, taskType, modulesToSave });
   const parameters = new Set(base.modules.filter(({ isParameter }) => isParameter).map(({ path }) => path)); // of experts and routers
   const matched = matchModules(base.modules, wanted, base.config.modelType).filter(({ path }) => !parameters.has(path));
   const byInputs = new Set(base.modules.filter(({ kind }) => kind === "embedding" || kind === "conv1d").map(({ path }) => path));
@@ -71,11 +75,26 @@ export async function extractAdapter(files: Files, base: AnyBase, tuned: AnyBase
     });
   }
   const paths = found.map(({ module }) => module.path);
-  const config = { ...wanted, targetModules: shortestEndings(paths, base.modules, { from: 1 }) };
+  const saved = await savedOf(files, tuned, wanted);
+  const config = {
+    ...wanted,
+    targetModules: shortestEndings(paths, base.modules, { from: 1 }),
+    modulesToSave: saved.size > 0 ? resolvedNames(wanted, tuned.modules) : null,
+  };
   const tensors = new Map(found.map(({ module, loraA, loraB }): [string, ModuleTensors] => [module.path, { loraA, loraB }]));
-  const adapter = { ...withFactors(config, found), tensors, baseFingerprint: await base.fingerprint() };
-  const taken = new Set(paths.map((path) => `${path}.weight`));
+  const baseFingerprint = await base.fingerprint();
+  const adapter = { ...withFactors(config, found), tensors, ...(saved.size > 0 && { saved }), baseFingerprint };
+  const taken = new Set([...paths.map((path) => `${path}.weight`), ...saved.keys()]);
   return { adapter, modules: found.map(({ about }) => about), left: await leftOver(files, base, tuned, taken) };
+}
+
+/** The values in `tuned` of what `config` trains in full. */
+async function savedOf(files: Files, tuned: AnyBase, config: LoraConfig): Promise<Map<string, SavedTensor>> {
+  const saved = new Map<string, SavedTensor>();
+  for (const { name, ...weight } of savedWeights(tuned.modules, config)) {
+    saved.set(name, { ...weight, data: await storedValues(files, tuned, { name, ...weight }) });
+  }
+  return saved;
 }
 
 /** A weight's change as stored, ‖W‖² and ‖change‖². */

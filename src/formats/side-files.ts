@@ -55,6 +55,15 @@ const outside = (subject: string, got: string): LowrankError =>
     next: "If the file belongs to the model, put a copy of it in the place of the link.",
   });
 
+/** The subfolders of a model's folder that have files of its head, such as `1_Pooling`. */
+export async function headFolders(files: Files, folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of await files.list(folder)) {
+    if (isHeadFile(`${name}/config.json`) && (await files.exists(`${folder}/${name}/config.json`))) found.push(name);
+  }
+  return found;
+}
+
 /** The bytes of a part of a file, some megabytes at a time; with `into`, of BLOCK_BYTES, each in the place of the one before. */
 export async function* readInBlocks(
   files: Files,

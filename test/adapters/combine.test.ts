@@ -152,6 +152,50 @@ test("a head that one adapter has trained stays, with its classes", () => {
   refusedSync(() => combine([adapter(head), adapter(head)]), "combine/saved", { subject: "score.weight" });
 });
 
+test("a head that files describe is that of the adapter that has one, and the same in all that do", () => {
+  const headed = (pooling: "mean" | "cls") =>
+    adapter({
+      head: { head: "embedding", pooling, prompts: {}, promptName: null },
+      task: "sentence-embedding",
+      config: { taskType: "FEATURE_EXTRACTION" },
+    });
+  const rows = { saved: new Map([["e.weight", { shape: [1, 2], rows: [0], data: Float32Array.of(1, 2) }]]) };
+  const [cls, mean] = [headed("cls"), headed("mean")];
+  const classifier = adapter({
+    saved: new Map([["score.weight", { shape: [2, 2], data: Float32Array.of(1, 2, 3, 4) }]]),
+    config: { taskType: "SEQ_CLS" },
+  });
+  for (const all of [
+    [a, cls],
+    [cls, a],
+    [adapter(rows), cls],
+    [cls, headed("cls")],
+  ]) {
+    const { head, task, config } = combine(all);
+    assert.deepEqual([head, task, config.taskType], [cls.head, "sentence-embedding", "FEATURE_EXTRACTION"]);
+  }
+  for (const all of [
+    [cls, mean],
+    [a, mean, cls],
+    [cls, classifier],
+  ])
+    refusedSync(() => combine(all), "combine/heads");
+  assert.equal(combine([adapter({ ...rows, task: "causal-lm" }), classifier]).config.taskType, "SEQ_CLS");
+});
+
+test("biases of adapted modules stay, of an adapter that has all modules of the result", () => {
+  const biased = (bias: LoraConfig["bias"], paths: string[]) =>
+    adapter({
+      paths,
+      saved: new Map(paths.map((path) => [`${path}.bias`, { shape: [OUT], data: new Float32Array(OUT) }])),
+      config: { bias },
+    });
+  const all = combine([adapter({ paths: ["a.v"], seed: 2 }), biased("lora_only", ["a.q", "a.v"])]);
+  assert.deepEqual([all.config.bias, [...all.saved!.keys()]], ["lora_only", ["a.q.bias", "a.v.bias"]]);
+  refusedSync(() => combine([biased("lora_only", ["a.q"]), a]), "combine/biases", { subject: "a.v" });
+  assert.equal(combine([biased("all", ["a.q"]), a]).config.bias, "all");
+});
+
 test("what PEFT refuses is refused, and options that would do nothing", () => {
   const options = (type: CombinationType, more: object = {}) => ({ combinationType: type, ...more });
   const other = adapter({ config: { rank: 2 } });
@@ -171,6 +215,25 @@ test("what PEFT refuses is refused, and options that would do nothing", () => {
   const based = ["3:0123456789abcdef", "3:fedcba9876543210"].map((baseFingerprint) => adapter({ baseFingerprint }));
   refusedSync(() => combine(based), "combine/bases", { next: /--any-base/ });
   assert.ok(combine(based, { anyBase: true }));
+  const replicated = (end: number) =>
+    adapter({
+      config: {
+        layerReplication: [
+          [0, 2],
+          [1, end],
+        ],
+      },
+    });
+  for (const others of [
+    [a, replicated(2)],
+    [replicated(3), replicated(2)],
+  ]) {
+    refusedSync(() => combine(others, { anyBase: true }), "combine/layers", { got: "[[0,2],[1,2]]" });
+  }
+  assert.deepEqual(combine([replicated(2), replicated(2)]).config.layerReplication, [
+    [0, 2],
+    [1, 2],
+  ]);
   for (const [given, subject] of [
     [options("ties"), "density"],
     [options("ties", { density: 0 }), "density"],

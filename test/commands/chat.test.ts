@@ -5,10 +5,10 @@ import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { loraConfig } from "../../src/adapters/config.ts";
+import { type LoraConfig, loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules } from "../../src/adapters/match.ts";
-import { writeAdapter } from "../../src/adapters/peft-files.ts";
+import { type Adapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import {
   type Chat,
   type ChatEvent,
@@ -21,7 +21,7 @@ import { enter } from "../../src/commands/chat/chat-commands.ts";
 import { type ChatView, terminalView } from "../../src/commands/chat/chat-view.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import { readSamplingDefaults } from "../../src/generate/sampling-defaults.ts";
-import { loadBase } from "../../src/models/base.ts";
+import { loadBase, withLayersOf } from "../../src/models/base.ts";
 import { nodePlatform } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { besideGrowing, cells, wrap } from "../../src/terminal/columns.ts";
@@ -44,12 +44,19 @@ function variant(name: string, changes: Record<string, unknown>): string {
 }
 
 /** An adapter with an effect; `prompts` goes into the run.json beside it. */
-async function adapter(name: string, seed: number, prompts?: unknown): Promise<string> {
-  const { modules, config } = await loadBase(nodeFiles, base);
-  const lora = loraConfig({ rank: 4, alpha: 160, targetModules: "all-linear", initLoraWeights: false });
+async function adapter(
+  name: string,
+  seed: number,
+  prompts?: unknown,
+  { layerReplication = null, ...more }: Pick<Adapter, "baseFingerprint"> & Partial<Pick<LoraConfig, "layerReplication">> = {},
+): Promise<string> {
+  const { modules, config } = withLayersOf(await loadBase(nodeFiles, base), layerReplication);
+  const fields = { rank: 4, alpha: 160, targetModules: "all-linear", initLoraWeights: false } as const;
+  const lora = loraConfig({ ...fields, layerReplication });
   const matched = matchModules(modules, lora, config.modelType);
   const folder = path.join(root, name);
-  await writeAdapter(nodeFiles, folder, { config: lora, modules: matched, tensors: initAdapter(matched, lora, seed) });
+  const tensors = initAdapter(matched, lora, seed);
+  await writeAdapter(nodeFiles, folder, { config: lora, modules: matched, tensors, ...more });
   if (prompts) writeFileSync(`${folder}/run.json`, JSON.stringify({ version: 1, options: {}, prompts }));
   return folder;
 }
@@ -152,6 +159,31 @@ test("adapters are switched by name, read from a folder, taken off, and compared
     await assert.rejects(line(`/adapter ${base}`), /adapter_config/);
     assert.equal(chat.active, "two");
   });
+});
+
+test("an adapter of another base is refused unless any is allowed, and what is refused is not listed", async () => {
+  const other = await adapter("other", 3, undefined, { baseFingerprint: "3:0123456789abcdef" });
+  const again = await adapter("again", 4, undefined, {
+    layerReplication: [
+      [0, 2],
+      [1, 2],
+    ],
+  });
+  await assert.rejects(openChat({ base, adapter: [other] }, nodePlatform), { code: "adapter/other-base", next: /--any-base/ });
+  await chatting({}, async (chat, line) => {
+    await assert.rejects(line(`/adapter ${other}`), { code: "adapter/other-base" });
+    await assert.rejects(line(`/adapter ${again}`), { code: "adapter/layers" });
+    assert.deepEqual([chat.adapters.size, chat.active, chat.last], [0, null, null]);
+    assert.deepEqual(answers(await line("name[Cocum]"))[0]![0], "base");
+  });
+  await chatting({ adapter: [other], anyBase: true }, async (chat, line) => {
+    assert.equal(answers(await line("name[Cocum]"))[0]![0], "other");
+    await line("/adapter off");
+    await line(`/adapter ${other}/`);
+    assert.equal(chat.adapters.size, 2);
+  });
+  const small = { ...nodePlatform, adapterLimits: { maxRank: 2 } };
+  await assert.rejects(openChat({ base, adapter: [other], anyBase: true }, small), { code: "adapter/limit" });
 });
 
 test("an adapter trained on prompts and completions is asked as in its data, whatever template the base has", async () => {

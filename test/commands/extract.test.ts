@@ -1,12 +1,13 @@
 // lowrank extract: what was merged comes out again, a full fine-tune as far as its rank goes.
 // slow
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { matrixRows } from "../../src/adapters/vectors.ts";
-import { certify, extractAdapter, loadAdapter, mergeAdapter } from "../../src/index.ts";
+import { certify, extractAdapter, inspectAdapter, inspectBase, loadAdapter, mergeAdapter } from "../../src/index.ts";
 import { refused } from "../helpers/assert.ts";
 import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { withoutHead } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = `${repository}test/fixtures/cases`;
@@ -50,6 +51,33 @@ for (const name of ["llama-gqa-tied", "gpt2-conv1d", "lora-rslora"]) {
     assert.ok(passed);
   });
 }
+
+for (const name of ["bert-seqcls", "bert-tokencls", "vit-imgcls"]) {
+  test(`${name}: the adapter of a classifier has the tuned model's head, and is loaded, merged and inspected`, async () => {
+    const [tuned, output, merged] = ["tuned", "extracted", "merged"].map((what) => `${root}/${what} ${name}`);
+    const { base, adapter } = of(name);
+    await mergeAdapter({ base, adapter, output: tuned!, certify: "none" });
+    const { left } = await extractAdapter({ base, tuned: tuned!, output: output!, rank: 8 });
+    assert.deepEqual(left, []);
+    const [was, is] = [await loadAdapter(adapter), await loadAdapter(output!)];
+    assert.deepEqual([is.saved, is.config.modulesToSave], [was.saved, was.config.modulesToSave]);
+    assert.deepEqual(is.labels, (await inspectBase(base)).config.labels);
+    assert.equal((await inspectAdapter(output!, { base })).madeForBase, true);
+    await mergeAdapter({ base, adapter: output!, output: merged!, certify: "none" });
+    const { passed } = await certify({ base, adapter: output!, merged: tuned! });
+    assert.ok(passed);
+  });
+}
+
+test("a base without a classifier gets the tuned model's", async () => {
+  const [base, output] = [`${root}/bare`, `${root}/extracted bare`];
+  cpSync(of("bert-seqcls").base, base, { recursive: true });
+  await withoutHead(base);
+  writeFileSync(`${base}/config.json`, readFileSync(`${of("bert-embedding").base}/config.json`));
+  await extractAdapter({ base, tuned: `${root}/tuned bert-seqcls`, output, rank: 8, task: "sequence-classification" });
+  assert.equal((await inspectAdapter(output, { base })).madeForBase, true);
+  assert.deepEqual((await loadAdapter(output)).labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+});
 
 test("a lower rank is taken where it keeps enough, and what is lost is said", async () => {
   const tuned = `${root}/tuned llama-gqa-tied`;

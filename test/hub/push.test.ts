@@ -1,11 +1,15 @@
 // lowrank push: what arrives at a hub, the model card, and what is refused before anything is sent.
 import assert from "node:assert/strict";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { afterEach, test } from "node:test";
 import { parse } from "yaml";
 import { parseAdapterConfig } from "../../src/adapters/config.ts";
+import { filesToPush } from "../../src/commands/push/push.ts";
 import { pushToHub } from "../../src/hub/push.ts";
 import { mergeAdapter } from "../../src/index.ts";
+import { embeddingFiles } from "../../src/models/heads/sentence-transformers.ts";
+import { modelConfig } from "../../src/models/registry.ts";
+import { nodePlatform } from "../../src/node.ts";
 import { refused } from "../helpers/assert.ts";
 import { jsonLines, printed, repository } from "../helpers/program.ts";
 import { slow } from "../helpers/slow.ts";
@@ -118,6 +122,24 @@ test("a merged model is pushed with its certificate", slow, async () => {
   );
 });
 
+test("a model and an adapter of sentence embeddings are pushed with the files of their head", async () => {
+  const own = modelConfig({ model_type: "bert", hidden_size: 32, num_attention_heads: 4, num_hidden_layers: 1 });
+  const head = embeddingFiles({ ...own, pooling: "cls" });
+  for (const part of ["base", "adapter"]) {
+    const folder = `${root}/embedding ${part}`;
+    cpSync(`${repository}test/fixtures/cases/bert-embedding/${part}`, folder, { recursive: true });
+    mkdirSync(`${folder}/1_Pooling`);
+    for (const [name, text] of Object.entries(head)) writeFileSync(`${folder}/${name}`, text);
+    const options = { folder, to: "me/embedding", baseModel: "owner/base" };
+    const { files } = await filesToPush(options, nodePlatform);
+    const pushed = files.map(({ path }) => path);
+    assert.deepEqual(
+      Object.keys(head).filter((name) => !pushed.includes(name)),
+      [],
+    );
+  }
+});
+
 test("a dry run shows the card and sends nothing", async () => {
   const hub = await newHub();
   withHub(hub);
@@ -137,6 +159,26 @@ test("what cannot be pushed is refused before anything is sent", async () => {
   process.env["HF_TOKEN"] = "";
   assert.equal(await codeOf(adapter, "--to", "me/x", "--base-model", "owner/base"), "hub/token");
   assert.equal(hub.requests.length, 0);
+});
+
+test("a base's path that has the form of a name on the hub is not pushed as one", async () => {
+  const folder = `${root}/relative`;
+  cpSync(adapter, folder, { recursive: true });
+  const named = (name: string) =>
+    writeFileSync(`${folder}/adapter_config.json`, JSON.stringify({ ...config, base_model_name_or_path: name }));
+  const there = "test/fixtures"; // in the folder that tests run in
+  for (const path of [there, `./${there}`]) {
+    named(path);
+    await refused(filesToPush({ folder, to: "me/x" }, nodePlatform), "push/base", { got: /^(\.\/)?test\/fixtures/ });
+  }
+  const pushedBase = async (baseModel?: string) => {
+    const { files } = await filesToPush({ folder, to: "me/x", baseModel }, nodePlatform);
+    const { content } = files.find(({ path }) => path === "adapter_config.json")!;
+    return JSON.parse("text" in content ? content.text : "").base_model_name_or_path;
+  };
+  assert.equal(await pushedBase(there), there);
+  named("owner/base");
+  assert.equal(await pushedBase(), "owner/base");
 });
 
 test("a token that may not write, a branch that is missing, and a hub that fails are told apart", async () => {

@@ -11,6 +11,8 @@ import { withGguf } from "../../src/formats/gguf/files.ts";
 import { readGguf } from "../../src/formats/gguf/reader.ts";
 import { readOnnxAdapter } from "../../src/formats/onnx-adapter.ts";
 import { readHeader, type TensorSource, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { embeddingFiles } from "../../src/models/heads/sentence-transformers.ts";
+import { modelConfig } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { refused } from "../helpers/assert.ts";
 import { type GgufParts, ggufFile, zeros } from "../helpers/gguf.ts";
@@ -208,6 +210,23 @@ describe("what a format cannot say is refused by name", () => {
     await refused(convert(files, { input: folder, output: `${folder}/b` }), "convert/unknown", { expected: /PEFT/ });
     writeFileSync(`${folder}/there.gguf`, "x");
     await refused(convert(files, { input, output: `${folder}/there.gguf`, base }), "file/exists");
+  });
+});
+
+describe("from PEFT to PEFT", () => {
+  it("an adapter of sentence embeddings keeps the files of its head and its tokenizer", async () => {
+    const [input, output] = [path.join(fresh(), "adapter"), path.join(fresh(), "again")];
+    cpSync(`${CASES}bert-embedding/adapter`, input, { recursive: true });
+    cpSync(new URL("../fixtures/tokenizers/bert-style", import.meta.url).pathname, input, { recursive: true });
+    const own = modelConfig({ model_type: "bert", hidden_size: 32, num_attention_heads: 4, num_hidden_layers: 2 });
+    const head = embeddingFiles({ ...own, pooling: "cls", prompts: { query: "query: " }, promptName: "query" });
+    mkdirSync(path.join(input, "1_Pooling"));
+    for (const [name, text] of Object.entries(head)) writeFileSync(path.join(input, name), text);
+    await convert(files, { input, output });
+    for (const name of [...Object.keys(head), "tokenizer.json"])
+      assert.equal(readFileSync(path.join(output, name), "utf8"), readFileSync(path.join(input, name), "utf8"));
+    const [before, after] = [await readAdapter(nodeFiles, input), await readAdapter(nodeFiles, output)];
+    assert.deepEqual([after.head, after.head!.pooling], [before.head, "cls"]);
   });
 });
 

@@ -83,9 +83,10 @@ async function* useAdapter(chat: Chat, argument: string): AsyncGenerator<ChatEve
     return yield note(rows.join("\n"));
   }
   const none = argument === "off" || argument === BASE_NAME;
-  if (!none && !chat.adapters.has(argument)) await requireFolder(chat, argument);
-  const name = none ? null : chat.adapters.has(argument) ? argument : await addAdapter(chat, argument);
-  await switchTo(chat, name);
+  const isNew = !none && !chat.adapters.has(argument);
+  if (isNew) await requireFolder(chat, argument);
+  const name = none ? null : isNew ? await addAdapter(chat, argument) : argument;
+  if (!isNew) await switchTo(chat, name);
   yield note(name === null ? "The base answers now." : `${name} answers now.`);
   yield* tellFormat(chat);
 }

@@ -35,6 +35,8 @@ export interface ChatOptions extends Omit<GenerateOptions, "signal" | "eosIds"> 
   base: string;
   /** Folders of adapters to switch between; the first one is attached. */
   adapter?: readonly string[];
+  /** Adapters that were made for another base of the same shape are accepted. */
+  anyBase?: boolean;
   system?: string;
   /** true: messages are continued as they are; false: always by the chat template. Default: as the model was trained. */
   raw?: boolean;
@@ -57,6 +59,13 @@ export interface Exchange {
   answer: string;
 }
 
+/** An adapter of a conversation. `format`: how it was trained to be asked; null if its folder does not say. */
+interface ChatAdapter {
+  folder: string;
+  adapter: Adapter;
+  format: PromptFormat | null;
+}
+
 /** A conversation. Close its generator to free the weights. */
 export interface Chat {
   readonly files: Files;
@@ -69,11 +78,11 @@ export interface Chat {
   readonly prepared: Map<string, ProcessedImage>;
   pending: readonly string[];
   readonly generator: Generator;
-  /**
-   * By name: the last part of the folder, or the whole path where that name is in use. `format`: how it was trained to be asked;
-   * null if its folder does not say.
-   */
-  readonly adapters: Map<string, { folder: string; adapter: Adapter; format: PromptFormat | null }>;
+  /** By name: the last part of the folder, or the whole path where that name is in use. */
+  readonly adapters: Map<string, ChatAdapter>;
+  /** What adapters are accepted. */
+  readonly anyBase: boolean;
+  readonly adapterLimits: Platform["adapterLimits"];
   active: string | null;
   /** The one that was attached last, for comparisons while none is. */
   last: string | null;
@@ -118,43 +127,61 @@ export type ChatEvent =
 /** Opens a conversation. What can fail without the weights (adapters, options, a missing template) fails before they load. */
 export async function openChat(options: ChatOptions, given: Platform): Promise<Chat> {
   const platform = await onDevice(given, options.device);
-  const { files, openSession, timeLimit } = platform;
-  const { system = null, raw, compare = false, baseDtype, threads, maxNewTokens = CHAT_NEW_TOKENS } = options;
+  const { files, openSession, timeLimit, adapterLimits } = platform;
+  const { anyBase = false, system = null, raw, compare = false, baseDtype, threads, maxNewTokens = CHAT_NEW_TOKENS } = options;
   const base = await loadBase(files, options.base, timeLimit);
   const tokenizer = await base.tokenizer();
   const defaults = await readSamplingDefaults(files, options.base);
   const { sampling, stop } = readGenerateOptions({ ...defaults, ...options, maxNewTokens });
   if (raw === false && !tokenizer.template) encodeChat(tokenizer, []);
   const adapters: Chat["adapters"] = new Map();
-  for (const folder of options.adapter ?? []) await addAdapter({ files, base, adapters }, folder);
+  const reading = { files, base, anyBase, adapterLimits };
+  for (const folder of options.adapter ?? []) adapters.set(nameFor(adapters, folder), await readChatAdapter(reading, folder));
   const [active = null] = adapters.keys();
   if (compare && active === null) throw nothingToCompare();
   const baseFormat = await readPromptFormat(files, options.base);
   const adapter = adapterOf({ adapters }, active);
-  const generator = await openGenerator(base, { adapter, openSession, baseDtype, threads, reusePrefix: true, reading: platform });
+  const generator = await openGenerator(base, {
+    ...{ adapter, anyBase, openSession, baseDtype, threads },
+    reusePrefix: true,
+    reading: platform,
+  });
   const { maxPositions } = base.config;
   const stats = { answers: 0, tokens: 0, seconds: 0, lastTokensPerSecond: null, contextTokens: 0, maxPositions };
   const side = imageSide(base, tokenizer, platform);
-  const opened = { files, base, baseFormat, tokenizer, side, generator, adapters };
+  const opened = { ...reading, baseFormat, tokenizer, side, generator, adapters };
   const chosen = { raw, system, compare, sampling, maxNewTokens, stop, active, last: active };
   const said = { noted: "", firstSeen: 0, exchanges: [], pending: [], prepared: new Map(), saved: new Set<string>() };
   return { ...opened, ...chosen, ...said, stats };
 }
 
-/** Reads an adapter, checks that it fits, and gives it a name. */
-export async function addAdapter(
-  { files, base, adapters }: Pick<Chat, "files" | "base" | "adapters">,
+/** Reads an adapter, and checks that it fits. */
+async function readChatAdapter(
+  { files, base, anyBase, adapterLimits }: Pick<Chat, "files" | "base" | "anyBase" | "adapterLimits">,
   folder: string,
-): Promise<string> {
-  const { adapter } = await attach(base, await openAdapter(files, folder), { anyBase: true });
+): Promise<ChatAdapter> {
+  const { adapter } = await attach(base, await openAdapter(files, folder, adapterLimits), { anyBase });
+  return { folder, adapter, format: await readPromptFormat(files, folder) };
+}
+
+function nameFor(adapters: Chat["adapters"], folder: string): string {
   const short = folder.replace(/\/+$/, "").split("/").at(-1)!;
-  const name = adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
-  adapters.set(name, { folder, adapter, format: await readPromptFormat(files, folder) });
-  return name;
+  return adapters.has(short) || ["", ".", "..", BASE_NAME, "off"].includes(short) ? folder : short;
 }
 
 const adapterOf = ({ adapters }: Pick<Chat, "adapters">, name: string | null): Adapter | null =>
   name === null ? null : adapters.get(name)!.adapter;
+
+/** Reads an adapter and attaches it; resolves to the name that it then has. One that is refused gets none. */
+export async function addAdapter(chat: Chat, folder: string): Promise<string> {
+  const added = await readChatAdapter(chat, folder);
+  await chat.generator.useAdapter(added.adapter);
+  const name = nameFor(chat.adapters, folder);
+  chat.adapters.set(name, added);
+  chat.active = name;
+  chat.last = name;
+  return name;
+}
 
 /** Attaches another adapter by name, or none. */
 export async function switchTo(chat: Chat, name: string | null): Promise<void> {

@@ -5,7 +5,7 @@ import { LowrankError } from "../../errors.ts";
 import { option } from "../../options.ts";
 import { faint, print, printError, printJson, screen } from "../../terminal/terminal.ts";
 import { runOptions } from "../../train/options.ts";
-import { base, baseDtype, defineCommand, device, threads } from "../command.ts";
+import { anyBase, base, baseDtype, defineCommand, device, threads } from "../command.ts";
 import { CHAT_NEW_TOKENS, isComparing, openChat, tellFormat } from "./chat.ts";
 import { enter } from "./chat-commands.ts";
 import { pipedInput, terminalInput } from "./chat-input.ts";
@@ -20,6 +20,7 @@ export const command = defineCommand({
       model: true,
       help: "an adapter; can be repeated, the first one is attached",
     }),
+    anyBase,
     system: option(z.string().optional(), { help: "the system message" }),
     compare: option(z.boolean().optional(), { help: "each answer by the base and by the adapter" }),
     raw: option(z.boolean().optional(), {

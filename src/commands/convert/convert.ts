@@ -108,8 +108,8 @@ async function convertAdapter(
     : { base: null, adapter: read };
   if (ending !== undefined) {
     await checkOutputFile(files, output, { inputs: [input, baseFolder] });
-    await run(files, output, adapter!, base);
-  } else await writeFilledFolder(files, output, (to, folder) => run(to, folder, adapter!, base), host);
+    await run(files, output, adapter!, base, input);
+  } else await writeFilledFolder(files, output, (to, folder) => run(to, folder, adapter!, base, input), host);
   return { from: format.title, to: target.title, outputs: [output] };
 }
 

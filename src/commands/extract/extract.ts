@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { writeAdapterFolder } from "../../adapters/adapter-folder.ts";
 import { type Extracted, type ExtractOptions, extractAdapter } from "../../adapters/extract.ts";
+import type { Adapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { openBase } from "../../models/base.ts";
 import { checkCounts, type Given, option, reworded } from "../../options.ts";
@@ -30,15 +31,17 @@ export type ExtractAdapterOptions = Given<typeof extractOptions> & Pick<ExtractO
 /** Writes an adapter that makes of the base what the tuned model is, as far as its rank goes. Throws `extract/*`. */
 export async function extractIntoFolder(
   files: Files,
-  { base: folder, tuned: other, output, task, rank = 16, energy, targetModules, onProgress }: ExtractAdapterOptions,
+  { base: folder, tuned: other, output, task: given, rank = 16, energy, targetModules, onProgress }: ExtractAdapterOptions,
   host: Pick<Platform, "digest" | "lock" | "timeLimit"> = {},
 ): Promise<Extracted> {
   checkCounts("extract/option", { rank });
-  const prepared = await prepareBase("extract/option", await openBase(files, folder, host.timeLimit), null, { task });
+  const prepared = await prepareBase("extract/option", await openBase(files, folder, host.timeLimit), null, { task: given });
   const tuned = await prepareBase("extract/option", await openBase(files, other, host.timeLimit), null, { task: prepared.name });
-  const { taskType } = prepared.task.peft;
-  const choice = { rank, energy, targetModules: targetModules ?? "all-linear", taskType, onProgress };
+  const { name, task } = prepared;
+  const choice = { rank, energy, targetModules: targetModules ?? "all-linear", ...task.peft, onProgress };
   const extracted = await extractAdapter(files, prepared.base, tuned.base, choice);
-  await writeAdapterFolder(files, output, extracted.adapter, other, host);
-  return extracted;
+  const named = { task: name, ...(task.classes && { labels: [...tuned.base.config.labels] }) };
+  const adapter: Adapter = { ...extracted.adapter, ...named };
+  await writeAdapterFolder(files, output, adapter, other, host);
+  return { ...extracted, adapter };
 }

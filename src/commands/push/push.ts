@@ -3,10 +3,11 @@ import { z } from "zod";
 import { formatAdapterConfig } from "../../adapters/config.ts";
 import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, type Adapter, readAdapter } from "../../adapters/peft-files.ts";
 import { LowrankError } from "../../errors.ts";
+import type { Files } from "../../files.ts";
 import { hasWeights } from "../../formats/checkpoint.ts";
 import { SUMS_NAME } from "../../formats/checksums.ts";
 import { parseJsonObject, readText } from "../../formats/json.ts";
-import { isHeadFile, isSideFile, isTokenizerFile } from "../../formats/side-files.ts";
+import { headFolders, isHeadFile, isSideFile, isTokenizerFile } from "../../formats/side-files.ts";
 import { type PushedFile, type PushOptions, pushToHub } from "../../hub/push.ts";
 import { hubName } from "../../hub/reference.ts";
 import { type Given, option } from "../../options.ts";
@@ -67,12 +68,15 @@ export async function filesToPush(options: PushFolderOptions, { files, adapterLi
     throw refuse("nothing", "the folder has nothing that can be pushed", { subject: folder, expected });
   }
   const adapter = isAdapter ? await readAdapter(files, folder, adapterLimits) : null;
-  const base = baseOf(adapter, options);
+  const base = await baseOf(files, adapter, options);
   const wanted = (file: string) =>
-    isAdapter
-      ? file === ADAPTER_WEIGHTS_NAME || isTokenizerFile(file) || isHeadFile(file)
-      : isSideFile(file) || /^model.*\.safetensors(\.index\.json)?$/.test(file) || /^certificate\.(json|html)$/.test(file);
-  const names = (await files.list(folder)).filter((file) => wanted(file) && file !== CARD_NAME && file !== SUMS_NAME).sort();
+    isHeadFile(file) ||
+    (isAdapter
+      ? file === ADAPTER_WEIGHTS_NAME || isTokenizerFile(file)
+      : isSideFile(file) || /^model.*\.safetensors(\.index\.json)?$/.test(file) || /^certificate\.(json|html)$/.test(file));
+  const inHead = (await headFolders(files, folder)).map((name) => `${name}/config.json`);
+  const all = [...(await files.list(folder)), ...inHead];
+  const names = all.filter((file) => wanted(file) && file !== CARD_NAME && file !== SUMS_NAME).sort();
   const pushed: PushedFile[] = names.map((path) => ({ path, content: { file: `${folder}/${path}` } }));
   if (adapter) {
     const text = formatAdapterConfig({ ...adapter.config, baseModelNameOrPath: base });
@@ -90,15 +94,16 @@ export async function filesToPush(options: PushFolderOptions, { files, adapterLi
   return { ...name, files: pushed, card };
 }
 
-/** The base's name on the hub: another machine has no such folder. */
-function baseOf(adapter: Adapter | null, { baseModel, folder }: PushFolderOptions): string {
+/** The base's name on the hub: another machine has no such folder. A path such as models/smol can have the form of a name. */
+async function baseOf(files: Files, adapter: Adapter | null, { baseModel, folder }: PushFolderOptions): Promise<string> {
   const given = baseModel ?? adapter?.config.baseModelNameOrPath ?? undefined;
-  const found = given === undefined ? null : hubName(given);
+  const isPath = baseModel === undefined && given !== undefined && (await files.exists(given));
+  const found = given === undefined || isPath ? null : hubName(given);
   if (found) return given!;
   throw refuse("base", "what it was made from has no name on the hub", {
     subject: folder,
     expected: "owner/name of the base model",
-    got: given ?? "none",
+    got: isPath ? `${given}, which is a path on this machine` : (given ?? "none"),
     next: "Give it with --base-model, such as --base-model HuggingFaceTB/SmolLM2-135M-Instruct.",
   });
 }

@@ -22,7 +22,7 @@ export interface AdapterFormat {
   write?: {
     /** How the name of its one file ends; absent if it is a folder. */
     ending?: string;
-    /** `place` is the file, or a new folder that exists. */
-    run(files: Files, place: string, adapter: Adapter, base: AnyBase | null): Promise<void>;
+    /** `place` is the file, or a new folder that exists; `from` is where the adapter was read. */
+    run(files: Files, place: string, adapter: Adapter, base: AnyBase | null, from: string): Promise<void>;
   };
 }

@@ -1,5 +1,6 @@
 // PEFT's folder of an adapter: what lowrank trains and serves.
-import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter, writeAdapter } from "../../adapters/peft-files.ts";
+import { fillAdapterFolder } from "../../adapters/adapter-folder.ts";
+import { ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, readAdapter } from "../../adapters/peft-files.ts";
 import { hasWeights } from "../../formats/checkpoint.ts";
 import type { AdapterFormat } from "./format.ts";
 
@@ -10,5 +11,5 @@ export const peft: AdapterFormat = {
     (await files.exists(`${path}/${ADAPTER_CONFIG_NAME}`)) &&
     ((await files.exists(`${path}/${ADAPTER_WEIGHTS_NAME}`)) || !(await hasWeights(files, path))),
   read: (files, path, _base, limits) => readAdapter(files, path, limits),
-  write: { run: writeAdapter },
+  write: { run: (files, folder, adapter, _base, from) => fillAdapterFolder(files, folder, adapter, from) },
 };
