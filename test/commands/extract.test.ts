@@ -1,7 +1,7 @@
 // lowrank extract: what was merged comes out again, a full fine-tune as far as its rank goes.
 // slow
 import assert from "node:assert/strict";
-import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { matrixRows } from "../../src/adapters/vectors.ts";
 import { certify, extractAdapter, inspectAdapter, inspectBase, loadAdapter, mergeAdapter } from "../../src/index.ts";
@@ -77,6 +77,21 @@ test("a base without a classifier gets the tuned model's", async () => {
   await extractAdapter({ base, tuned: `${root}/tuned bert-seqcls`, output, rank: 8, task: "sequence-classification" });
   assert.equal((await inspectAdapter(output, { base })).madeForBase, true);
   assert.deepEqual((await loadAdapter(output)).labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+});
+
+test("the adapter of a sentence embedding pools as the tuned model does", async () => {
+  const { base, adapter } = of("bert-embedding");
+  const [tuned, output] = [`${root}/tuned bert-embedding`, `${root}/extracted bert-embedding`];
+  await mergeAdapter({ base, adapter, output: tuned, certify: "none" });
+  const modules = ["Transformer", "Pooling"].map((kind, idx) => ({
+    ...{ idx, name: String(idx), path: idx === 0 ? "" : "1_Pooling" },
+    type: `sentence_transformers.models.${kind}`,
+  }));
+  mkdirSync(`${tuned}/1_Pooling`, { recursive: true });
+  writeFileSync(`${tuned}/modules.json`, JSON.stringify(modules));
+  writeFileSync(`${tuned}/1_Pooling/config.json`, JSON.stringify({ pooling_mode: "cls" }));
+  await extractAdapter({ base, tuned, output, rank: 8, task: "sentence-embedding" });
+  assert.equal((await loadAdapter(output)).head?.pooling, "cls");
 });
 
 test("a lower rank is taken where it keeps enough, and what is lost is said", async () => {

@@ -5,6 +5,7 @@ import { type Extracted, type ExtractOptions, extractAdapter } from "../../adapt
 import type { Adapter } from "../../adapters/peft-files.ts";
 import type { Files } from "../../files.ts";
 import { openBase } from "../../models/base.ts";
+import { headBeside } from "../../models/heads/index.ts";
 import { checkCounts, type Given, option, reworded } from "../../options.ts";
 import type { Platform } from "../../platform/platform.ts";
 import { prepareBase } from "../../tasks/index.ts";
@@ -41,7 +42,8 @@ export async function extractIntoFolder(
   const choice = { rank, energy, targetModules: targetModules ?? "all-linear", ...task.peft, onProgress };
   const extracted = await extractAdapter(files, prepared.base, tuned.base, choice);
   const named = { task: name, ...(task.classes && { labels: [...tuned.base.config.labels] }) };
-  const adapter: Adapter = { ...extracted.adapter, ...named };
+  const head = await headBeside(files, other);
+  const adapter: Adapter = { ...extracted.adapter, ...named, ...(head && { head }) };
   await writeAdapterFolder(files, output, adapter, other, host);
   return { ...extracted, adapter };
 }
