@@ -1,4 +1,5 @@
 // A session that runs a program stage by stage: values stay with the engine until their last reader, equal stages share an executable.
+import { stopwatch } from "../clock.ts";
 import { LowrankError } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { bytesOf } from "../formats/dtypes.ts";
@@ -76,9 +77,9 @@ export async function runProgram(given: Program, options: ProgramOptions): Promi
     const streaming = frozen.run(order, feeds);
     try {
       for (const [at, { stage, wanted, freed }] of plan.steps.entries()) {
-        const before = performance.now();
+        const waited = onWaited && stopwatch();
         const weights = await streaming.of(at);
-        onWaited?.((performance.now() - before) / 1000);
+        if (waited) onWaited(waited());
         const inputs = stages[stage]!.inputs.map(({ source }) => handleOf(source, weights));
         const outputs = wanted.map(
           ({ index, value }): Wanted => ({ index, place: placed.get(value), isRead: isRead.has(value) }),

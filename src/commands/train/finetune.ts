@@ -220,7 +220,16 @@ export async function* finetune(
     const onWaited = (seconds: number) => {
       waited += seconds;
     };
-    const engine = { checkpoint: labelled.checkpoint, loss, openSession, threads, streamed, first, onConverted, onWaited };
+    const engine = {
+      checkpoint: labelled.checkpoint,
+      loss,
+      openSession,
+      threads,
+      streamed,
+      first,
+      onConverted,
+      ...(streamed && { onWaited }),
+    };
     const opening = openObjective({ graph, program, entries, dropout, beside }, engine);
     // What fails is thrown where it is awaited.
     const close = opening.then(
