@@ -2,6 +2,7 @@
 // first tokens of texts. `divergence.ts MODEL_DIR [--base-dtype int8] [--data FILE] [--texts 20] [--tokens 32]`.
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { logSoftmax } from "../src/commands/certify/behaviour.ts";
 import { openDecoder } from "../src/generate/decoder.ts";
 import type { BaseDtype } from "../src/graph/pack.ts";
 import { loadBase } from "../src/models/base.ts";
@@ -34,9 +35,7 @@ async function logProbabilities(baseDtype: BaseDtype): Promise<Float64Array[]> {
     const [width, positionIds] = [ids.length, Int32Array.from(ids.keys())];
     const logits = await decoder.start({ rows: 1, width, ids, positionIds, attentionMask: new Int32Array(width).fill(1) });
     await decoder.end();
-    const most = logits.reduce((a, b) => Math.max(a, b));
-    const sum = logits.reduce((all, logit) => all + Math.exp(logit - most), 0);
-    found.push(Float64Array.from(logits, (logit) => logit - most - Math.log(sum)));
+    found.push(logSoftmax(logits));
   }
   await decoder.close();
   return found;

@@ -24,8 +24,10 @@ const APART = path.join("test", "mpi");
 /** Starting a process and loading the sources takes a second, more than most fast files take. */
 const FILES_A_PROCESS = 12;
 
-/** A test file for each few files, which imports them. */
-function grouped(files: readonly string[], folder: string): string[] {
+/** A test file for each few files, which imports them, in a folder that goes with this process. */
+function grouped(files: readonly string[]): string[] {
+  const folder = mkdtempSync(path.join(tmpdir(), "lowrank-test-"));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
   return Array.from({ length: Math.ceil(files.length / FILES_A_PROCESS) }, (_, group) => {
     const imports = files
       .slice(group * FILES_A_PROCESS, (group + 1) * FILES_A_PROCESS)
@@ -44,10 +46,8 @@ const files = (places.length ? places.flatMap(testFiles) : testFiles("test").fil
   .filter((file) => !isFast || !isSlow(file))
   .map((file) => path.resolve(file));
 const counts = { passed: 0, failed: 0, skipped: 0 };
-const groups = mkdtempSync(path.join(tmpdir(), "lowrank-test-"));
-process.on("exit", () => rmSync(groups, { recursive: true, force: true }));
 const stream = run({
-  files: isFast ? grouped(files, groups) : files,
+  files: isFast ? grouped(files) : files,
   concurrency: process.argv.includes("--in-turn") ? 1 : 2,
   timeout: 600_000,
 });

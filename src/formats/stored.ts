@@ -33,6 +33,10 @@ export interface PlainTensor extends CheckpointTensor {
 
 export const isPlain = (tensor: CheckpointTensor): tensor is PlainTensor => !tensor.layout && !isBlockDType(tensor.dtype);
 
+/** What the bytes of a tensor are, where they can be used as they lie; null where only its numbers can be read. */
+export const plainDType = (tensor: CheckpointTensor | undefined): StoredDType | null =>
+  tensor && isPlain(tensor) ? tensor.dtype : null;
+
 /** The dtype in which a tensor's changed values are written: its own, bfloat16 in the place of blocks. */
 export const writtenDType = ({ dtype }: CheckpointTensor): StoredDType => (isBlockDType(dtype) ? "bfloat16" : dtype);
 

@@ -54,8 +54,8 @@ export interface ExecutionNeeds {
   trainable: number;
   /** What a weight is stored in. */
   dtypeOf: (name: string) => string | null | undefined;
-  /** Whether its bytes can be used where they lie, and not only as numbers that are read; all can if absent. */
-  isPlain?: (name: string) => boolean;
+  /** The same where its bytes can be used as they lie (`plainDType`); `dtypeOf` if absent. */
+  plainDTypeOf?: (name: string) => string | null;
   /** Whether products of integers are faster here. */
   integers?: boolean;
   sizes: () => Iterable<BatchSize>;
@@ -74,12 +74,13 @@ export interface ExecutionNeeds {
 export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds): Execution {
   const isSixteen = allSixteenBits(needs) && devices[needs.device ?? "cpu"].forms;
   checkDtype(choice.baseDtype, needs.device ?? "cpu");
+  const { plainDTypeOf = needs.dtypeOf } = needs;
   let smallest: Execution | undefined;
   for (const { memory, baseDtype } of candidates(choice, isSixteen)) {
     const mode: StageOptions = memoryModes[memory];
     // What streams is read as it is stored: the same numbers in fewer bytes.
     const isAsStored = mode.streamed && baseDtype === "float32" && devices[needs.device ?? "cpu"].forms;
-    const form = isAsStored ? storedForm(storedAs(needs)) : formsOf(baseDtype, needs);
+    const form = isAsStored ? storedForm(plainDTypeOf) : formsOf(baseDtype, needs);
     const { streamed = false, ...stages }: StageOptions = { ...mode, form };
     const program = programOf(needs, `${memory} ${baseDtype}`, { ...stages, streamed });
     const isRounded = baseDtype !== "float32" && !(baseDtype === "bfloat16" && isSixteen);
@@ -91,7 +92,7 @@ export function chooseExecution(choice: ExecutionChoice, needs: ExecutionNeeds):
       streamed,
       isRounded,
       estimate,
-      cache: cacheBytes(program, streamed, storedAs(needs)),
+      cache: cacheBytes(program, streamed, plainDTypeOf),
     };
     if (needs.available === undefined || execution.estimate.total <= needs.available) return execution;
     if (!smallest || execution.estimate.total < smallest.estimate.total) smallest = execution;
@@ -156,12 +157,6 @@ function allSixteenBits({ graph, dtypeOf }: ExecutionNeeds): boolean {
   const matrices = nodesOf(graph).filter(({ op, outputs: [leaf] }) => op === "weight" && leaf!.shape.length === 2);
   return matrices.length > 0 && matrices.every(({ attributes }) => isSixteenBits(dtypeOf(String(attributes["name"]))));
 }
-
-/** What the bytes of a weight are, where they can be used as they lie. */
-const storedAs =
-  ({ dtypeOf, isPlain }: ExecutionNeeds) =>
-  (name: string) =>
-    (isPlain?.(name) ?? true) ? dtypeOf(name) : null;
 
 /** Weights in the 16 bits that they are stored in, others in float32: as exact as the checkpoint. */
 export const storedForm =

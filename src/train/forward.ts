@@ -1,6 +1,6 @@
 // A graph that is evaluated over a checkpoint and not trained: in stages, whose weights are streamed as they are stored.
 import type { Checkpoint } from "../formats/checkpoint.ts";
-import { isPlain } from "../formats/stored.ts";
+import { plainDType } from "../formats/stored.ts";
 import { borders } from "../graph/borders.ts";
 import type { Graph } from "../graph/graph.ts";
 import { cut } from "../graph/stages.ts";
@@ -39,10 +39,7 @@ export function openForward(
   const { outputs } = tablesByRows(
     storeWeights(
       graph,
-      storedForm((name) => {
-        const tensor = inFolder(weights.folder, weights.locate(name));
-        return isPlain(tensor) ? tensor.dtype : null;
-      }),
+      storedForm((name) => plainDType(inFolder(weights.folder, weights.locate(name)))),
     ),
   ).graph;
   const program = cut(sections(outputs), () => false);

@@ -346,11 +346,10 @@ export function cacheBytes({ stages }: Program, streamed: boolean, dtypeOf: (nam
   const sizes = new Map<string, number>();
   for (const { source, leaf } of stages.flatMap(({ inputs }) => inputs)) {
     if (source.kind !== "weight" || !source.part?.form) continue;
-    const { form: own } = source.part;
-    const isStreamed = passing.has(source.name) && own !== dtypeOf(source.part.of);
-    if (isQuick(own) && !isStreamed) continue;
-    mustBeKept ||= isStreamed;
     const { of, form, part, rows } = source.part;
+    const isStreamed = passing.has(source.name) && form !== dtypeOf(of);
+    if (isQuick(form) && !isStreamed) continue;
+    mustBeKept ||= isStreamed;
     const shape = rows ? [rows.total, ...leaf.shape.slice(1)] : leaf.shape;
     sizes.set(`${form} ${part} ${of}`, sizeOf(shape.map(Number)) * bytesPerElement[leaf.dtype]);
   }

@@ -127,7 +127,8 @@ function addVector(sum: Difference, expected: Float32Array, found: Float32Array)
   sum.agreement = (sum.agreement ?? 0) + Number(argmax(expected) === argmax(found));
 }
 
-function logSoftmax(logits: Float32Array): Float64Array {
+/** The logarithms of the probabilities behind logits. */
+export function logSoftmax(logits: Float32Array): Float64Array {
   let largest = Number.NEGATIVE_INFINITY;
   for (const logit of logits) largest = Math.max(largest, logit);
   let sum = 0;

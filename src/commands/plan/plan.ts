@@ -12,7 +12,7 @@ import { plainModules } from "../../adapters/residual.ts";
 import { savedWeights } from "../../adapters/saved.ts";
 import type { BatchSize } from "../../data/types.ts";
 import { isGguf, openGguf } from "../../formats/gguf/checkpoint.ts";
-import { isPlain } from "../../formats/stored.ts";
+import { plainDType } from "../../formats/stored.ts";
 import { type Graph, nodesOf } from "../../graph/graph.ts";
 import { withHeadBeside } from "../../models/base.ts";
 import {
@@ -139,7 +139,7 @@ export async function planTraining(
   const { device = "cpu" } = runtime;
   const read = modelConfig(json, file);
   const folder = /^(.*)\/config\.json$/.exec(file)?.[1];
-  const blocks = folder !== undefined && isGguf(folder) ? await openGguf(runtime.files, folder) : null;
+  const gguf = folder !== undefined && isGguf(folder) ? await openGguf(runtime.files, folder) : null;
   const described = folder === undefined ? read : await withHeadBeside(runtime.files, folder, read);
   const completed = completeOptions({ ...given, base: "-", data: "-", output: "-" });
   const options = { ...completed, task: chooseTask("train/option", described, completed.task) };
@@ -161,18 +161,15 @@ export async function planTraining(
     graphs.set(key, known);
     return known;
   };
+  const names = gguf && storedNamesOf(config, forwardGraph(config), gguf.tensors);
   /** A weight in the GGUF file that is planned for. */
-  const names = blocks ? storedNamesOf(config, forwardGraph(config), blocks.tensors) : null;
-  const inFile = (weight: string) => blocks?.tensors.get(names?.get(weight) ?? weight);
+  const inFile = (weight: string) => gguf?.tensors.get(names?.get(weight) ?? weight);
   const needsOf = (rows: number, width: number): ExecutionNeeds => ({
     graph: graphAt(fullBatch(config, task, rows, width)),
     entries,
     trainable: lengthOfTheta(entries),
-    dtypeOf: (weight) => (blocks ? inFile(weight)?.dtype : config.dtype),
-    isPlain: (weight) => {
-      const tensor = inFile(weight);
-      return !blocks || (tensor !== undefined && isPlain(tensor));
-    },
+    dtypeOf: (weight) => (gguf ? inFile(weight)?.dtype : config.dtype),
+    plainDTypeOf: (weight) => (gguf ? plainDType(inFile(weight)) : config.dtype),
     integers: options.baseDtype === "int8",
     sizes: () => [fullBatch(config, task, rows, width)],
     available: availableMemory(runtime),

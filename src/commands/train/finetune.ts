@@ -12,7 +12,7 @@ import { alone } from "../../distributed/communicator.ts";
 import { agreed, tell } from "../../distributed/exchange.ts";
 import { LowrankError } from "../../errors.ts";
 import { entryOf } from "../../formats/checkpoint.ts";
-import { isPlain } from "../../formats/stored.ts";
+import { plainDType } from "../../formats/stored.ts";
 import { whole } from "../../graph/stages.ts";
 import { type AnyBase, languageModel, openBase, relabelled } from "../../models/base.ts";
 import { countParameters, forwardGraph, type ModelConfig } from "../../models/registry.ts";
@@ -169,10 +169,7 @@ export async function* finetune(
       entries: model.entries,
       trainable: lengthOfTheta(model.entries),
       dtypeOf: (weight) => entryOf(labelled.checkpoint, weight)?.dtype,
-      isPlain: (weight) => {
-        const entry = entryOf(labelled.checkpoint, weight);
-        return entry !== undefined && isPlain(entry);
-      },
+      plainDTypeOf: (weight) => plainDType(entryOf(labelled.checkpoint, weight)),
       integers:
         options.baseDtype === "int8" && (await tell(team, 0, "speed of integers", () => gainsByIntegers(openSession, threads))),
       sizes: meeting ? () => sizesTogether(sizes(), meeting, loss, team.size) : sizes,
