@@ -19,6 +19,7 @@ const ROWS_AT_ONCE = 64;
 /** Float32 that is made at once of numbers in another form. */
 const CONVERTED_BYTES = 2 ** 21;
 
+type TaskQueue = ReturnType<typeof taskQueue>;
 type WeightLeaf = Extract<StageSource, { kind: "weight" }>;
 type Feeds = Readonly<Record<string, Tensor>>;
 
@@ -54,7 +55,7 @@ const leavesOf = ({ inputs }: Stage): WeightLeaf[] => inputs.flatMap(({ source }
  * stage runs. Fails with `cache/off` or `cache/disk` where those have another form than they are stored in, and no cache can keep them.
  */
 export async function openWeights(stages: readonly Stage[], streamed: boolean, options: WeightOptions): Promise<Weights> {
-  const { machine, host = machine, files } = options;
+  const { machine, host = machine } = options;
   const reader = weightReader({ ...options, machine: host });
   const kept = new Map<string, Loaded>();
   const freeKept = () => {
@@ -88,7 +89,9 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
     await Promise.all(readers).finally(() => Promise.allSettled(readers));
     reads = stages.map((stage) => {
       const own = leavesOf(stage).filter((leaf) => passes(leaf) && !idsOf(leaf));
-      return new Map(own.map((leaf) => [leaf.name, readOf(leaf, reader.placesOf(partOf(leaf)), options, converting)]));
+      return new Map(
+        own.map((leaf) => [leaf.name, readOf(rowsOf(leaf, reader.placesOf(partOf(leaf)), options), leaf, converting)]),
+      );
     });
   } catch (error) {
     freeKept();
@@ -98,21 +101,9 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
   }
   const stream = streamedWeights(reads, machine);
 
-  /** How a row of a table is read into memory, and the type of rows. */
-  function rowsOf(leaf: WeightLeaf) {
-    const place = reader.placesOf(partOf(leaf))?.[partOf(leaf).part];
-    const table = inFolder(options.source.folder, options.source.locate(partOf(leaf).of));
-    const { dtype, shape } = place ?? { dtype: "float32" as const, shape: table.shape };
-    const width = sizeOf(shape.slice(1)) * bytesPerElement[dtype];
-    const read = async (row: number, into: Uint8Array): Promise<void> => {
-      if (place) await files.read(place.file, place.offset + row * width, width, into);
-      else into.set(bytesOf(await readRows(files, table, row, 1)));
-    };
-    return { dtype, shape, width, read };
-  }
   /** Rows of a table at the ids of a feed. */
   async function rowsAt(leaf: WeightLeaf, feed: string, feeds: Feeds): Promise<Handle> {
-    const { dtype, shape, width, read } = rowsOf(leaf);
+    const { dtype, shape, width, read } = rowsOf(leaf, reader.placesOf(partOf(leaf)), options);
     const ids = feeds[feed]?.data;
     if (!ids) throw new Error(`the input ${feed} is not fed`);
     const [total, ...rest] = shape as [number, ...number[]];
@@ -124,7 +115,7 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
     if (outside !== undefined) throw new Error(`row ${outside} of ${partOf(leaf).of}, which has ${total}`);
     const wanted = [...first];
     for (let at = 0; at < wanted.length; at += ROWS_AT_ONCE) {
-      await Promise.all(wanted.slice(at, at + ROWS_AT_ONCE).map(([id, i]) => read(id, rowAt(i))));
+      await Promise.all(wanted.slice(at, at + ROWS_AT_ONCE).map(([id, i]) => read(id, 1, rowAt(i))));
     }
     for (let i = 0; i < ids.length; i++) {
       const from = first.get(Number(ids[i]))!;
@@ -175,39 +166,41 @@ export async function openWeights(stages: readonly Stage[], streamed: boolean, o
 
 const idsOf = ({ part }: WeightLeaf): string | undefined => (part?.rows && "at" in part.rows ? part.rows.at : undefined);
 
-/** The rows that a leaf has of a weight with `total`. */
-const rangeOf = ({ part }: WeightLeaf, total: number) =>
-  part?.rows && "first" in part.rows ? part.rows : { first: 0, count: total };
-
-/** How what a leaf has of a weight is read: from the places of its parts, or as numbers that become float32 on the way. */
-function readOf(
-  leaf: WeightLeaf,
-  places: readonly PartPlace[] | null,
-  { files, source }: WeightOptions,
-  converting: ReturnType<typeof taskQueue>,
-): StageRead {
+/** How rows of a part of a weight are read, their type, and the part's shape: from where it lies, or as numbers that become float32 on the way. */
+function rowsOf(leaf: WeightLeaf, places: readonly PartPlace[] | null, { files, source }: WeightOptions) {
   const place = places?.[partOf(leaf).part];
-  if (place) {
-    const { file, dtype, shape } = place;
-    const width = place.length / shape[0]!;
-    const { first, count } = rangeOf(leaf, shape[0]!);
-    const [offset, length] = [place.offset + first * width, count * width];
-    return { dtype, shape: [count, ...shape.slice(1)], length, read: (into) => files.read(file, offset, length, into) };
-  }
   const tensor = inFolder(source.folder, source.locate(partOf(leaf).of));
-  const [total, ...rest] = tensor.shape as [number, ...number[]];
-  const { first, count } = rangeOf(leaf, total);
-  const width = sizeOf(rest) * bytesPerElement.float32;
-  // All rows of a tensor that is stored the other way round at once: each block would read all of it.
-  const step = tensor.layout?.transposed ? count : Math.max(1, Math.floor(CONVERTED_BYTES / width));
-  const convert = async (into: Uint8Array): Promise<void> => {
+  const { dtype, shape } = place ?? { dtype: "float32" as const, shape: tensor.shape };
+  const width = sizeOf(shape.slice(1)) * bytesPerElement[dtype];
+  const read = async (first: number, count: number, into: Uint8Array): Promise<void> => {
+    if (place) {
+      await files.read(place.file, place.offset + first * width, count * width, into);
+      return;
+    }
+    // All rows of a tensor that is stored the other way round at once: each block would read all of it.
+    const step = tensor.layout?.transposed ? count : Math.max(1, Math.floor(CONVERTED_BYTES / width));
     for (let at = 0; at < count; at += step) {
       const rows = await readRows(files, tensor, first + at, Math.min(step, count - at));
       into.set(bytesOf(rows), at * width);
     }
   };
-  const read = (into: Uint8Array) => converting(() => convert(into));
-  return { dtype: "float32", shape: [count, ...rest], length: count * width, read };
+  return { dtype, shape, width, read, isConverted: !place };
+}
+
+/** How what a leaf has of a weight is read for its stage; conversions one after the other. */
+function readOf(
+  { dtype, shape, width, read, isConverted }: ReturnType<typeof rowsOf>,
+  { part }: WeightLeaf,
+  converting: TaskQueue,
+): StageRead {
+  const { first, count } = part?.rows && "first" in part.rows ? part.rows : { first: 0, count: shape[0]! };
+  const own = (into: Uint8Array) => read(first, count, into);
+  return {
+    dtype,
+    shape: [count, ...shape.slice(1)],
+    length: count * width,
+    read: isConverted ? (into) => converting(() => own(into)) : own,
+  };
 }
 
 /**
