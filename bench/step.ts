@@ -1,6 +1,7 @@
 // What LoRA steps need here: a line when the first step has finished, and one of JSON at the end. `step.ts MODEL_DIR --tokens 512 --batch 1 [--steps 6] [--rank 8] [--threads 2]
-// [--memory keep|products|recompute|stream] [--base-dtype float32|bfloat16|int8|int4] [--warmup 2] [--profile FILE]`.
-// One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout.
+// [--memory keep|products|recompute|stream] [--base-dtype float32|bfloat16|int8|int4] [--warmup 2] [--pass-tokens 1024] [--profile FILE]`.
+// One step = forward, backward and AdamW on random tokens, every position a target, LoRA on all linear layers, no dropout; a batch is
+// computed in parts as `train` does.
 // Seconds are the median over the steps after the warm-up; rss_mb is the process's own peak,
 // cpu_seconds the processor time of a step over all threads: near threads × seconds unless other programs ran.
 import { existsSync, readFileSync } from "node:fs";
@@ -10,16 +11,19 @@ import { loraConfig } from "../src/adapters/config.ts";
 import { initAdapter } from "../src/adapters/init.ts";
 import { thetaOf } from "../src/adapters/layout.ts";
 import { matchModules } from "../src/adapters/match.ts";
-import { makeBatch } from "../src/data/batch.ts";
+import { collate, passesOf } from "../src/data/collate.ts";
+import { inMemory } from "../src/data/store.ts";
 import { entryOf } from "../src/formats/checkpoint.ts";
 import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
 import { lossGraph } from "../src/tasks/common/losses.ts";
-import { formsOf, type MemoryMode, memoryModes } from "../src/train/execution.ts";
+import { shapeOf } from "../src/train/datasets.ts";
+import { formsOf, type MemoryMode, memoryModes, passTokensOf } from "../src/train/execution.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { parameterRanges, update } from "../src/train/optimizer.ts";
+import { lossAndGradient } from "../src/train/step.ts";
 import { median } from "./median.ts";
 
 const { values, positionals } = parseArgs({
@@ -34,6 +38,7 @@ const { values, positionals } = parseArgs({
     memory: { type: "string", default: "keep" },
     "base-dtype": { type: "string", default: "float32" },
     warmup: { type: "string", default: "2" },
+    "pass-tokens": { type: "string", default: String(passTokensOf({}, "lora")) },
   },
 });
 const [tokens, rows, steps, rank, threads] = [values.tokens, values.batch, values.steps, values.rank, values.threads].map(
@@ -51,9 +56,13 @@ const modules = matchModules(base.modules, config, base.config.modelType);
 const draws = uniform(0, [0, 0, 0], rows * tokens);
 const examples = Array.from({ length: rows }, (_, row) => {
   const ids = Int32Array.from({ length: tokens }, (_, i) => Math.floor(draws[row * tokens + i]! * base.config.vocabSize));
-  return [{ ids, labels: ids }];
+  return { ids, labels: ids };
 });
-const batch = makeBatch(examples, { padId: 0 });
+const collated = collate(inMemory(examples), 0);
+const all = examples.map((_, row) => row);
+const passes = passesOf(collated, all, Number(values["pass-tokens"]));
+const sizes = passes.map(collated.size);
+const batches = await Promise.all(passes.map(collated.batch));
 let waited = 0;
 const objective = await loraObjective({
   onWaited: (seconds) => {
@@ -64,14 +73,14 @@ const objective = await loraObjective({
     form: formsOf(baseDtype, { dtypeOf: (name) => entryOf(base.checkpoint, name)?.dtype, integers: true }),
   },
   checkpoint: base.checkpoint,
-  loss: lossGraph(base.config, { maxTargets: rows * (tokens - 1), maxLength: tokens }),
+  loss: lossGraph(base.config, shapeOf(sizes)),
   config,
   modules,
   dropout: 0,
   openSession: openNodeSession,
   threads,
   profile: values.profile,
-  first: async () => batch,
+  first: async () => batches[0]!,
 });
 const openSeconds = (performance.now() - opening) / 1000;
 
@@ -91,8 +100,8 @@ const isCounted = memory === "stream" && existsSync("/proc/self/io");
 for (let step = 0; step < steps + warmup; step++) {
   const [start, used, before] = [performance.now(), process.cpuUsage(), isCounted ? bytesRead() : []];
   waited = 0;
-  const { loss, gradient } = await objective.lossAndGradient(batch, theta, batch.targets, { seed: 0, step, micro: 0 });
-  update(theta, gradient, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
+  const { loss, gradient } = await lossAndGradient(objective, theta, batches, { seed: 0, step }, false);
+  update(theta, gradient!, moments, ranges, 1, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
   seconds.push((performance.now() - start) / 1000);
   const { user, system } = process.cpuUsage(used);
   cpuSeconds.push((user + system) / 1e6);

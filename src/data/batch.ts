@@ -143,13 +143,22 @@ export interface BatchPlan {
 /** Batches that padding is counted in. */
 const COUNTED_BATCHES = 10_000;
 
-/** The share of padding in the batches of an epoch, of very many in the first of them: 0 where no row is shorter than its batch. */
-export function paddingShare(lengths: ArrayLike<number>, { count, batch }: BatchPlan): number {
+/**
+ * The share of padding in the batches of an epoch, of very many in the first of them: 0 where no row is shorter than the part of its
+ * batch that is computed with it.
+ */
+export function paddingShare(
+  lengths: ArrayLike<number>,
+  { count, batch }: BatchPlan,
+  partsOf = (rows: readonly number[]): (readonly number[])[] => [rows],
+): number {
   let [tokens, places] = [0, 0];
   for (let i = 0; i < Math.min(count, COUNTED_BATCHES); i++) {
-    const own = batch(i).map((row) => lengths[row]!);
-    tokens += own.reduce((sum, length) => sum + length, 0);
-    places += own.length * own.reduce((most, length) => Math.max(most, length), 0);
+    for (const part of partsOf(batch(i))) {
+      const own = part.map((row) => lengths[row]!);
+      tokens += own.reduce((sum, length) => sum + length, 0);
+      places += own.length * own.reduce((most, length) => Math.max(most, length), 0);
+    }
   }
   return places === 0 ? 0 : 1 - tokens / places;
 }

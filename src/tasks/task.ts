@@ -244,6 +244,8 @@ export interface Start {
   /** All outputs of the loss graph for each batch, in order, with the adapter off; processes share them out. */
   run(batches: EvaluationBatches<Batch>): AsyncIterable<Record<string, Tensor>>;
   batchSize: number;
+  /** Batches of more places are computed in parts (`passesOf`). */
+  passTokens?: number;
 }
 
 /** The values of a task's own options. */

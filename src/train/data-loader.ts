@@ -1,6 +1,6 @@
 // What each step trains on, as a pure function of seed and step, so that a run resumes from nothing but its step number.
 import { type BatchPlan, paddingShare, planBatches } from "../data/batch.ts";
-import type { Collator } from "../data/collate.ts";
+import { type Collator, passesOf } from "../data/collate.ts";
 import type { Examples } from "../data/store.ts";
 import type { Batch, BatchSize, RunIdentity } from "../data/types.ts";
 import { alone } from "../distributed/communicator.ts";
@@ -21,9 +21,16 @@ export interface RowLoader<B extends Batch = Batch> extends DataLoader {
   microBatches(step: number): Promise<B[]>;
   sizes(step: number): BatchSize[];
   /** The share of padding in the first epoch, and what it would be with `bucket` the other way. */
-  padding(): { share: number; otherwise: number };
-  /** The same steps, of each the share of a process; `together` where the rows of a micro-batch meet in its loss (`shareOf`). */
-  shared(place: Ranked, together: boolean): Pick<RowLoader<B>, "stepsPerEpoch" | "facts" | "sizes" | "microBatches">;
+  padding(how?: Pick<HowShared, "passTokens">): { share: number; otherwise: number };
+  /** The same steps, of each the share of a process. */
+  shared(place: Ranked, how?: HowShared): Pick<RowLoader<B>, "stepsPerEpoch" | "facts" | "sizes" | "microBatches">;
+}
+
+export interface HowShared {
+  /** The rows of a micro-batch meet in its loss (`shareOf`). */
+  together?: boolean;
+  /** Micro-batches of more places are computed in parts (`passesOf`); each in one if absent. */
+  passTokens?: number;
 }
 
 export interface LoaderOptions {
@@ -59,11 +66,16 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
   };
   planFor(0);
   const stepsPerEpoch = Math.ceil(plan!.count / gradientAccumulation);
-  const batchesOf = (step: number, place: Ranked, together: boolean): (readonly number[])[] => {
+  const batchesOf = (
+    step: number,
+    place: Ranked,
+    { together = false, passTokens = Number.POSITIVE_INFINITY }: HowShared,
+  ): (readonly number[])[] => {
     planFor(Math.floor(step / stepsPerEpoch));
     const first = (step % stepsPerEpoch) * gradientAccumulation;
     const all = Array.from({ length: Math.min(gradientAccumulation, plan.count - first) }, (_, i) => plan.batch(first + i));
-    return shareOf(all, rows.lengths, { ...place, batchSize, together });
+    const own = shareOf(all, rows.lengths, { ...place, batchSize, together });
+    return own.flatMap((batch) => passesOf(rows, batch, passTokens));
   };
   const facts = {
     batchSize,
@@ -74,23 +86,24 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
     dataSeed: seed,
     examples: `${rows.examples.length}, ${await rows.name()}`,
   };
-  const shared = (place: Ranked, together: boolean): ReturnType<RowLoader<B>["shared"]> => ({
+  const shared = (place: Ranked, how: HowShared = {}): ReturnType<RowLoader<B>["shared"]> => ({
     facts,
     stepsPerEpoch,
     microBatches: (step) =>
-      Promise.all(batchesOf(step, place, together).map((own) => (own.length > 0 ? rows.batch(own) : (empty as B)))),
+      Promise.all(batchesOf(step, place, how).map((own) => (own.length > 0 ? rows.batch(own) : (empty as B)))),
     sizes: (step) =>
-      batchesOf(step, place, together)
+      batchesOf(step, place, how)
         .filter((own) => own.length > 0)
         .map(rows.size),
   });
   return {
-    ...shared(alone, false),
+    ...shared(alone),
     shared,
-    padding: () => {
+    padding: ({ passTokens = Number.POSITIVE_INFINITY } = {}) => {
+      const partsOf = (batch: readonly number[]) => passesOf(rows, batch, passTokens);
       const order = { batchSize, seed, epoch: 0, shuffle };
       const [share, otherwise] = [bucket, !bucket].map((grouped) =>
-        paddingShare(rows.lengths, planBatches(rows.lengths, { ...order, bucket: grouped })),
+        paddingShare(rows.lengths, planBatches(rows.lengths, { ...order, bucket: grouped }), partsOf),
       ) as [number, number];
       return { share, otherwise };
     },

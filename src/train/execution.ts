@@ -8,7 +8,9 @@ import { baseDtypes } from "../graph/pack.ts";
 import { type Program, whole } from "../graph/stages.ts";
 import { type ChooseForm, SMALL } from "../graph/store.ts";
 import { type DeviceName, devices } from "../runtime/devices.ts";
+import type { Task } from "../tasks/task.ts";
 import { cacheBytes, type MemoryEstimate, type ProgramUse, peakMemory } from "./memory.ts";
+import type { RunOptions } from "./options.ts";
 import { type StageOptions, trainingProgram } from "./stages.ts";
 
 /** The execution modes, the fastest first. */
@@ -26,6 +28,16 @@ export const memoryModes = {
 export type MemoryMode = keyof typeof memoryModes;
 export const memoryModeNames = ["auto", ...(Object.keys(memoryModes) as MemoryMode[])] as const;
 export const executionDtypes = ["auto", ...baseDtypes] as const;
+
+/**
+ * Places of a batch, padding counted, that are computed at once: products of more rows are no faster, what they make leaves the
+ * processor's caches, and memory grows with them (docs/performance.md).
+ */
+const PASS_TOKENS = 1024;
+
+/** In how large parts a task's batches are computed: whole where their rows meet in the loss, or where a gradient is as large as the model. */
+export const passTokensOf = ({ meeting }: Pick<Task, "meeting">, method: RunOptions["method"]): number =>
+  meeting || method === "full" ? Number.POSITIVE_INFINITY : PASS_TOKENS;
 
 /** What a run's options say about it. */
 export interface ExecutionChoice {

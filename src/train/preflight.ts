@@ -139,7 +139,7 @@ export async function checkMachine(
 /** What to change, by what the memory goes to. */
 const lighter = ({ weights, activations, trained }: MemoryEstimate): string =>
   activations > weights + trained
-    ? "Use a smaller batch (--batch-size, with --gradient-accumulation in its place) or shorter examples (--max-length)"
+    ? "Use shorter examples (--max-length), less that is kept (--memory auto), or a smaller batch where it is computed as a whole (--batch-size)"
     : trained > weights
       ? "Train an adapter (--method lora) or one of lower rank (--rank)"
       : "Use a smaller base model";

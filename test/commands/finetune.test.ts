@@ -35,6 +35,41 @@ const events = (options: FinetuneOptions): Promise<FinetuneEvent[]> => collect(f
 
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
+describe("a batch of more tokens than are computed at once", () => {
+  const long = path.join(root, "long.jsonl");
+  const text = (i: number) => `name[Place ${i}], food[Italian], area[riverside] `.repeat(10 + (i % 3));
+  writeFileSync(long, Array.from({ length: 48 }, (_, i) => `${JSON.stringify({ text: text(i) })}\n`).join(""));
+  const common = { base, data: long, learningRate: 5e-3, epochs: 2, groupByLength: false, dropout: 0.1, threads };
+  const trained = async (batchSize: number, gradientAccumulation: number) => {
+    const output = path.join(root, `long-${batchSize}`);
+    return events({ ...common, output, batchSize, gradientAccumulation });
+  };
+
+  it("is computed in parts: the same steps, in the memory of one part", async () => {
+    const [whole, small] = [await trained(24, 1), await trained(8, 3)];
+    const steps = [whole, small].map((run) => only(run, "step"));
+    assert.ok(steps[0]![0]!.tokens > 2 * 1024, "one part would do");
+    const facts = steps.map((run) => run.map(({ loss, gradNorm, tokens }) => ({ loss, gradNorm, tokens })));
+    assert.equal(facts[0]!.length, 4);
+    for (const [i, { loss, gradNorm, tokens }] of facts[0]!.entries()) {
+      assert.equal(tokens, facts[1]![i]!.tokens);
+      assert.ok(Math.abs(loss - facts[1]![i]!.loss) < 1e-5, `${loss} ${facts[1]![i]!.loss}`);
+      assert.ok(Math.abs(gradNorm / facts[1]![i]!.gradNorm - 1) < 1e-4, `${gradNorm} ${facts[1]![i]!.gradNorm}`);
+    }
+    const memory = [whole, small].map((run) => only(run, "prepared")[0]!.memory.activations);
+    assert.ok(memory[0]! < 1.3 * memory[1]!, `${memory}`);
+  });
+
+  it("stays whole where a gradient is as large as the model", async () => {
+    const run = async (batchSize: number) => {
+      const output = path.join(root, `full-${batchSize}`);
+      const all = await events({ ...common, dropout: undefined, method: "full", epochs: undefined, steps: 1, output, batchSize });
+      return only(all, "prepared")[0]!.memory.activations;
+    };
+    assert.ok((await run(24)) > 2 * (await run(8)));
+  });
+});
+
 describe("an adapter", async () => {
   const before = hashes(base);
   const output = path.join(root, "adapter");

@@ -121,6 +121,15 @@ describe("a plan", () => {
     assert.equal(plan.resultBytes, readFileSync(`${output}/adapter_model.safetensors`).length);
   });
 
+  it("counts what is computed at once of a batch: a larger one takes longer, and no more memory", async () => {
+    const [four, many] = [await planned(tiny, "--batch-size", "4"), await planned(tiny, "--batch-size", "64")];
+    assert.ok(4 * four.maxLength >= 1024, `${four.maxLength}`);
+    assert.equal(many.memory.total, four.memory.total, `${many.memory.total} ${four.memory.total}`);
+    assert.equal(many.time.flopsPerStep, 16 * four.time.flopsPerStep);
+    const full = await planned(tiny, "--batch-size", "64", "--method", "full");
+    assert.ok(full.memory.activations > 8 * four.memory.activations, `${full.memory.activations} ${four.memory.activations}`);
+  });
+
   for (const own of [{ init: "pissa" }, { optimizer: "lorafa" }, { init: "olora", optimizer: "lorafa" }] as const) {
     it(`knows ${Object.values(own).join(" with ")}: what it keeps, trains and writes`, async () => {
       const [data, output] = [path.join(root, "short.jsonl"), path.join(root, Object.values(own).join())];

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { collate } from "../../src/data/collate.ts";
 import { inMemory } from "../../src/data/store.ts";
-import type { Batch, Example } from "../../src/data/types.ts";
+import { type Batch, type Example, total } from "../../src/data/types.ts";
+import { alone } from "../../src/distributed/communicator.ts";
 import { dataLoader, type LoaderOptions, type RowLoader } from "../../src/train/data-loader.ts";
 import { refused } from "../helpers/assert.ts";
 import { toyRows } from "../helpers/toy.ts";
@@ -98,4 +99,34 @@ test("nothing to learn is refused by name", async () => {
   await isRefused([examples[0]!, masked], /^example 1 \(from 0\): there are no targets/);
   await isRefused(examples, /^gradientAccumulation/, { gradientAccumulation: 0 });
   await isRefused(examples, /^batchSize/, { batchSize: 0.5 });
+});
+
+test("a batch of many places is computed in parts, the longest rows together, each row once", async () => {
+  const long = [40, 10, 30, 35, 12, 20, 8].map((length, i): Example => {
+    const ids = new Int32Array(length).fill(7).fill(100 + i, 0, 1);
+    return { ids, labels: ids.slice() };
+  });
+  const loader = await loaderOf(long, { batchSize: 7, gradientAccumulation: 1, shuffle: false });
+  const whole = await loader.microBatches(0);
+  assert.equal(whole.length, 1);
+  const how = { passTokens: 80 };
+  const parts = await loader.shared(alone, how).microBatches(0);
+  assert.deepEqual(parts.map(({ rows: { rows, width } }) => [rows, width]), [[2, 40], [2, 30], [3, 12]]); // biome-ignore format: a line
+  assert.deepEqual(namesOf(parts).sort(), namesOf(whole).sort());
+  assert.deepEqual(
+    loader.shared(alone, how).sizes(0),
+    parts.map(({ rows: { rows, width }, targets }) => ({ rows, width, targets })),
+  );
+  assert.equal(total(parts, "targets"), total(whole, "targets"));
+  assert.ok(loader.padding(how).share < loader.padding().share, "less is padding");
+  // A row that is too long by itself is a part, and what fits is left as it is.
+  assert.equal((await loader.shared(alone, { passTokens: 1 }).microBatches(0)).length, 7);
+  assert.deepEqual(await loader.shared(alone, { passTokens: 7 * 40 }).microBatches(0), whole);
+  // Eleven equal rows of which ten fit are not ten and one.
+  const equal = await loaderOf(new Array(11).fill(long[1]), { batchSize: 11, gradientAccumulation: 1 });
+  const even = await equal.shared(alone, { passTokens: 100 }).microBatches(0);
+  assert.deepEqual(
+    even.map(({ rows: { rows } }) => rows),
+    [6, 5],
+  );
 });

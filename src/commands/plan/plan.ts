@@ -35,7 +35,7 @@ import { attentionBlocksOf, lossChunksOf } from "../../tasks/common/losses.ts";
 import { lengthLimit } from "../../tasks/common/tokenizer-checks.ts";
 import { chooseTask, headOf, taskOf, taskOptions } from "../../tasks/index.ts";
 import type { Task } from "../../tasks/task.ts";
-import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
+import { chooseExecution, type Execution, type ExecutionNeeds, passTokensOf, wholeEstimate } from "../../train/execution.ts";
 import { deviceMemory, diskBytes, flopsOf, lengthsOfBatch, type MemoryEstimate } from "../../train/memory.ts";
 import { optimizers } from "../../train/optimizer.ts";
 import { completeOptions, loraConfigOf, methodOptions, type RunOptions, runOptions } from "../../train/options.ts";
@@ -164,14 +164,21 @@ export async function planTraining(
   const names = gguf && storedNamesOf(config, forwardGraph(config), gguf.tensors);
   /** A weight in the GGUF file that is planned for. */
   const inFile = (weight: string) => gguf?.tensors.get(names?.get(weight) ?? weight);
+  const passTokens = passTokensOf(task, method);
+  /** What is computed at once of a batch of so many rows: the parts of `passesOf`, where all are full. */
+  const passOf = (rows: number, width: number): BatchSize => {
+    const one = fullBatch(config, task, 1, width);
+    const most = Math.min(rows, Math.max(1, Math.floor(passTokens / (one.rows * one.width))));
+    return fullBatch(config, task, Math.ceil(rows / Math.ceil(rows / most)), width);
+  };
   const needsOf = (rows: number, width: number): ExecutionNeeds => ({
-    graph: graphAt(fullBatch(config, task, rows, width)),
+    graph: graphAt(passOf(rows, width)),
     entries,
     trainable: lengthOfTheta(entries),
     dtypeOf: (weight) => (gguf ? inFile(weight)?.dtype : config.dtype),
     plainDTypeOf: (weight) => (gguf ? plainDType(inFile(weight)) : config.dtype),
     integers: options.baseDtype === "int8",
-    sizes: () => [fullBatch(config, task, rows, width)],
+    sizes: () => [passOf(rows, width)],
     available: availableMemory(runtime),
     device,
   });
@@ -198,12 +205,12 @@ export async function planTraining(
   const flopsPerSecond = await measureFlops(runtime.openSession, options.threads);
   /** Operations of so many rows in micro-batches, and their time in a process that has a part of its machine's cores. */
   const stepOf = (rows: number, perMachine = 1) => {
-    const size = fullBatch(config, task, Math.min(rows, batchSize), maxLength);
-    const microBatches = rows / Math.min(rows, batchSize);
-    const flops = microBatches * flopsOf(graphAt(size), lengthsOfBatch(size));
+    const size = passOf(Math.min(rows, batchSize), maxLength);
+    const passes = (rows * fullBatch(config, task, 1, maxLength).rows) / size.rows;
+    const flops = passes * flopsOf(graphAt(size), lengthsOfBatch(size));
     const speed = options.threads === undefined ? flopsPerSecond / perMachine : flopsPerSecond;
-    const nodes = Math.ceil(microBatches) * nodesOf(graphAt(size)).length;
-    return { flops, seconds: flops / (EFFICIENCY * speed) + NODE_SECONDS * nodes, tokens: microBatches * size.rows * size.width };
+    const nodes = Math.ceil(passes) * nodesOf(graphAt(size)).length;
+    return { flops, seconds: flops / (EFFICIENCY * speed) + NODE_SECONDS * nodes, tokens: passes * size.rows * size.width };
   };
   const stepRows = gradientAccumulation * batchSize;
   const whole = stepOf(stepRows);

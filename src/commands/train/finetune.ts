@@ -28,7 +28,7 @@ import { dataLoader } from "../../train/data-loader.ts";
 import { type DataReader, type Datasets, dataReader, type ReadingEvent, shapeOf, withShared } from "../../train/datasets.ts";
 import { evaAdapter } from "../../train/eva.ts";
 import { lossMeasure, runEach } from "../../train/evals.ts";
-import { chooseExecution, type Execution, type ExecutionNeeds, wholeEstimate } from "../../train/execution.ts";
+import { chooseExecution, type Execution, type ExecutionNeeds, passTokensOf, wholeEstimate } from "../../train/execution.ts";
 import { diskBytes, type MemoryEstimate, thetaMemory, withBeside } from "../../train/memory.ts";
 import { openObjective } from "../../train/objective.ts";
 import { optimizers } from "../../train/optimizer.ts";
@@ -141,17 +141,19 @@ export async function* finetune(
     const loading = { batchSize, gradientAccumulation, seed, bucket: groupByLength };
     const planned = await dataLoader(rows, loading);
     const meeting = team.size > 1 ? task.meeting : undefined;
-    const own = planned.shared(team, meeting !== undefined);
+    const passTokens = passTokensOf(task, options.method);
+    const how = { together: meeting !== undefined, passTokens };
+    const own = planned.shared(team, how);
     const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
     const perEpoch = Math.min(steps, planned.stepsPerEpoch);
-    const heldSizes = evaluationBatches(heldRows, batchSize).sizes;
+    const heldSizes = evaluationBatches(heldRows, batchSize, passTokens).sizes;
     function* sizes(): Generator<BatchSize> {
       for (let step = 0; step < perEpoch; step++) yield* own.sizes(step);
       yield* heldSizes;
     }
     const loss = task.loss(labelled.config, { ...shapeOf(sizes()), ...(meeting && { meets: true }) }, options);
     const generator = sampled.length > 0 ? forwardGraph(labelled.config) : null;
-    const first = async (step = 0) => (await planned.microBatches(step))[0]!;
+    const first = async (step: number) => (await planned.microBatches(step))[0]!;
     /** An adapter whose layers' inputs choose its ranks is made before anything is estimated. */
     const chosen = async (): Promise<TrainableModel> => {
       if (options.method !== "lora" || adapter || !initializationOf(options.init).fromInputs) return drawn;
@@ -187,7 +189,7 @@ export async function* finetune(
       parameters: countParameters(labelled.config),
       train: data.train.report,
       eval: data.held?.report ?? null,
-      padding: planned.padding(),
+      padding: planned.padding(how),
       memory,
       execution: execution && pick(execution, "memory", "baseDtype", "cache"),
       device,
@@ -223,7 +225,11 @@ export async function* finetune(
       openSession,
       threads,
       streamed,
-      first,
+      first: () =>
+        planned
+          .shared(alone, how)
+          .microBatches(0)
+          .then(([part]) => part!),
       onConverted,
       ...(streamed && { onWaited }),
     };
@@ -239,7 +245,7 @@ export async function* finetune(
     const plain = yield* converting.during(opening);
     const objective = meeting ? together(plain, meeting, team, loss) : plain;
     const off = task.prepare && (await started.off(theta));
-    const start = { batchSize, run: runEach((batch) => objective.evaluate(batch, off!), team) };
+    const start = { batchSize, passTokens, run: runEach((batch) => objective.evaluate(batch, off!), team) };
     const [trainRows, evalRows] = task.prepare
       ? [await task.prepare(rows, start), await task.prepare(heldRows, start)]
       : [rows, heldRows];
@@ -253,13 +259,13 @@ export async function* finetune(
     const run = train({
       objective,
       theta,
-      loader: task.prepare ? (await dataLoader(trainRows, loading)).shared(team, false) : own,
+      loader: task.prepare ? (await dataLoader(trainRows, loading)).shared(team, how) : own,
       steps,
       seed,
       unit: task.unit,
       optimizer: optimizerOf(options, steps),
       evaluation: data.held && {
-        batches: evaluationBatches(evalRows, batchSize),
+        batches: evaluationBatches(evalRows, batchSize, passTokens),
         measure: () => measureOf(task, data.held!, labelled.config, { openSession, threads }),
         every: options.evalEvery ?? perEpoch,
         early: options.patience === undefined ? undefined : { patience: options.patience, minDelta: options.minDelta },

@@ -195,10 +195,10 @@ export const withReference = ({ feeds, ...batch }: Batch, logps: Float32Array): 
 });
 
 /** Batches with the reference's log-probabilities, which are computed here, once: two numbers a pair. */
-export async function prepareReference(pairs: Collator, { run, batchSize }: Start): Promise<Collator> {
+export async function prepareReference(pairs: Collator, { run, batchSize, passTokens }: Start): Promise<Collator> {
   const count = pairs.lengths.length;
   const reference = new Float32Array(2 * count); // of the chosen answers, then of the rejected ones
-  const batches = evaluationBatches(pairs, batchSize);
+  const batches = evaluationBatches(pairs, batchSize, passTokens);
   let number = 0;
   for await (const { logps } of run(batches)) {
     const rows = batches.rows[number++]!;
