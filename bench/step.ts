@@ -18,9 +18,10 @@ import { loadBase } from "../src/models/base.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";
 import { openNodeSession } from "../src/platform/node/session.ts";
 import { uniform } from "../src/random.ts";
+import { devices } from "../src/runtime/devices.ts";
 import { lossGraph } from "../src/tasks/common/losses.ts";
 import { shapeOf } from "../src/train/datasets.ts";
-import { formsOf, type MemoryMode, memoryModes, passTokensOf } from "../src/train/execution.ts";
+import { formsOf, type MemoryMode, memoryModes } from "../src/train/execution.ts";
 import { loraObjective } from "../src/train/objective.ts";
 import { parameterRanges, update } from "../src/train/optimizer.ts";
 import { lossAndGradient } from "../src/train/step.ts";
@@ -38,7 +39,7 @@ const { values, positionals } = parseArgs({
     memory: { type: "string", default: "keep" },
     "base-dtype": { type: "string", default: "float32" },
     warmup: { type: "string", default: "2" },
-    "pass-tokens": { type: "string", default: String(passTokensOf({}, "lora")) },
+    "pass-tokens": { type: "string", default: String(devices.cpu.passTokens) },
   },
 });
 const [tokens, rows, steps, rank, threads] = [values.tokens, values.batch, values.steps, values.rank, values.threads].map(

@@ -8,12 +8,17 @@ export interface Device {
   what: string;
   /** Whether weights can be in other forms than float32. */
   forms: boolean;
+  /**
+   * Places of a batch, padding counted, that are computed at once. On a processor products of more rows are no faster, what they make
+   * leaves its caches, and memory grows with them (docs/performance.md); a graphics card is full only with more.
+   */
+  passTokens: number;
 }
 
 export const devices = {
-  cpu: { what: "the processor", forms: true },
-  webgpu: { what: "the graphics card by Vulkan, Metal or Direct3D 12", forms: false },
-  cuda: { what: "an NVIDIA card by CUDA 12", forms: false },
+  cpu: { what: "the processor", forms: true, passTokens: 1024 },
+  webgpu: { what: "the graphics card by Vulkan, Metal or Direct3D 12", forms: false, passTokens: Number.POSITIVE_INFINITY },
+  cuda: { what: "an NVIDIA card by CUDA 12", forms: false, passTokens: Number.POSITIVE_INFINITY },
 } satisfies Record<string, Device>;
 
 export type DeviceName = keyof typeof devices;

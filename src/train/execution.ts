@@ -30,14 +30,11 @@ export const memoryModeNames = ["auto", ...(Object.keys(memoryModes) as MemoryMo
 export const executionDtypes = ["auto", ...baseDtypes] as const;
 
 /**
- * Places of a batch, padding counted, that are computed at once: products of more rows are no faster, what they make leaves the
- * processor's caches, and memory grows with them (docs/performance.md).
+ * Places of a batch that are computed at once: all where its rows meet in the loss, and where the sum of gradients would be one more
+ * copy of the model.
  */
-const PASS_TOKENS = 1024;
-
-/** In how large parts a task's batches are computed: whole where their rows meet in the loss, or where a gradient is as large as the model. */
-export const passTokensOf = ({ meeting }: Pick<Task, "meeting">, method: RunOptions["method"]): number =>
-  meeting || method === "full" ? Number.POSITIVE_INFINITY : PASS_TOKENS;
+export const passTokensOf = ({ meeting }: Pick<Task, "meeting">, method: RunOptions["method"], device: DeviceName): number =>
+  meeting || method === "full" ? Number.POSITIVE_INFINITY : devices[device].passTokens;
 
 /** What a run's options say about it. */
 export interface ExecutionChoice {

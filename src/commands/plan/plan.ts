@@ -164,7 +164,7 @@ export async function planTraining(
   const names = gguf && storedNamesOf(config, forwardGraph(config), gguf.tensors);
   /** A weight in the GGUF file that is planned for. */
   const inFile = (weight: string) => gguf?.tensors.get(names?.get(weight) ?? weight);
-  const passTokens = passTokensOf(task, method);
+  const passTokens = passTokensOf(task, method, device);
   /** What is computed at once of a batch of so many rows: the parts of `passesOf`, where all are full. */
   const passOf = (rows: number, width: number): BatchSize => {
     const one = fullBatch(config, task, 1, width);

@@ -141,7 +141,7 @@ export async function* finetune(
     const loading = { batchSize, gradientAccumulation, seed, bucket: groupByLength };
     const planned = await dataLoader(rows, loading);
     const meeting = team.size > 1 ? task.meeting : undefined;
-    const passTokens = passTokensOf(task, options.method);
+    const passTokens = passTokensOf(task, options.method, device);
     const how = { together: meeting !== undefined, passTokens };
     const own = planned.shared(team, how);
     const steps = options.steps ?? Math.ceil(options.epochs! * planned.stepsPerEpoch);
