@@ -215,7 +215,7 @@ export interface Task<S extends Score = Score> {
   unit: "tokens" | "examples";
   /** Rows of a batch of an evaluation, if nothing else is said. */
   evalBatchSize: number;
-  /** Of a loss in which the rows of a batch meet: what processes that share a batch tell each other. */
+  /** Of a loss in which the rows of a batch meet: what processes that share a batch tell each other. Other batches are computed in parts. */
   meeting?: Meeting;
   /** Fewest rows of a batch, where there is nothing to learn from fewer. */
   fewestRows?: number;
