@@ -68,36 +68,43 @@ export const sizeOfRows = (lengths: Int32Array, rows: readonly number[]): BatchS
   targets: rows.length,
 });
 
-/** Less room for a pass, which is tried first: the passes of a batch are of like size then. */
-const ROOM = [5 / 8, 6 / 8, 7 / 8, 1];
+/** Less room for a part, which is tried first: the parts of a batch are of like size then. */
+const TIGHTER = [5 / 8, 6 / 8, 7 / 8];
 
 /**
  * The rows of a batch in parts that are computed one after the other: the longest rows first, and at most `tokens` places in each, or one
- * row. Losses of rows that do not meet, and their gradients, are summed over them: it is the same batch.
+ * row. Losses of rows that do not meet, and their gradients, are summed over them: it is the same batch. It stays whole without `tokens`.
  */
 export function passesOf(
   { size, lengths }: Pick<Collator, "size" | "lengths">,
   batch: readonly number[],
-  tokens: number,
+  tokens = Number.POSITIVE_INFINITY,
 ): (readonly number[])[] {
-  const fit = (rows: readonly number[], room: number) => {
-    const made = size(rows);
-    return made.rows * made.width <= room;
-  };
-  if (batch.length <= 1 || fit(batch, tokens)) return [batch];
+  if (batch.length <= 1 || placesOf(size(batch)) <= tokens) return [batch];
   const order = [...batch].sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+  const sizes = order.map((row) => size([row]));
   const within = (room: number) => {
     const passes: number[][] = [];
-    for (const row of order) {
-      const last = passes.at(-1);
-      if (last && fit([...last, row], room)) last.push(row);
+    let whole = { rows: 0, width: 0 };
+    for (const [i, row] of order.entries()) {
+      const one = sizes[i]!;
+      const more = { rows: whole.rows + one.rows, width: Math.max(whole.width, one.width) };
+      const fits = passes.length > 0 && placesOf(more) <= room;
+      whole = fits ? more : one;
+      if (fits) passes.at(-1)!.push(row);
       else passes.push([row]);
     }
     return passes;
   };
-  const fewest = within(tokens).length;
-  return ROOM.map((share) => within(share * tokens)).find(({ length }) => length === fewest)!;
+  const fewest = within(tokens);
+  for (const share of TIGHTER) {
+    const passes = within(share * tokens);
+    if (passes.length === fewest.length) return passes;
+  }
+  return fewest;
 }
+
+const placesOf = ({ rows, width }: Pick<BatchSize, "rows" | "width">): number => rows * width;
 
 /** The batches of an evaluation, made anew each time they are gone through. */
 export interface EvaluationBatches<B extends Batch> extends AsyncIterable<B> {
@@ -111,7 +118,7 @@ export interface EvaluationBatches<B extends Batch> extends AsyncIterable<B> {
 export function evaluationBatches<B extends Batch>(
   rows: Collator<B>,
   batchSize: number,
-  passTokens = Number.POSITIVE_INFINITY,
+  passTokens?: number,
 ): EvaluationBatches<B> {
   const isPacked = (rows.identity["packLength"] ?? null) !== null;
   const order = isPacked ? rows.lengths.map((_, i) => i) : longestFirst(rows.lengths);

@@ -66,11 +66,7 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
   };
   planFor(0);
   const stepsPerEpoch = Math.ceil(plan!.count / gradientAccumulation);
-  const batchesOf = (
-    step: number,
-    place: Ranked,
-    { together = false, passTokens = Number.POSITIVE_INFINITY }: HowShared,
-  ): (readonly number[])[] => {
+  const batchesOf = (step: number, place: Ranked, { together, passTokens }: HowShared): (readonly number[])[] => {
     planFor(Math.floor(step / stepsPerEpoch));
     const first = (step % stepsPerEpoch) * gradientAccumulation;
     const all = Array.from({ length: Math.min(gradientAccumulation, plan.count - first) }, (_, i) => plan.batch(first + i));
@@ -99,7 +95,7 @@ export async function dataLoader<B extends Batch>(rows: Collator<B>, options: Lo
   return {
     ...shared(alone),
     shared,
-    padding: ({ passTokens = Number.POSITIVE_INFINITY } = {}) => {
+    padding: ({ passTokens } = {}) => {
       const partsOf = (batch: readonly number[]) => passesOf(rows, batch, passTokens);
       const order = { batchSize, seed, epoch: 0, shuffle };
       const [share, otherwise] = [bucket, !bucket].map((grouped) =>

@@ -111,7 +111,14 @@ test("a batch of many places is computed in parts, the longest rows together, ea
   assert.equal(whole.length, 1);
   const how = { passTokens: 80 };
   const parts = await loader.shared(alone, how).microBatches(0);
-  assert.deepEqual(parts.map(({ rows: { rows, width } }) => [rows, width]), [[2, 40], [2, 30], [3, 12]]); // biome-ignore format: a line
+  assert.deepEqual(
+    parts.map(({ rows: { rows, width } }) => [rows, width]),
+    [
+      [2, 40],
+      [2, 30],
+      [3, 12],
+    ],
+  );
   assert.deepEqual(namesOf(parts).sort(), namesOf(whole).sort());
   assert.deepEqual(
     loader.shared(alone, how).sizes(0),

@@ -10,6 +10,7 @@ import { adapterBytes } from "../../adapters/peft-files.ts";
 import { storedShape } from "../../adapters/places.ts";
 import { plainModules } from "../../adapters/residual.ts";
 import { savedWeights } from "../../adapters/saved.ts";
+import { passesOf } from "../../data/collate.ts";
 import type { BatchSize } from "../../data/types.ts";
 import { isGguf, openGguf } from "../../formats/gguf/checkpoint.ts";
 import { plainDType } from "../../formats/stored.ts";
@@ -165,11 +166,12 @@ export async function planTraining(
   /** A weight in the GGUF file that is planned for. */
   const inFile = (weight: string) => gguf?.tensors.get(names?.get(weight) ?? weight);
   const passTokens = passTokensOf(task, method, device);
-  /** What is computed at once of a batch of so many rows: the parts of `passesOf`, where all are full. */
+  /** The largest part of a batch of so many full rows that is computed at once. */
   const passOf = (rows: number, width: number): BatchSize => {
-    const one = fullBatch(config, task, 1, width);
-    const most = Math.min(rows, Math.max(1, Math.floor(passTokens / (one.rows * one.width))));
-    return fullBatch(config, task, Math.ceil(rows / Math.ceil(rows / most)), width);
+    const size = (of: readonly number[]) => fullBatch(config, task, of.length, width);
+    const all = Array.from({ length: rows }, (_, row) => row);
+    const [largest] = passesOf({ size, lengths: new Int32Array(rows).fill(width) }, all, passTokens);
+    return size(largest!);
   };
   const needsOf = (rows: number, width: number): ExecutionNeeds => ({
     graph: graphAt(passOf(rows, width)),
