@@ -1,7 +1,7 @@
-// node --import tsx bench/page.ts: the measured part of docs/performance.md, and its plots, from docs/performance.jsonl.
+// node scripts/run.mjs bench/page.ts: the measured part of docs/performance.md, and its plots, from docs/performance.jsonl.
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { pathToFileURL } from "node:url";
+import { isProgram } from "../scripts/compile.mjs";
 import { bytes, grouped, percent } from "../src/units.ts";
 import { fitted } from "./fit.ts";
 import { plotted } from "./plot.ts";
@@ -240,4 +240,4 @@ export function writePage(file: string, lines: readonly Line[]): void {
   for (const [name, svg] of images) writeFileSync(path.join(path.dirname(file), name), svg);
 }
 
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) writePage(PAGE, readResults(RESULTS));
+if (isProgram(import.meta.url)) writePage(PAGE, readResults(RESULTS));

@@ -1,4 +1,4 @@
-// node --import tsx bench/read-images.ts [small] [photos]: how long it takes to read images as training data: small PNGs, and photos of 12 megapixels.
+// node scripts/run.mjs bench/read-images.ts [small] [photos]: how long it takes to read images as training data: small PNGs, and photos of 12 megapixels.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";

@@ -1,4 +1,4 @@
-// What a sum over all processes takes: `mpirun -n N node --import tsx bench/reduce.ts [--numbers 10,2442240] [--runs 8]`, or under
+// What a sum over all processes takes: `mpirun -n N node scripts/run.mjs bench/reduce.ts [--numbers 10,2442240] [--runs 8]`, or under
 // `bench/network.sh run`. Numbers are float32; seconds are the median over the runs, of the slowest process, with the meeting before the sum:
 // what src/distributed/cost.ts predicts.
 import { parseArgs } from "node:util";

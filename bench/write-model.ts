@@ -1,9 +1,10 @@
-// node --import tsx bench/write-model.ts FOLDER --shape 1b [--layers N]: a checkpoint in the shape of a known model, with random weights.
+// node scripts/run.mjs bench/write-model.ts FOLDER --shape 1b [--layers N]: a checkpoint in the shape of a known model, with random weights.
 // Written as it is made, a few megabytes in memory. Deviations follow GPT-2 (Radford et al. 2019, 2.3): outputs to the residual stream
 // are smaller by sqrt(2 · layers), so that activations stay of order 1 at any depth.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { isProgram } from "../scripts/compile.mjs";
 import { encodeIndex, splitIntoShards } from "../src/adapters/merge.ts";
 import { INDEX_NAME } from "../src/formats/checkpoint.ts";
 import { bytesOf } from "../src/formats/dtypes.ts";
@@ -108,7 +109,7 @@ export async function writeModel(
   return { parameters: total / BYTES, bytes: total };
 }
 
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+if (isProgram(import.meta.url)) {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: { shape: { type: "string", default: "1b" }, layers: { type: "string" }, seed: { type: "string", default: "0" } },

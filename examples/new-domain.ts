@@ -61,5 +61,5 @@ const rows: [string, number, number][] = [
 console.log("perplexity of held-out texts    before    after");
 for (const [what, before, after] of rows) {
   console.log(`${what.padEnd(30)} ${before.toFixed(1).padStart(7)} ${after.toFixed(1).padStart(8)}`);
-  if (!(after < before / 2)) throw new Error(`${what}: the perplexity is not halved`);
+  if (!(after < before / 2)) throw new Error(`not learnt: ${what}, whose perplexity is not halved`);
 }

@@ -109,4 +109,4 @@ const row = (what: string, accuracy: number, macroF1: string) =>
 row("price, base", onPrice.accuracy, onPrice.macroF1.toFixed(3));
 row("area, the commonest answer", commonest, "");
 row("area, base + adapter", onArea.accuracy, onArea.macroF1.toFixed(3));
-if (!(onArea.accuracy > commonest + 0.3)) throw new Error("the adapter did not learn the new question");
+if (!(onArea.accuracy > commonest + 0.3)) throw new Error("not learnt: the area");

@@ -1,7 +1,9 @@
 // Fuzzing with a watchdog: readers run in threads of limited memory; one that hangs, dies or throws what it should not is reported with its input.
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
+import { compiled } from "../scripts/compile.mjs";
 import { inputOf } from "./run.ts";
 import type { Target } from "./targets.ts";
 
@@ -16,8 +18,8 @@ export interface FuzzOptions {
   seed: number;
   /** Runs of all targets together. */
   runs: number;
-  /** Module that exports `targets`, and which of them to run. */
-  targets: URL;
+  /** Path of the module that exports `targets`, and which of them to run. */
+  targets: string;
   only?: readonly string[];
   /** The first run of each target. */
   first?: number;
@@ -43,7 +45,7 @@ export interface FuzzResult {
 /** Runs `runs` damaged inputs through the readers. Every fault is reported once for each place that it is thrown from. */
 export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
   const { seed, runs, only, first = 0, threads = 2, runLimitMs = RUN_LIMIT_MS, save, onProgress } = options;
-  const all: Target[] = (await import(options.targets.href)).targets;
+  const all: Target[] = (await import(pathToFileURL(compiled(options.targets)).href)).targets;
   const unknown = only?.find((name) => !all.some((target) => target.name === name));
   if (unknown !== undefined) throw new Error(`no target ${unknown}; there are ${all.map(({ name }) => name).join(", ")}`);
   const chosen = only ? all.filter(({ name }) => only.includes(name)) : all;
@@ -71,8 +73,16 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
       const progress = new SharedArrayBuffer(12);
       const announced = new Int32Array(progress).fill(-1, 0, 1);
       const at = await new Promise<number>((resolve) => {
-        const worker = new Worker(new URL("./worker.mjs", import.meta.url), {
-          workerData: { targets: options.targets.href, names, seed, first: next, last, step: threads, progress },
+        const worker = new Worker(compiled("fuzz/worker.ts"), {
+          workerData: {
+            targets: pathToFileURL(compiled(options.targets)).href,
+            names,
+            seed,
+            first: next,
+            last,
+            step: threads,
+            progress,
+          },
           resourceLimits: { maxOldGenerationSizeMb: MEMORY_MB },
         });
         let since = performance.now();

@@ -20,7 +20,7 @@ let told = 0;
 const { accepted, refused, faults } = await fuzz({
   seed,
   runs: Number(values.runs),
-  targets: new URL("./targets.ts", import.meta.url),
+  targets: "fuzz/targets.ts",
   only: values.only?.split(","),
   first: Number(values.first),
   threads: Number(values.threads),

@@ -21,9 +21,8 @@ const npm = (cwd: string, ...args: string[]): string =>
   });
 
 try {
-  // `prepare` prints to standard output before the JSON.
-  const printed = npm(root, "pack", "--json", "--pack-destination", place);
-  const [packed] = JSON.parse(printed.slice(printed.indexOf("[\n")));
+  // dist/ is already built: by `npm ci`, or by the script of package.json.
+  const [packed] = JSON.parse(npm(root, "pack", "--json", "--ignore-scripts", "--pack-destination", place));
   const names: string[] = packed.files.map((file: { path: string }) => file.path);
   for (const name of names)
     assert.match(

@@ -1,9 +1,9 @@
 // npm run docs:cli: docs/cli.md from the objects that the commands are.
 import { writeFileSync } from "node:fs";
-import { pathToFileURL } from "node:url";
 import { loadCommands } from "../src/cli/commands.ts";
 import { describeCommand, examplesOf, usageOf } from "../src/cli/program.ts";
 import { type DescribedOption, helpOf } from "../src/options.ts";
+import { isProgram } from "./compile.mjs";
 
 const INTRODUCTION = `# The command line
 
@@ -51,4 +51,4 @@ export async function cliDocs(): Promise<string> {
   return `${[INTRODUCTION, ...sections].join("\n\n").replace(/\n{3,}/g, "\n\n")}\n`;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]!).href) writeFileSync("docs/cli.md", await cliDocs());
+if (isProgram(import.meta.url)) writeFileSync("docs/cli.md", await cliDocs());

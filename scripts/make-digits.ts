@@ -4,7 +4,7 @@ import { gunzipSync } from "node:zlib";
 import sharp from "sharp";
 
 const [source] = process.argv.slice(2);
-if (!source) throw new Error("usage: node --import tsx scripts/make-digits.ts digits.csv.gz");
+if (!source) throw new Error("usage: node scripts/run.mjs scripts/make-digits.ts digits.csv.gz");
 
 const SIDE = 8;
 const rows = gunzipSync(readFileSync(source))

@@ -1,5 +1,5 @@
 // Makes examples/data/restaurants.jsonl from the E2E dataset's development set and questions.jsonl from GSM8K's training set:
-// node --import tsx scripts/make-example-data.ts e2e-dev.csv gsm8k-train.jsonl
+// node scripts/run.mjs scripts/make-example-data.ts e2e-dev.csv gsm8k-train.jsonl
 import { readFileSync, writeFileSync } from "node:fs";
 import { readRecords } from "../src/data/readers.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";

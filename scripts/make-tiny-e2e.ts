@@ -1,4 +1,4 @@
-// Makes test/fixtures/tiny-e2e from the development set of the E2E NLG dataset (Novikova et al. 2017): node --import tsx scripts/make-tiny-e2e.ts e2e-dev.csv
+// Makes test/fixtures/tiny-e2e from the development set of the E2E NLG dataset (Novikova et al. 2017): node scripts/run.mjs scripts/make-tiny-e2e.ts e2e-dev.csv
 import { writeFileSync } from "node:fs";
 import { readRecords } from "../src/data/readers.ts";
 import { nodeFiles } from "../src/platform/node/files.ts";

@@ -1,5 +1,5 @@
 // Makes test/fixtures/tiny-llama: a Llama of 2 layers with a tokenizer of its own, trained on the texts of tiny-e2e with `--method full`.
-// node --import tsx scripts/make-tiny-llama.ts
+// node scripts/run.mjs scripts/make-tiny-llama.ts
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";

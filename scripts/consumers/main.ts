@@ -3,12 +3,12 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { convert } from "../../src/commands/convert/convert.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { LowrankError } from "../../src/errors.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { compiled } from "../compile.mjs";
 import { type Case, files, makeCases, ownLogs, type Request, requestOf } from "./cases.ts";
 import { type Encoded, encoderDifference, makeEncoders } from "./encoders.ts";
 
@@ -29,7 +29,7 @@ const PYTHON_PACKAGES = [
 ];
 /** Log probabilities below this are not compared: consumers round them to 0. */
 const LEAST = -15;
-const here = path.dirname(fileURLToPath(import.meta.url));
+const here = "scripts/consumers";
 
 const { values } = parseArgs({
   options: {
@@ -90,7 +90,7 @@ function nodeModule(name: keyof typeof nodePackages, given: string | undefined):
 }
 const llamaModule = (): string => nodeModule("node-llama-cpp", values["node-llama-cpp"]);
 const script = <Printed = Answer>(name: string, ...args: string[]): Printed =>
-  json<Printed>(process.execPath, ["--import", "tsx", path.join(here, name), ...args]);
+  json<Printed>(process.execPath, [compiled(path.join(here, name)), ...args]);
 const askLlama = (model: string, adapter: string, request: string, out: string) =>
   script("llama.ts", llamaModule(), model, adapter, request, out);
 
@@ -204,7 +204,7 @@ const consumers: Consumer[] = [
         await convert(files, { input: `${folder}/merged`, output: `${folder}/merged-f32.gguf`, dtype: "f32" });
       }
       const quantiser = path.join(here, "quantize.ts");
-      execFileSync(process.execPath, ["--import", "tsx", quantiser, llamaModule(), `${folder}/merged-f32.gguf`, model], {
+      execFileSync(process.execPath, [compiled(quantiser), llamaModule(), `${folder}/merged-f32.gguf`, model], {
         stdio: "ignore",
       });
       return askLlama(model, "-", request, out);

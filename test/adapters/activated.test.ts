@@ -3,7 +3,6 @@
 // slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { integers, readTensors } from "../../scripts/oracle/golden.ts";
 import { attach, mergeTargets } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
@@ -20,8 +19,9 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { int32 } from "../../src/tensor.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const openSession = openNodeSession;
 
 /** Of each row of a golden its tokens that are no padding, and its logits after the last of them. */

@@ -4,21 +4,20 @@ import assert from "node:assert/strict";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { fixtures, repository } from "../helpers/repository.ts";
+import { long } from "../helpers/slow.ts";
 import { sourceCopy } from "../helpers/source-copy.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
 const NAME = "lora-bias";
-const page = readFileSync(path.join(root, "docs/add-a-method.md"), "utf8");
+const page = readFileSync(path.join(repository, "docs/add-a-method.md"), "utf8");
 
-const copy = sourceCopy("add-a-method", ["src", "scripts/oracle", "scripts/cli-docs.ts", "docs/cli.md"]);
+const copy = sourceCopy("add-a-method", ["scripts/oracle", "scripts/cli-docs.ts", "docs/cli.md"]);
 after(copy.remove);
-const { at, changed, node } = copy;
+const { at, changed, lowrank } = copy;
 
 const methodFile = `src/adapters/methods/${NAME}.ts`;
 const tableFile = "src/adapters/methods/index.ts";
-const golden = path.join(root, "test/fixtures/cases/lora-b-bias");
-const lowrank = (...args: string[]) => node(["--import", "tsx", "src/cli/main.ts", ...args]);
+const golden = `${fixtures}/cases/lora-b-bias`;
 
 test("the page has the steps that this test follows", () => {
   const steps = [...page.matchAll(/^\d\. \*\*(.+?)\*\*/gm)].map(([, step]) => step);
@@ -29,20 +28,21 @@ test("the page has the steps that this test follows", () => {
 
 const line = /^export \{ loraBias \} from .*$/m;
 const unbuiltLine = 'export const loraBias = unbuilt("lora_bias", false, "a bias of B is not applied", /\\.lora_[AB]\\.bias$/);';
-const builtTable = readFileSync(path.join(root, tableFile), "utf8");
+const builtTable = readFileSync(path.join(repository, tableFile), "utf8");
 const unbuiltTable = builtTable.replace(line, () => unbuiltLine);
 
 test("until the method is there, an adapter that uses it is refused by its field", async () => {
   assert.match(builtTable, line);
   rmSync(at(methodFile));
   writeFileSync(at(tableFile), unbuiltTable);
+  await copy.compile();
   const { code, text } = await lowrank("inspect", `${golden}/adapter`);
   assert.equal(code, 2, text);
   assert.match(text, /lora_bias is not supported with this value: a bias of B is not applied/);
 });
 
 test("The fields, The tensors, The update, Merging: one file", () => {
-  writeFileSync(at(methodFile), readFileSync(path.join(root, methodFile), "utf8"));
+  writeFileSync(at(methodFile), readFileSync(path.join(repository, methodFile), "utf8"));
   assert.deepEqual(changed(), [tableFile]);
 });
 
@@ -51,6 +51,7 @@ test("The line: in the place of the one that said why it is refused", async () =
   assert.deepEqual(changed(), [], "as the sources are");
   const lines = (text: string) => text.trimEnd().split("\n");
   assert.equal(lines(builtTable).filter((one, i) => one !== lines(unbuiltTable)[i]).length, 1, "one line");
+  await copy.compile();
   const { code, text } = await lowrank("inspect", `${golden}/adapter`, "--base", `${golden}/base`, "--json");
   assert.equal(code, 0, text);
   const { trainable_parameters: trainable } = JSON.parse(readFileSync(`${golden}/meta.json`, "utf8"));
@@ -58,18 +59,15 @@ test("The line: in the place of the one that said why it is refused", async () =
   assert.deepEqual([method, parameters], ["LoRA with a bias of B", trainable]);
 });
 
-test("The proof: types, golden case, a run and its merged model", async () => {
-  const data = `${root}/test/fixtures/tiny-e2e/train.jsonl`;
-  const base = `${root}/test/fixtures/tiny-llama`;
+test("The proof: golden case, a run and its scores", async () => {
+  const data = `${fixtures}/tiny-e2e/train.jsonl`;
+  const base = `${fixtures}/tiny-llama`;
   const training = ["--base", base, "--data", data, "--steps", "2", "--batch-size", "2", "--threads", "1"];
-  const [types, oracle, docs, run] = await Promise.all([
-    node(["node_modules/typescript/bin/tsc", "--noEmit", "-p", "tsconfig.json"]),
-    node(["--import", "tsx", "scripts/oracle/main.ts", golden]),
-    node(["--import", "tsx", "scripts/cli-docs.ts"]),
+  const [oracle, docs, run] = await Promise.all([
+    copy.run("scripts/oracle/main.ts", golden),
+    copy.run("scripts/cli-docs.ts"),
     lowrank("train", ...training, "--output", at("run"), "--lora-bias"),
   ]);
-  assert.equal(types.text, "");
-  assert.equal(types.code, 0);
   assert.match(oracle.text, /\n1 passed, 0 failed, 0 skipped\n$/);
   assert.equal(docs.code, 0, docs.text);
   assert.match(readFileSync(at("docs/cli.md"), "utf8"), /`--lora-bias`/);
@@ -78,6 +76,8 @@ test("The proof: types, golden case, a run and its merged model", async () => {
   const scored = await lowrank("eval", "--base", base, "--adapter", at("run"), "--data", data, "--threads", "1", "--json");
   assert.equal(scored.code, 0, scored.text);
 });
+
+test("The proof: types", long, async () => assert.deepEqual(await copy.types(), { code: 0, text: "" }));
 
 test("no other file had to change", () => {
   assert.deepEqual(

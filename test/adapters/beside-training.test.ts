@@ -3,14 +3,13 @@
 import assert from "node:assert/strict";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { evaluate, type FinetuneOptions, finetune, loadAdapter, plan } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { collect, only } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const [base, data, evalData] = [`${fixtures}/tiny-llama`, `${fixtures}/tiny-e2e/train.jsonl`, `${fixtures}/tiny-e2e/eval.jsonl`];
 const root = temporaryFolder();
 const targetModules = ["q_proj", "v_proj"];

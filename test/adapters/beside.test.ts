@@ -2,7 +2,6 @@
 // here generation has PEFT's logits, adapters are switched, and what cannot be trained is refused.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { integers, readTensors } from "../../scripts/oracle/golden.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
@@ -18,9 +17,10 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const names = [
   "lora-b-bias",
   "lora-bias-all",

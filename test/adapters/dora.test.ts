@@ -6,7 +6,6 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { caseTask, forwardFeeds } from "../../scripts/oracle/case-task.ts";
 import { batchPrefixes, readTensors } from "../../scripts/oracle/golden.ts";
 import { layoutOf, partOf, thetaOf, trainedBy } from "../../src/adapters/layout.ts";
@@ -28,9 +27,9 @@ import { float32, type Tensor } from "../../src/tensor.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
 import { adaptedGraph } from "../../src/train/training-graph.ts";
 import { caseFolder, distanceTo, goldenRows } from "../helpers/golden-rows.ts";
+import { fixtures } from "../helpers/repository.ts";
 
 const TOLERANCE = 3e-5;
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const place = await mkdtemp(path.join(tmpdir(), "lowrank-dora-"));
 after(() => rm(place, { recursive: true }));
 

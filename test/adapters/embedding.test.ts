@@ -4,7 +4,6 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { readAdapter } from "../../src/adapters/peft-files.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
@@ -14,12 +13,13 @@ import { finetune } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { caseFolder, distanceTo, goldenRows } from "../helpers/golden-rows.ts";
+import { repository } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 
 const TOLERANCE = 3e-5;
 const place = await mkdtemp(path.join(tmpdir(), "lowrank-embedding-"));
 after(() => rm(place, { recursive: true }));
-const at = (name: string) => fileURLToPath(new URL(`../../${name}`, import.meta.url));
+const at = (name: string) => `${repository}${name}`;
 
 test("adapters on the embedding and the output layer decode as PEFT's, and are swapped with others", async () => {
   for (const name of ["lora-embed", "lora-tied-embed"]) {

@@ -16,10 +16,10 @@ import { openBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { digest } from "../../src/platform/node/host.ts";
 import { collect, refused } from "../helpers/assert.ts";
-import { repository } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = `${repository}test/fixtures/cases`;
+const cases = `${fixtures}/cases`;
 const config = (fields: object) =>
   parseAdapterConfig(JSON.stringify({ peft_type: "LORA", r: 4, lora_alpha: 8, ...fields }), "file");
 

@@ -14,8 +14,8 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { near } from "../helpers/assert.ts";
 import { fixtureAdapter, fixtureModules } from "../helpers/lora-fixture.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const fixtures = path.join(import.meta.dirname, "../fixtures");
 const written = path.join(fixtures, "lora/written");
 const loaded: {
   modules: (AdapterModule & { normDelta: number })[];

@@ -5,8 +5,9 @@ import path from "node:path";
 import { test } from "node:test";
 import { formatAdapterConfig, limits, loraConfig, parseAdapterConfig } from "../../src/adapters/config.ts";
 import { refusedSync } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const folder = path.join(import.meta.dirname, "../fixtures/lora/configs");
+const folder = `${fixtures}/lora/configs`;
 const parse = (fields: object) => parseAdapterConfig(JSON.stringify({ peft_type: "LORA", ...fields }), "adapter_config.json");
 
 test("files that PEFT wrote come out byte for byte", () => {

@@ -1,7 +1,6 @@
 // Module matching against what PEFT 0.21.2 and Python's re did (test/fixtures/lora/peft-matching.json).
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import path from "node:path";
 import { test } from "node:test";
 import { type LoraConfig, loraConfig, parseAdapterConfig } from "../../src/adapters/config.ts";
 import { type AdapterModule, matchModules, resolveConfig } from "../../src/adapters/match.ts";
@@ -9,6 +8,7 @@ import { compilePattern, matchBudget } from "../../src/adapters/regex.ts";
 import { LowrankError } from "../../src/errors.ts";
 import type { ModuleInfo } from "../../src/models/module.ts";
 import { refusedSync } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 
 interface Fixture {
@@ -24,7 +24,7 @@ interface Fixture {
   paths: string[];
   expressions: [string, (boolean | null)[]][];
 }
-const fixture: Fixture = JSON.parse(readFileSync(path.join(import.meta.dirname, "../fixtures/lora/peft-matching.json"), "utf8"));
+const fixture: Fixture = JSON.parse(readFileSync(`${fixtures}/lora/peft-matching.json`, "utf8"));
 const llama = fixture.models["llama"]!;
 const linears = llama.modules.filter(({ kind }) => kind === "linear").map((module) => module.path);
 

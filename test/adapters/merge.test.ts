@@ -12,9 +12,10 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { lockFolder } from "../../src/platform/node/lock.ts";
 import { greatestDifference, near, refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const CASES = new URL("../fixtures/cases/", import.meta.url).pathname;
+const CASES = `${fixtures}/cases`;
 const root = temporaryFolder();
 
 /** Every tensor of a safetensors file as float32. */
@@ -27,8 +28,8 @@ async function floats(file: string): Promise<Map<string, Float32Array>> {
 
 /** A case's adapter as merge targets. */
 async function targetsOf(name: string): Promise<MergeTarget[]> {
-  const config = JSON.parse(readFileSync(`${CASES}${name}/adapter/adapter_config.json`, "utf8"));
-  const tensors = await floats(`${CASES}${name}/adapter/adapter_model.safetensors`);
+  const config = JSON.parse(readFileSync(`${CASES}/${name}/adapter/adapter_config.json`, "utf8"));
+  const tensors = await floats(`${CASES}/${name}/adapter/adapter_model.safetensors`);
   const scale = config.lora_alpha / (config.use_rslora ? Math.sqrt(config.r) : config.r);
   return [...tensors.keys()].flatMap((key) => {
     const module = /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(key)?.[1];
@@ -39,9 +40,9 @@ async function targetsOf(name: string): Promise<MergeTarget[]> {
 }
 
 const openCase = async (name: string) => ({
-  checkpoint: await openCheckpoint(nodeFiles, `${CASES}${name}/base`),
+  checkpoint: await openCheckpoint(nodeFiles, `${CASES}/${name}/base`),
   targets: await targetsOf(name),
-  expected: await floats(`${CASES}${name}/merged/model.safetensors`),
+  expected: await floats(`${CASES}/${name}/merged/model.safetensors`),
 });
 
 describe("merging", () => {
@@ -134,7 +135,7 @@ describe("merging", () => {
   it("copies tokenizer, generation config and template, and nothing else", async () => {
     const { targets } = await openCase("lora-rslora");
     const base = `${root}/with-tokenizer`;
-    cpSync(`${CASES}lora-rslora/base`, base, { recursive: true });
+    cpSync(`${CASES}/lora-rslora/base`, base, { recursive: true });
     const wanted = [
       "added_tokens.json",
       "chat_template.jinja",
@@ -260,7 +261,7 @@ describe("a merge refuses", () => {
 
   it("the base's own folder, under any name, and a folder that holds something", async () => {
     const base = `${root}/base-copy`;
-    cpSync(`${CASES}lora-rslora/base`, base, { recursive: true });
+    cpSync(`${CASES}/lora-rslora/base`, base, { recursive: true });
     const before = readFileSync(`${base}/model.safetensors`);
     const { targets } = await openCase("lora-rslora");
     const checkpoint = await openCheckpoint(nodeFiles, base);
@@ -274,7 +275,7 @@ describe("a merge refuses", () => {
 
   it("to leave a part behind when the base changes under it", async () => {
     const base = `${root}/shrinking`;
-    cpSync(`${CASES}lora-rslora/base`, base, { recursive: true });
+    cpSync(`${CASES}/lora-rslora/base`, base, { recursive: true });
     const { targets } = await openCase("lora-rslora");
     const checkpoint = await openCheckpoint(nodeFiles, base);
     writeFileSync(`${base}/model.safetensors`, readFileSync(`${base}/model.safetensors`).subarray(0, 50_000));

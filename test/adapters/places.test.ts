@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { cp } from "node:fs/promises";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { caseTask, forwardFeeds } from "../../scripts/oracle/case-task.ts";
 import { readTensors } from "../../scripts/oracle/golden.ts";
 import { adaptableSession } from "../../src/adapters/adaptable.ts";
@@ -27,10 +26,11 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { float32, type Tensor } from "../../src/tensor.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { stackExperts } from "../helpers/stacked-experts.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const opened = (name: string) => openBase(nodeFiles, `${cases}/${name}/base`);
 const stored = (name: string) => readAdapter(nodeFiles, `${cases}/${name}/adapter`);
 
@@ -165,8 +165,7 @@ test("all-linear leaves convolutions alone, and DoRA's magnitudes of one have it
 
 test("experts that an adapter of Transformers 4 has as modules become parameters, as PEFT makes of them", async () => {
   const { modules } = await opened("mixtral-all-linear");
-  const read = (name: string) =>
-    readAdapter(nodeFiles, fileURLToPath(new URL(`../fixtures/older-experts/${name}`, import.meta.url)));
+  const read = (name: string) => readAdapter(nodeFiles, `${fixtures}/older-experts/${name}`);
   const older = await read("adapter-v4");
   assert.ok(older.modules.some(({ path }) => path.endsWith("block_sparse_moe.experts.0.w1")));
   const [ours, theirs] = [fitAdapter(older, modules), fitAdapter(await read("adapter"), modules)];

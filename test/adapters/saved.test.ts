@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { fitAdapter } from "../../src/adapters/attach.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initSaved } from "../../src/adapters/init.ts";
@@ -22,9 +21,10 @@ import { float32, int32, sizeOf } from "../../src/tensor.ts";
 import { loraObjective } from "../../src/train/objective.ts";
 import { near } from "../helpers/assert.ts";
 import { lossOf, ownLoss } from "../helpers/loss.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const bert = modulesOf(forwardGraph(modelConfig({ model_type: "bert", hidden_size: 24, num_hidden_layers: 1, num_labels: 5 })));
 const llama = allModulesOf(
   forwardGraph(modelConfig({ model_type: "llama", hidden_size: 24, num_attention_heads: 4, num_hidden_layers: 1 })),

@@ -11,10 +11,11 @@ import { type Certificate, certify, mergeAdapter, unmergeAdapter } from "../../s
 import { openBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { near, refused } from "../helpers/assert.ts";
-import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { jsonLines, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = `${repository}test/fixtures/cases`;
+const cases = `${fixtures}/cases`;
 const root = temporaryFolder();
 const of = (name: string) => ({ base: `${cases}/${name}/base`, adapter: `${cases}/${name}/adapter` });
 const failures = ({ bounds }: Certificate) => bounds.filter(({ holds }) => !holds).map(({ what }) => what);

@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { type LoraConfig, loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules } from "../../src/adapters/match.ts";
@@ -29,9 +28,10 @@ import { terminalText } from "../../src/terminal/terminal.ts";
 import { shown } from "../../src/units.ts";
 import { collect, only } from "../helpers/assert.ts";
 import { lowrank } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const base = `${fixtures}/tiny-llama`;
 const root = temporaryFolder();
 
 /** The tiny checkpoint with other files beside its weights; null leaves one out. */

@@ -7,12 +7,12 @@ import { describe, it } from "node:test";
 import { cliDocs } from "../../scripts/cli-docs.ts";
 import { loadCommands } from "../../src/cli/commands.ts";
 import { describeCommand, makeProgram, takesModels } from "../../src/cli/program.ts";
-import { jsonLines, lowrank, printed, programArgs, repository } from "../helpers/program.ts";
+import { jsonLines, lowrank, printed, programArgs } from "../helpers/program.ts";
+import { fixtures, repository } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const commands = await loadCommands();
-const fixtures = `${repository}test/fixtures`;
 const base = `${fixtures}/tiny-llama`;
 const data = `${fixtures}/tiny-e2e/train.jsonl`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;

@@ -4,10 +4,11 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { combineAdapters, inspectAdapter, loadAdapter, resizeAdapter, saveAdapter } from "../../src/index.ts";
 import { refused } from "../helpers/assert.ts";
-import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { jsonLines, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixture = `${repository}test/fixtures/algebra/different-ranks`;
+const fixture = `${fixtures}/algebra/different-ranks`;
 const base = `${fixture}/base`;
 const [a, b] = [`${fixture}/adapters/a`, `${fixture}/adapters/b`];
 const root = temporaryFolder();

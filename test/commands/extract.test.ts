@@ -6,11 +6,12 @@ import { test } from "node:test";
 import { matrixRows } from "../../src/adapters/vectors.ts";
 import { certify, extractAdapter, inspectAdapter, inspectBase, loadAdapter, mergeAdapter } from "../../src/index.ts";
 import { refused } from "../helpers/assert.ts";
-import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { jsonLines, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { withoutHead } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = `${repository}test/fixtures/cases`;
+const cases = `${fixtures}/cases`;
 const root = temporaryFolder();
 const of = (name: string) => ({ base: `${cases}/${name}/base`, adapter: `${cases}/${name}/adapter` });
 

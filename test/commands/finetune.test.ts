@@ -5,7 +5,6 @@ import { createHash } from "node:crypto";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { finetune as finetuneOn } from "../../src/commands/train/finetune.ts";
 import { openCheckpoint } from "../../src/formats/checkpoint.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
@@ -14,9 +13,9 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { readPromptFormat } from "../../src/train/run-file.ts";
 import { readMetrics } from "../../src/train/run-log.ts";
 import { collect, only, refused } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
 const data = `${fixtures}/tiny-e2e/train.jsonl`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;

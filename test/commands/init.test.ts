@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { readConfigFile, writeConfig } from "../../src/commands/config-file.ts";
 import { goals, type SuggestOptions, suggest } from "../../src/commands/init/suggest.ts";
 import { LowrankError } from "../../src/errors.ts";
@@ -15,11 +14,11 @@ import { runOptions } from "../../src/train/options.ts";
 import { readOptions } from "../../src/train/run-file.ts";
 import { refused } from "../helpers/assert.ts";
 import { lowrank } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const repository = fileURLToPath(new URL("../..", import.meta.url));
-const base = `${repository}test/fixtures/tiny-llama`;
-const data = `${repository}test/fixtures/tiny-e2e/train.jsonl`;
+const base = `${fixtures}/tiny-llama`;
+const data = `${fixtures}/tiny-e2e/train.jsonl`;
 const root = temporaryFolder();
 
 /** A data file of so many records. */

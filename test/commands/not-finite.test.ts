@@ -8,7 +8,8 @@ import { matchModules } from "../../src/adapters/match.ts";
 import { readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
-import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { jsonLines, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { tinyTask } from "../helpers/tiny-tasks.ts";
 
@@ -22,13 +23,13 @@ async function overflowing(adapter: Adapter, folder: string): Promise<string> {
 }
 
 test("eval prints a loss that is not finite, and then fails", async () => {
-  const base = `${repository}test/fixtures/tiny-llama`;
+  const base = `${fixtures}/tiny-llama`;
   const { modules, config } = await loadBase(nodeFiles, base);
   const lora = loraConfig({ rank: 2, targetModules: ["q_proj", "down_proj"] });
   const matched = matchModules(modules, lora, config.modelType);
   const adapter = { config: lora, modules: matched, tensors: initAdapter(matched, lora, 0) };
   const folder = await overflowing(adapter, temporaryFolder());
-  const command = ["eval", "--base", base, "--data", `${repository}test/fixtures/tiny-e2e/eval.jsonl`];
+  const command = ["eval", "--base", base, "--data", `${fixtures}/tiny-e2e/eval.jsonl`];
   const { status, stdout, stderr } = await printed(...command, "--adapter", folder, "--generate");
   assert.equal(status, 1, stderr);
   assert.match(stdout, /^with the adapter +(NaN|Infinity)/m);

@@ -8,7 +8,8 @@ import { openChat } from "../../src/commands/chat/chat.ts";
 import { enter } from "../../src/commands/chat/chat-commands.ts";
 import { nodePlatform } from "../../src/node.ts";
 import { collect } from "../helpers/assert.ts";
-import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { jsonLines, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { tinyTask } from "../helpers/tiny-tasks.ts";
 
@@ -21,7 +22,7 @@ const contents = (folder: string) =>
 
 /** A copy of the tiny checkpoint. */
 function tinyBase(folder: string): string {
-  cpSync(`${repository}test/fixtures/tiny-llama`, `${folder}/base`, { recursive: true });
+  cpSync(`${fixtures}/tiny-llama`, `${folder}/base`, { recursive: true });
   return `${folder}/base`;
 }
 

@@ -6,11 +6,11 @@ import { existsSync, openSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { LOCK_NAME } from "../../src/files.ts";
-import { jsonLines, programArgs, repository } from "../helpers/program.ts";
+import { jsonLines, programArgs } from "../helpers/program.ts";
+import { fixtures, repository } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const root = temporaryFolder();
-const fixtures = `${repository}test/fixtures`;
 const base = `${fixtures}/tiny-llama`;
 const skip = !existsSync("/dev/full") && "there is no device that is always full";
 

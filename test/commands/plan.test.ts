@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { planTraining } from "../../src/commands/plan/plan.ts";
 import { finetune } from "../../src/commands/train/finetune.ts";
 import type { LowrankError, Plan } from "../../src/index.ts";
@@ -13,9 +12,9 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { collect, only } from "../helpers/assert.ts";
 import { printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const tiny = `${fixtures}/tiny-llama`;
 const root = temporaryFolder();
 

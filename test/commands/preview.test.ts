@@ -12,8 +12,9 @@ import { taskOf } from "../../src/tasks/index.ts";
 import { dataReader, finished } from "../../src/train/datasets.ts";
 import { conversations, type Family, families, sourceOf } from "../helpers/chat-families.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const tiny = (name: string): string => readFileSync(new URL(`../fixtures/tiny-llama/${name}`, import.meta.url), "utf8");
+const tiny = (name: string): string => readFileSync(`${fixtures}/tiny-llama/${name}`, "utf8");
 const tokenizerJson = JSON.parse(tiny("tokenizer.json")) as { added_tokens: { content: string }[] };
 const lines = (records: object[]): string => records.map((record) => `${JSON.stringify(record)}\n`).join("");
 

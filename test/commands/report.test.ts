@@ -16,10 +16,10 @@ import { shortNames } from "../../src/report/report.ts";
 import { curve, MAX_POINTS, smoothed, thinned } from "../../src/report/series.ts";
 import { bestOf } from "../../src/train/evals.ts";
 import type { RunMetrics } from "../../src/train/run-log.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const root = temporaryFolder();
-const fixtures = path.join(import.meta.dirname, "../fixtures");
 const library = await chartLibrary();
 const page = (...runs: ReportedRun[]) => reportPage(runs, library, "made by a test");
 

@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { existsSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { finetune, type LowrankError } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { readRunChoices } from "../../src/train/run-file.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const base = `${fixtures}/tiny-llama`;
 
 test("columns of a run", async (t) => {
   const folder = temporaryFolder(t);

@@ -11,11 +11,10 @@ import type { Platform } from "../../src/platform/platform.ts";
 import type { SweepGiven } from "../../src/sweep/options.ts";
 import { readSweep, type SweepRecord } from "../../src/sweep/record.ts";
 import { collect, only, refused } from "../helpers/assert.ts";
-import { repository } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { memoryTeam } from "../helpers/team.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = `${repository}test/fixtures`;
 const root = temporaryFolder();
 const settings = {
   ...{ base: `${fixtures}/tiny-llama`, data: `${fixtures}/tiny-e2e/train.jsonl`, evalData: `${fixtures}/tiny-e2e/eval.jsonl` },

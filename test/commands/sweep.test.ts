@@ -8,10 +8,10 @@ import { type FinetuneOptions, finetune, reportRuns, type SweepEvent, type Sweep
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { meanAt, ranked, readSweep, type SweepRecord } from "../../src/sweep/record.ts";
 import { collect, only, refused } from "../helpers/assert.ts";
-import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { jsonLines, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = `${repository}test/fixtures`;
 const base = `${fixtures}/tiny-llama`;
 const data = `${fixtures}/tiny-e2e/train.jsonl`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;

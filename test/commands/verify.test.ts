@@ -22,7 +22,8 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { digest } from "../../src/platform/node/host.ts";
 import { train } from "../../src/train/trainer.ts";
 import { collect, only } from "../helpers/assert.ts";
-import { printed, repository } from "../helpers/program.ts";
+import { printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
@@ -101,7 +102,7 @@ test(
   "a merged model, in a new folder or in an empty one, and an adapter that is saved have checksums of all their files",
   slow,
   async () => {
-    const golden = `${repository}test/fixtures/cases/lora-rslora`;
+    const golden = `${fixtures}/cases/lora-rslora`;
     const [merged, inside, saved] = [fresh(), fresh(), fresh()];
     mkdirSync(inside);
     for (const output of [merged, inside]) await mergeAdapter({ base: `${golden}/base`, adapter: `${golden}/adapter`, output });
@@ -118,7 +119,7 @@ test(
 );
 
 test("a model without checksums is verified by the structure of its files", async () => {
-  const model = `${repository}test/fixtures/tiny-llama`;
+  const model = `${fixtures}/tiny-llama`;
   const { kind, others, bytes } = await verified(model);
   assert.deepEqual([kind, others], ["model", { "README.md": "unlisted" }]);
   assert.ok(bytes > 100_000);
@@ -163,7 +164,7 @@ for (const [dtype, data] of [
 }
 
 test("a model may have infinities in what it does not read, such as masks, and not in its weights", async () => {
-  const model = `${repository}test/fixtures/tiny-llama`;
+  const model = `${fixtures}/tiny-llama`;
   const checkpoint = await openCheckpoint(nodeFiles, model);
   const [name] = checkpoint.tensors.keys();
   const written = async (mask: number, weight?: number) => {

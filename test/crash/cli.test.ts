@@ -2,17 +2,17 @@
 // slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { programArgs } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { crash } from "./crash.ts";
 
 const KILLS = 5;
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const folder = temporaryFolder();
 
 test(`the command killed ${KILLS} times ends with the bits of an undisturbed run`, { timeout: 300_000 }, async () => {
   const { kills, finished } = await crash({
-    program: ["--import", "tsx", fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url))],
+    program: programArgs,
     run: ["--base", `${fixtures}/tiny-llama`, "--data", `${fixtures}/tiny-e2e/eval.jsonl`, "--batch-size", "2", "--threads", "1"],
     steps: 40,
     checkpointEvery: 4,

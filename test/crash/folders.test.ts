@@ -4,17 +4,16 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { programArgs } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { crashDownloads, crashMerges } from "./folders.ts";
 
 const root = temporaryFolder();
-const at = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-const program = ["--import", "tsx", at("../../src/cli/main.ts")];
-const common = { program, kills: 1, seed: 2, lifeMs: 1500 };
+const common = { program: programArgs, kills: 1, seed: 2, lifeMs: 1500 };
 
 test("a merge that is killed leaves a model or none, and the next one takes its place", { timeout: 120_000 }, async () => {
-  const fixture = at("../fixtures/cases/lora-rslora");
+  const fixture = `${fixtures}/cases/lora-rslora`;
   const merge = ["--base", `${fixture}/base`, "--adapter", `${fixture}/adapter`];
   const { kills, finished } = await crashMerges({ ...common, merge, folder: path.join(root, "merges") });
   assert.deepEqual([kills.length, finished], [1, 1]);

@@ -5,12 +5,12 @@ import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { purpose, uniform } from "../../src/random.ts";
 import { latestCheckpoint, loadCheckpoint } from "../../src/train/checkpoint.ts";
 import { train } from "../../src/train/trainer.ts";
+import { compiled } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
@@ -20,12 +20,12 @@ const STEPS = 400;
 const LONGEST_LIFE_MS = 100;
 
 const root = temporaryFolder();
-const child = fileURLToPath(new URL("train-child.ts", import.meta.url));
+const child = compiled("test/crash/train-child.ts");
 
 /** Trains in a process of its own and kills it `life` ms after a checkpoint is there, if it lives that long. */
 function trainAndKill(folder: string, life: number): Promise<{ killed: boolean; errors: string }> {
   return new Promise((resolve, reject) => {
-    const running = spawn(process.execPath, ["--import", "tsx", child, folder, String(STEPS)]);
+    const running = spawn(process.execPath, [child, folder, String(STEPS)]);
     let errors = "";
     let timer: NodeJS.Timeout | undefined;
     running.stderr.on("data", (text) => {

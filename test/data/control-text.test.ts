@@ -11,8 +11,9 @@ import { dataLines } from "../../src/terminal/data.ts";
 import { type DataReader, dataReader, finished, type ReadingOptions } from "../../src/train/datasets.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const read = (name: string): string => readFileSync(new URL(`../fixtures/tiny-llama/${name}`, import.meta.url), "utf8");
+const read = (name: string): string => readFileSync(`${fixtures}/tiny-llama/${name}`, "utf8");
 const base = Object.fromEntries(
   ["config.json", "tokenizer.json", "tokenizer_config.json"].map((name) => [`base/${name}`, read(name)]),
 );

@@ -7,8 +7,9 @@ import type { ColumnNames, DataRecord, RecordFormat } from "../../src/data/recor
 import type { LowrankError } from "../../src/errors.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const fixture = (name: string) => new Uint8Array(readFileSync(new URL(`../fixtures/parquet/${name}.parquet`, import.meta.url)));
+const fixture = (name: string) => new Uint8Array(readFileSync(`${fixtures}/parquet/${name}.parquet`));
 
 async function read(bytes: Uint8Array, columns?: ColumnNames) {
   const files = memoryFiles({ "d.parquet": bytes });

@@ -29,7 +29,7 @@ describe("the sum over all processes", () => {
     assert.ok(sumSeconds({ processes: 4, perMachine: 2 }, gigabit, 1e8) > sumSeconds(inside, gigabit, 1e8));
   });
 
-  // bench/network.sh up 2 RATE DELAY; bench/network.sh run MPI 2 1 node --import tsx bench/reduce.ts: seconds of 2,442,240 float32, with the
+  // bench/network.sh up 2 RATE DELAY; bench/network.sh run MPI 2 1 node scripts/run.mjs bench/reduce.ts: seconds of 2,442,240 float32, with the
   // meeting before them, of Open MPI 4.1.4 and MPICH 4.0.2.
   const measured: [string, bitsPerSecond: number, latency: number, openMpi: number, mpich: number][] = [
     ["1 Gbit/s, 0.05 ms", 1e9, 5e-5, 0.0801, 0.0807],

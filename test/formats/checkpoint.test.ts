@@ -7,11 +7,12 @@ import { type Checkpoint, findTensor, openCheckpoint, readWeights } from "../../
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const CASES = new URL("../fixtures/cases/", import.meta.url).pathname;
-const SHARDED = `${CASES}llama-bf16-sharded/base`;
-const SINGLE = `${CASES}lora-rslora/base`;
+const CASES = `${fixtures}/cases`;
+const SHARDED = `${CASES}/llama-bf16-sharded/base`;
+const SINGLE = `${CASES}/lora-rslora/base`;
 
 const root = temporaryFolder();
 

@@ -18,13 +18,13 @@ import { near, refused } from "../helpers/assert.ts";
 import { type GgufParts, ggufFile, MODELS, zeros } from "../helpers/gguf.ts";
 import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
 const files = withGguf(nodeFiles);
 
 describe("quantized blocks", () => {
   const stored: Record<string, { blocks: string; values: string }> = JSON.parse(
-    readFileSync(`${FIXTURES}gguf/blocks.json`, "utf8"),
+    readFileSync(`${fixtures}/gguf/blocks.json`, "utf8"),
   );
   const bytesIn = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "base64"));
 
@@ -44,8 +44,8 @@ const UNSAID = ["dtype", "bosId", "eosIds", "padId"];
 describe("a GGUF file is the checkpoint that it was made from", () => {
   for (const [name, folder] of Object.entries(MODELS)) {
     it(name, async () => {
-      const original = await openCheckpoint(nodeFiles, `${FIXTURES}cases/${folder}/base`);
-      const gguf = await openCheckpoint(nodeFiles, `${FIXTURES}gguf/${name}.gguf`);
+      const original = await openCheckpoint(nodeFiles, `${fixtures}/cases/${folder}/base`);
+      const gguf = await openCheckpoint(nodeFiles, `${fixtures}/gguf/${name}.gguf`);
       const said = (config: object) => Object.fromEntries(Object.entries(config).filter(([key]) => !UNSAID.includes(key)));
       const [ours, theirs] = [modelConfig(gguf.config, name), modelConfig(original.config, folder)].map(said);
       // llama.cpp scales Gemma 3's scores by the heads' dimensions, whatever the config says; this one says 10.
@@ -69,7 +69,7 @@ describe("a GGUF file is the checkpoint that it was made from", () => {
         if (shape.length > 1) assert.deepEqual(toFloat32(got), float16ToFloat32(float32ToFloat16(want)), one);
         else near(toFloat32(got), want, name === "gemma3" ? 1e-7 : 0, one);
       }
-      await openBase(nodeFiles, `${FIXTURES}gguf/${name}.gguf`);
+      await openBase(nodeFiles, `${fixtures}/gguf/${name}.gguf`);
     });
   }
 
@@ -80,7 +80,7 @@ describe("a GGUF file is the checkpoint that it was made from", () => {
       ["gpt2", "transformer.h.0.attn.c_attn.weight"],
       ["tiny-llama", "model.layers.0.self_attn.k_proj.weight"],
     ] as const) {
-      const checkpoint = await openCheckpoint(nodeFiles, `${FIXTURES}gguf/${file}.gguf`);
+      const checkpoint = await openCheckpoint(nodeFiles, `${fixtures}/gguf/${file}.gguf`);
       const tensor = findTensor(checkpoint, name);
       const whole = await readRows(nodeFiles, tensor);
       const columns = whole.length / tensor.shape[0]!;
@@ -97,7 +97,7 @@ describe("a GGUF file is the checkpoint that it was made from", () => {
   });
 
   it("gives quantized blocks in the model's order of rows", async () => {
-    const checkpoint = await openCheckpoint(nodeFiles, `${FIXTURES}gguf/tiny-llama.gguf`);
+    const checkpoint = await openCheckpoint(nodeFiles, `${fixtures}/gguf/tiny-llama.gguf`);
     const tensor = findTensor(checkpoint, "model.layers.1.self_attn.q_proj.weight");
     assert.equal(tensor.dtype, "q8_0");
     const bytes = await readStoredRows(nodeFiles, tensor, 2, 7);
@@ -106,7 +106,7 @@ describe("a GGUF file is the checkpoint that it was made from", () => {
 });
 
 describe("the files that a GGUF file is shown with", () => {
-  const gguf = `${FIXTURES}gguf/tiny-llama.gguf`;
+  const gguf = `${fixtures}/gguf/tiny-llama.gguf`;
 
   it("are those of a checkpoint's folder", async () => {
     assert.deepEqual((await files.list(gguf)).sort(), [
@@ -117,12 +117,12 @@ describe("the files that a GGUF file is shown with", () => {
     ]);
     assert.equal(await files.exists(`${gguf}/modules.json`), false);
     assert.equal(await files.isFolder(gguf), false);
-    assert.deepEqual(await files.list(`${FIXTURES}tiny-llama`), await nodeFiles.list(`${FIXTURES}tiny-llama`));
-    assert.deepEqual(await files.list(`${FIXTURES}gguf`), await nodeFiles.list(`${FIXTURES}gguf`));
+    assert.deepEqual(await files.list(`${fixtures}/tiny-llama`), await nodeFiles.list(`${fixtures}/tiny-llama`));
+    assert.deepEqual(await files.list(`${fixtures}/gguf`), await nodeFiles.list(`${fixtures}/gguf`));
   });
 
   it("make the tokenizer and the template of the folder", async () => {
-    const [ours, theirs] = [await loadTokenizer(files, gguf), await loadTokenizer(files, `${FIXTURES}tiny-llama`)];
+    const [ours, theirs] = [await loadTokenizer(files, gguf), await loadTokenizer(files, `${fixtures}/tiny-llama`)];
     for (const text of ["The Punter is a pub. It's 42 …", " two  spaces\n\n", "<|im_start|>user\nhi<|im_end|>", "東京 😀"]) {
       assert.deepEqual(ours.encode(text), theirs.encode(text), text);
       assert.equal(ours.decode(ours.encode(text)), theirs.decode(theirs.encode(text)));

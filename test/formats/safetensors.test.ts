@@ -7,8 +7,9 @@ import { readHeader, readTensor, type TensorSource, writeSafetensors } from "../
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { Tensor } from "../../src/tensor.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const CASES = new URL("../fixtures/cases/", import.meta.url).pathname;
+const CASES = `${fixtures}/cases`;
 
 const source = (name: string, { dtype, shape, data }: Tensor): TensorSource => ({
   name,
@@ -54,7 +55,7 @@ describe("safetensors", () => {
     let compared = 0;
     for (const name of ["adapter/adapter_model", "merged/model", "trained/adapter_model", "grads", "io"]) {
       for (const folder of ["llama-bf16-sharded", "lora-rslora"]) {
-        const path = `${CASES}${folder}/${name}.safetensors`;
+        const path = `${CASES}/${folder}/${name}.safetensors`;
         const original = await nodeFiles.read(path, 0, await nodeFiles.size(path));
         const { tensors, metadata } = await readHeader(nodeFiles, path);
         const files = memoryFiles();

@@ -2,7 +2,6 @@
 // slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules } from "../../src/adapters/match.ts";
@@ -13,8 +12,9 @@ import type { GenerateOptions } from "../../src/generate/types.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const folder = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const folder = `${fixtures}/tiny-llama`;
 const PROMPT = "name[Alimentum], food[English], area[riverside]\n";
 const short: GenerateOptions = { maxNewTokens: 12 };
 
@@ -53,7 +53,7 @@ test("a base knows its modules and every token that ends a text", async () => {
 });
 
 test("a checkpoint without a tokenizer opens; asking for it names the folder", async () => {
-  const bare = fileURLToPath(new URL("../fixtures/cases/lora-rslora/base", import.meta.url));
+  const bare = `${fixtures}/cases/lora-rslora/base`;
   const base = await loadBase(nodeFiles, bare);
   assert.ok(base.modules.length > 1);
   await assert.rejects(base.tokenizer(), { code: "tokenizer/missing", subject: bare });

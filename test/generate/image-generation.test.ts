@@ -11,8 +11,9 @@ import type { Prompt } from "../../src/generate/prompts.ts";
 import { loadBase, openGenerator, readImage } from "../../src/index.ts";
 import { nodePlatform } from "../../src/node.ts";
 import type { ChatMessage } from "../../src/text/template.ts";
-import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
+import { type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
 import { printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const NEW_TOKENS = 10;

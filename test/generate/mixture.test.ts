@@ -18,9 +18,9 @@ import { asDecoder, forwardGraph } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
 import { near, refused, refusedSync } from "../helpers/assert.ts";
-import { repository } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const base = await loadBase(nodeFiles, `${repository}test/fixtures/tiny-llama`);
+const base = await loadBase(nodeFiles, `${fixtures}/tiny-llama`);
 
 function adapter(
   targets: string[],
@@ -83,7 +83,7 @@ test("rows of one batch have different adapters, a sum of them, or none; and one
 });
 
 test("in every family of decoders a row has its own adapter on all layers, but for those of experts and of images", async () => {
-  const cases = `${repository}test/fixtures/cases`;
+  const cases = `${fixtures}/cases`;
   const seen = new Set<string>();
   for (const name of readdirSync(cases)) {
     const opened = await openBase(nodeFiles, `${cases}/${name}/base`);

@@ -2,7 +2,6 @@
 // slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules } from "../../src/adapters/match.ts";
@@ -12,8 +11,9 @@ import { type BaseDtype, baseDtypes } from "../../src/graph/pack.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { repository } from "../helpers/repository.ts";
 
-const folder = fileURLToPath(new URL("../../models/embedded", import.meta.url));
+const folder = `${repository}models/embedded`;
 const PROMPT = "name[Alimentum], food[English], area[riverside]\n";
 const base = await loadBase(nodeFiles, folder);
 const tokenizer = await base.tokenizer();

@@ -5,6 +5,7 @@ import { test } from "node:test";
 import type { LowrankError } from "../../src/errors.ts";
 import { nextToken, processLogits } from "../../src/generate/sample.ts";
 import type { Sampling } from "../../src/generate/types.ts";
+import { fixtures } from "../helpers/repository.ts";
 
 type Options = { temperature: number; top_k: number; top_p: number; repetition_penalty: number };
 interface Fixture {
@@ -21,7 +22,7 @@ interface Fixture {
   largeVocab: number;
   large: { name: string; options: Options; kept: number; idSum: number; scoreSum: number }[];
 }
-const fixture: Fixture = JSON.parse(readFileSync(new URL("../fixtures/generate/sampling.json", import.meta.url), "utf8"));
+const fixture: Fixture = JSON.parse(readFileSync(`${fixtures}/generate/sampling.json`, "utf8"));
 const seen = new Set(fixture.seen);
 const plain: Sampling = { temperature: 1, topK: 0, topP: 1, repetitionPenalty: 1, seed: 5 };
 

@@ -24,6 +24,7 @@ import { float32, int32, sizeOf, type Tensor } from "../../src/tensor.ts";
 import { inputsOf, loraGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
 import { print } from "../helpers/print-graph.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { tinyConfig, tinyModules } from "../helpers/tiny-decoder.ts";
 
 const x = input("x", "float32", ["n", 4]);
@@ -186,9 +187,9 @@ for (const modelType of decoderTypes) {
     const factors = loraFactors(modules);
     const forward = forwardGraph(config);
     const text = print(adapt(forward, lora, factors));
-    const file = new URL(`../fixtures/graphs/${modelType}.txt`, import.meta.url);
+    const file = `${fixtures}/graphs/${modelType}.txt`;
     if (process.env["UPDATE"] === "1") {
-      mkdirSync(new URL(".", file), { recursive: true });
+      mkdirSync(`${fixtures}/graphs`, { recursive: true });
       writeFileSync(file, text);
     }
     assert.equal(text, readFileSync(file, "utf8"), "run with UPDATE=1 if the change is meant");

@@ -1,9 +1,9 @@
 // The chat templates of test/fixtures/chat-templates/families: conversations, what is trained of each, and what Transformers renders.
 import { readFileSync } from "node:fs";
 import type { ChatMessage, ChatTemplate } from "../../src/text/template.ts";
+import { fixtures } from "./repository.ts";
 
-const folder = new URL("../fixtures/chat-templates/", import.meta.url);
-const read = (name: string): string => readFileSync(new URL(name, folder), "utf8");
+const read = (name: string): string => readFileSync(`${fixtures}/chat-templates/${name}`, "utf8");
 
 export interface Family {
   name: string;

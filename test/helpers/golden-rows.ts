@@ -1,11 +1,11 @@
 // Rows of a golden case without their padding, with what PEFT computed at their last token, for a decoder to reproduce.
-import { fileURLToPath } from "node:url";
 import { type Adapter, readAdapter } from "../../src/adapters/peft-files.ts";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import type { ModelDecoder } from "../../src/generate/decoder.ts";
 import { leftPad } from "../../src/generate/generate.ts";
 import { type Base, loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { fixtures } from "./repository.ts";
 
 export interface GoldenRow {
   ids: Int32Array;
@@ -14,7 +14,7 @@ export interface GoldenRow {
   adapter: Float32Array;
 }
 
-export const caseFolder = (name: string): string => fileURLToPath(new URL(`../fixtures/cases/${name}`, import.meta.url));
+export const caseFolder = (name: string): string => `${fixtures}/cases/${name}`;
 
 export async function goldenRows(name: string): Promise<{ base: Base; adapter: Adapter; rows: GoldenRow[] }> {
   const folder = caseFolder(name);

@@ -3,7 +3,6 @@ import { execFileSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { main } from "../../src/cli/program.ts";
 import { finetune } from "../../src/commands/train/finetune.ts";
 import { LowrankError } from "../../src/errors.ts";
@@ -15,6 +14,7 @@ import type { Platform } from "../../src/platform/platform.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { float32 } from "../../src/tensor.ts";
 import { collect } from "./assert.ts";
+import { fixtures } from "./repository.ts";
 
 export interface Case {
   name: string;
@@ -25,7 +25,6 @@ export interface Case {
   work(place: Place): Promise<unknown>;
 }
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 /** Good records, 40 of them. */
 export const goodData = `${fixtures}/tiny-e2e/eval.jsonl`;
 export const goodBase = `${fixtures}/tiny-llama`;

@@ -1,11 +1,10 @@
 // A tiny model that reads images: the weights of a case with the tokenizer, the processor and the config of test/fixtures/image-text.
 import { readFileSync } from "node:fs";
 import { copyFile, cp } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
 import type { ChatMessage } from "../../src/text/template.ts";
+import { fixtures } from "./repository.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
 
-export const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 export const picture = (name: string): string => `${fixtures}/images/files/${name}`;
 
 /** The families, and the case that has the weights of each. */

@@ -1,7 +1,8 @@
 // A small tokenizer as Llama 2's are made (SentencePiece's spaces, byte fallback, BOS), with vectors of Hugging Face's tokenizers.
 import { readFileSync } from "node:fs";
+import { fixtures } from "./repository.ts";
 
-const read = (name: string): Buffer => readFileSync(new URL(`../fixtures/tokenizers/llama2-style/${name}`, import.meta.url));
+const read = (name: string): Buffer => readFileSync(`${fixtures}/tokenizers/llama2-style/${name}`);
 
 export const llama2StyleFiles = () => ({
   "base/tokenizer.json": read("tokenizer.json"),

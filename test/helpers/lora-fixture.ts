@@ -1,6 +1,6 @@
 // The adapter of test/fixtures/lora/written: made from a seed, for the base of the case lora-rslora.
-// `node --import tsx test/helpers/lora-fixture.ts FOLDER` writes it; scripts/reference/peft_lora.py then loads it with PEFT.
-import { fileURLToPath } from "node:url";
+// `node scripts/run.mjs test/helpers/lora-fixture.ts FOLDER` writes it; scripts/reference/peft_lora.py then loads it with PEFT.
+import { isProgram } from "../../scripts/compile.mjs";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules, resolveConfig } from "../../src/adapters/match.ts";
@@ -46,4 +46,4 @@ export function fixtureAdapter(): Adapter {
   };
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await writeAdapter(nodeFiles, process.argv[2]!, fixtureAdapter());
+if (isProgram(import.meta.url)) await writeAdapter(nodeFiles, process.argv[2]!, fixtureAdapter());

@@ -1,12 +1,11 @@
 // The command line: as a process of its own, and inside the test's process where only what it prints counts.
 import { spawn } from "node:child_process";
 import { mock } from "node:test";
-import { fileURLToPath } from "node:url";
 import { main } from "../../src/cli/program.ts";
+import { compiled, repository } from "./repository.ts";
 
-export const repository = fileURLToPath(new URL("../..", import.meta.url));
-/** Arguments for `process.execPath` that start the command line from its source, in any working folder. */
-export const programArgs = ["--import", import.meta.resolve("tsx"), `${repository}src/cli/main.ts`];
+/** Arguments for `process.execPath` that start the command line, in any working folder. */
+export const programArgs = [compiled("src/cli/main.ts")];
 
 export interface Printed<Status = number> {
   status: Status;

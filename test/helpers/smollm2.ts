@@ -3,9 +3,9 @@ import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
 import { loadTokenizer, type Tokenizer } from "../../src/text/tokenizer.ts";
 import { memoryFiles } from "./memory-files.ts";
+import { fixtures } from "./repository.ts";
 
-export const smollm2Folder = new URL("../fixtures/smollm2-e2e/", import.meta.url);
-export const smollm2File = (name: string): Buffer => readFileSync(new URL(name, smollm2Folder));
+export const smollm2File = (name: string): Buffer => readFileSync(`${fixtures}/smollm2-e2e/${name}`);
 export const smollm2Json = <T>(name: string): T => JSON.parse(smollm2File(name).toString("utf8")) as T;
 
 const tokenizerJson = (): string => gunzipSync(smollm2File("tokenizer.json.gz")).toString("utf8");

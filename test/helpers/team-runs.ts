@@ -1,10 +1,10 @@
 // Runs that are tried with several processes, by kind: each is the same for whatever number of them.
 import { cp } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
 import type { RunOptions } from "../../src/train/options.ts";
+import { fixtures } from "./repository.ts";
 import { type Colour, colours, jsonl, picture, taskBase } from "./task-bases.ts";
 
-const llama = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const llama = `${fixtures}/tiny-llama`;
 
 const texts = Array.from({ length: 23 }, (_, i) => ({
   prompt: `Question ${i}: what is the capital of ${["France", "Italy", "Spain"][i % 3]}${"?".repeat(i % 4)}\nAnswer:`,

@@ -1,10 +1,8 @@
 // The tiny models of other tasks (test/fixtures/cases) as whole folders: with a tokenizer and a preprocessor config.
 import { cp } from "node:fs/promises";
 import type { TestContext } from "node:test";
-import { fileURLToPath } from "node:url";
+import { fixtures } from "./repository.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
-
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 
 const models = {
   bert: { case: "bert-seqcls", tokenizer: "bert-style" },

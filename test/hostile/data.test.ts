@@ -10,6 +10,7 @@ import { checkThrift } from "../../src/data/readers/parquet-checks.ts";
 import { readRecords } from "../../src/data/readers.ts";
 import { assertRefusal, refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { smollm2Tokenizer } from "../helpers/smollm2.ts";
 
 async function read(path: string, content: string | Uint8Array): Promise<number> {
@@ -113,7 +114,7 @@ test("data: lines that end with carriage returns alone", async () => {
   await refused(read("d.jsonl", `${T}\r${T}`), "data/json", { subject: /./ });
 });
 
-const parquet = (name: string) => new Uint8Array(readFileSync(new URL(`../fixtures/parquet/${name}.parquet`, import.meta.url)));
+const parquet = (name: string) => new Uint8Array(readFileSync(`${fixtures}/parquet/${name}.parquet`));
 const changed = (name: string, change: (file: Uint8Array, view: DataView) => Uint8Array | undefined) => {
   const file = parquet(name);
   return change(file, new DataView(file.buffer, file.byteOffset, file.byteLength)) ?? file;

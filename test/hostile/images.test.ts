@@ -9,12 +9,13 @@ import { decodeImage } from "../../src/platform/node/images.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 import { COLOUR, png } from "../helpers/png.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 
 /** Longest that a case may take. */
 const MAX_MS = 5_000;
 
-const fixture = (name: string) => new Uint8Array(readFileSync(new URL(`../fixtures/images/files/${name}`, import.meta.url)));
+const fixture = (name: string) => new Uint8Array(readFileSync(`${fixtures}/images/files/${name}`));
 const text = (value: string) => Uint8Array.from(value, (character) => character.charCodeAt(0));
 const part = (name: string, share: number) => fixture(name).slice(0, Math.floor(fixture(name).length * share));
 /** A file with bytes of it replaced. */

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
+import { compiled } from "../helpers/repository.ts";
 
 /** JavaScript memory of the thread. */
 const MEMORY_MB = 400;
@@ -63,7 +64,7 @@ const bombs: [name: string, source: string][] = [
 async function ends(sources: readonly string[]): Promise<string[]> {
   const found: string[] = [];
   while (found.length < sources.length) {
-    const script = fileURLToPath(new URL("../helpers/template-process.mjs", import.meta.url));
+    const script = compiled("test/helpers/template-process.ts");
     const child = spawn(process.execPath, [`--max-old-space-size=${MEMORY_MB}`, script], { stdio: ["pipe", "pipe", "ignore"] });
     child.stdin.end(JSON.stringify(sources.slice(found.length)));
     const lines = (await text(child.stdout)).split("\n").slice(0, -1);

@@ -9,7 +9,8 @@ import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { faint, note, status, terminalText } from "../../src/terminal/terminal.ts";
-import { type Printed, printed, repository } from "../helpers/program.ts";
+import { type Printed, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
@@ -41,7 +42,7 @@ async function tame(...args: string[]): Promise<Printed> {
 /** A copy of the tiny checkpoint that writes ESC, DEL and carriage returns where it would write common words. */
 function steeringBase(): string {
   const folder = path.join(root, "steering");
-  cpSync(`${repository}test/fixtures/tiny-llama`, folder, { recursive: true });
+  cpSync(`${fixtures}/tiny-llama`, folder, { recursive: true });
   const file = `${folder}/tokenizer.json`;
   const tokenizer = JSON.parse(readFileSync(file, "utf8"));
   const { vocab } = tokenizer.model as { vocab: Record<string, number> };

@@ -4,13 +4,11 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { lowrank, type ProcessOptions } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { type Fault, fakeHub } from "./server.ts";
 
-const repository = fileURLToPath(new URL("../..", import.meta.url));
-const fixtures = `${repository}test/fixtures`;
 const root = temporaryFolder();
 
 const names = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];

@@ -4,16 +4,16 @@ import assert from "node:assert/strict";
 import { existsSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import type { LowrankError } from "../../src/errors.ts";
 import { connect } from "../../src/hub/client.ts";
 import { networkOf, sender } from "../../src/hub/connection.ts";
 import { refusal } from "../../src/hub/failures.ts";
 import { resolveModel } from "../../src/hub/reference.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { type Fault, json, refuse } from "./server.ts";
 import { failure, id, isWeights, model, setting, small } from "./setting.ts";
 
-const fixture = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const fixture = `${fixtures}/tiny-llama`;
 
 describe("a hub that refuses", () => {
   const always =

@@ -11,13 +11,14 @@ import { embeddingFiles } from "../../src/models/heads/sentence-transformers.ts"
 import { modelConfig } from "../../src/models/registry.ts";
 import { nodePlatform } from "../../src/node.ts";
 import { refused } from "../helpers/assert.ts";
-import { jsonLines, printed, repository } from "../helpers/program.ts";
+import { jsonLines, printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { type PushHub, pushHub, TOKEN } from "./push-server.ts";
 
 const root = temporaryFolder();
-const golden = `${repository}test/fixtures/cases/llama-gqa-tied`;
+const golden = `${fixtures}/cases/llama-gqa-tied`;
 const adapter = `${root}/adapter`;
 cpSync(`${golden}/adapter`, adapter, { recursive: true });
 const config = JSON.parse(readFileSync(`${adapter}/adapter_config.json`, "utf8"));
@@ -127,7 +128,7 @@ test("a model and an adapter of sentence embeddings are pushed with the files of
   const head = embeddingFiles({ ...own, pooling: "cls" });
   for (const part of ["base", "adapter"]) {
     const folder = `${root}/embedding ${part}`;
-    cpSync(`${repository}test/fixtures/cases/bert-embedding/${part}`, folder, { recursive: true });
+    cpSync(`${fixtures}/cases/bert-embedding/${part}`, folder, { recursive: true });
     mkdirSync(`${folder}/1_Pooling`);
     for (const [name, text] of Object.entries(head)) writeFileSync(`${folder}/${name}`, text);
     const options = { folder, to: "me/embedding", baseModel: "owner/base" };

@@ -3,14 +3,14 @@ import assert from "node:assert/strict";
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { cacheFolder } from "../../src/hub/cache.ts";
 import { hubName, resolveModel } from "../../src/hub/reference.ts";
 import { refused } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const root = temporaryFolder();
-const fixture = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const fixture = `${fixtures}/tiny-llama`;
 const commit = "0123456789abcdef0123456789abcdef01234567";
 
 /** The cache of a home where Python downloaded `files` of owner/name. */

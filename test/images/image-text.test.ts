@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import type { ImageProcessor, ProcessedImage } from "../../src/images/processor.ts";
 import { loadTextBase } from "../../src/models/base.ts";
 import { illustrated } from "../../src/multimodal/conversation.ts";
@@ -14,9 +13,9 @@ import { renderWithMask } from "../../src/text/mask.ts";
 import { contentIn, imagePartsOf, textOf } from "../../src/text/parts.ts";
 import { type ChatMessage, type ChatTemplate, renderChat } from "../../src/text/template.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures/image-text", import.meta.url));
-const pictures = fileURLToPath(new URL("../fixtures/images/files", import.meta.url));
+const pictures = `${fixtures}/images/files`;
 
 interface Row {
   name: string;
@@ -37,7 +36,7 @@ interface Family {
 }
 
 async function openFamily(name: string): Promise<Family> {
-  const folder = `${fixtures}/${name}`;
+  const folder = `${fixtures}/image-text/${name}`;
   const base = await loadTextBase(nodeFiles, folder);
   const tokenizer = await base.tokenizer();
   const side = imageSide(base, tokenizer, { files: nodeFiles, decodeImage })!;

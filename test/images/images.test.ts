@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import { type RgbImage, readImage, type StoredImage, upright } from "../../src/images/image.ts";
 import { type ImageBatch, loadImageProcessor } from "../../src/images/processor.ts";
@@ -12,12 +11,12 @@ import { nodeFiles } from "../../src/platform/node/files.ts";
 import { decodeImage } from "../../src/platform/node/images.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
 import { COLOUR, png } from "../helpers/png.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures/images", import.meta.url));
-const processors = readdirSync(`${fixtures}/processors`);
+const processors = readdirSync(`${fixtures}/images/processors`);
 
 /** A picture as it lies in its file: Transformers' processors do not turn it. */
-const stored = (name: string): Promise<StoredImage> => decodeImage(readFileSync(`${fixtures}/${name}`), name);
+const stored = (name: string): Promise<StoredImage> => decodeImage(readFileSync(`${fixtures}/images/${name}`), name);
 
 /** Largest difference, and the share of those above one, in levels of 255. */
 function difference(got: ArrayLike<number>, expected: ArrayLike<number>, levels: (i: number) => number = () => 1) {
@@ -41,8 +40,8 @@ describe("processors give what Transformers' give", () => {
   it("of all kinds", () => assert.ok(processors.length >= 11));
   for (const name of processors) {
     it(name, async () => {
-      const processor = await loadImageProcessor(nodeFiles, `${fixtures}/processors/${name}`);
-      const file = `${fixtures}/processors/${name}/expected.safetensors`;
+      const processor = await loadImageProcessor(nodeFiles, `${fixtures}/images/processors/${name}`);
+      const file = `${fixtures}/images/processors/${name}/expected.safetensors`;
       const { tensors } = await readHeader(nodeFiles, file);
       const batches = [...tensors.keys()].filter((key) => key.endsWith("/pixel_values")).map((key) => key.split("/")[0]!);
       const { std } = processor.config.normalize ?? { std: [1, 1, 1] };
@@ -76,7 +75,7 @@ describe("processors give what Transformers' give", () => {
 });
 
 it("a processor that does not convert to RGB refuses what is not RGB, as Transformers' does", async () => {
-  const vit = await loadImageProcessor(nodeFiles, `${fixtures}/processors/vit`);
+  const vit = await loadImageProcessor(nodeFiles, `${fixtures}/images/processors/vit`);
   for (const [name, got] of [
     ["alpha.png", "4 channels"],
     ["gray.png", "1 channel: gray, or a palette"],
@@ -88,7 +87,7 @@ it("a processor that does not convert to RGB refuses what is not RGB, as Transfo
 });
 
 describe("decoding", () => {
-  const names = readdirSync(`${fixtures}/formats`).filter((name) => !name.endsWith(".rgb.png"));
+  const names = readdirSync(`${fixtures}/images/formats`).filter((name) => !name.endsWith(".rgb.png"));
   assert.ok(names.length >= 11);
   for (const name of names) {
     it(`${name} gives the RGB of Transformers`, async () => {
@@ -108,17 +107,17 @@ describe("decoding", () => {
   });
 
   it("the name of a file does not determine its format", async () => {
-    const image = await decodeImage(readFileSync(`${fixtures}/files/photo.webp`), "photo.jpg");
+    const image = await decodeImage(readFileSync(`${fixtures}/images/files/photo.webp`), "photo.jpg");
     assert.equal(image.width, 80);
   });
 });
 
 describe("EXIF orientation", () => {
-  const turned = readdirSync(`${fixtures}/turned`).filter((name) => !name.endsWith(".rgb.png"));
+  const turned = readdirSync(`${fixtures}/images/turned`).filter((name) => !name.endsWith(".rgb.png"));
   assert.ok(turned.length >= 4);
   for (const name of turned) {
     it(`${name} is turned as Pillow turns it`, async () => {
-      const image = await readImage(nodeFiles, decodeImage, `${fixtures}/turned/${name}`);
+      const image = await readImage(nodeFiles, decodeImage, `${fixtures}/images/turned/${name}`);
       const expected = await stored(`turned/${name}.rgb.png`);
       assert.deepEqual([image.width, image.height], [expected.width, expected.height]);
       assertNear(difference(image.data, expected.data), name.endsWith(".jpg"), name);
@@ -126,7 +125,7 @@ describe("EXIF orientation", () => {
   }
 
   it("a JPEG that says 6 looks like the lossless picture turned by it, and like no other", async () => {
-    const image = await readImage(nodeFiles, decodeImage, `${fixtures}/files/photo.jpg`);
+    const image = await readImage(nodeFiles, decodeImage, `${fixtures}/images/files/photo.jpg`);
     const lossless = await stored("files/photo.webp");
     const distances = [5, 6, 7, 8].map((orientation) => {
       const { data } = upright({ ...lossless, orientation });

@@ -16,12 +16,13 @@ import { modelConfig } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { refused } from "../helpers/assert.ts";
 import { type GgufParts, ggufFile, zeros } from "../helpers/gguf.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { freshFolders } from "../helpers/temporary-folder.ts";
 
-const CASES = new URL("../fixtures/cases/", import.meta.url).pathname;
+const CASES = `${fixtures}/cases`;
 const files = withGguf(nodeFiles);
 const fresh = freshFolders();
-const baseOf = (name: string) => `${CASES}${name}/base`;
+const baseOf = (name: string) => `${CASES}/${name}/base`;
 
 /** The update scale · B·A of each module, [out, in]. */
 function updates({ modules, tensors }: Adapter): Map<string, Float64Array> {
@@ -57,9 +58,13 @@ async function roundTrip(name: string, to: string) {
   const between = path.join(folder, `adapter${{ gguf: ".gguf", onnx: ".onnx_adapter" }[to] ?? ""}`);
   const again = path.join(folder, "again");
   const base = baseOf(name);
-  await convert(files, { input: `${CASES}${name}/adapter`, output: between, to, base });
+  await convert(files, { input: `${CASES}/${name}/adapter`, output: between, to, base });
   await convert(files, { input: between, output: again, to: "peft", base });
-  return { before: await readAdapter(nodeFiles, `${CASES}${name}/adapter`), after: await readAdapter(nodeFiles, again), between };
+  return {
+    before: await readAdapter(nodeFiles, `${CASES}/${name}/adapter`),
+    after: await readAdapter(nodeFiles, again),
+    between,
+  };
 }
 
 /** One scale, rsLoRA, patterns of ranks and alphas, layers, expressions, biases, grouped heads, Conv1D, fused projections, embeddings. */
@@ -189,20 +194,20 @@ describe("what a format cannot say is refused by name", () => {
   for (const [name, to, message] of cases) {
     it(`${name} to ${to}`, async () => {
       const output = path.join(fresh(), `adapter${{ gguf: ".gguf", onnx: ".onnx_adapter" }[to] ?? ""}`);
-      const input = `${CASES}${name}/adapter`;
+      const input = `${CASES}/${name}/adapter`;
       await refused(convert(files, { input, output, to, base: baseOf(name) }), "convert/unsayable", { message });
       assert.ok(!existsSync(output));
     });
   }
 
   it("an adapter without its base, or for another one", async () => {
-    const [input, output] = [`${CASES}lora-qv-default/adapter`, path.join(fresh(), "adapter.gguf")];
+    const [input, output] = [`${CASES}/lora-qv-default/adapter`, path.join(fresh(), "adapter.gguf")];
     await refused(convert(files, { input, output }), "convert/base", { next: /--base/ });
     await refused(convert(files, { input, output, base: baseOf("qwen3-qknorm") }), /^adapter\//);
   });
 
   it("options that do nothing, and names that say another format", async () => {
-    const [input, base, folder] = [`${CASES}lora-qv-default/adapter`, baseOf("lora-qv-default"), fresh()];
+    const [input, base, folder] = [`${CASES}/lora-qv-default/adapter`, baseOf("lora-qv-default"), fresh()];
     await refused(convert(files, { input, output: `${folder}/a`, to: "gguf", base }), "convert/option", { expected: /\.gguf/ });
     await refused(convert(files, { input, output: `${folder}/a.gguf`, base, dtype: "f16" }), "convert/option", {
       subject: "dtype",
@@ -216,8 +221,8 @@ describe("what a format cannot say is refused by name", () => {
 describe("from PEFT to PEFT", () => {
   it("an adapter of sentence embeddings keeps the files of its head and its tokenizer", async () => {
     const [input, output] = [path.join(fresh(), "adapter"), path.join(fresh(), "again")];
-    cpSync(`${CASES}bert-embedding/adapter`, input, { recursive: true });
-    cpSync(new URL("../fixtures/tokenizers/bert-style", import.meta.url).pathname, input, { recursive: true });
+    cpSync(`${CASES}/bert-embedding/adapter`, input, { recursive: true });
+    cpSync(`${fixtures}/tokenizers/bert-style`, input, { recursive: true });
     const own = modelConfig({ model_type: "bert", hidden_size: 32, num_attention_heads: 4, num_hidden_layers: 2 });
     const head = embeddingFiles({ ...own, pooling: "cls", prompts: { query: "query: " }, promptName: "query" });
     mkdirSync(path.join(input, "1_Pooling"));
@@ -280,7 +285,7 @@ describe("adapters of text encoders", () => {
     alpha: ((module: string) => TensorSource[]) | null,
     more: { metadata?: Record<string, string>; tensors?: TensorSource[] } = {},
   ) {
-    const adapter = await readAdapter(nodeFiles, `${CASES}clip-contrastive/adapter`);
+    const adapter = await readAdapter(nodeFiles, `${CASES}/clip-contrastive/adapter`);
     const own = adapter.modules.filter(({ path: module }) => module.startsWith("text_model."));
     const tensors = own.flatMap(({ path: module, rank, inFeatures, outFeatures }): TensorSource[] => {
       const { loraA, loraB } = adapter.tensors.get(module)!;

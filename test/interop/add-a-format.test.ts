@@ -4,24 +4,23 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { readAdapter } from "../../src/adapters/peft-files.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { fixtures, repository } from "../helpers/repository.ts";
+import { long } from "../helpers/slow.ts";
 import { sourceCopy } from "../helpers/source-copy.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
-const page = readFileSync(path.join(root, "docs/add-a-format.md"), "utf8");
+const page = readFileSync(path.join(repository, "docs/add-a-format.md"), "utf8");
 const NAME = "single-file";
 
-const copy = sourceCopy("add-a-format", ["src", "scripts/cli-docs.ts", "docs/cli.md"]);
+const copy = sourceCopy("add-a-format", ["scripts/cli-docs.ts", "docs/cli.md"]);
 after(copy.remove);
-const { at, changed, node } = copy;
+const { at, changed } = copy;
 
 const rowFile = `src/interop/adapters/${NAME}.ts`;
 const tableFile = "src/interop/adapters/index.ts";
-const golden = `${root}/test/fixtures/cases/lora-qv-default`;
-const convert = (...args: string[]) =>
-  node(["--import", "tsx", "src/cli/main.ts", "convert", ...args, "--base", `${golden}/base`]);
+const golden = `${fixtures}/cases/lora-qv-default`;
+const convert = (...args: string[]) => copy.lowrank("convert", ...args, "--base", `${golden}/base`);
 
 test("the page has the steps that this test follows", () => {
   const steps = [...page.matchAll(/^\d\. \*\*(.+?)\*\*/gm)].map(([, step]) => step);
@@ -31,30 +30,31 @@ test("the page has the steps that this test follows", () => {
 });
 
 test("The row, What it can't say: one file", () => {
-  const text = readFileSync(`${root}/test/fixtures/add-a-format/${NAME}.ts`, "utf8");
+  const text = readFileSync(`${fixtures}/add-a-format/${NAME}.ts`, "utf8");
   writeFileSync(at(rowFile), text.replaceAll("../../../src/interop/adapters/", "./").replaceAll("../../../src/", "../../"));
   assert.deepEqual(changed(), [rowFile]);
 });
 
 test("The line: convert has the format", async () => {
   writeFileSync(at(tableFile), `${readFileSync(at(tableFile), "utf8")}export { singleFile } from "./${NAME}.ts";\n`);
+  await copy.compile();
   const { code, text } = await convert("--help");
   assert.equal(code, 0, text);
   assert.match(text, /singleFile/);
 });
 
-test("The proof: types, and every update there and back", async () => {
-  const types = node(["node_modules/typescript/bin/tsc", "--noEmit", "-p", "tsconfig.json"]);
+test("The proof: every update there and back", async () => {
   const to = await convert(`${golden}/adapter`, at("a.safetensors"), "--to", "singleFile");
   assert.equal(to.code, 0, to.text);
   const back = await convert(at("a.safetensors"), at("back"));
   assert.equal(back.code, 0, back.text);
   const [ours, theirs] = [await readAdapter(nodeFiles, at("back")), await readAdapter(nodeFiles, `${golden}/adapter`)];
   assert.deepEqual([ours.modules, ours.tensors], [theirs.modules, theirs.tensors]);
-  const docs = await node(["--import", "tsx", "scripts/cli-docs.ts"]);
+  const docs = await copy.run("scripts/cli-docs.ts");
   assert.equal(docs.code, 0, docs.text);
-  assert.equal((await types).text, "");
 });
+
+test("The proof: types", long, async () => assert.deepEqual(await copy.types(), { code: 0, text: "" }));
 
 test("no other file had to change", () => {
   const places = changed().filter((name) => !name.startsWith("back/") && name !== "a.safetensors");

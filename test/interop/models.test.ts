@@ -18,24 +18,24 @@ import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { near, refused } from "../helpers/assert.ts";
 import { MODELS } from "../helpers/gguf.ts";
 import { llama2StyleFiles, llama2StyleVectors } from "../helpers/llama2-style.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 import { freshFolders } from "../helpers/temporary-folder.ts";
 
-const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
 const files = withGguf(nodeFiles);
 const fresh = freshFolders();
 
 /** A copy of a golden base with some keys of its config changed. */
 function changed(name: string, keys: Record<string, unknown>): string {
   const folder = `${fresh()}/base`;
-  cpSync(`${FIXTURES}cases/${name}/base`, folder, { recursive: true });
+  cpSync(`${fixtures}/cases/${name}/base`, folder, { recursive: true });
   const config = JSON.parse(readFileSync(`${folder}/config.json`, "utf8"));
   writeFileSync(`${folder}/config.json`, JSON.stringify({ ...config, ...keys }));
   return folder;
 }
 /** llama.cpp scales Gemma 3's scores by the dimensions of a head. */
 const baseOf = (name: string): string =>
-  name === "gemma3-text" ? changed(name, { query_pre_attn_scalar: 12 }) : `${FIXTURES}cases/${name}/base`;
+  name === "gemma3-text" ? changed(name, { query_pre_attn_scalar: 12 }) : `${fixtures}/cases/${name}/base`;
 
 async function converted(input: string, dtype?: WritableType): Promise<string> {
   const output = path.join(fresh(), "model.gguf");
@@ -50,7 +50,7 @@ const ADDED =
 describe("a model as a GGUF file", slow, () => {
   for (const [name, golden] of Object.entries(MODELS)) {
     it(`${name} is the one of gguf-py, to the bit`, async () => {
-      const [ours, theirs] = [await converted(baseOf(golden), "f16"), `${FIXTURES}gguf/${name}.gguf`];
+      const [ours, theirs] = [await converted(baseOf(golden), "f16"), `${fixtures}/gguf/${name}.gguf`];
       const [got, want] = [await readGguf(nodeFiles, ours), await readGguf(nodeFiles, theirs)];
       const kept = new Map([...got.metadata].filter(([key]) => want.metadata.has(key) || !ADDED.test(key)));
       assert.deepEqual(kept, want.metadata);
@@ -92,12 +92,12 @@ describe("a model as a GGUF file", slow, () => {
   }
 
   it("keeps a checkpoint's bfloat16", async () => {
-    const { tensors } = await readGguf(nodeFiles, await converted(`${FIXTURES}cases/llama-bf16-sharded/base`));
+    const { tensors } = await readGguf(nodeFiles, await converted(`${fixtures}/cases/llama-bf16-sharded/base`));
     assert.deepEqual([...new Set([...tensors.values()].map(({ dtype }) => dtype))].sort(), ["bfloat16", "float32"]);
   });
 
   it("has a Modelfile beside it", async () => {
-    const output = await converted(`${FIXTURES}tiny-llama`);
+    const output = await converted(`${fixtures}/tiny-llama`);
     const text = readFileSync(output.replace(/\.gguf$/, ".Modelfile"), "utf8");
     assert.equal(text, 'FROM ./model.gguf\nPARAMETER stop "<|endoftext|>"\nPARAMETER stop "<|im_end|>"\n');
   });
@@ -121,7 +121,7 @@ describe("a model as a GGUF file", slow, () => {
 
 describe("blocks", () => {
   const stored: Record<string, { values: string; blocks: Record<string, string> }> = JSON.parse(
-    readFileSync(`${FIXTURES}gguf/quantized.json`, "utf8"),
+    readFileSync(`${fixtures}/gguf/quantized.json`, "utf8"),
   );
   const bytesIn = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "base64"));
   for (const [kind, { values, blocks }] of Object.entries(stored)) {
@@ -143,10 +143,10 @@ describe("blocks", () => {
     assert.deepEqual(dequantize("q8_0", writableTypes.q8_0.encode(row(0))!), row(0));
   });
   it("are used where rows are whole blocks, float16 elsewhere", async () => {
-    const { tensors } = await readGguf(nodeFiles, await converted(`${FIXTURES}tiny-llama`, "q8_0"));
+    const { tensors } = await readGguf(nodeFiles, await converted(`${fixtures}/tiny-llama`, "q8_0"));
     const dtypeOf = (name: string) => tensors.get(name)!.dtype;
     assert.deepEqual([dtypeOf("blk.0.attn_q.weight"), dtypeOf("blk.0.attn_norm.weight")], ["q8_0", "float32"]);
-    const theirs = await readGguf(nodeFiles, `${FIXTURES}gguf/tiny-llama.gguf`);
+    const theirs = await readGguf(nodeFiles, `${fixtures}/gguf/tiny-llama.gguf`);
     assert.deepEqual([...tensors.keys()].sort(), [...theirs.tensors.keys()].sort());
     const odd = await readGguf(nodeFiles, await converted(changed("gemma3-text", { query_pre_attn_scalar: 12 }), "q4_0"));
     assert.deepEqual(
@@ -158,11 +158,11 @@ describe("blocks", () => {
 
 describe("the vocabulary of a GGUF file", () => {
   it("of byte-level BPE is gguf-py's, and encodes as the folder's tokenizer", async () => {
-    const ours = await converted(`${FIXTURES}tiny-llama`);
-    const [got, want] = [await readGguf(nodeFiles, ours), await readGguf(nodeFiles, `${FIXTURES}gguf/tiny-llama.gguf`)];
+    const ours = await converted(`${fixtures}/tiny-llama`);
+    const [got, want] = [await readGguf(nodeFiles, ours), await readGguf(nodeFiles, `${fixtures}/gguf/tiny-llama.gguf`)];
     for (const [key, value] of want.metadata)
       if (key.startsWith("tokenizer.")) assert.deepEqual(got.metadata.get(key), value, key);
-    const [a, b] = [await loadTokenizer(files, ours), await loadTokenizer(files, `${FIXTURES}tiny-llama`)];
+    const [a, b] = [await loadTokenizer(files, ours), await loadTokenizer(files, `${fixtures}/tiny-llama`)];
     for (const text of ["The Punter is a pub. It's 42 …", " two  spaces\n\n", "<|im_start|>user\nhi<|im_end|>", "東京 😀"]) {
       assert.deepEqual(a.encode(text), b.encode(text), text);
     }
@@ -176,7 +176,7 @@ describe("the vocabulary of a GGUF file", () => {
   async function withTokenizer(tokenizer: object | Buffer, config: object | Buffer = {}): Promise<string> {
     const folder = `${fresh()}/base`;
     mkdirSync(folder);
-    const tiny = JSON.parse(readFileSync(`${FIXTURES}tiny-llama/config.json`, "utf8"));
+    const tiny = JSON.parse(readFileSync(`${fixtures}/tiny-llama/config.json`, "utf8"));
     await initModel(files, { ...tiny, vocab_size: 700 }, folder);
     const text = (value: object | Buffer) => (Buffer.isBuffer(value) ? value : JSON.stringify(value));
     writeFileSync(`${folder}/tokenizer.json`, text(tokenizer));
@@ -195,7 +195,7 @@ describe("the vocabulary of a GGUF file", () => {
   });
 
   it("that llama.cpp has no kind or no name for is refused", async () => {
-    const own = JSON.parse(readFileSync(`${FIXTURES}tiny-llama/tokenizer.json`, "utf8"));
+    const own = JSON.parse(readFileSync(`${fixtures}/tiny-llama/tokenizer.json`, "utf8"));
     const output = `${fresh()}/model.gguf`;
     const cut = { type: "Split", pattern: { Regex: "\\w+" }, behavior: "Isolated", invert: false };
     const refusal = async (tokenizer: object) =>

@@ -21,11 +21,12 @@ import { openGraph } from "../../src/runtime/open-graph.ts";
 import { int32 } from "../../src/tensor.ts";
 import { greatestDifference, near, refused } from "../helpers/assert.ts";
 import { caseFolder } from "../helpers/golden-rows.ts";
+import { repository } from "../helpers/repository.ts";
 import { freshFolders } from "../helpers/temporary-folder.ts";
 
 const files = withGguf(nodeFiles);
 const fresh = freshFolders();
-const EMBEDDED = new URL("../../models/embedded", import.meta.url).pathname;
+const EMBEDDED = `${repository}models/embedded`;
 const baseOf = (name: string): string => `${caseFolder(name)}/base`;
 
 async function exported(input: string, options: Partial<ConvertOptions> = {}): Promise<string> {

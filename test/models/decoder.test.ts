@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { adapt } from "../../src/adapters/inject.ts";
@@ -23,6 +22,7 @@ import { openNodeSession } from "../../src/platform/node/session.ts";
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { float32, int32 } from "../../src/tensor.ts";
 import { greatestDifference } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 
 const TOLERANCE = 3e-5;
 
@@ -36,7 +36,7 @@ interface Case {
 }
 
 async function readCase(name: string): Promise<Case> {
-  const folder = fileURLToPath(new URL(`../fixtures/cases/${name}`, import.meta.url));
+  const folder = `${fixtures}/cases/${name}`;
   const io = await readHeader(nodeFiles, `${folder}/io.safetensors`);
   const read = async (key: string) => readTensor(nodeFiles, `${folder}/io.safetensors`, io.tensors.get(key)!);
   const [ids, mask] = [await read("input_ids"), await read("attention_mask")];
@@ -146,7 +146,7 @@ async function forward(
   return (position) => (logits!.data as Float32Array).subarray(position * vocab, (position + 1) * vocab);
 }
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 /**
  * The language models among the cases that read no images. Those of LoRA's options are all one model; what an aLoRA adapts depends on where
  * the prompt ends (test/adapters/activated.test.ts).

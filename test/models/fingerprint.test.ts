@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
 import { matchModules } from "../../src/adapters/match.ts";
@@ -15,9 +14,9 @@ import { evaluate, finetune, inspectAdapter, loadBase, mergeAdapter, openGenerat
 import { loadBase as loadBaseIn } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { refused } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
 const data = `${fixtures}/tiny-e2e/eval.jsonl`;
 const root = temporaryFolder();

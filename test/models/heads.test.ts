@@ -1,10 +1,7 @@
 // Models with other heads than language models where their goldens do not look: pooling, padding, configs of several ages, refusals.
 // slow
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { inspectBase } from "../../src/commands/inspect/inspect.ts";
@@ -20,9 +17,11 @@ import { loraObjective } from "../../src/train/objective.ts";
 import { fullEntries, fullGraph } from "../../src/train/training-graph.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
 import { lossOf, ownLoss } from "../helpers/loss.ts";
+import { printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const { checkpoint: clip } = await openBase(nodeFiles, `${cases}/clip-contrastive/base`);
 const { checkpoint: bert } = await openBase(nodeFiles, `${cases}/bert-seqcls/base`);
 
@@ -149,14 +148,7 @@ test("lowrank inspect shows what such a model is for, and its labels", async () 
     found.parameters,
     [...bert.tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
   );
-  const cli = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, [
-    "--import",
-    "tsx",
-    cli,
-    "inspect",
-    `${cases}/bert-seqcls/base`,
-  ]);
+  const { stdout } = await printed("inspect", `${cases}/bert-seqcls/base`);
   assert.match(stdout, /bert model for sequence classification/);
   assert.match(stdout, /3: LABEL_0, LABEL_1, LABEL_2/);
   assert.match(stdout, /^classifier +32 +3 +1$/m);

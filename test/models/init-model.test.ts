@@ -3,15 +3,15 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { toFloat32 } from "../../src/formats/float.ts";
 import { initModel } from "../../src/index.ts";
 import { modelTypes } from "../../src/models/registry.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const place = temporaryFolder();
 
 const configOf = (name: string) => JSON.parse(readFileSync(`${cases}/${name}/base/config.json`, "utf8"));

@@ -6,6 +6,7 @@ import type { LowrankError } from "../../src/errors.ts";
 import type { LlamaConfig } from "../../src/models/config/llama-config.ts";
 import { ropeFrequencies } from "../../src/models/config/rope-config.ts";
 import { near, refusedSync } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
 interface Row {
@@ -14,7 +15,7 @@ interface Row {
   expected: LlamaConfig;
   inverseFrequencies: number[];
 }
-const rows: Row[] = JSON.parse(readFileSync(new URL("../fixtures/configs/model-configs.json", import.meta.url), "utf8"));
+const rows: Row[] = JSON.parse(readFileSync(`${fixtures}/configs/model-configs.json`, "utf8"));
 
 /** The failure of reading `change` on top of a small valid llama config. */
 function failure(change: Record<string, unknown>): LowrankError {
@@ -56,7 +57,7 @@ test("inverse frequencies are Transformers' to the last bit, but for the roundin
 
 /** Made by scripts/reference/yarn.py. */
 const yarn: { rope_parameters: { factor: number }; attentionFactor: number; inverseFrequencies: number[] }[] = JSON.parse(
-  readFileSync(new URL("../fixtures/configs/yarn.json", import.meta.url), "utf8"),
+  readFileSync(`${fixtures}/configs/yarn.json`, "utf8"),
 );
 
 test("YaRN's frequencies and its factor of attention are Transformers'", () => {

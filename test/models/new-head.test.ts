@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { readTensors } from "../../scripts/oracle/golden.ts";
 import { readAdapter, writeAdapter } from "../../src/adapters/peft-files.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
@@ -11,9 +10,10 @@ import { type TensorSource, writeSafetensors } from "../../src/formats/safetenso
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { float32, type Tensor } from "../../src/tensor.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const place = temporaryFolder();
 
 /** A base of a golden case with other tensors and another config.json. */

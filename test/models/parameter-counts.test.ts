@@ -7,6 +7,7 @@ import { loraConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
 import { countParameters, forwardGraph, modelConfig, modelTypes, modulesOf } from "../../src/models/registry.ts";
+import { fixtures } from "../helpers/repository.ts";
 
 interface Row {
   name: string;
@@ -18,7 +19,7 @@ interface Row {
   trainable_parameters: number;
 }
 
-const all: Row[] = JSON.parse(readFileSync(new URL("../fixtures/parameter-counts.json", import.meta.url), "utf8"));
+const all: Row[] = JSON.parse(readFileSync(`${fixtures}/parameter-counts.json`, "utf8"));
 const rows = all.filter(({ config }) => modelTypes.includes(config.model_type));
 
 for (const row of rows) {

@@ -4,7 +4,6 @@
 import assert from "node:assert/strict";
 import { cp } from "node:fs/promises";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
@@ -15,10 +14,11 @@ import { weightFiles } from "../../src/models/weights.ts";
 import { lower } from "../../src/onnx/lower.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { openNodeSession } from "../../src/platform/node/session.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { stacked, type Tensors, write } from "../helpers/stacked-experts.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 /** Names of an expert's gate, up and down. */
 const families = { "mixtral-attention": ["w1", "w3", "w2"], "qwen2moe-shared": ["gate_proj", "up_proj", "down_proj"] };
 

@@ -2,7 +2,6 @@
 // slow
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { initAdapter } from "../../src/adapters/init.ts";
@@ -29,6 +28,7 @@ import type { RunOptions } from "../../src/train/options.ts";
 import { trainableModels } from "../../src/train/trainable-model.ts";
 import { greatestDifference } from "../helpers/assert.ts";
 import { lossOf } from "../helpers/loss.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
 
@@ -48,7 +48,7 @@ interface Case {
 }
 
 async function readCase(name: string): Promise<Case> {
-  const folder = fileURLToPath(new URL(`../fixtures/cases/${name}`, import.meta.url));
+  const folder = `${fixtures}/cases/${name}`;
   const base = await loadBase(nodeFiles, `${folder}/base`);
   const io = await readTensors(`${folder}/io.safetensors`);
   const batch = batchOf(io, "", base.config);

@@ -1,6 +1,7 @@
 // Programs under mpirun, for each MPI that is installed.
 import { spawn, spawnSync } from "node:child_process";
 import { test as nodeTest } from "node:test";
+import { compiled } from "../helpers/repository.ts";
 
 export type Flavour = "openmpi" | "mpich";
 
@@ -36,7 +37,7 @@ export function mpirun(
 ): Promise<Ended> {
   const { command, options } = launchers[flavour];
   const started = performance.now();
-  const child = spawn(command, [...options, "-n", String(n), process.execPath, "--import", "tsx", script, ...args], {
+  const child = spawn(command, [...options, "-n", String(n), process.execPath, compiled(script), ...args], {
     env: { ...process.env, NODE_TEST_CONTEXT: undefined, ...env },
     stdio: ["ignore", "pipe", "pipe"],
     timeout: MOST_MS,

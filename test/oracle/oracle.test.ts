@@ -4,14 +4,14 @@ import { execFile } from "node:child_process";
 import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { runCase, runOracle } from "../../scripts/oracle/run.ts";
 import { readHeader } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
+import { compiled, fixtures } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const cases = fileURLToPath(new URL("../fixtures/cases", import.meta.url));
+const cases = `${fixtures}/cases`;
 const names = (await readdir(cases)).sort();
 const SAMPLE = "lora-regex-target";
 const { losses } = JSON.parse(await readFile(path.join(cases, SAMPLE, "meta.json"), "utf8")) as { losses: number[] };
@@ -41,7 +41,7 @@ for (const name of names) {
   });
 }
 
-const algebra = fileURLToPath(new URL("../fixtures/algebra", import.meta.url));
+const algebra = `${fixtures}/algebra`;
 for (const name of await readdir(algebra)) {
   test(`golden algebra ${name}`, async () => {
     const { status, text } = await runCase(path.join(algebra, name), {});
@@ -189,9 +189,9 @@ test("goldens are found at any depth, one that is broken stops no other, and all
 
 /** Exit code and last line of `npm run oracle -- ...`. */
 function oracle(...args: string[]): Promise<{ code: number; last: string; stderr: string }> {
-  const main = fileURLToPath(new URL("../../scripts/oracle/main.ts", import.meta.url));
+  const main = compiled("scripts/oracle/main.ts");
   return new Promise((resolve) => {
-    execFile(process.execPath, ["--import", "tsx", main, ...args], (error, stdout, stderr) =>
+    execFile(process.execPath, [main, ...args], (error, stdout, stderr) =>
       resolve({ code: error ? Number(error.code) : 0, last: stdout.trim().split("\n").at(-1)!, stderr }),
     );
   });

@@ -1,7 +1,7 @@
 // The lock on an output folder: one holder at a time, and a lock whose holder is gone stops nobody.
 // slow
 import assert from "node:assert/strict";
-import { type ChildProcess, execFileSync, type StdioOptions, spawn, spawnSync } from "node:child_process";
+import { execFileSync, fork, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
@@ -17,10 +17,10 @@ import {
 import path from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { LOCK_NAME } from "../../src/files.ts";
 import { isLocked, lockFolder } from "../../src/platform/node/lock.ts";
 import { refused } from "../helpers/assert.ts";
+import { compiled } from "../helpers/repository.ts";
 import { freshFolders } from "../helpers/temporary-folder.ts";
 
 const fresh = freshFolders();
@@ -34,6 +34,19 @@ async function holder(): Promise<Record<string, unknown>> {
   const text = readFileSync(fileOf(folder), "utf8");
   await lock.release();
   return JSON.parse(text);
+}
+
+/** A process that takes locks (lock-child.ts): an answer is null for a lock that is held. */
+async function lockProcess() {
+  const child = fork(compiled("test/helpers/lock-child.ts"));
+  await once(child, "message");
+  return {
+    child,
+    async ask(request: { folder: string; timing?: object; busyMs?: number }): Promise<{ code: string; got: string } | null> {
+      child.send({ busyMs: 0, ...request });
+      return (await once(child, "message"))[0];
+    },
+  };
 }
 
 const heldBy = async (work: Promise<unknown>, pid: number) => {
@@ -55,10 +68,8 @@ test("a folder is locked once, and free again behind it", async () => {
 
 test("a live process holds its lock; when it is killed, the lock is replaced at once", async () => {
   const folder = fresh();
-  const source = fileURLToPath(new URL("../../src/platform/node/lock.ts", import.meta.url));
-  const code = `import(${JSON.stringify(source)}).then(async ({ lockFolder }) => { await lockFolder(${JSON.stringify(folder)}); console.log("locked"); setInterval(() => {}, 1000); });`;
-  const child = spawn(process.execPath, ["--import", "tsx", "-e", code], { stdio: ["ignore", "pipe", "inherit"] });
-  await once(child.stdout, "data");
+  const { child, ask } = await lockProcess();
+  assert.equal(await ask({ folder, timing: {} }), null);
   assert.equal(await isLocked(folder), true);
   await heldBy(lockFolder(folder), child.pid!);
   child.kill("SIGKILL");
@@ -152,35 +163,15 @@ async function isTouched(folder: string): Promise<void> {
   assert.ok(statSync(fileOf(folder)).mtimeMs > 1e6);
 }
 
-/** A process that takes locks; of each it says whether it is held, or the code of an error and what was found instead. */
-let other: ChildProcess | undefined;
-after(() => other?.kill("SIGKILL"));
+let other: Awaited<ReturnType<typeof lockProcess>> | undefined;
+after(() => other?.child.kill("SIGKILL"));
 
 async function lockInProcess(folder: string, timing: object) {
-  const source = new URL("../../src/platform/node/lock.ts", import.meta.url).href;
-  const code = `import(${JSON.stringify(source)}).then(({ lockFolder }) => {
-    const locks = new Map();
-    process.on("message", async ({ folder, timing, busyMs }) => {
-      if (timing) locks.set(folder, await lockFolder(folder, undefined, timing));
-      const end = Date.now() + busyMs;
-      while (Date.now() < end);
-      process.send(await locks.get(folder).check().then(() => null, ({ code, got }) => ({ code, got })));
-    });
-    process.send("ready");
-  });`;
-  const stdio: StdioOptions = ["ignore", "inherit", "inherit", "ipc"];
-  const answered = async (): Promise<{ code: string; got: string } | null> => (await once(other!, "message"))[0];
-  if (!other) {
-    other = spawn(process.execPath, ["--import", "tsx", "-e", code], { stdio });
-    await answered();
-  }
-  const ask = (message: object) => {
-    other!.send({ folder, busyMs: 0, ...message });
-    return answered();
-  };
-  assert.equal(await ask({ timing }), null);
+  other ??= await lockProcess();
+  const { child, ask } = other;
+  assert.equal(await ask({ folder, timing }), null);
   await isTouched(folder);
-  return { child: other, check: (busyMs = 0) => ask({ busyMs }) };
+  return { child, check: (busyMs = 0) => ask({ folder, busyMs }) };
 }
 
 /** Another machine, container or numbering of processes. */

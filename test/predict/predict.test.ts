@@ -21,6 +21,7 @@ import type { Classification, Classifier, ClassifierInput, ClassifyOptions } fro
 import type { OpenSession } from "../../src/runtime/session.ts";
 import { int32, type Tensor } from "../../src/tensor.ts";
 import { near, refused } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { decoderConfig } from "../helpers/tiny-decoder.ts";
 import { imageFile, tinyTask } from "../helpers/tiny-tasks.ts";
 
@@ -34,7 +35,7 @@ interface Expected {
   vit: Record<"base" | "adapter", Rows>;
   clip: Record<"base" | "adapter", { texts: Rows; images: Rows; zero_shot: Record<"1" | "2", Rows> }>;
 }
-const expected: Expected = JSON.parse(readFileSync(new URL("../fixtures/predict/expected.json", import.meta.url), "utf8"));
+const expected: Expected = JSON.parse(readFileSync(`${fixtures}/predict/expected.json`, "utf8"));
 const images = expected.images.map(imageFile);
 const texts = expected.texts.map((one) => (typeof one === "string" ? one : { text: one[0], textPair: one[1] }));
 

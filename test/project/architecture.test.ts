@@ -3,11 +3,11 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { repository } from "../helpers/repository.ts";
 
-const src = fileURLToPath(new URL("../../src", import.meta.url));
+const src = `${repository}src`;
 
-const architecture = readFileSync(new URL("../../docs/architecture.md", import.meta.url), "utf8");
+const architecture = readFileSync(`${repository}docs/architecture.md`, "utf8");
 
 /** Files at the top of src/ that every folder may import. */
 const shared = ["clock.ts", "errors.ts", "files.ts", "options.ts", "random.ts", "tensor.ts", "units.ts"];

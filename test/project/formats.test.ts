@@ -3,17 +3,17 @@ import assert from "node:assert/strict";
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { PEFT_VERSION } from "../../src/adapters/config.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { latestCheckpoint, resumable, STATE_VERSION } from "../../src/train/checkpoint.ts";
 import { RUN_VERSION, readOptions, readPromptFormat } from "../../src/train/run-file.ts";
 import { train } from "../../src/train/trainer.ts";
 import { refused } from "../helpers/assert.ts";
+import { repository } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
-const page = readFileSync(fileURLToPath(new URL("../../docs/formats.md", import.meta.url)), "utf8");
+const page = readFileSync(`${repository}docs/formats.md`, "utf8");
 const rows = new Map(
   page.split("\n").flatMap((line) => {
     const [, file, written, read] = /^\| `([\w.]+)`.*? \| (.*?) \| (.*?) \|/.exec(line) ?? [];

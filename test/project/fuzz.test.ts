@@ -9,6 +9,7 @@ import { inputOf } from "../../fuzz/run.ts";
 import { targets } from "../../fuzz/targets.ts";
 import { targets as faulty } from "../helpers/fuzz-faults.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { repository } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const save = temporaryFolder();
@@ -29,7 +30,7 @@ describe("every reader", () => {
     const { accepted, refused, faults } = await fuzz({
       seed: 11,
       runs: 2000,
-      targets: new URL("../../fuzz/targets.ts", import.meta.url),
+      targets: `${repository}fuzz/targets.ts`,
       threads: 1,
     });
     assert.deepEqual(faults, []);
@@ -44,7 +45,7 @@ describe("the fuzzer", () => {
       seed: 3,
       runs: 60,
       only: [only],
-      targets: new URL("../helpers/fuzz-faults.ts", import.meta.url),
+      targets: `${repository}test/helpers/fuzz-faults.ts`,
       threads: 1,
       runLimitMs: 1000,
       ...change,

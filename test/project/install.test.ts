@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { repository } from "../helpers/repository.ts";
 
-const read = (file: string) => JSON.parse(readFileSync(new URL(`../../${file}`, import.meta.url), "utf8"));
+const read = (file: string) => JSON.parse(readFileSync(`${repository}${file}`, "utf8"));
 
 interface Locked {
   resolved?: string;

@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { methods, unbuiltMethods } from "../../src/adapters/method-table.ts";
 import { formats } from "../../src/data/readers/formats.ts";
 import { modelTypes } from "../../src/models/registry.ts";
 import { taskNames } from "../../src/tasks/index.ts";
+import { repository } from "../helpers/repository.ts";
 
-const src = fileURLToPath(new URL("../../src", import.meta.url));
+const src = `${repository}src`;
 const files = readdirSync(src, { recursive: true, encoding: "utf8" })
   .map((file) => file.replaceAll(path.sep, "/"))
   .filter((file) => file.endsWith(".ts"));

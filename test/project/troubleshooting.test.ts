@@ -3,16 +3,15 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { repository } from "../helpers/repository.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
-const source = readdirSync(path.join(root, "src"), { recursive: true, encoding: "utf8" })
+const source = readdirSync(path.join(repository, "src"), { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".ts"))
-  .map((file) => readFileSync(path.join(root, "src", file), "utf8"))
+  .map((file) => readFileSync(path.join(repository, "src", file), "utf8"))
   .join("\n");
 
 /** The quoted parts of the first cell of each row. */
-const quoted = readFileSync(path.join(root, "docs/troubleshooting.md"), "utf8")
+const quoted = readFileSync(path.join(repository, "docs/troubleshooting.md"), "utf8")
   .split("\n")
   .filter((line) => line.startsWith("| ") && !line.startsWith("| message"))
   .map((line) => [...line.split(" | ")[0]!.matchAll(/`([^`]+)`/g)].map(([, words]) => words!));

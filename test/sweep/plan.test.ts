@@ -8,7 +8,7 @@ import { completeSweep } from "../../src/sweep/options.ts";
 import { evalEvery, keptOf, phaseSeconds, planGrid, planSweep, roundSeconds, rungsOf } from "../../src/sweep/plan.ts";
 import { gridOf, phasesOf, type Settings, settingsOptions, spaceOf, targetModules } from "../../src/sweep/space.ts";
 import { refused } from "../helpers/assert.ts";
-import { repository } from "../helpers/program.ts";
+import { repository } from "../helpers/repository.ts";
 
 const base = await openBase(nodeFiles, `${repository}models/embedded`, timeLimit);
 const options = (more: object = {}) => completeSweep({ base: "b", data: "d", output: "o", ...more });

@@ -4,20 +4,20 @@ import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { taskNames } from "../../src/tasks/index.ts";
+import { fixtures, repository } from "../helpers/repository.ts";
+import { long } from "../helpers/slow.ts";
 import { sourceCopy } from "../helpers/source-copy.ts";
 import { type Colour, jsonl, picture, taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
-const fixture = path.join(root, "test/fixtures/add-a-task");
+const fixture = `${fixtures}/add-a-task`;
 const NAME = "image-regression";
-const page = readFileSync(path.join(root, "docs/add-a-task.md"), "utf8");
+const page = readFileSync(path.join(repository, "docs/add-a-task.md"), "utf8");
 
-const copy = sourceCopy("add-a-task", ["src", "scripts/oracle", "scripts/cli-docs.ts", "docs/cli.md"]);
+const copy = sourceCopy("add-a-task", ["scripts/oracle", "scripts/cli-docs.ts", "docs/cli.md"]);
 after(copy.remove);
-const { at, changed, node } = copy;
+const { at, changed, lowrank } = copy;
 
 const taskFile = `src/tasks/${NAME}/index.ts`;
 const tableFile = "src/tasks/table.ts";
@@ -37,7 +37,6 @@ const run = `${folder}/run`;
 const training = ["--base", base, "--data", data, "--task", NAME, "--output", run, "--threads", "1"];
 const learning = ["--epochs", "20", "--batch-size", "6", "--learning-rate", "5e-3"];
 
-const lowrank = (...args: string[]) => node(["--import", "tsx", "src/cli/main.ts", ...args]);
 /** What a command prints with --json, a value a line. */
 async function printed(...args: string[]) {
   const { code, text } = await lowrank(...args, "--json");
@@ -72,7 +71,7 @@ function insert(file: string, line: string, before: RegExp): void {
 
 /** The lines that a file of the copy has more than the working tree's; fails if it lacks one. */
 function added(file: string): string[] {
-  const [before, now] = [path.join(root, file), at(file)].map((one) => readFileSync(one, "utf8").split("\n"));
+  const [before, now] = [path.join(repository, file), at(file)].map((one) => readFileSync(one, "utf8").split("\n"));
   const more: string[] = [];
   let place = 0;
   for (const line of now!) {
@@ -103,7 +102,7 @@ test("the page has the steps that this test follows", () => {
 });
 
 test("the page explains every member of a row, and names what is there", () => {
-  const type = /^export interface Task<[\s\S]*?^}/m.exec(readFileSync(path.join(root, "src/tasks/task.ts"), "utf8"))![0];
+  const type = /^export interface Task<[\s\S]*?^}/m.exec(readFileSync(path.join(repository, "src/tasks/task.ts"), "utf8"))![0];
   const members = [...type.matchAll(/^ {2}(\w+)[?]?[:(]/gm)].map(([, name]) => name!);
   assert.ok(members.length > 15 && members.includes("prepare"));
   assert.deepEqual(
@@ -113,10 +112,10 @@ test("the page explains every member of a row, and names what is there", () => {
   const inTasks = [...page.matchAll(/`([a-z-]+\/(?:[\w-]+\.ts)?)`/g)].map(([, name]) => `src/tasks/${name}`);
   const named = [...page.matchAll(/`((?:src|scripts|test|docs)\/[\w./-]+)`/g)].map(([, name]) => name!);
   assert.deepEqual(
-    [...inTasks, ...named].filter((name) => !existsSync(path.join(root, name))),
+    [...inTasks, ...named].filter((name) => !existsSync(path.join(repository, name))),
     [],
   );
-  const shared = readdirSync(path.join(root, "src/tasks/common")).map((name) => `src/tasks/common/${name}`);
+  const shared = readdirSync(path.join(repository, "src/tasks/common")).map((name) => `src/tasks/common/${name}`);
   const sources = [
     ...shared,
     "src/tasks/task.ts",
@@ -126,7 +125,7 @@ test("the page explains every member of a row, and names what is there", () => {
     "src/adapters/config.ts",
     oracleFile,
   ];
-  const words = new Set(sources.flatMap((name) => readFileSync(path.join(root, name), "utf8").match(/\w+/g) ?? []));
+  const words = new Set(sources.flatMap((name) => readFileSync(path.join(repository, name), "utf8").match(/\w+/g) ?? []));
   const functions = [...page.matchAll(/`([a-z]+[A-Z]\w+)(?:\(\w+\))?`/g)].map(([, name]) => name!);
   assert.ok(functions.includes("recordPreview"));
   assert.deepEqual(
@@ -136,6 +135,7 @@ test("the page explains every member of a row, and names what is there", () => {
 });
 
 test("until the task is there, --task refuses its name", async () => {
+  await copy.compile();
   const { code, text } = await lowrank("train", ...training);
   assert.equal(code, 2, text);
   assert.match(text, /--task: .*\n +expected: one of causal-lm, .*\n +found: +image-regression\n/);
@@ -162,22 +162,19 @@ test("The line", () => {
   assert.deepEqual(added(tableFile), [line]);
 });
 
-test("The proof: types, golden case, the command line's page", async () => {
+test("The proof: golden case, the command line's page", async () => {
   cpSync(`${fixture}/case`, at(caseFolder), { recursive: true });
   const line = lineWith(`"${NAME}": labelled`);
   insert(oracleFile, line, /^ {2}preference: preferred,/m);
   assert.deepEqual(added(oracleFile), [line]);
-  const [types, oracle, docs] = await Promise.all([
-    node(["node_modules/typescript/bin/tsc", "--noEmit", "-p", "tsconfig.json"]),
-    node(["--import", "tsx", "scripts/oracle/main.ts", caseFolder]),
-    node(["--import", "tsx", "scripts/cli-docs.ts"]),
-  ]);
-  assert.equal(types.text, "");
-  assert.equal(types.code, 0);
+  await copy.compile();
+  const [oracle, docs] = await Promise.all([copy.run("scripts/oracle/main.ts", caseFolder), copy.run("scripts/cli-docs.ts")]);
   assert.match(oracle.text, /\n1 passed, 0 failed, 0 skipped\n$/);
   assert.equal(docs.code, 0, docs.text);
   assert.match(readFileSync(at("docs/cli.md"), "utf8"), /`--task NAME`.*, image-regression[,)]/);
 });
+
+test("The proof: types", long, async () => assert.deepEqual(await copy.types(), { code: 0, text: "" }));
 
 test("it learns: train, then eval, preview, plan, classify and inspect", async () => {
   const trained = await lowrank("train", ...training, ...learning, "--eval-split", "0.25");

@@ -6,8 +6,9 @@ import { openNodeSession } from "../../src/platform/node/session.ts";
 import { argmax, classificationMeasures } from "../../src/tasks/common/classification-measures.ts";
 import { openProducts, retrievalMeasures, vectors } from "../../src/tasks/common/retrieval.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const reference = JSON.parse(readFileSync(new URL("../fixtures/measures.json", import.meta.url), "utf8"));
+const reference = JSON.parse(readFileSync(`${fixtures}/measures.json`, "utf8"));
 const products = await openProducts({ openSession: openNodeSession });
 after(() => products.close());
 

@@ -1,7 +1,6 @@
 // Preferences as records and examples: formats, what is the prompt, which tokens are targets, what is cut, previews.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { inMemory } from "../../src/data/store.ts";
 import { type Example, IGNORE } from "../../src/data/types.ts";
 import { preview } from "../../src/index.ts";
@@ -13,10 +12,11 @@ import type { Preference } from "../../src/tasks/preference/records.ts";
 import { noTimeLimit } from "../../src/text/limit.ts";
 import { runEach } from "../../src/train/evals.ts";
 import { collect, refused } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { jsonl } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const folder = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const folder = `${fixtures}/tiny-llama`;
 const base = await loadTextBase(nodeFiles, folder, noTimeLimit);
 const tokenizer = await base.tokenizer();
 const host = { files: nodeFiles, decodeImage: undefined };

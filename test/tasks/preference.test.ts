@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { planTraining } from "../../src/commands/plan/plan.ts";
 import type { Collator } from "../../src/data/collate.ts";
 import { evaluate, type FinetuneEvent, type FinetuneOptions, finetune, loadAdapter } from "../../src/index.ts";
@@ -12,10 +11,11 @@ import { preference } from "../../src/tasks/preference/index.ts";
 import type { Start } from "../../src/tasks/task.ts";
 import { collect, near, only, refused } from "../helpers/assert.ts";
 import { printed } from "../helpers/program.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { jsonl } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const base = fileURLToPath(new URL("../fixtures/tiny-llama", import.meta.url));
+const base = `${fixtures}/tiny-llama`;
 const root = temporaryFolder();
 const threads = 1;
 

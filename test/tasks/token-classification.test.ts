@@ -8,11 +8,11 @@ import { tagMeasures } from "../../src/tasks/token-classification/measures.ts";
 import { encodeWords } from "../../src/text/pairs.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const fixtures = new URL("../fixtures/", import.meta.url);
-const read = (file: string) => JSON.parse(readFileSync(new URL(`token-classification/${file}`, fixtures), "utf8"));
+const read = (file: string) => JSON.parse(readFileSync(`${fixtures}/token-classification/${file}`, "utf8"));
 const tokenizers = { bert: "tokenizers/bert-style", llama2: "tokenizers/llama2-style", bytes: "tiny-llama" };
-const tokenizerOf = (name: keyof typeof tokenizers) => loadTokenizer(nodeFiles, new URL(tokenizers[name], fixtures).pathname);
+const tokenizerOf = (name: keyof typeof tokenizers) => loadTokenizer(nodeFiles, `${fixtures}/${tokenizers[name]}`);
 
 test("words are encoded and cut as Transformers does it, and a word's label is at its first token", async () => {
   type Case = [

@@ -2,18 +2,18 @@
 import assert from "node:assert/strict";
 import { cp } from "node:fs/promises";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { mergeAdapter } from "../../src/commands/merge/merge.ts";
 import { openCheckpoint, readWeights } from "../../src/formats/checkpoint.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { loadBase } from "../../src/models/base.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 for (const name of ["gpt2-conv1d", "bloom-alibi"]) {
   test(`${name}: a checkpoint without "transformer." is read and merged under its own names`, async (t) => {
-    const golden = fileURLToPath(new URL(`../fixtures/cases/${name}`, import.meta.url));
+    const golden = `${fixtures}/cases/${name}`;
     const folder = temporaryFolder(t);
     const whole = await openCheckpoint(nodeFiles, `${golden}/base`);
     const bare = (stored: string) => stored.replace(/^transformer\./, "");

@@ -6,9 +6,9 @@ import { encodePair } from "../../src/text/pairs.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { refused } from "../helpers/assert.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 
-const folder = new URL("../fixtures/tokenizers/", import.meta.url);
-const read = (file: string) => JSON.parse(readFileSync(new URL(file, folder), "utf8"));
+const read = (file: string) => JSON.parse(readFileSync(`${fixtures}/tokenizers/${file}`, "utf8"));
 
 type Case = [text: string, second: string | null, length: number, ids: number[], types: number[], cut: boolean];
 interface Vectors {

@@ -8,10 +8,10 @@ import { type ChatMessage, type ChatTemplate, renderChat } from "../../src/text/
 import { loadTokenizer, type Tokenizer } from "../../src/text/tokenizer.ts";
 import { llama2StyleFiles } from "../helpers/llama2-style.ts";
 import { memoryFiles } from "../helpers/memory-files.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { smollm2Tokenizer, smollm2TokenizerWith } from "../helpers/smollm2.ts";
 
-const folder = new URL("../fixtures/chat-templates/", import.meta.url);
-const read = (name: string) => readFileSync(new URL(name, folder), "utf8");
+const read = (name: string) => readFileSync(`${fixtures}/chat-templates/${name}`, "utf8");
 
 interface Rendering {
   template: string;

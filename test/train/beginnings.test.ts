@@ -3,15 +3,15 @@
 import assert from "node:assert/strict";
 import { cp, readFile, rm } from "node:fs/promises";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { readAdapter } from "../../src/adapters/peft-files.ts";
 import { evaluate, finetune } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { completeOptions, type FinetuneOptions } from "../../src/train/options.ts";
 import { collect, near, only, refusedSync } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url));
+const fixture = (name: string) => `${fixtures}/${name}`;
 const base = fixture("tiny-llama");
 const data = fixture("tiny-e2e/train.jsonl");
 const evalData = fixture("tiny-e2e/eval.jsonl");

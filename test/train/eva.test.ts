@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { readFile, rm } from "node:fs/promises";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { batchOf, readTensors } from "../../scripts/oracle/golden.ts";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { firstTensors } from "../../src/adapters/init.ts";
@@ -19,9 +18,10 @@ import { evaAdapter } from "../../src/train/eva.ts";
 import type { FinetuneOptions } from "../../src/train/options.ts";
 import { collect, near, only } from "../helpers/assert.ts";
 import { caseFolder } from "../helpers/golden-rows.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url));
+const fixture = (name: string) => `${fixtures}/${name}`;
 
 /** Whether the first is a query's or a value's of the layer of the second. */
 const sameLayer = (a: string, b: string): boolean => /[qv]_proj$/.test(a) && a.split(".")[2] === b.split(".")[2];

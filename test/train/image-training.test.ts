@@ -9,7 +9,8 @@ import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import { answers, evaluate, type FinetuneEvent, type FinetuneOptions, finetune, plan, preview } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { collect, near } from "../helpers/assert.ts";
-import { fixtures, type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
+import { type ImageFamily, imageFamilies, imageModel, picture } from "../helpers/image-model.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const TOLERANCE = 3e-5;

@@ -6,6 +6,7 @@ import type { ThetaEntry } from "../../src/adapters/layout.ts";
 import { clipGradNorm, parameterRanges, update } from "../../src/train/optimizer.ts";
 import { schedules } from "../../src/train/schedule.ts";
 import { near } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 
 interface Case {
   weightDecay: number;
@@ -28,7 +29,7 @@ const fixture: {
   theta: number[];
   gradients: number[][];
   cases: Record<string, Case>;
-} = JSON.parse(readFileSync(new URL("../fixtures/train/optimizer.json", import.meta.url), "utf8"));
+} = JSON.parse(readFileSync(`${fixtures}/train/optimizer.json`, "utf8"));
 
 for (const [name, { weightDecay, maxGradNorm, loraPlusRatio, thetas, norms, m, v }] of Object.entries(fixture.cases)) {
   test(`${name}: ${fixture.steps} steps give torch's parameters, moments and norms`, () => {

@@ -18,9 +18,10 @@ import { loraObjective } from "../../src/train/objective.ts";
 import { findOutliers } from "../../src/train/outliers.ts";
 import { trainingProgram } from "../../src/train/stages.ts";
 import { loraGraph } from "../../src/train/training-graph.ts";
+import { repository } from "../helpers/repository.ts";
 import { slow } from "../helpers/slow.ts";
 
-const base = await loadBase(nodeFiles, new URL("../../models/embedded", import.meta.url).pathname);
+const base = await loadBase(nodeFiles, `${repository}models/embedded`);
 const { checkpoint } = base;
 const config = loraConfig({ rank: 4, alpha: 8, targetModules: "all-linear" });
 const modules = matchModules(base.modules, config, base.config.modelType);

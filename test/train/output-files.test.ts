@@ -4,16 +4,15 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
 import { LOCK_NAME } from "../../src/files.ts";
 import { lowrank } from "../../src/node.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { pruneCheckpoints, removeLeftovers } from "../../src/train/checkpoint.ts";
 import { outputFiles } from "../../src/train/output-files.ts";
 import { refused } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const root = temporaryFolder();
 const base = `${fixtures}/tiny-llama`;
 const options = { base, data: `${fixtures}/tiny-e2e/eval.jsonl`, batchSize: 2, steps: 3, checkpointEvery: 2, threads: 1 };

@@ -4,15 +4,14 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { type FinetuneOptions, finetune, generateText, openGenerator } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { readMetrics } from "../../src/train/run-log.ts";
 import { splitExample } from "../../src/train/samples.ts";
 import { collect, only } from "../helpers/assert.ts";
+import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
-const fixtures = fileURLToPath(new URL("../fixtures", import.meta.url));
 const base = `${fixtures}/tiny-llama`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;
 const root = temporaryFolder();

@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { type ScheduleName, schedules } from "../../src/train/schedule.ts";
+import { fixtures } from "../helpers/repository.ts";
 
 const rows: { name: ScheduleName; warmup: number; steps: number; factors: number[] }[] = JSON.parse(
-  readFileSync(new URL("../fixtures/train/schedules.json", import.meta.url), "utf8"),
+  readFileSync(`${fixtures}/train/schedules.json`, "utf8"),
 );
 
 for (const { name, warmup, steps, factors } of rows) {

@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
 import { matchModules } from "../../src/adapters/match.ts";
@@ -22,6 +21,7 @@ import { chooseExecution, type Execution, type MemoryMode } from "../../src/trai
 import { loraGraph } from "../../src/train/training-graph.ts";
 import { refused } from "../helpers/assert.ts";
 import { largeConfig, type StepOptions, twoSteps } from "../helpers/large-decoder.ts";
+import { compiled } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const base = `${temporaryFolder()}/base`;
@@ -260,10 +260,10 @@ test("a disk that is full: a streamed run is refused, others go without the cach
   assert.deepEqual(await cacheEntries(cache), []);
 });
 
-const child = fileURLToPath(new URL("../helpers/streaming-child.ts", import.meta.url));
+const child = compiled("test/helpers/streaming-child.ts");
 
 function runChild(t: TestContext, folder: string): Promise<string> {
-  const process = spawn(globalThis.process.execPath, ["--import", "tsx", child, base, folder]);
+  const process = spawn(globalThis.process.execPath, [child, base, folder]);
   t.after(() => process.kill());
   let text = "";
   for (const stream of [process.stdout, process.stderr]) stream.on("data", (part) => (text += part));

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { MAX_RECORD_BYTES } from "../../../src/data/readers/blocks.ts";
 import { type Case, examplesOf, filesWith, goodData, type Place } from "../../helpers/hostile.ts";
+import { fixtures } from "../../helpers/repository.ts";
 
 const row = JSON.stringify({ prompt: "name[The Eagle]\n", completion: "The Eagle serves food." });
 const rows = `${row}\n`.repeat(3);
@@ -20,7 +21,7 @@ const gives =
   async (place: Place) =>
     assert.equal(examplesOf(await content(text, name)(place)), count);
 
-const goodParquet = new Uint8Array(readFileSync(new URL("../../fixtures/parquet/text.parquet", import.meta.url)));
+const goodParquet = new Uint8Array(readFileSync(`${fixtures}/parquet/text.parquet`));
 /** The four bytes before the last mark are the length of the footer. */
 const longFooter = () => {
   const file = goodParquet.slice();

@@ -1,13 +1,13 @@
 // Hostile and odd folders of images, and images in them.
 import assert from "node:assert/strict";
 import { cpSync, mkdirSync, symlinkSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { MAX_FOLDER_DEPTH } from "../../../src/data/readers/folder.ts";
 import { decodeImage } from "../../../src/platform/node/images.ts";
 import { type Case, examplesOf, type Place } from "../../helpers/hostile.ts";
 import { png } from "../../helpers/png.ts";
+import { fixtures } from "../../helpers/repository.ts";
 
-const vit = fileURLToPath(new URL("../../fixtures/cases/vit-imgcls/base", import.meta.url));
+const vit = `${fixtures}/cases/vit-imgcls/base`;
 const processor = { image_processor_type: "ViTImageProcessor", do_resize: true, size: { height: 16, width: 16 } };
 
 const picture = png({ width: 4, height: 4 }, Array(4).fill(new Uint8Array(12).fill(200)));

@@ -1,15 +1,11 @@
 // Renders templates, a JSON list of them on standard input, and writes a line for each: how it ends. Run in little memory.
 import { text } from "node:stream/consumers";
-import { register } from "tsx/esm/api";
-
-register();
-const { LowrankError } = await import("../../src/errors.ts");
-const { renderChat } = await import("../../src/text/template.ts");
-const { timeLimit } = await import("../../src/platform/node/time-limit.ts");
+import { LowrankError } from "../../src/errors.ts";
+import { timeLimit } from "../../src/platform/node/time-limit.ts";
+import { renderChat } from "../../src/text/template.ts";
 
 const messages = [{ role: "user", content: "hi" }];
-/** @type {string[]} */
-const sources = JSON.parse(await text(process.stdin));
+const sources: string[] = JSON.parse(await text(process.stdin));
 for (const source of sources) {
   const began = performance.now();
   let end = "rendered";
