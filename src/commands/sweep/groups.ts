@@ -7,7 +7,7 @@ import type { Files } from "../../files.ts";
 import type { Platform } from "../../platform/platform.ts";
 import type { Measured } from "../../sweep/plan.ts";
 import { outputFiles } from "../../train/output-files.ts";
-import { type Leg, type LegResult, type LegStep, MEASURING, measure, runLeg, type TrialOptions } from "./trial.ts";
+import { type Leg, type LegResult, type LegStep, MEASURING, measure, runLeg, type Train, type TrialOptions } from "./trial.ts";
 
 export interface Groups {
   /** All processes. Between rounds they wait for each other as long as trials take. */
@@ -17,6 +17,7 @@ export interface Groups {
   /** Which group that is, and how many there are. */
   index: number;
   count: number;
+  train: Train;
 }
 
 /** What is trained at the same time, a leg of a trial in each group, and the seconds that the sweep has left; null without a limit. */
@@ -34,7 +35,7 @@ const SEEN_MS = 5000;
 const LOOK_MS = 250;
 
 /** The groups, of as many processes as process 0 wants. Throws `sweep/groups` if the processes do not divide into such. */
-export async function groupsOf(team: Communicator, wanted: number | null): Promise<Groups> {
+export async function groupsOf(team: Communicator, wanted: number | null, train: Train): Promise<Groups> {
   const size = await tell(team, 0, "processes of a group", () => wanted!);
   if (team.size % size !== 0) {
     throw new LowrankError("sweep/groups", "the processes do not divide into groups of this size", {
@@ -46,7 +47,8 @@ export async function groupsOf(team: Communicator, wanted: number | null): Promi
     });
   }
   const index = Math.floor(team.rank / size);
-  return { all: await team.split(0, Number.POSITIVE_INFINITY), own: await team.split(index), index, count: team.size / size };
+  const [all, own] = [await team.split(0, Number.POSITIVE_INFINITY), await team.split(index)];
+  return { all, own, index, count: team.size / size, train };
 }
 
 /**
@@ -90,7 +92,7 @@ async function sees(files: Files, file: string, token: string): Promise<boolean>
  * longest. null if the sweep is stopped, or if process 0 has them and wants none.
  */
 export async function measureTogether(
-  { all, own, index }: Groups,
+  { all, own, index, train }: Groups,
   host: Platform,
   folder: string,
   wanted: TrialOptions | null,
@@ -98,7 +100,7 @@ export async function measureTogether(
 ): Promise<Measured | null> {
   const options = await tell(all, 0, "a run that is measured", () => wanted);
   if (!options) return null;
-  const found = await measure({ ...host, team: own }, options, `${folder}/${MEASURING}-${index}`, signal);
+  const found = await measure(train, { ...host, team: own }, options, `${folder}/${MEASURING}-${index}`, signal);
   if ((await gathered(all, Number(found === null), "signals")).includes(1)) return null;
   const longest = async (name: keyof Measured) => Math.max(...(await gathered(all, found![name], `time: ${name}`)));
   return {
@@ -114,7 +116,7 @@ export type RoundEvent = LegStep | { type: "round"; results: LegResult[] };
 
 /** Trains what process 0 gives. Where it gives nothing the sweep is at its end: then there are no events. */
 export async function* runRound(
-  { all, own, index }: Groups,
+  { all, own, index, train }: Groups,
   host: Platform,
   given: Round | null,
   signal: AbortSignal | undefined,
@@ -124,7 +126,7 @@ export async function* runRound(
   const leg = round.legs[index];
   let result: LegResult | null = null;
   try {
-    if (leg) result = yield* runLeg({ ...host, team: own }, leg, round.left, signal);
+    if (leg) result = yield* runLeg(train, { ...host, team: own }, leg, round.left, signal);
   } catch (error) {
     // One of several processes fails, and all end.
     if (all.size === 1 || !(error instanceof LowrankError)) throw error;
@@ -137,8 +139,8 @@ export async function* runRound(
 }
 
 /** What every process but process 0 does: it trains what process 0 says, and reports nothing. */
-export async function follow(team: Communicator, host: Platform, signal: AbortSignal | undefined): Promise<void> {
-  const groups = await groupsOf(team, null);
+export async function follow(team: Communicator, host: Platform, train: Train, signal: AbortSignal | undefined): Promise<void> {
+  const groups = await groupsOf(team, null, train);
   const folder = await sharedFolder(groups, host.files, null);
   // Only the first of a group writes, and needs to see the folder.
   const platform = groups.own.rank === 0 ? { ...host, files: await outputFiles(host.files, folder) } : host;

@@ -39,8 +39,9 @@ import {
 import { outputFiles } from "../../train/output-files.ts";
 import { makeOutput } from "../../train/preflight.ts";
 import { trainCommand, withAbsolutePaths } from "../../train/run-file.ts";
+import { finetune } from "../train/finetune.ts";
 import { follow, type Groups, groupsOf, measureTogether, runRound, sharedFolder } from "./groups.ts";
-import { type Leg, type LegResult, type LegStep, MEASURING, median, type TrialOptions } from "./trial.ts";
+import { type Leg, type LegResult, type LegStep, MEASURING, median, type Train, type TrialOptions } from "./trial.ts";
 
 /** What `sweep` reports. `trial` is its place among the trials, from 0; times are in seconds. */
 export type SweepEvent =
@@ -73,14 +74,18 @@ interface TrialFacts {
   seed: number;
 }
 
-/** The API's `sweep` (core.ts). Of several processes the first reports. */
-export async function* sweep({ signal, ...wanted }: SweepGiven, host: Platform): AsyncGenerator<SweepEvent, void, void> {
+/** The API's `sweep` (core.ts), whose trials are trained by `train`. Of several processes the first reports. */
+export async function* sweep(
+  { signal, ...wanted }: SweepGiven,
+  host: Platform,
+  train: Train = finetune,
+): AsyncGenerator<SweepEvent, void, void> {
   const { files, team = alone } = host;
-  if (team.rank > 0) return follow(team, host, signal);
+  if (team.rank > 0) return follow(team, host, train, signal);
   const { options, kept } = await readOptions(host, wanted);
   const base = await openBase(files, options.base, host.timeLimit);
   const space = spaceOf(options, base);
-  const groups = await groupsOf(team, options.groupSize);
+  const groups = await groupsOf(team, options.groupSize, train);
   const isNew = !(await files.exists(options.output));
   await makeOutput(files, options);
   const held = await host.lock?.(options.output);

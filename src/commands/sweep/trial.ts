@@ -9,7 +9,7 @@ import type { Measured } from "../../sweep/plan.ts";
 import type { Trial } from "../../sweep/record.ts";
 import type { FinetuneOptions } from "../../train/options.ts";
 import { readMetrics } from "../../train/run-log.ts";
-import { type FinetuneEvent, finetune } from "../train/finetune.ts";
+import type { FinetuneEvent } from "../train/finetune.ts";
 
 /** The options of a trial but for its length and its folder. */
 export type TrialOptions = ReturnType<typeof sharedOptions> & Partial<FinetuneOptions>;
@@ -24,6 +24,9 @@ export interface Leg {
   evalEvery: number;
   measured: Measured;
 }
+
+/** Trains a run; `finetune`, but for tests of the sweep itself. */
+export type Train = (options: FinetuneOptions, host: Platform) => AsyncIterable<FinetuneEvent>;
 
 export type LegStep = Extract<FinetuneEvent, { type: "step" }>;
 
@@ -47,6 +50,7 @@ const CHECKPOINT_MINUTES = 2;
 
 /** Trains a trial to the step of the leg, within `left` seconds. The first process of the group knows what came of it. */
 export async function* runLeg(
+  train: Train,
   host: Platform,
   leg: Leg,
   left: number | null,
@@ -72,7 +76,7 @@ export async function* runLeg(
   const stop = new AbortController();
   const own = { checkpointMinutes: CHECKPOINT_MINUTES, keepCheckpoints: 1, output: folder, resume: true };
   try {
-    for await (const event of run(host, { ...leg.options, steps, evalEvery, ...own }, stop, signal)) {
+    for await (const event of run(train, host, { ...leg.options, steps, evalEvery, ...own }, stop, signal)) {
       if (event.type === "prepared") result.trainable = event.trainable;
       if (event.type === "step") {
         yield event;
@@ -97,6 +101,7 @@ export async function* runLeg(
 
 /** Trains a few steps and evaluates once, in a folder that is removed; null where that is stopped. */
 export async function measure(
+  train: Train,
   host: Platform,
   options: TrialOptions,
   folder: string,
@@ -112,7 +117,7 @@ export async function measure(
   let evaluation: number | null = null;
   try {
     const own = { evalEvery: MEASURED_STEPS, checkpointMinutes: 60, output: folder };
-    for await (const event of run(host, { ...options, ...own }, stop, signal)) {
+    for await (const event of run(train, host, { ...options, ...own }, stop, signal)) {
       if (event.type === "start") steps = event.steps;
       if (event.type === "step") {
         if (times.length === 0) open = Math.max(0, elapsed() - event.seconds);
@@ -138,6 +143,7 @@ export const median = (values: readonly number[]): number => [...values].sort((a
  * train, since the others would wait for it.
  */
 async function* run(
+  train: Train,
   host: Platform,
   options: object,
   stop: AbortController,
@@ -145,7 +151,7 @@ async function* run(
 ): AsyncGenerator<FinetuneEvent, void, void> {
   const isTogether = (host.team?.size ?? 1) > 1;
   const own = signal && !isTogether ? AbortSignal.any([signal, stop.signal]) : stop.signal;
-  for await (const event of finetune({ ...options, signal: own } as FinetuneOptions, host)) {
+  for await (const event of train({ ...options, signal: own } as FinetuneOptions, host)) {
     yield event;
     if (signal?.aborted && (event.type === "start" || event.type === "step")) stop.abort();
   }
