@@ -111,6 +111,14 @@ const checks: Checks<ModelCase> = {
       ...(await lossAndGradient(c, objective, "")),
       ...(await training(c, objective)),
     ]),
+  merging: merged,
+  "reduced base": ({ folder, base, first }) => residualBase(folder, base, first),
+  "adapter files": adapterFiles,
+  "older names": olderNames,
+};
+
+/** The same gradients in the other ways in which a training graph is executed. */
+const executionChecks: Checks<ModelCase> = {
   "gradients in blocks": (c) =>
     withObjective(c, LONG, memoryModes.keep, (objective) => lossAndGradient(c, objective, " in blocks")),
   "gradients computed again": async (c) => {
@@ -122,19 +130,18 @@ const checks: Checks<ModelCase> = {
   },
   "gradients in one piece": (c) =>
     withObjective(c, SHORT, undefined, (objective) => lossAndGradient(c, objective, " in one piece")),
-  merging: merged,
-  "reduced base": ({ folder, base, first }) => residualBase(folder, base, first),
-  "adapter files": adapterFiles,
-  "older names": olderNames,
 };
 
-/** Compares everything in a case. Throws `model/unsupported` or `lora/unsupported` for what is not built. */
+/** Compares everything in a case, in one execution of its training graph or in all. Throws `model/unsupported` or `lora/unsupported` for what is not built. */
 export async function runModelCase(
   folder: string,
   meta: unknown,
-  { openSession = openNodeSession }: { openSession?: OpenSession } = {},
+  { openSession = openNodeSession, executions = "all" }: { openSession?: OpenSession; executions?: "all" | "one" } = {},
 ): Promise<Finding[]> {
-  return runChecks(checks, await prepared({ openSession, ...(await openCase(folder, meta)) }));
+  return runChecks(
+    { ...checks, ...(executions === "all" && executionChecks) },
+    await prepared({ openSession, ...(await openCase(folder, meta)) }),
+  );
 }
 
 /** The base and the adapter's config are read first: what they ask for may not be built, whatever else is in the folder. */

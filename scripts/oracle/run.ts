@@ -17,6 +17,8 @@ export interface OracleOptions {
   base?: string;
   /** What the base of a real run is kept in while it is trained. Default: float32. */
   baseDtype?: BaseDtype;
+  /** In how many ways the training graph of a model case is executed. Default: all. */
+  executions?: "all" | "one";
   /** The engine that model cases run on. Default: the processor. */
   openSession?: OpenSession;
 }

@@ -4,12 +4,16 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import type { TestContext } from "node:test";
 
+/** Folders that are removed when the process ends. */
+const untilExit: string[] = [];
+const remove = (folder: string) => rmSync(folder, { recursive: true, force: true });
+process.once("exit", () => untilExit.forEach(remove));
+
 /** A new empty folder, by its real path. It is removed when the test `t` ends; without `t`, when the process does. */
 export function temporaryFolder(t?: Pick<TestContext, "after">): string {
   const folder = realpathSync(mkdtempSync(path.join(tmpdir(), "lowrank-test-")));
-  const remove = () => rmSync(folder, { recursive: true, force: true });
-  if (t) t.after(remove);
-  else process.once("exit", remove);
+  if (t) t.after(() => remove(folder));
+  else untilExit.push(folder);
   return folder;
 }
 

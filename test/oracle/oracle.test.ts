@@ -1,4 +1,4 @@
-// PEFT's numbers for tiny models: every golden in test/fixtures/cases passes, and the oracle notices what does not.
+// The oracle reports every difference from PEFT's numbers; goldens of combined adapters. Those of models are in goldens.test.ts.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -12,34 +12,8 @@ import { slow } from "../helpers/slow.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const cases = `${fixtures}/cases`;
-const names = (await readdir(cases)).sort();
 const SAMPLE = "lora-regex-target";
 const { losses } = JSON.parse(await readFile(path.join(cases, SAMPLE, "meta.json"), "utf8")) as { losses: number[] };
-
-/** The first golden of each task, such as "causal" or "packed"; the fast tests run these alone. */
-const samples = new Map<string, string>();
-for (const name of names) {
-  const { task } = JSON.parse(await readFile(path.join(cases, name, "meta.json"), "utf8")) as { task: string };
-  if (!samples.has(task)) samples.set(task, name);
-}
-
-for (const name of names) {
-  test(`golden ${name}`, [...samples.values()].includes(name) ? {} : slow, async () => {
-    const { status, text } = await runCase(path.join(cases, name), {});
-    assert.equal(status, "ok", text);
-    for (const what of [
-      "base outputs",
-      "adapter outputs",
-      "loss",
-      "gradients",
-      "losses",
-      "trained tensors",
-      "merg(ed weights|ing refused)",
-    ]) {
-      assert.match(text, new RegExp(`${what} \\d`));
-    }
-  });
-}
 
 const algebra = `${fixtures}/algebra`;
 for (const name of await readdir(algebra)) {
@@ -67,18 +41,12 @@ test("a combination that is not PEFT's fails, and so does an error that is missi
   assert.match(`${error.status} ${error.text}`, /^FAIL r00-cat: PEFT refuses this/);
 });
 
-test("all families and options that are built have a golden", () => {
-  for (const name of ["llama-gqa-tied", "mistral-swa", "qwen2-bias", "qwen3-qknorm", "lora-packed", "lora-accumulate"]) {
-    assert.ok(names.includes(name), name);
-  }
-});
-
 /** Copies a golden, changes the copy, and gives what the oracle says of it. */
 async function changed(change: (folder: string) => Promise<void>) {
   const folder = path.join(temporaryFolder(), "case");
   await cp(path.join(cases, SAMPLE), folder, { recursive: true });
   await change(folder);
-  return runCase(folder, {});
+  return runCase(folder, { executions: "one" });
 }
 
 /** Adds `delta` to one float32 element of a tensor. */
@@ -118,7 +86,7 @@ const failures: [string, (folder: string) => Promise<void>, RegExp][] = [
     (folder) => nudge(`${folder}/merged/model.safetensors`, /norm/, 0, 1e-4),
     /^merged weights: differs by 1\.0e-4 .*norm/,
   ],
-  ["the loss", (folder) => edit(`${folder}/meta.json`, { loss: 1 }), /^loss: differs by .*not 1;/],
+  ["the loss", (folder) => edit(`${folder}/meta.json`, { loss: 1 }), /^loss: differs by .*not 1(;|$)/],
   [
     "one step's loss",
     (folder) => edit(`${folder}/meta.json`, { losses: [...losses.slice(0, 9), losses[9]! + 0.01] }),
