@@ -105,6 +105,7 @@ async function runProcess(files: readonly string[]): Promise<void> {
 }
 
 if (values.fast) process.env["LOWRANK_TEST_FAST"] = "1"; // for the processes of the files
+process.env["LOWRANK_THREADS"] ??= "1"; // two processes at a time, and small models
 process.env["LOWRANK_CACHE"] ??= "off"; // tests of the cache have folders of their own
 const found = positionals.length ? positionals.flatMap(testFiles) : testFiles("test").filter((file) => !file.startsWith(APART));
 const files = found.filter((file) => !values.fast || !isSlow(file));

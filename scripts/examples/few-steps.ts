@@ -1,5 +1,4 @@
-// The package as a short run of the examples imports it: training ends after a few steps, the demo's test set has a few records, and
-// one thread computes, since two examples run at a time.
+// The package as a short run of the examples imports it: training ends after a few steps, and the demo's test set has a few records.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import * as lowrank from "lowrank";
 
@@ -9,18 +8,12 @@ const STEPS = 3;
 const RECORDS = 16;
 const DEMO = "models/demo/test.jsonl";
 const SHORT_DEMO = "example-output/few-tests.jsonl";
-const threads = 1;
 
 export const finetune: typeof lowrank.finetune = (options) =>
-  lowrank.finetune({ ...options, steps: Math.min(options.steps ?? STEPS, STEPS), epochs: undefined, threads });
-
-export const answers: typeof lowrank.answers = (options) => lowrank.answers({ ...options, threads });
-
-export const openGenerator: typeof lowrank.openGenerator = (base, options) =>
-  lowrank.openGenerator(base, { ...options, threads });
+  lowrank.finetune({ ...options, steps: Math.min(options.steps ?? STEPS, STEPS), epochs: undefined });
 
 export const evaluate = ((options: Parameters<typeof lowrank.evaluate>[0]) => {
   mkdirSync("example-output", { recursive: true });
   writeFileSync(SHORT_DEMO, readFileSync(DEMO, "utf8").split("\n").slice(0, RECORDS).join("\n"));
-  return lowrank.evaluate({ ...options, ...(options.data === DEMO && { data: SHORT_DEMO }), threads });
+  return lowrank.evaluate({ ...options, ...(options.data === DEMO && { data: SHORT_DEMO }) });
 }) as typeof lowrank.evaluate;

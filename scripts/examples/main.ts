@@ -33,7 +33,8 @@ function fewSteps({ importer }: { importer: string }): { path: string; external?
 /** Runs an example to its end, then prints what it printed; throws if it failed. */
 async function runExample(name: string): Promise<void> {
   const program = values.short ? `${SHORT}/${name.replace(/\.ts$/, ".js")}` : compiled(`examples/${name}`);
-  const child = spawn(process.execPath, [program], { stdio: ["ignore", "pipe", "pipe"] });
+  const env = { ...process.env, ...(values.short && { LOWRANK_THREADS: "1" }) }; // two examples at a time
+  const child = spawn(process.execPath, [program], { env, stdio: ["ignore", "pipe", "pipe"] });
   let text = "";
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (part: string) => (text += part));
   const status = await new Promise((resolve) => child.on("close", resolve));

@@ -50,8 +50,19 @@ export function addDims(...dims: Dim[]): Dim {
   return spell(sum);
 }
 
+const products = new Map<string, Dim>();
+
 export function mulDims(...dims: Dim[]): Dim {
   if (dims.every(isNumber)) return dims.reduce((product, dim) => product * dim, 1);
+  const spelled = dims.join(" ");
+  const before = products.get(spelled);
+  if (before !== undefined) return before;
+  const product = multiplied(dims);
+  products.set(spelled, product);
+  return product;
+}
+
+function multiplied(dims: readonly Dim[]): Dim {
   let product: Polynomial = new Map([["", 1]]);
   for (const dim of dims) {
     const next = new Map<string, number>();

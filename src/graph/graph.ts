@@ -101,7 +101,16 @@ export function topological(values: Iterable<Value>, before: { has(node: Node): 
   return order;
 }
 
-export const nodesOf = (graph: Graph): Node[] => topological(Object.values(graph.outputs));
+const orders = new WeakMap<Graph, readonly Node[]>();
+
+/** Every node of the graph, inputs before users: one list a graph, since passes ask for it again and again. */
+export function nodesOf(graph: Graph): readonly Node[] {
+  const known = orders.get(graph);
+  if (known) return known;
+  const order = topological(Object.values(graph.outputs));
+  orders.set(graph, order);
+  return order;
+}
 
 /** For each value, the nodes that read it (once per reading input). */
 export function usersOf(nodes: readonly Node[]): Map<Value, Node[]> {

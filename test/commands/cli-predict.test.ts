@@ -1,4 +1,4 @@
-// lowrank classify and lowrank embed as processes: what they print, what they read, what they refuse.
+// lowrank classify and lowrank embed: what they print, what they read, what they refuse.
 // slow
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
@@ -8,7 +8,7 @@ import { readHeader, readTensor } from "../../src/formats/safetensors.ts";
 import { openClassifier, openEmbedder } from "../../src/index.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import type { Classification } from "../../src/predict/types.ts";
-import { jsonLines, lowrank, printed } from "../helpers/program.ts";
+import { jsonLines, printed, printedFor } from "../helpers/program.ts";
 import { imageFile, tinyTask } from "../helpers/tiny-tasks.ts";
 
 const [wide, tall] = [imageFile("wide.png"), imageFile("tall.png")];
@@ -25,14 +25,12 @@ test("classify prints one text's classes in a column, and lines of standard inpu
   const { base, adapter, classifier } = await classifierOf(t, "bert");
   const [first, second] = await classifier.classify(["I love it", "a dull story"]);
   const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
-  const one = await lowrank(["classify", "--base", base, "--adapter", adapter, "--text", "I love it"]);
+  const one = await printed("classify", "--base", base, "--adapter", adapter, "--text", "I love it");
   assert.deepEqual(
     one.stdout.trimEnd().split("\n"),
     first!.scores.map(({ label, probability }) => `${label}  ${percent(probability)}`),
   );
-  const many = await lowrank(["classify", "--base", base, "--adapter", adapter, "--top", "1"], {
-    input: "I love it\r\n\na dull story\n",
-  });
+  const many = await printedFor("I love it\r\n\na dull story\n", "classify", "--base", base, "--adapter", adapter, "--top", "1");
   const line = (text: string, { scores: [best] }: typeof first & object) =>
     `${text}: ${best!.label} ${percent(best!.probability)}`;
   assert.deepEqual(many.stdout.trimEnd().split("\n"), [line("I love it", first!), line("a dull story", second!)]);
@@ -43,7 +41,7 @@ test("classify --json gives what the API gives, for pairs and for texts that are
   const { base, adapter, classifier } = await classifierOf(t, "bert");
   const long = "I love this film and the cat ".repeat(9);
   const command = ["classify", "--base", base, "--adapter", adapter];
-  const pair = await lowrank([...command, "--text", "I love it", "--text", long, "--text-pair", "a joy", "--json"]);
+  const pair = await printed(...command, "--text", "I love it", "--text", long, "--text-pair", "a joy", "--json");
   const expected = await classifier.classify([
     { text: "I love it", textPair: "a joy" },
     { text: long, textPair: "a joy" },
@@ -56,7 +54,7 @@ test("classify --json gives what the API gives, for pairs and for texts that are
     expected.map(({ cut }) => cut),
     [false, true],
   );
-  const result = await lowrank([...command, "--text", long]);
+  const result = await printed(...command, "--text", long);
   assert.match(result.stderr, /One text was longer than the model reads/);
 });
 
@@ -65,7 +63,7 @@ test("hundreds of files on the command line are classified in blocks, in their o
   await classifier.useAdapter(null);
   const [small] = await classifier.classify([imageFile("small.png")]);
   const files = Array.from({ length: 700 }, (_, i) => (i === 300 ? wide : imageFile("small.png")));
-  const found = await lowrank(["classify", "--base", base, "--json", ...files]);
+  const found = await printed("classify", "--base", base, "--json", ...files);
   assert.equal(found.status, 0, found.stderr);
   const lines = jsonLines<Classification & { input: string }>(found.stdout);
   assert.deepEqual(
@@ -82,14 +80,14 @@ test("classify by labels, from the command line and from a config file", async (
   const command = ["classify", "--base", base, "--adapter", adapter, "--json"];
   const template = ["a photo of a {}", "the {} sat"];
   const flags = ["--labels", "cat, dog", "--template", template[0]!, "--template", template[1]!];
-  const found = await lowrank([...command, ...flags, wide, "--image", tall]);
+  const found = await printed(...command, ...flags, wide, "--image", tall);
   const expected = await classifier.classify([tall, wide], { labels: ["cat", "dog"], template });
   assert.deepEqual(
     jsonLines(found.stdout).map(({ scores }) => scores),
     expected.map(({ scores }) => scores),
   );
   await writeFile(`${folder}/own.yaml`, 'labels: ["cat, dog", "dog, cat"]\n');
-  const both = await lowrank([...command, "--config", `${folder}/own.yaml`], { input: `${wide}\n` });
+  const both = await printedFor(`${wide}\n`, ...command, "--config", `${folder}/own.yaml`);
   assert.deepEqual(
     jsonLines<Classification>(both.stdout)[0]!
       .scores.map(({ label }: { label: string }) => label)
@@ -104,14 +102,14 @@ test("embed prints a line for each text and image, or writes one tensor", async 
   t.after(() => embedder.close());
   const expected = [...(await embedder.embedTexts(["a cat"])), ...(await embedder.embedImages([wide, tall]))];
   const command = ["embed", "--base", base, "--adapter", adapter, "--text", "a cat", wide, tall];
-  const lines = jsonLines<{ text?: string; image?: string; embedding: number[] }>((await lowrank(command)).stdout);
+  const lines = jsonLines<{ text?: string; image?: string; embedding: number[] }>((await printed(...command)).stdout);
   assert.deepEqual(
     lines.map(({ text, image }) => text ?? image),
     ["a cat", wide, tall],
   );
   for (const [i, { embedding }] of lines.entries()) assert.deepEqual(Float32Array.from(embedding), expected[i]);
   const output = `${folder}/vectors.safetensors`;
-  const written = await lowrank([...command, "--output", output]);
+  const written = await printed(...command, "--output", output);
   assert.match(written.stdout, /^3 vectors of 20 numbers: .*tensor embeddings\n$/);
   const entry = (await readHeader(nodeFiles, output)).tensors.get("embeddings")!;
   const { shape, data } = await readTensor(nodeFiles, output, entry);
@@ -133,7 +131,7 @@ test("what a command cannot do is refused with what can", async (t) => {
   assert.match(await refusal(["classify", "--base", clip, "--labels", "a,b", "--text", "a cat"]), /the model classifies images/);
   assert.match(await refusal(["classify", "--base", clip, "--labels", "a,a", wide]), /a label occurs twice/);
   assert.match(await refusal(["classify", "--base", clip, "--labels", "a,", wide]), /a label is empty/);
-  const empty = await lowrank(["classify", "--base", bert], { input: "\n \n" });
+  const empty = await printedFor("\n \n", "classify", "--base", bert);
   assert.deepEqual([empty.status, empty.stdout], [2, ""]);
   assert.match(empty.stderr, /standard input has no line/);
   assert.match(await refusal(["classify", "--base", bert, "--text", " "]), /the text is empty/);

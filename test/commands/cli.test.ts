@@ -1,4 +1,4 @@
-// The command line as a process: flags, config files, output, exit status, interruption.
+// The command line: flags, config files, output; as a process standard input, exit status and interruption.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -24,7 +24,7 @@ const short = ["--steps", "2", "--batch-size", "2", "--target-modules", "q_proj,
 
 describe("the five commands, one after another", slow, () => {
   it("train prints its progress and exits with 0", async () => {
-    const { status, stdout, stderr } = await lowrank(training("adapter", ...short, "--eval-data", evalData));
+    const { status, stdout, stderr } = await printed(...training("adapter", ...short, "--eval-data", evalData));
     assert.equal(status, 0, stderr);
     assert.match(stdout, /training 3,584 parameters \(4 modules\)/);
     assert.match(stdout, /400 examples/);
@@ -35,12 +35,12 @@ describe("the five commands, one after another", slow, () => {
 
   it("preview prints what docs/chat.md shows", async () => {
     const args = ["preview", "--base", "test/fixtures/tiny-llama", "--data", "examples/chat.jsonl", "--examples", "1"];
-    const { status, stdout, stderr } = await lowrank(args);
+    const { status, stdout, stderr } = await printed(...args);
     assert.equal(status, 0, stderr);
     const docs = readFileSync(`${repository}docs/chat.md`, "utf8");
     assert.ok(docs.includes(`npx lowrank ${args.join(" ")}\n`));
     assert.ok(docs.includes(stdout.trim()), stdout);
-    const asJson = await lowrank([...args, "--json", "--ids"]);
+    const asJson = await printed(...args, "--json", "--ids");
     const [example, total] = asJson.stdout
       .trim()
       .split("\n")
@@ -55,16 +55,16 @@ describe("the five commands, one after another", slow, () => {
 
   it("eval gives the loss with and without the adapter", async () => {
     const args = ["eval", "--base", base, "--adapter", path.join(root, "adapter"), "--data", evalData];
-    const { stdout, stderr } = await lowrank([...args, "--json"]);
+    const { stdout, stderr } = await printed(...args, "--json");
     const [result] = jsonLines(stdout) as { base: { loss: number }; adapter: { loss: number } }[];
     assert.ok(result!.base.loss > 1 && result!.adapter.loss > 1 && result!.base.loss !== result!.adapter.loss, stdout + stderr);
-    assert.match((await lowrank(args)).stdout, /base +\d\.\d{4} +\d+\.\d\d\nwith the adapter +\d\.\d{4}/);
+    assert.match((await printed(...args)).stdout, /base +\d\.\d{4} +\d+\.\d\d\nwith the adapter +\d\.\d{4}/);
   });
 
   it("generate takes its prompt from a flag or from standard input, and streams events", async () => {
     const prompt = "name[The Eagle], food[Italian]\n";
     const args = ["generate", "--base", base, "--adapter", path.join(root, "adapter"), "--max-new-tokens", "12"];
-    const { stdout, status, stderr } = await lowrank([...args, "--prompt", prompt]);
+    const { stdout, status, stderr } = await printed(...args, "--prompt", prompt);
     assert.equal(status, 0, stderr);
     assert.ok(stdout.trim().length > 5, stdout);
     const piped = await lowrank([...args, "--json"], { input: prompt });
@@ -78,14 +78,13 @@ describe("the five commands, one after another", slow, () => {
     const messages = path.join(root, "messages.json");
     writeFileSync(messages, JSON.stringify([{ role: "user", content: "name[The Eagle]" }]));
     const sampled = ["generate", "--base", base, "--messages", messages, "--max-new-tokens", "30", "--temperature", "0.9"];
-    const [one, again, other] = await Promise.all(
-      ["1", "1", "2"].map((seed) => lowrank([...sampled, "--seed", seed, "--top-k", "50"])),
-    );
-    assert.equal(one!.stdout, again!.stdout);
-    assert.notEqual(one!.stdout, other!.stdout);
-    const whole = await lowrank(["generate", "--base", base, "--prompt", "name[", "--max-new-tokens", "30"]);
+    const withSeed = (seed: string) => printed(...sampled, "--seed", seed, "--top-k", "50");
+    const [one, again, other] = [await withSeed("1"), await withSeed("1"), await withSeed("2")];
+    assert.equal(one.stdout, again.stdout);
+    assert.notEqual(one.stdout, other.stdout);
+    const whole = await printed("generate", "--base", base, "--prompt", "name[", "--max-new-tokens", "30");
     assert.match(whole.stdout, /food/);
-    const cut = await lowrank([
+    const cut = await printed(
       "generate",
       "--base",
       base,
@@ -97,17 +96,17 @@ describe("the five commands, one after another", slow, () => {
       "food",
       "--stop",
       "@",
-    ]);
+    );
     assert.equal(cut.stdout.trimEnd(), whole.stdout.slice(0, whole.stdout.indexOf("food")).trimEnd());
   });
 
   it("merge writes a checkpoint, inspect shows what is where", async () => {
     const [adapter, merged] = [path.join(root, "adapter"), path.join(root, "merged")];
-    const { status, stderr } = await lowrank(["merge", "--base", base, "--adapter", adapter, "--output", merged]);
+    const { status, stderr } = await printed("merge", "--base", base, "--adapter", adapter, "--output", merged);
     assert.equal(status, 0, stderr);
-    const texts = await Promise.all(
-      [[merged], [adapter, "--base", base], [adapter, "--json"], [base, "--json"]].map((args) => lowrank(["inspect", ...args])),
-    );
+    const texts = [];
+    for (const args of [[merged], [adapter, "--base", base], [adapter, "--json"], [base, "--json"]])
+      texts.push(await printed("inspect", ...args));
     assert.match(texts[0]!.stdout, /llama model for continuing texts\nparameters +106,816/);
     assert.match(texts[1]!.stdout, /parameters +3,584\nmodules +4\nranks +8 \(4 modules\).*made for this base +yes/s);
     const [described] = jsonLines(texts[2]!.stdout) as {
@@ -125,7 +124,7 @@ describe("the five commands, one after another", slow, () => {
 
 describe("events", () => {
   it("are one JSON object a line", slow, async () => {
-    const { stdout, status } = await lowrank(training("events", ...short, "--json"));
+    const { stdout, status } = await printed(...training("events", ...short, "--json"));
     assert.equal(status, 0);
     const types = jsonLines(stdout).map((event) => event["type"]);
     const seen = types.filter((type) => type !== "reading"); // on a slow machine
@@ -152,7 +151,7 @@ describe("a config file", () => {
       targetModules: ["k_proj"],
       rank: 4,
     });
-    const { status, stderr } = await lowrank(["train", "--config", file, "--steps", "1", "--rank", "2", "--threads", "1"]);
+    const { status, stderr } = await printed("train", "--config", file, "--steps", "1", "--rank", "2", "--threads", "1");
     assert.equal(status, 0, stderr);
     const { options } = JSON.parse(readFileSync(`${output}/run.json`, "utf8"));
     const { steps, epochs, learningRate, rank, targetModules, batchSize } = options;
@@ -247,11 +246,11 @@ describe("an interrupt", {
     assert.equal(last["stopped"], true);
     assert.ok((last["step"] as number) >= 5 && (last["step"] as number) < 60, `stopped at ${last["step"]}`);
 
-    const resumed = await lowrank(["train", "--resume", "--output", output, "--json"]);
+    const resumed = await printed("train", "--resume", "--output", output, "--json");
     assert.equal(resumed.status, 0, resumed.stderr);
     const start = jsonLines(resumed.stdout).find((event) => event["type"] === "start");
     assert.equal(start!["step"], last["step"]);
-    assert.equal((await lowrank(training("undisturbed", ...options))).status, 0);
+    assert.equal((await printed(...training("undisturbed", ...options))).status, 0);
     for (const file of ["adapter_model.safetensors", "checkpoint-60/optimizer.safetensors"]) {
       assert.deepEqual(readFileSync(`${output}/${file}`), readFileSync(path.join(root, "undisturbed", file)), file);
     }
@@ -262,7 +261,7 @@ describe("a merge", { skip: slow.skip || (process.platform === "win32" && "Windo
   it("that gets a signal leaves nothing, and exits as the signal asks", async () => {
     const adapter = path.join(root, "of-embedded");
     const demo = ["--base", "embedded", "--data", "models/demo/train.jsonl"];
-    assert.equal((await lowrank(["train", ...demo, "--steps", "1", "--output", adapter])).status, 0);
+    assert.equal((await printed("train", ...demo, "--steps", "1", "--output", adapter)).status, 0);
     // Several files, so that there is something to be stopped in.
     const args = ["merge", "--base", "embedded", "--adapter", adapter, "--max-shard-bytes", "1000000", "--json"];
     const folder = path.join(root, "merges");

@@ -1,5 +1,6 @@
 // The command line: as a process of its own, and inside the test's process where only what it prints counts.
 import { spawn } from "node:child_process";
+import { Readable } from "node:stream";
 import { mock } from "node:test";
 import { main } from "../../src/cli/program.ts";
 import { compiled, repository } from "./repository.ts";
@@ -49,8 +50,13 @@ export function lowrank(args: readonly string[], options: ProcessOptions = {}): 
   });
 }
 
-/** Runs the command line in this process. What the test runner itself writes meanwhile (bytes) goes its way. */
-export async function printed(...args: string[]): Promise<Printed> {
+/** Runs the command line in this process, with nothing on standard input. */
+export const printed = (...args: string[]): Promise<Printed> => printedFor("", ...args);
+
+/** Runs the command line in this process, with `input` on standard input. Bytes that the test runner writes meanwhile pass through. */
+export async function printedFor(input: string, ...args: string[]): Promise<Printed> {
+  const stdin = Object.getOwnPropertyDescriptor(process, "stdin")!;
+  Object.defineProperty(process, "stdin", { ...stdin, get: () => Readable.from([Buffer.from(input)]) });
   const written = { stdout: "", stderr: "" };
   const mocks = (["stdout", "stderr"] as const).map((name) => {
     const write = process[name].write.bind(process[name]);
@@ -64,6 +70,7 @@ export async function printed(...args: string[]): Promise<Printed> {
     return { status: await main(args), ...written };
   } finally {
     for (const { mock } of mocks) mock.restore();
+    Object.defineProperty(process, "stdin", stdin);
   }
 }
 

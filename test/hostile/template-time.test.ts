@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeExamples } from "../../src/data/dataset.ts";
 import { encodeChat } from "../../src/generate/prompts.ts";
-import { timeLimit, timeLimitOf } from "../../src/platform/node/time-limit.ts";
+import { timeLimitOf } from "../../src/platform/node/time-limit.ts";
 import { withCheckedTemplate } from "../../src/tasks/common/tokenizer-checks.ts";
 import { encodePreference } from "../../src/tasks/preference/data.ts";
 import { type ChatMessage, MAX_MESSAGES } from "../../src/text/template.ts";
@@ -15,7 +15,9 @@ import { memoryFiles } from "../helpers/memory-files.ts";
 
 const plain =
   "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
-const refusal = async (source: string, messages: object[], limit = timeLimit) => {
+/** A tenth of the usual limit of a record, MAX_TEXT_MS. */
+const limit = timeLimitOf(400);
+const refusal = async (source: string, messages: object[]) => {
   const tokenizer = await loadTokenizer(memoryFiles(llama2StyleFiles()), "base", limit);
   const template = { source, file: "chat_template.jinja", tokens: {} };
   const records = [{ record: { messages: messages as { role: string; content: string }[] }, place: "line 7" }];
@@ -29,7 +31,7 @@ const turns = (count: number) =>
   Array.from({ length: count }, (_, i) => ({ role: i % 2 ? "assistant" : "user", content: "word ".repeat(50) }));
 
 test("a conversation of as many messages as there may be is stopped at the time limit, and the template is named", async () => {
-  assert.deepEqual(await refusal(plain, turns(MAX_MESSAGES), timeLimitOf(400)), { code: "template/slow", subject });
+  assert.deepEqual(await refusal(plain, turns(MAX_MESSAGES)), { code: "template/slow", subject });
 });
 
 test("a template that loops is stopped, whatever it does in the loop", async () => {

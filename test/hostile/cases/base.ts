@@ -361,7 +361,7 @@ export const baseCases: Case[] = [
         }),
       }),
   },
-  { name: "a template that loops", ends: "template/limit", work: template(loops(4)) },
+  { name: "a template that loops", ends: "template/slow", work: template(loops(4)) },
   { name: "a template that does not end", ends: "template/syntax", work: template("{% for m in messages %}{{ m.content }}") },
   {
     name: "a template that refuses the conversation",

@@ -2,7 +2,9 @@
 import koffi from "koffi";
 import { tensorFromBytes } from "../../../formats/dtypes.ts";
 import type { ElementType } from "../../../graph/graph.ts";
+import { checkCounts } from "../../../options.ts";
 import type { CompileOptions, Executable, Handle, Machine } from "../../../runtime/machine.ts";
+import { MAX_THREADS } from "../../../runtime/session.ts";
 import { bytesPerElement, type Tensor } from "../../../tensor.ts";
 import { type Api, api, type Pointer } from "./api.ts";
 
@@ -62,6 +64,13 @@ export interface Compiled extends Pick<Executable, "close"> {
   outputs: Names;
 }
 
+/** Threads of sessions that are given no number: LOWRANK_THREADS, or 0 for all cores. Throws `runtime/option` for any other value. */
+function usualThreads(): number {
+  const LOWRANK_THREADS = Number(process.env["LOWRANK_THREADS"] ?? 0);
+  checkCounts("runtime/option", { LOWRANK_THREADS }, { least: 0, most: MAX_THREADS });
+  return LOWRANK_THREADS;
+}
+
 /** Makes a session; `append` may add to its options. */
 export async function compile(
   model: Uint8Array,
@@ -74,7 +83,7 @@ export async function compile(
   try {
     call.SetSessionGraphOptimizationLevel(session, BASIC);
     call.DisableMemPattern(session); // it would hold a second copy of all activations
-    call.SetIntraOpNumThreads(session, options.threads ?? 0);
+    call.SetIntraOpNumThreads(session, options.threads ?? usualThreads());
     const entries: Record<string, string> = {
       "session.use_env_allocators": "1",
       "session.force_spinning_stop": "1",
