@@ -17,7 +17,7 @@ import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const root = temporaryFolder();
 const settings = {
-  ...{ base: `${fixtures}/tiny-llama`, data: `${fixtures}/tiny-e2e/train.jsonl`, evalData: `${fixtures}/tiny-e2e/eval.jsonl` },
+  ...{ base: `${fixtures}/tiny-llama`, data: `${fixtures}/tiny-e2e/eval.jsonl`, evalData: `${fixtures}/tiny-e2e/eval.jsonl` },
   ...{ batchSize: 4, threads: 1, date: "2026-01-01", steps: 8, minutes: 60 },
   ...{ learningRates: [1e-3, 1e-2, 1e30], ranks: [2], targets: ["all-linear"] },
 };

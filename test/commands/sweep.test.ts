@@ -13,7 +13,7 @@ import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 
 const base = `${fixtures}/tiny-llama`;
-const data = `${fixtures}/tiny-e2e/train.jsonl`;
+const data = `${fixtures}/tiny-e2e/eval.jsonl`;
 const evalData = `${fixtures}/tiny-e2e/eval.jsonl`;
 const root = temporaryFolder();
 const at = (name: string) => path.join(root, name);

@@ -7,7 +7,7 @@ import { fixtures } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { crash } from "./crash.ts";
 
-const KILLS = 5;
+const KILLS = 3;
 const folder = temporaryFolder();
 
 test(`the command killed ${KILLS} times ends with the bits of an undisturbed run`, { timeout: 300_000 }, async () => {

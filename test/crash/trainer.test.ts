@@ -14,7 +14,7 @@ import { compiled } from "../helpers/repository.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
 import { toyRun } from "../helpers/toy.ts";
 
-const KILLS = 30;
+const KILLS = 16;
 const STEPS = 400;
 /** A child is killed at most this long after its first checkpoint is there: several checkpoints. */
 const LONGEST_LIFE_MS = 100;

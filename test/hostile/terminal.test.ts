@@ -3,13 +3,12 @@
 import assert from "node:assert/strict";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { Readable } from "node:stream";
 import { before, test } from "node:test";
 import { bytesOf } from "../../src/formats/dtypes.ts";
 import { writeSafetensors } from "../../src/formats/safetensors.ts";
 import { nodeFiles } from "../../src/platform/node/files.ts";
 import { faint, note, status, terminalText } from "../../src/terminal/terminal.ts";
-import { type Printed, printed } from "../helpers/program.ts";
+import { type Printed, printed, printedFor } from "../helpers/program.ts";
 import { fixtures } from "../helpers/repository.ts";
 import { taskBase } from "../helpers/task-bases.ts";
 import { temporaryFolder } from "../helpers/temporary-folder.ts";
@@ -116,16 +115,13 @@ test("train's samples, preview and eval's answers on hostile columns and texts",
   assert.match(answered.stdout, /expected .*forged/);
 });
 
-test("generate and chat write what the model writes, without what steers", async (t) => {
+test("generate and chat write what the model writes, without what steers", async () => {
   const base = steeringBase();
   const prompt = ["--base", base, "--max-new-tokens", "16"];
   const generated = await tame("generate", ...prompt, "--prompt", "name[The Eagle], food[Italian]");
   assert.match(generated.stdout, /\\u001b/);
   const input = `name[The Eagle]\n/history\n/system ${HOSTILE.replace(/[\r\n]/g, "")}\n/adapter \x1b[2J\n/quit\n`;
-  const stdin = Object.getOwnPropertyDescriptor(process, "stdin")!;
-  Object.defineProperty(process, "stdin", { value: Readable.from([input]), configurable: true });
-  t.after(() => Object.defineProperty(process, "stdin", stdin));
-  const chat = await printed("chat", ...prompt);
+  const chat = await printedFor(input, "chat", ...prompt);
   assert.match(chat.stdout, /\\u001b/);
   assertTame(chat);
 });

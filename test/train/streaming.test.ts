@@ -2,7 +2,7 @@
 // slow
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import { loraConfig } from "../../src/adapters/config.ts";
 import { layoutOf, lengthOfTheta } from "../../src/adapters/layout.ts";
@@ -60,8 +60,7 @@ for (const form of forms) {
     const inMemory = await twoSteps(base, { ...form, memory: "recompute", cache: cacheIn("off") });
     assert.ok(streamed.gradients.some((gradient) => gradient.some((value) => Math.abs(value) > 1e-4)));
     assert.deepEqual(streamed, inMemory);
-    const again = await twoSteps(base, { ...form, memory: "stream", cache });
-    assert.deepEqual(again, inMemory);
+    if (form.integers) assert.deepEqual(await twoSteps(base, { ...form, memory: "stream", cache }), inMemory, "from the cache");
   });
 }
 
@@ -203,11 +202,19 @@ const damages: Record<string, (entry: { folder: string; weights: string }) => vo
   },
   "no entry.json": ({ folder }) => writeFileSync(`${folder}/entry.json`, "{"),
 };
+/** A cache with an entry for the base in int4, and what the run computed that made it. */
+const filled = temporaryFolder();
+const right = await twoSteps(base, { baseDtype: "int4", memory: "stream", cache: cacheIn(filled) });
+/** A copy of that cache. */
+function copyOfFilled(t: TestContext) {
+  const folder = temporaryFolder(t);
+  cpSync(filled, folder, { recursive: true });
+  return { folder, options: { baseDtype: "int4", memory: "stream", cache: cacheIn(folder) } satisfies StepOptions };
+}
+
 for (const [name, damage] of Object.entries(damages)) {
   test(`${name}: the entry is made again`, async (t) => {
-    const folder = temporaryFolder(t);
-    const options: StepOptions = { baseDtype: "int4", memory: "stream", cache: cacheIn(folder) };
-    const right = await twoSteps(base, options);
+    const { folder, options } = copyOfFilled(t);
     const bytes = readFileSync(entryOf(folder).weights);
     damage(entryOf(folder));
     const made = madeAt(folder);
@@ -218,12 +225,10 @@ for (const [name, damage] of Object.entries(damages)) {
 }
 
 test("a file with other times and the same content is used", async (t) => {
-  const folder = temporaryFolder(t);
-  const options: StepOptions = { baseDtype: "int4", memory: "stream", cache: cacheIn(folder) };
-  await twoSteps(base, options);
+  const { folder, options } = copyOfFilled(t);
   utimesSync(entryOf(folder).weights, 1, 1);
   const made = madeAt(folder);
-  await twoSteps(base, options);
+  assert.deepEqual(await twoSteps(base, options), right);
   assert.equal(madeAt(folder), made);
 });
 

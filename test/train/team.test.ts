@@ -27,7 +27,7 @@ async function run(processes: number, options: Partial<RunOptions>, output = `${
 
 for (const [name, options] of Object.entries(teamRuns)) {
   test(`${name}: three processes train what one does`, async (t) => {
-    const settings = await options(temporaryFolder(t));
+    const settings = { ...(await options(temporaryFolder(t))), steps: 12, evalEvery: 6 };
     await same(await run(1, settings), await run(3, settings));
   });
 }
