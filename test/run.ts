@@ -14,7 +14,7 @@ const DURATIONS = "test/durations.txt";
 /** Duration in seconds of a file that is not listed. */
 const UNKNOWN_S = 1;
 /** Files of this many seconds in all share a process: starting one and loading the sources takes as long as most files. */
-const PROCESS_S = 10;
+const PROCESS_S = 30;
 const PROCESS_LIMIT_MS = 600_000;
 /** Tests of several processes on all cores, which `npm run test:mpi` runs. */
 const APART = path.join("test", "mpi");

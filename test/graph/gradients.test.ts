@@ -20,7 +20,6 @@ import { openGraph } from "../../src/runtime/open-graph.ts";
 import { noWeights } from "../../src/runtime/session.ts";
 import { int32 } from "../../src/tensor.ts";
 import { type Bounds, proveGradient } from "../helpers/gradient-check.ts";
-import { slow } from "../helpers/slow.ts";
 import { proofs } from "./gradient-cases.ts";
 
 const float64: Bounds = { eps: 1e-6, atol: 1e-5, rtol: 1e-3 };
@@ -93,11 +92,8 @@ const constants: Partial<Record<OpName, (x: Value) => Value>> = { detach: elemen
 
 const behind = (x: Value, op: (x: Value) => Value) => ({ x, y: op(x) });
 
-/** Seconds, for all the ways in which they are cut into blocks and chunks. */
-const costly: readonly OpName[] = ["attention", "linearCrossEntropy", "matmul"];
-
 for (const op of Object.keys(table()) as OpName[]) {
-  test(`gradient of ${op}`, costly.includes(op) ? slow : {}, async () => {
+  test(`gradient of ${op}`, async () => {
     const entries = [leaves[op], notDifferentiable[op], constants[op], proofs[op]].filter((entry) => entry !== undefined);
     assert.equal(entries.length, 1, `${op} needs one entry in this file: leaves, notDifferentiable, constants or proofs`);
     const { vjp } = table()[op];

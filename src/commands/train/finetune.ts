@@ -48,6 +48,8 @@ const SPILL_NAME = ".examples";
 
 /** Between two reports of how far weights are converted. */
 const CONVERTING_SECONDS = 1;
+/** Trained parameters whose saving leaves 12 MB of buffers: a collection, of 15 ms and more, is worth it. */
+const MANY_PARAMETERS = 1e6;
 
 /** What `finetune` reports: how far it has read long files, what it is about to train, how far the base is converted, then the events of the training. */
 export type FinetuneEvent = ReadingEvent | ({ type: "prepared" } & Prepared) | ConvertingEvent | TrainEvent;
@@ -315,8 +317,9 @@ export async function* finetune(
           const ran = { lowrank: version ?? null, environment: environment?.(), options: stored, prepared: logged };
           await log.add({ type: "run", ...ran });
         }
-        // What preparing and saving leave behind is large, and would wait for thousands of steps.
-        if (event.type === "checkpoint" || (event.type === "start" && event.resumedFrom !== null)) collect?.();
+        // The buffers that preparing and saving leave behind grow with θ, and would wait for thousands of steps.
+        const leavesBuffers = event.type === "checkpoint" || (event.type === "start" && event.resumedFrom !== null);
+        if (leavesBuffers && prepared.trainable >= MANY_PARAMETERS) collect?.();
         yield event;
       }
     }
